@@ -66,6 +66,14 @@ def _collect_error(message: ConsoleMessage, console_errors: list[str]) -> None:
         console_errors.append(message.text)
 
 
+def check_accessibility(page: Page) -> None:
+    """Fail where axe finds a violation on the page as it is."""
+    page.evaluate((DASHBOARD / "node_modules/axe-core/axe.min.js").read_text())
+    found = page.evaluate("axe.run({resultTypes: ['violations']})")
+    violations = {v["id"]: [n["html"][:200] for n in v["nodes"]][:3] for v in found["violations"]}
+    assert violations == {}
+
+
 @pytest.fixture
 def api(server: Server) -> Iterator[httpx2.Client]:
     """An HTTP client for the same server's API."""

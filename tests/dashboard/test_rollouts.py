@@ -9,17 +9,10 @@ from fitserve import db
 from fitserve.rollouts import evidence
 from fitserve.rollouts.guards import ArmCounts, StepCounts
 from tests.conftest import Server
-from tests.dashboard.conftest import DASHBOARD, submit, upload, wait_until_ended
+from tests.dashboard.conftest import check_accessibility, submit, upload, wait_until_ended
 from tests.waiting import wait_until
 
 MODEL = "browser-rolling"
-
-
-def _check_accessibility(page: Page) -> None:
-    page.evaluate((DASHBOARD / "node_modules/axe-core/axe.min.js").read_text())
-    found = page.evaluate("axe.run({resultTypes: ['violations']})")
-    violations = {v["id"]: [n["html"][:200] for n in v["nodes"]][:3] for v in found["violations"]}
-    assert violations == {}
 
 
 def _rows_of_curve(api: httpx2.Client, rollout: str) -> list[float]:
@@ -36,6 +29,10 @@ def test_a_rollout_from_start_to_undo(page: Page, api: httpx2.Client, server: Se
     api.put(f"/models/{MODEL}/labels/champion", json={"version": 1}).raise_for_status()
     page.goto(f"/models/{MODEL}?tab=rollout")
     expect(page.get_by_text("No rollout yet.")).to_be_visible()
+    expect(page.get_by_text("It answers 1% → 10% → 50% → 100% of the requests")).to_be_visible()
+    difference = page.get_by_role("table", name="On the held-out rows of each version")
+    expect(difference.get_by_role("columnheader")).to_have_text(["Metric", "v1", "v2", "Difference"])
+    expect(difference.get_by_role("cell", name="accuracy")).to_be_visible()
     page.get_by_label("Shadow first").check()
     page.get_by_role("button", name="Start").click()
     card = page.locator("section.card", has=page.get_by_role("heading", name="Version 2 against version 1"))
@@ -54,12 +51,13 @@ def test_a_rollout_from_start_to_undo(page: Page, api: httpx2.Client, server: Se
     engine.dispose()
     expect(page.get_by_role("img", name="More errors over the requests, with its bounds and its limit")).to_be_visible()
     expect(page.get_by_role("cell", name="0.20%").first).to_be_visible()
-    _check_accessibility(page)
+    check_accessibility(page)
     card.get_by_role("button", name="Abort").click()
     expect(card.get_by_text("Aborted by hand.")).to_be_visible()
     page.get_by_role("button", name="A/B").click()
+    page.get_by_role("slider", name="Share: 50%").fill("30")
     page.get_by_role("button", name="Start").click()
-    expect(card.get_by_text("50%", exact=True)).to_be_visible()
+    expect(card.get_by_text("30%", exact=True)).to_be_visible()
     card.get_by_role("button", name="Promote now").click()
     page.get_by_role("alertdialog").get_by_role("button", name="Promote now").click()
     expect(card.get_by_text("Promoted by hand.")).to_be_visible()

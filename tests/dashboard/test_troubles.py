@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 
 import httpx2
 from playwright.sync_api import Page, Route, expect
 
+from fitserve import db
+from fitserve.tables import Alarm
 from tests.conftest import Server
-from tests.dashboard.conftest import submit, upload, wait_until_ended
+from tests.dashboard.conftest import check_accessibility, submit, upload, wait_until_ended
+from tests.waiting import wait_until
 
 
 def test_an_outage_is_said_and_ends_by_itself(page: Page, trained: list[str]) -> None:
@@ -62,6 +66,54 @@ def test_a_worker_that_stopped_answering_is_no_idle_one(page: Page) -> None:
     expect(banner.get_by_role("link", name="Look")).to_have_attribute("href", "/runs?state=queued")
     expect(page.get_by_text("not answering").first).to_be_visible()
     expect(page.get_by_text("idle", exact=True)).to_have_count(0)
+
+
+def test_the_wall_says_what_was_and_who_did_it(
+    page: Page, api: httpx2.Client, server: Server, trained: list[str]
+) -> None:
+    with httpx2.Client(base_url=server.predict_url, headers=server.headers, timeout=60) as predict:
+        path = "/v1/models/browser-small"
+        wait_until(lambda: predict.get(path).status_code == 200, "the model is loaded")
+        row = {"a": 1, "b": 3, "c": "x"}
+        assert predict.post(f"{path}:predict", json={"instances": [row] * 3}).status_code == 200
+        assert predict.post(f"{path}:predict", json={"instances": [{**row, "a": "dog"}]}).status_code == 400
+    assert api.delete("/keys/key_of_nobody").status_code == 404
+    engine = db.make_engine(f"sqlite:///{server.home}/fitserve.db")
+    with db.transaction(engine) as session:
+        at = db.now(session) - timedelta(hours=1)
+        facts = {"severity": "warning", "detail": "", "figures": {"seconds": 400, "queued": 3}, "since": at}
+        session.add(Alarm(id="alarm_0", name="queue_old", subject="", seen_at=at, ended_at=at, **facts))
+    engine.dispose()
+    page.goto("/system")
+    for title in ("Queue", "Predictions", "Errors", "Latency of predictions", "Processor", "Memory"):
+        expect(page.get_by_role("img", name=re.compile(f"^{title}, ")).first).to_be_visible()
+    processes = page.locator("section.card", has=page.get_by_role("heading", name="Processes"))
+    for kind in ("API", "Worker", "Prediction service", "Reaper"):
+        expect(processes.get_by_role("cell", name=kind, exact=True)).to_be_visible()
+    check_accessibility(page)
+    page.get_by_role("button", name="Last day").click()
+    expect(page.get_by_text("in 10 min").first).to_be_visible()
+    page.get_by_role("tab", name="Alarms").click()
+    expect(page.get_by_role("cell", name="The oldest queued run has waited for 6 min 40 s (3 queued)")).to_be_visible()
+    page.get_by_role("tab", name="Audit log").click()
+    page.get_by_label("Search").fill("KEY_OF_NOBODY")
+    page.get_by_label("Result").select_option("refused")
+    expect(page.get_by_role("row")).to_have_count(2)
+    expect(page.get_by_role("cell", name="DELETE /api/v1/keys/key_of_nobody")).to_be_visible()
+    check_accessibility(page)
+    page.get_by_label("Action").select_option("PUT")
+    expect(page.get_by_text("No entry matches.")).to_be_visible()
+    page.get_by_role("tab", name="Storage").click()
+    expect(page.get_by_role("row", name=re.compile("^admin "))).to_contain_text("KB")
+    page.goto("/models")
+    card = page.get_by_role("link").filter(has_text="browser-small")
+    expect(card).to_contain_text("Last fault")
+    card.click()
+    page.get_by_role("tab", name="Monitoring").click()
+    expect(page.get_by_text("Bad input")).to_be_visible()
+    expect(page.locator(".stat").filter(has_text="Refused")).to_contain_text(re.compile("[1-9]"))
+    expect(page.get_by_role("img", name=re.compile("^Requests, per second"))).to_be_visible()
+    check_accessibility(page)
 
 
 def test_a_regression_has_large_residuals_and_their_rows(page: Page, api: httpx2.Client) -> None:

@@ -8,8 +8,10 @@ import { ago, number, percent, seconds } from "../format";
 import { useText, type Key, type Translate } from "../i18n";
 import { Badge, Button, Card, Check, Empty, ErrorView, Field, Loading, NumberInput, Scroll, Segment, Select, Stat, type Tone } from "./basics";
 import { Confirm } from "./dialogs";
+import { MetricDifference } from "./MetricDifference";
 import { showError, showMessage } from "./toasts";
 
+const STEPS = [10, 50, 100]; // that follow the first share
 const TONES: Record<string, Tone> = { running: "info", paused: "warn", succeeded: "good", rolled_back: "bad", aborted: "plain" };
 const isActive = (one: RolloutInfo): boolean => one.finished_at === null;
 const guardName = (guard: string, t: Translate): string => t(`rollout.guard.${guard}` as Key);
@@ -68,8 +70,11 @@ function StartRollout({ model }: { model: ModelDetail }) {
   const [shadow, setShadow] = useState(false);
   const [minutes, setMinutes] = useState<number | null>(60);
   const [days, setDays] = useState<number | null>(7);
+  const [moved, setMoved] = useState<number | null>(null);
   const to = choices.includes(chosen) ? chosen : choices[0];
   if (to === undefined || model.versions.length < 2) return null;
+  const share = moved ?? (kind === "ab" ? 50 : 1);
+  const steps = kind === "ab" ? [share] : [share, ...STEPS.filter((step) => step > share)];
   const start = () =>
     act(
       startRollout(model.name, {
@@ -78,14 +83,16 @@ function StartRollout({ model }: { model: ModelDetail }) {
         shadow,
         hold: 60 * (minutes ?? 60),
         deadline: 86_400 * (days ?? 7),
-        steps: kind === "ab" ? [50] : [1, 10, 50, 100],
+        steps,
       }),
       t("rollout.started"),
     );
   return (
     <Card title={t("rollout.start.title")}>
       <div className="stack tight">
-        <p className="small muted">{t(kind === "ab" ? "rollout.start.ab" : "rollout.start.text")}</p>
+        <p className="small muted">
+          {t(kind === "ab" ? "rollout.start.ab" : "rollout.start.text", { steps: steps.map((step) => `${step}%`).join(" → ") })}
+        </p>
         <div className="row">
           <Select label={t("version")} value={to} choices={choices} onChange={setChosen} />
           <Segment
@@ -95,8 +102,15 @@ function StartRollout({ model }: { model: ModelDetail }) {
               { value: "rollout", label: t("rollout.kind.rollout") },
               { value: "ab", label: t("rollout.kind.ab") },
             ]}
-            onChange={setKind}
+            onChange={(chosen) => {
+              setKind(chosen);
+              setMoved(null);
+            }}
           />
+          <label className="field">
+            <span className="label">{t(kind === "ab" ? "rollout.share.of" : "rollout.share.first", { share })}</span>
+            <input type="range" min={1} max={99} value={share} onChange={(event) => setMoved(Number(event.target.value))} />
+          </label>
           {kind === "rollout" && (
             <>
               <Field label={t("rollout.minutes")}>{(id) => <NumberInput id={id} small value={minutes} onChange={setMinutes} />}</Field>
@@ -108,6 +122,7 @@ function StartRollout({ model }: { model: ModelDetail }) {
             {t("rollout.start")}
           </Button>
         </div>
+        <MetricDifference model={model} base={model.serving} to={Number(to)} />
       </div>
     </Card>
   );
@@ -182,6 +197,7 @@ function Hands({ model, one }: { model: ModelDetail; one: RolloutDetail }) {
         onConfirm={() => change("promote")}
       >
         {t("rollout.promote.text", { to: one.to, base: one.base })}
+        <MetricDifference model={model} base={one.base} to={one.to} />
       </Confirm>
     </>
   );

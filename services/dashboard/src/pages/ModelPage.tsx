@@ -10,6 +10,7 @@ import { showMessage, showError } from "../components/toasts";
 import { ModelSharing } from "../components/Sharing";
 import { TryIt } from "../components/TryIt";
 import { Decisions } from "../components/ThresholdPanel";
+import { MetricDifference } from "../components/MetricDifference";
 import { ModelLive } from "../components/ModelLive";
 import { ModelRollout } from "../components/ModelRollout";
 import { ago, bytes, moment, number } from "../format";
@@ -204,6 +205,16 @@ function Versions({ model }: { model: ModelDetail }) {
         }}
       >
         {move !== null && moveText(move, model, t)}
+        {move?.label === "champion" && (
+          <>
+            <MetricDifference model={model} base={model.serving} to={move.version} />
+            {model.serving !== null && model.serving !== move.version && (
+              <p>
+                <Link to="?tab=rollout">{t("rollout.instead")}</Link>
+              </p>
+            )}
+          </>
+        )}
       </Confirm>
       <Confirm
         open={retiring !== null}

@@ -3,6 +3,7 @@ import { useModel, useModelHistory, useModels } from "../api/models";
 import type { ModelDetail, ModelInfo } from "../api/types";
 import { Sparkline } from "../charts/small";
 import { Badge, Card, Empty, ErrorView, Loading } from "../components/basics";
+import { heldOut } from "../components/MetricDifference";
 import { ago, number, seconds, secondsUntil } from "../format";
 import { useText, type Translate } from "../i18n";
 
@@ -94,11 +95,8 @@ function CardTraffic({ name }: { name: string }) {
 export const versionsLine = (model: ModelDetail, t: Translate): string =>
   model.serving === null ? t("models.versions.none", { n: model.versions.length }) : t("models.versions", { n: model.versions.length, v: model.serving });
 
-export function metricLine(metrics: Record<string, unknown>): string {
-  const part = (metrics.test ?? metrics.validation ?? metrics) as Record<string, unknown>;
-  return Object.entries(part)
-    .filter(([, value]) => typeof value === "number")
+export const metricLine = (metrics: Record<string, unknown>): string =>
+  heldOut(metrics)
     .slice(0, 3)
-    .map(([name, value]) => `${name} ${number(value as number)}`)
+    .map(([name, value]) => `${name} ${number(value)}`)
     .join(" · ");
-}
