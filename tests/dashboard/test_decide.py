@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.conftest import Server
-from tests.dashboard.conftest import DASHBOARD, submit, upload, wait_until_ended
+from tests.dashboard.conftest import check_accessibility, submit, upload, wait_until_ended
 
 MODEL = "browser-decide"
 
@@ -53,13 +53,6 @@ def decided(server: Server) -> str:
     return run
 
 
-def _check_accessibility(page: Page) -> None:
-    page.evaluate((DASHBOARD / "node_modules/axe-core/axe.min.js").read_text())
-    found = page.evaluate("axe.run({resultTypes: ['violations']})")
-    violations = {v["id"]: [n["html"][:200] for n in v["nodes"]][:3] for v in found["violations"]}
-    assert violations == {}
-
-
 def test_a_threshold_moves_its_counts_along_and_is_used(page: Page, api: httpx2.Client, decided: str) -> None:
     path = f"/models/{MODEL}/versions/1/decision"
     detail = api.get(path).raise_for_status().json()
@@ -86,7 +79,7 @@ def test_a_threshold_moves_its_counts_along_and_is_used(page: Page, api: httpx2.
     expect(figures.get_by_text(re.compile(r"per row"))).to_be_visible()
     shown = page.get_by_text("Cost", exact=True).first.locator("xpath=..").locator(".value")
     expect(shown).to_have_text(str(min(costs)))
-    _check_accessibility(page)
+    check_accessibility(page)
     card.get_by_role("button", name="Use this threshold").click()
     expect(card.get_by_text(re.compile("In force: “yes” from"))).to_be_visible()
     (made,) = api.get(path).json()["decisions"]
@@ -141,7 +134,7 @@ def test_calibration_slices_and_groups_are_shown_and_sorted(page: Page, api: htt
     expect(widths.get_by_role("row", name=re.compile("^90%"))).to_contain_text(f"{100 * at['share']:.1f}%")
     sets = page.locator("section.card", has=page.get_by_role("heading", name="Sets of labels: tier"))
     expect(sets.get_by_test_id("widths").get_by_role("row", name=re.compile("^90%"))).to_contain_text("1: ")
-    _check_accessibility(page)
+    check_accessibility(page)
 
 
 def test_an_answer_has_an_interval_and_a_set_at_the_chosen_level(page: Page, decided: str) -> None:
@@ -155,4 +148,4 @@ def test_an_answer_has_an_interval_and_a_set_at_the_chosen_level(page: Page, dec
     )
     expect(page.get_by_label("As an API request", exact=True).last).to_contain_text('"interval":0.9')
     assert "interval=0.9" in page.url
-    _check_accessibility(page)
+    check_accessibility(page)
