@@ -42,7 +42,15 @@ from fitserve.spec.spec import MAX_PROBLEMS, DatasetRef, Spec, SpecRefused, Spli
 from fitserve.spec.target import Target, infer_task, unknown_column
 from fitserve.spec.training import Training
 from fitserve.spec.usable_rows import FindRows, UsedColumn, left_out, refuse, untrainable, unusable_columns
-from fitserve.spec.warm_start import Source, advice, keeps_encoding, resolve_initial_weights, with_frozen, with_source
+from fitserve.spec.warm_start import (
+    Source,
+    advice,
+    is_body,
+    keeps_encoding,
+    resolve_initial_weights,
+    with_frozen,
+    with_source,
+)
 from fitserve.spec.warnings import warnings_for
 from fitserve.spec.workers import undividable, worthwhile
 from fitserve.validation import InvalidValue, problems_from
@@ -201,7 +209,7 @@ def _resolve(
     inputs = source.inputs if kept and source is not None else _inputs_of(features, facts)
     graph = build_graph(default_network.network_of(spec, inputs, targets), inputs, targets)
     _raise(graph.problems)
-    outputs = _resolve_outputs(spec, targets, graph, facts, problems, warnings)
+    outputs = _resolve_outputs(spec, targets, graph, facts, problems, warnings, is_body(spec, source))
     _raise(problems)
     check_connected(graph)
     _raise(graph.problems)
@@ -531,8 +539,12 @@ def _resolve_outputs(
     facts: DatasetFacts,
     problems: list[Problem],
     warnings: list[Advice],
+    hidden: bool = False,
 ) -> list[Output]:
-    """Choose losses and output layers and check them; automatic output layers are added to the graph."""
+    """Choose losses and output layers and check them; automatic output layers are added to the graph.
+
+    `hidden` says that the last layer is none, though it may look like one.
+    """
 
     def warn(detail: str, pointer: str, fix: str) -> None:
         warnings.append(Advice(code="output-activation", detail=detail, pointer=pointer, fix=fix))
@@ -543,7 +555,7 @@ def _resolve_outputs(
     outputs: list[Output] = []
     for index, target in enumerate(targets):
         node = written.get(target.name)
-        if node is None and len(targets) == 1 and last is not None:
+        if node is None and len(targets) == 1 and last is not None and not hidden:
             node = _last_as_output(graph, last, target, losses.get(target.name), facts)
         one_hot = output.metrics_need_one_hot(spec.training.metrics, target.name)
         choice = output.choose(target, losses.get(target.name), node, one_hot, smoothing)

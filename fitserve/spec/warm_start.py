@@ -21,6 +21,7 @@ from fitserve.spec.graph import GraphNode, NetworkGraph
 from fitserve.spec.initial_weights import InitialWeights
 from fitserve.spec.layers.core import Input
 from fitserve.spec.layers.layer import Shape, Weight
+from fitserve.spec.network import LayerEntry
 from fitserve.spec.spec import Spec, SpecRefused
 from fitserve.spec.target import Target
 from fitserve.validation import unknown_name
@@ -87,13 +88,21 @@ def with_source(spec: Spec, source: Source | None, facts: DatasetFacts) -> Spec:
     if "features" not in said or spec.features is None:
         update["features"] = own.features
     if spec.preset is None and "network" not in said:
-        same = [(one.name, one.task) for one in targets] == [(one.name, one.task) for one in own.target]
-        update["network"] = tuple(
-            entry for entry in own.network if not isinstance(entry.layer, Input) and (same or not entry.output)
-        )
+        update["network"] = _body(own, with_outputs=targets == own.target)
     if "ensemble" not in said and spec.folds is None and spec.training.restarts == 1 and spec.check is None:
         update["ensemble"] = _ensemble_of(own.ensemble, spec, source)
     return spec.model_copy(update=update)
+
+
+def _body(own: Spec, with_outputs: bool = False) -> tuple[LayerEntry, ...]:
+    """Return a network's layers without its inputs, which follow from the features, and without its outputs."""
+    hidden = (entry for entry in own.network if not isinstance(entry.layer, Input))
+    return tuple(entry for entry in hidden if with_outputs or not entry.output)
+
+
+def is_body(spec: Spec, source: Source | None) -> bool:
+    """Return whether the network is the source's without its output, so that its last layer is no output."""
+    return source is not None and source.spec is not None and spec.network == _body(source.spec)
 
 
 def _ensemble_of(own: Ensemble | None, spec: Spec, source: Source) -> Ensemble | None:

@@ -98,6 +98,26 @@ def test_a_source_that_does_not_fit_is_refused_with_the_fix(changes: Any, pointe
     assert words in f"{found.detail} {found.expected} {found.fix}"
 
 
+def test_new_labels_need_a_new_output_and_the_fix_gives_one() -> None:
+    source = _source(target="colour")
+    column = facts().by_name["colour"].model_copy(update={"labels": ("blue", "green", "grey", "red"), "distinct": 4})
+    columns = tuple(column if one.name == "colour" else one for one in facts().columns)
+    more = facts().model_copy(update={"columns": columns, "version": 2})
+
+    def begin(**changes: Any) -> Resolved:
+        return resolve(parse({**BODY, "target": "colour", **BEGINS, **changes}), more, source=source)
+
+    with pytest.raises(SpecRefused, match="also has 'grey'") as refused:
+        begin()
+    target = {"column": "colour", "task": "multiclass"}
+    assert "reinitialize: [colour]" in str(refused.value.fix)
+    with pytest.raises(SpecRefused, match="in The model house@2 it is"):
+        begin(target=target)
+    found = begin(target=target, initial_weights={"model": "house", "reinitialize": ["colour"]}).spec.initial_weights
+    assert found is not None
+    assert (found.reinitialize, found.encoding) == (("colour",), "source")
+
+
 def test_an_ensemble_begins_with_as_many_members() -> None:
     several = replace(SOURCE, members=3)
     assert refused(several).fix == "ensemble: {members: 3}"
