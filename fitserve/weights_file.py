@@ -111,17 +111,18 @@ def _tensors(header: Mapping[str, Any], begin: int) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for name, entry in header.items():
         layer, _, place = name.rpartition("/")
-        if not layer or len(name) > 300 or not place.isdecimal() or not place.isascii() or len(place) > 4:
+        named = layer and place.isdecimal() and place.isascii() and len(place) <= 4
+        if not named or len(name) > 300 or not name.isprintable():
             raise BadInput(
-                f"{name[:80]!r} does not name a layer's weights.",
-                received=name[:80],
+                f"{name[:80]!a} does not name a layer's weights.",
+                received=ascii(name[:80]),
                 expected="the layer and the place of the array in layer.weights, such as dense/0",
             )
         dtype, shape, offsets = _members(entry)
-        if dtype not in _DTYPES:
+        if not isinstance(dtype, str) or dtype not in _DTYPES:
             raise BadInput(
-                f"{name[:80]} has the dtype {str(dtype)[:20]}.",
-                received=str(dtype)[:20],
+                f"{name[:80]} has the dtype {ascii(dtype)[:20]}.",
+                received=ascii(dtype)[:20],
                 expected=f"one of {', '.join(_DTYPES)}",
                 fix="Convert it: array.astype(numpy.float32).",
             )

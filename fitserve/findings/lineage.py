@@ -52,7 +52,8 @@ class Comparison:
 def group_key(resolved: Mapping[str, Any]) -> str:
     """Return a key that is the same for resolved specs of one group."""
     training = {key: value for key, value in resolved["training"].items() if key not in _IGNORED}
-    rest = {key: value for key, value in resolved.items() if key not in ("model", "training")}
+    # A member that an earlier release did not write stands for what it is without: none.
+    rest = {key: value for key, value in resolved.items() if key not in ("model", "training") and value is not None}
     return hashlib.sha256(json.dumps({**rest, "training": training}, sort_keys=True).encode()).hexdigest()[:16]
 
 

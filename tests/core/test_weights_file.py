@@ -72,8 +72,11 @@ def changed(**change: Any) -> dict[str, Any]:
         (b'{"dense/0": 1, "dense/0": 2}', b"", None, "twice"),
         ({"kernel": KERNEL}, bytes(16), None, "does not name a layer"),
         ({"dense/kernel": KERNEL}, bytes(16), None, "does not name a layer"),
-        (changed(dtype="I64"), bytes(24), None, "dtype I64"),
-        (changed(dtype="BF16"), bytes(24), None, "dtype BF16"),
+        (b'{"\\ud800/0": {"dtype": "F32"}}', b"", None, "does not name a layer"),
+        (b'{"dense/0": {"dtype": "\\ud800"}}', b"", None, "has the dtype"),
+        (changed(dtype="I64"), bytes(24), None, "dtype 'I64'"),
+        (changed(dtype="BF16"), bytes(24), None, "dtype 'BF16'"),
+        (changed(dtype=["F32"]), bytes(24), None, "has the dtype"),
         (changed(shape=[HUGE]), bytes(24), None, "needs"),
         (changed(shape=[2**40, 2**40]), bytes(24), None, "needs"),
         (changed(shape=[-2]), bytes(24), None, "cannot be read"),
@@ -107,3 +110,4 @@ def test_a_hostile_file_is_refused_in_flat_memory(
     finally:
         tracemalloc.stop()
     assert words in str(refused.value)
+    json.dumps(refused.value.as_problem(), ensure_ascii=False).encode()  # what it quotes can be sent

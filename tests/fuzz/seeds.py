@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
+from safetensors.numpy import save
+
 from services.predict.protocols.proto import inference_pb2, tensorflow_serving_pb2
 from tests.spec.table import FEATURES
 
@@ -108,6 +111,10 @@ SEEDS: dict[str, list[bytes]] = {
     "oip": [*(_json_seed(number, body) for number, body in _INFER), _binary_infer(), _OIP_MESSAGE],
     "table": [bytes([at % 5]) + text.encode() for at, text in enumerate(_TABLES)]
     + [bytes([5 + at]) + text.encode() for at, text in enumerate(_LINES)],
+    "weights": [
+        save({"dense/0": np.ones((2, 3), np.float32), "dense/1": np.zeros(3, np.float16)}),
+        save({"a/0": np.zeros((0, 4))}, {"made": "elsewhere"}),
+    ],
 }
 
 # Inputs that fuzzing found to break a target, by target and by what went wrong.

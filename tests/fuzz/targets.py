@@ -13,6 +13,7 @@ from pathlib import Path
 
 from google.protobuf.message import DecodeError
 
+from fitserve import weights_file
 from fitserve.datasets.ingest import ingest
 from fitserve.datasets.readers.csv_dialect import detect_dialect
 from fitserve.errors import FitserveError
@@ -131,12 +132,22 @@ def _predict(model: LoadedModel, rows: InputRows) -> Prediction:
     return model.predict(rows)
 
 
+def weights(data: bytes) -> None:
+    """Check a file of weights; one that is accepted can be read."""
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+        path = Path(folder) / "weights"
+        path.write_bytes(data)
+        weights_file.check(path)
+        weights_file.read(path)
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "sniffer": sniffer,
     "spec": spec,
     "tfserving": tfserving_body,
     "oip": oip_body,
     "table": table,
+    "weights": weights,
 }
 
 

@@ -239,6 +239,10 @@ def _lineage(recorded: Recorded) -> Iterator[Block]:
         yield Paragraph("The run has no parent.")
     else:
         yield Paragraph(f"The run's parent is {recorded.run.parent_id}.")
+    if begins := (recorded.manifest.get("receipt") or {}).get("initial_weights"):
+        named = begins.get("model") or begins.get("run") or begins.get("upload")
+        frozen = f"; frozen: {', '.join(begins['freeze'])}" if begins.get("freeze") else ""
+        yield Paragraph(f"Training began with the weights of {named} (SHA-256 {begins['artifact']}){frozen}.")
     groups = recorded.lineage.groups if recorded.lineage is not None else []
     if len(groups) > 1:
         rows = [
