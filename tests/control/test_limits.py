@@ -7,8 +7,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from safetensors.numpy import save
 
 from fitserve import api_keys, db
 from fitserve.runs import lease
@@ -137,3 +139,37 @@ def test_training_time_is_limited_by_key(runs: TestClient) -> None:
     assert refused.json()["received"] == pytest.approx(120, abs=1)
     assert 3000 < int(refused.headers["retry-after"]) <= 3600  # until the first of them is a day old
     assert trained(wide, 1, 1) == 202
+
+
+def test_uploaded_weights_are_bounded_and_kept_once(sqlite_url: str, redis_url: str, tmp_path: Path) -> None:
+    limits = Limits(weights_bytes=2000, stored_weights_bytes=2500)
+    with ExitStack() as stack:
+        (client,) = clients(stack, sqlite_url, redis_url, tmp_path, 1, limits=limits)
+        ada, bob = (create_key(client, ["read", "upload", "train"], owner=owner) for owner in ("ada", "bob"))
+
+        def send(data: bytes, key: dict[str, str] = ada) -> Any:
+            return client.post("/api/v1/weights", content=data, headers=key)
+
+        def weights(size: int, value: float = 1.0) -> bytes:
+            return save({"dense/0": np.full((1, size), value, np.float32)})
+
+        first = send(weights(400))
+        assert (first.status_code, first.json()["tensors"]) == (201, {"dense/0": [1, 400]})
+        again = send(weights(400))
+        assert (again.status_code, again.json()["id"]) == (200, first.json()["id"])
+        assert send(weights(600)).status_code == 413
+        full = send(weights(400, 2.0))
+        assert (full.status_code, full.json()["fix"]) == (409, "Delete some: runs that began with them keep theirs.")
+        assert send(weights(400), bob).json()["id"] != first.json()["id"]  # what others have is their own
+        refused = send(weights(4, np.nan)).json()
+        assert (refused["status"], refused["detail"]) == (422, "dense/0 is nan at [0, 0].")
+        assert send(b"PK\x03\x04" + bytes(40)).status_code == 400
+        assert not list(tmp_path.glob("**/dataset-*"))  # nothing is left of what was refused
+        path = f"/api/v1/weights/{first.json()['id']}"
+        assert client.get(path, headers=bob).status_code == client.delete(path, headers=bob).status_code == 404
+        assert client.put("/api/v1/datasets/table", content=TABLE, headers=bob).status_code == 201
+        begins = {**SPEC, "initial_weights": first.json()["id"]}
+        stolen = client.post("/api/v1/runs", json=begins, headers=bob)
+        assert (stolen.status_code, stolen.json()["received"]) == (404, first.json()["id"])
+        assert client.delete(path, headers=ada).status_code == 204
+        assert send(weights(400, 2.0)).status_code == 201
