@@ -15,7 +15,7 @@ const STEPS = [10, 50, 100]; // that follow the first share
 const TONES: Record<string, Tone> = { running: "info", paused: "warn", succeeded: "good", rolled_back: "bad", aborted: "plain" };
 const isActive = (one: RolloutInfo): boolean => one.finished_at === null;
 const guardName = (guard: string, t: Translate): string => t(`rollout.guard.${guard}` as Key);
-const stateName = (state: string, t: Translate): string => t(`rollout.state.${state}` as Key);
+const stateName = (one: RolloutInfo, t: Translate): string => t(`rollout.state.${one.reason?.["why"] === "stalled" ? "stalled" : one.state}` as Key);
 
 /** A version on its way to the champion: its share, its guards' curves, and the hand on it. */
 export function ModelRollout({ model }: { model: ModelDetail }) {
@@ -140,7 +140,7 @@ function Shown({ model, id, active }: { model: ModelDetail; id: string; active: 
       <Card title={t("rollout.title", { to: one.to, base: one.base })} actions={<Hands model={model} one={one} />}>
         <div className="stack tight">
           <div className="stats">
-            <Stat name={t("state")} value={<Badge tone={TONES[one.state] ?? "plain"}>{stateName(one.state, t)}</Badge>} note={ago(one.finished_at ?? one.step_at)} />
+            <Stat name={t("state")} value={<Badge tone={TONES[one.state] ?? "plain"}>{stateName(one, t)}</Badge>} note={ago(one.finished_at ?? one.step_at)} />
             <Stat name={t("rollout.share")} value={one.share === 0 && isActive(one) ? t("rollout.as.shadow") : percent(one.share, 0)} note={t("rollout.step", { n: one.step + 1, of: one.shares.length })} />
             {one.hold !== null && <Stat name={t("rollout.hold")} value={seconds(one.hold)} />}
             {one.deadline !== null && <Stat name={t("rollout.deadline")} value={seconds(one.deadline)} />}
@@ -324,7 +324,7 @@ function History({ items }: { items: readonly RolloutInfo[] }) {
             <span>
               v{one.base} → v{one.to}
             </span>
-            <Badge tone={TONES[one.state] ?? "plain"}>{stateName(one.state, t)}</Badge>
+            <Badge tone={TONES[one.state] ?? "plain"}>{stateName(one, t)}</Badge>
             <span className="grow small muted">{typeof one.reason?.["detail"] === "string" ? one.reason["detail"] : ""}</span>
             <span className="small faint nowrap">{ago(one.created_at)}</span>
           </li>

@@ -60,4 +60,5 @@ export const rolloutsEn = {
   "rollout.state.succeeded": "Succeeded",
   "rollout.state.rolled_back": "Taken back",
   "rollout.state.aborted": "Aborted",
+  "rollout.state.stalled": "Stalled",
 };

@@ -62,4 +62,5 @@ export const rolloutsZh: Record<keyof typeof rolloutsEn, string> = {
   "rollout.state.succeeded": "成功",
   "rollout.state.rolled_back": "已撤回",
   "rollout.state.aborted": "已中止",
+  "rollout.state.stalled": "等待过久",
 };
