@@ -29,20 +29,20 @@ CALLS: dict[str, tuple[int | str, ...]] = {
     "Finding": (3, 4, 5),
     "rule": ("threshold",),
 }
-TABLES = ("_SENTENCES",)  # dictionaries of sentences
+TABLES = ("_SENTENCES", "TYPES")  # dictionaries of sentences
 # Functions that return sentences, or parts of them.
 RETURNS = (
     *("_cause_of_stagnation", "left_out", "explain_added", "_says", "open_question", "_written", "_sentence"),
     *("why_not_stacked", "stacking_obstacle", "described", "_nothing_learned"),
 )
-FOLDERS = ("fitserve/findings", "fitserve/spec", "fitserve/runs", "workers")
+FOLDERS = ("fitserve/events.py", "fitserve/findings", "fitserve/spec", "fitserve/runs", "workers")
 
 
 def templates() -> dict[str, str]:
     """Return every template with the place that it is written at."""
     found: dict[str, str] = {}
     for folder in FOLDERS:
-        for path in sorted((PROJECT / folder).rglob("*.py")):
+        for path in [PROJECT / folder] if folder.endswith(".py") else sorted((PROJECT / folder).rglob("*.py")):
             for node, text in _of(path):
                 found.setdefault(text, f"{path.relative_to(PROJECT)}:{node.lineno}")
     return found
@@ -58,6 +58,8 @@ def _of(path: Path) -> Iterator[tuple[ast.AST, str]]:
             if isinstance(node, ast.Assign):
                 for target in node.targets:
                     _assign(target, node.value, assigned)
+            elif isinstance(node, ast.AnnAssign) and node.value is not None:
+                _assign(node.target, node.value, assigned)
         if isinstance(scope, ast.Module):
             for table in (value for name in TABLES for value in assigned.get(name, ()) if isinstance(value, ast.Dict)):
                 for value in table.values:

@@ -15,6 +15,7 @@ import {
 } from "../api/automations";
 import { ago, number } from "../format";
 import { useText } from "../i18n";
+import { useSentence } from "../i18n/sentences";
 import { Badge, Button, Card, CopyButton, Empty, ErrorView, Field, Loading, Notice, Scroll } from "./basics";
 import { Confirm, FormDialog, Sheet } from "./dialogs";
 import { showError } from "./toasts";
@@ -201,6 +202,7 @@ function DeliveryLog({ webhook, onClose }: { webhook: WebhookInfo; onClose: () =
 
 function WebhookForm({ onClose, onMade }: { onClose: () => void; onMade: (made: NewWebhook) => void }) {
   const t = useText();
+  const say = useSentence();
   const types = useEventTypes();
   const [url, setUrl] = useState("https://");
   const [events, setEvents] = useState("run.failed, drift.*");
@@ -224,7 +226,7 @@ function WebhookForm({ onClose, onMade }: { onClose: () => void; onMade: (made: 
         <ul className="small">
           {Object.entries(types.data ?? {}).map(([type, text]) => (
             <li key={type}>
-              <code>{type}</code> <span className="muted">{text}</span>
+              <code>{type}</code> <span className="muted">{say(text)}</span>
             </li>
           ))}
         </ul>
