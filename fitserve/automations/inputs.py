@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from fitserve.automations import store
+from fitserve.spec.column_patterns import is_pattern
 from fitserve.tables import Dataset, Run, Version
 from fitserve.wire.automations import Policy
 
@@ -31,9 +32,11 @@ def dataset_of(written: Mapping[str, Any]) -> Any:
 
 
 def columns_of(written: Mapping[str, Any]) -> list[str] | None:
-    """Return the columns that a spec reads; None where it takes all."""
+    """Return the columns that a spec reads; None where it takes all, or those of a pattern."""
     features, target = written.get("features"), written.get("target")
     if not isinstance(features, list) or not all(isinstance(one, str) for one in features):
+        return None
+    if any(is_pattern(one) for one in features):
         return None
     targets = target if isinstance(target, list) else [target]
     return [*features, *(one for one in targets if isinstance(one, str))]

@@ -13,6 +13,7 @@ from fitserve.settings import Limits
 from fitserve.spec import default_network, inferred_task, output
 from fitserve.spec.assessment import Advice, Estimates, SummaryRow
 from fitserve.spec.check import most_batches
+from fitserve.spec.column_patterns import Placed, expand
 from fitserve.spec.decision import Decision, resolve_decisions
 from fitserve.spec.decision import Output as DecisionOutput
 from fitserve.spec.ensemble import Ensemble, Folds, members_of
@@ -193,8 +194,11 @@ def _resolve(
     _raise(problems)
     problems += _check_dataset(spec, facts)
     spec = _with_stored_names(spec, facts)
+    spec, placed = _with_columns(spec, facts, problems)
     targets = _resolve_targets(spec, facts, problems)
-    features = _with_free_inputs(spec, _resolve_features(spec, targets, facts, problems, pieces), targets, problems)
+    features = _with_free_inputs(
+        spec, _resolve_features(spec, placed, targets, facts, problems, pieces), targets, problems
+    )
     kept = keeps_encoding(spec, source, features, problems)
     if kept and source is not None and source.spec is not None:
         features = list(source.spec.features or ())
@@ -323,6 +327,19 @@ def _with_stored_names(spec: Spec, facts: DatasetFacts) -> Spec:
     return spec.model_copy(update={**update, "protected": tuple(map(stored, spec.protected))})
 
 
+def _with_columns(spec: Spec, facts: DatasetFacts, problems: list[Problem]) -> tuple[Spec, list[Placed]]:
+    """Return the spec with a feature for each column that its patterns stand for, and where each is named."""
+    if spec.features is None:
+        return spec, []
+    taken = {column for target in spec.target for column in target.columns}
+    taken |= {spec.training.sample_weight} - {None}
+    if spec.split.method in ("group", "column") and spec.split.by is not None:
+        taken.add(spec.split.by)
+    placed = expand(spec.features, facts, frozenset(taken), problems)
+    _raise(problems)
+    return spec.model_copy(update={"features": tuple(one.feature for one in placed)}), placed
+
+
 def _resolve_targets(spec: Spec, facts: DatasetFacts, problems: list[Problem]) -> list[Target]:
     targets = list(spec.target)
     if spec.task == "multilabel" and len(targets) > 1 and all(len(target.columns) == 1 for target in targets):
@@ -359,7 +376,12 @@ def _check_inferred_tasks(
 
 
 def _resolve_features(
-    spec: Spec, targets: list[Target], facts: DatasetFacts, problems: list[Problem], pieces: int
+    spec: Spec,
+    placed: Sequence[Placed],
+    targets: list[Target],
+    facts: DatasetFacts,
+    problems: list[Problem],
+    pieces: int,
 ) -> list[Feature]:
     used = {column: "target" for target in targets for column in target.columns}
     if (weight := spec.training.sample_weight) is not None:
@@ -381,10 +403,11 @@ def _resolve_features(
         problems.append(Problem("A network needs at least one feature.", "/features", received=[]))
     resolved: list[Feature] = []
     by_column: dict[str, list[Feature]] = {}
-    for index, feature in enumerate(spec.features):
+    for one in placed:
+        feature = one.feature
         if len(problems) > MAX_PROBLEMS:
             break
-        pointer, column = f"/features/{index}", feature.column
+        pointer, column = f"/features/{one.place}", feature.column
         if column not in facts.by_name:
             problems.append(unknown_column(column, facts, pointer))
         elif column in used:
@@ -396,13 +419,13 @@ def _resolve_features(
             except BadInput as error:
                 problems += error.problems or [Problem(error.detail, pointer)]
                 continue
-            for one in added:
-                if one in by_column.setdefault(column, []):
+            for encoded in added:
+                if encoded in by_column.setdefault(column, []):
                     detail = f"{column!r} is a feature twice, encoded alike."
                     fix = "Leave one of them out, or choose another encoding."
                     problems.append(Problem(detail, pointer, column=column, fix=fix))
-                by_column[column].append(one)
-                resolved.append(one)
+                by_column[column].append(encoded)
+                resolved.append(encoded)
     return resolved
 
 

@@ -136,7 +136,9 @@ class Spec(BaseModel):
     target: Targets = Field(description="The column to predict, or several")
     task: Task | None = Field(None, description="Left out: inferred from the target's column")
     features: Annotated[tuple[Feature, ...], BeforeValidator(_features)] | None = Field(
-        None, description="Columns, with their encodings; left out: every other column"
+        None,
+        description="Columns, with their encodings; `pixel*` stands for those that match, `-pixel0` takes one out;"
+        " left out: every other column",
     )
     rows_without_target: Literal["refuse", "leave_out"] = Field(
         "refuse", description="What to do with rows that lack a target, or have an infinite target, feature or weight"

@@ -36,7 +36,7 @@ export class ApiError extends Error {
 
 export interface CallOptions {
   body?: unknown;
-  query?: Record<string, string | number | boolean | null | undefined>;
+  query?: Record<string, string | number | boolean | readonly string[] | null | undefined>;
   headers?: Record<string, string>;
   signal?: AbortSignal | undefined;
 }
@@ -44,7 +44,8 @@ export interface CallOptions {
 export function address(path: string, query?: CallOptions["query"]): string {
   const pairs = Object.entries(query ?? {}).filter(([, value]) => value !== undefined && value !== null);
   if (!pairs.length) return path;
-  return `${path}?${new URLSearchParams(pairs.map(([key, value]) => [key, String(value)])).toString()}`;
+  const each = pairs.flatMap(([key, value]) => (Array.isArray(value) ? value : [value]).map((one): [string, string] => [key, String(one)]));
+  return `${path}?${new URLSearchParams(each).toString()}`;
 }
 
 /** Throws ApiError for every response that is not 2xx, and when there is none. */

@@ -103,9 +103,18 @@ export async function validate(text: string, signal?: AbortSignal): Promise<Vali
   });
 }
 
-export const submit = (text: string): Promise<RunInfo> =>
+/** What its owner calls a run that is about to start. */
+export interface Named {
+  name: string;
+  tags: readonly string[];
+}
+
+export const setNotes = (id: string, notes: string): Promise<RunDetail> => patch<RunDetail>(`${ROOT}/${seg(id)}`, { notes });
+
+export const submit = (text: string, { name, tags }: Named): Promise<RunInfo> =>
   call<RunInfo>("POST", ROOT, {
     body: text,
+    query: { ...(name !== "" && { name }), ...(tags.length > 0 && { tag: tags }) },
     headers: { "Content-Type": "application/yaml", "Idempotency-Key": crypto.randomUUID() },
   });
 

@@ -1,6 +1,11 @@
 /** Texts about networks: training, evaluation and prediction. */
 
 export const learningEn = {
+  "new.about": "Name, tags and notes",
+  "compare.curves": "Curves of the first {n} runs of {of}.",
+  "compare.parallel": "Settings and result of each run",
+  "compare.scatter": "One setting against the result",
+  "compare.setting": "Setting",
   "compare.add": "Add a run…",
   "compare.base": "baseline",
   "compare.best": "Best",

@@ -22,6 +22,11 @@ test("sentences side by side are translated one by one", () => {
   expect(said("Training is over; the network is exported. The network is evaluated.")).toBe("訓練已結束；正在匯出神經網路。正在評估神經網路。");
 });
 
+test("a sentence in front of another is not swallowed", () => {
+  const both = "The network has not learned what there is to learn. On 12 test rows its accuracy is 0.50, against 0.50 of always saying the commonest label; ROC AUC 0.69, its interval from 0.33 to 1.00.";
+  expect(said(both)).toBe("神經網路尚未學會可以學到的內容。在 12 個測試資料列上，其準確率為 0.50，而永遠回答最常見類別為 0.50；ROC AUC 0.69，區間 0.33 到 1.00。");
+});
+
 test("every template finds itself", () => {
   for (const [template, into] of Object.entries(book.sentences)) {
     const fill = (text: string) => text.replace(/\{(\d+)\}/g, (_, n: string) => `${Number(n) + 10}`);

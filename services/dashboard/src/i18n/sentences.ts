@@ -21,6 +21,8 @@ interface Pattern {
 }
 
 interface Reader {
+  /** Those that begin with a text of their own: they cannot swallow another sentence. */
+  exact: Pattern[];
   sentences: Pattern[];
   parts: Pattern[];
 }
@@ -37,7 +39,8 @@ function pattern([template, into]: [string, string]): Pattern {
 export function readerOf(book: Book): Reader {
   const own = (text: string) => text.replace(/\{\d+\}/g, "").length;
   const sentences = Object.entries(book.sentences).sort(([a], [b]) => own(b) - own(a));
-  return { sentences: sentences.map(pattern), parts: Object.entries(book.parts).map(pattern) };
+  const exact = sentences.filter(([template]) => !template.startsWith("{"));
+  return { exact: exact.map(pattern), sentences: sentences.map(pattern), parts: Object.entries(book.parts).map(pattern) };
 }
 
 function found(text: string, patterns: readonly Pattern[], reader: Reader): string | null {
@@ -52,13 +55,13 @@ const part = (text: string, reader: Reader): string => (/[a-z]{2}/i.test(text) ?
 
 /** A sentence of the server in Chinese; itself where it is none of those that are known. */
 export function inChinese(text: string, reader: Reader): string {
-  const whole = found(text, reader.sentences, reader);
-  if (whole !== null) return whole;
+  const exact = found(text, reader.exact, reader);
+  if (exact !== null) return exact;
   // Two sentences that the server put together.
   const at = text.indexOf(". ");
-  if (at < 0) return text;
-  const first = found(text.slice(0, at + 1), reader.sentences, reader);
-  return first === null ? text : `${first}${inChinese(text.slice(at + 2), reader)}`;
+  const first = at < 0 ? null : found(text.slice(0, at + 1), reader.exact, reader);
+  if (first !== null) return `${first}${inChinese(text.slice(at + 2), reader)}`;
+  return found(text, reader.sentences, reader) ?? text;
 }
 
 let loaded: Reader | null = null;

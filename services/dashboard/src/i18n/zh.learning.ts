@@ -3,6 +3,11 @@
 import type { learningEn } from "./en.learning";
 
 export const learningZh: Record<keyof typeof learningEn, string> = {
+  "new.about": "名稱、標籤與備註",
+  "compare.curves": "共 {of} 個訓練，顯示前 {n} 個的曲線。",
+  "compare.parallel": "各訓練的設定與結果",
+  "compare.scatter": "單一設定與結果",
+  "compare.setting": "設定",
   "compare.add": "加入一次訓練…",
   "compare.base": "以此為基準",
   "compare.best": "最佳",

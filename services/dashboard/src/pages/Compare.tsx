@@ -7,13 +7,15 @@ import { CurveChart, type Curve } from "../charts/CurveChart";
 import { SERIES } from "../charts/colors";
 import { best, EpochTable, modeOf } from "../charts/curves";
 import { Card, Check, Empty, Loading, Notice, Scroll, Select } from "../components/basics";
+import { CompareMany, keptFigure } from "../components/runs/CompareMany";
 import { about, keptEpochs, plainMetric, shortId, StateBadge } from "../components/RunBits";
 import { number } from "../format";
 import { useText } from "../i18n";
 import { differences, verdict } from "../spec/compare";
 import { useInAddress } from "../state/address";
 
-const MOST = 20;
+const MOST = 100;
+const MOST_CURVES = 20; // beyond them, colours repeat and epochs are many: figures are those of the kept weights
 
 /** Runs side by side: curves, differences between their specs, and whether results differ by more than chance. */
 export default function Compare() {
@@ -22,8 +24,8 @@ export default function Compare() {
   const ids = useMemo(() => (query.get("runs") ?? "").split(",").filter(Boolean).slice(0, MOST), [query]);
   const runs = useQueries({ queries: ids.map((id) => runQuery(id)) });
   const epochs = useQueries({
-    queries: ids.map((id, index) => ({
-      queryKey: ["epochs", id],
+    queries: ids.slice(0, MOST_CURVES).map((id, index) => ({
+      queryKey: ["epochs", "table", id],
       queryFn: async ({ signal }: { signal: AbortSignal }) => {
         const table = new EpochTable();
         table.add(await allEpochs(id, signal));
@@ -73,7 +75,9 @@ export default function Compare() {
             }
           >
             <Curves ids={ids} tables={tables} metric={metric} log={log} />
+            {ids.length > MOST_CURVES && <p className="small muted">{t("compare.curves", { n: MOST_CURVES, of: ids.length })}</p>}
           </Card>
+          <CompareMany runs={found} metric={metric} />
           <Figures runs={found} tables={tables} ids={ids} metric={metric} onRemove={(id) => set("runs", ids.filter((one) => one !== id).join(","))} />
           <SpecDifferences runs={found} />
         </>
@@ -130,7 +134,10 @@ function Figures({ runs, tables, ids, metric, onRemove }: FiguresProps) {
   // Of an ended run, what the kept weights reach; of one that trains, the best so far.
   const trialsOf = (run: RunDetail): number[] => {
     const table = tables[ids.indexOf(run.id)];
-    if (!table) return [];
+    if (!table) {
+      const figure = keptFigure(run, metric);
+      return figure === null ? [] : [figure];
+    }
     const kept = keptEpochs(run.result);
     return table.trialNumbers.flatMap((trial) => {
       const epoch = kept.get(trial);

@@ -3,14 +3,16 @@ import { useEffect, useMemo, useState } from "react";
 import { Link, useNavigate, useSearchParams } from "react-router";
 import { get } from "../api/client";
 import { useDataset, useDatasets } from "../api/datasets";
-import { runQuery, submit } from "../api/runs";
+import { runQuery, setNotes as saveNotes, submit } from "../api/runs";
 import type { DatasetDetail, DatasetInfo } from "../api/types";
 import { Button, Card, Empty, Field, Loading, Select } from "../components/basics";
+import { ColumnPicker } from "../components/ColumnPicker";
 import { kindKey } from "../components/DatasetColumns";
 import { LayerBuilder } from "../components/LayerBuilder";
 import { SpecText } from "../components/SpecText";
 import { showError } from "../components/toasts";
 import { TrainingForm } from "../components/TrainingForm";
+import { tagsOf } from "../components/runs/RunAbout";
 import { Verdict } from "../components/Verdict";
 import { number } from "../format";
 import { useText } from "../i18n";
@@ -18,6 +20,7 @@ import { Catalogue } from "../spec/catalogue";
 import { at, edit, read, write, type Json, type JsonObject, type Path } from "../spec/document";
 import { readNetwork, writeEntry, type Entry } from "../spec/layers";
 import { LESSONS, startFrom } from "../spec/lessons";
+import { expand, shortest } from "../spec/columns";
 import { columnsOf } from "../spec/network";
 import { useVerdict } from "../spec/useVerdict";
 import { refOf } from "./Datasets";
@@ -99,6 +102,9 @@ function Builder({ start, known }: { start: string; known: readonly DatasetInfo[
   const catalogue = useCatalogue();
   const [text, setText] = useState(start);
   const [sending, setSending] = useState(false);
+  const [name, setName] = useState("");
+  const [tags, setTags] = useState("");
+  const [notes, setNotes] = useState("");
   const reading = useMemo(() => read(text), [text]);
   const [lastGood, setLastGood] = useState<JsonObject>(reading.spec ?? {});
   if (reading.spec && reading.spec !== lastGood) setLastGood(reading.spec);
@@ -124,7 +130,12 @@ function Builder({ start, known }: { start: string; known: readonly DatasetInfo[
   });
   const launch = () => {
     setSending(true);
-    submit(text)
+    submit(text, { name: name.trim(), tags: tagsOf(tags) })
+      .then(async (run) => {
+        // The run is there: that its notes are not must not have it started twice.
+        if (notes.trim() !== "") await saveNotes(run.id, notes.trim()).catch(showError);
+        return run;
+      })
       .then((run) => go(`/runs/${encodeURIComponent(run.id)}`))
       .catch(showError)
       .finally(() => setSending(false));
@@ -180,6 +191,15 @@ function Builder({ start, known }: { start: string; known: readonly DatasetInfo[
               />
             )}
           </Card>
+          <Card title={t("new.about")}>
+            <div className="fields wide">
+              <Field label={t("name")}>{(id) => <input id={id} className="input" maxLength={120} value={name} onChange={(event) => setName(event.target.value)} />}</Field>
+              <Field label={t("runs.tags")} hint={t("runs.tags.hint")}>
+                {(id) => <input id={id} className="input" value={tags} onChange={(event) => setTags(event.target.value)} />}
+              </Field>
+              <Field label={t("runs.notes")}>{(id) => <textarea id={id} className="textarea" rows={2} maxLength={10_000} value={notes} onChange={(event) => setNotes(event.target.value)} />}</Field>
+            </div>
+          </Card>
           <TrainingForm catalogue={catalogue} spec={spec} columns={dataset.data?.columns ?? []} resolved={resolved} onChange={change} />
         </fieldset>
         <div className="stack sticky">
@@ -232,14 +252,13 @@ function DataForm({ spec, known, ref_, dataset, target, onChange }: DataProps) {
   const t = useText();
   const refs = known.map(refOf);
   const columns = dataset?.columns ?? [];
-  const features = useMemo(() => featureNames(spec.features), [spec.features]);
+  const written = spec.features;
   const further = useMemo(() => furtherTargets(spec), [spec]);
   const usable = columns.filter((column) => column.kind !== "ignored" && column.name !== target && !further.includes(column.name));
-  const chosen = new Set(features ?? usable.map((column) => column.name));
-  const toggle = (name: string, on: boolean) => {
-    const next = usable.map((column) => column.name).filter((own) => (own === name ? on : chosen.has(own)));
-    onChange(["features"], next.length === usable.length ? undefined : next);
-  };
+  const names = usable.map((column) => column.name);
+  const listed = featureNames(written);
+  const chosen = new Set(listed === null ? names : expand(listed, names));
+  const choose = (next: string[]) => onChange(["features"], rewriteFeatures(written, next, names));
   const setTargets = (first: string, others: readonly string[]) => {
     if (first === "") return onChange(["target"], undefined);
     const written = new Map((Array.isArray(spec.target) ? spec.target : [spec.target]).map((own) => [nameOfTarget(own), own]));
@@ -302,15 +321,7 @@ function DataForm({ spec, known, ref_, dataset, target, onChange }: DataProps) {
           <summary>
             {t("features.n", { n: chosen.size, of: usable.length })}
           </summary>
-          <div className="chips">
-            {usable.map((column) => (
-              <label key={column.name} className="chip">
-                <input type="checkbox" checked={chosen.has(column.name)} onChange={(event) => toggle(column.name, event.target.checked)} />
-                <span className="clip">{column.name}</span>
-                <span className="faint small">{t(kindKey(column.kind))}</span>
-              </label>
-            ))}
-          </div>
+          <ColumnPicker columns={usable} chosen={chosen} onChange={choose} />
         </details>
       )}
       {target !== null && dataset !== null && !columns.some((column) => column.name === target) && (
@@ -320,7 +331,19 @@ function DataForm({ spec, known, ref_, dataset, target, onChange }: DataProps) {
   );
 }
 
-/** The columns that a spec names as features; null where it names none. */
+/** Features for the chosen columns: short where no column has an encoding of its own, which is kept otherwise. */
+function rewriteFeatures(written: Json | undefined, chosen: readonly string[], usable: readonly string[]): Json | undefined {
+  const entries = Array.isArray(written) ? written : Object.entries((written ?? {}) as JsonObject).map(([column, encoding]) => ({ [column]: encoding }));
+  const own = entries.filter((entry) => typeof entry !== "string");
+  const kept = own.filter((entry) => expand(featureNames([entry]) ?? [], usable).some((name) => chosen.includes(name)));
+  if (kept.length === 0) return shortest(chosen, usable);
+  const theirs = new Set(expand(featureNames(kept) ?? [], usable));
+  const rest = chosen.filter((name) => !theirs.has(name));
+  const out = [...theirs].filter((name) => !chosen.includes(name)).map((name) => `-${name}`);
+  return [...kept, ...out, ...rest];
+}
+
+/** The columns and patterns that a spec names as features; null where it names none. */
 export function featureNames(features: Json | undefined): string[] | null {
   if (features === undefined || features === null) return null;
   if (!Array.isArray(features)) return Object.keys(features as JsonObject);

@@ -1,0 +1,97 @@
+"""Features by pattern: `pixel*` stands for the columns that match it, `-pixel0` takes a column out again."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from fitserve.dataset_facts import DatasetFacts
+from fitserve.errors import Problem
+from fitserve.spec.feature import Feature
+from fitserve.spec.target import unknown_column
+
+MOST_PATTERNS = 100
+_OUT = "-"
+_WILD = re.compile(r"[*?]")
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A feature of one column, and where the spec names it."""
+
+    feature: Feature
+    place: int
+
+
+def is_pattern(name: str) -> bool:
+    """Return whether a feature's name that is no column's stands for several columns, or takes some out."""
+    return name.startswith(_OUT) or _WILD.search(name) is not None
+
+
+def expand(
+    features: Sequence[Feature], facts: DatasetFacts, taken: frozenset[str], problems: list[Problem]
+) -> list[Placed]:
+    """Return the features with patterns replaced by their columns, but for those of `taken` and ignored ones.
+
+    `*` matches any text, `?` one character. A leading `-` takes out what comes before it; first in the list, it takes
+    out of all columns. A column that is also named on its own is that one feature alone. A column's exact name comes
+    first, whatever characters are in it.
+    """
+    patterns = [feature.column for feature in features if _is_one(feature, facts) and _WILD.search(feature.column)]
+    if len(patterns) > MOST_PATTERNS:
+        detail = f"The features have {len(patterns)} patterns."
+        problems.append(Problem(detail, "/features", received=len(patterns), expected=f"at most {MOST_PATTERNS}"))
+        return []
+    named = {feature.column for feature in features if not _is_one(feature, facts)}
+    open_to_patterns = [
+        column.name
+        for column in facts.columns
+        if column.name not in taken and column.name not in named and column.kind != "ignored"
+    ]
+    placed: list[Placed] = []
+    for place, feature in enumerate(features):
+        if not _is_one(feature, facts):
+            placed.append(Placed(feature, place))
+        elif feature.column.startswith(_OUT):
+            out = set(_matching(feature.column[1:], facts.by_name))
+            problems += _misuse(feature, bool(out), facts, f"/features/{place}")
+            if place == 0:
+                placed = [Placed(Feature(column=name), place) for name in open_to_patterns]
+            placed = [one for one in placed if one.feature.column not in out]
+        else:
+            if not any(_matching(feature.column, facts.by_name)):
+                problems.append(_no_match(feature.column, facts, f"/features/{place}"))
+            found = set(_matching(feature.column, open_to_patterns)) - {one.feature.column for one in placed}
+            placed += [
+                Placed(feature.model_copy(update={"column": name}), place) for name in open_to_patterns if name in found
+            ]
+    return placed
+
+
+def _is_one(feature: Feature, facts: DatasetFacts) -> bool:
+    return feature.column not in facts.by_name and is_pattern(feature.column)
+
+
+def _matching(pattern: str, names: Iterable[str]) -> Iterator[str]:
+    """Yield the names that a pattern matches; one without wildcards matches itself."""
+    if not _WILD.search(pattern):
+        return (name for name in names if name == pattern)
+    match = re.compile(fnmatch.translate(pattern.replace("[", "[[]"))).match
+    return (name for name in names if match(name))
+
+
+def _misuse(feature: Feature, matches: bool, facts: DatasetFacts, pointer: str) -> Iterator[Problem]:
+    if feature.encoding is not None or feature.input is not None:
+        detail = f"{feature.column!r} takes columns out; it has no encoding and no input."
+        yield Problem(detail, pointer, received=feature.column, fix=f"Write {feature.column!r} alone.")
+    if not matches:
+        yield _no_match(feature.column[1:], facts, pointer)
+
+
+def _no_match(pattern: str, facts: DatasetFacts, pointer: str) -> Problem:
+    if not _WILD.search(pattern):
+        return unknown_column(pattern, facts, pointer)
+    detail = f"No column of {facts.name}@{facts.version} matches {pattern!r}."
+    return Problem(detail, pointer, received=pattern, expected="a column's name; * is any text, ? one character")
