@@ -95,11 +95,11 @@ def _version(session: Session, reference: str, sees: str | None) -> tuple[Versio
                 fix=f"Ask its owner: fitserve models share {name} --to download",
             )
     labels = {label.label: label for label in registry.labels(session, name)}
-    label = labels.get(which or registry.CHAMPION)
-    if label is not None:
-        number = label.version
-    elif which.isdecimal():
+    label = None if which.isdecimal() else labels.get(which or registry.CHAMPION)
+    if which.isdecimal():
         number = int(which)
+    elif label is not None:
+        number = label.version
     elif not which:
         live = [one.version for one in registry.versions(session, name) if one.retired_at is None]
         if not live:
