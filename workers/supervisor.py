@@ -57,7 +57,7 @@ class Supervisor:
         for slot in self.slots:
             self._free.put(slot)
         # A worker that the others must not reach helps nobody.
-        self._parts = (HELPER, TRIAL) if why_not_together(settings) is None else (TRIAL,)
+        self._helps = (HELPER,) if why_not_together(settings) is None else ()
         self._heartbeat_at = {slot.worker: 0.0 for slot in self.slots}
         self._registered: set[str] = set()
         self._poller = threading.Thread(target=self._poll, name="poll", daemon=True)
@@ -111,8 +111,9 @@ class Supervisor:
                     slot.worker,
                     lease_seconds=self.settings.lease_seconds,
                     running_limit=self.settings.limits.running_runs,
-                    # A run may come to wait for its trial; it must not wait for TensorFlow's start as well.
-                    kinds=(*WHOLE_RUNS, *self._parts) if slot.is_warm() else WHOLE_RUNS,
+                    # A run may come to wait for its trial; it must not wait for TensorFlow's start as well. A helper
+                    # needs a new trainer anyway.
+                    kinds=(*WHOLE_RUNS, *self._helps, *((TRIAL,) if slot.is_warm() else ())),
                 )
                 if claim is None:
                     return attempts

@@ -47,6 +47,7 @@ class Collectives:
         self._addresses = list(addresses)
         self._keys = itertools.count(1)  # of the collectives, in the order in which every process traces them
         self._closed = threading.Event()
+        self._lost = ""  # who is, and how that was noticed
 
     @property
     def leads(self) -> bool:
@@ -86,7 +87,7 @@ class Collectives:
         try:
             yield
         except _BROKEN as error:
-            raise GangBroken(str(error).splitlines()[0][:300]) from error
+            raise GangBroken(self._lost or f"TensorFlow's exchange failed: {type(error).__name__}") from error
 
     def sum(self, tensor: Any) -> Any:
         """The sum of all processes' tensors, the same to the bit in each."""
@@ -134,4 +135,5 @@ class Collectives:
                         lost = f"{self._addresses[int(other.rpartition(':')[2])]} is lost ({type(error).__name__})"
                         break
         if lost and not self._closed.is_set():
+            self._lost = lost
             own.abort_collective_ops(tf.errors.UNAVAILABLE, lost)
