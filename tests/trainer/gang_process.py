@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +59,7 @@ SPECS: dict[str, dict[str, Any]] = {
     "recurrent": _spec([{"Reshape": [4, 1]}, {"LSTM": 5}]),
     "one_hot": _spec([_DENSE], ["a", "kind"], metrics=["accuracy"]),
     "full_batch": _spec([_DENSE], batch_size="full", epochs=5),
+    "streamed": _spec([_DENSE, {"Dense": 8}], _NUMBERS),
     "lost": _spec([_DENSE], epochs=100_000),
 }
 
@@ -66,8 +69,24 @@ def logs_alone(name: str, folder: Path) -> list[dict[str, float]]:
     from workers.trainer.train import train
 
     reporter = RecordingReporter()
-    train(request_of(table(), SPECS[name], folder), reporter)
+    with _memory_for(name):
+        train(request_of(table(), SPECS[name], folder), reporter)
     return [row["logs"] for row in reporter.epochs]
+
+
+@contextlib.contextmanager
+def _memory_for(name: str, fits: bool = False) -> Iterator[None]:
+    """So little memory that the rows are streamed; `fits`: those who have less decide."""
+    from workers.trainer.data import preparation
+
+    usual = preparation.memory_budget, preparation.SAMPLE_ROWS
+    if name == "streamed":
+        preparation.memory_budget = lambda: 10**9 if fits else 100
+        preparation.SAMPLE_ROWS = {"train": 200, "validation": 50, "test": 50}
+    try:
+        yield
+    finally:
+        preparation.memory_budget, preparation.SAMPLE_ROWS = usual
 
 
 @dataclass
@@ -112,7 +131,8 @@ def _trained(name: str, folder: Path, addresses: list[str], rank: int, broken: t
     reporter = LostAfterSteps() if name == "lost" and rank == len(addresses) - 1 else RecordingReporter()
     request = request_of(table(), SPECS[name], folder, gang=GangPlace(addresses, rank))
     try:
-        result = train(request, reporter)
+        with _memory_for(name, fits=rank == 0):
+            result = train(request, reporter)
     except broken as error:
         return type(error).__name__
     return {"epochs": [row["logs"] for row in reporter.epochs], "files": sorted(result.files)}

@@ -23,6 +23,14 @@ class GangPlace:
 
 
 @dataclass(frozen=True, slots=True)
+class Room:
+    """Bytes that a process has for rows: those that train together decide alike what is streamed, and how."""
+
+    memory: int  # of encoded rows
+    disk: int
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingRequest:
     """What a trainer is to train."""
 
@@ -42,6 +50,7 @@ class TrainingRequest:
     source: Path | None = None  # the manifest of the artifact that the network begins with, local and verified,
     weights: Path | None = None  # and its file of weights
     gang: GangPlace | None = None  # train it together with other processes
+    room: Room | None = None  # of the one among them that has least; None: this machine's
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from fitserve.dataset_facts import DatasetFacts
 from fitserve.spec.spec import Spec, parse
 from workers.trainer.checks.run_checks import run_checks
+from workers.trainer.data import preparation
+from workers.trainer.data.feeds import free_bytes
 from workers.trainer.engine.collectives import Collectives
 from workers.trainer.engine.device import placed
 from workers.trainer.engine.gang import follow
 from workers.trainer.engine.kept_networks import KEPT
 from workers.trainer.engine.shared_steps import SharedCompiled
-from workers.trainer.interface import Reporter, TrainingFailed, TrainingRequest, TrainingResult, TrainingStopped
+from workers.trainer.interface import Reporter, Room, TrainingFailed, TrainingRequest, TrainingResult, TrainingStopped
 from workers.trainer.ready_run import make_ready, run_trials
 from workers.trainer.search.search_run import SearchRun
 from workers.trainer.trials.sequential import SequentialTrials
@@ -59,7 +62,9 @@ def _train_together(
     request: TrainingRequest, spec: Spec, facts: DatasetFacts, report: Reporter, group: Collectives
 ) -> TrainingResult:
     """Train as one of several processes. Only the leader returns a network. Raises GangBroken as well."""
+    request = replace(request, room=Room(*group.least([preparation.memory_budget(), free_bytes(request.folder)])))
     ready = make_ready(request, spec, facts, report, group=group)
+    group.agree(ready.setup.fingerprint, "Rows, spec or release")
     setup, leader = ready.setup, ready.setup.leader
     if leader is None:
         seed = setup.seeds[0]

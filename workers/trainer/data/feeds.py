@@ -117,6 +117,11 @@ class Resident:
 # --- streamed ------------------------------------------------------------------------------------------
 
 
+def free_bytes(folder: Path) -> int:
+    """The free bytes of a folder's disk."""
+    return shutil.disk_usage(folder).free
+
+
 class Spool:
     """Encoded rows on the scratch disk, one file for each array: encoded once, read back in any order.
 
@@ -162,9 +167,9 @@ class Spool:
         return rows if kept is None else rows[kept[start:stop]]
 
     @staticmethod
-    def fits(folder: Path, size: int) -> bool:
-        """Whether the disk has room for a spool of `size` bytes."""
-        return shutil.disk_usage(folder).free > FREE_SPACE_FACTOR * size
+    def fits(free: int, size: int) -> bool:
+        """Whether a disk with so many free bytes has room for a spool of `size` bytes."""
+        return free > FREE_SPACE_FACTOR * size
 
 
 class Streamed:

@@ -35,6 +35,7 @@ from workers.trainer.data.feeds import (
     Resident,
     Spool,
     Streamed,
+    free_bytes,
     in_file_order,
     read_picked,
     shuffled,
@@ -117,7 +118,7 @@ def columns_of(spec: Spec) -> list[str]:
 
 def prepare(request: TrainingRequest, spec: Spec, facts: DatasetFacts, report: Reporter) -> PreparedData:
     """Read the rows, split them, and fit the encodings on the training rows. Raises BadInput."""
-    if encoded_bytes(spec, facts) <= memory_budget():
+    if encoded_bytes(spec, facts) <= (memory_budget() if request.room is None else request.room.memory):
         table = read_columns(request.table, columns_of(spec))
         usable, left_out = usable_rows(table, spec, report)
         parts, folds = split_rows(table, spec, usable)
@@ -413,7 +414,8 @@ def _streamed_feeds(
 
     parts = [part for part in PARTS if len(getattr(whole, part))]
     row_bytes = sum(leaf[:1].numpy().nbytes for leaf in keras.tree.flatten(rows["train"].as_tuple()))
-    if Spool.fits(request.folder, row_bytes * sum(len(getattr(whole, part)) for part in parts)):
+    free = free_bytes(request.folder) if request.room is None else request.room.disk
+    if Spool.fits(free, row_bytes * sum(len(getattr(whole, part)) for part in parts)):
         spools |= {part: streamed(part).spooled(request.folder / "spool" / part, report.progress) for part in parts}
     return Feeds(
         lambda seed: streamed("train", seed, take, lambda fold: fold.train),

@@ -13,6 +13,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import tensorflow as tf
@@ -89,7 +90,22 @@ class Collectives:
         except _BROKEN as error:
             raise GangBroken(self._lost or f"TensorFlow's exchange failed: {type(error).__name__}") from error
 
-    def sum(self, tensor: Any) -> Any:
+    def least(self, numbers: Sequence[int]) -> list[int]:
+        """The smallest of all processes' numbers, one by one. Raises GangBroken."""
+        merged = tf.function(partial(self.sum, merge="Min"), autograph=False)
+        with self.failing_together():
+            return [int(number) for number in merged(tf.constant(numbers, tf.int64)).numpy()]
+
+    def agree(self, digest: str, what: str) -> None:
+        """Compare a hexadecimal digest with the leader's. Raises GangBroken where it is another."""
+        own = [int(digest[at : at + 15], 16) for at in (0, 15)]
+        given = tf.function(self.from_leader, autograph=False)
+        with self.failing_together():
+            leaders = [int(number) for number in given(tf.constant(own, tf.int64)).numpy()]
+        if leaders != own:
+            raise GangBroken(f"{what} of {self._addresses[self.rank]} are not the leader's")
+
+    def sum(self, tensor: Any, merge: str = "Add") -> Any:
         """The sum of all processes' tensors, the same to the bit in each."""
         return tf.raw_ops.CollectiveReduceV2(
             input=tensor,
@@ -97,7 +113,7 @@ class Collectives:
             group_key=_GROUP,
             instance_key=next(self._keys),
             ordering_token=[],
-            merge_op="Add",
+            merge_op=merge,
             final_op="Id",
             communication_hint="auto",
         )
