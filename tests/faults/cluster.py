@@ -98,6 +98,7 @@ class Cluster:
             "FITSERVE_TEST_HOOKS": "1",
             "FITSERVE_TRAINER_MODULE": FAKE,
             "FITSERVE_AUTH": "false",
+            "FITSERVE_CLUSTER_PUBLIC": "true",  # wherever the tests run; the fake trainer serves nobody
             "FITSERVE_LEASE_SECONDS": "2",
             "FITSERVE_HEARTBEAT_SECONDS": "0.4",
             "FITSERVE_REAP_SECONDS": "0.3",

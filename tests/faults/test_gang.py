@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 from sqlalchemy import select
 
 from fitserve import db
-from fitserve.runs import listing, queries
+from fitserve.runs import finish, listing, queries
 from fitserve.runs.listing import RunFilter
 from fitserve.states import TERMINAL
 from fitserve.tables import Run
@@ -88,3 +90,15 @@ def test_nobody_waits_in_a_gang_while_runs_are_queued(cluster: Cluster) -> None:
     cluster.start("reaper")
     run = cluster.wait_over(waits, 60)
     assert run.state == "succeeded", run.error
+
+
+def test_a_helper_that_shuts_down_and_a_cancel(cluster: Cluster) -> None:
+    members = idle_workers(cluster, 2)
+    run_id = cluster.submit(epochs=10_000, seconds=0.02, workers={"count": 2, "at_least": 1, "wait": 1})
+    cluster.wait_epoch(run_id, 3)
+    helper(cluster, run_id, members).process.send_signal(signal.SIGTERM)
+    wait_for(lambda: "trains the network alone" in messages(cluster, run_id), 30, "the leader alone")
+    assert "it shuts down" in messages(cluster, run_id)
+    finish.cancel(cluster.engine, run_id, None)
+    assert cluster.wait_over(run_id, 30).state == "cancelled"
+    wait_for(lambda: all(part.state in TERMINAL for part in parts_of(cluster, run_id)), 10, "the parts' end")
