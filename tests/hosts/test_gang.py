@@ -72,7 +72,7 @@ def test_a_bad_line_is_slow_and_no_more(hosts: Deployment) -> None:
 
 
 def test_random_partitions_kills_and_stops_of_gangs(tmp_path: Path, postgres_url: str) -> None:
-    """Ten minutes, with the leases of production; every other run is for two workers."""
+    """Ten minutes, with the leases of production; every run is for two workers."""
     if reason := missing():
         pytest.skip(f"namespaces: {reason}")
     seed = random.SystemRandom().randrange(2**32)

@@ -112,7 +112,7 @@ class Storm:
     workers: dict[str, Member] = field(default_factory=dict)
     faults: Counter[str] = field(default_factory=Counter)
     submitted: list[AcknowledgedRun] = field(default_factory=list)
-    together: dict[str, Any] | None = None  # `training.workers` of every other run
+    together: dict[str, Any] | None = None  # `training.workers` of every run
 
     def blow(self, seconds: float) -> tuple[Verdict, Counter[str]]:
         """Submit and disturb for so long, then mend everything and wait until every run is over."""
@@ -121,10 +121,10 @@ class Storm:
         self.hosts.start("reaper", "data")
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            for _ in range(3):
+            for _ in range(3 if self.together is None else 1):  # beside queued runs no worker waits for another
                 epochs, number = self.random.randrange(5, 60), len(self.submitted)
-                together = self.together if number % 2 else None
-                run_id = self.hosts.cluster.submit(seed=number, epochs=epochs, seconds=0.1, workers=together)
+                epochs *= 1 if self.together is None else 5
+                run_id = self.hosts.cluster.submit(seed=number, epochs=epochs, seconds=0.1, workers=self.together)
                 self.submitted.append(AcknowledgedRun(run_id, number, epochs))
             self._disturb(self.random.choice(list(self.workers)))
         for run in self.submitted:
