@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from fitserve.tables import Blob, Dataset, Model, Run
+from fitserve.tables import Blob, Dataset, Model, Run, UploadedWeights
 from fitserve.wire.operations import OwnerStorage
 
 
@@ -49,6 +49,11 @@ def by_owner(session: Session, owner: str | None = None) -> list[OwnerStorage]:
             .join(Blob, Blob.sha256 == checkpoints.c.checkpoint)
             .group_by(checkpoints.c.owner),
             checkpoints.c.owner,
+        ),
+        (
+            "weights_bytes",
+            select(UploadedWeights.owner, func.sum(UploadedWeights.bytes)).group_by(UploadedWeights.owner),
+            UploadedWeights.owner,
         ),
     )
     for name, query, column in queries:

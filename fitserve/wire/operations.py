@@ -141,8 +141,9 @@ class OwnerStorage(BaseModel):
     artifacts: int = 0
     artifact_bytes: int = 0
     checkpoint_bytes: int = 0
+    weights_bytes: int = Field(0, description="Of uploaded weights")
 
     @computed_field  # type: ignore[prop-decorator]
     @property
     def bytes(self) -> int:
-        return self.dataset_bytes + self.artifact_bytes + self.checkpoint_bytes
+        return self.dataset_bytes + self.artifact_bytes + self.checkpoint_bytes + self.weights_bytes

@@ -171,5 +171,7 @@ def test_uploaded_weights_are_bounded_and_kept_once(sqlite_url: str, redis_url: 
         begins = {**SPEC, "initial_weights": first.json()["id"]}
         stolen = client.post("/api/v1/runs", json=begins, headers=bob)
         assert (stolen.status_code, stolen.json()["received"]) == (404, first.json()["id"])
+        (stored,) = client.get("/api/v1/system/storage", headers=ada).json()
+        assert stored["bytes"] == stored["weights_bytes"] == len(weights(400))
         assert client.delete(path, headers=ada).status_code == 204
         assert send(weights(400, 2.0)).status_code == 201

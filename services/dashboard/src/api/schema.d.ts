@@ -4640,6 +4640,12 @@ export interface components {
              * @default 0
              */
             checkpoint_bytes: number;
+            /**
+             * Weights Bytes
+             * @description Of uploaded weights
+             * @default 0
+             */
+            weights_bytes: number;
             /** Bytes */
             readonly bytes: number;
         };

@@ -127,6 +127,7 @@ export const systemEn = {
   "system.status.good": "All is well.",
   "system.status.warning": "Something needs a look.",
   "system.storage.artifacts": "Trained networks",
+  "system.storage.weights": "Uploaded weights",
   "system.storage.checkpoints": "Checkpoints",
   "system.storage.kinds": "Storage by kind of file",
   "system.storage.none": "Nothing is stored yet.",

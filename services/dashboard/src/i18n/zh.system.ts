@@ -129,6 +129,7 @@ export const systemZh: Record<keyof typeof systemEn, string> = {
   "system.status.good": "一切正常。",
   "system.status.warning": "有事需要查看。",
   "system.storage.artifacts": "訓練好的網路",
+  "system.storage.weights": "上傳的權重",
   "system.storage.checkpoints": "檢查點",
   "system.storage.kinds": "各類檔案的儲存空間",
   "system.storage.none": "尚未儲存任何東西。",

@@ -28,6 +28,7 @@ export function StorageByOwner() {
                 <th scope="col" className="num">{t("nav.models")}</th>
                 <th scope="col" className="num">{t("system.storage.artifacts")}</th>
                 <th scope="col" className="num">{t("system.storage.checkpoints")}</th>
+                <th scope="col" className="num">{t("system.storage.weights")}</th>
                 <th scope="col" className="num">{t("system.storage.total")}</th>
               </tr>
             </thead>
@@ -44,6 +45,7 @@ export function StorageByOwner() {
                     {number(one.artifacts)} <span className="faint small">{bytes(one.artifact_bytes)}</span>
                   </td>
                   <td className="num">{bytes(one.checkpoint_bytes)}</td>
+                  <td className="num">{bytes(one.weights_bytes)}</td>
                   <td className="num">
                     <strong>{bytes(one.bytes)}</strong>
                   </td>
