@@ -285,12 +285,15 @@ def test_cancel_wait_retry_and_reproduce(client: Client, trained: Run) -> None:
     assert same.reproduction.equal
 
 
-def test_a_fork_goes_on_from_an_epoch(trained: Run) -> None:
+def test_a_fork_goes_on_from_an_epoch(client: Client, trained: Run) -> None:
     """Its two trials trained stacked, which differs from one network alone by rounding."""
-    before = [one.logs for one in trained.epochs(trial=(trained.result or {})["best_trial"])]
-    forked = trained.fork(2, learning_rate=0.0005, epochs=4).wait(PATIENCE)
+    base = client.runs.create(SPEC, dataset=trained.dataset).wait(
+        PATIENCE
+    )  # a fork of a model's run is a version of it
+    before = [one.logs for one in base.epochs(trial=(base.result or {})["best_trial"])]
+    forked = base.fork(2, learning_rate=0.0005, epochs=4).wait(PATIENCE)
     after = [one.logs for one in forked.epochs()]
-    assert forked.parent_id == trained.id
+    assert forked.parent_id == base.id
     assert len(after) == 4
     assert all(new == pytest.approx(old, rel=1e-3) for new, old in zip(after[:2], before[:2], strict=True))
     assert [one["learning_rate"] for one in after[2:]] == pytest.approx([0.0005] * 2)
@@ -301,10 +304,10 @@ def test_a_fork_goes_on_from_an_epoch(trained: Run) -> None:
     twice.cancel().wait(PATIENCE, check=False)
     for wrong, names in (({"epoch": 99, "learning_rate": 0.1}, f"1 to {len(before)}"), ({"epoch": 1}, "learning_rate")):
         with pytest.raises(BadInput) as refused:
-            trained.fork(**wrong)
+            base.fork(**wrong)
         assert names in str(refused.value.expected)
     with pytest.raises(BadInput) as caught:
-        trained.fork(1, optimizer="Adm")
+        base.fork(1, optimizer="Adm")
     assert (caught.value.pointer or "").startswith("/training/switches/0/optimizer")
 
 
