@@ -39,6 +39,7 @@ SHARE_OF_TRAINING = 0.15
 MIN_SECONDS, MAX_SECONDS = 0.4, 120.0
 MAX_PREDICTIONS = 20
 SLICE_SECONDS = 0.5  # at least, for each prediction
+LEAK_SECONDS = 1.0  # at least, for each prediction: a leak that is not found costs more than a second
 TRAIN_ROWS = 20_000  # of the training part, predicted
 
 _NO_ROWS = {"hardest": [], "mislabelled": [], "mislabelled_rows": 0, "rows": 0, "method": "left out"}
@@ -303,7 +304,7 @@ class _Analysis:
             self.parts["train"].x,
             self.truth["train"],
             len(self.prediction.labels),
-            seconds=0.2 * self.seconds,
+            seconds=max(LEAK_SECONDS, 0.2 * self.seconds),
             seed=self.seed,
         )
 
