@@ -176,8 +176,10 @@ def _network(
 def _given_weights(request: TrainingRequest, spec: Spec, report: Reporter) -> GivenWeights | None:
     """The weights that the networks begin with; None where the seed draws them."""
     initial = spec.initial_weights
-    if initial is None or request.source is None or request.weights is None:
+    if initial is None:
         return None
+    if request.source is None or request.weights is None:
+        raise ValueError("the initial weights are not there")
     members = int(json.loads(request.source.read_bytes())["weights"].get("members", 1))
     frozen = f"; frozen: {', '.join(initial.freeze)}" if initial.freeze else ""
     fresh = f"; from the seed: {', '.join(initial.reinitialize)}" if initial.reinitialize else ""

@@ -251,7 +251,9 @@ def fit(table: pa.Table, spec: Spec, facts: DatasetFacts, source: Path | None = 
     `source` is the manifest of the artifact that the network begins with.
     """
     targets = TargetEncoder.fit(spec.target, table, facts)
-    if source is not None and spec.initial_weights is not None and spec.initial_weights.encoding == "source":
+    if spec.initial_weights is not None and spec.initial_weights.encoding == "source":
+        if source is None:  # fitted anew, the same weights would mean something else
+            raise ValueError("the source of the initial weights is not there")
         manifest = json.loads(source.read_bytes())
         encoder = Encoder.from_json(manifest["encoder"])
         targets = _as_in_source(targets, spec, manifest)
