@@ -31,10 +31,10 @@ def seal(text: str, settings: Settings) -> str:
 
 def unseal(sealed: str, settings: Settings) -> str:
     """Return a text that any of the keys encrypted. Raises Unreadable."""
-    from cryptography.fernet import InvalidToken
-
     if not seals(settings):
         raise Unreadable("A secret is encrypted, and there is no key.", fix="Set FITSERVE_SECRET_KEYS.")
+    from cryptography.fernet import InvalidToken
+
     try:
         return _fernet(settings).decrypt(sealed.encode()).decode()
     except InvalidToken:
