@@ -198,6 +198,13 @@ def _take_back(served: RunningService, name: str) -> TakenBack:
     toys.register(name, toy(3), artifact=artifact)
     toys.change(registry.set_label, name, "champion", version_number=1)
     (toys.home / "blobs" / artifact[:2] / artifact).unlink(missing_ok=True)
+    url = f"{served.url}/v1/models/{name}:predict"
+
+    def known_to_all() -> bool:
+        answers = [CLIENT.post(url, json={"instances": ROW}, headers=served.headers) for _ in range(24)]
+        return all(answer.status_code == 200 for answer in answers)
+
+    eventually(known_to_all)
     rollout = toys.change(lifecycle.start, name, 2, steps=[50, 100], guards={"p99_ratio": None})
     times: dict[str, datetime] = {}
 
