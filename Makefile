@@ -53,7 +53,9 @@ ifneq ($(shell npm --version >/dev/null 2>&1 && node -p '$(VITE_RUNS)' 2>/dev/nu
 NODE_READY := $(VENV)/node/.ready
 WITH_NODE := PATH="$$(cd '$(VENV)/node' && pwd):$$PATH" &&
 endif
-PAGE_SOURCES := $(shell find $(PAGES)/src $(PAGES)/public -type f 2>/dev/null) $(wildcard $(PAGES)/*.html $(PAGES)/*.ts)
+# The lessons and documents that the pages show are part of them.
+PAGE_SOURCES := $(shell find $(PAGES)/src $(PAGES)/public -type f 2>/dev/null) $(wildcard $(PAGES)/*.html $(PAGES)/*.ts) \
+  $(wildcard examples/*/README.md examples/*/*.yaml examples/*/run.py docs/glossary.md docs/tutorial*.md)
 
 $(VENV)/node/.ready: $(BIN)/python locks/node.txt
 	$(INSTALL) --require-hashes -r locks/node.txt

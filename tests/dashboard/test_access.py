@@ -13,7 +13,7 @@ from tests.dashboard.conftest import DASHBOARD
 
 PAGES = (
     *("/", "/datasets", "/datasets/browser-small", "/datasets/browser-small?tab=rows", "/runs", "/models", "/system"),
-    *("/automations", "/automations?tab=webhooks"),
+    *("/automations", "/automations?tab=webhooks", "/lessons", "/lessons?tab=glossary"),
     *("/datasets/browser-small?tab=relations&target=kind", "/new?dataset=browser-small&target=kind", "/nowhere"),
     *("/models/browser-small?as=python", "/models/browser-small?tab=versions", "/models/browser-small?tab=live"),
 )

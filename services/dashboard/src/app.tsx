@@ -22,6 +22,7 @@ const Compare = lazy(() => import("./pages/Compare"));
 const Models = lazy(() => import("./pages/Models"));
 const ModelPage = lazy(() => import("./pages/ModelPage"));
 const Playground = lazy(() => import("./pages/Playground"));
+const Lessons = lazy(() => import("./pages/Lessons"));
 const Automations = lazy(() => import("./pages/Automations"));
 const System = lazy(() => import("./pages/System"));
 const NotFound = lazy(() => import("./pages/NotFound"));
@@ -88,6 +89,7 @@ function Shell({ me, onSignOut }: { me: Me; onSignOut: () => void }) {
             <Item to="/runs" icon="curve" text={t("nav.runs")} />
             <Item to="/models" icon="box" text={t("nav.models")} />
             <Item to="/playground" icon="play" text={t("nav.playground")} />
+            <Item to="/lessons" icon="book" text={t("nav.lessons")} />
             <Item to="/automations" icon="reset" text={t("nav.automations")} />
             <Item to="/system" icon="gauge" text={t("nav.system")} />
           </ul>
@@ -119,6 +121,7 @@ function Shell({ me, onSignOut }: { me: Me; onSignOut: () => void }) {
             <Route path="/models" element={<Models />} />
             <Route path="/models/:name" element={<ModelPage />} />
             <Route path="/playground" element={<Playground />} />
+            <Route path="/lessons" element={<Lessons />} />
             <Route path="/automations" element={<Automations />} />
             <Route path="/system" element={<System />} />
             <Route path="*" element={<NotFound />} />

@@ -16,6 +16,7 @@ const PAGES: readonly { key: string; to: string; title: Key }[] = [
   { key: "r", to: "/runs", title: "nav.runs" },
   { key: "m", to: "/models", title: "nav.models" },
   { key: "p", to: "/playground", title: "nav.playground" },
+  { key: "l", to: "/lessons", title: "nav.lessons" },
   { key: "s", to: "/system", title: "nav.system" },
 ];
 const SEQUENCE_MS = 1200; // between `g` and the next key

@@ -1,5 +1,6 @@
 const PATHS = {
   table: "M3 5h18v14H3zM3 10h18M9 5v14",
+  book: "M12 6c-2-2-5-2-8-1v14c3-1 6-1 8 1 2-2 5-2 8-1V5c-3-1-6-1-8 1zM12 6v14",
   plus: "M12 5v14M5 12h14",
   minus: "M5 12h14",
   curve: "M4 4v16h16M7 8c2 7 5 9 12 9",
