@@ -1,5 +1,9 @@
+import { existsSync } from "node:fs";
 import react from "@vitejs/plugin-react";
 import { defineConfig } from "vite";
+
+// The lessons that the pages show: without them the build would be silent, and the course empty.
+if (!existsSync(new URL("../../examples/01_perceptron/README.md", import.meta.url))) throw new Error("examples/ is missing beside services/: the pages show its lessons.");
 
 const api = process.env.FITSERVE_API ?? "http://127.0.0.1:8000";
 
