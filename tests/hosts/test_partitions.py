@@ -15,6 +15,7 @@ import pytest
 from sqlalchemy import select
 
 from fitserve import db
+from fitserve.states import TERMINAL
 from fitserve.tables import Epoch
 from tests.faults.__main__ import LEASES
 from tests.faults.checker import AcknowledgedRun, Verdict, check_runs
@@ -121,7 +122,7 @@ class Storm:
         self.hosts.start("reaper", "data")
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            for _ in range(3 if self.together is None else 1):  # beside queued runs no worker waits for another
+            for _ in range(self._how_many()):
                 epochs, number = self.random.randrange(5, 60), len(self.submitted)
                 epochs *= 1 if self.together is None else 5
                 run_id = self.hosts.cluster.submit(seed=number, epochs=epochs, seconds=0.1, workers=self.together)
@@ -130,6 +131,12 @@ class Storm:
         for run in self.submitted:
             self.hosts.cluster.wait_over(run.run_id, 1800)
         return check_runs(self.hosts.cluster.engine, self.hosts.cluster.blobs, self.submitted), self.faults
+
+    def _how_many(self) -> int:
+        """Runs to submit now; beside queued ones no worker waits for another, so that none would train together."""
+        if self.together is None:
+            return 3
+        return int(all(self.hosts.cluster.run(run.run_id).state in TERMINAL for run in self.submitted))
 
     def _start(self, name: str) -> None:
         address = self.hosts.network.hosts[name].address
