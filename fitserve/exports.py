@@ -24,15 +24,15 @@ class ExportFormat:
     code: bool = False  # whether it holds how the network was trained
 
 
+# Encodings that a graph of ONNX computes.
+_IN_ONNX = frozenset(
+    {"standardize", "min_max", "pass_through", "log", "robust", "piecewise_linear", "quantile", "periodic"}
+    | {"boolean", "one_hot", "index", "cyclic"}
+)
+
 FORMATS: Mapping[str, ExportFormat] = {
-    "onnx-raw": ExportFormat(
-        ".onnx",
-        "ONNX with the preprocessing inside: takes raw columns",
-        frozenset(
-            {"standardize", "min_max", "pass_through", "log", "robust", "piecewise_linear", "quantile", "periodic"}
-            | {"boolean", "one_hot", "index", "cyclic"}
-        ),
-    ),
+    "onnx-raw": ExportFormat(".onnx", "ONNX with the preprocessing inside: takes raw columns", _IN_ONNX),
+    "mlflow": ExportFormat(".zip", "an MLflow model, for `mlflow models serve`: takes raw columns", _IN_ONNX),
     "code": ExportFormat(
         ".zip",
         "a script and a notebook in Keras alone, which train the network again",

@@ -287,6 +287,7 @@ class ExportFormat(StrEnum):
     """Formats beside those of `download`."""
 
     onnx_raw = "onnx-raw"
+    mlflow = "mlflow"
     saved_model = "saved-model"
     code = "code"
 
@@ -302,7 +303,9 @@ def export(
     model: ModelName,
     format: Annotated[
         ExportFormat,
-        typer.Option(help="onnx-raw: ONNX with the preprocessing; saved-model: for TensorFlow Serving; code: script."),
+        typer.Option(
+            help="onnx-raw: with the preprocessing; mlflow; saved-model: for TensorFlow Serving; code: script."
+        ),
     ],
     version: Annotated[int | None, typer.Option(min=1, help="The version. Default: the serving one.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="A file, or a folder.")] = Path(),

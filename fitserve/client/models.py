@@ -201,10 +201,10 @@ class Models(Resource):
     ) -> Path:
         """Have a worker export a version to another format, wait for it, and write it to `path`, a file or a folder.
 
-        `onnx-raw` is ONNX with the preprocessing inside, `saved-model` a zipped SavedModel for TensorFlow Serving; both
-        take raw columns. `code` is a script and a notebook in Keras alone that reach the run's losses. What exists is
-        not made again. Raises BadInput naming what a format cannot hold, RunEnded where the export differs from what is
-        served, WaitedTooLong.
+        `onnx-raw` is ONNX with the preprocessing inside, `mlflow` a zipped MLflow model, `saved-model` a zipped
+        SavedModel for TensorFlow Serving; all take raw columns. `code` is a script and a notebook in Keras alone that
+        reach the run's losses. What exists is not made again. Raises BadInput naming what a format cannot hold,
+        RunEnded where the export differs from what is served, WaitedTooLong.
         """
         source = model_path(model, "versions", version, "exports")
         body = self._connection.send("POST", source, json={"format": format}, repeatable=False).json()

@@ -116,9 +116,10 @@ class ExportRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    format: Literal["onnx-raw", "saved-model", "code"] = Field(
-        description="`onnx-raw`: ONNX with the preprocessing inside; `saved-model`: for TensorFlow Serving, zipped; "
-        "both take raw columns, as model.keras does. `code`: a script and a notebook that train the network, zipped"
+    format: Literal["onnx-raw", "mlflow", "saved-model", "code"] = Field(
+        description="`onnx-raw`: ONNX with the preprocessing inside; `mlflow`: an MLflow model, zipped; `saved-model`: "
+        "for TensorFlow Serving, zipped; all take raw columns, as model.keras does. `code`: a script and a notebook "
+        "that train the network, zipped"
     )
 
 

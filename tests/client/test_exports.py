@@ -5,12 +5,16 @@ from __future__ import annotations
 import ast
 import json
 import os
+import signal
 import subprocess
 import sys
+import venv
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -19,7 +23,8 @@ from fitserve.client import Client
 from fitserve.client.runs import Run
 from fitserve.errors import BadInput, NotFound
 from tests.client.conftest import ROWS
-from tests.waiting import PATIENCE
+from tests.conftest import free_ports
+from tests.waiting import PATIENCE, wait_until
 
 ONNX = """
 import json, sys, numpy as np, onnxruntime
@@ -71,6 +76,69 @@ def test_each_export_answers_as_the_service_does(client: Client, trained: Run, t
     assert client.models.export("client-circle", 1, tmp_path / "again", format).stat().st_size
     (again,) = [one for one in client.models.exports("client-circle", 1) if one.format == format]
     assert again.run_id == made.run_id  # not made twice
+
+
+MLFLOW = """
+import json, sys, mlflow, pandas
+rows = json.loads(sys.argv[2])
+print(json.dumps(mlflow.pyfunc.load_model(sys.argv[1]).predict(pandas.DataFrame(rows)).tolist()))
+"""
+
+
+@pytest.fixture(scope="module")
+def mlflow_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment of its own: MLflow does not work with our pyarrow."""
+    folder = tmp_path_factory.mktemp("mlflow") / "environment"
+    venv.create(folder, with_pip=True)
+    python = folder / "bin" / "python"
+    command = [str(python), "-m", "pip", "install", "-q", "mlflow", f"onnxruntime>={version('onnxruntime')}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        pytest.skip(f"MLflow cannot be installed: {done.stderr.strip().splitlines()[-1][:200]}")
+    return folder / "bin"
+
+
+@pytest.mark.long
+def test_an_mlflow_model_is_loaded_and_served_by_mlflow(
+    client: Client, trained: Run, tmp_path: Path, mlflow_environment: Path
+) -> None:
+    expected = np.asarray(client.models.predict("client-circle", ROWS, version=1))
+    path = client.models.export("client-circle", 1, tmp_path, "mlflow", timeout=PATIENCE)
+    (made,) = [one for one in client.models.exports("client-circle", 1) if one.format == "mlflow"]
+    assert made.parity is not None
+    assert made.parity["max_rel"] <= 1e-5
+    folder = tmp_path / "model"
+    with zipfile.ZipFile(path) as file:
+        file.extractall(folder)
+    command = [str(mlflow_environment / "python"), "-c", MLFLOW, str(folder), json.dumps(ROWS)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    np.testing.assert_allclose(json.loads(done.stdout.splitlines()[-1]), expected, rtol=1e-5, atol=1e-6)
+
+    (port,) = free_ports(1)
+    serve = [str(mlflow_environment / "mlflow"), "models", "serve", "-m", str(folder), "--env-manager", "local"]
+    environment = {**os.environ, "PATH": f"{mlflow_environment}{os.pathsep}{os.environ['PATH']}"}
+    environment.pop("PYTHONPATH", None)
+    with (tmp_path / "log").open("wb") as log:
+        server = subprocess.Popen(
+            [*serve, "-p", str(port)], env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        wait_until(lambda: answers(f"{url}/ping"), process=server)
+        answer = httpx2.post(f"{url}/invocations", json={"dataframe_records": ROWS}, timeout=60)
+        assert answer.status_code == 200, answer.text
+        np.testing.assert_allclose(answer.json()["predictions"], expected, rtol=1e-5, atol=1e-6)
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def answers(url: str) -> bool:
+    """Return whether something answers there."""
+    try:
+        return httpx2.get(url, timeout=5).status_code == 200
+    except httpx2.HTTPError:
+        return False
 
 
 def run_code(text: str, folder: Path, data: Path) -> dict[str, list[float]]:

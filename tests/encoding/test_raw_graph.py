@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import pandas as pd
 import pyarrow as pa
 import pytest
+import yaml
 from onnx import TensorProto, helper
 
 from fitserve.artifacts import onnx_session
@@ -17,6 +21,8 @@ from fitserve.exports import FORMATS
 from fitserve.spec.feature import Feature
 from tests.encoding.test_encoder import facts_for
 from tests.encoding.test_keras_encoding import CASES, table
+from tests.predict.toy_registry import THREE, mixed
+from workers.trainer.export import mlflow_model
 from workers.trainer.export.export import raw_values
 from workers.trainer.export.keras_encoding import input_names
 from workers.trainer.export.raw_graph import RawEncoding, with_preprocessing
@@ -58,3 +64,26 @@ def test_onnx_computes_the_same(name: str, encoding: Any) -> None:
     for one, expected in encoder.encode(whole).items():
         assert computed[f"y_{one}"].dtype == expected.dtype
         np.testing.assert_allclose(computed[f"y_{one}"], expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("outputs", [None, THREE], ids=["one", "three"])
+def test_an_mlflow_model_reads_rows_as_the_service_does(tmp_path: Path, outputs: Any) -> None:
+    toy = mixed(outputs)
+    mlflow_model.write(tmp_path, onnx.load_from_string(toy.onnx), toy.encoder, 3)
+    rows = [
+        {"gre": 700, "gpa": 3, "rank": 1, "city": "Rom"},
+        {"gre": None, "gpa": 3.1, "rank": "3", "city": "nowhere"},
+        {"gre": "500.5", "gpa": float("nan"), "rank": 4.0, "city": None},
+    ]
+    plain = [{**row, "gre": None if row["gre"] is None else float(row["gre"])} for row in rows]
+    expected = toy.answer(plain)
+    for name, answer in mlflow_model.predictor(tmp_path, pd.DataFrame(rows))({}).items():
+        np.testing.assert_allclose(answer, expected[name], rtol=1e-6, atol=1e-7)
+    described = yaml.safe_load((tmp_path / "MLmodel").read_text())
+    loaded = described["flavors"]["python_function"]
+    assert (tmp_path / loaded["code"] / f"{loaded['loader_module']}.py").exists()
+    named = [column["name"] for column in json.loads(described["signature"]["inputs"])]
+    assert named == ["gre", "gpa", "rank", "city"]
+    for row, says in (({"gre": "much"}, "'much' cannot be read"), ({}, "no column")):
+        with pytest.raises(ValueError, match=says):
+            mlflow_model.predictor(tmp_path, pd.DataFrame([{**row, "gpa": 1, "rank": 1, "city": ""}]))({})

@@ -25,7 +25,7 @@ from fitserve.encoder import Encoder
 from fitserve.spec.spec import parse
 from fitserve.target_encoder import TargetEncoder
 from workers.trainer.data.preparation import columns_of, read_columns, split_rows, usable_rows
-from workers.trainer.export import keras_encoding, plain_code, raw_graph
+from workers.trainer.export import keras_encoding, mlflow_model, plain_code, raw_graph
 from workers.trainer.export.export import NOISE_FACTOR, PARITY_LIMIT, largest_difference, raw_values, serve
 
 Predictions = Mapping[str, np.ndarray]
@@ -125,7 +125,15 @@ def _saved_model(folder: Path, encoder: Encoder, version: int) -> Callable[[Mapp
     return predict
 
 
+def _mlflow(folder: Path, encoder: Encoder, version: int) -> Callable[[Mapping[str, Any]], Predictions]:
+    made = folder / "mlflow"
+    mlflow_model.write(made, onnx.load(folder / "model.onnx"), encoder, version)
+    _zip(folder / "export", made)
+    return mlflow_model.predictor(made, pq.read_table(folder / "rows.parquet").to_pandas())
+
+
 MAKERS: Mapping[str, Callable[[Path, Encoder, int], Callable[[Mapping[str, Any]], Predictions]]] = {
+    "mlflow": _mlflow,
     "onnx-raw": _onnx_raw,
     "saved-model": _saved_model,
 }
