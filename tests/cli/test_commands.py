@@ -71,15 +71,16 @@ def test_datasets(fitserve: Fitserve, fitserve_json: FitserveJson, tmp_path: Pat
     assert fitserve_json("datasets", "upload", str(path), "--name", "p2", "--kind", "colour=ignored")["name"] == "p2"
     kinds = {column["name"]: column["kind"] for column in fitserve_json("datasets", "show", "p2")["columns"]}
     assert kinds["colour"] == "ignored"
-    append = ("datasets", "append", "points")
     for _ in range(2):  # the same batch, sent twice
-        assert fitserve_json(*append, str(path), "--batch", "first")["version"] == 2
+        assert fitserve_json("datasets", "append", "points", str(path), "--batch", "first")["version"] == 2
     for batch in ("a", "b", "b"):
-        waiting = fitserve_json(*append, "-", "--stage", "--batch", batch, input=path.read_text())
+        waiting = fitserve_json(
+            "datasets", "append", "points", "-", "--stage", "--batch", batch, input=path.read_text()
+        )
     assert (waiting["batches"], waiting["rows"]) == (2, 100)
-    assert "points@3" in fitserve(*append, "--commit").output
-    assert "Nothing waits" in fitserve(*append, "--commit").output
-    assert "nothing to append" in fitserve(*append, code=3).stderr
+    assert "points@3" in fitserve("datasets", "append", "points", "--commit").output
+    assert "Nothing waits" in fitserve("datasets", "append", "points", "--commit").output
+    assert "nothing to append" in fitserve("datasets", "append", "points", code=3).stderr
     assert "points" in fitserve("datasets", "list").output
     assert "strength" in fitserve("datasets", "show", "points", "--target", "side").output
     assert len(fitserve_json("datasets", "rows", "points", "--limit", "3")) == 3

@@ -46,6 +46,8 @@ QUIET = {
 UNMOVED = {
     "fitserve_automation_firings_total": "no automation here; tests/events/test_automations.py",
     "fitserve_automations_paused": "the same",
+    "fitserve_batch_parts_total": "no batch prediction here; tests/predict/test_destinations.py",
+    "fitserve_batch_rows_total": "the same",
     "fitserve_blobs_collected_total": "garbage is a day old; tests/runs",
     "fitserve_import_bytes_total": "no source here; tests/datasets/test_sql_sources.py",
     "fitserve_imports_total": "the same",

@@ -3224,10 +3224,10 @@ export interface components {
         ExportRequest: {
             /**
              * Format
-             * @description `onnx-raw`: ONNX with the preprocessing inside; `saved-model`: for TensorFlow Serving, zipped; both take raw columns, as model.keras does. `code`: a script and a notebook that train the network, zipped
+             * @description `onnx-raw`: ONNX with the preprocessing inside; `mlflow`: an MLflow model, zipped; `saved-model`: for TensorFlow Serving, zipped; all take raw columns, as model.keras does. `code`: a script and a notebook that train the network, zipped
              * @enum {string}
              */
-            format: "onnx-raw" | "saved-model" | "code";
+            format: "onnx-raw" | "mlflow" | "saved-model" | "code";
         };
         /**
          * Fairness
