@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +21,7 @@ import psycopg
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from fitserve import db
 from fitserve.datasets import store
@@ -30,6 +33,7 @@ from fitserve.states import PART, RunState
 from fitserve.tables import Dataset, Run
 from tests.predict.test_batch import upload
 from tests.predict.toy_registry import THREE, ToyRegistry, mixed
+from tests.waiting import wait_until
 from workers.batch import rows
 from workers.batch.part_predictor import PartPredictor
 from workers.batch.prediction import BatchPredictionAttempt, PartAttempt
@@ -39,18 +43,18 @@ PASSWORD = "s3kret/pass word"
 ATTEMPTS = {"prediction": BatchPredictionAttempt, PART: PartAttempt}
 
 
-def students() -> pa.Table:
+def students(count: int = ROWS) -> pa.Table:
     random = np.random.default_rng(0)
     return pa.table(
         {
-            "id": np.arange(ROWS),
-            "code": [f"{number:06}" for number in range(ROWS)],
-            "paid": [None if number % 7 == 0 else number % 2 == 0 for number in range(ROWS)],
-            "moment": pa.array(range(ROWS), pa.timestamp("us", "UTC")),
-            "gre": random.integers(380, 800, ROWS),
-            "gpa": random.uniform(2.9, 4.0, ROWS),
-            "rank": random.integers(1, 5, ROWS),
-            "city": random.choice(["Rom", "Bern", 'Ür"zig\n\\.\n', ""], ROWS),
+            "id": np.arange(count),
+            "code": [f"{number:06}" for number in range(count)],
+            "paid": [None if number % 7 == 0 else number % 2 == 0 for number in range(count)],
+            "moment": pa.array(range(count), pa.timestamp("us", "UTC")),
+            "gre": random.integers(380, 800, count),
+            "gpa": random.uniform(2.9, 4.0, count),
+            "rank": random.integers(1, 5, count),
+            "city": random.choice(["Rom", "Bern", 'Ür"zig\n\\.\n', ""], count),
         }
     )
 
@@ -137,6 +141,11 @@ class Batch:
     def run(self, run_id: str) -> Run:
         with db.reading(self.toys.engine) as session:
             return session.get_one(Run, run_id)
+
+    def parts(self, run_id: str) -> list[Run]:
+        """Return the parts that other workers have or had."""
+        with db.reading(self.toys.engine) as session:
+            return list(session.scalars(select(Run).where(Run.parent_id == run_id, Run.kind == PART)))
 
     def events(self, run_id: str) -> list[str]:
         with db.reading(self.toys.engine) as session:
@@ -434,3 +443,41 @@ def test_a_database_of_another_kind_takes_them_too(batch: Batch, connect: Callab
     for _ in range(3):
         batch.attempt()
     assert batch.run(run_id).state == "failed"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("victim", ["helper", "holder"])
+def test_two_million_rows_over_two_workers_one_of_which_is_killed(
+    toys: ToyRegistry, settings: Settings, warehouse: Any, tmp_path: Path, victim: str
+) -> None:
+    count = 2_000_000
+    batch = Batch(toys, settings)
+    batch.dataset = upload(toys, settings, students(count), "many")
+    run_id = batch.queue(SQL, columns=["id"], part_rows=100_000)
+    environment = {
+        **os.environ,
+        **toys.settings(FITSERVE_CONNECTIONS_FILE=str(settings.connections_file), FITSERVE_LEASE_SECONDS="15"),
+    }
+    command = [sys.executable, "-m", "tests.predict.batch_worker"]
+    with (tmp_path / "log").open("wb") as log:
+        workers = [subprocess.Popen(command, env=environment, stdout=log, stderr=log) for _ in range(2)]
+        try:
+
+            def running_after_one() -> list[Run]:
+                parts = batch.parts(run_id)
+                done = any(part.state == "succeeded" for part in parts)
+                return [part for part in parts if done and part.state == "running"]
+
+            running: list[Run] = wait_until(running_after_one)
+            held_by = running[0].worker if victim == "helper" else batch.run(run_id).worker
+            dead = next(worker for worker in workers if f"-{worker.pid}-" in held_by)
+            dead.kill()
+            wait_until(lambda: batch.run(run_id).state == "succeeded", patience=900, log=tmp_path / "log")
+        finally:
+            for worker in workers:
+                worker.kill()
+                worker.wait()
+    found = warehouse.execute("SELECT count(*), count(DISTINCT id), min(id), max(id) FROM answers.scores").fetchone()
+    assert found == (count, count, 0, count - 1)
+    assert len(batch.run(run_id).result["parts"]) == 20
+    assert sum(part.state == "succeeded" for part in batch.parts(run_id)) >= 1  # by another worker than the holder
