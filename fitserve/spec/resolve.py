@@ -332,7 +332,8 @@ def _with_columns(spec: Spec, facts: DatasetFacts, problems: list[Problem]) -> t
     if spec.features is None:
         return spec, []
     taken = {column for target in spec.target for column in target.columns}
-    taken |= {spec.training.sample_weight} - {None}
+    if spec.training.sample_weight is not None:
+        taken.add(spec.training.sample_weight)
     if spec.split.method in ("group", "column") and spec.split.by is not None:
         taken.add(spec.split.by)
     placed = expand(spec.features, facts, frozenset(taken), problems)

@@ -37,12 +37,18 @@ def fork_run(run_id: str, body: ForkRequest, submission: Submitting) -> RunInfo:
     with db.reading(ctx.engine) as session:
         queries.get_owned(session, run_id, caller.owner_filter)
         store.check_visible(session, caller.owner_filter, insight.run.dataset_id)
-    changed = {"optimizer": body.optimizer, "learning_rate": body.learning_rate}
-    if all(value is None for value in changed.values()):
+    if body.optimizer is None and body.learning_rate is None:
         raise BadInput("Nothing would change.", expected="optimizer, learning_rate, or both", pointer="/learning_rate")
     best = insight.record.trial.number if insight.record.trial else 0
     trial = best if body.trial is None else body.trial
-    spec = fork(insight.run.resolved, body.epoch, **changed, epochs=body.epochs, trial=trial)
+    spec = fork(
+        insight.run.resolved,
+        body.epoch,
+        optimizer=body.optimizer,
+        learning_rate=body.learning_rate,
+        epochs=body.epochs,
+        trial=trial,
+    )
     _check_epoch(ctx, insight, trial, body.epoch)
     child = submit_child(submission, insight, spec, key)
     submission.response.headers["Location"] = f"/api/v1/runs/{child.id}"
