@@ -77,7 +77,7 @@ def test_random_partitions_kills_and_stops_of_gangs(tmp_path: Path, postgres_url
         pytest.skip(f"namespaces: {reason}")
     seed = random.SystemRandom().randrange(2**32)
     for hosts in deployment(tmp_path / "home", postgres_url, **LEASES):
-        storm = Storm(hosts, random.Random(seed), together={"count": 2, "at_least": 1, "wait": 5})
+        storm = Storm(hosts, random.Random(seed), together={"count": 2, "at_least": 1, "wait": 30})
         verdict, faults = storm.blow(600)
         print(json.dumps({"seed": seed, **verdict.fields(), "faults": dict(faults)}))
         assert verdict.ok, f"{verdict}\n{hosts.cluster.tail()}"
