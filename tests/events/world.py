@@ -74,10 +74,9 @@ class World:
         if append:
             with db.reading(self.engine) as session:
                 parent = store.get(session, self.owner, name)
-            return store.append_rows(self.engine, self.blobs, parent, received, **common)
-        return store.create(self.engine, self.blobs, received, owner=self.owner, name=name, as_version=True, **common)[
-            0
-        ]
+            return store.append_rows(self.engine, self.blobs, parent, received, **common)[0]
+        made = store.create(self.engine, self.blobs, received, owner=self.owner, name=name, as_version=True, **common)
+        return made[0]
 
     def automate(self, name: str = "a", **policy: Any) -> Automation:
         policy = {"do": {"spec": SPEC}, **policy}
