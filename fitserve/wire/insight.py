@@ -196,6 +196,7 @@ class SurfaceInfo(BaseModel):
     epoch: int
     epochs: list[int] = Field(description="Epochs whose network was kept; the last is the artifact's")
     reference: dict[str, Any]
+    axes: list[str] = Field(description="The columns that can be an axis: of text, values have no order")
     units: list[UnitSurface] = []
 
 

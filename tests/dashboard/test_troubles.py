@@ -22,6 +22,12 @@ def test_an_outage_is_said_and_ends_by_itself(page: Page, trained: list[str]) ->
     page.get_by_role("link", name="Runs", exact=True).first.click()
     expect(page.get_by_text("The server does not answer.")).to_be_visible()
     expect(page.get_by_text("No runs yet")).to_have_count(0)
+    for name, empty in (("Datasets", "No tables yet"), ("Models", "No models yet"), ("System", "All is well.")):
+        page.get_by_role("link", name=name, exact=True).first.click()
+        expect(page.get_by_role("heading", level=1)).to_have_text(name)
+        expect(page.get_by_text(empty)).to_have_count(0)
+    expect(page.get_by_role("button", name="Try now")).to_be_visible()
+    page.get_by_role("link", name="Runs", exact=True).first.click()
     page.unroute("**/api/**")
     expect(page.get_by_text("The server does not answer.")).to_have_count(0)
     expect(page.get_by_role("link", name=re.compile(trained[0][-8:])).first).to_be_visible()
@@ -117,8 +123,12 @@ def test_the_wall_says_what_was_and_who_did_it(
 
 
 def test_a_regression_has_large_residuals_and_their_rows(page: Page, api: httpx2.Client) -> None:
-    rows = "".join(f"{x},{x % 7},{3 * x + (500 if x == 40 else 0)}\n" for x in range(1, 121))
-    ref = upload(api, "browser-residuals", f"a,b,price\n{rows}")
+    said = ["late on a rainy day", "early in the morning", "by the old river road", "with two more to come"]
+    rows = "".join(
+        f"order {x} came {said[x % 4]},{x},{x % 7},{3 * x + (500 if x == 40 else 0)},row {x} is {said[x % 3]}\n"
+        for x in range(1, 121)
+    )
+    ref = upload(api, "browser-residuals", f"note,a,b,price,remark\n{rows}")
     spec = {"dataset": ref, "target": {"column": "price", "task": "regression"}, "network": [{"Dense": 4}]}
     run = submit(api, {**spec, "training": {"epochs": 5}})
     wait_until_ended(api, run)
@@ -127,6 +137,12 @@ def test_a_regression_has_large_residuals_and_their_rows(page: Page, api: httpx2
     expect(page.get_by_text("Probably mislabelled")).to_have_count(0)
     largest.get_by_role("button", name="Row 40", exact=True).click()
     expect(largest.locator("dl")).to_contain_text("620")
+    page.get_by_role("tab", name="Surface").click()  # over columns that can be drawn, though the first is text
+    expect(page.get_by_label("x", exact=True).locator("option")).to_have_text(["a", "b"])
+    expect(page.get_by_role("img", name="Decision surface").first).to_be_visible()
+    page.goto(f"/datasets/{ref}?tab=relations")
+    expect(page.get_by_label("Target")).to_have_value("price")
+    expect(page.get_by_role("list", name="Relation to the target").get_by_role("listitem")).to_have_count(4)
 
 
 def test_an_ended_run_shows_the_figures_of_the_kept_weights(page: Page, api: httpx2.Client, server: Server) -> None:

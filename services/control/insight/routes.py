@@ -220,6 +220,7 @@ def get_surface(
         epoch=epoch or insight.report["kept_epoch"],
         epochs=insight.epochs,
         reference=reference,
+        axes=[column for column in encoder.names if _can_be_axis(insight, column)],
         units=_unit_surfaces(insight, session, x_axis, y_axis, layer) if units or layer else [],
     )
 

@@ -5914,6 +5914,11 @@ export interface components {
                 [key: string]: unknown;
             };
             /**
+             * Axes
+             * @description The columns that can be an axis: of text, values have no order
+             */
+            axes: string[];
+            /**
              * Units
              * @default []
              */

@@ -21,6 +21,8 @@ export interface Surface {
   x: SurfaceAxis;
   y: SurfaceAxis;
   epoch: number;
+  /** The columns that can be an axis. */
+  axes: string[];
   /** The recorded epochs, for which a surface can be drawn. */
   epochs: number[];
   /** Rows from the lowest y up, of the output: the positive label's probability, or a number. */
@@ -61,6 +63,7 @@ export function readSurface(answer: SurfaceInfo): Surface {
     y: axisOf(answer.y),
     epoch: answer.epoch,
     epochs: answer.epochs,
+    axes: answer.axes,
     grid: numbersOf(answer.values),
     label: answer.label,
     labels: answer.labels,

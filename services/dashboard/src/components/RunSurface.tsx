@@ -12,11 +12,12 @@ import { Card, Empty, ErrorView, Loading, Select } from "./basics";
 export function RunSurface({ run }: { run: RunDetail }) {
   const t = useText();
   const columns = useMemo(() => featureColumns(run.resolved), [run.resolved]);
-  const [x, setX] = useInAddress("x", columns[0]);
-  const [y, setY] = useInAddress("y", columns[1]);
+  // Without a choice, the server takes the two most important columns that can be drawn.
+  const [x, setX] = useInAddress("x");
+  const [y, setY] = useInAddress("y");
   const [query, setEpoch] = useInAddress("epoch");
   const epoch = Number.parseInt(query, 10) || null;
-  const surface = useSurface(run.id, { x, y, ...(epoch !== null && { epoch }), units: true }, run.state === "succeeded" && x !== "" && y !== "" && x !== y);
+  const surface = useSurface(run.id, { ...(x && { x }), ...(y && { y }), ...(epoch !== null && { epoch }), units: true }, run.state === "succeeded" && columns.length >= 2 && (x === "" || x !== y));
   if (run.state !== "succeeded") return <Empty title={t("evaluation.waiting")} />;
   if (columns.length < 2) return <Empty title={t("surface.none")} />;
   const { data } = surface;
@@ -30,10 +31,10 @@ export function RunSurface({ run }: { run: RunDetail }) {
         <div className="stack">
           <p className="small muted">{t("surface.lead")}</p>
           <div className="fields narrow-fields">
-            <Select label="x" value={x} choices={columns} onChange={setX} />
-            <Select label="y" value={y} choices={columns} onChange={setY} />
+            <Select label="x" value={x || (data?.x.column ?? "")} choices={data?.axes ?? columns} onChange={setX} />
+            <Select label="y" value={y || (data?.y.column ?? "")} choices={data?.axes ?? columns} onChange={setY} />
           </div>
-          {surface.isPending && x !== y && <Loading />}
+          {surface.isPending && (x === "" || x !== y) && <Loading />}
           {surface.error && <ErrorView error={surface.error} />}
           {data === null && <Empty title={t("surface.none")} />}
           {data && (

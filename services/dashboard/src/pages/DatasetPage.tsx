@@ -179,7 +179,7 @@ function Rows({ reference }: { reference: string }) {
 
 function RelationsTab({ dataset, reference }: { dataset: DatasetDetail; reference: string }) {
   const t = useText();
-  const usable = dataset.columns.filter((column) => column.kind !== "ignored");
+  const usable = dataset.columns.filter((column) => !["ignored", "text"].includes(column.kind) && (column.missing ?? 0) < column.rows); // that can be a target
   const [target, setTarget] = useInAddress("target", usable.at(-1)?.name);
   const relations = useRelations(reference, target);
   return (
