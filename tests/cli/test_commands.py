@@ -11,7 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from fitserve.client import Client
 from tests.cli.conftest import SPEC, Fitserve
@@ -284,6 +286,27 @@ def test_webhooks_and_events(fitserve: Fitserve, fitserve_json: FitserveJson, ru
     assert fitserve("webhooks", "delete", id).output
     assert "public Internet" in fitserve("webhooks", "create", "https://10.0.0.1/", code=3).stderr
     assert run_id in str(fitserve_json("webhooks", "events", "--type", "run.succeeded", "--limit", "100"))
+
+
+def test_weights_are_uploaded_and_begin_a_run(
+    fitserve: Fitserve, fitserve_json: FitserveJson, spec: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "body.safetensors"
+    save_file({"other/0": np.ones((3, 2), np.float32)}, path)
+    id = fitserve_json("weights", "upload", str(path))["id"]
+    assert id in fitserve("weights", "list").output
+    assert fitserve_json("weights", "show", id)["tensors"] == {"other/0": [3, 2]}
+    refused = fitserve("train", spec, "--initial-weights", id, code=3).stderr
+    assert "reinitialize" in refused
+    assert "Only given weights" in fitserve("train", spec, "--freeze", "dense", code=3).stderr
+    assert fitserve("weights", "delete", id).output
+    assert fitserve("weights", "show", id, code=4)
+    path.write_bytes(b"no weights")
+    assert "safetensors" in fitserve("weights", "upload", str(path), code=3).stderr
+
+
+def test_a_fork_of_an_epoch_that_was_not_trained_is_refused(fitserve: Fitserve, run_id: str) -> None:
+    assert "1 to" in fitserve("runs", "fork", run_id, "--epoch", "999", "--learning-rate", "0.1", code=3).stderr
 
 
 def test_automations(fitserve: Fitserve, fitserve_json: FitserveJson, run_id: str, tmp_path: Path) -> None:
