@@ -97,6 +97,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "PATCH /api/v1/runs/{run_id}": {"json": {"shared": False}},
     "POST /api/v1/runs/bulk": {"json": {"action": "tag", "runs": ["run_none"], "tag": "t"}},
     "POST /api/v1/runs/{run_id}/explain": {"json": {"row": {"a": 1}}},
+    "POST /api/v1/runs/{run_id}/fork": {"json": {"epoch": 1, "learning_rate": 0.1}},
     "PATCH /api/v1/models/{name}": {"json": {"loaded": True}},
     "PUT /api/v1/models/{name}/labels/{label}": {"json": {"version": 1}},
     "PUT /api/v1/models/{name}/versions/{number}/decision": {"json": {"threshold": 0.4}},
