@@ -78,8 +78,8 @@ def _matching(pattern: str, names: Iterable[str]) -> Iterator[str]:
     """Yield the names that a pattern matches; one without wildcards matches itself."""
     if not _WILD.search(pattern):
         return (name for name in names if name == pattern)
-    match = re.compile(fnmatch.translate(pattern.replace("[", "[[]"))).match
-    return (name for name in names if match(name))
+    plain = pattern.replace("[", "[[]")  # brackets mean themselves
+    return (name for name in names if fnmatch.fnmatchcase(name, plain))
 
 
 def _misuse(feature: Feature, matches: bool, facts: DatasetFacts, pointer: str) -> Iterator[Problem]:

@@ -254,7 +254,7 @@ def test_secrets_are_encrypted_where_the_operator_has_keys(
     assert len(receiver.requests) == sent + 1
 
 
-@pytest.mark.parametrize("keys", ["short", "%", f"{Fernet.generate_key().decode()},x"])
+@pytest.mark.parametrize("keys", ["short", "%", f"{Fernet.generate_key().decode()},x"], ids=["short", "sign", "second"])
 def test_a_key_that_is_none_is_refused_at_the_start(keys: str) -> None:
     with pytest.raises(ValueError, match="URL-safe base64") as refused:
         Settings(secret_keys=SecretStr(keys))

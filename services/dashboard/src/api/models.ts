@@ -1,6 +1,6 @@
 import { keepPreviousData, useInfiniteQuery, useQuery, type UseQueryResult } from "@tanstack/react-query";
 import { call, del, get, patch, post, put, seg, ApiError, problemOf } from "./client";
-import type { DecisionDetail, LabelInfo, ModelDetail, ModelHistory, ModelPage } from "./types";
+import type { DecisionDetail, LabelInfo, ModelDetail, ModelHistory, ModelPage, PredictionRequest, RunInfo } from "./types";
 
 const ROOT = "/api/v1/models";
 
@@ -91,6 +91,10 @@ export const setLoaded = (name: string, loaded: boolean): Promise<ModelDetail> =
 export const shareModel = (name: string, sharing: "ask" | "inspect" | "download" | null, openFeedback: boolean): Promise<ModelDetail> =>
   patch<ModelDetail>(`${ROOT}/${seg(name)}`, { ...(sharing === null ? { shared: false } : { sharing }), open_feedback: openFeedback });
 export const retire = (name: string, version: number): Promise<unknown> => del(`${ROOT}/${seg(name)}/versions/${version}`);
+
+/** Have the workers predict all rows of a dataset. */
+export const predictTable = (name: string, body: PredictionRequest): Promise<RunInfo> =>
+  post<RunInfo>(`${ROOT}/${seg(name)}/predictions`, body, { headers: { "Idempotency-Key": crypto.randomUUID() } });
 
 export interface Answer {
   predictions: unknown[];

@@ -18,6 +18,7 @@ export type ConnectionInfo = Schemas["ConnectionInfo"];
 export type KeyInfo = Schemas["KeyInfo"];
 export type NewKey = Schemas["NewKey"];
 export type RunDetail = Schemas["RunInfo"];
+export type PredictionRequest = Schemas["PredictionRequest"];
 export type RunInfo = Schemas["RunInfo"];
 export type ListedRun = Schemas["ListedRun"];
 export type RunPage = Schemas["RunList"];

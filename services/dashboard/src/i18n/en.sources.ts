@@ -1,4 +1,4 @@
-/** Texts about imports. */
+/** Texts about imports and predictions of whole tables. */
 
 export const sourcesEn = {
   "import.title": "Import from a database, a store or an address",
@@ -18,4 +18,21 @@ export const sourcesEn = {
   "import.busy": "Importing…",
   "import.refresh": "Import again",
   "import.unchanged": "The source has not changed.",
+  "batch.title": "Predict a table",
+  "batch.text": "The workers predict every row; the run shows how far they are.",
+  "batch.table": "Dataset",
+  "batch.version": "Version",
+  "batch.version.serving": "the one that serves",
+  "batch.target": "Predictions go to",
+  "batch.target.dataset": "a new dataset",
+  "batch.name": "Name of the new dataset",
+  "batch.into.table": "Table",
+  "batch.into.folder": "Folder",
+  "batch.exists": "If it is there already",
+  "batch.exists.fail": "stop",
+  "batch.exists.append": "append",
+  "batch.exists.replace": "replace it",
+  "batch.columns": "Columns beside the predictions",
+  "batch.columns.hint": "Separated by commas; empty: all.",
+  "batch.start": "Predict",
 };

@@ -1,4 +1,4 @@
-/** Texts about imports. */
+/** Texts about imports and predictions of whole tables. */
 
 import type { sourcesEn } from "./en.sources";
 
@@ -20,4 +20,21 @@ export const sourcesZh: Record<keyof typeof sourcesEn, string> = {
   "import.busy": "匯入中…",
   "import.refresh": "重新匯入",
   "import.unchanged": "來源沒有變更。",
+  "batch.title": "預測整個資料表",
+  "batch.text": "由工作程序預測每一列；執行頁面會顯示進度。",
+  "batch.table": "資料集",
+  "batch.version": "版本",
+  "batch.version.serving": "目前服務中的版本",
+  "batch.target": "預測結果寫入",
+  "batch.target.dataset": "新的資料集",
+  "batch.name": "新資料集的名稱",
+  "batch.into.table": "資料表",
+  "batch.into.folder": "資料夾",
+  "batch.exists": "若已存在",
+  "batch.exists.fail": "停止",
+  "batch.exists.append": "附加",
+  "batch.exists.replace": "取代",
+  "batch.columns": "預測旁的欄位",
+  "batch.columns.hint": "以逗號分隔；留空表示全部。",
+  "batch.start": "預測",
 };

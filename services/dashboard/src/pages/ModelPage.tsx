@@ -10,6 +10,7 @@ import { showMessage, showError } from "../components/toasts";
 import { ModelSharing } from "../components/Sharing";
 import { TryIt } from "../components/TryIt";
 import { Decisions } from "../components/ThresholdPanel";
+import { PredictTableButton } from "../components/PredictTable";
 import { MetricDifference } from "../components/MetricDifference";
 import { ModelLive } from "../components/ModelLive";
 import { ModelRollout } from "../components/ModelRollout";
@@ -56,6 +57,7 @@ export default function ModelPage() {
               {t("models.card")}
             </a>
           )}
+          <PredictTableButton model={detail} />
           <ModelSharing model={detail} />
           <LoadButton model={detail} />
         </div>
