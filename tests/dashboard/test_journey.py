@@ -77,6 +77,15 @@ def test_from_upload_to_prediction(page: Page, server: Server, tmp_path: Path) -
     expect(page.get_by_text("Version 1 is now champion.")).to_be_visible()
     assert page.title().startswith("browser-admissions")
 
+    page.get_by_role("button", name="Predict a table").click()
+    form = page.get_by_role("dialog")
+    form.get_by_label("Dataset", exact=True).select_option("browser-admissions@1")
+    form.get_by_label("Name of the new dataset").fill("browser-admissions-predicted")
+    form.get_by_label("Columns beside the predictions").fill("rank")
+    form.get_by_role("button", name="Predict", exact=True).click()
+    page.wait_for_url("**/runs/run_*")
+    expect(page.locator(".page-head")).to_contain_text("succeeded")
+
 
 def test_a_bad_table_shows_the_row_that_is_bad(page: Page, tmp_path: Path) -> None:
     table = tmp_path / "ragged.csv"
