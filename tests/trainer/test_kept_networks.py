@@ -73,7 +73,7 @@ RUNS = {
     ),
 }
 
-SHORT = ["as it is", "another seed", "another learning rate", "another dropout", "fewer rows", "an ensemble"]
+SHORT = ["as it is", "another seed", "fewer rows", "an ensemble"]
 
 
 def _trained(body: dict[str, Any], folder: Path) -> tuple[Any, ...]:

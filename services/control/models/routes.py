@@ -129,7 +129,12 @@ def get_manifest(
     return JSONResponse(artifact.manifest, headers={"ETag": f'"{artifact.sha256}"'})
 
 
-@router.get("/models/{name}/versions/{number}/files/{kind}", summary="Download a file", response_model=None)
+@router.get(
+    "/models/{name}/versions/{number}/files/{kind}",
+    summary="Download a file",
+    response_class=FileResponse,
+    responses={200: {"content": {"application/octet-stream": {}}}, 304: {}, 404: {}},
+)
 def get_file(
     name: ModelName,
     number: VersionNumber,
