@@ -21,7 +21,7 @@ export const sourcesZh: Record<keyof typeof sourcesEn, string> = {
   "import.refresh": "重新匯入",
   "import.unchanged": "來源沒有變更。",
   "batch.title": "預測整個資料表",
-  "batch.text": "由工作程序預測每一列；執行頁面會顯示進度。",
+  "batch.text": "由工作程序預測每一列；訓練紀錄頁面會顯示進度。",
   "batch.table": "資料集",
   "batch.version": "版本",
   "batch.version.serving": "目前服務中的版本",
