@@ -165,6 +165,7 @@ def example_objects(server: Server, tmp_path_factory: pytest.TempPathFactory) ->
             "wts_01kb...": weights,
             "--channel team-chat": "https://8.8.8.8/chat",
             "| jq .resolved": "| grep epochs",
+            "share admissions@2": "share admissions",
             "--epoch 20": "--epoch 1",  # of the two that are trained here
             "--epoch 40": "--epoch 1",
             "--epochs 120": "--epochs 3",
