@@ -24,11 +24,11 @@ from workers import health_server
 from workers.automation_driver import AutomationDriver
 from workers.batch.prediction import KIND as PREDICTION
 from workers.batch.prediction import BatchPredictionAttempt, PartAttempt
-from workers.batch.predictor import BatchPredictor
 from workers.deliveries import Deliverer
 from workers.exports import ExportAttempt
 from workers.messages import HintApp
 from workers.rollout_driver import RolloutDriver
+from workers.side_runner import SideRunner
 from workers.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def main() -> None:
     health_server.serve(settings.host, settings.worker_metrics_port, checks)
     supervisor.start()
     beside = {PREDICTION: BatchPredictionAttempt, PART: PartAttempt, exports.KIND: ExportAttempt}
-    predictor = BatchPredictor(settings, engine, supervisor.blobs, supervisor.stopping, beside)
+    predictor = SideRunner(settings, engine, supervisor.blobs, supervisor.stopping, beside)
     predictor.start()
     driver = RolloutDriver(engine)
     driver.start()

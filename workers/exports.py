@@ -20,7 +20,7 @@ from fitserve.blobs import StoredBlob
 from fitserve.datasets import store
 from fitserve.errors import NotFound
 from fitserve.tables import Dataset, Epoch
-from workers.batch.attempt import DeterministicFailure, Interrupted, SideAttempt
+from workers.side_attempt import DeterministicFailure, Interrupted, SideAttempt
 from workers.trainer_process import clean_environment
 
 ROWS = 256  # to compare on

@@ -57,9 +57,8 @@ def known_rows(session: Session, incumbent: Version | None, dataset: Dataset | N
     if before is None or dataset is None:
         return None
     step: Dataset | None = dataset
-    while (
-        step is not None and step.id != before.id
-    ):  # appending leaves the earlier rows in their places; other changes may not
+    # Appending leaves the earlier rows in their places; other changes may not.
+    while step is not None and step.id != before.id:
         appended = step.source.get("appended") or {}
         step = session.get(Dataset, step.parent_id) if appended.get("to") == step.parent_id and step.parent_id else None
     return before.rows if step is not None else None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
+from fitserve.wire.one_kind import OneKind
 from fitserve.wire.sources import CONNECTION_NAME
 
 TABLE_NAME = r"^[^\W\d]\w{0,62}(\.[^\W\d]\w{0,62})?$"
@@ -35,28 +36,12 @@ class ObjectDestination(BaseModel):
     if_exists: IfExists = "fail"
 
 
-class Destination(BaseModel):
+class Destination(OneKind):
     """One place that predictions go to, by its kind."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    what = "A destination"
 
     sql: SqlDestination | None = None
     s3: ObjectDestination | None = None
     gs: ObjectDestination | None = None
     az: ObjectDestination | None = None
-
-    @model_validator(mode="after")
-    def _check_one(self) -> Destination:
-        if len(self.model_fields_set) != 1 or self.stated is None:
-            raise ValueError(f"A destination has exactly one of {', '.join(type(self).model_fields)}.")
-        return self
-
-    @property
-    def kind(self) -> str:
-        """Which kind of destination it is, such as `sql`."""
-        return next(iter(self.model_fields_set))
-
-    @property
-    def stated(self) -> Any:
-        """What is stated about it."""
-        return getattr(self, self.kind, None)

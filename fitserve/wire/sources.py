@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from fitserve.wire.datasets import NAME, UploadOptions
+from fitserve.wire.one_kind import OneKind
 
 CONNECTION_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 
@@ -52,10 +51,10 @@ class DeltaSource(BaseModel):
     version: int | None = Field(None, ge=0, le=2**53, description="The newest if omitted")
 
 
-class Source(BaseModel):
+class Source(OneKind):
     """One place that data comes from, by its kind."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    what = "A source"
 
     sql: SqlSource | None = None
     https: HttpsSource | None = None
@@ -63,22 +62,6 @@ class Source(BaseModel):
     gs: ObjectSource | None = None
     az: ObjectSource | None = None
     delta: DeltaSource | None = None
-
-    @model_validator(mode="after")
-    def _check_one(self) -> Source:
-        if len(self.model_fields_set) != 1 or self.stated is None:
-            raise ValueError(f"A source has exactly one of {', '.join(type(self).model_fields)}.")
-        return self
-
-    @property
-    def kind(self) -> str:
-        """Which kind of source it is, such as `sql`."""
-        return next(iter(self.model_fields_set))
-
-    @property
-    def stated(self) -> Any:
-        """What is stated about it."""
-        return getattr(self, self.kind, None)
 
 
 class ImportRequest(BaseModel):

@@ -11,7 +11,7 @@ from fitserve.runs import finish, worker_registry
 from fitserve.settings import Settings
 from fitserve.states import PART
 from workers.batch.prediction import KIND, BatchPredictionAttempt, PartAttempt
-from workers.batch.predictor import BatchPredictor
+from workers.side_runner import SideRunner
 
 
 def main() -> None:
@@ -21,7 +21,7 @@ def main() -> None:
     worker_registry.register(engine, f"batch-{os.getpid()}", platform.node(), os.getpid())
     attempts = {KIND: BatchPredictionAttempt, PART: PartAttempt}
     store = blobs.open_store(settings.resolved_blob_url)
-    BatchPredictor(settings, engine, store, threading.Event(), attempts).start()
+    SideRunner(settings, engine, store, threading.Event(), attempts).start()
     while True:
         finish.expire_leases(engine, settings.max_attempts)
         threading.Event().wait(0.5)

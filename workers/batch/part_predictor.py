@@ -20,9 +20,9 @@ from fitserve.datasets.destinations import Part, plain
 from fitserve.errors import BadInput, NotFound
 from fitserve.settings import Settings
 from fitserve.tables import Dataset
-from workers.batch.attempt import Interrupted
 from workers.batch.model import ArtifactModel
 from workers.batch.rows import in_order, part_chunks, rows_per_part
+from workers.side_attempt import Interrupted
 from workers.trainer.export.prediction_columns import joined
 
 

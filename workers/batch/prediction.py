@@ -22,10 +22,10 @@ from fitserve.runs.history import Report
 from fitserve.runs.lease import StoredCheckpoint
 from fitserve.states import PART
 from fitserve.wire.destinations import Destination
-from workers.batch.attempt import Interrupted, SideAttempt
 from workers.batch.division import PartDivision
 from workers.batch.new_dataset import NewDataset
 from workers.batch.part_predictor import PartPredictor
+from workers.side_attempt import Interrupted, SideAttempt
 
 KIND = "prediction"
 _POLL = 0.1  # seconds between looks at the parts of other workers

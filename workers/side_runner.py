@@ -18,14 +18,14 @@ from fitserve.settings import Settings
 from fitserve.states import RunState
 from fitserve.tables import Run
 from workers.attempt.telemetry import attempt_context
-from workers.batch.attempt import SideAttempt
+from workers.side_attempt import SideAttempt
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 2.0
 
 
-class BatchPredictor(threading.Thread):
+class SideRunner(threading.Thread):
     """Runs them one after the other, beside the slots that train. `attempts` are by the kind of run."""
 
     def __init__(

@@ -6,6 +6,7 @@ import logging
 import shutil
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,7 +40,7 @@ class Interrupted(Exception):
 
 
 @dataclass
-class SideAttempt:
+class SideAttempt(ABC):
     """One attempt at one run."""
 
     settings: Settings
@@ -170,9 +171,9 @@ class SideAttempt:
             raise
         self._cancel = self._cancel or requested is not None
 
+    @abstractmethod
     def _work(self, folder: Path) -> tuple[dict[str, Any], dict[str, StoredBlob]]:
         """Do what the run is for: return its result, and the blobs by kind that it refers to."""
-        raise NotImplementedError
 
     @property
     def _is_interrupted(self) -> bool:
