@@ -158,14 +158,16 @@ class Conformal:
     """
 
     def __init__(self, manifest: Mapping[str, Any]) -> None:
-        kept, asked = manifest.get("conformal") or {}, manifest.get("interval") or {}
+        scores, asked = manifest.get("conformal") or {}, manifest.get("interval") or {}
         self.outputs = [output for output in manifest["outputs"] if output["task"] in TASKS]
         self.levels: tuple[float, ...] = tuple(asked.get("levels") or ())
         self.coverage_by: str | None = asked.get("coverage_by")
         self.adaptive: Mapping[str, Any] | None = asked.get("adaptive")
-        self._kept: Mapping[str, Any] = kept
-        self._spreads = {name: Spread(own["by_row"]["spread"]) for name, own in kept.items() if own.get("by_row")}
-        self._groups = {name: {g: at for at, g in enumerate(own.get("groups") or (), 1)} for name, own in kept.items()}
+        self._scores: Mapping[str, Any] = scores
+        self._spreads = {name: Spread(own["by_row"]["spread"]) for name, own in scores.items() if own.get("by_row")}
+        self._groups = {
+            name: {g: at for at, g in enumerate(own.get("groups") or (), 1)} for name, own in scores.items()
+        }
         self.needs_feeds = any(one.needs_feeds for one in self._spreads.values())
         self._limits: dict[tuple[str, float], _Limits] = {}
         names = {output["name"] for output in manifest["outputs"]}
@@ -182,7 +184,7 @@ class Conformal:
         self, outputs: Mapping[str, Array], level: float, facts: RowFacts = NOTHING, only: str | None = None
     ) -> list[Bounds]:
         """Return the bounds of each output, or of one, at a level. Raises BadInput where it cannot be promised."""
-        found = []
+        bounds_by_output = []
         for output in self.outputs:
             if only is not None and output["name"] != only:
                 continue
@@ -190,9 +192,9 @@ class Conformal:
             values = np.asarray(outputs[output["name"]], np.float64)
             places = self._places(output["name"], facts) if len(limits.high) > 1 else 0
             if output["task"] == "regression":
-                found.append(_interval(output["name"], limits, values, places, facts))
+                bounds_by_output.append(_interval(output["name"], limits, values, places, facts))
             else:
-                found.append(_set(output, limits, values, places))
+                bounds_by_output.append(_set(output, limits, values, places))
         if self._taken and only is None:
             raise BadInput(
                 f"An output of the model is called {self._taken[0]!r} already, as a bound would be.",
@@ -200,14 +202,14 @@ class Conformal:
                 received=level,
                 fix="Train it with another name for that target.",
             )
-        if not found:
+        if not bounds_by_output:
             raise BadInput(
                 "The model has no output with an interval or a set: each of its labels is a probability by itself.",
                 pointer="/interval",
                 received=level,
                 fix="Leave interval out.",
             )
-        return found
+        return bounds_by_output
 
     def few_rows(
         self, level: float, values: list[list[float]], groups: Sequence[str | None] | None, feeds: Mapping[str, Array]
@@ -249,7 +251,7 @@ class Conformal:
 
     def rows(self, name: str) -> int:
         """Return the held-out rows of an output."""
-        return int((self._kept.get(name) or {"rows": 0})["rows"])
+        return int((self._scores.get(name) or {"rows": 0})["rows"])
 
     def check(self, name: str, level: float) -> None:
         """Raise BadInput unless an output's bounds can be promised at a level."""
@@ -264,7 +266,7 @@ class Conformal:
     def _find_limits(self, output: Mapping[str, Any], level: float) -> _Limits:
         """Look up the limits of a level. Raises BadInput."""
         name, task = output["name"], output["task"]
-        own = self._kept.get(name)
+        own = self._scores.get(name)
         if own is None:
             raise BadInput(
                 f"The model keeps no held-out scores of {name!r}, so its error is not known.",
@@ -288,9 +290,9 @@ class Conformal:
         all_rows = own if by_row is None else by_row
         chosen = [all_rows]
         for group in groups:
-            kept = group if by_row is None else group.get("by_row") or all_rows
-            chosen.append(kept if kept["rows"] >= needed else all_rows)
-        pairs = [_limits_of(kept, task, level) for kept in chosen]
+            scores = group if by_row is None else group.get("by_row") or all_rows
+            chosen.append(scores if scores["rows"] >= needed else all_rows)
+        pairs = [_limits_of(scores, task, level) for scores in chosen]
         low, high = [low for low, _ in pairs], [high for _, high in pairs]
         spread = None if by_row is None else self._spreads[name]
         labels = tuple(map(str, output.get("labels") or ()))
@@ -313,13 +315,13 @@ def _added_names(output: Mapping[str, Any]) -> list[str]:
     return [f"{output['name']}_{end}" for end in ends]
 
 
-def _limits_of(kept: Mapping[str, Any], task: str, level: float) -> tuple[float, float]:
-    rows = kept["rows"]
+def _limits_of(scores: Mapping[str, Any], task: str, level: float) -> tuple[float, float]:
+    rows = scores["rows"]
     if task != "regression":
-        return 0.0, _at_or_above(kept, math.ceil((rows + 1) * level - 1e-9))
+        return 0.0, _at_or_above(scores, math.ceil((rows + 1) * level - 1e-9))
     tail = (1 - level) / 2
-    low = _at_or_below(kept, math.floor((rows + 1) * tail + 1e-9))
-    return low, _at_or_above(kept, math.ceil((rows + 1) * (1 - tail) - 1e-9))
+    low = _at_or_below(scores, math.floor((rows + 1) * tail + 1e-9))
+    return low, _at_or_above(scores, math.ceil((rows + 1) * (1 - tail) - 1e-9))
 
 
 def _interval(name: str, limits: _Limits, values: Array, places: Any, facts: RowFacts) -> Bounds:
@@ -357,14 +359,14 @@ def likelier(shares: Array) -> Array:
     ordered = np.take_along_axis(shares, order, axis=1)
     before = np.cumsum(ordered, axis=1) - ordered
     before[:, 0] = 0.0
-    found: Array = np.empty_like(before)
-    np.put_along_axis(found, order, before, axis=1)
-    return found
+    share: Array = np.empty_like(before)
+    np.put_along_axis(share, order, before, axis=1)
+    return share
 
 
-def _at_or_above(kept: Mapping[str, Any], rank: int) -> float:
-    return float(kept["scores"][int(np.searchsorted(kept["ranks"], min(rank, kept["rows"])))])
+def _at_or_above(scores: Mapping[str, Any], rank: int) -> float:
+    return float(scores["scores"][int(np.searchsorted(scores["ranks"], min(rank, scores["rows"])))])
 
 
-def _at_or_below(kept: Mapping[str, Any], rank: int) -> float:
-    return float(kept["scores"][int(np.searchsorted(kept["ranks"], max(rank, 1), side="right")) - 1])
+def _at_or_below(scores: Mapping[str, Any], rank: int) -> float:
+    return float(scores["scores"][int(np.searchsorted(scores["ranks"], max(rank, 1), side="right")) - 1])

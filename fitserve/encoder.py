@@ -174,8 +174,10 @@ class Encoder:
         Whole columns are read at once, so a value that is warned of costs about what another one does.
         """
         arrays = self._zeros(len(columns[0]))
-        found = [column.encode_values(values, arrays) for column, values in zip(self.raw_columns, columns, strict=True)]
-        refused = [one.refused for one in found if one.refused is not None]
+        encoded = [
+            column.encode_values(values, arrays) for column, values in zip(self.raw_columns, columns, strict=True)
+        ]
+        refused = [one.refused for one in encoded if one.refused is not None]
         if refused:
             self._raise_problems(columns, np.unique(np.concatenate(refused)))
         raw, scratch = self.raw_columns, self._zeros(1)
@@ -183,7 +185,7 @@ class Encoder:
         def make(row: int, place: int) -> list[ValueWarning]:
             return raw[place].encode_value(columns[place][row], scratch, 0)
 
-        return arrays, RowWarnings.by_column(len(columns[0]), [one.warned for one in found], make)
+        return arrays, RowWarnings.by_column(len(columns[0]), [one.warned for one in encoded], make)
 
     def _raise_problems(self, columns: Sequence[Sequence[Any]], rows: np.ndarray) -> None:
         """Raise what refuses the first of these rows."""

@@ -14,7 +14,7 @@
     ├── DeadlineExceeded (504)
     └── StorageFull (507)
 
-`status` is a plain integer, so that no error imports a web framework; `services.shell` turns each into RFC 9457
+`status` is a plain integer, so that no error imports a web framework; `services.http` turns each into RFC 9457
 problem details (`application/problem+json`).
 """
 

@@ -39,21 +39,21 @@ def stored_bounds(
 
 def coverage_of(stored: Mapping[str, Any] | None, output: str, row: int, truth: Any) -> dict[str, Any]:
     """Return `level`, `covered` and `slice` of one row; `truth` is a number or a label. Each is None if not known."""
-    found: dict[str, Any] = {"level": None, "covered": None, "slice": None}
+    coverage: dict[str, Any] = {"level": None, "covered": None, "slice": None}
     if stored is None:
-        return found
+        return coverage
     if "slices" in stored:
-        found["slice"] = stored["slices"][row]
+        coverage["slice"] = stored["slices"][row]
     level = stored.get("levels", {}).get(output)
     if level is None:
-        return found
+        return coverage
     if output in stored.get("sets", {}):
         covered = truth in stored["sets"][output][row]
     elif output in stored.get("low", {}):
         covered = stored["low"][output][row] <= truth <= stored["high"][output][row]
     else:
-        return found
-    return found | {"level": level, "covered": bool(covered)}
+        return coverage
+    return coverage | {"level": level, "covered": bool(covered)}
 
 
 def calibration_of(shares: Sequence[float], place: int) -> dict[str, Any]:

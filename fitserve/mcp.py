@@ -112,12 +112,12 @@ class Tools:
 
         With a target, also how strongly each column relates to it, and columns that give it away.
         """
-        found = self._client(ctx).datasets.get(dataset)
-        profile = found.profile()
+        profiled = self._client(ctx).datasets.get(dataset)
+        profile = profiled.profile()
         columns = {name: _column(facts) for name, facts in profile.columns.items()}
-        value: dict[str, Any] = {"dataset": found.ref, "rows": found.rows, "columns": columns}
+        value: dict[str, Any] = {"dataset": profiled.ref, "rows": profiled.rows, "columns": columns}
         if target is not None:
-            related = found.relations(target)[:MAX_ITEMS]
+            related = profiled.relations(target)[:MAX_ITEMS]
             value["relations"] = [
                 {"column": one.column, "strength": one.strength, "warning": one.warning} for one in related
             ]
@@ -173,10 +173,10 @@ class Tools:
 
         Where it is still running, the answer says how far it is; call it again.
         """
-        found = self._client(ctx).runs.get(run)
+        handle = self._client(ctx).runs.get(run)
         with suppress(WaitedTooLong):
-            found.wait(seconds, check=False)
-        return answer(_run(found))
+            handle.wait(seconds, check=False)
+        return answer(_run(handle))
 
     def cancel(self, ctx: Context, run: RunId) -> str:
         """Stop a run. What it has trained so far is not served."""
@@ -184,9 +184,9 @@ class Tools:
 
     def findings(self, ctx: Context, run: RunId) -> str:
         """Diagnose a run: what went wrong or could be better, the evidence, and the JSON Patch of the spec for it."""
-        found = self._client(ctx).runs.get(run).findings()
+        findings = self._client(ctx).runs.get(run).findings()
         fields = {"n", "severity", "title", "sentence", "answer"}
-        items = [{**one.model_dump(mode="json", include=fields), "patch": _short(one.patch)} for one in found]
+        items = [{**one.model_dump(mode="json", include=fields), "patch": _short(one.patch)} for one in findings]
         return answer({"run": run, "findings": items[:MAX_ITEMS]})
 
     def apply_finding(
@@ -201,8 +201,8 @@ class Tools:
 
         Also the confusion matrix, the columns that matter most, and where training stopped helping.
         """
-        found = self._client(ctx).runs.get(run)
-        evaluation = found.evaluation()
+        handle = self._client(ctx).runs.get(run)
+        evaluation = handle.evaluation()
         figures = (evaluation.test if evaluation.part == "test" else evaluation.validation) or {}
         value: dict[str, Any] = {"run": run, "judged on": f"{evaluation.part} rows"}
         value["models"] = {
@@ -213,16 +213,16 @@ class Tools:
             for target, own in figures.items()
             if "confusion" in own and len(own["labels"]) <= 12
         }
-        for name, ask in (("importance", found.importance), ("complexity", found.complexity)):
+        for name, ask in (("importance", handle.importance), ("complexity", handle.complexity)):
             with suppress(FitserveError):  # of a run with several targets, or without a record of it
                 value[name] = _insight(name, ask())
         return answer(value)
 
     def compare(self, ctx: Context, runs: Annotated[list[str], Field(min_length=2, max_length=10)]) -> str:
         """Compare runs: their scores on held-out rows, and where their specs differ."""
-        found = [self._client(ctx).runs.get(run) for run in runs]
-        rows = [{**_run(run), "validation": run.scores("validation"), "test": run.scores("test")} for run in found]
-        specs = [_flat(run.resolved) for run in found]
+        handles = [self._client(ctx).runs.get(run) for run in runs]
+        rows = [{**_run(run), "validation": run.scores("validation"), "test": run.scores("test")} for run in handles]
+        specs = [_flat(run.resolved) for run in handles]
         differing = {
             path: [spec.get(path) for spec in specs]
             for path in dict.fromkeys(path for spec in specs for path in spec)
@@ -233,13 +233,13 @@ class Tools:
     def show_model(self, ctx: Context, model: str) -> str:
         """Show a model: which version answers, its labels, and its versions with their scores; its inputs."""
         client = self._client(ctx)
-        found = client.models.get(model)
+        detail = client.models.get(model)
         newest = [
             {"version": one.version, "run": one.run_id, "scores": one.metrics, "retired": one.retired_at is not None}
-            for one in found.versions[:MAX_ITEMS]
+            for one in detail.versions[:MAX_ITEMS]
         ]
-        value: dict[str, Any] = {"model": model, "serving": found.serving, "versions": newest}
-        value["labels"] = {one.label: one.version for one in found.labels}
+        value: dict[str, Any] = {"model": model, "serving": detail.serving, "versions": newest}
+        value["labels"] = {one.label: one.version for one in detail.labels}
         with suppress(FitserveError):
             signature = client.models.signature(model)
             value["inputs"] = {one["name"]: one["datatype"] for one in signature["inputs"]}
@@ -387,8 +387,8 @@ def _compact(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.5g}")
     if isinstance(value, Mapping):
-        kept = {name: _compact(one) for name, one in value.items()}
-        return {name: one for name, one in kept.items() if one is not None and one != [] and one != {}}
+        compacted = {name: _compact(one) for name, one in value.items()}
+        return {name: one for name, one in compacted.items() if one is not None and one != [] and one != {}}
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return [_compact(one) for one in value]
     return value
@@ -431,10 +431,10 @@ def _short(patch: Any) -> Any:
     return [f"{one.get('op')} {one.get('path')}" for one in patch]
 
 
-def _insight(name: str, found: Any) -> Any:
+def _insight(name: str, body: Any) -> Any:
     if name == "importance":
-        return {one["column"]: one["importance"] for one in found.items[:10]}
-    return {"verdict": found.verdict, "sentence": found.sentence, "kept_epoch": found.kept_epoch}
+        return {one["column"]: one["importance"] for one in body.items[:10]}
+    return {"verdict": body.verdict, "sentence": body.sentence, "kept_epoch": body.kept_epoch}
 
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:

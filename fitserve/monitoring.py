@@ -171,12 +171,12 @@ def store_predictions(engine: Engine, rows: Sequence[dict[str, Any]], most: int)
         for owner in {row["owner"] for row in rows}:
             stored = select(StoredPrediction.id).where(StoredPrediction.owner == owner).limit(most).subquery()
             room[owner] = most - (session.scalar(select(func.count()).select_from(stored)) or 0)
-        kept = []
+        new_rows = []
         for row in rows:
             if room[row["owner"]] > 0:
-                kept.append(row)
+                new_rows.append(row)
                 room[row["owner"]] -= 1
-        surplus, rows = len(rows) - len(kept), kept
+        surplus, rows = len(rows) - len(new_rows), new_rows
         db.insert_new(session, StoredPrediction, [{**row, "created_at": at} for row in rows])
     return surplus
 
@@ -268,25 +268,25 @@ def live_slices(
     targets: dict[tuple[Any, ...], list[Any]] = {}
     for row in session.execute(query):
         targets.setdefault(tuple(row[:4]), []).append(row[4:])
-    found: list[dict[str, Any]] = []
+    slices: list[dict[str, Any]] = []
     for (name, number, output, task), rows in sorted(targets.items()):
         facts = {"model": name, "version": number, "output": output}
-        found += [{**facts, **one} for one in _judged_slices(rows, task != "regression")]
-    return found
+        slices += [{**facts, **one} for one in _judged_slices(rows, task != "regression")]
+    return slices
 
 
 def _judged_slices(rows: Sequence[Any], classified: bool) -> list[dict[str, Any]]:
     """Judge the slices of one target: label, rows, rows with bounds, covered ones, mean level, right ones."""
     largest = sorted(rows, key=lambda row: (-row[1], row[0]))[:MOST_SLICES]
     accuracy = sum(int(row[5]) for row in rows) / sum(row[1] for row in rows)
-    tests, found = len(largest) * (1 + classified), []
+    tests, slices = len(largest) * (1 + classified), []
     for label, count, judged, covered, level, right in largest:
         why = []
         if judged and live_coverage.worse_than(float(level), int(covered), judged, tests):
             why.append("coverage")
         if classified and live_coverage.worse_than(accuracy, int(right), count, tests):
             why.append("accuracy")
-        found.append(
+        slices.append(
             {
                 "slice": label,
                 "rows": count,
@@ -297,7 +297,7 @@ def _judged_slices(rows: Sequence[Any], classified: bool) -> list[dict[str, Any]
                 "why": why,
             }
         )
-    return found
+    return slices
 
 
 def delete_model(session: Session, model: str) -> None:

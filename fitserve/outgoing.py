@@ -138,12 +138,12 @@ class Outgoing:
     def addresses(self, target: Target, pointer: str | None = None) -> list[str]:
         """Return the addresses to connect to. Raises ForbiddenAddress where one is forbidden, NoAnswer without any."""
         literal = _literal(target.host)
-        found = [str(literal)] if literal is not None else list(self.resolve(target.host, target.port))
-        if not found:
+        addresses = [str(literal)] if literal is not None else list(self.resolve(target.host, target.port))
+        if not addresses:
             raise NoAnswer(f"The name {target.host} has no address.", received=target.host)
-        for text in found:
+        for text in addresses:
             self._check_address(target, ipaddress.ip_address(text.partition("%")[0]), pointer)
-        return found
+        return addresses
 
     def _check_address(self, target: Target, address: Address, pointer: str | None) -> None:
         carried = _carried(address)
@@ -288,10 +288,10 @@ def _redirected(target: Target, location: str, pointer: str | None) -> str:
 def _resolve(host: str, port: int) -> list[str]:
     """Return every address of a name. Raises NoAnswer."""
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise NoAnswer(f"The name {host} cannot be resolved.", received=host) from error
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    return list(dict.fromkeys(str(entry[4][0]) for entry in entries))
 
 
 class _Deadline:

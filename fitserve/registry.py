@@ -370,10 +370,10 @@ def _moved_decisions(session: Session, models: Sequence[str]) -> dict[tuple[str,
 
 def error_rates(session: Session, models: Sequence[str]) -> dict[tuple[str, int], dict[str, float]]:
     """Return the error rates that ground truth has moved, by model and version, then by output."""
-    found: dict[tuple[str, int], dict[str, float]] = {}
+    rates: dict[tuple[str, int], dict[str, float]] = {}
     for row in session.scalars(select(AdaptiveLevel).where(AdaptiveLevel.model.in_(models))):
-        found.setdefault((row.model, row.version), {})[row.output] = row.error_rate
-    return found
+        rates.setdefault((row.model, row.version), {})[row.output] = row.error_rate
+    return rates
 
 
 def move_error_rate(

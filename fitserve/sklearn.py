@@ -93,14 +93,14 @@ class _FitserveEstimator(BaseEstimator):
     def _spec(self, target: str, weight: str | None) -> dict[str, Any]:
         spec = dict(self.spec or {})
         training = dict(spec.get("training") or {})
-        given = {
+        parts = {
             "epochs": self.epochs,
             "batch_size": self.batch_size,
             "optimizer": self.optimizer,
             "early_stopping": self.early_stopping,
             "sample_weight": weight,
         }
-        training |= {name: value for name, value in given.items() if value is not None}
+        training |= {name: value for name, value in parts.items() if value is not None}
         if self.random_state is not None:
             random = self.random_state
             is_seed = isinstance(random, int | np.integer)
@@ -288,11 +288,11 @@ def _plain_categories(values: pa.Array) -> pa.Array:
 def _object_column(values: Any) -> pa.Array:
     """Return objects as numbers, or else as texts. Raises TypeError for what is neither."""
     missing = [value is None or value != value for value in values]
-    given = [value for value, is_missing in zip(values, missing, strict=True) if not is_missing]
-    unfit = next((value for value in given if not isinstance(value, str | bytes | int | float | np.generic)), None)
+    present = [value for value, is_missing in zip(values, missing, strict=True) if not is_missing]
+    unfit = next((value for value in present if not isinstance(value, str | bytes | int | float | np.generic)), None)
     if unfit is not None:
         raise TypeError(f"argument must be a string or a number, not a {type(unfit).__name__}: {str(unfit)[:50]}")
-    if any(isinstance(value, str | bytes) for value in given):
+    if any(isinstance(value, str | bytes) for value in present):
         text = [None if m else str(value) for value, m in zip(values, missing, strict=True)]
         return pa.array(text, pa.string())
     return pa.array([None if m else float(value) for value, m in zip(values, missing, strict=True)], pa.float64())

@@ -72,8 +72,8 @@ class Spread:
             return [max(row[-1] - row[0], self._floor) for row in rows]
         assert feeds is not None
         if self._few is None:
-            found: list[float] = self.of(np.array(rows, np.float64), feeds).tolist()
-            return found
+            values: list[float] = self.of(np.array(rows, np.float64), feeds).tolist()
+            return values
         columns = [feeds[name].tolist() for name in self._names]
         spreads = []
         for at, row in enumerate(rows):

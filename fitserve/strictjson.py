@@ -70,12 +70,12 @@ def _check_depth(data: bytes, max_depth: int) -> None:
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    members = dict(pairs)
+    if len(members) != len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise Malformed("An object has the same key twice.", received=twice[:100], fix="Give each key once.")
-    return found
+    return members
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -87,24 +87,24 @@ def _check_search(engine: Engine, settings: Settings, written: dict[str, Any], o
         if named.model is not None:
             registry.check_name(session, named.model, owner)
         pace = queries.measured_pace(session)
-    found = resolve_search(search, facts, settings.limits, pace)
-    searched = found.resolved["search"]
+    resolved = resolve_search(search, facts, settings.limits, pace)
+    searched = resolved.resolved["search"]
     size = SearchSize(
-        configurations=found.search.configurations,
+        configurations=resolved.search.configurations,
         trials=searched["trials"],
         parallel=searched["parallel"],
-        names=all_names(found.search.ranges),
+        names=all_names(resolved.search.ranges),
         metric=searched["metric"],
         direction=searched["direction"],
     )
     validation = Validation(
-        resolved=found.resolved,
-        summary=found.base.summary,
-        estimates=found.estimates,
-        warnings=found.warnings,
+        resolved=resolved.resolved,
+        summary=resolved.base.summary,
+        estimates=resolved.estimates,
+        warnings=resolved.warnings,
         search=size,
     )
-    return Checked(dataset.id, written, validation, estimates_of(found), named.model)
+    return Checked(dataset.id, written, validation, estimates_of(resolved), named.model)
 
 
 def estimates_of(resolved: Resolved | ResolvedSearch) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def find_source(session: Session, blobs: BlobStore, spec: Spec, *, owner: str, s
     if wanted is None:
         return None
     try:
-        return _found(session, blobs, wanted, sees)
+        return _source_named(session, blobs, wanted, sees)
     except NotFound:
         again = select(Run.id).where(Run.owner == owner, Run.initial_weights == wanted.artifact).limit(1)
         if wanted.artifact is None or session.scalar(again) is None:
@@ -42,7 +42,7 @@ def find_source(session: Session, blobs: BlobStore, spec: Spec, *, owner: str, s
         return source_of(artifact, name, {"run": wanted.run, "model": wanted.model, "upload": wanted.upload})
 
 
-def _found(session: Session, blobs: BlobStore, wanted: InitialWeights, sees: str | None) -> Source:
+def _source_named(session: Session, blobs: BlobStore, wanted: InitialWeights, sees: str | None) -> Source:
     if wanted.upload is not None:
         upload = uploaded_weights.get(session, wanted.upload, sees)
         return source_of(artifacts.read(blobs, upload.artifact), f"The upload {upload.id}", {"upload": upload.id})
@@ -50,8 +50,8 @@ def _found(session: Session, blobs: BlobStore, wanted: InitialWeights, sees: str
         version, number, candidates = _version(session, wanted.model, sees)
         name, ids = f"The model {number}", {"model": number, "run": version.run_id}
         run = session.get(Run, version.run_id)
-        kept = ((run.result or {}).get("kept_epochs") or {}).values() if run is not None else ()
-        candidates = [*candidates, *kept]
+        epochs = ((run.result or {}).get("kept_epochs") or {}).values() if run is not None else ()
+        candidates = [*candidates, *epochs]
     else:
         run = _run(session, str(wanted.run), sees)
         name, ids = f"The run {run.id}", {"run": run.id}

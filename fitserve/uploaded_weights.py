@@ -70,8 +70,8 @@ def _same(session: Session, owner: str, sha256: str) -> UploadedWeights | None:
 
 
 def _check_room(session: Session, owner: str, size: int, limits: Limits) -> None:
-    kept = select(func.coalesce(func.sum(UploadedWeights.bytes), 0)).where(UploadedWeights.owner == owner)
-    used = int(session.scalar(kept) or 0)
+    stored_bytes = select(func.coalesce(func.sum(UploadedWeights.bytes), 0)).where(UploadedWeights.owner == owner)
+    used = int(session.scalar(stored_bytes) or 0)
     if used + size > limits.stored_weights_bytes:
         raise Conflict(
             f"You keep {used} bytes of uploaded weights.",

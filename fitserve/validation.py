@@ -137,8 +137,8 @@ def _owner(model: type[BaseModel] | None, loc: Sequence[str | int]) -> type[Base
 def _model_in(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    found = [model for argument in get_args(annotation) if (model := _model_in(argument)) is not None]
-    return found[0] if len(found) == 1 else None
+    models = [model for argument in get_args(annotation) if (model := _model_in(argument)) is not None]
+    return models[0] if len(models) == 1 else None
 
 
 def _unknown_field(name: str, pointer: str, owner: type[BaseModel] | None) -> Problem:

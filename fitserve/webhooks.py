@@ -282,10 +282,10 @@ def dispatch(engine: Engine, limit: int = 100) -> int:
             return 0
     with db.transaction(engine) as session:
         waiting = select(OutboxEvent).where(OutboxEvent.dispatched_at.is_(None)).order_by(OutboxEvent.id).limit(limit)
-        found = session.scalars(waiting.with_for_update(skip_locked=True)).all()
-        wanting = session.scalars(select(Webhook).where(Webhook.enabled)).all() if found else []
+        waiting_events = session.scalars(waiting.with_for_update(skip_locked=True)).all()
+        wanting = session.scalars(select(Webhook).where(Webhook.enabled)).all() if waiting_events else []
         at = db.now(session)
-        for event in found:
+        for event in waiting_events:
             for row in wanting:
                 if _wants(row, event):
                     session.add(_new_delivery(row, event, at))
@@ -293,7 +293,7 @@ def dispatch(engine: Engine, limit: int = 100) -> int:
         session.flush()
         crash_point("webhooks.before_dispatched")
     crash_point("webhooks.after_dispatched")
-    return len(found)
+    return len(waiting_events)
 
 
 def _wants(row: Webhook, event: OutboxEvent) -> bool:
@@ -383,12 +383,12 @@ def headers(claimed: ClaimedDelivery, at: datetime, settings: Settings) -> Mappi
 
 def pauses(first: float, whole: float) -> list[float]:
     """Return the growing pauses before the repeated attempts, which together take at most `whole` seconds."""
-    found: list[float] = []
+    seconds: list[float] = []
     pause = first
-    while sum(found) + pause <= whole:
-        found.append(pause)
+    while sum(seconds) + pause <= whole:
+        seconds.append(pause)
         pause = min(pause * GROWTH, LONGEST_PAUSE)
-    return found
+    return seconds
 
 
 def finish(engine: Engine, claimed: ClaimedDelivery, outcome: Outcome, settings: Settings) -> str | None:

@@ -100,10 +100,10 @@ def _header(path: Path, size: int) -> tuple[dict[str, Any], int]:
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    members = dict(pairs)
+    if len(members) != len(pairs):
         raise ValueError
-    return found
+    return members
 
 
 def _tensors(header: Mapping[str, Any], begin: int) -> dict[str, Tensor]:

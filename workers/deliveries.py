@@ -39,12 +39,12 @@ class Deliverer(threading.Thread):
     def run(self) -> None:
         """Deliver until `stopping` is set. What is under way then is sent again once its lease has ended."""
         while not self.stopping.is_set():
-            found, self._busy = 0, [one for one in self._busy if one.is_alive()]
+            count, self._busy = 0, [one for one in self._busy if one.is_alive()]
             try:
-                found = webhooks.dispatch(self.engine)
+                count = webhooks.dispatch(self.engine)
                 if len(self._busy) < THREADS:
                     claimed = webhooks.claim(self.engine, THREADS - len(self._busy), self._lease)
-                    found += len(claimed)
+                    count += len(claimed)
                     for one in claimed:
                         # No thread pool: a stopping interpreter would wait for its threads.
                         thread = threading.Thread(target=self.deliver, args=(one,), name="delivery", daemon=True)
@@ -54,7 +54,7 @@ class Deliverer(threading.Thread):
                 log.warning("deliveries wait", extra={"error": error.detail})
             except Exception:
                 log.exception("deliveries wait")
-            if not found:
+            if not count:
                 self._ended.wait(POLL_SECONDS)
                 self._ended.clear()
 

@@ -42,8 +42,8 @@ class ExportAttempt(SideAttempt):
             raise DeterministicFailure(result["cause"], result["detail"], result["parity"])
         blob = self.blobs.put_file(folder / "export")
         wanted = {name: request[name] for name in ("model", "format", "artifact")}
-        found = {"model_version": request["version"], "file": blob.sha256, "bytes": blob.bytes}
-        return {**wanted, **found, "parity": result["parity"]}, {exports.KIND: blob}
+        outcome = {"model_version": request["version"], "file": blob.sha256, "bytes": blob.bytes}
+        return {**wanted, **outcome, "parity": result["parity"]}, {exports.KIND: blob}
 
     def _lay_out(self, folder: Path, artifact: artifacts.Artifact) -> None:
         """Write what the conversion reads."""

@@ -103,8 +103,8 @@ class SideAttempt(ABC):
 
     def _fail(self, cause: str, detail: str, evidence: Mapping[str, Any]) -> RunState:
         remains = self._undo()
-        found = {} if remains is None else {"remains": remains}
-        state = finish.fail(self.engine, self.claim.lease, cause, detail, {**evidence, **found})
+        result = {} if remains is None else {"remains": remains}
+        state = finish.fail(self.engine, self.claim.lease, cause, detail, {**evidence, **result})
         if state == RunState.failed and self.claim.run.kind not in DIVIDED:
             telemetry.RUN_FAILURES.labels(cause).inc()
         return state
@@ -120,8 +120,8 @@ class SideAttempt(ABC):
         detail = error.detail if isinstance(error, FitserveError) else f"The worker failed: {type(error).__name__}"
         most = self.settings.max_attempts
         remains = self._undo() if self.claim.run.spent_attempts + 1 >= most else None
-        found = {} if remains is None else {"remains": remains}
-        state = finish.lose(self.engine, self.claim.lease, most, cause, detail.rstrip("."), found)
+        result = {} if remains is None else {"remains": remains}
+        state = finish.lose(self.engine, self.claim.lease, most, cause, detail.rstrip("."), result)
         if state == RunState.failed and self.claim.run.kind not in DIVIDED:
             telemetry.RUN_FAILURES.labels(cause).inc()
         return state

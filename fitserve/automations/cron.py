@@ -42,5 +42,5 @@ def next_after(on: On, at: datetime) -> datetime | None:
 def times(on: On, after: datetime, until: datetime | None = None) -> Iterator[datetime]:
     """Yield the times of a schedule after one time, up to another."""
     assert on.schedule is not None
-    found = (moment.astimezone(UTC) for moment in CronSim(on.schedule, after.astimezone(ZoneInfo(on.timezone))))
-    return found if until is None else takewhile(lambda moment: moment <= until, found)
+    moments = (moment.astimezone(UTC) for moment in CronSim(on.schedule, after.astimezone(ZoneInfo(on.timezone))))
+    return moments if until is None else takewhile(lambda moment: moment <= until, moments)

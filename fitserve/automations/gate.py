@@ -88,8 +88,8 @@ def losses(blobs: BlobStore, artifact: str, rows: HeldOut, metric: str) -> np.nd
     if metric == "accuracy":
         best = (values[:, 0] >= 0.5).astype(int) if values.shape[1] == 1 else values.argmax(axis=1)
         return np.asarray((best != place).astype(np.float64))
-    given = np.where(place >= 0, shares[np.arange(len(place)), np.maximum(place, 0)], 0.0)
-    return np.asarray(-np.log(np.clip(given, _LEAST, 1.0)))
+    label_shares = np.where(place >= 0, shares[np.arange(len(place)), np.maximum(place, 0)], 0.0)
+    return np.asarray(-np.log(np.clip(label_shares, _LEAST, 1.0)))
 
 
 def metric_for(gate: Gate, task: str) -> str:

@@ -46,8 +46,8 @@ def trained_on(session: Session, model: str | None, name: str) -> Dataset | None
     """Return the version of a dataset that a model's champion was trained on."""
     version = store.champion(session, model) if model else None
     run = session.get(Run, version.run_id) if version is not None else None
-    found = session.get(Dataset, run.dataset_id) if run is not None else None
-    return found if found is not None and found.name == name else None
+    dataset = session.get(Dataset, run.dataset_id) if run is not None else None
+    return dataset if dataset is not None and dataset.name == name else None
 
 
 def known_rows(session: Session, incumbent: Version | None, dataset: Dataset | None) -> int | None:

@@ -73,8 +73,8 @@ def _moments(
     """Return when the policy would have been due, and why, in order of time."""
     if on.schedule is not None:
         since = min([*(table.created_at for table in tables), *(version.created_at for version, _ in versions), at])
-        found = list(islice(cron.times(on, since, at), 10 * MOST_TICKS))
-        return [(moment, f"The schedule {on.schedule} was due.") for moment in found]
+        moments = list(islice(cron.times(on, since, at), 10 * MOST_TICKS))
+        return [(moment, f"The schedule {on.schedule} was due.") for moment in moments]
     if on.appended is not None:
         return _appended(session, on)
     if on.drift is not None:
@@ -91,13 +91,13 @@ def _moments(
 
 def _appended(session: Session, on: On) -> list[tuple[datetime, str]]:
     watched = session.scalars(select(Dataset).where(Dataset.name == on.appended).order_by(Dataset.version)).all()
-    found: list[tuple[datetime, str]] = []
+    moments: list[tuple[datetime, str]] = []
     rows = watched[0].rows if watched else 0
     for table in watched[1:]:
         if table.rows - rows >= (on.rows or 1):
-            found.append((table.created_at, f"{table.name} had {table.rows - rows} more rows."))
+            moments.append((table.created_at, f"{table.name} had {table.rows - rows} more rows."))
             rows = table.rows
-    return found
+    return moments
 
 
 def _live_metric(session: Session, on: On, notes: list[str]) -> list[tuple[datetime, str]]:
@@ -109,13 +109,13 @@ def _live_metric(session: Session, on: On, notes: list[str]) -> list[tuple[datet
     query = select(day, func.max(Feedback.created_at), func.count(), *errors).where(
         Feedback.model == on.live_metric, Feedback.counted
     )
-    found = []
+    moments = []
     for _, last, rows, square, absolute in session.execute(query.group_by(day).order_by(day)):
         value = {"accuracy": 1 - float(absolute), "rmse": float(square) ** 0.5, "mae": float(absolute)}[metric]
         beyond = (on.below is not None and value < on.below) or (on.above is not None and value > on.above)
         if rows >= FEWEST_TRUTHS and beyond:
-            found.append((last, f"{metric} was {value:.4g} on {rows} rows."))
-    return found
+            moments.append((last, f"{metric} was {value:.4g} on {rows} rows."))
+    return moments
 
 
 class _Play:

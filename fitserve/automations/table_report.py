@@ -38,18 +38,18 @@ def compare(before: Dataset, after: Dataset, used: Sequence[str] | None = None) 
 def _column_problems(
     name: str, before: Dataset, after: Dataset, old: Mapping[str, Any], new: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    found = []
+    problems = []
     if old["kind"] != new["kind"]:
         detail = f"{name} was {old['kind']} and is {new['kind']}."
-        found.append({"column": name, "what": "kind", "detail": detail, "before": old["kind"], "after": new["kind"]})
+        problems.append({"column": name, "what": "kind", "detail": detail, "before": old["kind"], "after": new["kind"]})
     if _family(old["storage"]) != _family(new["storage"]):
         detail = f"{name} held {_family(old['storage'])} and holds {_family(new['storage'])}."
-        found.append({"column": name, "what": "values", "detail": detail})
+        problems.append({"column": name, "what": "values", "detail": detail})
     was, now = _shares(before, after, old, new)
     if now - was > MISSING_RISE:
         detail = f"{now:.0%} of {name} are missing in the new rows; {was:.0%} were before."
-        found.append({"column": name, "what": "missing", "detail": detail, "before": was, "after": now})
-    return found
+        problems.append({"column": name, "what": "missing", "detail": detail, "before": was, "after": now})
+    return problems
 
 
 def _shares(before: Dataset, after: Dataset, old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[float, float]:

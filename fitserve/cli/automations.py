@@ -53,15 +53,15 @@ def create(
 def list_(session: Session) -> None:
     """List automations."""
     with session.client() as client:
-        found = list(client.automations.list())
+        automations = list(client.automations.list())
     rows = []
-    for one in found:
+    for one in automations:
         on = one.policy.on.model_dump(exclude_none=True, exclude={"timezone"})
         state = "on" if one.enabled else "paused"
         when = " ".join(f"{key} {value}" for key, value in on.items())
         rows.append((one.id, one.name, when, one.policy.then, state, screen.age(one.next_at), one.owner))
     names = ("id", "name", "when", "then", "state", "next", "owner")
-    session.show(found, screen.table(names, rows, droppable=("owner", "then")))
+    session.show(automations, screen.table(names, rows, droppable=("owner", "then")))
 
 
 @command(group, "show", "fitserve automations show weekly")

@@ -73,8 +73,8 @@ def batch(
     result: dict[str, Any] = ended.result or {}
     where = to or result.get("dataset", "")
     parts = [(one["name"], one["rows"], screen.size(one["bytes"])) for one in result.get("parts", ())]
-    said = f"{result.get('rows')} rows in {where}, by version {result.get('model_version')} of {model}."
-    session.show(ended, said, *([screen.table(("part", "rows", "size"), parts)] if to else []))
+    sentence = f"{result.get('rows')} rows in {where}, by version {result.get('model_version')} of {model}."
+    session.show(ended, sentence, *([screen.table(("part", "rows", "size"), parts)] if to else []))
     if to is None:
         session.hint(f"Read them: fitserve datasets rows {where}")
 

@@ -134,10 +134,10 @@ def _source(
     client: Client, connection: str | None, stated: dict[str, str | None], version: int | None
 ) -> dict[str, Any]:
     """Return the source that the options name. Raises BadInput."""
-    given = {kind: text for kind, text in stated.items() if text is not None}
-    if len(given) != 1:
+    options = {kind: text for kind, text in stated.items() if text is not None}
+    if len(options) != 1:
         raise BadInput("An import has exactly one source.", expected="--query, --path, --delta or --url")
-    ((kind, text),) = given.items()
+    ((kind, text),) = options.items()
     named = {"connection": connection} if connection is not None else {}
     if kind == "https":
         return {kind: {**named, "url": text}}

@@ -68,5 +68,5 @@ def _for_input(error: FitserveError, words: list[str]) -> str | None:
 
 
 def _listing(detail: str, group: str) -> str:
-    found = re.search(rf"\b({'|'.join(_NOUNS)})s?\b", detail.lower())
-    return _NOUNS[found[1] if found else _GROUPS.get(group, "run")]
+    noun = re.search(rf"\b({'|'.join(_NOUNS)})s?\b", detail.lower())
+    return _NOUNS[noun[1] if noun else _GROUPS.get(group, "run")]

@@ -91,19 +91,19 @@ def list_(
 ) -> None:
     """List a model's rollouts, newest first."""
     with session.client() as client:
-        found = list(client.rollouts.list(model, limit))
+        rollouts = list(client.rollouts.list(model, limit))
     rows = [
         (one.id, one.kind, f"{one.base} -> {one.to}", one.state.replace("_", " "), f"{one.share:.4g}", one.created_at)
-        for one in found
+        for one in rollouts
     ]
-    session.show(found, screen.table(("rollout", "kind", "versions", "state", "share", "started"), rows))
+    session.show(rollouts, screen.table(("rollout", "kind", "versions", "state", "share", "started"), rows))
 
 
 @command(group, "show", "fitserve models rollout show admissions")
 def show(session: Session, model: ModelName, rollout: RolloutId = None) -> None:
     """Show a rollout: its step, its guards' figures, and the live metric of both versions."""
     with session.client() as client:
-        found = client.rollouts.get(model, rollout or _newest(client, model))
+        detail = client.rollouts.get(model, rollout or _newest(client, model))
     guards = [
         (
             f"{step.share:.4g}",
@@ -112,14 +112,14 @@ def show(session: Session, model: ModelName, rollout: RolloutId = None) -> None:
             screen.number(figure.limit),
             "breached" if figure.breached else "",
         )
-        for step in found.steps
+        for step in detail.steps
         for figure in step.figures
     ]
     names = ("share", "guard", "before", "new", "value", "certainly over", "limit", "")
-    session.show(found, _line(found), screen.table(names, guards) if guards else "", _comparison(found))
+    session.show(detail, _line(detail), screen.table(names, guards) if guards else "", _comparison(detail))
 
 
-def _comparison(found: RolloutDetail) -> Any:
+def _comparison(detail: RolloutDetail) -> Any:
     rows = [
         (
             f"{one.metric.replace('_', ' ')} of {one.output}",
@@ -127,9 +127,9 @@ def _comparison(found: RolloutDetail) -> Any:
             "" if one.low is None else f"{screen.number(one.low)} to {screen.number(one.high)}",
             f"{one.base_rows} / {one.new_rows}",
         )
-        for one in found.comparison
+        for one in detail.comparison
     ]
-    names = ("live metric", f"version {found.base}", f"version {found.to}", "difference", "95% interval", "truths")
+    names = ("live metric", f"version {detail.base}", f"version {detail.to}", "difference", "95% interval", "truths")
     return screen.table(names, rows) if rows else ""
 
 

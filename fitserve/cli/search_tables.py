@@ -69,8 +69,8 @@ def found(result: Mapping[str, Any]) -> list[RenderableType]:
             for name, own in figures.items()
         ]
         parts.append(screen.table(("target", "over folds", "mean", "low", "high"), rows))
-    if kept := result.get("out_of_fold"):
-        parts.append(Text(f"Predictions out of the folds: {kept['dataset']}"))
+    if dataset := result.get("out_of_fold"):
+        parts.append(Text(f"Predictions out of the folds: {dataset['dataset']}"))
     if test := result.get("range_test"):
         parts.append(Text(test["says"]))
     if sanity := result.get("sanity"):

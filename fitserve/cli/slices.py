@@ -27,20 +27,20 @@ def slices(
 ) -> None:
     """Show the rows that a run predicts worst, by one condition or two; or the figures of a column."""
     with session.client() as client:
-        found = client.runs.get(run_id).slices(target, column=column)
-    measure = found.metric.replace("_", " ")
+        report = client.runs.get(run_id).slices(target, column=column)
+    measure = report.metric.replace("_", " ")
     names = ("rows", "share", measure, "elsewhere", "difference")
     if column is not None:
-        items = [item for one in found.columns for item in one["items"]]
+        items = [item for one in report.columns for item in one["items"]]
         rows = [(condition(one["condition"]), *_row(one), "worse" if one["worse"] else "") for one in items]
-        none = f"{column} has no two parts of {found.least_rows} held-out rows."
-        session.show(found, screen.table(("where", *names, ""), rows) if rows else none)
+        none = f"{column} has no two parts of {report.least_rows} held-out rows."
+        session.show(report, screen.table(("where", *names, ""), rows) if rows else none)
         return
-    rows = [(" and ".join(map(condition, one["conditions"])), *_row(one)) for one in found.worst]
-    none = f"No part of the {found.rows} held-out rows is worse than the rest by more than chance."
-    session.show(found, screen.table(("where", *names), rows) if rows else none)
-    if found.columns:
-        session.hint(f"By column: fitserve runs slices {run_id} --column '{found.columns[0]['column']}'")
+    rows = [(" and ".join(map(condition, one["conditions"])), *_row(one)) for one in report.worst]
+    none = f"No part of the {report.rows} held-out rows is worse than the rest by more than chance."
+    session.show(report, screen.table(("where", *names), rows) if rows else none)
+    if report.columns:
+        session.hint(f"By column: fitserve runs slices {run_id} --column '{report.columns[0]['column']}'")
 
 
 def condition(one: Mapping[str, Any]) -> str:
@@ -80,14 +80,14 @@ def _with_interval(value: float | None, interval: list[float] | None) -> str:
 def fairness(session: Session, run_id: RunId) -> None:
     """Compare the groups of the columns that the spec protects: rates, errors, and how they differ."""
     with session.client() as client:
-        found = client.runs.get(run_id).fairness()
-    session.show(found, *_tables(found))
-    if not found.items:
+        report = client.runs.get(run_id).fairness()
+    session.show(report, *_tables(report))
+    if not report.items:
         session.hint("Name columns in the spec and train again: protected: [column]")
 
 
-def _tables(found: Fairness) -> Iterator[Any]:
-    for item in found.items:
+def _tables(report: Fairness) -> Iterator[Any]:
+    for item in report.items:
         for one in item["labels"]:
             yield from _table(item, one, _RATES, f"{item['output']}: {one['label']}, by {item['column']}")
         if item["numbers"]:

@@ -56,7 +56,7 @@ def create(
 def list_(session: Session) -> None:
     """List webhooks, without their secrets."""
     with session.client() as client:
-        found = list(client.webhooks.list())
+        webhooks = list(client.webhooks.list())
     rows = [
         (
             one.id,
@@ -66,10 +66,10 @@ def list_(session: Session) -> None:
             one.owner,
             screen.age(one.created_at),
         )
-        for one in found
+        for one in webhooks
     ]
     names = ("id", "to", "events", "state", "owner", "created")
-    session.show(found, screen.table(names, rows, droppable=("created", "owner")))
+    session.show(webhooks, screen.table(names, rows, droppable=("created", "owner")))
 
 
 @command(
@@ -115,13 +115,13 @@ def log(
 ) -> None:
     """List what was sent to a webhook, newest first."""
     with session.client() as client:
-        found = list(client.webhooks.deliveries(webhook, state=state, limit=limit))
+        deliveries = list(client.webhooks.deliveries(webhook, state=state, limit=limit))
     rows = [
         (one.id, one.type, one.state, one.attempts, _last(one), screen.age(one.next_at), screen.age(one.created_at))
-        for one in found
+        for one in deliveries
     ]
     names = ("id", "event", "state", "attempts", "last answer", "next", "created")
-    session.show(found, screen.table(names, rows, droppable=("created", "next")))
+    session.show(deliveries, screen.table(names, rows, droppable=("created", "next")))
 
 
 def _last(delivery: DeliveryInfo) -> str:
@@ -159,6 +159,6 @@ def events(
 ) -> None:
     """List what happened, newest first: what webhooks are told."""
     with session.client() as client:
-        found = list(client.webhooks.events(type=type, limit=limit))
-    rows = [(one.id, one.type, str(one.data)[:80], screen.age(one.created_at)) for one in found]
-    session.show(found, screen.table(("id", "event", "data", "when"), rows, droppable=("data",)))
+        listed = list(client.webhooks.events(type=type, limit=limit))
+    rows = [(one.id, one.type, str(one.data)[:80], screen.age(one.created_at)) for one in listed]
+    session.show(listed, screen.table(("id", "event", "data", "when"), rows, droppable=("data",)))

@@ -32,18 +32,20 @@ def upload(
 def list_(session: Session) -> None:
     """List uploaded weights, newest first."""
     with session.client() as client:
-        found = list(client.weights.list())
-    rows = [(one.id, one.parameters, screen.size(one.bytes), one.owner, screen.age(one.created_at)) for one in found]
+        listed = list(client.weights.list())
+    rows = [(one.id, one.parameters, screen.size(one.bytes), one.owner, screen.age(one.created_at)) for one in listed]
     names = ("id", "parameters", "size", "owner", "created")
-    session.show(found, screen.table(names, rows, droppable=("created", "owner")))
+    session.show(listed, screen.table(names, rows, droppable=("created", "owner")))
 
 
 @command(group, "show", "fitserve weights show wts_01kb...")
 def show(session: Session, weights: WeightsId) -> None:
     """Show the arrays of uploaded weights."""
     with session.client() as client:
-        found = client.weights.get(weights)
-    session.show(found, screen.table(("array", "shape"), [(name, str(shape)) for name, shape in found.tensors.items()]))
+        uploaded = client.weights.get(weights)
+    session.show(
+        uploaded, screen.table(("array", "shape"), [(name, str(shape)) for name, shape in uploaded.tensors.items()])
+    )
 
 
 @command(group, "delete", "fitserve weights delete wts_01kb...")

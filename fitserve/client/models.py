@@ -273,8 +273,8 @@ class Models(Resource):
         """
         answer = self._ask_by_name("classify", model, rows, version, label, output, interval)
         body = answer.json()
-        found = predictions_of(model, answer, [dict(pairs) for pairs in body.pop("results")])
-        return replace(found, decisions=body.pop("decisions", None), bounds=body)
+        predictions = predictions_of(model, answer, [dict(pairs) for pairs in body.pop("results")])
+        return replace(predictions, decisions=body.pop("decisions", None), bounds=body)
 
     def regress(
         self,

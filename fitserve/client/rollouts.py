@@ -68,8 +68,8 @@ class Rollouts(Resource):
         return self._start(model, body)
 
     def _start(self, model: str, body: dict[str, Any]) -> RolloutInfo:
-        given = {name: None if value == math.inf else value for name, value in body.items() if value is not None}
-        answer = self._connection.send("POST", model_path(model, "rollouts"), json=given, repeatable=False)
+        options = {name: None if value == math.inf else value for name, value in body.items() if value is not None}
+        answer = self._connection.send("POST", model_path(model, "rollouts"), json=options, repeatable=False)
         return RolloutInfo.model_validate(answer.json())
 
     def get(self, model: str, id: str) -> RolloutDetail:
@@ -99,11 +99,11 @@ class Rollouts(Resource):
     def wait(self, model: str, id: str, timeout: float | None = None) -> RolloutDetail:
         """Wait until a rollout has ended, and return it. Raises TimeoutError."""
         until = None if timeout is None else time.monotonic() + timeout
-        while (found := self.get(model, id)).finished_at is None:
+        while (rollout := self.get(model, id)).finished_at is None:
             if until is not None and time.monotonic() >= until:
-                raise TimeoutError(f"The rollout {id} is {found.state} after {timeout:g} s.")
+                raise TimeoutError(f"The rollout {id} is {rollout.state} after {timeout:g} s.")
             pause(_POLL)
-        return found
+        return rollout
 
     def _change(self, model: str, id: str, action: str) -> RolloutInfo:
         answer = self._connection.send("POST", model_path(model, "rollouts", id, action), repeatable=False)

@@ -66,9 +66,9 @@ class Webhooks(Resource):
 
         Raises BadInput, NotFound.
         """
-        given: dict[str, Any] = {"url": url, "secret": secret, "description": description, "enabled": enabled}
-        given["events"] = None if events is None else builtins.list(events)
-        body = {name: value for name, value in given.items() if value is not None}
+        changes: dict[str, Any] = {"url": url, "secret": secret, "description": description, "enabled": enabled}
+        changes["events"] = None if events is None else builtins.list(events)
+        body = {name: value for name, value in changes.items() if value is not None}
         return WebhookInfo.model_validate(self._connection.send("PATCH", f"{_PATH}/{id}", json=body).json())
 
     def delete(self, id: str) -> None:

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from fitserve.dataset_facts import Kind, Storage
 from fitserve.datasets import MAX_PROBLEMS
 from fitserve.datasets.column_plan import ColumnPlan
-from fitserve.datasets.column_sample import digits_kept
+from fitserve.datasets.column_sample import keep_digits
 from fitserve.datasets.column_texts import (
     are_soft_missing,
     has_leading_zeros,
@@ -26,7 +26,7 @@ from fitserve.datasets.column_texts import (
     note_odd_values,
     words_for_missing,
 )
-from fitserve.datasets.plan_proposal import propose_again, texts_kept
+from fitserve.datasets.plan_proposal import as_text_plan, propose_again
 from fitserve.encoding.coercion import FALSE, TRUE, labels_of
 from fitserve.parsing import ColumnFormat, numbers, times
 from fitserve.parsing.column_format import SOFT, folded
@@ -74,7 +74,7 @@ class ColumnParser:
         self.bad_spellings = Counter[str]()
         self.examples: list[str] = []  # good texts of the first batch
         self.read_as_missing = Counter[str]()  # spellings that are labels in other columns
-        self.kept: Mapping[str, int] = {}  # labels that are spellings of a missing value elsewhere
+        self.label_counts: Mapping[str, int] = {}  # labels that are spellings of a missing value elsewhere
         self.naive = self.zoned = 0  # times without a zone, and with one
         self.notices: list[Notice] = []  # what was decided for this column; part of the upload's answer
         self._tried = [plan]
@@ -134,8 +134,8 @@ class ColumnParser:
         missing = pc.and_(missing, values.is_valid())
         if not pc.any(missing).as_py():
             return values
-        found = values.filter(missing).value_counts()
-        for text, count in zip(found.field(0).to_pylist(), found.field(1).to_pylist(), strict=True):
+        missing_counts = values.filter(missing).value_counts()
+        for text, count in zip(missing_counts.field(0).to_pylist(), missing_counts.field(1).to_pylist(), strict=True):
             if (bare_text := text.strip()) and len(self.read_as_missing) < MAX_SPELLINGS:
                 self.read_as_missing[bare_text] += count
         return pc.if_else(missing, pa.scalar(None, pa.string()), values)
@@ -156,7 +156,7 @@ class ColumnParser:
             bad = numbers.overflown(values, parsed) if large else np.zeros(len(values), bool)
         if pa.types.is_floating(parsed.type):
             if large and plan.stated_kind != "numeric" and numbers.loses_digits(values, plan.format):
-                return self._fall_back_to_text(values, **digits_kept(self.name))
+                return self._fall_back_to_text(values, **keep_digits(self.name))
             if plan.storage == "int64":
                 self.plan = replace(self.plan, storage="float64")
         elif floats:
@@ -212,8 +212,8 @@ class ColumnParser:
         self.bad += count
         for at in np.flatnonzero(bad)[: max(0, MAX_PROBLEMS - len(self.bad_values))]:
             self.bad_values.append((int(rows[at]), texts[int(at)].as_py()))
-        found = texts.filter(pa.array(bad)).value_counts()
-        for text, occurrences in zip(found.field(0).to_pylist(), found.field(1).to_pylist(), strict=True):
+        spellings = texts.filter(pa.array(bad)).value_counts()
+        for text, occurrences in zip(spellings.field(0).to_pylist(), spellings.field(1).to_pylist(), strict=True):
             if text in self.bad_spellings or len(self.bad_spellings) < MAX_SPELLINGS:
                 self.bad_spellings[text] += occurrences
         if self.plan.strict:
@@ -223,7 +223,7 @@ class ColumnParser:
         return parsed, None
 
     def _fall_back_to_text(self, texts: pa.Array, **changes: object) -> tuple[pa.Array, None]:
-        self.plan = replace(texts_kept(self.plan), **changes)  # type: ignore[arg-type]
+        self.plan = replace(as_text_plan(self.plan), **changes)  # type: ignore[arg-type]
         return texts, None
 
     def _note_odd(self) -> tuple[Notice, ...]:
@@ -264,11 +264,11 @@ class ColumnParser:
             return replace(plan, format=format)
         if self.bad <= max(0.01 * total, min(3.0, total / 20)):
             return replace(plan, strict=True)
-        return texts_kept(plan, self._note_odd())
+        return as_text_plan(plan, self._note_odd())
 
     def finish(self, labels: Mapping[str, int]) -> None:
         """Write the notices of what was decided, once the pass is final; `labels` and how often they occur."""
-        plan, self.kept = self.plan, labels
+        plan, self.label_counts = self.plan, labels
         self.notices += plan.notices
         if self.zoned and self.naive:
             self.notices.append(
@@ -303,7 +303,7 @@ class ColumnParser:
                     )
                 )
         for word in plan.format.keep:
-            if word not in plan.stated.keep and (count := self.kept.get(word, 0)):
+            if word not in plan.stated.keep and (count := self.label_counts.get(word, 0)):
                 quoted = plan.quoted
                 self.notices.append(
                     Notice(
@@ -342,7 +342,7 @@ class ColumnParser:
             )
         if self.plan.stated_kind == "text":
             return
-        if not format.fold_case and (alike := _alike(self.kept, folded)):
+        if not format.fold_case and (alike := _alike(self.label_counts, folded)):
             self.notices.append(
                 Notice(
                     code="similar_labels",
@@ -352,7 +352,7 @@ class ColumnParser:
                     option=f"formats.{name}.fold_case=true",
                 )
             )
-        elif not format.labels and (alike := _alike(self.kept, lambda label: folded(label).rstrip(" .,;:!*"))):
+        elif not format.labels and (alike := _alike(self.label_counts, lambda label: folded(label).rstrip(" .,;:!*"))):
             merged = {label: labels[0] for labels in alike[:10] for label in labels[1:]}
             self.notices.append(
                 Notice(

@@ -185,7 +185,7 @@ class ColumnSample:
             and numbers.has_large(parsed)
             and numbers.loses_digits(self.present, format)
         ):
-            return replace(self._of_texts(base), **digits_kept(self.name))
+            return replace(self._of_texts(base), **keep_digits(self.name))
         plan = replace(
             base, storage="int64" if whole else "float64", format=format, soft_missing=soft or must, strict=must
         )
@@ -397,17 +397,17 @@ class ColumnSample:
         format = self.stated
         if self.stated.missing is None:
             words = [word for word in DISPUTABLE if count_of(counts, word) and word not in self.stated.keep]
-            kept = tuple(word for word in words if base.quoted or is_label(word, counts))
+            label_words = tuple(word for word in words if base.quoted or is_label(word, counts))
             update: dict[str, Any] = {"missing": ()} if base.quoted else {}
-            format = format.change(keep=(*format.keep, *kept), **update)
+            format = format.change(keep=(*format.keep, *label_words), **update)
         if self.kind != "text":
             labels = Counter({text: count for text, count in counts.items() if not format.is_missing(text)})
             format = merge_spellings(format, labels)
         if self.kind is None:
-            found = self._unread_times() or self._unread_numbers()
-            if not found and (quantities := note_quantities(self.name, self.present[:1000].to_pylist())) is not None:
-                found = [quantities]
-            notices += found
+            proposal = self._unread_times() or self._unread_numbers()
+            if not proposal and (quantities := note_quantities(self.name, self.present[:1000].to_pylist())) is not None:
+                proposal = [quantities]
+            notices += proposal
         return replace(plan, format=format, notices=tuple(notices))
 
     def _unread_numbers(self) -> list[Notice]:
@@ -416,8 +416,8 @@ class ColumnSample:
         if evidence is None or not evidence.texts or has_leading_zeros(self.present):
             return []
         with_units = evidence.units and evidence.numbers >= SHARE * evidence.texts
-        if with_units and (found := list(self._unread_units(evidence))):
-            return found
+        if with_units and (units := list(self._unread_units(evidence))):
+            return units
         if evidence.bare < MOSTLY * evidence.texts:
             return []
         name, comma, point = self.name, next(iter(evidence.comma), ""), next(iter(evidence.point), "")
@@ -484,7 +484,7 @@ def _counts(texts: pa.Array) -> dict[str, int]:
     return dict(zip(counted.field(0).to_pylist(), counted.field(1).to_pylist(), strict=True))
 
 
-def digits_kept(name: str) -> dict[str, Any]:
+def keep_digits(name: str) -> dict[str, Any]:
     """Return what a plan says of whole numbers that stay text because float64 does not hold their digits."""
     notice = Notice(
         code="digits_kept",

@@ -32,14 +32,14 @@ def propose_plans(
     european: bool = False,
 ) -> list[ColumnPlan]:
     """Propose how to parse each column, given a sample of its texts."""
-    found = []
+    plans = []
     for name, values in columns.items():
         kind, stated = options.kinds.get(name), stated_format(name, options)
         base = ColumnPlan("string", stated, trim=trim, quoted=quoted, stated_kind=kind, stated=stated)
-        found.append(ColumnSample(name, values, base))
+        plans.append(ColumnSample(name, values, base))
     prior = FilePrior(options.decimal, options.thousands, options.dates, european)
-    prior = _with_proofs(prior, found)
-    return [sample.plan(prior) for sample in found]
+    prior = _with_proofs(prior, plans)
+    return [sample.plan(prior) for sample in plans]
 
 
 def _with_proofs(prior: FilePrior, samples: Sequence[ColumnSample]) -> FilePrior:
@@ -86,12 +86,14 @@ def propose_again(
     )
     sample = ColumnSample(name, pa.array(texts, pa.string()), base)
     is_time = plan.storage == "timestamp"
-    found = sample.of_times(base, prior) if is_time else sample.of_numbers(base, prior, plan.strict)
-    if found is None or found.storage == "string":
-        return found
-    if found.storage == "int64" and plan.storage == "float64":
-        found = replace(found, storage="float64")
-    return replace(found, soft_missing=found.soft_missing or plan.soft_missing, zoned=found.zoned or plan.zoned)
+    proposal = sample.of_times(base, prior) if is_time else sample.of_numbers(base, prior, plan.strict)
+    if proposal is None or proposal.storage == "string":
+        return proposal
+    if proposal.storage == "int64" and plan.storage == "float64":
+        proposal = replace(proposal, storage="float64")
+    return replace(
+        proposal, soft_missing=proposal.soft_missing or plan.soft_missing, zoned=proposal.zoned or plan.zoned
+    )
 
 
 def reconsider(
@@ -112,12 +114,12 @@ def reconsider(
                 prior = replace(prior, proven_order=plan.format.time, order_proof=proof)
             else:
                 continue
-            if other != name and (found := propose_again(other, open_plan, examples[other], prior)) is not None:
-                plans[other] = found
+            if other != name and (proposal := propose_again(other, open_plan, examples[other], prior)) is not None:
+                plans[other] = proposal
     return [plans[name] for name in before]
 
 
-def texts_kept(plan: ColumnPlan, notices: tuple[Notice, ...] = ()) -> ColumnPlan:
+def as_text_plan(plan: ColumnPlan, notices: tuple[Notice, ...] = ()) -> ColumnPlan:
     """Return the plan under which a column is text, because its values are neither numbers nor times."""
     return replace(
         plan, storage="string", format=plan.stated, soft_missing=False, strict=False, notices=notices, evidence=""

@@ -30,15 +30,15 @@ def relations(sample: pa.Table, columns: Mapping[str, ColumnFacts], target: str)
     facts = columns[target]
     if facts.kind == "text" or facts.rows == facts.missing:
         raise BadInput(f"{target!r} cannot be a target: {facts.kind}, {facts.missing} of {facts.rows} missing.")
-    found = []
+    pairs = []
     for name, column in columns.items():
         if name == target or column.rows == column.missing:
             continue
         relation = _relation(sample.column(name), column, sample.column(target), facts)
         is_leak = relation["strength"] > 0.98 and relation["rows"] > 20 and column.kind != "ignored"
         warning = "predicts the target almost exactly: is it known before the target is?" if is_leak else None
-        found.append({**relation, "column": name, "warning": warning})
-    return sorted(found, key=lambda relation: (-relation["strength"], relation["column"]))
+        pairs.append({**relation, "column": name, "warning": warning})
+    return sorted(pairs, key=lambda relation: (-relation["strength"], relation["column"]))
 
 
 def _relation(

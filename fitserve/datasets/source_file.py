@@ -82,7 +82,7 @@ _WEB_PAGE = re.compile(rb"\s*+<(!doctype\s++html|html|table)[\s>]", re.IGNORECAS
 
 def _foreign_text(head: bytes) -> str | None:
     """Return what a file is that begins so, if it is a text of another kind."""
-    found = {
+    formats = {
         "a table drawn with lines, as Markdown and database shells print it": _DRAWN_TABLE.match(head),
         "an SQL script": _SQL.match(head),
         "an ARFF file": _ARFF.match(head),
@@ -90,7 +90,7 @@ def _foreign_text(head: bytes) -> str | None:
         "XML": _XML.match(head),
         "a web page": _WEB_PAGE.match(head),
     }
-    return next((name for name, match in found.items() if match), None)
+    return next((name for name, match in formats.items() if match), None)
 
 
 def read_head(path: Path) -> bytes:

@@ -608,10 +608,10 @@ def local_parquet(blobs: BlobStore, dataset: Dataset, cache: Path, *, again: boo
 def _stamp(path: Path) -> tuple[int, ...]:
     """Return what changes when a file's bytes are written; nothing where there is no file."""
     try:
-        found = path.stat()
+        status = path.stat()
     except FileNotFoundError:
         return ()
-    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def open_table(blobs: BlobStore, dataset: Dataset, cache: Path) -> pa.Table:

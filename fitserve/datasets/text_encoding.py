@@ -87,21 +87,21 @@ def _margin(one: str, other: str) -> float:
 
 def _fields(path: Path) -> list[bytes]:
     """Return distinct fields with bytes beyond ASCII, of the whole file."""
-    found: dict[bytes, None] = {}
+    fields: dict[bytes, None] = {}
     size = 0
     for chunk in _chunks_beyond_ascii(path):
         taken = 0
         for match in _FIELD.finditer(chunk):
-            if match[0] in found:
+            if match[0] in fields:
                 continue
-            found[match[0]] = None
+            fields[match[0]] = None
             size += len(match[0])
             taken += 1
             if size > MOST_BYTES:
-                return list(found)
+                return list(fields)
             if taken >= FIELDS_OF_A_CHUNK:
                 break
-    return list(found)
+    return list(fields)
 
 
 def _chunks_beyond_ascii(path: Path) -> Iterator[bytes]:

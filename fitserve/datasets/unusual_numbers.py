@@ -70,8 +70,8 @@ def note_placeholder(name: str, texts: pa.Array, numbers: pa.Array) -> Notice | 
 def note_quantities(name: str, texts: Sequence[str]) -> Notice | None:
     """Note a column of texts that all mean numbers in a notation that is not read: 0x1F, 3/4, 08:30, 5'11"."""
     present = [text.strip() for text in texts[:1000] if text.strip()]
-    found = Counter(match.lastgroup for text in present if (match := _QUANTITY.fullmatch(text)))
-    what, count = found.most_common(1)[0] if found else (None, 0)
+    counts = Counter(match.lastgroup for text in present if (match := _QUANTITY.fullmatch(text)))
+    what, count = counts.most_common(1)[0] if counts else (None, 0)
     if what is None or count < 2 or count < MEANT * len(present):
         return None
     example = next(text for text in present if _QUANTITY.fullmatch(text))

@@ -31,5 +31,5 @@ def abstentions(
         reasons[distances > limits["distance"]] = "distance"
     if limits.get("unlike_training") and warned is not None:
         reasons[[bool(own) for own in warned]] = "unlike_training"
-    found: list[Reason | None] = reasons.tolist()
-    return found
+    reasons_by_row: list[Reason | None] = reasons.tolist()
+    return reasons_by_row

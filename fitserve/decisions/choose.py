@@ -222,15 +222,15 @@ def _better_weight(
     steps = np.concatenate([[points[0] / 2], (points[1:] + points[:-1]) / 2, [points[-1] * 2]])
     if len(steps) > MOST_STEPS:
         steps = steps[np.linspace(0, len(steps) - 1, MOST_STEPS).round().astype(int)]
-    best, found = score, None
+    best, best_step = score, None
     for step in steps.tolist():
         reached = _measured(name, truth, np.where(turns < step, place, rival), shares.shape[1])
         if reached > best + 1e-12:
-            best, found = reached, step
-    if found is None:
+            best, best_step = reached, step
+    if best_step is None:
         return weights, score
     changed = np.array(weights)
-    changed[place] = found
+    changed[place] = best_step
     return changed, best
 
 

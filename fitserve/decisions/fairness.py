@@ -165,9 +165,9 @@ def _gaps(counts: Floats) -> dict[str, Floats]:
     """Return the measures of each draw; NaN where fewer than two groups have the rate."""
     (spared, false), (missed, true) = np.moveaxis(counts, (2, 3), (0, 1))
     selection = _ratio(true + false, spared + false + missed + true)
-    found, alarms = _ratio(true, true + missed), _ratio(false, false + spared)
+    recall, alarms = _ratio(true, true + missed), _ratio(false, false + spared)
     low, high = _ends(selection)
-    odds = np.stack([_gap(found), _gap(alarms)])
+    odds = np.stack([_gap(recall), _gap(alarms)])
     return {
         "demographic_parity_difference": high - low,
         "demographic_parity_ratio": np.where(high > 0, low / np.where(high > 0, high, 1.0), np.nan),

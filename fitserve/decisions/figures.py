@@ -100,8 +100,8 @@ def abstained(decision: Mapping[str, Any], output: Output, rows: HeldOut, confor
     limits = decision.get("abstain") or {}
     sizes = None
     if (level := limits.get("prediction_set")) is not None and conformal is not None:
-        (found,) = conformal.bounds(rows.values, level, RowFacts(rows.coverage_labels), only=output.name)
-        sizes = found.sizes()
+        (bounds,) = conformal.bounds(rows.values, level, RowFacts(rows.coverage_labels), only=output.name)
+        sizes = bounds.sizes()
     reasons = abstentions(limits, len(rows), set_sizes=sizes, distances=rows.distance, warned=rows.warned)
     return np.array([why is not None for why in reasons], np.bool_)
 

@@ -84,5 +84,5 @@ def quantile_edges(numbers: np.ndarray, bins: int) -> np.ndarray:
 def _at_levels(numbers: np.ndarray, levels: np.ndarray) -> np.ndarray:
     """Return quantiles without interpolation: a difference of two numbers may be infinite."""
     ranks = np.rint(levels * (len(numbers) - 1)).astype(np.int64)
-    found: np.ndarray = np.sort(numbers)[ranks]
-    return found
+    edges: np.ndarray = np.sort(numbers)[ranks]
+    return edges

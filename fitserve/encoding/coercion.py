@@ -99,13 +99,13 @@ def _label_of_text(text: str, format: ColumnFormat) -> str | None:
 
 def group_labels(values: Iterable[Any], format: ColumnFormat) -> list[str | None]:
     """Return cells as the labels of groups: as categories of a column of that format; None where there is none."""
-    found: list[str | None] = []
+    labels: list[str | None] = []
     for value in values:
         try:
-            found.append(as_label(value, format))
+            labels.append(as_label(value, format))
         except TypeError:
-            found.append(None)
-    return found
+            labels.append(None)
+    return labels
 
 
 def label_or_text(value: Any) -> str | None:

@@ -51,8 +51,8 @@ class RowWarnings(Sequence[list[ValueWarning]]):
             if by_code:
                 self.codes.update({code: len(own) for code, own in by_code.items()})
                 several = list(by_code.values())
-                found = several[0] if len(several) == 1 else np.unique(np.concatenate(several))
-                self._columns.append((place, found))
+                warned_rows = several[0] if len(several) == 1 else np.unique(np.concatenate(several))
+                self._columns.append((place, warned_rows))
         self._make = make
         return self
 

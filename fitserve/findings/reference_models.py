@@ -25,16 +25,16 @@ def better_reference(record: RunRecord) -> Evidence | None:
     if part not in ("test", "validation") or record.training.get("class_weight"):
         return None  # class weights ask for another loss than the one compared here
     own = record.mean_loss("network", part)
-    found = []
+    candidates = []
     for name, against in (insight.get("against") or {}).items():
         if name not in NAMES or against.get("verdict") != "worse" or own is None:
             continue
         behind = to_float(against.get("difference"))
         if behind > BETTER * own:
-            found.append((behind, name, against["interval"], to_float((losses.get(name) or {}).get(part))))
-    if not found:
+            candidates.append((behind, name, against["interval"], to_float((losses.get(name) or {}).get(part))))
+    if not candidates:
         return None
-    behind, name, (low, high), reached = max(found)
+    behind, name, (low, high), reached = max(candidates)
     return Evidence(
         f"On the {part} rows {NAMES[name]} {'reach' if name == 'trees' else 'reaches'} a loss of {reached:.3g}, the"
         f" network {own:.3g}: it is behind by {behind:.2g} (95% interval {low:.2g} to {high:.2g}).",

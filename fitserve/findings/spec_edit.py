@@ -72,13 +72,13 @@ class SpecLayer:
 
 def layers(spec: Json) -> list[SpecLayer]:
     """Return all layers in order, without network inputs."""
-    found = []
+    places = []
     for index, entry in enumerate(spec["network"]):
         cls = next(key for key in entry if key not in ENTRY_KEYS)
         if cls != "Input":
             inputs, output = tuple(entry.get("inputs") or ()), bool(entry.get("output"))
-            found.append(SpecLayer(f"/network/{index}", entry.get("name", ""), cls, entry[cls], inputs, output))
-    return found
+            places.append(SpecLayer(f"/network/{index}", entry.get("name", ""), cls, entry[cls], inputs, output))
+    return places
 
 
 def hidden_layers(spec: Json, cls: str = "Dense") -> list[SpecLayer]:

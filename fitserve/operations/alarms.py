@@ -83,18 +83,18 @@ class Watch(threading.Thread):
                 self._away.clear()
                 return False
         with db.reading(self.engine) as session:
-            found = conditions.look(session, self.settings)
+            holding = conditions.look(session, self.settings)
             reading = queue_reading(session)
         self.queue.write(reading)
         with db.transaction(self.engine) as session:
-            self._update(session, {(one.name, one.subject): one for one in found})
+            self._update(session, {(one.name, one.subject): one for one in holding})
             delete_old(session)
         return True
 
-    def _update(self, session: Session, found: dict[Key, Condition]) -> None:
+    def _update(self, session: Session, by_key: dict[Key, Condition]) -> None:
         at = db.now(session)
         is_open = {(row.name, row.subject): row for row in open_alarms(session)}
-        for key, condition in found.items():
+        for key, condition in by_key.items():
             self._away.pop(key, None)
             if (row := is_open.get(key)) is not None:
                 row.severity, row.detail, row.figures = condition.severity, condition.detail[:500], condition.figures
@@ -104,10 +104,10 @@ class Watch(threading.Thread):
             if (at - since).total_seconds() >= self.hold:
                 _start(session, condition, since, at)
                 del self._since[key]
-        for key in self._since.keys() - found.keys():
+        for key in self._since.keys() - by_key.keys():
             del self._since[key]
         for key, row in is_open.items():
-            if key not in found and (at - self._away.setdefault(key, at)).total_seconds() >= self.clear:
+            if key not in by_key and (at - self._away.setdefault(key, at)).total_seconds() >= self.clear:
                 row.ended_at = self._away.pop(key)
                 events.record(
                     session,

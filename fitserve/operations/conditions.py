@@ -86,8 +86,8 @@ def look(session: Session, settings: Settings) -> list[Condition]:
         samples.rows_since(session, samples.MINUTE, now - 360),
         samples.rows_since(session, samples.TEN_MINUTES, now - 4200),
     )
-    found = [condition for rule in RULES for condition in rule(seen)]
-    return sorted(found, key=lambda one: one.severity != "critical")
+    conditions = [condition for rule in RULES for condition in rule(seen)]
+    return sorted(conditions, key=lambda one: one.severity != "critical")
 
 
 @_rule
@@ -234,7 +234,7 @@ def add_buckets(rows: Sequence[Sequence[int] | None], size: int) -> list[int]:
     return summed
 
 
-def worst(found: Sequence[Condition]) -> Literal["good", "warning", "critical"]:
+def worst(conditions: Sequence[Condition]) -> Literal["good", "warning", "critical"]:
     """Return the worst severity; `good` where nothing is wrong."""
-    levels = {one.severity for one in found}
+    levels = {one.severity for one in conditions}
     return "critical" if "critical" in levels else "warning" if levels else "good"

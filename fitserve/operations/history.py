@@ -89,11 +89,11 @@ def _covered(figures: Iterable[dict[str, Any]]) -> float:
 def _processes(rows: Sequence[Sample], slots: Sequence[int]) -> list[ProcessHistory]:
     """Return processor time and memory of each process, those that wrote last first."""
     place = {slot: index for index, slot in enumerate(slots)}
-    found: dict[str, ProcessHistory] = {}
+    processes: dict[str, ProcessHistory] = {}
     for row in rows:
         if row.kind == "queue":
             continue
-        one = found.setdefault(
+        one = processes.setdefault(
             row.process,
             ProcessHistory(
                 process=row.process,
@@ -109,7 +109,7 @@ def _processes(rows: Sequence[Sample], slots: Sequence[int]) -> list[ProcessHist
         if row.slot in place:
             one.cpu[place[row.slot]] = figures["counts"].get("cpu_seconds", 0) / _covered([figures])
             one.memory_bytes[place[row.slot]] = int(figures["most"].get("memory_bytes", 0))
-    return sorted(found.values(), key=lambda one: (-one.seen_at.timestamp(), one.process))[:MOST_PROCESSES]
+    return sorted(processes.values(), key=lambda one: (-one.seen_at.timestamp(), one.process))[:MOST_PROCESSES]
 
 
 def of_model(session: Session, model: str, window: WindowName) -> ModelHistory:
@@ -169,10 +169,10 @@ def write_drift(engine: Engine, indices: Mapping[tuple[str, int], float]) -> Non
 
 def _seconds_by_slot(session: Session, step: int, since: float) -> dict[int, float]:
     """Return the slots in which a prediction process wrote, with the seconds that it covers."""
-    found: dict[int, float] = {}
+    seconds: dict[int, float] = {}
     for row in samples.rows_since(session, step, since, "predict"):
-        found[row.slot] = max(found.get(row.slot, 1.0), row.figures["counts"].get("seconds", 0))
-    return found
+        seconds[row.slot] = max(seconds.get(row.slot, 1.0), row.figures["counts"].get("seconds", 0))
+    return seconds
 
 
 def _model_point(slot: int, rows: Sequence[TrafficSample], seconds: float | None) -> ModelPoint:

@@ -18,7 +18,7 @@ def by_owner(session: Session, owner: str | None = None) -> list[OwnerStorage]:
     Bytes of a file that several of an owner's datasets share count once for that owner, and once for each other owner
     that has it too.
     """
-    found: defaultdict[str, dict[str, Any]] = defaultdict(dict)
+    owners: defaultdict[str, dict[str, Any]] = defaultdict(dict)
     files = select(Dataset.owner, Dataset.blob).distinct().subquery()
     artifact = Run.result["artifact"].as_string()
     checkpoints = select(Run.owner, Run.checkpoint).where(Run.checkpoint.is_not(None)).distinct().subquery()
@@ -60,6 +60,6 @@ def by_owner(session: Session, owner: str | None = None) -> list[OwnerStorage]:
         if owner is not None:
             query = query.where(column == owner)
         for row in session.execute(query):
-            found[row[0]][name] = int(row[1] or 0)
-    rows = [OwnerStorage(owner=name, **counts) for name, counts in found.items()]
+            owners[row[0]][name] = int(row[1] or 0)
+    rows = [OwnerStorage(owner=name, **counts) for name, counts in owners.items()]
     return sorted(rows, key=lambda one: (-one.bytes, one.owner))

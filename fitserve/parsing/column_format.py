@@ -124,13 +124,13 @@ class ColumnFormat(BaseModel):
     @cached_property
     def missing_numbers(self) -> frozenset[float]:
         """Numbers that stand for a missing value, however they are written: -999."""
-        found = set()
+        numbers = set()
         for text in (*self.missing_spellings, *self.also_missing):
             plain = text.replace(self.thousands or " ", "").replace(self.decimal or ".", ".")
             if any("0" <= character <= "9" for character in plain) and "_" not in plain:
                 with suppress(ValueError):
-                    found.add(float(plain))
-        return frozenset(found)
+                    numbers.add(float(plain))
+        return frozenset(numbers)
 
     @cached_property
     def _also_missing(self) -> frozenset[str]:
@@ -147,10 +147,10 @@ class ColumnFormat(BaseModel):
             text = text.strip()
         if not self.labels:
             return text
-        found = self.labels.get(text.casefold() if self.fold_case else text)
-        if found is None and self.fold_case:
-            found = self.labels.get(folded(text))
-        return text if found is None else found
+        label = self.labels.get(text.casefold() if self.fold_case else text)
+        if label is None and self.fold_case:
+            label = self.labels.get(folded(text))
+        return text if label is None else label
 
 
 PLAIN = ColumnFormat()

@@ -200,24 +200,24 @@ def _with_odd_ones(
     import pyarrow as pa
 
     encoded = texts.dictionary_encode()
-    found: list[int | float | None] = []
+    read: list[int | float | None] = []
     for text in encoded.dictionary.to_pylist():
         try:
-            found.append(read_number(text, format))
+            read.append(read_number(text, format))
         except ValueError:
-            found.append(None)
+            read.append(None)
     codes = encoded.indices.to_numpy(zero_copy_only=False)
-    unreadable = np.array([number is None for number in found], bool)
+    unreadable = np.array([number is None for number in read], bool)
     bad[places[unreadable[codes]]] = True
     if unreadable.all():
         return numbers, bad
     whole = pa.types.is_integer(numbers.type)
-    if whole and any(isinstance(number, float) or not -(2**63) <= (number or 0) < 2**63 for number in found):
+    if whole and any(isinstance(number, float) or not -(2**63) <= (number or 0) < 2**63 for number in read):
         numbers, whole = numbers.cast(pa.float64(), safe=False), False
     dtype: Any = np.int64 if whole else np.float64
     values = numbers.fill_null(0).to_numpy(zero_copy_only=False).astype(dtype, copy=True)
     empty = numbers.is_null().to_numpy(zero_copy_only=False).copy()
-    of_text = np.array([number or 0 for number in found], dtype)
+    of_text = np.array([number or 0 for number in read], dtype)
     values[places] = of_text[codes]
     empty[places] = unreadable[codes]
     return pa.array(values, numbers.type, mask=empty), bad
@@ -305,23 +305,23 @@ class NumberEvidence:
 
 def evidence_of(texts: Mapping[str, int]) -> NumberEvidence:
     """Return what some texts, and how often they occur, prove about the format of numbers."""
-    found = NumberEvidence()
+    evidence = NumberEvidence()
     for text, count in texts.items():
-        found.texts += count
+        evidence.texts += count
         parts = _parts(text)
-        if parts is None or not _weigh(text, parts[1], count, found):
-            found.odd = found.odd or text.strip()
+        if parts is None or not _weigh(text, parts[1], count, evidence):
+            evidence.odd = evidence.odd or text.strip()
             continue
         unit, _, odd = parts
-        found.numbers += count
+        evidence.numbers += count
         if unit:
-            found.units[unit] += count
-            found.prefixed |= not text.strip().endswith(unit)
+            evidence.units[unit] += count
+            evidence.prefixed |= not text.strip().endswith(unit)
         else:
-            found.bare += count
-        if odd and len(found.negatives) < 3:
-            found.negatives.append(text.strip())
-    return found
+            evidence.bare += count
+        if odd and len(evidence.negatives) < 3:
+            evidence.negatives.append(text.strip())
+    return evidence
 
 
 def _parts(text: str) -> tuple[str, str, bool] | None:
@@ -349,7 +349,7 @@ def _parts(text: str) -> tuple[str, str, bool] | None:
     return before or after, core, odd
 
 
-def _weigh(text: str, core: str, count: int, found: NumberEvidence) -> bool:
+def _weigh(text: str, core: str, count: int, evidence: NumberEvidence) -> bool:
     """Add what a number's digits prove; return whether they are a number."""
     mantissa, _, exponent = core.replace("E", "e").partition("e")
     if "e" in core.lower() and not exponent.lstrip("+-").isdecimal():
@@ -365,21 +365,21 @@ def _weigh(text: str, core: str, count: int, found: NumberEvidence) -> bool:
         group = signs[0]
         if last not in ",." or signs.count(last) != 1 or not _groups(mantissa.partition(last)[0], group):
             return False
-        (found.comma if last == "," else found.point)[text] += count
-        found.thousands[group] += count
+        (evidence.comma if last == "," else evidence.point)[text] += count
+        evidence.thousands[group] += count
         return True
     if len(signs) > 1 or last not in ",.":  # 1.234.567, 1 234
         if not _groups(mantissa, last):
             return False
-        found.thousands[last] += count
+        evidence.thousands[last] += count
         if last in ",.":
-            (found.point if last == "," else found.comma)[text] += count
+            (evidence.point if last == "," else evidence.comma)[text] += count
         return True
     whole, _, fraction = mantissa.partition(last)
     if len(fraction) == 3 and 1 <= len(whole) <= 3 and whole[0] != "0" and not exponent:
-        found.either.setdefault(last, []).append(text)
+        evidence.either.setdefault(last, []).append(text)
     else:
-        (found.comma if last == "," else found.point)[text] += count
+        (evidence.comma if last == "," else evidence.point)[text] += count
     return True
 
 

@@ -117,10 +117,10 @@ def _moment(text: str, order: str, first_year: int) -> datetime:
         return datetime(monday.year, monday.month, monday.day, tzinfo=UTC)
     else:
         named = parts.get("month")
-        found = MONTHS.get(named.lower()) if named else number(parts["number"])
-        if found is None:
+        month_number = MONTHS.get(named.lower()) if named else number(parts["number"])
+        if month_number is None:
             raise ValueError("not a month")
-        year, month, day = parts["year"], str(found), parts.get("day") or "1"
+        year, month, day = parts["year"], str(month_number), parts.get("day") or "1"
     whole_year = number(year) if len(year) > 2 else first_year + (number(year) - first_year) % 100
     hour = number(parts.get("hour") or 0)
     if half := parts.get("half"):
@@ -145,7 +145,7 @@ def _moment(text: str, order: str, first_year: int) -> datetime:
 
 
 def _match(text: str) -> dict[str, Any]:
-    found = (
+    match = (
         _NUMERIC.fullmatch(text)
         or _DAY_NAME_YEAR.fullmatch(text)
         or _NAME_DAY_YEAR.fullmatch(text)
@@ -159,9 +159,9 @@ def _match(text: str) -> dict[str, Any]:
         or _WEEK.fullmatch(text)
         or _C_TIME.fullmatch(text)
     )
-    if found is None:
+    if match is None:
         raise ValueError("not a time")
-    return found.groupdict()
+    return match.groupdict()
 
 
 def _in_order(parts: Mapping[str, str], order: str) -> tuple[str, str, str]:
@@ -243,13 +243,13 @@ def _cast_iso(texts: pa.Array) -> tuple[pa.Array, bool] | None:
 def _parse_epochs(texts: pa.Array, time: TimeFormat, micros: np.ndarray, bad: np.ndarray) -> None:
     encoded = texts.dictionary_encode()
     codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
-    found, wrong = np.zeros(len(encoded.dictionary) + 1, np.int64), np.zeros(len(encoded.dictionary) + 1, bool)
+    epochs, wrong = np.zeros(len(encoded.dictionary) + 1, np.int64), np.zeros(len(encoded.dictionary) + 1, bool)
     for at, text in enumerate(encoded.dictionary.to_pylist()):
         try:
-            found[at] = microseconds_of_epoch(float(text) if "." in text or "e" in text.lower() else int(text), time)
+            epochs[at] = microseconds_of_epoch(float(text) if "." in text or "e" in text.lower() else int(text), time)
         except (ValueError, OverflowError):
             wrong[at] = True
-    micros[:], bad[:] = found[codes], wrong[codes]
+    micros[:], bad[:] = epochs[codes], wrong[codes]
 
 
 def _combine(parts: pa.Array, format: ColumnFormat) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -400,43 +400,43 @@ class TimeEvidence:
 
 def evidence_of(texts: Mapping[str, int], first_year: int | None = None) -> TimeEvidence:
     """Return what some texts, and how often they occur, prove about the format of times."""
-    found = TimeEvidence()
+    evidence = TimeEvidence()
     first = first_year or FIRST_YEAR
     for written, count in texts.items():
         text = written.strip()
-        found.texts += count
+        evidence.texts += count
         readings: dict[str, datetime] = {}
         for order in ("ymd", "dmy", "mdy"):
             try:
                 readings[order] = _moment(text, order, first)
-                found.times[order] += count
+                evidence.times[order] += count
             except ValueError:
                 continue
         if not readings:
-            found.odd = found.odd or text
+            evidence.odd = evidence.odd or text
             continue
-        found.readable += count
+        evidence.readable += count
         parts = _NUMERIC.fullmatch(text)
         if parts is None:
-            found.short_years |= len(_match(text).get("year") or "") == 2
+            evidence.short_years |= len(_match(text).get("year") or "") == 2
             continue
         if len(parts["first"]) == 4:
             continue
-        found.short_years |= len(parts["last"]) == 2
-        found.slashes |= parts["sign"] == "/"
+        evidence.short_years |= len(parts["last"]) == 2
+        evidence.slashes |= parts["sign"] == "/"
         if "dmy" in readings and "mdy" not in readings:
-            found.day_first = found.day_first or text
+            evidence.day_first = evidence.day_first or text
         elif "mdy" in readings and "dmy" not in readings:
-            found.month_first = found.month_first or text
+            evidence.month_first = evidence.month_first or text
         elif readings.get("dmy") != readings.get("mdy"):
-            found.either = found.either or text
-    return found
+            evidence.either = evidence.either or text
+    return evidence
 
 
 def epochs_of(numbers: pa.Array) -> list[TimeFormat]:
     """Return the units of numbers that are all times from 2001 to 2100, told by their size; [] where any is not."""
     present = numbers.drop_null().to_numpy(zero_copy_only=False)
-    found: list[TimeFormat] = []
+    formats: list[TimeFormat] = []
     left = len(present)
     if not left or not (present.min() >= FROM_2001 and present.max() < UNTIL_2100 * 1e9):
         return []
@@ -444,5 +444,5 @@ def epochs_of(numbers: pa.Array) -> list[TimeFormat]:
         of_unit = int(((present >= FROM_2001 * unit) & (present < UNTIL_2100 * unit)).sum())
         left -= of_unit
         if of_unit:
-            found.append(time)  # type: ignore[arg-type]
-    return [] if left else found
+            formats.append(time)  # type: ignore[arg-type]
+    return [] if left else formats

@@ -199,7 +199,7 @@ def _end(
     at_inside, at_outside = -aim, excess(outermost)
     if at_outside < 0 or inside == outermost:
         return outermost
-    kept = 0
+    side = 0
     for turn in range(60):
         if abs(outermost - inside) <= close * reach:
             break
@@ -207,13 +207,13 @@ def _end(
         middle = inside + min(max(share, 0.01), 0.99) * (outermost - inside)
         if turn == 0 and reach < abs(outermost - inside):
             middle = inside + math.copysign(reach, outermost - inside)
-        found = excess(middle)
-        if found < 0:
-            inside, at_inside, at_outside = middle, found, at_outside / 2 if kept < 0 else at_outside
-            kept = -1
+        excess_here = excess(middle)
+        if excess_here < 0:
+            inside, at_inside, at_outside = middle, excess_here, at_outside / 2 if side < 0 else at_outside
+            side = -1
         else:
-            outermost, at_outside, at_inside = middle, found, at_inside / 2 if kept > 0 else at_inside
-            kept = 1
+            outermost, at_outside, at_inside = middle, excess_here, at_inside / 2 if side > 0 else at_inside
+            side = 1
     return outermost
 
 

@@ -38,10 +38,10 @@ def write_counts(engine: Engine, process: str, counts: Mapping[tuple[str, int], 
 def delete_old_counts(engine: Engine) -> int:
     """Delete the counts of rollouts that ended some time ago, or are deleted. Return how many rows."""
     with db.transaction(engine) as session:
-        kept = select(Rollout.id).where(
+        running = select(Rollout.id).where(
             or_(Rollout.finished_at.is_(None), Rollout.finished_at > db.now(session) - KEPT_COUNTS)
         )
-        result: Any = session.execute(delete(RolloutCount).where(RolloutCount.rollout_id.not_in(kept)))
+        result: Any = session.execute(delete(RolloutCount).where(RolloutCount.rollout_id.not_in(running)))
         return int(result.rowcount)
 
 

@@ -224,13 +224,13 @@ def _prediction_drift(new: ArmCounts, base: ArmCounts, limit: float, alpha: floa
         for part, shares in parts.items()
         if len(base.outputs.get(name, {}).get(part, ())) == len(shares)
     ]
-    found = [Figure("prediction_drift", limit, base.requests, new.requests, None, None, None, None, None)]
+    figures = [Figure("prediction_drift", limit, base.requests, new.requests, None, None, None, None, None)]
     for name, part, shares, others in pairs:
         index, least = index_bounds(shares, others, alpha / len(pairs))
         named = f"{name} ({part})"
         figure = Figure("prediction_drift", limit, sum(others), sum(shares), None, None, index, least, None, named)
-        found.append(figure)
-    return max(found, key=lambda one: (-1.0, 0.0) if one.low is None else (one.low, one.value or 0.0))
+        figures.append(figure)
+    return max(figures, key=lambda one: (-1.0, 0.0) if one.low is None else (one.low, one.value or 0.0))
 
 
 def _disagreement(counts: StepCounts, limit: float, alpha: float) -> Figure:
@@ -243,6 +243,6 @@ def _disagreement(counts: StepCounts, limit: float, alpha: float) -> Figure:
 
 def _live_accuracy(live: Sequence[LiveErrors], limit: float, alpha: float, share: float) -> Figure:
     each = alpha / max(1, len(live))
-    found = [Figure("live_accuracy", limit, 0, 0, None, None, None, None, None)]
-    found += [_compared("live_accuracy", one.new, one.base, limit, each, share, one.output, True) for one in live]
-    return max(found, key=lambda one: -2.0 if one.low is None else one.low)
+    figures = [Figure("live_accuracy", limit, 0, 0, None, None, None, None, None)]
+    figures += [_compared("live_accuracy", one.new, one.base, limit, each, share, one.output, True) for one in live]
+    return max(figures, key=lambda one: -2.0 if one.low is None else one.low)

@@ -151,11 +151,11 @@ def check_plan(
                 fix="Ask for shadow: true, or leave this guard out.",
             )
         limits.pop("disagreement", None)
-    kept = {name: limit for name in DEFAULTS if (limit := limits.get(name)) is not None}
-    whole = replace(waits, steps=tuple(map(float, steps)), guards=kept, shadow=shadow)
+    stated = {name: limit for name in DEFAULTS if (limit := limits.get(name)) is not None}
+    whole = replace(waits, steps=tuple(map(float, steps)), guards=stated, shadow=shadow)
     if kind == "ab":
         return replace(whole, hold=None, deadline=None)
-    if whole.min_truths and "live_accuracy" not in kept:
+    if whole.min_truths and "live_accuracy" not in stated:
         raise BadInput(
             "Ground truth is waited for only where live_accuracy watches it.",
             pointer="/min_truths",

@@ -223,8 +223,8 @@ def _compared(session: Session, runs: Sequence[Run]) -> dict[str, str]:
         if run.id not in compared:
             earlier = select(Run.id).where(Run.dataset_id == run.dataset_id, Run.id < run.id, Run.kind == run.kind)
             earlier = earlier.where(Run.owner == run.owner).order_by(Run.id.desc()).limit(1)
-            if (found := session.scalar(earlier)) is not None:
-                compared[run.id] = found
+            if (previous := session.scalar(earlier)) is not None:
+                compared[run.id] = previous
     return compared
 
 

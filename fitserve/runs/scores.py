@@ -26,8 +26,8 @@ def scores_of(result: Mapping[str, Any] | None) -> dict[str, float]:
         for target, own in by_target.items()
         for name, value in _mapping(own).items()
     }
-    found = {**_mapping(metrics.get(part)), **figures}
-    return {name: float(value) for name, value in found.items() if _is_figure(value)}
+    scores = {**_mapping(metrics.get(part)), **figures}
+    return {name: float(value) for name, value in scores.items() if _is_figure(value)}
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -62,12 +62,12 @@ AnyAblation = Annotated[Ablation | None, BeforeValidator(_switch)]
 
 def parts_of(body: Body) -> list[str]:
     """Return the parts of a resolved spec that `all` stands for."""
-    found = [name for name, (present, _) in _OPTIONS.items() if present(body)]
+    parts = [name for name, (present, _) in _OPTIONS.items() if present(body)]
     columns = list(dict.fromkeys(feature["column"] for feature in body["features"]))
-    found += [f"feature:{column}" for column in columns] if len(columns) > 1 else []
-    kept = (*_DROPOUT, *_NORMALIZATION, *_SHAPING)
-    layers = [number for number, entry in enumerate(_hidden(body), 1) if _kind(entry) not in kept]
-    return found + [f"layer:{number}" for number in layers]
+    parts += [f"feature:{column}" for column in columns] if len(columns) > 1 else []
+    removable = (*_DROPOUT, *_NORMALIZATION, *_SHAPING)
+    layers = [number for number, entry in enumerate(_hidden(body), 1) if _kind(entry) not in removable]
+    return parts + [f"layer:{number}" for number in layers]
 
 
 def check_parts(parts: Sequence[str], body: Body) -> list[Problem]:
@@ -133,15 +133,15 @@ def _drop_lost_inputs(body: Body) -> None:
     """Drop the inputs that no feature feeds any more, and the layers that only they fed."""
     fed = {feature["input"] for feature in body["features"]}
     lost = {entry["name"] for entry in body["network"] if _kind(entry) == "Input" and entry["name"] not in fed}
-    kept = []
+    remaining = []
     for entry in body["network"]:
         inputs = [one for one in entry.get("inputs") or () if one not in lost]
         if entry["name"] in lost or (entry.get("inputs") and not inputs):
             lost.add(entry["name"])
         else:
-            kept.append({**entry, "inputs": inputs} if "inputs" in entry else entry)
-    body["network"] = kept
-    for entry in [one for one in kept if _kind(one) in ("Concatenate", "Add", "Average", "Multiply")]:
+            remaining.append({**entry, "inputs": inputs} if "inputs" in entry else entry)
+    body["network"] = remaining
+    for entry in [one for one in remaining if _kind(one) in ("Concatenate", "Add", "Average", "Multiply")]:
         if len(entry["inputs"]) == 1:
             _remove(body, entry["name"])
 

@@ -30,14 +30,14 @@ def rewrite(written: Json, changed: Json, resolve: Callable[[Json], Json]) -> Js
         candidate = written
         try:
             for _ in range(MOST_ROUNDS):
-                found = resolve(candidate)
-                if _without_names(found) == _without_names(meant):
+                resolved = resolve(candidate)
+                if _without_names(resolved) == _without_names(meant):
                     return candidate
                 # Features give the network its inputs, so that layers are rewritten last.
                 nearer = _merge(
-                    candidate, {**found, "network": None}, {**meant, "network": None}, {"features": features}
+                    candidate, {**resolved, "network": None}, {**meant, "network": None}, {"features": features}
                 )
-                candidate = nearer if nearer != candidate else _merge(candidate, found, meant, {"network": layers})
+                candidate = nearer if nearer != candidate else _merge(candidate, resolved, meant, {"network": layers})
         except BadInput:  # the candidate is refused, such as one with values to search
             continue
     return changed
@@ -71,8 +71,8 @@ def _is_one_class(old: Any, new: Any) -> bool:
 
 def _named_features(written: Any, before: list[Json], after: list[Json]) -> list[Any]:
     """Return the features, by name alone where nothing about a column changed."""
-    kept = [entry for entry in after if entry in before]
-    changed = {entry["column"] for entry in after if entry not in kept}
+    unchanged = [entry for entry in after if entry in before]
+    changed = {entry["column"] for entry in after if entry not in unchanged}
     features: list[Any] = []
     for entry in after:
         if entry["column"] in changed:

@@ -63,9 +63,11 @@ def expand(
         else:
             if not any(_matching(feature.column, facts.by_name)):
                 problems.append(_no_match(feature.column, facts, f"/features/{place}"))
-            found = set(_matching(feature.column, open_to_patterns)) - {one.feature.column for one in placed}
+            columns = set(_matching(feature.column, open_to_patterns)) - {one.feature.column for one in placed}
             placed += [
-                Placed(feature.model_copy(update={"column": name}), place) for name in open_to_patterns if name in found
+                Placed(feature.model_copy(update={"column": name}), place)
+                for name in open_to_patterns
+                if name in columns
             ]
     return placed
 

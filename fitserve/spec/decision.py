@@ -203,18 +203,18 @@ def resolve_decisions(
     resolved: list[Decision] = []
     for index, decision in enumerate(decisions):
         pointer = "/decision" if len(decisions) == 1 else f"/decision/{index}"
-        found = resolve_decision(decision, outputs, pointer, problems)
-        if found is None:
+        written = resolve_decision(decision, outputs, pointer, problems)
+        if written is None:
             continue
-        if any(one.output == found.output for one in resolved):
-            detail = f"{found.output!r} has two decisions."
-            problems.append(Problem(detail, f"{pointer}/output", received=found.output, fix="Keep one of them."))
-        if found.needs_rows and not held_out:
+        if any(one.output == written.output for one in resolved):
+            detail = f"{written.output!r} has two decisions."
+            problems.append(Problem(detail, f"{pointer}/output", received=written.output, fix="Keep one of them."))
+        if written.needs_rows and not held_out:
             detail = "No rows are held out, but a decision is chosen on held-out rows."
-            at = f"{pointer}/{found.rule}" if found.rule not in (None, "threshold") else f"{pointer}/abstain"
+            at = f"{pointer}/{written.rule}" if written.rule not in (None, "threshold") else f"{pointer}/abstain"
             fix = "split: {validation: 0.2}, or ensemble: folds"
             problems.append(Problem(detail, at, received=decision.to_json(), expected="held-out rows", fix=fix))
-        resolved.append(found)
+        resolved.append(written)
     return tuple(resolved)
 
 

@@ -87,17 +87,17 @@ def training_of(spec: Spec, training_rows: int, validation: bool) -> Training:
 
     `training_rows` are those that a network trains on; `validation`: rows are held out.
     """
-    training, said = spec.training, spec.training.model_fields_set
+    training, stated = spec.training, spec.training.model_fields_set
     # Written out even where the default stands, so that the result resolves to itself.
     updates: dict[str, Any] = {name: getattr(training, name) for name in ("batch_size", "epochs", "early_stopping")}
-    stops = validation and spec.preset is None and "early_stopping" not in said
+    stops = validation and spec.preset is None and "early_stopping" not in stated
     if leaves_network_out(spec):
         updates |= {"batch_size": batch_size(training_rows), "epochs": EPOCHS}
-    elif {"epochs", "keep_epochs"} & said:
+    elif {"epochs", "keep_epochs"} & stated:
         stops = False  # who says how long it trains gets that
     if stops:
         updates["early_stopping"] = EarlyStopping(patience=patience(training_rows), restore_best_weights=True)
-    return training.model_copy(update={name: value for name, value in updates.items() if name not in said})
+    return training.model_copy(update={name: value for name, value in updates.items() if name not in stated})
 
 
 def patience(rows: int) -> int:

@@ -84,7 +84,7 @@ class HeldOut:
 
     method: str
     by: str | None
-    said: bool  # the spec names a share, or a column that names the rows
+    stated: bool  # the spec names a share, or a column that names the rows
     validation: float  # share of all rows
     test: float
 
@@ -95,11 +95,11 @@ def default_ensembles(rows: int, held_out: HeldOut, facts: DatasetFacts) -> list
     `rows` are those that are not the test part. The first is taken whose cost fits the time budget, else the last.
     """
     most = min(MEMBERS, _most_folds(rows, held_out, facts))
-    if rows < FEW_ROWS or (most < 2 and not held_out.said):
+    if rows < FEW_ROWS or (most < 2 and not held_out.stated):
         return [None]
     folds = Ensemble(members=most, validation="folds")
-    if held_out.said or rows > MOST_FOLD_ROWS:
-        if held_out.said and held_out.method != "column" and held_out.validation == 0:
+    if held_out.stated or rows > MOST_FOLD_ROWS:
+        if held_out.stated and held_out.method != "column" and held_out.validation == 0:
             return _down_from(folds)
         most, fewest = (MEMBERS, FEWEST) if rows <= MOST_FOLD_ROWS else (FEWEST, 2)
         holdouts: list[Ensemble | None] = [*_down_from(Ensemble(members=most, validation="holdout"), fewest)]
@@ -126,8 +126,8 @@ def resolve_ensemble(
 ) -> Ensemble | None:
     """Return an ensemble that a spec names, written out and checked; None for one of a single member."""
     none_held_out = held_out.validation == 0 and held_out.method != "column"
-    said_share = held_out.said and not none_held_out
-    validation = written.validation or ("holdout" if said_share else "folds")
+    share_stated = held_out.stated and not none_held_out
+    validation = written.validation or ("holdout" if share_stated else "folds")
     most = _most_folds(rows, held_out, facts)
     members = written.members or (min(MEMBERS, max(most, 2)) if validation == "folds" else MEMBERS)
     if members == 1 and written.validation != "folds":
@@ -139,7 +139,7 @@ def resolve_ensemble(
     if validation == "holdout" and none_held_out:
         fix = "split: {validation: 0.2}, or validation: folds"
         refuse("No rows are held out for the members to stop by.", "validation", validation, fix=fix)
-    elif validation == "folds" and said_share and held_out.method != "column":
+    elif validation == "folds" and share_stated and held_out.method != "column":
         detail = f"Folds hold out every row in turn; the split holds out {held_out.validation:g} of them too."
         refuse(detail, "validation", validation, fix="Leave split.validation out, or validation: holdout")
     elif validation == "folds" and members == 1:

@@ -98,19 +98,19 @@ def estimate(
 def _saved_activations(graph: NetworkGraph) -> int:
     """Return how many numbers of one row a step keeps for the backward pass: each array once, whoever reads it."""
     owner: dict[str, str] = {}  # by layer: the one whose memory its output is in
-    kept: set[str] = set()
+    names: set[str] = set()
     more = 0
     for node in graph.nodes.values():
         in_place = node.layer.shares_memory and node.inputs
         owner[node.name] = owner[node.inputs[0]] if in_place else node.name
         if node.inputs:
             saved = node.layer.saved_activations(graph.input_shapes(node), node.shape)
-            kept |= {owner[name] for name in node.inputs} if saved.inputs else set()
-            kept |= {owner[node.name]} if saved.output else set()
+            names |= {owner[name] for name in node.inputs} if saved.inputs else set()
+            names |= {owner[node.name]} if saved.output else set()
             more += saved.more
         if node.target:
-            kept.add(owner[node.name])
-    return more + sum(math.prod(graph.nodes[name].shape) for name in kept)
+            names.add(owner[node.name])
+    return more + sum(math.prod(graph.nodes[name].shape) for name in names)
 
 
 def _training_bytes(parameters: int, trainable: int, training: Training) -> int:

@@ -42,7 +42,7 @@ def fork(
         **training,
         "switches": [*earlier, {"after": epoch, "optimizer": optimizer}],
         "epochs": epochs,
-        "keep_epochs": [kept for kept in training["keep_epochs"] if kept <= epochs],
+        "keep_epochs": [number for number in training["keep_epochs"] if number <= epochs],
     }
     split = resolved["split"]
     if training["restarts"] > 1:

@@ -56,7 +56,7 @@ def contradictions(spec: Spec, target: Target, column: ColumnFacts, pointer: str
         return
     classification = is_classification(target.task)
     wanted = "regression" if classification else "multiclass" if column.distinct != 2 else "binary"
-    for name, where in _said(spec, target, classification):
+    for name, where in _stated_for_other_task(spec, target, classification):
         yield Problem(
             f"{name} goes with {wanted}, but {column.name!r} is predicted as {target.task}: {reason}.",
             where,
@@ -67,7 +67,7 @@ def contradictions(spec: Spec, target: Target, column: ColumnFacts, pointer: str
         )
 
 
-def _said(spec: Spec, target: Target, classification: bool) -> Iterator[tuple[str, str]]:
+def _stated_for_other_task(spec: Spec, target: Target, classification: bool) -> Iterator[tuple[str, str]]:
     """Yield losses, metrics and activations that are for the other task, with their places."""
     loss = spec.training.loss
     where = "/training/loss"

@@ -272,8 +272,10 @@ def resolve_scale(
     if target.task != "regression" and target.clip:
         detail = "Only the answers of a regression target can be clipped."
         problems.append(Problem(detail, pointer.replace("standardize", "clip"), received=True))
-    said = target.clip if target.clip is not None else clip
-    target = target.model_copy(update={"clip": target.task == "regression" and (by_default if said is None else said)})
+    clip_stated = target.clip if target.clip is not None else clip
+    target = target.model_copy(
+        update={"clip": target.task == "regression" and (by_default if clip_stated is None else clip_stated)}
+    )
     if target.task != "regression":
         if target.standardize:
             problems.append(Problem("Only a regression target can be standardised.", pointer, received=True))

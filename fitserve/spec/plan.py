@@ -78,9 +78,9 @@ class Planner:
         """Return the ensembles that the spec may have, the best first; None is a single network."""
         spec, split = self.spec, self.split
         by_column = split.method == "column"
-        said = "validation" in spec.split.model_fields_set or spec.training.validation_split is not None
+        split_stated = "validation" in spec.split.model_fields_set or spec.training.validation_split is not None
         test = USUAL_TEST if by_column else split.test
-        held_out = HeldOut(split.method, split.by, said or by_column, split.validation, test)
+        held_out = HeldOut(split.method, split.by, split_stated or by_column, split.validation, test)
         rows = max(1, self.facts.rows - (round(self.facts.rows * test) or int(test > 0)))
         if spec.ensemble is not None:
             if spec.training.restarts > 1:

@@ -135,8 +135,8 @@ def _with_folds(spec: Spec) -> Spec:
     if folds is None:
         return spec
     problems = []
-    said, split = spec.ensemble, spec.split
-    if said is not None and (said.validation == "holdout" or said.members not in (None, folds.count)):
+    stated, split = spec.ensemble, spec.split
+    if stated is not None and (stated.validation == "holdout" or stated.members not in (None, folds.count)):
         detail = f"{folds.count} folds are an ensemble of as many members, each held back from its fold."
         problems.append(Problem(detail, "/ensemble", fix="Leave ensemble out, or folds."))
     if folds.method is not None and "method" in split.model_fields_set and split.method != folds.method:
@@ -155,8 +155,8 @@ def _with_folds(spec: Spec) -> Spec:
         try:
             split = SplitSpec.model_validate({**split.model_dump(exclude_unset=True), **written})
         except ValidationError as error:
-            found = problems_from(error.errors(include_url=False), SplitSpec, written)
-            raise SpecRefused.because(InvalidValue(problems=found).under("folds").problems) from None
+            refused = problems_from(error.errors(include_url=False), SplitSpec, written)
+            raise SpecRefused.because(InvalidValue(problems=refused).under("folds").problems) from None
     ensemble = Ensemble(members=folds.count, validation="folds")
     return spec.model_copy(update={"ensemble": ensemble, "split": split})
 
@@ -176,8 +176,8 @@ def _bins(spec: Spec) -> int:
 def _with_shrunk(resolved: Resolved, shrunk: dict[str, int]) -> Resolved:
     """Return the same with what was made smaller."""
     spec = resolved.spec.model_copy(update={"shrunk": shrunk})
-    kept = [warning for warning in resolved.warnings if warning.code != "shrunk"]
-    return replace(resolved, spec=spec, warnings=[*kept, shrunk_advice(spec)])
+    others = [warning for warning in resolved.warnings if warning.code != "shrunk"]
+    return replace(resolved, spec=spec, warnings=[*others, shrunk_advice(spec)])
 
 
 def _resolve(
@@ -199,8 +199,8 @@ def _resolve(
     features = _with_free_inputs(
         spec, _resolve_features(spec, placed, targets, facts, problems, pieces), targets, problems
     )
-    kept = keeps_encoding(spec, source, features, problems)
-    if kept and source is not None and source.spec is not None:
+    encoding_kept = keeps_encoding(spec, source, features, problems)
+    if encoding_kept and source is not None and source.spec is not None:
         features = list(source.spec.features or ())
     split = _resolve_split(spec, facts, problems)
     if "method" not in spec.split.model_fields_set and targets[0].task in ("binary", "multiclass"):
@@ -210,7 +210,7 @@ def _resolve(
 
     _check_usable_rows(spec, targets, features, facts, find_rows, problems, warnings)
     _raise(problems)
-    inputs = source.inputs if kept and source is not None else _inputs_of(features, facts)
+    inputs = source.inputs if encoding_kept and source is not None else _inputs_of(features, facts)
     graph = build_graph(default_network.network_of(spec, inputs, targets), inputs, targets)
     _raise(graph.problems)
     outputs = _resolve_outputs(spec, targets, graph, facts, problems, warnings, is_body(spec, source))
@@ -231,7 +231,7 @@ def _resolve(
     check_coverage_by(spec.coverage_by, plan, features, facts, problems)
     problems += over_limits(plan.estimates, plan.training, plan.ensemble, limits)
     _raise(problems)
-    initial = resolve_initial_weights(spec, source, graph, plan.ensemble, kept)
+    initial = resolve_initial_weights(spec, source, graph, plan.ensemble, encoding_kept)
     summary, estimates = with_frozen(plan.summary, plan.estimates, initial, members_of(plan.ensemble))
     plan = replace(plan, summary=summary, estimates=estimates)
     chosen = [one.target for one in outputs]
@@ -362,7 +362,7 @@ def _check_inferred_tasks(
     spec: Spec, targets: list[Target], facts: DatasetFacts, problems: list[Problem]
 ) -> list[Advice]:
     """Return how the tasks of numbers were decided; add what contradicts them to `problems`."""
-    found: list[Advice | None] = []
+    advices: list[Advice | None] = []
     stated = {target.name: target.task or spec.task for target in spec.target}
     for index, target in enumerate(targets):
         column = facts.by_name.get(target.column)
@@ -372,8 +372,8 @@ def _check_inferred_tasks(
         contradicting = list(inferred_task.contradictions(spec, target, column, pointer))
         problems += contradicting
         if not contradicting:
-            found.append(inferred_task.advice(target, column, pointer))
-    return [one for one in found if one is not None]
+            advices.append(inferred_task.advice(target, column, pointer))
+    return [one for one in advices if one is not None]
 
 
 def _resolve_features(
@@ -458,7 +458,7 @@ def _with_free_inputs(
     taken = {str(feature.input) for feature in features}
     if not outputs & taken:
         return features
-    given = {feature.column: feature.input for feature in spec.features or ()}
+    inputs_by_column = {feature.column: feature.input for feature in spec.features or ()}
     for index, feature in enumerate(spec.features or ()):
         if feature.input in outputs:
             detail = f"The network input {feature.input!r} has the name of a target."
@@ -468,7 +468,7 @@ def _with_free_inputs(
     renamed = {name: free_name(name, outputs | (taken - {name})) for name in outputs & taken}
     return [
         feature
-        if given.get(feature.column)
+        if inputs_by_column.get(feature.column)
         else feature.model_copy(update={"input": renamed.get(str(feature.input), feature.input)})
         for feature in features
     ]
@@ -584,8 +584,8 @@ def _resolve_outputs(
         one_hot = output.metrics_need_one_hot(spec.training.metrics, target.name)
         choice = output.choose(target, losses.get(target.name), node, one_hot, smoothing)
         choice = apply_label_smoothing(choice, smoothing, problems)
-        if node is None and last is not None and (said := output.explain_added(target, choice, last)):
-            warnings.append(Advice(code="output-added", detail=said[0], pointer=last.pointer, fix=said[1]))
+        if node is None and last is not None and (reason := output.explain_added(target, choice, last)):
+            warnings.append(Advice(code="output-added", detail=reason[0], pointer=last.pointer, fix=reason[1]))
         node = node or _add_output(graph, choice, last, problems)
         if node is None:
             break

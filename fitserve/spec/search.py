@@ -154,9 +154,11 @@ def ranges_of(body: Any, path: tuple[str | int, ...] = ()) -> tuple[dict[str, Ra
         try:
             ranges[pointer] = Interval.model_validate(written)
         except ValidationError as error:
-            found = problems_from(error.errors(include_url=False), Interval, written)
+            own_problems = problems_from(error.errors(include_url=False), Interval, written)
             at = json_pointer((*where, KEY))
-            problems += InvalidValue(problems=found).under(*where, KEY).problems if found else [Problem("", at)]
+            problems += (
+                InvalidValue(problems=own_problems).under(*where, KEY).problems if own_problems else [Problem("", at)]
+            )
     return ranges, problems
 
 
@@ -355,8 +357,8 @@ def read_search(body: dict[str, Any]) -> tuple[SearchSpec | None, list[Problem]]
     try:
         settings = Search.model_validate(written)
     except ValidationError as error:
-        found = problems_from(error.errors(include_url=False), Search, written)
-        return None, list(InvalidValue(problems=found).under(KEY).problems)
+        refused = problems_from(error.errors(include_url=False), Search, written)
+        return None, list(InvalidValue(problems=refused).under(KEY).problems)
     template = settings.spec if settings.spec is not None else {k: v for k, v in body.items() if k != KEY}
     if template.get("check") not in (None, False):
         detail = "A check is of one configuration."

@@ -72,9 +72,9 @@ def with_source(spec: Spec, source: Source | None, facts: DatasetFacts) -> Spec:
         raise _refused(f"{source.name} is not what the spec names.", f"{_POINTER}/artifact", fix, wanted.artifact)
     if spec.check is not None and spec.check.sanity:
         raise _refused("The sanity check is of untrained weights.", "/check", "check: range_test")
-    said = spec.model_fields_set
+    stated = spec.model_fields_set
     if own is None:
-        if "network" not in said:
+        if "network" not in stated:
             detail = "Uploaded weights do not say which network they are of."
             raise _refused(detail, "/network", "Write the network, or send what Keras's to_json() wrote.")
         if wanted.encoding == "source":
@@ -85,11 +85,11 @@ def with_source(spec: Spec, source: Source | None, facts: DatasetFacts) -> Spec:
     if targets != spec.target:
         _check_labels(targets, own, facts)
         update["target"] = targets
-    if "features" not in said or spec.features is None:
+    if "features" not in stated or spec.features is None:
         update["features"] = own.features
-    if spec.preset is None and "network" not in said:
+    if spec.preset is None and "network" not in stated:
         update["network"] = _body(own, with_outputs=targets == own.target)
-    if "ensemble" not in said and spec.folds is None and spec.training.restarts == 1 and spec.check is None:
+    if "ensemble" not in stated and spec.folds is None and spec.training.restarts == 1 and spec.check is None:
         update["ensemble"] = _ensemble_of(own.ensemble, spec, source)
     return spec.model_copy(update=update)
 
@@ -109,8 +109,8 @@ def _ensemble_of(own: Ensemble | None, spec: Spec, source: Source) -> Ensemble |
     """Return the source's ensemble; its folds become another part where the spec says which rows validate."""
     if own is None or source.members == 1:
         return None
-    said = "validation" in spec.split.model_fields_set or spec.training.validation_split is not None
-    return own.model_copy(update={"validation": None}) if said and own.validation == "folds" else own
+    split_stated = "validation" in spec.split.model_fields_set or spec.training.validation_split is not None
+    return own.model_copy(update={"validation": None}) if split_stated and own.validation == "folds" else own
 
 
 def _with_own(target: Target, own: Sequence[Target]) -> Target:
@@ -168,7 +168,7 @@ def keeps_encoding(spec: Spec, source: Source | None, features: Sequence[Feature
 
 
 def resolve_initial_weights(
-    spec: Spec, source: Source | None, graph: NetworkGraph, ensemble: Ensemble | None, kept: bool
+    spec: Spec, source: Source | None, graph: NetworkGraph, ensemble: Ensemble | None, encoding_kept: bool
 ) -> InitialWeights | None:
     """Return `initial_weights` written out: what was found, and the layers by name. Raises SpecRefused."""
     wanted = spec.initial_weights
@@ -202,22 +202,22 @@ def resolve_initial_weights(
         upload=source.upload,
         freeze=tuple(name for name in weighted if name in frozen),
         reinitialize=tuple(name for name in weighted if name in fresh),
-        encoding="source" if kept else "fit",
+        encoding="source" if encoding_kept else "fit",
         artifact=source.artifact,
     )
 
 
 def _matched(patterns: Iterable[str], weighted: Iterable[str], pointer: str, problems: list[Problem]) -> set[str]:
     """Return the layers that the patterns name; a pattern that names none is a problem."""
-    found: set[str] = set()
+    layers: set[str] = set()
     names = list(weighted)
     for index, pattern in enumerate(patterns):
         matched = [name for name in names if name == pattern] or [name for name in names if fnmatchcase(name, pattern)]
         if not matched:
             detail = f"No layer with weights is called {pattern!r}."
             problems.append(unknown_name(detail, pattern, names, f"{pointer}/{index}"))
-        found |= set(matched)
-    return found
+        layers |= set(matched)
+    return layers
 
 
 def _differences(graph: NetworkGraph, node: GraphNode, weights: Sequence[Weight], source: Source) -> list[Problem]:
@@ -297,10 +297,10 @@ def advice(initial: InitialWeights | None, source: Source | None, resolved: Spec
     """Return what is valid but unwise: figures of rows that the source has seen, categories that it has not."""
     if initial is None or source is None:
         return []
-    found = []
+    advices = []
     own = source.spec
     if own is not None and _may_have_seen(own, resolved):
-        found.append(
+        advices.append(
             Advice(
                 code="rows-seen-before",
                 detail=f"{source.name} may have been trained on rows that validate or test here: their figures may be"
@@ -314,7 +314,7 @@ def advice(initial: InitialWeights | None, source: Source | None, resolved: Spec
             column = facts.by_name.get(name)
             new = sorted(set((column.labels if column else None) or ()) - known)
             if new:
-                found.append(
+                advices.append(
                     Advice(
                         code="categories-unknown",
                         detail=f"{name!r} has {_listed(new)}, which the source's encoding does not know: all of them"
@@ -325,14 +325,14 @@ def advice(initial: InitialWeights | None, source: Source | None, resolved: Spec
                 )
     used = {entry.name for entry in resolved.network}
     if unused := [name for name in source.layers if name not in used]:
-        found.append(
+        advices.append(
             Advice(
                 code="weights-unused",
                 detail=f"No layer takes the weights of {_listed(unused)} in {source.name}.",
                 pointer=_POINTER,
             )
         )
-    return found
+    return advices
 
 
 def _may_have_seen(own: Spec, resolved: Spec) -> bool:

@@ -56,8 +56,8 @@ class UploadOptions(BaseModel):
 
     @model_validator(mode="after")
     def _check_characters(self) -> UploadOptions:
-        given = [one for one in (self.delimiter, self.quote, self.comment) if one not in (None, NO_CHARACTER)]
-        if len(set(given)) < len(given):
+        characters = [one for one in (self.delimiter, self.quote, self.comment) if one not in (None, NO_CHARACTER)]
+        if len(set(characters)) < len(characters):
             raise ValueError("A delimiter, a quote and the mark of a comment are different characters.")
         if self.decimal is not None and self.decimal == self.thousands:
             raise ValueError("The decimal sign and the thousands sign are two different characters.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from services.shell.memory import stay_small
+from services.http.memory import stay_small
 
 
 def main() -> int:
@@ -12,7 +12,7 @@ def main() -> int:
     from fitserve import logs, tracing
     from fitserve.settings import Settings
     from services.control.app import create_app
-    from services.shell.app import make_server
+    from services.http.app import make_server
 
     settings = Settings()
     logs.configure("api", settings.log_level)

@@ -37,8 +37,8 @@ from services.control.models import routes as models
 from services.control.pages import mount_dashboard
 from services.control.runs import events, list_routes, weights_routes
 from services.control.runs import routes as runs
-from services.shell import make_app
-from services.shell.auth import refuse_unprotected_address
+from services.http import make_app
+from services.http.auth import refuse_unprotected_address
 
 ROUTERS = (
     *(

@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 from fitserve.blobs import BlobStore
 from fitserve.queue import Publisher
 from fitserve.settings import Settings
-from services.shell.auth import Caller, caller_of, require
+from services.http.auth import Caller, caller_of, require
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 
 from fitserve.spec.schema import json_schema
 from fitserve.wire.sources import ImportRequest
-from services.shell import Router
+from services.http import Router
 
 router = Router(tags=["schemas"])
 

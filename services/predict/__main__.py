@@ -23,9 +23,9 @@ def main() -> int:
 def serve(settings: Settings) -> None:
     """Run one process."""
     # These take a second to import; a process that only supervises others does without.
+    from services.http.auth import refuse_unprotected_address
     from services.predict.app import create_app
     from services.predict.server.http_server import listen, make_data_plane_server
-    from services.shell.auth import refuse_unprotected_address
 
     refuse_unprotected_address(settings, settings.auth and _has_keys(settings))
     make_data_plane_server(create_app(settings), settings).run(sockets=[listen(settings)])

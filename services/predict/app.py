@@ -12,6 +12,7 @@ from fitserve import db, telemetry
 from fitserve.blobs import open_store
 from fitserve.operations.sampler import Sampler
 from fitserve.settings import Settings
+from services.http import make_app
 from services.predict.protocols import PROTOCOLS
 from services.predict.protocols.transport import describe
 from services.predict.server.grpc_server import start_grpc_server
@@ -20,7 +21,6 @@ from services.predict.server.processes import combined_exposition
 from services.predict.serving.counters import Collector
 from services.predict.serving.prediction_service import PredictionService
 from services.predict.serving.reading import read
-from services.shell import make_app
 
 
 def create_app(settings: Settings) -> FastAPI:

@@ -346,8 +346,8 @@ def _short(path: Path) -> str:
 def command_name() -> str:
     """Return how the command line is called here: by its name where a shell finds it, else by its path."""
     ours = Path(sys.prefix) / "bin" / "fitserve"
-    found = shutil.which("fitserve")
-    if ours.exists() and (found is None or os.path.realpath(found) != os.path.realpath(ours)):
+    path = shutil.which("fitserve")
+    if ours.exists() and (path is None or os.path.realpath(path) != os.path.realpath(ours)):
         return _short(ours) if ours.is_relative_to(Path.cwd()) else str(ours)
     return "fitserve"
 

@@ -27,7 +27,7 @@ from fitserve.tables import Audit
 from services.control.admin import audit
 from services.control.admin.api_keys import ensure_root_key
 from services.control.app import create_app
-from services.shell.auth import caller_of
+from services.http.auth import caller_of
 
 # Routes that need no key, each with its reason
 PUBLIC = {

@@ -37,7 +37,7 @@ from fitserve.tables import (
     Window,
 )
 from services.control.app import create_app
-from services.shell.app import make_server
+from services.http.app import make_server
 from tests.control.test_access_matrix import Scenario, create_resources, operations
 from tests.predict.toy_registry import ToyRegistry, numeric
 

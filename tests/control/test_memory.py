@@ -7,7 +7,7 @@ import sys
 
 PROGRAM = """
 import sys
-from services.shell.memory import release_memory, stay_small
+from services.http.memory import release_memory, stay_small
 stay_small()
 import pyarrow as pa
 assert pa.array(["a", None]).null_count == 1

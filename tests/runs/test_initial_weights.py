@@ -59,7 +59,7 @@ class Home:
                 registry.add_version(session, model, "ann", run, artifact, {})
         return run
 
-    def found(self, begins: object, by: str | None = "ann") -> Source:
+    def find(self, begins: object, by: str | None = "ann") -> Source:
         spec = parse({"dataset": "table", "target": "price", "initial_weights": begins})
         with db.reading(self.engine) as session:
             source = find_source(session, self.store, spec, owner=by or "root", sees=by)
@@ -74,51 +74,51 @@ def home(engine: Engine, store: FolderStore, submit: Submit, tmp_path: Path) -> 
 
 def test_a_version_is_found_by_number_label_and_champion(home: Home) -> None:
     first, second = home.trained("house"), home.trained("house")
-    assert home.found("house").run == second  # without a champion the newest
+    assert home.find("house").run == second  # without a champion the newest
     with db.transaction(home.engine) as session:
         registry.set_label(session, "house", "champion", version_number=1)
         registry.set_label(session, "house", "next", version_number=2)
         registry.set_label(session, "house", "1", version_number=2)  # a number is a version all the same
     for begins in ("house", "house@1"):
-        assert (home.found(begins).run, home.found(begins).model) == (first, "house@1")
-    assert home.found("house@next").run == home.found("house@2").run == home.found(second).run == second
+        assert (home.find(begins).run, home.found(begins).model) == (first, "house@1")
+    assert home.find("house@next").run == home.found("house@2").run == home.found(second).run == second
     for unknown in ("house@3", "house@nobody", "barn", "run_unknown"):
         with pytest.raises(NotFound):
-            home.found(unknown)
+            home.find(unknown)
 
 
 def test_only_what_is_shared_for_download_is_given_to_others(home: Home) -> None:
     run = home.trained("house")
     for begins in ("house", run):
-        assert home.found(begins, None).run == run  # an admin
+        assert home.find(begins, None).run == run  # an admin
         with pytest.raises(NotFound):
-            home.found(begins, "bob")
+            home.find(begins, "bob")
     with db.transaction(home.engine) as session:
         session.execute(update(Run).where(Run.id == run).values(shared=True))
         registry.set_shared(session, "house", True, "inspect")
     for begins in ("house", run):
         with pytest.raises(Forbidden, match=r"not to (download|take)") as refused:
-            home.found(begins, "bob")
+            home.find(begins, "bob")
         assert refused.value.fix
     with db.transaction(home.engine) as session:
         registry.set_shared(session, "house", True, "download")
-    assert home.found("house", "bob").run == run
-    artifact = home.found("house").artifact
+    assert home.find("house", "bob").run == run
+    artifact = home.find("house").artifact
     with pytest.raises(Forbidden):  # knowing its hash opens nothing
-        home.found({"run": run, "artifact": artifact}, "bob")
+        home.find({"run": run, "artifact": artifact}, "bob")
 
 
 def test_a_run_without_a_network_of_layers_is_refused(home: Home) -> None:
     with pytest.raises(Conflict, match="is queued"):
-        home.found(home.submit().id)
+        home.find(home.submit().id)
     with pytest.raises(Conflict, match="earlier release") as refused:
-        home.found(home.trained(with_weights=False))
+        home.find(home.trained(with_weights=False))
     assert "reproduce" in str(refused.value.fix)
 
 
 def test_the_weights_are_kept_as_long_as_a_run_that_begins_with_them(home: Home) -> None:
     run = home.trained("house")
-    source = home.found("house@1")
+    source = home.find("house@1")
     initial = {"run": source.run, "model": source.model, "artifact": source.artifact}
     weights = json.loads(home.store.read(source.artifact))["weights"]["sha256"]
     begins = create.NewRun("ann", home.submit().dataset_id, {}, {"initial_weights": initial}, {})
@@ -130,10 +130,10 @@ def test_the_weights_are_kept_as_long_as_a_run_that_begins_with_them(home: Home)
     blob_references.delete_unreferenced(home.engine, home.store, age_seconds=-1)
     assert home.store.exists(source.artifact)
     assert home.store.exists(weights)
-    again = home.found(initial)  # as that run names it; nobody else's does
+    again = home.find(initial)  # as that run names it; nobody else's does
     assert (again.artifact, again.model) == (source.artifact, "house@1")
     with pytest.raises(NotFound):
-        home.found(initial, "bob")
+        home.find(initial, "bob")
     finish.cancel(home.engine, begun.id, "ann")
     change.delete_run(home.engine, begun.id, "ann")
     blob_references.delete_unreferenced(home.engine, home.store, age_seconds=-1)

@@ -415,7 +415,7 @@ class Attempt:
         path = files.pop(OUT_OF_FOLD)
         name = f"{run.resolved['dataset']['ref'].partition('@')[0][:50].lower()}-out-of-fold"
         try:
-            kept, _ = store.create(
+            dataset, _ = store.create(
                 self.engine,
                 self.blobs,
                 store.ReceivedFile(path, sha256_of(path), path.stat().st_size, f"{name}.parquet"),
@@ -432,7 +432,7 @@ class Attempt:
             message = f"The predictions out of the folds are not kept as a dataset: {error.detail}"
             self._pending.append(EventReport(self._seq, "warn", message, {}))
             return replace(result, files=files)
-        own = {"dataset": f"{kept.name}@{kept.version}", "dataset_id": kept.id, "rows": kept.rows}
+        own = {"dataset": f"{dataset.name}@{dataset.version}", "dataset_id": dataset.id, "rows": dataset.rows}
         return replace(result, files=files, result={**result.result, "out_of_fold": own})
 
     def _cancel_or_release(self) -> RunState | None:

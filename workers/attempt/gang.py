@@ -130,7 +130,7 @@ class LeaderAttempt(_GangAttempt):
         offered = self._until_available(lambda: gangs.offer(self.engine, self.lease, self._count - 1))
         for run_id in offered:
             self.division.publish(run_id)
-        deadline, others_since, said = time.monotonic() + self._wait_seconds, float("inf"), False
+        deadline, others_since, announced = time.monotonic() + self._wait_seconds, float("inf"), False
         self.trainer = self.slot.trainer(self._housekeep, together=True)
         while True:
             self._pause()
@@ -143,8 +143,8 @@ class LeaderAttempt(_GangAttempt):
                 raise OthersFirst
             if enough and now >= min(deadline, others_since + PATIENCE_SECONDS):
                 return helpers
-            if not said:
-                said = True
+            if not announced:
+                announced = True
                 missing = self._count - 1 - len(helpers)
                 self._say("info", f"Waiting for {missing} more worker{'s' if missing > 1 else ''}.")
 

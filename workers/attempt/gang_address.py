@@ -29,10 +29,10 @@ def why_not_together(settings: Settings) -> str | None:
             if one.family in (socket.AF_INET, socket.AF_INET6) and _is_public(one.address):
                 return f"this machine has the public address {one.address}"
     try:
-        found = socket.getaddrinfo(settings.resolved_cluster_host, None, type=socket.SOCK_STREAM)
+        entries = socket.getaddrinfo(settings.resolved_cluster_host, None, type=socket.SOCK_STREAM)
     except OSError:
         return f"FITSERVE_CLUSTER_HOST: no address for {settings.resolved_cluster_host!r}"
-    for *_, address in found:
+    for *_, address in entries:
         if _is_public(str(address[0])):
             return f"FITSERVE_CLUSTER_HOST is the public address {address[0]}"
     return None

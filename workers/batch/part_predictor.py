@@ -116,6 +116,6 @@ class PartPredictor:
             at = f" (rows are counted from row {first + 1} of the dataset)" if rows and first else ""
             raise BadInput(error.detail + at, problems=error.problems) from error
         columns = self.request.get("columns")
-        kept = chunk if columns is None else chunk.select(columns)
-        answer = joined(kept, {name: predicted.column(name) for name in predicted.column_names})
+        chosen = chunk if columns is None else chunk.select(columns)
+        answer = joined(chosen, {name: predicted.column(name) for name in predicted.column_names})
         return plain(answer) if self.request.get("destination") else answer

@@ -98,7 +98,7 @@ class CalibratedOutputs:
 
         `after` are the served outputs by part.
         """
-        found: dict[str, Any] = {}
+        report: dict[str, Any] = {}
         for prediction in Prediction.all_of(self.targets):
             fitted = self.fitted.get(prediction.target.name)
             if fitted is None:
@@ -116,8 +116,8 @@ class CalibratedOutputs:
                 uncalibrated = prediction.predicted(before)
                 compared = reliability.report(truth, uncalibrated, calibrated, prediction.labels, self.seed)
                 entry |= {**fitted.calibrator.to_json(), "part": part, **compared}
-            found[prediction.name] = entry
-        return found
+            report[prediction.name] = entry
+        return report
 
     def _after(self, part: str, target: FittedTarget, after: Mapping[str, Outputs]) -> Mapping[str, Array]:
         if part == "test":

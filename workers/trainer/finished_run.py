@@ -220,8 +220,8 @@ class FinishedRun:
                 continue
             feed = self.feeds.held_out.get(part) if self.prepared.streamed else None
             feed = feed or Resident(_weighted_like(held_out, self.rows[part]))
-            found = Loop(self.setup.compiled, Resident(self.rows["train"]), None, 0).evaluate(feed)
-            metrics[part] = self._with_meaning(found, part)
+            measured = Loop(self.setup.compiled, Resident(self.rows["train"]), None, 0).evaluate(feed)
+            metrics[part] = self._with_meaning(measured, part)
         return metrics
 
     def _with_meaning(self, metrics: Mapping[str, Any], part: str) -> dict[str, Any]:
@@ -335,7 +335,7 @@ class FinishedRun:
 
     def _kept_weights(self) -> Mapping[int, Any]:
         """What `_load` takes, after each of the epochs to keep."""
-        return self.outcome.kept
+        return self.outcome.epoch_weights
 
     def _load(self, weights: Any) -> None:
         """Give the network the weights that it had after an epoch."""
@@ -343,7 +343,7 @@ class FinishedRun:
 
     def _export_kept_epochs(self, receipt: Mapping[str, Any]) -> dict[int, KeptEpoch]:
         """Export the network as it was after each of the epochs to keep. Leaves it with other weights."""
-        kept: dict[int, KeptEpoch] = {}
+        epochs: dict[int, KeptEpoch] = {}
         for epoch, weights in sorted(self._kept_weights().items()):
             self._load(weights)
             exported = self._export(self.request.folder / f"epoch-{epoch}")
@@ -354,12 +354,12 @@ class FinishedRun:
                 "metrics": (metrics := self._metrics()),
                 "decisions": self._decisions_after(exported, metrics),
             }
-            kept[epoch] = KeptEpoch(exported.files, finite_json(entries))
+            epochs[epoch] = KeptEpoch(exported.files, finite_json(entries))
             self.setup.report.progress()
-        if missing := [epoch for epoch in self.spec.training.keep_epochs if epoch not in kept]:
+        if missing := [epoch for epoch in self.spec.training.keep_epochs if epoch not in epochs]:
             message = f"Training ended before epochs that were to be kept: {missing}."
             self.setup.report.event("warn", message, {"epochs": missing})
-        return kept
+        return epochs
 
     def _decisions_after(self, exported: Exported, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The decisions for the weights of an epoch that is kept; their distance is that of the best epoch."""
@@ -430,16 +430,16 @@ class FinishedEnsemble(FinishedRun):
         return self._outputs.served(raw, self.prepared.encoding.targets.targets)
 
     def result(self) -> TrainingResult:
-        found = super().result()
+        result = super().result()
         if self.spec.folds is None:
-            return found
+            return result
         path = self.request.folder / "out_of_fold.parquet"
         rows, fold_of, predictions = self._out_of_fold()
         calibrated = self._as_calibrated({"validation": predictions})["validation"]
         numbers = self.prepared.rows_of("validation")
-        table = folds.out_of_fold(rows, numbers, fold_of, calibrated, found.manifest["outputs"])
+        table = folds.out_of_fold(rows, numbers, fold_of, calibrated, result.manifest["outputs"])
         pq.write_table(table, path)
-        return replace(found, files={**found.files, OUT_OF_FOLD: path})
+        return replace(result, files={**result.files, OUT_OF_FOLD: path})
 
     def _out_of_fold(self) -> tuple[pa.Table, np.ndarray, dict[str, Any]]:
         """The rows that were held back, the fold of each, and what its member predicts for it."""
@@ -457,7 +457,7 @@ class FinishedEnsemble(FinishedRun):
         return {epoch: self._combined.in_order(weights) for epoch, weights in self._members.snapshots.items()}
 
     def _kept_weights(self) -> Mapping[int, Any]:
-        return self._members.kept
+        return self._members.epoch_weights
 
     def _more(self) -> dict[str, Any]:
         """What the ensemble is, and what it gained over one of its members on rows that none of them saw."""

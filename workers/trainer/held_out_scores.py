@@ -38,7 +38,7 @@ class HeldOutScores:
     coverage_by: str | None
     groups: Mapping[str, Groups | None]
     _spreads: dict[str, FittedSpread] = field(default_factory=dict)
-    _kept: dict[str, Any] | None = None
+    _entries: dict[str, Any] | None = None
 
     @property
     def entries(self) -> dict[str, Any]:
@@ -59,14 +59,14 @@ class HeldOutScores:
 
     def _lacking(self, level: float) -> dict[str, tuple[int, int]]:
         """The targets with too few rows for a level, each with the rows that it needs and the rows that it has."""
-        found = {}
+        lacking = {}
         for target in self.calibrated.targets:
             if target.task in conformal.TASKS:
                 needed = conformal.rows_needed(str(target.task), level)
                 rows = self.conformal.get(target.name, {"rows": 0})["rows"]
                 if rows < needed:
-                    found[target.name] = (needed, rows)
-        return found
+                    lacking[target.name] = (needed, rows)
+        return lacking
 
     def warn(self, report: Reporter) -> None:
         """Warn of each requested level that has too few held-out rows."""
@@ -78,14 +78,14 @@ class HeldOutScores:
     @property
     def conformal(self) -> dict[str, Any]:
         """The kept scores by target, as `fitserve.conformal` reads them."""
-        if self._kept is None:
-            self._kept = {}
+        if self._entries is None:
+            self._entries = {}
             if self.calibrated.count("validation"):
                 for target in self.calibrated.targets:
                     entry = self._entry(target) if target.task in conformal.TASKS else None
                     if entry is not None:
-                        self._kept[target.name] = entry
-        return self._kept
+                        self._entries[target.name] = entry
+        return self._entries
 
     def _entry(self, target: FittedTarget) -> dict[str, Any] | None:
         calibrated = self.calibrated
@@ -121,15 +121,15 @@ class HeldOutScores:
             return {}
         named = np.array(["" if label is None else label for label in labels], object)
         present = np.array([label is not None for label in labels])
-        found: dict[str, Any] = {}
+        groups: dict[str, Any] = {}
         chosen = [name for name, _ in Counter(named[present]).most_common(conformal.MOST_GROUPS)]
         most = max(100, SCORES_OF_GROUPS // max(1, len(chosen)))
         for name in chosen:
             own = present & (named == name)
-            found[name] = kept_scores(scores[own], most)
+            groups[name] = kept_scores(scores[own], most)
             if by_row is not None and (inside := own[scored]).any():
-                found[name]["by_row"] = kept_scores(by_row[inside], most)
-        return {"groups": found}
+                groups[name]["by_row"] = kept_scores(by_row[inside], most)
+        return {"groups": groups}
 
     def _residuals(self, target: FittedTarget, predicted: Array) -> Array:
         """Truth minus prediction. With folds, those of single networks, shrunk to the error of their mean.
@@ -166,22 +166,22 @@ class HeldOutScores:
         """
         promises = Conformal({"outputs": outputs, **self.entries})
         shown = tuple(level for level in SHOWN if level not in promises.levels and not self._lacking(level))
-        found: dict[str, Any] = {}
+        report: dict[str, Any] = {}
         for target in self.calibrated.targets:
             if target.name not in self.conformal:
                 continue
-            kept, spread = self.conformal[target.name], self._spreads.get(target.name)
-            entry: dict[str, Any] = {"rows": kept["rows"], "source": kept["source"]}
+            scores, spread = self.conformal[target.name], self._spreads.get(target.name)
+            entry: dict[str, Any] = {"rows": scores["rows"], "source": scores["source"]}
             if spread is not None:
                 entry |= {"widths": "one" if spread.spread is None else "by_row", "why": spread.why}
                 if spread.spread is not None:
-                    entry["scored_rows"] = kept["by_row"]["rows"]
+                    entry["scored_rows"] = scores["by_row"]["rows"]
             entry["levels"] = [
                 self._at(promises, target, level, served, by_group=level not in shown or level == USUAL)
                 for level in (*promises.levels, *shown)
             ]
-            found[target.name] = entry
-        return found
+            report[target.name] = entry
+        return report
 
     def _at(
         self, promises: Conformal, target: FittedTarget, level: float, served: Mapping[str, Array], by_group: bool
@@ -192,20 +192,20 @@ class HeldOutScores:
         values = served if part == "test" else self.calibrated.before(part)
         (bounds,) = promises.bounds(values, level, RowFacts(groups, x), only=target.name)
         sizes = bounds.sizes()
-        found: dict[str, Any] = {"level": level, "part": part, "mean_size": float(sizes.mean())}
+        figures: dict[str, Any] = {"level": level, "part": part, "mean_size": float(sizes.mean())}
         if bounds.members is None:
             (one_width,) = self._one_width(promises).bounds(values, level, RowFacts(groups), only=target.name)
-            found["one_width"] = float(one_width.sizes().mean())
+            figures["one_width"] = float(one_width.sizes().mean())
         else:
-            found["sizes"] = np.bincount(sizes.astype(np.int64))[1 : MOST_SIZES + 1].tolist()  # of 1, 2, ... labels
+            figures["sizes"] = np.bincount(sizes.astype(np.int64))[1 : MOST_SIZES + 1].tolist()  # of 1, 2, ... labels
         if part != "test":
-            return found
+            return figures
         inside = bounds.covers(self._truth(target))
-        found |= _covered(inside)
+        figures |= _covered(inside)
         if groups is not None and by_group:
             own_scores, needed = self._own_scores(target), conformal.rows_needed(str(target.task), level)
             named = np.array(["" if label is None else label for label in groups], object)
-            found["groups"] = [
+            figures["groups"] = [
                 {
                     "group": name,
                     "held_out_rows": rows,
@@ -216,14 +216,14 @@ class HeldOutScores:
                 for name, rows in own_scores.items()
                 for own in (named == name,)
             ]
-        return found
+        return figures
 
     def _own_scores(self, target: FittedTarget) -> dict[str, int]:
         """How many rows each group's scores are of."""
-        kept = self.conformal[target.name]
-        by_row = "by_row" in kept
+        scores = self.conformal[target.name]
+        by_row = "by_row" in scores
         return {
-            name: (own.get("by_row", {"rows": 0}) if by_row else own)["rows"] for name, own in kept["groups"].items()
+            name: (own.get("by_row", {"rows": 0}) if by_row else own)["rows"] for name, own in scores["groups"].items()
         }
 
     def _one_width(self, promises: Conformal) -> Conformal:
@@ -233,8 +233,8 @@ class HeldOutScores:
             groups = {name: without(own) for name, own in entry.get("groups", {}).items()}
             return {key: value for key, value in entry.items() if key != "by_row"} | {"groups": groups}
 
-        kept = {name: without(entry) for name, entry in self.conformal.items()}
-        return Conformal({"outputs": promises.outputs, **self.entries, "conformal": kept})
+        scores = {name: without(entry) for name, entry in self.conformal.items()}
+        return Conformal({"outputs": promises.outputs, **self.entries, "conformal": scores})
 
     def _truth(self, target: FittedTarget) -> Array:
         encoded = self.calibrated.encoded["test"].y[target.name]

@@ -103,12 +103,12 @@ def make_ready(
     dense = {name: as_tensors(spec, part) for name, part in encoded.items()} if compact is None else {}
     rows = dense or {part: as_tensors(spec, prepared.encode(part, compact)) for part in PARTS}
     network = _network(spec, rows, count, compact, group)
-    given = _given_weights(request, spec, report)
-    if given is not None:
-        given.assign(network.compiled.model)
+    initial = _given_weights(request, spec, report)
+    if initial is not None:
+        initial.assign(network.compiled.model)
     network.compiled.on_fallback = lambda reason: report.event("info", reason)
     feeds = make_feeds(request, spec, prepared, rows, size, report, compact)
-    setup = _trial_setup(request, spec, prepared, network, feeds, rows, report, given)
+    setup = _trial_setup(request, spec, prepared, network, feeds, rows, report, initial)
     looked_at = rows["train"] if compact is None else as_tensors(spec, encoded["train"][:LOOKED_AT_ROWS])
     steps = -(-(epoch_rows(spec, prepared, size) or rows["train"].count) // size)
     setup = replace(
@@ -166,8 +166,8 @@ def _network(
 
     if training.switches:
         return make()  # and keep none that ends with another optimizer than it begins with
-    network, kept = KEPT.take(signature(spec, (rows["train"], held_out), size, steps, compact), make)
-    if kept:
+    network, reused = KEPT.take(signature(spec, (rows["train"], held_out), size, steps, compact), make)
+    if reused:
         rate = training.optimizer.learning_rate
         network.restart(training.seed, rate if isinstance(rate, float) else None)
     return network
@@ -218,7 +218,7 @@ def _trial_setup(
     feeds: Feeds,
     rows: Mapping[str, RowTensors],
     report: Reporter,
-    given: GivenWeights | None,
+    initial: GivenWeights | None,
 ) -> TrialSetup:
     training, compiled = spec.training, network.compiled
     count = training.restarts if spec.ensemble is None else members_of(spec.ensemble)
@@ -232,7 +232,7 @@ def _trial_setup(
         if seed == seeds[0]:
             return first
         values = network.values.of(seed)
-        return values if given is None else given.state(compiled.model, values, seed - seeds[0])
+        return values if initial is None else initial.state(compiled.model, values, seed - seeds[0])
 
     leader = None
     if isinstance(compiled, SharedCompiled) and compiled.group.leads:
@@ -289,14 +289,14 @@ def refitted(
     began_at = time.perf_counter()
     ready = make_ready(request, one, facts, _AfterFolds(report, len(trials)))
     outcome = run_trials(ready.setup, None)
-    found = ready.finish(outcome, time.perf_counter() - began_at)
+    finished = ready.finish(outcome, time.perf_counter() - began_at)
     held_back = {name: folds.result[name].get("validation") for name in ("metrics", "evaluation")}
-    last = {**found.result["trials"][0], "index": len(trials)}
-    result = {**found.result, "folds": folds.result["folds"], "trials": [*trials, last]}
+    last = {**finished.result["trials"][0], "index": len(trials)}
+    result = {**finished.result, "folds": folds.result["folds"], "trials": [*trials, last]}
     for name, own in held_back.items():
         result[name] = {**result[name], "validation": own}
     result["best_trial"] = len(trials)
-    return replace(found, result=result, files={**found.files, OUT_OF_FOLD: folds.files[OUT_OF_FOLD]})
+    return replace(finished, result=result, files={**finished.files, OUT_OF_FOLD: folds.files[OUT_OF_FOLD]})
 
 
 class _AfterFolds:

@@ -122,5 +122,5 @@ class ObjectTarget:
 
 def _names(store: Any, folder: str) -> dict[str, int]:
     """Return the objects below a folder, by their names in it, and their sizes."""
-    found = store.find(folder, detail=True)
-    return {str(name)[len(folder) :].lstrip("/") or str(name): int(info["size"] or 0) for name, info in found.items()}
+    entries = store.find(folder, detail=True)
+    return {str(name)[len(folder) :].lstrip("/") or str(name): int(info["size"] or 0) for name, info in entries.items()}

@@ -43,8 +43,8 @@ def copy_part(
         if isinstance(error, OSError) and error.errno:  # the disk's
             raise
         text, state = str(error), getattr(error, "sqlstate", None) or ""
-        said = SAID.search(text)
-        detail = connection.redact(said[1] if said else re.sub(r"^\w+: ", "", text))
-        if state.startswith(AWAY) or ENDED.search(detail) or (not state and said is None):
+        match = SAID.search(text)
+        detail = connection.redact(match[1] if match else re.sub(r"^\w+: ", "", text))
+        if state.startswith(AWAY) or ENDED.search(detail) or (not state and match is None):
             raise SourceAway(f"The database broke off: {detail}") from None
         raise refused("sql", f"The database refuses: {detail}.") from None

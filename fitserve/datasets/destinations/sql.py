@@ -181,11 +181,11 @@ class SqlTarget:
         """Raise DestinationRefused unless the ledger, and the table that it is about, have every row once."""
         mine = self._ledger.c.run == self._run
         counted = sa.select(sa.func.count(), sa.func.sum(self._ledger.c.rows)).where(mine, self._ledger.c.part >= 0)
-        found, known_rows = opened.execute(counted).one()
+        stored_parts, known_rows = opened.execute(counted).one()
         staging = sa.table(self._staging, schema=self._schema)
         there = opened.scalar(sa.select(sa.func.count()).select_from(staging)) if staged else known_rows
-        if (found, int(known_rows or 0), there) != (parts, rows, rows):
-            what = f"{there} rows in {found} parts are there instead of {rows} in {parts}: somebody else changed them."
+        if (stored_parts, int(known_rows or 0), there) != (parts, rows, rows):
+            what = f"{there} rows in {stored_parts} parts instead of {rows} in {parts}: somebody else changed them."
             raise refused("sql", what, key="table")
 
     def _drop(self, engine: sa.Engine) -> list[str]:
@@ -225,15 +225,15 @@ class SqlTarget:
             for name, one in columns.items()
             if name not in schema.names and not one["nullable"] and not _fills_itself(one)
         ]
-        said = [f"{self._stated.table} has no column {name!r}." for name in missing]
-        said += [
+        differences = [f"{self._stated.table} has no column {name!r}." for name in missing]
+        differences += [
             f"{self._stated.table} needs a value for {name!r}, which the predictions do not have." for name in needed
         ]
-        if said:
+        if differences:
             pointer, fix = "/destination/sql/table", "Change the table, or choose what is written with `columns`."
             expected = ", ".join(columns)[:400]
-            problems = [Problem(one, pointer, expected=f"columns: {expected}", fix=fix) for one in said[:20]]
-            raise DestinationRefused(said[0], problems=problems, fix=fix)
+            problems = [Problem(one, pointer, expected=f"columns: {expected}", fix=fix) for one in differences[:20]]
+            raise DestinationRefused(differences[0], problems=problems, fix=fix)
 
     def _table(self, name: str, schema: pa.Schema) -> sa.Table:
         columns = [sa.Column(field.name, _sql_type(field)) for field in schema]

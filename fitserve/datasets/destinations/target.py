@@ -59,10 +59,10 @@ class Target(Protocol):
         """Remove what was written and not published. Return what remains, in words."""
 
 
-def refused(kind: str, detail: str, *, key: str = "", fix: str | None = None, **found: Any) -> DestinationRefused:
+def refused(kind: str, detail: str, *, key: str = "", fix: str | None = None, **extra: Any) -> DestinationRefused:
     """Return a refusal that points at the destination's member `key`."""
     pointer = f"/destination/{kind}" + (f"/{key}" if key else "")
-    return DestinationRefused(detail, fix=fix, problems=[Problem(detail, pointer, fix=fix, **found)])
+    return DestinationRefused(detail, fix=fix, problems=[Problem(detail, pointer, fix=fix, **extra)])
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:

@@ -163,12 +163,12 @@ class ColumnarReader(TableReader):
             arrays.append(
                 as_texts(values) if self.names[at] in as_text and not pa.types.is_string(values.type) else values
             )
-        found = pa.RecordBatch.from_arrays(arrays, names=list(self.names))
+        renamed = pa.RecordBatch.from_arrays(arrays, names=list(self.names))
         if not bad.any():
-            return numbers, found
+            return numbers, renamed
         self.rejected += int(bad.sum())
         self.refuse_if_strict()
-        return numbers[~bad], found.filter(pa.array(~bad))
+        return numbers[~bad], renamed.filter(pa.array(~bad))
 
     def _report(self, at: int, column: pa.Array, wrong: np.ndarray, numbers: np.ndarray) -> None:
         name, expected = self.names[at], self.readings[at][0].expected
@@ -298,13 +298,13 @@ def _unchecked_texts(column: pa.Array) -> pa.Array:
 def _names_of(schema: pa.Schema) -> tuple[list[str], list[str]]:
     """Return the columns' names, and those given to indices that pandas wrote without a name."""
     names = list(schema.names)
-    given = []
+    decoded = []
     for at, name in enumerate(names):
         if re.fullmatch(r"__index_level_\d+__", name):
             stem = "index" if name == "__index_level_0__" else f"index_{name[14:-2]}"
             names[at] = next(free for free in (stem, f"{stem}_pandas", name) if free not in names)
-            given.append(names[at])
-    return names, given
+            decoded.append(names[at])
+    return names, decoded
 
 
 def _shown(value: pa.Scalar) -> str:

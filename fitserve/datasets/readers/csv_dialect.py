@@ -90,13 +90,13 @@ class _Detection:
         self.text = "".join(lines_of(self.text)[lines:])
 
     def _obey_sep_line(self) -> None:
-        found = sep_line(self.text)
-        if found is None:
+        delimiter = sep_line(self.text)
+        if delimiter is None:
             return
         self._skip(1)
         if self.options.delimiter is None:
-            self.delimiter = found
-        self._add("sep_line", f"The first line says that {found!r} separates fields; it is no row.", "skip_rows=0")
+            self.delimiter = delimiter
+        self._add("sep_line", f"The first line says that {delimiter!r} separates fields; it is no row.", "skip_rows=0")
 
     def _skip_leading_comments(self) -> None:
         """Skip lines of comments; the last one may be the header."""
@@ -213,8 +213,8 @@ class _Detection:
         """Return the names that the last comment before the table has, where it has one for each column."""
         if self.hidden_header is None:
             return None
-        found = parse(self.hidden_header, parsed.grammar, whole=True).records
-        return found[0].fields if found and len(found[0].fields) == width and width > 1 else None
+        records = parse(self.hidden_header, parsed.grammar, whole=True).records
+        return records[0].fields if records and len(records[0].fields) == width and width > 1 else None
 
     def _names(self, header: list[str], record: Record, row_names: bool = False) -> tuple[str, ...]:
         """Return the columns' names, each of its own."""

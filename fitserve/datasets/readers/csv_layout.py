@@ -86,16 +86,16 @@ def parse(text: str, grammar: Grammar, whole: bool, comment: str | None = None, 
             break
     if not whole and 1 < len(records) <= most:
         records.pop()  # it may be cut off
-    found = Parsed(grammar, records[:most])
-    body = [record for record in found.records if not record.is_blank]
-    found.widths = Counter(len(record.fields) for record in body)
+    parsed = Parsed(grammar, records[:most])
+    body = [record for record in parsed.records if not record.is_blank]
+    parsed.widths = Counter(len(record.fields) for record in body)
     if body:
         # Of a few records, the later ones are more likely rows.
         later = Counter(len(record.fields) for record in body[len(body) // 2 if len(body) < FEW_RECORDS else 0 :])
-        found.width = max(later, key=lambda width: (later[width], found.widths[width], width))
-        found.share = found.widths[found.width] / len(body)
-    found.broken = sum(record.end - record.line > 1 for record in body)
-    return found
+        parsed.width = max(later, key=lambda width: (later[width], parsed.widths[width], width))
+        parsed.share = parsed.widths[parsed.width] / len(body)
+    parsed.broken = sum(record.end - record.line > 1 for record in body)
+    return parsed
 
 
 def lines_of(text: str) -> list[str]:
@@ -114,8 +114,8 @@ def is_number(text: str) -> bool:
 
 def sep_line(text: str) -> str | None:
     """Return the delimiter of a first line `sep=;`, which Excel writes and reads."""
-    found = _SEP_LINE.fullmatch(text[:20].split("\n")[0].rstrip("\r"))
-    return found[1] if found else None
+    match = _SEP_LINE.fullmatch(text[:20].split("\n")[0].rstrip("\r"))
+    return match[1] if match else None
 
 
 def is_header(first: list[str], body: list[list[str]], *, surely: bool = False) -> bool:
@@ -172,7 +172,7 @@ def find_beginning(parsed: Parsed, *, may_skip: bool = True) -> Beginning:
     records, width = parsed.records, parsed.width
     for at, record in enumerate(records[: MOST_BEFORE if may_skip else 1]):
         after = [other.fields for other in records[at + 1 :]]
-        found = len(record.fields)
+        first_width = len(record.fields)
         if record.is_blank and at + 1 < len(records):
             continue
         code = (
@@ -182,15 +182,15 @@ def find_beginning(parsed: Parsed, *, may_skip: bool = True) -> Beginning:
         )
         if at and len(after) < at and not _are_pairs(records[:at], after, width):  # more would be skipped than read
             return Beginning(0)
-        if found == width and may_skip and _is_sparse(record) and _header_follows(records[at : at + MOST_SPARSE]):
+        if first_width == width and may_skip and _is_sparse(record) and _header_follows(records[at : at + MOST_SPARSE]):
             continue
-        lacks_one = found == width - 1 and bool(after) and len(after[0]) == width and _share(after, width) > 0.9
-        begins = found == width or lacks_one
+        lacks_one = first_width == width - 1 and bool(after) and len(after[0]) == width and _share(after, width) > 0.9
+        begins = first_width == width or lacks_one
         if code == "preamble_skipped" and begins and not _surely_begins(records[:at], record, after):
             if lacks_one:  # the next record may be the header
                 continue
             return Beginning(0)
-        if found == width:
+        if first_width == width:
             return Beginning(at, code)
         if lacks_one:
             if all(not fields[-1].strip() for fields in after if len(fields) == width):
@@ -198,9 +198,9 @@ def find_beginning(parsed: Parsed, *, may_skip: bool = True) -> Beginning:
             is_preamble = bool(after) and is_header(after[0], after[1:], surely=True)
             if not is_preamble and len(after) > 2:
                 return Beginning(at, code, row_names=True)
-        if found > width and not record.is_blank:
+        if first_width > width and not record.is_blank:
             is_preamble = bool(after) and len(after[0]) == width and is_header(after[0], after[1:], surely=True)
-            if not is_preamble or found == width + 1:
+            if not is_preamble or first_width == width + 1:
                 return Beginning(at, code)
     return Beginning(0)
 
@@ -260,10 +260,10 @@ def find_footer(tail: str, body: list[list[str]], grammar: Grammar, width: int) 
         if fields is None or not _is_footer(fields.fields, lines[at], body, numeric, width):
             break
         cut = at
-    found = [line.strip() for line in lines[cut:] if line.strip()]
-    if not found:
+    footer = [line.strip() for line in lines[cut:] if line.strip()]
+    if not footer:
         return 0, "", 0
-    return len("".join(lines[cut:]).encode("utf-8", "surrogateescape")), found[0], len(found)
+    return len("".join(lines[cut:]).encode("utf-8", "surrogateescape")), footer[0], len(footer)
 
 
 def _is_numeric(body: list[list[str]], at: int) -> bool:

@@ -113,7 +113,7 @@ class CsvReader(TableReader):
     def _find_region(self, head: bytes) -> Region:
         """Return where the rows lie in the file."""
         dialect = self.dialect
-        ends = [found.end() for found in islice(_LINE_ENDS.finditer(head), dialect.first_line)]
+        ends = [match.end() for match in islice(_LINE_ENDS.finditer(head), dialect.first_line)]
         start = 0 if not dialect.first_line else ends[-1] if len(ends) == dialect.first_line else len(head)
         region = Region(
             start=start,
@@ -134,11 +134,11 @@ class CsvReader(TableReader):
             file.seek(begin)
             tail = file.read()
         marked = tail.rstrip(b"\r\n")
-        kept = marked.rstrip(b"\x1a\0")
+        content = marked.rstrip(b"\x1a\0")
         end = None
-        if len(kept) < len(marked):
-            end = begin + len(kept)
-            tail = kept
+        if len(content) < len(marked):
+            end = begin + len(content)
+            tail = content
             self.add_notice("end_of_file_mark", "Bytes after the table that only mark the file's end are left out.")
         if begin > region.start:
             cut = tail.find(b"\n") + 1
@@ -509,12 +509,12 @@ class _BatchBuffer:
 def lines_of_rows(path: Path, region: Region, columns: int, rows: Sequence[int]) -> list[int | None]:
     """Return the line (from 1) on which each data row (from 1) begins; a record may span several lines."""
     wanted = sorted({row for row in rows if row > 0})
-    found: dict[int, int] = {}
+    line_by_row: dict[int, int] = {}
     records, lines = 0, region.lines_before
     in_quotes = False
     at_start = True  # the last byte ended a record
     source = RegionReader(path, region)
-    while len(found) < len(wanted) and (chunk := source.read(16 * MB)):
+    while len(line_by_row) < len(wanted) and (chunk := source.read(16 * MB)):
         data = np.frombuffer(chunk, np.uint8)
         parity = np.zeros(len(data), np.int64)
         if region.quote is not None:
@@ -534,12 +534,12 @@ def lines_of_rows(path: Path, region: Region, columns: int, rows: Sequence[int])
             place = record - records - 1
             if 0 <= place < len(begins):
                 begin = int(begins[place])
-                found[record] = lines + 1 + int(lines_before[begin - 1] if begin else 0)
+                line_by_row[record] = lines + 1 + int(lines_before[begin - 1] if begin else 0)
         records += len(begins)
         lines += int(lines_before[-1])
         in_quotes = bool(parity[-1])
     source.close()
-    return [found.get(row) for row in rows]
+    return [line_by_row.get(row) for row in rows]
 
 
 def _lines_have(lines: bytes, delimiter: int, wanted: int) -> bool:

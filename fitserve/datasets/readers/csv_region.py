@@ -116,15 +116,15 @@ class RegionReader(io.RawIOBase):
     def _without_comments(self, data: bytes, comment: bytes) -> bytes:
         lines, in_quotes = data.split(b"\n"), False
         last = len(lines) - 1
-        kept = []
+        others = []
         for at, line in enumerate(lines):
             if not in_quotes and line.startswith(comment):
                 if not self.region.drop_comments or at == last:
-                    kept.append(b"")
+                    others.append(b"")
                 continue
             in_quotes ^= self.region.quote is not None and line.count(self.region.quote) % 2 == 1
-            kept.append(line)
-        return b"\n".join(kept)
+            others.append(line)
+        return b"\n".join(others)
 
     def _without_blanks_before_quotes(self, data: bytes, delimiter: bytes) -> bytes:
         """Remove blanks between a delimiter (or a line's start) and a quote, outside of quotes."""

@@ -23,8 +23,8 @@ def rows_of(data: bytes) -> tuple[list[bytes], str] | None:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     kinds = {name: bytes(value)[:1] for name, value in members.items()}
-    if set(members) >= {"columns", "data"} and kinds["data"] == b"[" and (found := _split(members)) is not None:
-        return found, "the object has 'columns' and 'data'"
+    if set(members) >= {"columns", "data"} and kinds["data"] == b"[" and (rows := _split(members)) is not None:
+        return rows, "the object has 'columns' and 'data'"
     lists = {name: _list.decode(members[name]) for name, kind in kinds.items() if kind == b"["}
     records = [name for name, items in lists.items() if items and all(bytes(item)[:1] == b"{" for item in items)]
     if len(records) == 1:

@@ -212,10 +212,10 @@ def _to_lines(path: Path, target: Path) -> tuple[Path, str | None]:
         data = file.read()
     where = None
     if first == b"{":
-        found = rows_of(data)
-        if found is None:
+        rows = rows_of(data)
+        if rows is None:
             return path, None
-        items, where = found
+        items, where = rows
     else:
         try:
             items = [bytes(item) for item in msgspec.json.decode(data, type=list[msgspec.Raw])]

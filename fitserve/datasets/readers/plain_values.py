@@ -198,8 +198,8 @@ def _utf8(column: pa.Array, target: pa.DataType) -> Checked:
     bad = np.array([value is not None and not _is_utf8(value) for value in values], bool)
     if not bad.any():  # more than 2 GB in one batch
         raise pa.ArrowInvalid("the texts of one batch are too long")
-    kept = [None if wrong else value for value, wrong in zip(values, bad, strict=True)]
-    return pa.array(kept, pa.binary()).cast(target), bad
+    readable = [None if wrong else value for value, wrong in zip(values, bad, strict=True)]
+    return pa.array(readable, pa.binary()).cast(target), bad
 
 
 def _is_utf8(value: bytes) -> bool:

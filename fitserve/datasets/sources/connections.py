@@ -127,7 +127,7 @@ def load(settings: Settings) -> dict[str, Connection]:
             texts.append(settings.connections_file.read_text())
         except OSError as error:
             raise BadConnections(f"FITSERVE_CONNECTIONS_FILE cannot be read: {error.strerror}.") from None
-    found: dict[str, Connection] = {}
+    connections: dict[str, Connection] = {}
     for text in texts:
         try:
             stated = yaml.safe_load(text) or {}
@@ -137,12 +137,12 @@ def load(settings: Settings) -> dict[str, Connection]:
             raise BadConnections("The connections are a mapping of names.", expected="{warehouse: {url: ...}}")
         for name, value in stated.items():
             try:
-                found[str(name)] = Connection.model_validate(value)
+                connections[str(name)] = Connection.model_validate(value)
             except ValidationError as error:
                 first = error.errors(include_input=False, include_url=False)[0]
                 where = ".".join(str(key) for key in first["loc"])
                 raise BadConnections(f"Connection {name!r}: {where}: {first['msg']}") from None
-    return found
+    return connections
 
 
 def visible(settings: Settings, owner: str | None) -> list[ConnectionInfo]:

@@ -110,10 +110,10 @@ class _Download:
         """Return the byte at which the body begins. Raises SourceAway if it belongs to another state of the file."""
         if response.status == 200:
             return 0  # the whole file: it has changed meanwhile, or the server does not resume
-        found = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
-        if found is None or int(found[1]) > have or (marks and marks != self.marks):
+        match = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
+        if match is None or int(match[1]) > have or (marks and marks != self.marks):
             raise SourceAway("The file changed while it was read.", fix="Import it once it is complete.")
-        return int(found[1])  # a cache may answer with whole blocks, which begin before the requested byte
+        return int(match[1])  # a cache may answer with whole blocks, which begin before the requested byte
 
     def _write(self, response: Response, path: Path, start: int) -> None:
         most = self.place.limits.upload_bytes

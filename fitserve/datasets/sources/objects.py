@@ -37,15 +37,15 @@ def fetch(kind: str, source: ObjectSource, connection: Connection, place: Place)
     address = connection.below(source.path, pointer)
     with translated(kind, connection, pointer, source.path):
         store, path = open_store(kind, connection, address)
-        found = _find(store, path, pointer, source.path)
-        snapshot = {"parts": [{"name": name, "bytes": size, "mark": mark} for name, size, mark in found]}
-        if place.known == snapshot and all(mark for _, _, mark in found):
+        objects = _find(store, path, pointer, source.path)
+        snapshot = {"parts": [{"name": name, "bytes": size, "mark": mark} for name, size, mark in objects]}
+        if place.known == snapshot and all(mark for _, _, mark in objects):
             raise Unchanged
-        total = sum(size for _, size, _ in found)
+        total = sum(size for _, size, _ in objects)
         if total > place.limits.upload_bytes:
             expected = f"at most {place.limits.upload_bytes} bytes"
             raise TooLarge("The source is larger than the limit.", received=total, expected=expected)
-        parts = [_download(store, one, place.folder / f"part-{at}") for at, one in enumerate(found)]
+        parts = [_download(store, one, place.folder / f"part-{at}") for at, one in enumerate(objects)]
     return join(parts, place, snapshot)
 
 
@@ -85,9 +85,9 @@ def _mark(info: dict[str, Any]) -> str:
     return next((str(info[name]).strip('"') for name in _MARKS if info.get(name)), "")
 
 
-def _download(store: Any, found: tuple[str, int, str], path: Path) -> PartFile:
+def _download(store: Any, entry: tuple[str, int, str], path: Path) -> PartFile:
     """Copy an object to local disk. Raises SourceAway if it changed meanwhile."""
-    name, size, mark = found
+    name, size, mark = entry
     digest, count = hashlib.sha256(), 0
     with store.open(name, "rb", block_size=8 * CHUNK, cache_type="readahead") as remote, path.open("wb") as local:
         while chunk := remote.read(4 * CHUNK):

@@ -75,14 +75,14 @@ def uri(connection: Connection) -> str:
 def _raise(error: Exception, connection: Connection) -> NoReturn:
     """Translate the driver's error, and raise it."""
     text, state = str(error), getattr(error, "sqlstate", None) or ""
-    said = SAID.search(text)
-    detail = connection.redact(said[1] if said else text.removeprefix("IO: "))
+    match = SAID.search(text)
+    detail = connection.redact(match[1] if match else text.removeprefix("IO: "))
     if isinstance(error, OSError) and error.errno:  # the disk's
         raise error
     if (state.startswith(AWAY) and state != "57014") or ENDED.search(detail):
         raise SourceAway(f"The database broke off: {detail}") from None
     if not state and "Failed to connect" in text:
-        if said is None and "FATAL" not in text and "password" not in text:
+        if match is None and "FATAL" not in text and "password" not in text:
             raise SourceAway(f"The database does not answer: {detail}") from None
         if _STARTING.search(detail):
             raise SourceAway(f"The database takes no connections now: {detail}") from None
@@ -90,7 +90,7 @@ def _raise(error: Exception, connection: Connection) -> NoReturn:
             f"The database refuses the connection: {detail}.",
             fix="The operator mends the connection's user, password or database.",
         ) from None
-    if not state and said is None:
+    if not state and match is None:
         raise SourceAway(f"The connection broke: {detail}") from None
     if state == "57014" or "statement timeout" in detail:
         seconds = f"{connection.statement_seconds:g}"

@@ -18,8 +18,8 @@ from fitserve.tables import Key
 from fitserve.wire.admin import KeyInfo, KeyRequest, NewKey
 from services.control.cache import LoadingCache
 from services.control.deps import AnyCaller, Ctx, KeyManager
-from services.shell import Router
-from services.shell.auth import COOKIE, check_same_origin, missing_key
+from services.http import Router
+from services.http.auth import COOKIE, check_same_origin, missing_key
 
 router = Router(tags=["keys"])
 

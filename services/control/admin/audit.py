@@ -21,8 +21,8 @@ from fitserve.tables import Audit
 from fitserve.wire import Page
 from fitserve.wire.admin import AuditEntry
 from services.control.deps import Admin, Ctx
-from services.shell import Router
-from services.shell.instrumentation import route_template
+from services.http import Router
+from services.http.instrumentation import route_template
 
 log = logging.getLogger(__name__)
 router = Router(tags=["keys"])
@@ -70,14 +70,14 @@ class AuditFilters(BaseModel):
     @property
     def matches(self) -> Callable[[Any], ColumnElement[bool]] | None:
         """The conditions that no index answers; None where there are none."""
-        found: list[Callable[[Any], ColumnElement[bool]]] = []
+        conditions: list[Callable[[Any], ColumnElement[bool]]] = []
         if self.method is not None:
-            found.append(lambda row: row.action.startswith(f"{self.method} "))
+            conditions.append(lambda row: row.action.startswith(f"{self.method} "))
         if self.outcome is not None:
             low, high = {"done": (0, 400), "refused": (400, 500), "failed": (500, 1000)}[self.outcome]
-            found.append(lambda row: and_(row.status >= low, row.status < high))
+            conditions.append(lambda row: and_(row.status >= low, row.status < high))
         if (text := self.search) is not None:
-            found.append(
+            conditions.append(
                 lambda row: or_(
                     *(
                         column.icontains(text, autoescape=True)
@@ -85,7 +85,7 @@ class AuditFilters(BaseModel):
                     )
                 )
             )
-        return (lambda row: and_(*(one(row) for one in found))) if found else None
+        return (lambda row: and_(*(one(row) for one in conditions))) if conditions else None
 
 
 @router.get("/audit", summary="The audit log, newest first")

@@ -12,7 +12,7 @@ from fitserve.wire import Page
 from fitserve.wire.operations import AlarmInfo, ModelHistory, OwnerStorage, SystemHistory
 from services.control.deps import Admin, Ctx, Cursor, Limit, ModelName, Reader
 from services.control.models.access import visible_model
-from services.shell import Router
+from services.http import Router
 
 router = Router(tags=["operations"])
 

@@ -17,8 +17,8 @@ from limits.strategies import FixedWindowRateLimiter
 
 from fitserve.errors import TooMany
 from fitserve.settings import Settings
-from services.shell import Caller
-from services.shell.instrumentation import route_template
+from services.http import Caller
+from services.http.instrumentation import route_template
 
 log = logging.getLogger(__name__)
 _UPLOADS = frozenset(

@@ -17,7 +17,7 @@ from fitserve.tables import Blob, Worker
 from fitserve.wire.admin import StorageInfo, SystemInfo, WorkerInfo
 from fitserve.wire.operations import ConditionInfo
 from services.control.deps import Admin, Ctx, Reader
-from services.shell import Router
+from services.http import Router
 
 router = Router()
 _MAX_WORKERS = 500

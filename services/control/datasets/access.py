@@ -10,7 +10,7 @@ from fitserve.errors import Forbidden
 from fitserve.tables import Dataset
 from fitserve.wire.datasets import DatasetDetail
 from services.control.deps import Context
-from services.shell import Caller
+from services.http import Caller
 
 
 def visible_dataset(ctx: Context, caller: Caller, ref: str) -> Dataset:

@@ -13,7 +13,7 @@ from fitserve.wire.datasets import DatasetDetail, StagedInfo
 from services.control.datasets.access import answer_dataset, owned_dataset
 from services.control.datasets.upload_request import NO_BODY_LIMIT, RAW_BODY, receive_upload, run_ingest
 from services.control.deps import Context, Ctx, IdempotencyKey, Uploader
-from services.shell import Router
+from services.http import Router
 
 router = Router(tags=["datasets"])
 _REFUSALS: dict[int | str, dict[str, Any]] = {status: {} for status in (404, 409, 413, 415, 422, 507)}

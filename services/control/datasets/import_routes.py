@@ -23,7 +23,7 @@ from fitserve.wire.sources import ConnectionInfo, ImportRequest, Source
 from services.control.datasets.access import answer_dataset, owned_dataset
 from services.control.datasets.upload_request import run_ingest
 from services.control.deps import Context, Ctx, Reader, Uploader
-from services.shell import Caller, Router
+from services.http import Caller, Router
 
 router = Router(tags=["datasets"])
 T = TypeVar("T")

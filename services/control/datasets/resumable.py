@@ -34,7 +34,7 @@ from fitserve.settings import MB
 from fitserve.tables import Upload
 from services.control.datasets.upload_request import NO_BODY_LIMIT, BodyWriter, parse_options, run_ingest
 from services.control.deps import Context, Ctx, Uploader
-from services.shell import Caller, Router
+from services.http import Caller, Router
 
 router = Router(tags=["uploads"])
 TUS_VERSION = "1.0.0"

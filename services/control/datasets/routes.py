@@ -51,7 +51,7 @@ from services.control.deps import (
     Uploader,
     has_already,
 )
-from services.shell import Caller, Router
+from services.http import Caller, Router
 
 router = Router(tags=["datasets"])
 

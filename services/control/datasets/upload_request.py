@@ -32,7 +32,7 @@ from fitserve.settings import MB
 from fitserve.validation import problems_from
 from fitserve.wire.datasets import UploadOptions
 from services.control.deps import Context
-from services.shell.memory import release_memory
+from services.http.memory import release_memory
 
 PIECE_BYTES = MB  # hashed and written at once, on a thread
 FIELD_BYTES = 256 * 1024  # of all text fields of a form together

@@ -12,7 +12,7 @@ from fitserve.errors import Forbidden
 from fitserve.wire import Page
 from fitserve.wire.automations import AutomationInfo, AutomationPatch, AutomationRequest, Firing, Policy, Rehearsal
 from services.control.deps import Context, Ctx, Cursor, Limit, Reader, Trainer
-from services.shell import Caller, Router
+from services.http import Caller, Router
 
 router = Router(tags=["automations"])
 

@@ -18,7 +18,7 @@ from fitserve.wire.webhooks import (
     WebhookRequest,
 )
 from services.control.deps import Ctx, Cursor, Limit, Reader, Trainer
-from services.shell import Router
+from services.http import Router
 
 router = Router(tags=["events"])
 

@@ -16,7 +16,7 @@ from services.control.deps import Ctx
 from services.control.insight.child_runs import submit_child
 from services.control.insight.run_insight import NotReady, RunInsight, load_insight
 from services.control.runs.routes import Submitting
-from services.shell import Router
+from services.http import Router
 
 router = Router(tags=["insight"])
 

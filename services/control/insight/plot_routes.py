@@ -16,7 +16,7 @@ from fitserve.errors import NotFound, Unavailable
 from services.control.cache import LoadingCache
 from services.control.deps import MAX_INTEGER, Context, Ctx, IfNoneMatch, Reader, TargetName, has_already
 from services.control.insight import routes
-from services.shell import Caller, Router
+from services.http import Caller, Router
 
 router = Router(tags=["insight"])
 

@@ -44,7 +44,7 @@ from services.control.insight.run_insight import (
     require_training,
 )
 from services.control.runs.routes import Submitting
-from services.shell import Router
+from services.http import Router
 
 router = Router(tags=["insight"])
 

@@ -28,7 +28,7 @@ from fitserve.tables import Dataset, Epoch, Run
 from fitserve.target_encoder import TargetEncoder
 from services.control.cache import LoadingCache
 from services.control.deps import Context
-from services.shell import Caller
+from services.http import Caller
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession

@@ -17,7 +17,7 @@ from services.control.deps import Context, Ctx, ModelName, Reader, TargetName, V
 from services.control.insight.run_insight import load_insight
 from services.control.models.access import visible_model
 from services.control.models.decision_routes import decisions_in_force, outputs_of
-from services.shell import Router
+from services.http import Router
 
 router = Router(tags=["insight"])
 
@@ -33,14 +33,14 @@ def get_slices(
     """Figures by category and range of each column, and the worst slices, of one condition or two."""
     insight = load_insight(ctx, caller, run_id)
     name = insight.target(target)
-    found = insight.report["targets"][name].get("slices")
-    if found is None:
+    report = insight.report["targets"][name].get("slices")
+    if report is None:
         raise NotFound("This run has no slices.", fix="Train it again, with rows held out: split: {test: 0.1}")
-    listed = found["columns"]
+    listed = report["columns"]
     if column is not None:
         insight.record.facts.column(column)
         listed = [one for one in listed if one["column"] == column]
-    return Slices(target=name, **{**found, "columns": listed})
+    return Slices(target=name, **{**report, "columns": listed})
 
 
 @router.get("/runs/{run_id}/fairness", summary="Compare the groups of protected columns")
@@ -76,9 +76,9 @@ def _fairness(ctx: Context, artifact: Artifact, decisions: list[dict[str, Any]])
 def _items(manifest: Mapping[str, Any], decisions: list[dict[str, Any]], rows: HeldOutParts) -> list[dict[str, Any]]:
     by_output = {one["output"]: one for one in decisions}
     protected = (manifest.get("spec") or {}).get("protected") or ()  # older releases had none
-    found = [
+    items = [
         fairness(column, output, by_output.get(output.name), rows)
         for column in protected
         for output in outputs_of(manifest)
     ]
-    return [one for one in found if one is not None]
+    return [one for one in items if one is not None]

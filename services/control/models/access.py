@@ -8,7 +8,7 @@ from fitserve import registry
 from fitserve.errors import Forbidden, NotFound
 from fitserve.tables import Model
 from fitserve.wire.models import Sharing
-from services.shell import Caller
+from services.http import Caller
 
 
 def visible_model(session: Session, caller: Caller, name: str, to: Sharing = "ask") -> Model:

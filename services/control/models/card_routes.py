@@ -17,7 +17,7 @@ from services.control.insight.slice_routes import get_version_fairness
 from services.control.models.access import visible_model
 from services.control.models.model_card import Recorded, blocks_of
 from services.control.models.monitoring_routes import get_drift
-from services.shell import Router
+from services.http import Router
 
 router = Router(tags=["models"])
 _TYPES = {"markdown": "text/markdown", "html": "text/html"}

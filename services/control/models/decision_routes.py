@@ -16,7 +16,7 @@ from fitserve.spec.decision import Decision, Output, resolve_decision
 from fitserve.wire.decisions import DecidedOutput, DecisionChangeInfo, DecisionDetail, ThresholdCurve
 from services.control.deps import Context, Ctx, ModelName, Reader, Trainer, VersionNumber
 from services.control.models.access import check_owner, visible_model
-from services.shell import Caller, Router
+from services.http import Caller, Router
 
 router = Router(tags=["models"])
 _PATH = "/models/{name}/versions/{number}/decision"

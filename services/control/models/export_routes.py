@@ -19,7 +19,7 @@ from fitserve.wire.runs import RunInfo
 from services.control.deps import Ctx, IfNoneMatch, ModelName, Reader, Trainer, VersionNumber, has_already
 from services.control.models.access import check_owner, visible_model
 from services.control.runs.routes import create_and_publish, read_run_info
-from services.shell import Router
+from services.http import Router
 
 router = Router(tags=["models"])
 _PATH = "/models/{name}/versions/{number}/exports"
@@ -41,10 +41,10 @@ def create_export(
         run = session.get_one(Run, trained_by)
         made = _exports(session, run.dataset_id, artifact)
         usable = [one for one in made if one.resolved["format"] == body.format and one.state in _USABLE]
-        found = next((one.id for one in usable if caller.sees(one.owner, one.shared)), None)
-    if found is not None:
+        usable_id = next((one.id for one in usable if caller.sees(one.owner, one.shared)), None)
+    if usable_id is not None:
         response.status_code = 200
-        return read_run_info(ctx, found)
+        return read_run_info(ctx, usable_id)
     exports.check(body.format, artifacts.read(ctx.blobs, artifact, trained_by).manifest)
     resolved = {"model": name, "version": number, "artifact": artifact, "format": body.format}
     resolved["dataset"] = run.dataset_id
@@ -109,12 +109,12 @@ def _exports(session: Session, dataset_id: str, artifact: str) -> list[Run]:
 def _newest(session: Session, name: str, number: int) -> dict[str, Run]:
     """Return by format the export to download: the newest that succeeded, else the newest."""
     version = registry.version(session, name, number)
-    found: dict[str, Run] = {}
+    newest: dict[str, Run] = {}
     for run in _exports(session, session.get_one(Run, version.run_id).dataset_id, version.artifact):
-        before = found.get(run.resolved["format"])
+        before = newest.get(run.resolved["format"])
         if before is None or before.state != RunState.succeeded or run.state == RunState.succeeded:
-            found[run.resolved["format"]] = run
-    return found
+            newest[run.resolved["format"]] = run
+    return newest
 
 
 def _info(run: Run) -> ExportInfo:

@@ -173,15 +173,15 @@ def _calibration(recorded: Recorded) -> Iterator[Block]:
 
 
 def _slices(recorded: Recorded) -> Iterator[Block]:
-    found = {
+    tables = {
         name: target["slices"]["worst"][:MOST_SLICES]
         for name, target in ((recorded.report or {}).get("targets") or {}).items()
         if target.get("slices")
     }
-    if not found:
+    if not tables:
         return
     yield Heading("Where it is worse")
-    for name, worst in found.items():
+    for name, worst in tables.items():
         if not worst:
             yield Paragraph(f"{name}: no part of the held-out rows is worse than the rest by more than chance.")
             continue

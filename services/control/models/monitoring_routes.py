@@ -39,7 +39,7 @@ from services.control.deps import MAX_INTEGER, Ctx, Label, ModelName, Predictor,
 from services.control.models.access import check_may_predict, may, visible_model
 from services.control.models.predict_proxy import predict_address, predict_tls
 from services.control.models.routes import serving_version
-from services.shell import Caller, Router
+from services.http import Caller, Router
 
 router = Router(tags=["models"])
 _TIMEOUT = httpx2.Timeout(5.0, connect=2.0)
@@ -281,11 +281,11 @@ def _of_stored(stored: StoredPrediction, output: dict[str, Any], row: int, truth
     if task == "regression":
         return live_coverage.coverage_of(stored.bounds, name, row, float(actual))
     labels, label = [str(one) for one in output.get("labels") or ()], as_label(actual)
-    found = live_coverage.coverage_of(stored.bounds, name, row, label)
+    coverage = live_coverage.coverage_of(stored.bounds, name, row, label)
     shares = shares_of(np.array([stored.outputs[name][row]]), len(labels))[0].tolist()
     if label in labels and len(shares) == len(labels) and all(map(math.isfinite, shares)):
-        found |= live_coverage.calibration_of(shares, labels.index(label))
-    return found
+        coverage |= live_coverage.calibration_of(shares, labels.index(label))
+    return coverage
 
 
 def _decide(output: dict[str, Any], values: list[float], decision: dict[str, Any] | None) -> Any:

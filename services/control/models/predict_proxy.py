@@ -20,7 +20,7 @@ from starlette.responses import Response, StreamingResponse
 from fitserve import browser_sessions, tracing
 from fitserve.errors import FitserveError, NotFound, Unauthenticated, Unavailable
 from fitserve.settings import Settings
-from services.shell.auth import token_of
+from services.http.auth import token_of
 
 router = APIRouter(include_in_schema=False)
 

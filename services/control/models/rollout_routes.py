@@ -16,7 +16,7 @@ from fitserve.wire import Page
 from fitserve.wire.rollouts import LiveComparison, RolloutDetail, RolloutInfo, RolloutRequest, RolloutStepInfo
 from services.control.deps import Context, Ctx, Cursor, Limit, ModelName, Reader, Trainer
 from services.control.models.access import check_owner, visible_model
-from services.shell import Caller, Router
+from services.http import Caller, Router
 
 router = Router(tags=["models"])
 _PATH = "/models/{name}/rollouts"

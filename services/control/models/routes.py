@@ -46,7 +46,7 @@ from services.control.deps import (
 )
 from services.control.models.access import check_batch_prediction, check_owner, visible_model
 from services.control.runs.routes import create_and_publish, read_run_info
-from services.shell import Caller, Router
+from services.http import Caller, Router
 
 router = Router(tags=["models"])
 

@@ -19,8 +19,8 @@ from fitserve.tables import Event, Run
 from fitserve.wire import Page
 from fitserve.wire.runs import EpochInfo, EventInfo
 from services.control.deps import MAX_INTEGER, Context, Ctx, Limit, Reader
-from services.shell import Router
-from services.shell.auth import token_of
+from services.http import Router
+from services.http.auth import token_of
 
 router = Router(tags=["runs"])
 

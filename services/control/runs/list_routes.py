@@ -26,7 +26,7 @@ from fitserve.wire.runs import (
 )
 from services.control.deps import MAX_INTEGER, Context, Ctx, Cursor, Reader, Trainer
 from services.control.runs.routes import read_run_info
-from services.shell import Caller, Router
+from services.http import Caller, Router
 
 router = Router(tags=["runs"])
 

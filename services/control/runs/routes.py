@@ -35,7 +35,7 @@ from fitserve.wire.runs import (
 )
 from services.control.deps import Context, Ctx, Cursor, IdempotencyKey, Reader, Trainer
 from services.control.models.access import check_batch_prediction
-from services.shell import Caller, Router
+from services.http import Caller, Router
 
 router = Router(tags=["runs"])
 

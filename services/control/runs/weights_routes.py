@@ -18,7 +18,7 @@ from fitserve.wire import Page
 from fitserve.wire.weights import WeightsInfo, WeightsSummary
 from services.control.datasets.upload_request import NO_BODY_LIMIT, BodyWriter
 from services.control.deps import Context, Ctx, Cursor, Limit, Reader, Uploader
-from services.shell import Router
+from services.http import Router
 
 router = Router(tags=["weights"])
 

@@ -139,7 +139,7 @@ class Columns:
         return InputRows(values, left_out)
 
     def _without_others(self, row: dict[str, Any], left_out: dict[str, int]) -> dict[str, Any]:
-        kept = {}
+        columns = {}
         for name, value in row.items():
             try:
                 own = self.input_named(name)
@@ -148,8 +148,8 @@ class Columns:
             if own is None:
                 left_out[name] = left_out.get(name, 0) + 1
             elif own == name or own not in row:
-                kept[own] = value
-        return kept
+                columns[own] = value
+        return columns
 
     def labels_in(self, name: str, rows: InputRows) -> list[str | None]:
         """Return the rows' labels in a column, as groups of `coverage_by` are called; None of those without one."""

@@ -105,14 +105,14 @@ class RowBuffer:
 
     def _bind(self, rows: int) -> tuple[Any, dict[str, np.ndarray]]:
         bound = self._session.io_binding()
-        kept = []  # which the binding itself does not keep
+        arrays = []  # which the binding itself does not keep
         for name, array in self.arrays.items():
             if name in self._known:
-                kept.append(onnxruntime.OrtValue.ortvalue_from_numpy(array[:rows]))
-                bound.bind_ortvalue_input(name, kept[-1])
+                arrays.append(onnxruntime.OrtValue.ortvalue_from_numpy(array[:rows]))
+                bound.bind_ortvalue_input(name, arrays[-1])
         views = {name: array[:rows] for name, array in self.outputs.items()}
         for name, view in views.items():
-            kept.append(onnxruntime.OrtValue.ortvalue_from_numpy(view))
-            bound.bind_ortvalue_output(name, kept[-1])
-        bound.kept = kept
+            arrays.append(onnxruntime.OrtValue.ortvalue_from_numpy(view))
+            bound.bind_ortvalue_output(name, arrays[-1])
+        bound.arrays = arrays
         return bound, views

@@ -19,13 +19,13 @@ import numpy as np
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from fitserve.errors import FitserveError
+from services.http.connections import LimitedProtocol, limited
 from services.predict.catalog.loaded_model import InputRows, LoadedModel
 from services.predict.catalog.row_buffer import RowBuffer
 from services.predict.protocols.formats import MATRIX_NAMES
 from services.predict.server.request_cache import FP32, FP64, MIXED, NUMBERS, CachedHead, RequestCache
 from services.predict.serving.counters import DIRECT_ROWS
 from services.predict.serving.prediction_service import PredictionService
-from services.shell.connections import LimitedProtocol, limited
 
 log = logging.getLogger(__name__)
 
@@ -248,8 +248,8 @@ def _with_bounds(
     groups = None
     if model.conformal.coverage_by is not None:
         asked = [row for request in requests for row in request.rows]
-        given = InputRows(asked if kind == MIXED else model.columns.matrix_of(asked))
-        groups = model.columns.labels_in(model.conformal.coverage_by, given)
+        input_rows = InputRows(asked if kind == MIXED else model.columns.matrix_of(asked))
+        groups = model.columns.labels_in(model.conformal.coverage_by, input_rows)
     listed = values.tolist() if values.ndim == 2 else [[value] for value in values.tolist()]
     rows = model.conformal.few_rows(level, listed, groups, feeds)
     return rows, all(math.isfinite(value) for row in listed for value in row)

@@ -140,17 +140,17 @@ def _streaming(
         except FitserveError as error:
             await context.abort(GRPC_CODES.get(error.status, grpc.StatusCode.INTERNAL), error_line(error))
         async for data in messages:
-            request, answer, said, code = GrpcRequest(service, context), None, "", grpc.StatusCode.OK
+            request, answer, message, code = GrpcRequest(service, context), None, "", grpc.StatusCode.OK
             try:
                 request.admit()
                 answer = await request.run(method.handle, method.request_type.FromString(data))
             except DecodeError:
-                said, code = "The message cannot be read.", grpc.StatusCode.INVALID_ARGUMENT
+                message, code = "The message cannot be read.", grpc.StatusCode.INVALID_ARGUMENT
             except FitserveError as error:
                 service.counters.count_refusal(method.operation, error)
-                said, code = error_line(error), GRPC_CODES.get(error.status, grpc.StatusCode.INTERNAL)
+                message, code = error_line(error), GRPC_CODES.get(error.status, grpc.StatusCode.INTERNAL)
             request.count(protocol, method.operation, code.name)
-            yield respond(answer, said)
+            yield respond(answer, message)
 
     return answers
 

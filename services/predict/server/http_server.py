@@ -13,6 +13,10 @@ from fastapi import FastAPI
 from fitserve import logs, tracing
 from fitserve.errors import FitserveError
 from fitserve.settings import Settings
+from services.http.app import Server, make_server
+from services.http.connections import limited
+from services.http.instrumentation import valid_request_id
+from services.http.local_pages import check_local
 from services.predict.protocols import find_protocol
 from services.predict.protocols.transport import (
     COMPRESSED_BYTES,
@@ -27,10 +31,6 @@ from services.predict.protocols.transport import (
 )
 from services.predict.server.fast_lane import protocol_class
 from services.predict.serving.prediction_service import PredictionService
-from services.shell.app import Server, make_server
-from services.shell.connections import limited
-from services.shell.instrumentation import valid_request_id
-from services.shell.local_pages import check_local
 
 log = logging.getLogger(__name__)
 AsgiApp = Callable[[Any, Any, Any], Awaitable[None]]

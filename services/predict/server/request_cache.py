@@ -14,14 +14,14 @@ from typing import Any
 import msgspec
 
 from fitserve.errors import FitserveError
+from services.http.compression import accepted
+from services.http.local_pages import is_local_host
 from services.predict.catalog.access import require_predict
 from services.predict.catalog.loaded_model import LoadedModel
 from services.predict.protocols import find_protocol
 from services.predict.protocols.formats import MATRIX_NAMES
 from services.predict.protocols.transport import COMPRESSED_BYTES, Route
 from services.predict.serving.prediction_service import PredictionService
-from services.shell.compression import accepted
-from services.shell.local_pages import is_local_host
 
 MAX_HEADS = 2048  # of each of two generations
 MAX_HEAD_BYTES = 2048

@@ -583,7 +583,7 @@ class PredictionService:
         if request.deadline is not None and request.deadline <= self.loop.time():
             self.counters.expired += 1
             raise DeadlineExceeded("The deadline had passed when the request arrived.")
-        given, rows = rows, await request.off_loop(0, model.columns.accept, rows)
+        raw_rows, rows = rows, await request.off_loop(0, model.columns.accept, rows)
         request.left_out = rows.left_out
         request.model, request.predict_at = model, time.perf_counter()
         if model.runs_inline and not request.is_large and rows.count * model.seconds_per_row < INLINE_SECONDS:
@@ -600,7 +600,7 @@ class PredictionService:
         if model.sampler is not None:
             model.sampler.sample_request(rows, prediction.outputs)
         if request.entry is not None and request.entry.shadows:
-            self.shadows.start(request.entry, given, prediction)
+            self.shadows.start(request.entry, raw_rows, prediction)
         return prediction
 
 

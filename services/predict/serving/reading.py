@@ -44,19 +44,19 @@ def read(counters: Counters, catalog: Catalog) -> Reading:
 
 
 def _traffic(counters: Counters) -> dict[tuple[str, int], VersionCounts]:
-    found: dict[tuple[str, int], VersionCounts] = {}
+    counts: dict[tuple[str, int], VersionCounts] = {}
     for (_, model, version), answered in list(counters.versions.items()):
-        one = found.setdefault((model, int(version)), VersionCounts())
+        one = counts.setdefault((model, int(version)), VersionCounts())
         one.requests += sum(answered.durations.counts)
         one.rows += answered.rows
         one.seconds += answered.durations.total
         one.buckets = [a + b for a, b in zip(one.buckets, answered.durations.counts, strict=True)]
     rows: Mapping[tuple[str, str], int] = counters.rows.copy()
     for (model, version), count in rows.items():
-        found.setdefault((model, int(version)), VersionCounts()).rows += count
+        counts.setdefault((model, int(version)), VersionCounts()).rows += count
     for (model, number, outcome), count in counters.failures.copy().items():
-        one = found.setdefault((model, number), VersionCounts())
+        one = counts.setdefault((model, number), VersionCounts())
         setattr(one, outcome, getattr(one, outcome) + count)
         if number == 0:  # no version's durations hold them
             one.requests += count
-    return found
+    return counts

@@ -163,8 +163,10 @@ def _few_classes(bins: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a distribution in which only the most frequent classes have a bin of their own."""
     if bins["kind"] != "categorical" or len(bins["frequencies"]) <= MOST_CLASSES:
         return bins
-    kept: Sequence[str] = sorted(bins["frequencies"], key=bins["frequencies"].__getitem__, reverse=True)[:MOST_CLASSES]
-    return {**bins, "frequencies": {name: bins["frequencies"][name] for name in kept}}
+    classes: Sequence[str] = sorted(bins["frequencies"], key=bins["frequencies"].__getitem__, reverse=True)[
+        :MOST_CLASSES
+    ]
+    return {**bins, "frequencies": {name: bins["frequencies"][name] for name in classes}}
 
 
 def _scale(values: Mapping[str, Any] | None) -> float | None:

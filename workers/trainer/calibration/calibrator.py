@@ -76,14 +76,14 @@ class Calibrator:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON."""
-        found = asdict(self)
-        del found["apart"]
+        members = asdict(self)
+        del members["apart"]
         if self.method == "temperature":
-            del found["knots"]
-            found["temperature"] = list(found.pop("temperatures"))
+            del members["knots"]
+            members["temperature"] = list(members.pop("temperatures"))
         else:
-            del found["temperatures"]
-        return found
+            del members["temperatures"]
+        return members
 
 
 def log_odds(probabilities: Floats) -> Floats:

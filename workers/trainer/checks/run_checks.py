@@ -26,8 +26,8 @@ def run_checks(request: TrainingRequest, spec: Spec, facts: DatasetFacts, report
     result: dict[str, Any] = {"metrics": {}}
     if spec.check.range_test is not None:
         network = _network(request, with_plain_rate(spec), facts, report)
-        result["range_test"] = found = range_test(network, spec.check.range_test)
-        report.event("info", found["says"], {"range_test": {**found, "curve": []}})
+        result["range_test"] = curve = range_test(network, spec.check.range_test)
+        report.event("info", curve["says"], {"range_test": {**curve, "curve": []}})
     if spec.check.sanity:
         plain = _plain(spec)
         result["sanity"] = sanity(_network(request, plain, facts, report), plain)

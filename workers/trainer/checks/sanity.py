@@ -51,16 +51,16 @@ def _first_loss(network: QuickNetwork, spec: Spec) -> Finding:
     if wanted is None:
         return Finding(name, None, None, "known for cross-entropy, squared and absolute errors", "The loss is another.")
     network.begin(first_rate(spec))
-    found = network.loss(network.train)
+    loss = network.loss(network.train)
     expected = f"about {wanted:.3g}, that of a network which knows nothing"
     if (far := _far_from_0(spec, network.train.y)) is not None:
-        says = f"The values of {far!r} are far from 0: most of the loss of {found:.3g} is their mean."
-        return Finding(name, False, found, expected, says, "target: {name: ..., standardize: true}")
+        says = f"The values of {far!r} are far from 0: most of the loss of {loss:.3g} is their mean."
+        return Finding(name, False, loss, expected, says, "target: {name: ..., standardize: true}")
     low, high = _BEGINNING
-    if low * wanted <= found <= high * wanted:
-        return Finding(name, True, found, expected, f"It begins with a loss of {found:.3g}.")
-    says = f"It begins with a loss of {found:.3g}: the first weights already say something, and wrongly."
-    return Finding(name, False, found, expected, says, "Use the initializers that Keras chooses, and encoded inputs.")
+    if low * wanted <= loss <= high * wanted:
+        return Finding(name, True, loss, expected, f"It begins with a loss of {loss:.3g}.")
+    says = f"It begins with a loss of {loss:.3g}: the first weights already say something, and wrongly."
+    return Finding(name, False, loss, expected, says, "Use the initializers that Keras chooses, and encoded inputs.")
 
 
 def _one_batch(network: QuickNetwork, spec: Spec) -> Finding:

@@ -155,7 +155,7 @@ class Spool:
         """Number of pieces."""
         return len(self._starts) - 1
 
-    def read(self, piece: int, kept: NDArray[np.bool_] | None = None) -> EncodedRows:
+    def read(self, piece: int, mask: NDArray[np.bool_] | None = None) -> EncodedRows:
         """The rows of a piece, or those of them that are kept."""
         start, stop = self._starts[piece : piece + 2]
         parts: dict[str, dict[str, np.ndarray]] = {part: {} for part in self.PARTS}
@@ -164,7 +164,7 @@ class Spool:
             flat = np.fromfile(path, dtype, (stop - start) * size, offset=start * size * dtype.itemsize)
             parts[part][name] = flat.reshape(stop - start, *shape)
         rows = EncodedRows(parts["x"], parts["y"], parts["weight"] or None)
-        return rows if kept is None else rows[kept[start:stop]]
+        return rows if mask is None else rows[mask[start:stop]]
 
     @staticmethod
     def fits(free: int, size: int) -> bool:
@@ -194,7 +194,7 @@ class Streamed:
         seed: int | None = None,
         take: int | None = None,
         spool: Spool | None = None,
-        kept: NDArray[np.bool_] | None = None,
+        mask: NDArray[np.bool_] | None = None,
     ) -> None:
         """Stream some rows of a Parquet file.
 
@@ -206,10 +206,10 @@ class Streamed:
             take: rows of an epoch, at most as many as are picked.
         """
         self._path, self._columns = path, list(columns)
-        self._picked = picked if kept is None or spool is not None else picked[kept]
+        self._picked = picked if mask is None or spool is not None else picked[mask]
         self._encode, self._as_tensors, self._seed = encode, as_tensors, seed
-        self._spool, self._kept = spool, kept
-        self.rows = take or (len(picked) if kept is None else int(kept.sum()))
+        self._spool, self._mask = spool, mask
+        self.rows = take or (len(picked) if mask is None else int(mask.sum()))
         first = next(self._pieces(None))
         self._sample = as_tensors(first[:2])
         row_bytes = sum(array[:1].nbytes for array in (*first.x.values(), *first.y.values()))
@@ -261,7 +261,7 @@ class Streamed:
         if self._spool is not None:
             count = len(self._spool)
             for piece in generator.permutation(count) if generator is not None else range(count):
-                rows = self._spool.read(int(piece), self._kept)
+                rows = self._spool.read(int(piece), self._mask)
                 if rows.rows:
                     yield rows
             return

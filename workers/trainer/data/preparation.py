@@ -400,7 +400,7 @@ def _streamed_feeds(
         part: str, seed: int | None = None, take: int | None = None, fold: Callable[[Fold], Any] | None = None
     ) -> Streamed:
         picked = getattr(whole, part)
-        kept = None if fold is None or not folds else np.isin(picked, fold(folds[(seed or 0) - training.seed]))
+        mask = None if fold is None or not folds else np.isin(picked, fold(folds[(seed or 0) - training.seed]))
         return Streamed(
             request.table,
             columns,
@@ -411,7 +411,7 @@ def _streamed_feeds(
             seed if part == "train" and training.shuffle else None,
             take,
             spools.get(part),
-            kept,
+            mask,
         )
 
     parts = [part for part in PARTS if len(getattr(whole, part))]

@@ -99,9 +99,9 @@ class Collectives:
     def agree(self, digest: str, what: str) -> None:
         """Compare a hexadecimal digest with the leader's. Raises GangBroken where it is another."""
         own = [int(digest[at : at + 15], 16) for at in (0, 15)]
-        given = tf.function(self.from_leader, autograph=False)
+        broadcast = tf.function(self.from_leader, autograph=False)
         with self.failing_together():
-            leaders = [int(number) for number in given(tf.constant(own, tf.int64)).numpy()]
+            leaders = [int(number) for number in broadcast(tf.constant(own, tf.int64)).numpy()]
         if leaders != own:
             raise GangBroken(f"{what} of {self._addresses[self.rank]} are not the leader's")
 

@@ -144,8 +144,8 @@ def sum_up(one: CompactInput, plain: Any, places: Any, kernel: Any) -> Any:
 
     @tf.custom_gradient
     def product(kernel: Any) -> Any:
-        found = tf.gather(kernel, tf.maximum(rows, 0))  # (batch, columns, units)
-        total = tf.reduce_sum(tf.where(rows[..., None] >= 0, found, 0.0), axis=1)
+        looked_up = tf.gather(kernel, tf.maximum(rows, 0))  # (batch, columns, units)
+        total = tf.reduce_sum(tf.where(rows[..., None] >= 0, looked_up, 0.0), axis=1)
         if len(one.plain_places):
             total += tf.matmul(plain, tf.gather(kernel, at))
 

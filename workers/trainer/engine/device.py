@@ -78,13 +78,13 @@ def warm_up(thread_count: int) -> None:
 
 def release_graphs() -> None:
     """Release the graphs that nothing refers to, so that a warm process does not grow."""
-    with _kernels_kept():
+    with _keep_kernels():
         keras.backend.clear_session(free_memory=False)
     gc.collect()
 
 
 @contextlib.contextmanager
-def _kernels_kept() -> Iterator[None]:
+def _keep_kernels() -> Iterator[None]:
     """Have Keras clear its session without TensorFlow's cache of kernels.
 
     It holds the optimised graphs of the functions that are kept; a function's entry goes with the function anyway.

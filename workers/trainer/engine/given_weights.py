@@ -34,8 +34,8 @@ class GivenWeights:
 
     def state(self, model: keras.Model, values: State, member: int) -> State:
         """Return values of `state_of` the network with the given weights in place of its own."""
-        given = {id(variable): value for variable, value in self._pairs(model, member)}
-        return [given.get(id(variable), value) for variable, value in zip(state_of(model), values, strict=True)]
+        by_variable = {id(variable): value for variable, value in self._pairs(model, member)}
+        return [by_variable.get(id(variable), value) for variable, value in zip(state_of(model), values, strict=True)]
 
     def _pairs(self, model: keras.Model, member: int) -> list[tuple[Any, NDArray[Any]]]:
         pairs = []

@@ -129,10 +129,10 @@ class KeptNetworks:
 
     def take(self, key: str, make: Callable[[], KeptNetwork]) -> tuple[KeptNetwork, bool]:
         """The network of this signature, and whether it was kept; `make` makes one where none is."""
-        kept = self._free.pop(key, None)
-        network = make() if kept is None else kept
+        free = self._free.pop(key, None)
+        network = make() if free is None else free
         self._lent.append((key, network))
-        return network, kept is not None
+        return network, free is not None
 
     def take_back(self) -> None:
         """Take back what is lent, and drop those that were not used for longest, beyond the limits."""

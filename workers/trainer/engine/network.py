@@ -73,14 +73,14 @@ def keras_names(names: Iterable[str]) -> dict[str, str]:
     A column may be called anything, and its name reaches the network: `Price (USD)` becomes `Price__USD_`.
     """
     names = list(names)
-    given = {name: name for name in names if _TENSORFLOW_NAME.fullmatch(name)}
-    taken = set(given.values())
+    renamed = {name: name for name in names if _TENSORFLOW_NAME.fullmatch(name)}
+    taken = set(renamed.values())
     for name in names:
-        if name not in given:
+        if name not in renamed:
             allowed = re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:MAX_KERAS_NAME]
-            given[name] = free_name(allowed if _TENSORFLOW_NAME.fullmatch(allowed) else f"layer{allowed}", taken)
-            taken.add(given[name])
-    return given
+            renamed[name] = free_name(allowed if _TENSORFLOW_NAME.fullmatch(allowed) else f"layer{allowed}", taken)
+            taken.add(renamed[name])
+    return renamed
 
 
 def spec_name(layer: Any) -> str:

@@ -330,10 +330,10 @@ class StackedNetwork:
     ) -> dict[str, Any]:
         """The metrics of all replicas' rows together; `known` is 1 for the rows that count."""
         flat = tf.reshape(order, [-1])
-        kept = None if known is None else tf.reshape(tf.where(tf.reshape(known, [-1]) > 0), [-1])
+        places = None if known is None else tf.reshape(tf.where(tf.reshape(known, [-1]) > 0), [-1])
 
         def picked(values: Any) -> Any:
-            return values if kept is None else tf.gather(values, kept)
+            return values if places is None else tf.gather(values, places)
 
         truth = tf.nest.map_structure(lambda t: tf.gather(t, picked(flat)), y)
         predicted: dict[str, Any] = {}

@@ -272,19 +272,19 @@ def _fit(training: Mapping[str, Any], loss: Any) -> Iterator[str]:
 def _call(name: str, arguments: Mapping[str, Any]) -> str:
     """Return the call that makes a Keras object, without what is Keras's default."""
     for module in _MODULES:
-        found = functools.reduce(getattr, module.split("."), keras)
-        if (cls := getattr(found, name, None)) is not None:
+        function = functools.reduce(getattr, module.split("."), keras)
+        if (cls := getattr(function, name, None)) is not None:
             return f"keras.{module}.{name}({_arguments(cls, arguments)})"
     raise ValueError(f"Keras has no {name}.")
 
 
 def _arguments(cls: Any, arguments: Mapping[str, Any]) -> str:
     parameters = inspect.signature(cls.__init__).parameters
-    given = {}
+    stated = {}
     for key, value in arguments.items():
         if key in parameters and not _is_default(parameters[key].default, value):
-            given[key] = _text(value)
-    return ", ".join(f"{key}={text}" for key, text in given.items())
+            stated[key] = _text(value)
+    return ", ".join(f"{key}={text}" for key, text in stated.items())
 
 
 def _is_default(default: Any, value: Any) -> bool:

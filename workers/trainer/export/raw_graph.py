@@ -247,8 +247,8 @@ def _boolean(graph: RawGraph, column: Any, raw: Tensor, missing: Tensor, own: in
 def _one_hot(graph: RawGraph, column: Any, raw: Tensor, missing: Tensor, own: int) -> list[Tensor | None]:
     first = int(column.encoding.unknown == "bucket")  # whose place comes before the labels
     places = {label: first + at for at, label in enumerate(column.fitted["labels"])} | {"": -1}
-    found = graph.places(raw, places, 0 if first else -1)
-    return [graph.add("Equal", found, np.arange(own, dtype=np.int64)[None])]
+    matches = graph.places(raw, places, 0 if first else -1)
+    return [graph.add("Equal", matches, np.arange(own, dtype=np.int64)[None])]
 
 
 def _index(graph: RawGraph, column: FittedColumn, raw: Tensor) -> Tensor:

@@ -130,9 +130,9 @@ class _Writer:
         whole = graph.constant([-1], np.int64)
         row, many, own = Graph(), Graph(), f"t{len(graph.nodes)}"  # names are shared with the branches
         flat = row.add("Reshape", [x, whole], f"{own}_flat")
-        found = row.add("NonZero", [flat], f"{own}_found")  # (1, numbers that are not 0)
-        values = row.add("Gather", [flat, found], f"{own}_values")
-        kernels = row.add("Gather", [inputs[1], found], f"{own}_kernels", axis=0)
+        nonzero = row.add("NonZero", [flat], f"{own}_found")  # (1, numbers that are not 0)
+        values = row.add("Gather", [flat, nonzero], f"{own}_values")
+        kernels = row.add("Gather", [inputs[1], nonzero], f"{own}_kernels", axis=0)
         end = row.add("MatMul", [values, kernels], f"{own}_product")  # (1, 1, members * units)
         end = end if bias is None else row.add("Add", [end, bias], f"{own}_one")
         several = many.add("Gemm", inputs, f"{own}_several")

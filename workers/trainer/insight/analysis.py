@@ -218,8 +218,8 @@ class _SlicedRows:
             return []
         rows = np.concatenate([part.rows for part in self._parts.values()])[self.rows]
         least = slices.least_rows(len(rows))
-        found = (slice_columns.sliced(*one, least) for one in self._trained.raw_columns(rows))
-        return [one for one in found if one is not None]
+        sliced = (slice_columns.sliced(*one, least) for one in self._trained.raw_columns(rows))
+        return [one for one in sliced if one is not None]
 
     def of(self, by_part: Mapping[str, Array]) -> Array:
         """Return what is known by part of these rows."""

@@ -39,13 +39,13 @@ def write(
         return serving_graph.write(whole, outputs).SerializeToString()
 
     try:
-        kept = graph()
+        serialized = graph()
     except serving_graph.NotWritten:
         return None
-    epochs = _within_budget(sorted(snapshots), len(kept))
+    epochs = _within_budget(sorted(snapshots), len(serialized))
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        archive.writestr("kept.onnx", kept)
-        with _weights_kept(model):
+        archive.writestr("kept.onnx", serialized)
+        with _restore_weights(model):
             for epoch in epochs:
                 _assign(model, snapshots[epoch])
                 archive.writestr(f"epoch-{epoch}.onnx", graph())
@@ -64,7 +64,7 @@ def _within_budget(epochs: list[int], graph_bytes: int) -> list[int]:
 
 
 @contextmanager
-def _weights_kept(model: keras.Model) -> Iterator[None]:
+def _restore_weights(model: keras.Model) -> Iterator[None]:
     """Give the model its own weights back at the end."""
     own = [variable.value.numpy() for variable in model.weights]
     try:

@@ -74,7 +74,7 @@ def classification(
     own = shares[np.arange(len(truth)), truth]
     labels = np.arange(shares.shape[1])
     brier = ((shares - np.eye(len(labels))[truth]) ** 2).sum(1) / (2 if len(labels) == 2 else 1)
-    found = {
+    drawn_metrics = {
         "accuracy": drawn.means((truth == chosen).astype(np.float64)),
         "log_loss": drawn.means(-np.log(np.clip(own, np.finfo(shares.dtype).eps, 1.0))),
         "brier": drawn.means(brier),
@@ -83,16 +83,20 @@ def classification(
     right = drawn.sums(((truth == chosen)[:, None] & (truth[:, None] == labels)).astype(np.float64))
     f1 = _share(2 * right, predicted + actual)
     occurs = (actual > 0).sum(1)
-    found["balanced_accuracy"] = _share(right, actual).sum(1) / np.maximum(occurs, 1)
-    found["f1_macro"] = f1.mean(1)
+    drawn_metrics["balanced_accuracy"] = _share(right, actual).sum(1) / np.maximum(occurs, 1)
+    drawn_metrics["f1_macro"] = f1.mean(1)
     if len(labels) == 2:
-        found["roc_auc"], found["average_precision"] = areas(drawn, truth == 1, shares[:, 1])
+        drawn_metrics["roc_auc"], drawn_metrics["average_precision"] = areas(drawn, truth == 1, shares[:, 1])
     by_label: list[dict[str, Interval]] = []
     for label in labels if len(labels) <= MAX_LABELS else ():
         entry = figures["by_label"][label]
         each = {"precision": _share(right, predicted), "recall": _share(right, actual), "f1": f1}
         by_label.append({name: drawn.interval(values[:, label], entry[name]) for name, values in each.items()})
-    known = {name: drawn.interval(values, figures[name]) for name, values in found.items() if figures[name] is not None}
+    known = {
+        name: drawn.interval(values, figures[name])
+        for name, values in drawn_metrics.items()
+        if figures[name] is not None
+    }
     return known, by_label
 
 
@@ -115,10 +119,10 @@ def regression(figures: dict[str, Any], truth: Floats, residual: Floats, seed: i
     drawn = Resamples.of(len(truth), seed)
     squares, centered = drawn.means(residual**2), truth - np.mean(truth)
     spread = drawn.means(centered**2) - drawn.means(centered) ** 2
-    found = {"rmse": np.sqrt(squares), "mae": drawn.means(np.abs(residual)), "r2": 1 - _or_nan(squares, spread)}
+    drawn_metrics = {"rmse": np.sqrt(squares), "mae": drawn.means(np.abs(residual)), "r2": 1 - _or_nan(squares, spread)}
     return {
         name: drawn.interval(values, figures[name]) if figures[name] is not None else None
-        for name, values in found.items()
+        for name, values in drawn_metrics.items()
     }
 
 

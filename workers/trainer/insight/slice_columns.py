@@ -83,16 +83,16 @@ def sliced(column: ColumnFacts, values: pa.ChunkedArray, least: int) -> SlicedCo
     numeric = column.kind in ("numeric", "datetime") or (
         column.kind == "ignored" and column.storage in ("int64", "float64", "timestamp") and column.distinct > RANGES
     )
-    found = _ranges(column, values) if numeric else _categories(column, values, least)
-    sizes = np.concatenate([[0], np.cumsum(np.bincount(found.cells, minlength=found.count))])
+    parts = _ranges(column, values) if numeric else _categories(column, values, least)
+    sizes = np.concatenate([[0], np.cumsum(np.bincount(parts.cells, minlength=parts.count))])
 
     def large(groups: Sequence[Group]) -> tuple[Group, ...]:
         return tuple(one for one in groups if sizes[one.last] - sizes[one.first] >= least)
 
-    listed = large(found.listed)
+    listed = large(parts.listed)
     if len(listed) < 2:
         return None
-    return SlicedColumn(found.name, found.cells, found.count, large(found.groups), listed)
+    return SlicedColumn(parts.name, parts.cells, parts.count, large(parts.groups), listed)
 
 
 def _ranges(column: ColumnFacts, values: pa.ChunkedArray) -> SlicedColumn:
@@ -137,12 +137,12 @@ def written(column: ColumnFacts, number: float) -> int | float | str:
 def _categories(column: ColumnFacts, values: pa.ChunkedArray, least: int) -> SlicedColumn:
     codes, labels = labels_of(values)
     counts = np.bincount(codes[codes >= 0], minlength=len(labels))
-    kept = [int(at) for at in np.argsort(-counts, kind="stable")[:CATEGORIES] if counts[at] >= least]
-    cell = np.full(len(labels) + 1, len(kept), np.int16)  # the others
-    cell[-1] = len(kept) + 1  # missing, of code -1
-    cell[kept] = np.arange(len(kept))
-    name, others = column.name, len(labels) - len(kept)
-    groups = [Group(at, at + 1, {"column": name, "equals": labels[code]}) for at, code in enumerate(kept)]
-    groups.append(Group(len(kept) + 1, len(kept) + 2, {"column": name, "missing": True}))
-    rest = Group(len(kept), len(kept) + 1, {"column": name, "others": others})
-    return SlicedColumn(name, cell[codes], len(kept) + 2, tuple(groups), (*groups[:-1], rest, groups[-1]))
+    largest = [int(at) for at in np.argsort(-counts, kind="stable")[:CATEGORIES] if counts[at] >= least]
+    cell = np.full(len(labels) + 1, len(largest), np.int16)  # the others
+    cell[-1] = len(largest) + 1  # missing, of code -1
+    cell[largest] = np.arange(len(largest))
+    name, others = column.name, len(labels) - len(largest)
+    groups = [Group(at, at + 1, {"column": name, "equals": labels[code]}) for at, code in enumerate(largest)]
+    groups.append(Group(len(largest) + 1, len(largest) + 2, {"column": name, "missing": True}))
+    rest = Group(len(largest), len(largest) + 1, {"column": name, "others": others})
+    return SlicedColumn(name, cell[codes], len(largest) + 2, tuple(groups), (*groups[:-1], rest, groups[-1]))

@@ -84,9 +84,9 @@ def sampled_rows(rows: int, columns: int, seed: int) -> NDArray[Any]:
 def report(columns: Sequence[SlicedColumn], figures: RowFigures, *, seconds: float, seed: int) -> dict[str, Any]:
     """Return the worst slices and the figures by column; of very many columns those that `seconds` suffice for."""
     losses = figures.losses
-    found = []
+    slices = []
     if len(losses) >= MIN_ROWS and np.ptp(losses) > 0:
-        found = _worst(columns, figures, time.perf_counter() + seconds, seed)
+        slices = _worst(columns, figures, time.perf_counter() + seconds, seed)
     by_column, left_out = _by_column(columns, figures, time.perf_counter() + seconds)
     return dict(
         finite_json(
@@ -97,7 +97,7 @@ def report(columns: Sequence[SlicedColumn], figures: RowFigures, *, seconds: flo
                 "more": {name: values.mean() if len(values) else None for name, values in figures.more.items()},
                 "least_rows": least_rows(len(losses)),
                 "false_discoveries": FALSE_DISCOVERIES,
-                "worst": found,
+                "worst": slices,
                 "columns": by_column,
                 "left_out": left_out,
             },
@@ -157,13 +157,13 @@ def _worst(columns: Sequence[SlicedColumn], figures: RowFigures, deadline: float
             tested.append((one, whole, worse(losses[own], losses[~(inside | earlier)])))
         earlier |= inside
     p_values = adjusted([p for _, _, p in tested]) if tested else []
-    found = []
+    slices = []
     for (one, whole, p), p_adjusted in zip(tested, p_values, strict=True):
         if p_adjusted > FALSE_DISCOVERIES:
             continue
         half = np.zeros(rows, np.bool_)
         half[judged] = True
-        found.append(
+        slices.append(
             {
                 "conditions": [group.condition for _, group in one.parts],
                 "rows": int(whole.sum()),
@@ -175,7 +175,7 @@ def _worst(columns: Sequence[SlicedColumn], figures: RowFigures, deadline: float
                 "p_adjusted": p_adjusted,
             }
         )
-    return sorted(found, key=lambda entry: -float(entry["difference"]))
+    return sorted(slices, key=lambda entry: -float(entry["difference"]))
 
 
 def _entry(figures: RowFigures, inside: Booleans, outside: Booleans) -> dict[str, Any]:
@@ -264,13 +264,13 @@ def _best_of_pair(
     score = scores(*(inside(table) for table in tables)) - SECOND_CONDITION
     flat = score.ravel()
     best = np.argpartition(-flat, min(2, len(flat) - 1))[:2]
-    found = []
+    slices = []
     for at in best:
         if np.isfinite(flat[at]):
             row, column = divmod(int(at), score.shape[1])
             pair = ((columns[one], columns[one].groups[row]), (columns[other], columns[other].groups[column]))
-            found.append((float(flat[at]), Slice(pair)))
-    return found
+            slices.append((float(flat[at]), Slice(pair)))
+    return slices
 
 
 def _one_after_another(
@@ -282,7 +282,7 @@ def _one_after_another(
         return []
     masks = np.stack([one.holds()[rows] for _, one in pool]).astype(np.float32)
     penalties = np.array([SECOND_CONDITION * (len(one.parts) - 1) for _, one in pool])
-    left, found, sizes = np.ones(len(rows), np.float32), [], masks.sum(axis=1)
+    left, picked, sizes = np.ones(len(rows), np.float32), [], masks.sum(axis=1)
     for _ in range(FOUND):
         total, inside = float(left.sum()), masks @ left
         sums = masks @ (left * excess.astype(np.float32))
@@ -299,9 +299,9 @@ def _one_after_another(
         best = int(score.argmax())
         if score[best] <= 0:
             break
-        found.append(pool[best][1])
+        picked.append(pool[best][1])
         left = left * (1 - masks[best])
-    return found
+    return picked
 
 
 def _by_column(

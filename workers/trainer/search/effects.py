@@ -31,11 +31,11 @@ def effects(search: SearchSpec, rows: Sequence[Mapping[str, Any]], held_out: flo
         if row["state"] == "succeeded" and row.get("value") is not None:
             values.setdefault(int(row["point"][LEFT_OUT]), {})[int(row["point"][SEED])] = float(row["value"])
     whole = values.get(0, {})
-    found = []
+    effects_by_part = []
     for at, part in enumerate(parts.options[1:], 1):
         pairs = [(whole[seed], own) for seed, own in sorted(values.get(at, {}).items()) if seed in whole]
-        found.append({"part": part, **_effect(pairs, held_out, search.settings.direction == "max")})
-    return found
+        effects_by_part.append({"part": part, **_effect(pairs, held_out, search.settings.direction == "max")})
+    return effects_by_part
 
 
 def _effect(pairs: Sequence[tuple[float, float]], held_out: float, larger_is_better: bool) -> dict[str, Any]:

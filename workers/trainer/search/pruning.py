@@ -19,8 +19,8 @@ RUNGS = 3  # before the last epoch
 
 def rungs(epochs: int) -> list[int]:
     """Return the epochs, from 1, after which trials are compared."""
-    found = {max(1, round(epochs / REDUCTION**power)) for power in range(1, RUNGS + 1)}
-    return sorted(epoch for epoch in found if epoch < epochs)
+    epochs_of_rungs = {max(1, round(epochs / REDUCTION**power)) for power in range(1, RUNGS + 1)}
+    return sorted(epoch for epoch in epochs_of_rungs if epoch < epochs)
 
 
 def behind(pruner: str, running: Mapping[int, float], before: list[float], larger_is_better: bool) -> dict[int, str]:
@@ -30,10 +30,10 @@ def behind(pruner: str, running: Mapping[int, float], before: list[float], large
     values = sorted([*usable.values(), *(sign * value for value in before if math.isfinite(value))])
     if len(values) < REDUCTION:
         return {}
-    kept = math.ceil(len(values) / REDUCTION) if pruner == "asha" else (len(values) + 1) // 2
-    limit, many = values[kept - 1], len(values)
+    survivors = math.ceil(len(values) / REDUCTION) if pruner == "asha" else (len(values) + 1) // 2
+    limit, many = values[survivors - 1], len(values)
     return {
-        trial: f"It was behind: place {1 + sum(other < value for other in values)} of {many}, and {kept} go on."
+        trial: f"It was behind: place {1 + sum(other < value for other in values)} of {many}, and {survivors} go on."
         for trial, value in usable.items()
         if value > limit
     }

@@ -429,7 +429,7 @@ class SearchRun:
         summary = self._summary(number, spec)
         if self._settings.ensemble is not None:
             ready, averaged = self._averaged(number, ready)
-            outcome, summary = replace(outcome, kept={}), {**summary, **averaged}
+            outcome, summary = replace(outcome, epoch_weights={}), {**summary, **averaged}
         finished = ready.finish(outcome, time.perf_counter() - self._began_at)
         if "averaged" in summary:
             summary["averaged"] |= self._cost(finished, number)
@@ -449,8 +449,8 @@ class SearchRun:
         judge = EnsembleOutputs(ready.spec, ready.setup.compiled.model, [candidates[0].weights])
         name = str(self._settings.metric).removeprefix("val_")
 
-        def measure(found: Mapping[str, Any]) -> float:
-            figures = judge.metrics(found, rows)
+        def measure(metrics: Mapping[str, Any]) -> float:
+            figures = judge.metrics(metrics, rows)
             value = figures.get(name)
             return sign * float(figures["loss"] if value is None else value)
 
@@ -548,13 +548,13 @@ class SearchRun:
         held_out = split.validation / (1 - split.validation - split.test) if drawn else 0.0
         rows = list(self._rows.values())
         values = [row["value"] for row in rows if row["state"] == "succeeded" and row["point"][LEFT_OUT] == 0]
-        found = effects(self._search, rows, held_out)
-        for one in found:
+        entries = effects(self._search, rows, held_out)
+        for one in entries:
             if one["effect"] is not None:
                 figures = f"{one['effect']:+.3g} ({one['low']:+.3g} to {one['high']:+.3g})"
                 message = f"{one['part']}: {one['says']}, {figures} of {self._settings.metric}."
                 self._report.event("info", message, {"ablation": one})
-        return {"ablation": {"metric": self._settings.metric, "whole": float(np.mean(values)), "parts": found}}
+        return {"ablation": {"metric": self._settings.metric, "whole": float(np.mean(values)), "parts": entries}}
 
 
 def _as_trial(row: Row, metric: str | None) -> dict[str, Any]:

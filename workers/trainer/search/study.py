@@ -97,10 +97,10 @@ class Study:
             return {}
         try:
             evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-            found = optuna.importance.get_param_importances(self._study, evaluator=evaluator)
+            importances = optuna.importance.get_param_importances(self._study, evaluator=evaluator)
         except (ValueError, RuntimeError, ImportError):
             return {}
-        return {pointer: float(share) for pointer, share in found.items()}
+        return {pointer: float(share) for pointer, share in importances.items()}
 
 
 def _suggest(trial: optuna.trial.Trial, ranges: Mapping[str, Range]) -> Point:

@@ -73,7 +73,7 @@ class StackedMembers:
         self._callback_list = keras.callbacks.CallbackList(self._callbacks, model=self._as_model, epochs=setup.epochs)
         self._trial = TrialRecord(0, setup.seeds[0], monitor=setup.monitor)
         self._losses: list[list[float]] = []  # of every member, by epoch
-        self._kept: dict[int, list[Weights]] = {}
+        self._epoch_weights: dict[int, list[Weights]] = {}
         self._monitor = ProgressMonitor(setup, self._save)
         self._recorder: StackedTrialRecorder | None = None
 
@@ -100,7 +100,7 @@ class StackedMembers:
         weights = [self._stack.weights(member) for member in range(self._stack.replicas)]
         snapshots = self._recorder.snapshots(trial.epochs) if self._recorder is not None else {}
         setup.compiled.model.set_weights(weights[0])
-        members = Members(weights, self._losses[best - 1], self._kept, snapshots, stacked=True)
+        members = Members(weights, self._losses[best - 1], self._epoch_weights, snapshots, stacked=True)
         return TrialsOutcome([trial], 0, members=members)
 
     def _run_epoch(self, epoch: int) -> None:
@@ -116,7 +116,7 @@ class StackedMembers:
         self._losses.append([float(loss) for loss in losses])
         self._callback_list.on_epoch_end(epoch, logs)
         if epoch + 1 in self._setup.keep_epochs:
-            self._kept[epoch + 1] = [self._stack.weights(member) for member in range(self._stack.replicas)]
+            self._epoch_weights[epoch + 1] = [self._stack.weights(member) for member in range(self._stack.replicas)]
         self._setup.report.epoch(0, epoch + 1, logs, seconds, layers[0] if layers else None)
 
     def _refuse_divergence(self, epoch: int, losses: NDArray[np.float64]) -> None:
@@ -137,7 +137,7 @@ class StackedMembers:
         arrays = dict(best_weights)
         arrays |= {f"stack/{at}": variable.value.numpy() for at, variable in enumerate(self._stack.variables)}
         for member in range(self._stack.replicas):
-            of_member = {kept: weights[member] for kept, weights in self._kept.items()}
+            of_member = {number: weights[member] for number, weights in self._epoch_weights.items()}
             arrays |= checkpoint.epochs_to_arrays(f"epochs{member}", of_member)
         body = {
             "kind": "members",
@@ -167,7 +167,7 @@ class StackedMembers:
         by_member = [
             checkpoint.epochs_from_arrays(f"epochs{member}", loaded.arrays) for member in range(self._stack.replicas)
         ]
-        self._kept = {epoch: [own[epoch] for own in by_member] for epoch in by_member[0]}
+        self._epoch_weights = {epoch: [own[epoch] for own in by_member] for epoch in by_member[0]}
         epoch = int(loaded.body["epoch"])
         report.event("info", f"Resumed at epoch {epoch + 1}.", {"epoch": epoch})
         return epoch

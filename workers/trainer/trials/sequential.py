@@ -48,10 +48,10 @@ class SequentialTrials:
         self._initial_optimizer = [v.value.numpy() for v in self._model.optimizer.variables]
         self._trials: list[TrialRecord] = []
         self._best: dict[str, np.ndarray] = {}
-        self._kept: EpochWeights = {}  # of the current trial
-        self._best_kept: EpochWeights = {}
+        self._epoch_weights: EpochWeights = {}  # of the current trial
+        self._best_epoch_weights: EpochWeights = {}
         self._members: dict[int, Weights] = {}  # of an ensemble, by trial
-        self._members_kept: dict[int, EpochWeights] = {}
+        self._members_epoch_weights: dict[int, EpochWeights] = {}
         self._callbacks: list[keras.callbacks.Callback] = []
         self._saved_position: tuple[int, int, int] | None = None
         self._monitor = ProgressMonitor(setup, self._save)
@@ -68,7 +68,7 @@ class SequentialTrials:
             raise TrainingFailed("diverged", str(failure.get("message")), failure)
         checkpoint.restore(self._model, self._best)
         members = self._all_members() if self._setup.ensemble else None
-        return TrialsOutcome(self._trials, best.index, self._best_kept, members)
+        return TrialsOutcome(self._trials, best.index, self._best_epoch_weights, members)
 
     def _all_members(self) -> Members:
         """The ensemble of all trials. Raises TrainingFailed where one of them failed."""
@@ -78,14 +78,16 @@ class SequentialTrials:
                 message = f"Member {trial.index + 1} of the ensemble failed. {failure.get('message')}"
                 raise TrainingFailed("diverged", message, failure)
         members = sorted(self._members)
-        in_all = set.intersection(*(set(self._members_kept[member]) for member in members))
+        in_all = set.intersection(*(set(self._members_epoch_weights[member]) for member in members))
         return Members(
             [self._members[member] for member in members],
             [float(trial.score or 0.0) for trial in self._trials],
-            {epoch: [self._members_kept[member][epoch] for member in members] for epoch in sorted(in_all)},
+            {epoch: [self._members_epoch_weights[member][epoch] for member in members] for epoch in sorted(in_all)},
         )
 
-    def _keep_member(self, index: int, kept: EpochWeights, variables: Mapping[str, np.ndarray] | None = None) -> None:
+    def _keep_member(
+        self, index: int, weights: EpochWeights, variables: Mapping[str, np.ndarray] | None = None
+    ) -> None:
         """Keep a trial as a member: its weights are the model's, or those among these variables."""
         if not self._setup.ensemble:
             return
@@ -96,7 +98,7 @@ class SequentialTrials:
             checkpoint.restore(self._model, variables)
             self._members[index] = self._model.get_weights()
             checkpoint.restore(self._model, own)
-        self._members_kept[index] = kept
+        self._members_epoch_weights[index] = weights
 
     def run_divided(self, index: int, resume: Path | None = None) -> TrainingResult:
         """Train one trial, for a run that another worker holds. Raises TrainingStopped."""
@@ -106,7 +108,7 @@ class SequentialTrials:
         (trial,) = self._trials
         snapshots = self._setup.recorder.best_snapshots if self._setup.recorder is not None else {}
         path = self._setup.folder / "trial.npz"
-        TrialFile(trial, self._best, self._best_kept, snapshots).write(path, self._setup.fingerprint)
+        TrialFile(trial, self._best, self._best_epoch_weights, snapshots).write(path, self._setup.fingerprint)
         return TrainingResult({"trial": path}, {}, {"epochs": trial.epochs, "trials": [asdict(trial)]})
 
     def _resume(self, path: Path | None) -> None:
@@ -148,9 +150,9 @@ class SequentialTrials:
         if (failure := file.trial.failure) is not None:
             setup.report.event("warn", f"Trial {index + 1} failed. {failure.get('message')}", failure)
         else:
-            self._keep_member(index, file.kept, file.best)
+            self._keep_member(index, file.epoch_weights, file.best)
         if self._best_trial() is file.trial:
-            self._best, self._best_kept = dict(file.best), file.kept
+            self._best, self._best_epoch_weights = dict(file.best), file.epoch_weights
             if setup.recorder is not None:
                 setup.recorder.mark_best(file.snapshots)
         return True
@@ -167,7 +169,7 @@ class SequentialTrials:
         if [(trial.index, trial.state) for trial in trials] != [(index, "running")]:
             return None
         self._trials += trials
-        self._kept = checkpoint.epochs_from_arrays("kept", loaded.arrays)
+        self._epoch_weights = checkpoint.epochs_from_arrays("kept", loaded.arrays)
         self._report_resumed(loaded)
         return loaded
 
@@ -181,7 +183,7 @@ class SequentialTrials:
         trial = (self._running() if resumed else None) or TrialRecord(index, seed, monitor=setup.monitor)
         if not resumed:
             self._trials.append(trial)
-            self._kept = {}
+            self._epoch_weights = {}
             self._initialise(seed)
         if setup.recorder is not None:
             setup.recorder.begin(resumed.body["epoch"] if resumed else 0)
@@ -210,13 +212,13 @@ class SequentialTrials:
         else:
             trial.finish(self._callbacks)
             if trial.score is not None:
-                self._keep_member(index, self._kept)
+                self._keep_member(index, self._epoch_weights)
             if trial.score is not None and self._best_trial() is trial:
-                self._best, self._best_kept = checkpoint.variables(self._model), self._kept
+                self._best, self._best_epoch_weights = checkpoint.variables(self._model), self._epoch_weights
                 if setup.recorder is not None:
                     setup.recorder.mark_best()
         trial.seconds = time.perf_counter() - began_at
-        self._callbacks, self._kept = [], {}
+        self._callbacks, self._epoch_weights = [], {}
 
     def _switchers(self) -> list[keras.callbacks.Callback]:
         return [OptimizerSwitcher(self._setup, self._callbacks)] if self._setup.optimizers_after else []
@@ -237,7 +239,7 @@ class SequentialTrials:
             return
         current = [variable.value.numpy() for variable in self._model.trainable_weights]
         self._model.optimizer.finalize_variable_values(self._model.trainable_weights)
-        self._kept[epoch] = self._model.get_weights()
+        self._epoch_weights[epoch] = self._model.get_weights()
         for variable, value in zip(self._model.trainable_weights, current, strict=True):
             variable.assign(value)
 
@@ -262,11 +264,11 @@ class SequentialTrials:
             "notes": self._setup.notes(),
         }
         arrays |= checkpoint.variables(self._model) | checkpoint.with_prefix("best", self._best)
-        arrays |= checkpoint.epochs_to_arrays("kept", self._kept)
-        arrays |= checkpoint.epochs_to_arrays("best_kept", self._best_kept)
+        arrays |= checkpoint.epochs_to_arrays("kept", self._epoch_weights)
+        arrays |= checkpoint.epochs_to_arrays("best_kept", self._best_epoch_weights)
         arrays |= checkpoint.epochs_to_arrays("member", self._members)
-        for member, kept in self._members_kept.items():
-            arrays |= checkpoint.epochs_to_arrays(f"member_kept{member}", kept)
+        for member, epochs in self._members_epoch_weights.items():
+            arrays |= checkpoint.epochs_to_arrays(f"member_kept{member}", epochs)
         path = new_checkpoint_path(self._setup.folder)
         Checkpoint(body, arrays).write(path)
         self._setup.report.checkpoint(path, epoch)
@@ -282,10 +284,10 @@ class SequentialTrials:
         self._trials = [TrialRecord(**trial) for trial in loaded.body["trials"]]
         self._setup.restore_notes(loaded.body.get("notes"))
         self._best = checkpoint.under_prefix("best", loaded.arrays)
-        self._kept = checkpoint.epochs_from_arrays("kept", loaded.arrays)
-        self._best_kept = checkpoint.epochs_from_arrays("best_kept", loaded.arrays)
+        self._epoch_weights = checkpoint.epochs_from_arrays("kept", loaded.arrays)
+        self._best_epoch_weights = checkpoint.epochs_from_arrays("best_kept", loaded.arrays)
         self._members = checkpoint.epochs_from_arrays("member", loaded.arrays)
-        self._members_kept = {
+        self._members_epoch_weights = {
             member: checkpoint.epochs_from_arrays(f"member_kept{member}", loaded.arrays) for member in self._members
         }
         self._report_resumed(loaded)

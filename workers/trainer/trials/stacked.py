@@ -90,7 +90,7 @@ class StackedTrials:
         self._stacked = list(range(len(members)))  # the trials in the stack, in its order
         self._trials = [TrialRecord(i, seed, monitor=setup.monitor) for i, seed in enumerate(setup.seeds)]
         self._replicas = [Replica(self._stack, index) for index in range(len(members))]
-        self._kept: list[EpochWeights] = [{} for _ in members]  # weights after the epochs to keep
+        self._epoch_weights: list[EpochWeights] = [{} for _ in members]  # weights after the epochs to keep
         self._callbacks = [setup.callbacks() for _ in members]
         self._callback_lists = [
             keras.callbacks.CallbackList(own, model=replica, epochs=setup.epochs)
@@ -130,7 +130,7 @@ class StackedTrials:
         if self._recorder is not None:
             self._recorder.mark_best(best.index, best.epochs)
         setup.compiled.model.set_weights(self._replicas[best.index].final_weights)
-        return TrialsOutcome(self._trials, best.index, self._kept[best.index])
+        return TrialsOutcome(self._trials, best.index, self._epoch_weights[best.index])
 
     def _run_epoch(self, epoch: int, validation: RowTensors | None) -> None:
         running = self._running()
@@ -186,7 +186,7 @@ class StackedTrials:
         self._callback_lists[trial.index].on_epoch_end(epoch, logs)
         trial.epochs, trial.logs = epoch + 1, logs
         if epoch + 1 in self._setup.keep_epochs:
-            self._kept[trial.index][epoch + 1] = replica.get_weights()
+            self._epoch_weights[trial.index][epoch + 1] = replica.get_weights()
         self._setup.report.epoch(trial.index, epoch + 1, logs, seconds, layers)
         if replica.stop_training:
             self._finish(trial)
@@ -225,7 +225,7 @@ class StackedTrials:
             final_weights = {str(at): w for at, w in enumerate(self._replicas[index].final_weights or [])}
             arrays |= checkpoint.with_prefix(f"replica{index}", best_weights)
             arrays |= checkpoint.with_prefix(f"kept{index}", final_weights)
-            arrays |= checkpoint.epochs_to_arrays(f"epochs{index}", self._kept[index])
+            arrays |= checkpoint.epochs_to_arrays(f"epochs{index}", self._epoch_weights[index])
         arrays |= {f"stack/{at}": variable.value.numpy() for at, variable in enumerate(self._stack.variables)}
         body = {
             "kind": "stacked",
@@ -255,7 +255,7 @@ class StackedTrials:
             checkpoint.restore_callbacks(self._callbacks[index], self._stack.model, state, best_weights)
             final_weights = checkpoint.under_prefix(f"kept{index}", loaded.arrays)
             self._replicas[index].final_weights = [final_weights[str(at)] for at in range(len(final_weights))] or None
-            self._kept[index] = checkpoint.epochs_from_arrays(f"epochs{index}", loaded.arrays)
+            self._epoch_weights[index] = checkpoint.epochs_from_arrays(f"epochs{index}", loaded.arrays)
         epoch = int(loaded.body["epoch"])
         report.event("info", f"Resumed at epoch {epoch + 1}.", {"epoch": epoch})
         return epoch

@@ -148,7 +148,7 @@ class Members:
 
     weights: list[Weights]
     scores: list[float]
-    kept: Mapping[int, list[Weights]] = field(default_factory=dict)  # after the epochs to keep
+    epoch_weights: Mapping[int, list[Weights]] = field(default_factory=dict)  # after the epochs to keep
     snapshots: Mapping[int, list[Weights]] = field(default_factory=dict)  # after other epochs
     stacked: bool = False
 
@@ -159,7 +159,7 @@ class TrialsOutcome:
 
     trials: list[TrialRecord]
     best: int
-    kept: EpochWeights = field(default_factory=dict)  # the best trial's weights after the epochs to keep
+    epoch_weights: EpochWeights = field(default_factory=dict)  # the best trial's weights after the epochs to keep
     members: Members | None = None  # where the trials are an ensemble
     weights: Mapping[int, Weights] = field(default_factory=dict)  # of a search's trials that succeeded
 
@@ -179,7 +179,7 @@ class TrialFile:
 
     trial: TrialRecord
     best: Mapping[str, np.ndarray] = field(default_factory=dict)  # as from `checkpoint.variables`
-    kept: EpochWeights = field(default_factory=dict)
+    epoch_weights: EpochWeights = field(default_factory=dict)
     snapshots: EpochWeights = field(default_factory=dict)  # as `TrialRecorder.best_snapshots`
     history: Sequence[float] = ()  # of a search: the searched metric by epoch; NaN where it was not finite
 
@@ -188,7 +188,9 @@ class TrialFile:
         history = [value if np.isfinite(value) else None for value in self.history]
         body = {"kind": _FILE_KIND, "fingerprint": fingerprint, "trial": asdict(self.trial), "history": history}
         arrays = checkpoint.with_prefix("best", self.best)
-        arrays |= checkpoint.epochs_to_arrays("kept", self.kept) | checkpoint.epochs_to_arrays("copies", self.snapshots)
+        arrays |= checkpoint.epochs_to_arrays("kept", self.epoch_weights) | checkpoint.epochs_to_arrays(
+            "copies", self.snapshots
+        )
         Checkpoint(body, arrays).write(path)
 
     @classmethod
@@ -200,9 +202,9 @@ class TrialFile:
         trial = TrialRecord(**file.body["trial"])
         if trial.index != index:
             raise Unusable(f"it is trial {trial.index + 1}")
-        kept, snapshots = (checkpoint.epochs_from_arrays(group, file.arrays) for group in ("kept", "copies"))
+        epoch_weights, snapshots = (checkpoint.epochs_from_arrays(group, file.arrays) for group in ("kept", "copies"))
         history = [np.nan if value is None else value for value in file.body.get("history") or ()]
-        return cls(trial, checkpoint.under_prefix("best", file.arrays), kept, snapshots, history)
+        return cls(trial, checkpoint.under_prefix("best", file.arrays), epoch_weights, snapshots, history)
 
 
 class ProgressMonitor:

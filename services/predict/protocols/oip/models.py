@@ -58,14 +58,14 @@ def statistics(request: ProtocolRequest, entries: Iterable[CatalogEntry], select
 
     Raises NotFound of a version that is not there.
     """
-    counters, found = request.service.counters, []
+    counters, model_stats = request.service.counters, []
     for entry in entries:
         name, wanted = entry.facts.name, None
         if selector.version is not None or selector.label is not None:
             wanted = str(request.service.find_pointer(entry, selector).target.version)
         versions = map(str, sorted(entry.versions))
-        found += [_version_statistics(counters, name, one) for one in versions if wanted in (None, one)]
-    return found
+        model_stats += [_version_statistics(counters, name, one) for one in versions if wanted in (None, one)]
+    return model_stats
 
 
 def _version_statistics(counters: Counters, name: str, version: str) -> dict[str, Any]:

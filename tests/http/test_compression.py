@@ -13,9 +13,9 @@ from fastapi.responses import Response, StreamingResponse
 from fastapi.testclient import TestClient
 
 from fitserve.settings import Settings
-from services.shell import Router, make_app
-from services.shell.compression import accepted, compressed
-from tests.shell.test_shell import identify
+from services.http import Router, make_app
+from services.http.compression import accepted, compressed
+from tests.http.test_shell import identify
 
 
 @pytest.fixture(scope="module")

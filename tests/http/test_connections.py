@@ -13,10 +13,10 @@ import pytest
 from fastapi import Depends, FastAPI, Request
 
 from fitserve.settings import Settings
-from services.shell import Caller, Router, make_app, require
-from services.shell.app import Server, make_server
+from services.http import Caller, Router, make_app, require
+from services.http.app import Server, make_server
 from tests.faults.cluster import free_port
-from tests.shell.test_shell import identify
+from tests.http.test_shell import identify
 
 KEY = b"Authorization: Bearer id.good\r\n"
 

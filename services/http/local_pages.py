@@ -13,8 +13,8 @@ from fastapi import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fitserve.errors import Forbidden
-from services.shell import problems
-from services.shell.auth import is_loopback
+from services.http import problems
+from services.http.auth import is_loopback
 
 _FOREIGN = frozenset({"cross-site", "same-site"})  # of Sec-Fetch-Site; another port of this machine is `same-site`
 

@@ -4,8 +4,8 @@ from functools import partial
 
 from fastapi import APIRouter
 
-from services.shell.app import StrictRoute, make_app
-from services.shell.auth import Caller, require
+from services.http.app import StrictRoute, make_app
+from services.http.auth import Caller, require
 
 Router = partial(APIRouter, route_class=StrictRoute)
 

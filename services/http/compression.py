@@ -23,14 +23,14 @@ def accepted(header: str) -> str | None:
     weights: dict[str, float] = {}
     for part in header.lower().split(","):
         name, _, parameters = part.partition(";")
-        said = parameters.replace(" ", "").removeprefix("q=") if parameters.strip().startswith("q") else "1"
+        weight_text = parameters.replace(" ", "").removeprefix("q=") if parameters.strip().startswith("q") else "1"
         try:
-            weights[name.strip().removeprefix("x-")] = float(said)
+            weights[name.strip().removeprefix("x-")] = float(weight_text)
         except ValueError:
             continue
     anything = weights.get("*", 0.0)
-    liked = [(weights.get(name, anything), name) for name in ("gzip", "zstd")]
-    weight, name = max(liked)
+    acceptable = [(weights.get(name, anything), name) for name in ("gzip", "zstd")]
+    weight, name = max(acceptable)
     return name if weight > 0 and weight >= weights.get("identity", 0.0) else None
 
 

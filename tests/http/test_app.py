@@ -14,8 +14,8 @@ from fitserve import readiness
 from fitserve.api_keys import Identity
 from fitserve.errors import BadInput, Problem, TooMany
 from fitserve.settings import Settings
-from services.shell import Caller, Router, make_app, require
-from services.shell.auth import COOKIE, missing_key, refuse_unprotected_address
+from services.http import Caller, Router, make_app, require
+from services.http.auth import COOKIE, missing_key, refuse_unprotected_address
 
 
 class Body(BaseModel):

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fitserve.errors import BadInput, FitserveError, TooLarge
 from fitserve.validation import problems_from
-from services.shell.instrumentation import SECURITY_HEADERS
+from services.http.instrumentation import SECURITY_HEADERS
 
 log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
@@ -67,13 +67,13 @@ def on_validation_error(request: Request, error: Exception) -> Response:
 def _request_problem(item: dict[str, Any]) -> dict[str, Any]:
     """Return the problem of one Pydantic error: with a JSON Pointer into the body, or a parameter's name and place."""
     where, *path = item["loc"] or ("body",)
-    found = problems_from([{**item, "loc": path}])[0].as_dict()
+    members = problems_from([{**item, "loc": path}])[0].as_dict()
     if where != "body":
-        found |= {"parameter": ".".join(map(str, path)), "in": where}
-        del found["pointer"]
+        members |= {"parameter": ".".join(map(str, path)), "in": where}
+        del members["pointer"]
     if "token" in path or isinstance(item.get("input"), bytes):  # never echo a secret
-        found.pop("received", None)
-    return found
+        members.pop("received", None)
+    return members
 
 
 def on_http_exception(request: Request, error: Exception) -> Response:
@@ -95,14 +95,14 @@ def on_http_exception(request: Request, error: Exception) -> Response:
 
 def methods_of(request: Request) -> set[str]:
     """Return the methods of all routes with this path: Starlette names those of the first route only."""
-    found: set[str] = set()
+    methods: set[str] = set()
     shape = None
     for context in iter_route_contexts(request.app.routes):
         if context.path and context.methods and compile_path(context.path)[0].match(request.scope["path"]):
             own = _PARAMETER.sub("{}", context.path)
             shape = shape or own
-            found |= context.methods if own == shape else set()
-    return found
+            methods |= context.methods if own == shape else set()
+    return methods
 
 
 class TypedTooLarge:

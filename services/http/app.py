@@ -19,12 +19,12 @@ from fitserve import __version__, strictjson, telemetry
 from fitserve.api_keys import Identity
 from fitserve.readiness import BoundedCheck, ReadinessCheck
 from fitserve.settings import Settings
-from services.shell import problems
-from services.shell.auth import Caller, caller_of
-from services.shell.compression import ClientEncoding
-from services.shell.connections import limited, sweep
-from services.shell.instrumentation import RequestInstrumentation
-from services.shell.local_pages import LocalPagesOnly
+from services.http import problems
+from services.http.auth import Caller, caller_of
+from services.http.compression import ClientEncoding
+from services.http.connections import limited, sweep
+from services.http.instrumentation import RequestInstrumentation
+from services.http.local_pages import LocalPagesOnly
 
 DRAIN_SECONDS = 0.25
 PARSED_AT_ONCE = 64 * 1024  # bytes of JSON
