@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 from fitserve.settings import Settings
 from services.http import Router, make_app
 from services.http.compression import accepted, compressed
-from tests.http.test_shell import identify
+from tests.http.test_app import identify
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from fitserve.settings import Settings
 from services.http import Caller, Router, make_app, require
 from services.http.app import Server, make_server
 from tests.faults.cluster import free_port
-from tests.http.test_shell import identify
+from tests.http.test_app import identify
 
 KEY = b"Authorization: Bearer id.good\r\n"
 
