@@ -1,0 +1,149 @@
+"""Models, their versions, labels and decisions, and rollouts of versions."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    CheckConstraint,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    String,
+    false,
+    text,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from fitserve.tables.base import Base
+
+
+class Model(Base):
+    """A name under which versions are served. `generation` increases with every change."""
+
+    __tablename__ = "models"
+    name: Mapped[str] = mapped_column(String(63), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(63))
+    generation: Mapped[int] = mapped_column(default=0)
+    loaded: Mapped[bool] = mapped_column(default=True)
+    shared: Mapped[bool] = mapped_column(default=False)
+    sharing: Mapped[str | None] = mapped_column(String(16))  # of a shared model: wire.models.Sharing; None is `ask`
+    open_feedback: Mapped[bool] = mapped_column(default=False, server_default=false())  # other owners' counts
+    created_at: Mapped[datetime]
+
+
+class Version(Base):
+    """A numbered, immutable version of a model. Unique on the run: a result is committed once."""
+
+    __tablename__ = "versions"
+    model: Mapped[str] = mapped_column(ForeignKey("models.name"), primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), unique=True)
+    artifact: Mapped[str] = mapped_column(ForeignKey("blobs.sha256"))  # the manifest's SHA-256
+    metrics: Mapped[dict[str, Any]]
+    retired_at: Mapped[datetime | None]
+    created_at: Mapped[datetime]
+
+
+class Label(Base):
+    """A movable name of a version: `champion`, `candidate`, `epoch-12`."""
+
+    __tablename__ = "labels"
+    model: Mapped[str] = mapped_column(ForeignKey("models.name"), primary_key=True)
+    label: Mapped[str] = mapped_column(String(63), primary_key=True)
+    version: Mapped[int]
+    artifact: Mapped[str | None] = mapped_column(ForeignKey("blobs.sha256"))  # of a kept epoch, else the version's
+    weight: Mapped[float] = mapped_column(default=0.0)  # canary: share of unversioned requests, 0 to 1
+    shadow: Mapped[bool] = mapped_column(default=False)  # gets a copy of the traffic; its predictions are only measured
+    previous: Mapped[int | None]  # the version before: rollback goes there
+    updated_at: Mapped[datetime]
+
+
+class DecisionChange(Base):
+    """The decisions of a version from a moment on; before the first, those of its manifest. Append-only by its code."""
+
+    __tablename__ = "decisions"
+    __table_args__ = (
+        ForeignKeyConstraint(["model", "version"], ["versions.model", "versions.version"]),
+        Index("ix_decisions_version", "model", "version", "id"),
+    )
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    model: Mapped[str] = mapped_column(String(63))
+    version: Mapped[int]
+    decisions: Mapped[list[Any]]  # in force: `fitserve.decisions.apply`
+    asked: Mapped[dict[str, Any] | None]  # by whom it was moved; None: back to those of the training
+    owner: Mapped[str | None] = mapped_column(String(63))
+    key_id: Mapped[str | None] = mapped_column(String(40))
+    created_at: Mapped[datetime]
+
+
+class AdaptiveLevel(Base):
+    """The error rate that an output's intervals aim at now, adjusted by ground truth: see `fitserve.live_coverage`."""
+
+    __tablename__ = "adaptive_levels"
+    __table_args__ = (ForeignKeyConstraint(["model", "version"], ["versions.model", "versions.version"]),)
+    model: Mapped[str] = mapped_column(String(63), primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    output: Mapped[str] = mapped_column(String(255), primary_key=True)
+    error_rate: Mapped[float]  # from 0 to 1
+    rows: Mapped[int]  # of ground truth that have moved it
+    changed_at: Mapped[datetime]
+
+
+class Rollout(Base):
+    """A version on its way to the champion, or two versions compared: only `fitserve.rollouts` writes here."""
+
+    __tablename__ = "rollouts"
+    __table_args__ = (
+        CheckConstraint("kind IN ('rollout', 'ab')", name="rollout_kind_known"),
+        CheckConstraint(
+            "state IN ('running', 'paused', 'succeeded', 'rolled_back', 'aborted')", name="rollout_state_known"
+        ),
+        Index(
+            "uq_rollouts_active",  # one at a time
+            "model",
+            unique=True,
+            sqlite_where=text("state IN ('running', 'paused')"),
+            postgresql_where=text("state IN ('running', 'paused')"),
+        ),
+        Index("ix_rollouts_model_id", "model", "id"),
+    )
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    model: Mapped[str] = mapped_column(ForeignKey("models.name"))
+    kind: Mapped[str] = mapped_column(String(16))
+    base: Mapped[int]  # the version that was champion
+    to: Mapped[int]
+    plan: Mapped[dict[str, Any]]  # steps, hold, min_requests, guards, shadow: `fitserve.rollouts.Plan`
+    state: Mapped[str] = mapped_column(String(16))
+    step: Mapped[int]  # place in `plan.steps`
+    step_at: Mapped[datetime]  # when the step began, moved on by pauses
+    paused_at: Mapped[datetime | None]
+    reason: Mapped[dict[str, Any] | None]  # why it ended
+    owner: Mapped[str | None] = mapped_column(String(63))  # who started it
+    key_id: Mapped[str | None] = mapped_column(String(40))
+    lease_holder: Mapped[str | None] = mapped_column(String(128))
+    lease_expires_at: Mapped[datetime | None]
+    created_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+
+
+class RolloutStep(Base):
+    """A step of a rollout: when it began, its guards' last figures, and their curves."""
+
+    __tablename__ = "rollout_steps"
+    rollout_id: Mapped[str] = mapped_column(ForeignKey("rollouts.id"), primary_key=True)
+    step: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    started_at: Mapped[datetime]
+    figures: Mapped[list[Any]]  # `fitserve.rollouts.guards.Figure`
+    curves: Mapped[dict[str, Any]]  # by guard: points, oldest first
+
+
+class RolloutCount(Base):
+    """What one prediction process counted in one step of a rollout: `fitserve.rollouts.guards.StepCounts`."""
+
+    __tablename__ = "rollout_counts"
+    rollout_id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    step: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    process: Mapped[str] = mapped_column(String(128), primary_key=True)
+    counts: Mapped[dict[str, Any]]

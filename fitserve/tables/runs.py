@@ -1,0 +1,218 @@
+"""Runs with their events, epochs and trials, and the workers that hold them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    String,
+    UniqueConstraint,
+    false,
+    text,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from fitserve.states import RunState
+from fitserve.tables.base import Base
+
+_STATES = ", ".join(f"'{state}'" for state in RunState)
+
+
+class Run(Base):
+    """A run: one spec on one dataset. Only `fitserve.runs` writes here."""
+
+    __tablename__ = "runs"
+    __table_args__ = (
+        CheckConstraint(f"state IN ({_STATES})", name="state_known"),
+        CheckConstraint("(state = 'running') = (lease_token IS NOT NULL)", name="lease_iff_running"),
+        CheckConstraint("priority BETWEEN -100 AND 100", name="priority_range"),
+        Index(
+            "ix_runs_queue",
+            text("priority DESC"),
+            "created_at",
+            "id",
+            sqlite_where=text("state = 'queued'"),
+            postgresql_where=text("state = 'queued'"),
+        ),
+        Index(
+            "ix_runs_lease",
+            "lease_expires_at",
+            sqlite_where=text("state = 'running'"),
+            postgresql_where=text("state = 'running'"),
+        ),
+        Index("ix_runs_owner_id", "owner", "id"),  # ids sort by time
+        Index("ix_runs_dataset_id_id", "dataset_id", "id"),
+        Index(
+            "ix_runs_live",  # quotas
+            "owner",
+            "state",
+            sqlite_where=text("state IN ('queued', 'running')"),
+            postgresql_where=text("state IN ('queued', 'running')"),
+        ),
+        Index("ix_runs_finished", "finished_at"),
+        Index("ix_runs_key_id_finished_at", "key_id", "finished_at"),  # quotas of a key
+        Index(
+            "ix_runs_initial_weights",
+            "initial_weights",
+            sqlite_where=text("initial_weights IS NOT NULL"),
+            postgresql_where=text("initial_weights IS NOT NULL"),
+        ),
+        Index("ix_runs_shared", "id", sqlite_where=text("shared"), postgresql_where=text("shared")),
+        Index(
+            "ix_runs_parent_id",
+            "parent_id",
+            sqlite_where=text("parent_id IS NOT NULL"),
+            postgresql_where=text("parent_id IS NOT NULL"),
+        ),
+    )
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16), default="training")  # reproduction, trial, prediction
+    owner: Mapped[str] = mapped_column(String(63))
+    key_id: Mapped[str | None] = mapped_column(String(40))  # of the API key that submitted it
+    shared: Mapped[bool] = mapped_column(default=False, server_default=false())
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"))
+    model: Mapped[str | None] = mapped_column(String(63))  # registered under this name when it succeeds
+    spec: Mapped[dict[str, Any]]  # as submitted
+    resolved: Mapped[dict[str, Any]]  # with every default filled in
+    estimates: Mapped[dict[str, Any]]
+    state: Mapped[str] = mapped_column(String(16), default=RunState.queued)
+    priority: Mapped[int] = mapped_column(default=0)
+    attempt: Mapped[int] = mapped_column(default=0)  # counts every claim: part of the fence
+    spent_attempts: Mapped[int] = mapped_column(default=0)  # a release in a graceful shutdown spends none
+    lease_token: Mapped[str | None] = mapped_column(String(64))
+    lease_expires_at: Mapped[datetime | None]
+    worker: Mapped[str | None] = mapped_column(String(128))
+    dispatched_at: Mapped[datetime | None]
+    cancel_requested_at: Mapped[datetime | None]
+    checkpoint: Mapped[str | None] = mapped_column(ForeignKey("blobs.sha256"))
+    checkpoint_epoch: Mapped[int | None]
+    initial_weights: Mapped[str | None] = mapped_column(String(64))  # the artifact that its network begins with
+    parent_id: Mapped[str | None] = mapped_column(
+        ForeignKey("runs.id")
+    )  # the run that it was made from, or whose trial it is
+    result: Mapped[dict[str, Any] | None]  # final metrics, artifact, trials, evaluation
+    error: Mapped[dict[str, Any] | None]  # problem details with a `cause`
+    origin: Mapped[dict[str, Any] | None]  # the request that created it: request_id, traceparent
+    created_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]  # of the last attempt
+    progress_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    name: Mapped[str | None] = mapped_column(String(120))  # these three are its owner's, and change nothing
+    tags: Mapped[list[Any]] = mapped_column(default=list, server_default=text("'[]'"))
+    notes: Mapped[str | None]
+    scores: Mapped[dict[str, Any] | None]  # of its result, for lists: `fitserve.runs.scores`
+    deleted_at: Mapped[datetime | None]  # set in the transaction that deletes it: only then its events can go
+
+
+class Event(Base):
+    """An event of a run: append-only. `id` is the cursor of the event stream."""
+
+    __tablename__ = "events"
+    __table_args__ = (UniqueConstraint("run_id", "attempt", "seq"), Index("ix_events_run", "run_id", "id"))
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"))
+    attempt: Mapped[int]
+    seq: Mapped[int]  # numbered by the writer within the attempt: a repeated report changes nothing
+    level: Mapped[str] = mapped_column(String(8))  # info, warn, error
+    type: Mapped[str] = mapped_column(String(16))  # message, state, metrics
+    message: Mapped[str]
+    data: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+
+
+class Epoch(Base):
+    """One pass over the training rows: append-only, once for each trial and epoch."""
+
+    __tablename__ = "epochs"
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), primary_key=True)
+    trial: Mapped[int] = mapped_column(primary_key=True)
+    epoch: Mapped[int] = mapped_column(primary_key=True)  # from 1
+    attempt: Mapped[int]
+    logs: Mapped[dict[str, Any]]  # Keras's logs: loss, val_loss, metrics, learning_rate
+    seconds: Mapped[float]
+    layers: Mapped[dict[str, Any] | None]  # per-layer norms and shares (insight)
+    created_at: Mapped[datetime]
+
+
+class Trial(Base):
+    """A trial of a search. It begins and ends once; an interrupted search resumes from these rows."""
+
+    __tablename__ = "trials"
+    __table_args__ = (
+        CheckConstraint("state IN ('running', 'succeeded', 'pruned', 'failed')", name="trial_state_known"),
+    )
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), primary_key=True)
+    trial: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)  # from 0
+    attempt: Mapped[int]  # that wrote its end, or its beginning
+    state: Mapped[str] = mapped_column(String(16))
+    point: Mapped[dict[str, Any]]  # what each range became, by its JSON pointer: fitserve.spec.search
+    chosen: Mapped[dict[str, Any]]  # the same by short names, with the values themselves
+    value: Mapped[float | None]  # of the searched metric, at the weights that were kept
+    epochs: Mapped[int | None]
+    best_epoch: Mapped[int | None]
+    seconds: Mapped[float]
+    reason: Mapped[str | None]  # why it failed, was pruned or ended early
+    rungs: Mapped[dict[str, Any] | None]  # the metric after the epochs at which trials are compared
+    created_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+
+
+class Idempotency(Base):
+    """The run that a POST with an Idempotency-Key has created."""
+
+    __tablename__ = "idempotency"
+    owner: Mapped[str] = mapped_column(String(63), primary_key=True)
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    body_sha256: Mapped[str] = mapped_column(String(64))
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"))
+    created_at: Mapped[datetime]
+
+
+class Worker(Base):
+    """A live worker process, for the operator's page and estimates. No run is assigned by it."""
+
+    __tablename__ = "workers"
+    id: Mapped[str] = mapped_column(String(128), primary_key=True)
+    hostname: Mapped[str] = mapped_column(String(255))
+    pid: Mapped[int]
+    run_id: Mapped[str | None] = mapped_column(String(40))
+    started_at: Mapped[datetime]
+    heartbeat_at: Mapped[datetime]
+
+
+class GangMember(Base):
+    """A worker that helps to train another run's network, or a run that waits for such workers.
+
+    `run_id` is the helper's run, or the led run itself where it let other runs go first.
+    """
+
+    __tablename__ = "gang_members"
+    __table_args__ = (Index("ix_gang_members_gang_id", "gang_id"),)
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), primary_key=True)
+    gang_id: Mapped[str] = mapped_column(ForeignKey("runs.id"))  # the led run
+    attempt: Mapped[int]  # of run_id: the fence of what its holder announced
+    hostname: Mapped[str] = mapped_column(String(255))
+    address: Mapped[str | None] = mapped_column(String(300))  # host:port where the others reach it; None: it waits
+    rank: Mapped[int | None]  # once the gang has begun
+    addresses: Mapped[list[Any] | None]  # of all, by rank; the first is the leader's
+
+
+# Terminal states are immutable, whoever writes. Migrations create these triggers.
+TERMINAL_GUARD = {
+    "sqlite": [
+        """CREATE TRIGGER runs_terminal_immutable BEFORE UPDATE OF state ON runs
+           WHEN OLD.state IN ('succeeded', 'failed', 'cancelled') AND NEW.state <> OLD.state
+           BEGIN SELECT RAISE(ABORT, 'a terminal run state is immutable'); END""",
+    ],
+    "postgresql": [
+        """CREATE FUNCTION runs_terminal_immutable() RETURNS trigger LANGUAGE plpgsql AS $$
+           BEGIN RAISE EXCEPTION 'a terminal run state is immutable' USING ERRCODE = 'check_violation'; END $$""",
+        """CREATE TRIGGER runs_terminal_immutable BEFORE UPDATE OF state ON runs FOR EACH ROW
+           WHEN (OLD.state IN ('succeeded', 'failed', 'cancelled') AND NEW.state <> OLD.state)
+           EXECUTE FUNCTION runs_terminal_immutable()""",
+    ],
+}
