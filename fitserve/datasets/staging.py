@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session, defer
 
 from fitserve import db
 from fitserve.blobs import BlobStore
-from fitserve.datasets import store
+from fitserve.datasets import appends, store
 from fitserve.errors import Conflict, TooLarge
 from fitserve.ids import new_id
 from fitserve.settings import MB, Settings
@@ -45,7 +45,7 @@ class Stage:
             if self._is_known(session, parent, batch, received.sha256):
                 return self._info(session, parent)
         with store.scratch_folder(self.settings.scratch) as folder:
-            part = store.parse_part(parent, received, options, self.settings.limits, folder)
+            part = appends.parse_part(parent, received, options, self.settings.limits, folder)
             if part.parquet.stat().st_size > MAX_BYTES:
                 raise TooLarge(
                     "The batch is too large to wait.",
@@ -85,7 +85,7 @@ class Stage:
                 return None
             try:
                 return self._append(newest, waiting)
-            except store.Outdated:
+            except appends.Outdated:
                 continue
         raise Conflict(f"The name {name!r} is in use by many uploads at once.", received=name)
 
@@ -123,17 +123,17 @@ class Stage:
 
             def check(session: Session, newest: Dataset | None) -> Dataset | None:
                 if newest is None or newest.id != parent.id:
-                    raise store.Outdated
+                    raise appends.Outdated
                 still = select(func.count()).where(StagedRows.id.in_(ids), StagedRows.dataset_id.is_(None))
                 if session.scalar(still) != len(ids):  # another process has committed some of them
-                    raise store.Outdated
+                    raise appends.Outdated
                 return None
 
             def mark(session: Session, row: Dataset) -> None:
                 done = update(StagedRows).where(StagedRows.id.in_(ids)).values(dataset_id=row.id, parquet=None)
                 session.execute(done)
 
-            return store.append_parts(
+            return appends.append_parts(
                 self.engine,
                 self.blobs,
                 parent,
@@ -158,9 +158,9 @@ class Stage:
         same = select(StagedRows).where(StagedRows.name == parent.name, StagedRows.batch == batch)
         row = session.scalar(same.options(defer(StagedRows.parquet)))
         if row is None:
-            return store.find_batch(session, parent, batch, sha256) is not None
+            return appends.find_batch(session, parent, batch, sha256) is not None
         if row.sha256 != sha256:
-            raise store.other_rows(batch)
+            raise appends.other_rows(batch)
         return True
 
     def _info(self, session: Session, parent: Dataset) -> StagedInfo:

@@ -1,13 +1,11 @@
-"""Datasets as rows of the database and Parquet blobs: the only module that creates, finds, changes and deletes them."""
+"""Datasets as rows of the database and Parquet blobs: created, found, shared, deleted; `appends` adds rows."""
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,22 +19,19 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, defer
 
 from fitserve import db, events
-from fitserve.blobs import BlobStore, StoredBlob, disk_full_is_507, sha256_of
+from fitserve.blobs import BlobStore, StoredBlob, sha256_of
 from fitserve.dataset_facts import ColumnFacts, DatasetFacts, Kind
 from fitserve.datasets import TableRefused
 from fitserve.datasets.ingest import IngestedTable, ingest
-from fitserve.datasets.joined_types import cast, common_type
-from fitserve.datasets.readers import READERS, open_reader
+from fitserve.datasets.readers import READERS
 from fitserve.errors import BadInput, Conflict, NotFound, Problem
 from fitserve.ids import new_id
-from fitserve.parsing import ColumnFormat
 from fitserve.settings import Limits
 from fitserve.tables import PLAYGROUND, Blob, Dataset, Run, StagedRows
 from fitserve.wire.datasets import NAME, UploadOptions
 from fitserve.wire.notices import Notice
 
 RESERVED_NAMES = frozenset({"samples"})  # a path of the API
-JOIN_ROWS = 65_536  # copied at a time when rows are appended
 COMMIT_ATTEMPTS = 20
 _NAME = re.compile(NAME)
 
@@ -147,150 +142,7 @@ def create(
         "shared": False,
     }
     wanted = name or _name_from_file(received.filename, received.sha256)
-    return _commit(engine, table, stored, values, wanted, chosen=name is not None, as_version=as_version, reuse=True)
-
-
-def append_rows(
-    engine: Engine,
-    blobs: BlobStore,
-    parent: Dataset,
-    received: ReceivedFile,
-    *,
-    options: UploadOptions,
-    limits: Limits,
-    scratch: Path,
-    batch: str | None = None,
-    follow: bool = False,
-) -> tuple[Dataset, bool]:
-    """Create a version with the parent's rows, then those of an upload with the same columns (in any order).
-
-    A `batch` that was appended to the name before is not appended again: its version is returned, and False. With
-    `follow`, rows are added to the name's newest version, also where another append is committed meanwhile; else to
-    this parent.
-
-    Raises BadInput and its subclasses with row and column of the upload; Conflict for a batch of other rows.
-    """
-    for _ in range(COMMIT_ATTEMPTS):
-        with db.reading(engine) as session:
-            known = find_batch(session, parent, batch, received.sha256)
-            newest = latest_version(session, parent.name) if follow else None
-        if known is not None:
-            return known, False
-        if newest is not None and newest.owner == parent.owner:
-            parent = newest
-        append = (engine, blobs, parent, received)
-        with suppress(Outdated):
-            return _append(*append, options=options, limits=limits, scratch=scratch, batch=batch, follow=follow)
-    raise Conflict(f"The name {parent.name!r} is in use by many uploads at once.", received=parent.name)
-
-
-class Outdated(Exception):
-    """The version that rows were appended to is not the newest any more."""
-
-
-def find_batch(session: Session, parent: Dataset, batch: str | None, sha256: str) -> Dataset | None:
-    """Return the version that a batch was appended in. Raises Conflict where that batch had other rows."""
-    if batch is None:
-        return None
-    same = Dataset.source["appended"]["batch"].as_string() == batch
-    query = select(Dataset).where(Dataset.name == parent.name, Dataset.owner == parent.owner, same)
-    row = session.scalar(query.order_by(Dataset.version).limit(1))
-    if row is not None and row.source["appended"]["sha256"] != sha256:
-        raise other_rows(batch)
-    return row
-
-
-def other_rows(batch: str) -> Conflict:
-    """Return the error of a batch's key that was used for other rows."""
-    fix = "Give each batch an Idempotency-Key of its own."
-    return Conflict(f"The batch {batch[:80]!r} was sent with other rows before.", received=batch[:80], fix=fix)
-
-
-def _append(
-    engine: Engine,
-    blobs: BlobStore,
-    parent: Dataset,
-    received: ReceivedFile,
-    *,
-    options: UploadOptions,
-    limits: Limits,
-    scratch: Path,
-    batch: str | None,
-    follow: bool,
-) -> tuple[Dataset, bool]:
-    """Append to one version. Raises Outdated where it must be the newest, and is not any more."""
-    with scratch_folder(scratch) as folder:
-        part_folder = folder / "part"
-        part_folder.mkdir()
-        part = parse_part(parent, received, options, limits, part_folder)
-        appended = {"to": parent.id, "rows": part.rows, "sha256": received.sha256}
-
-        def check(session: Session, newest: Dataset | None) -> Dataset | None:
-            known = find_batch(session, parent, batch, received.sha256)
-            if known is None and follow and newest is not None and newest.id != parent.id:
-                raise Outdated
-            return known
-
-        return append_parts(
-            engine,
-            blobs,
-            parent,
-            [part.parquet],
-            {**appended, **({"batch": batch} if batch is not None else {})},
-            received_bytes=received.bytes,
-            limits=limits,
-            folder=folder,
-            check=check,
-            refused=part.refused,
-            notices=part.notices,
-        )
-
-
-def parse_part(
-    parent: Dataset, received: ReceivedFile, options: UploadOptions, limits: Limits, folder: Path
-) -> IngestedTable:
-    """Parse rows that are to be appended, as the parent's are. Raises BadInput and its subclasses."""
-    formats = {column["name"]: ColumnFormat.model_validate(column.get("format", {})) for column in parent.columns}
-    stated = options.model_copy(
-        update={
-            "kinds": {**_kinds_that_keep_storage(parent), **options.kinds},
-            "formats": {**formats, **options.formats},
-        }
-    )
-    _check_same_columns(parent, received.path, options, limits, folder)
-    return ingest(received.path, stated, limits, folder)
-
-
-def append_parts(
-    engine: Engine,
-    blobs: BlobStore,
-    parent: Dataset,
-    parts: Sequence[Path],
-    appended: Mapping[str, Any],
-    *,
-    received_bytes: int,
-    limits: Limits,
-    folder: Path,
-    check: Callable[[Session, Dataset | None], Dataset | None],
-    after: Callable[[Session, Dataset], None] = lambda session, row: None,
-    refused: dict[str, Any] | None = None,
-    notices: Sequence[dict[str, Any]] = (),
-) -> tuple[Dataset, bool]:
-    """Create a version with the parent's rows, then those of parsed parts. `check` and `after` are `_commit`'s."""
-    kinds: dict[str, Kind] = {column["name"]: column["kind"] for column in parent.columns}
-    whole = folder / "whole.parquet"
-    _concatenate([local_parquet(blobs, parent, folder, again=True), *parts], whole)
-    table = _with_formats(ingest(whole, UploadOptions(format="parquet", kinds=kinds), limits, folder), parent)
-    stored = blobs.put_file(table.parquet)
-    values = {
-        "sha256": hashlib.sha256(f"{parent.sha256}+{appended['sha256']}".encode()).hexdigest(),
-        "bytes": parent.bytes + received_bytes,
-        "source": {**parent.source, "appended": dict(appended)},
-        "refused": refused,
-        "notices": [*parent.notices, *(notice for notice in notices if notice not in parent.notices)],
-        **_inherited(parent),
-    }
-    return _commit(engine, table, stored, values, parent.name, check=check, after=after)
+    return commit(engine, table, stored, values, wanted, chosen=name is not None, as_version=as_version, reuse=True)
 
 
 def correct_kinds(
@@ -307,7 +159,7 @@ def correct_kinds(
         raise TableRefused(problem.detail, problems=[problem])
     with scratch_folder(scratch) as folder:
         options = UploadOptions(format="parquet", kinds={**wanted, **kinds})
-        table = _with_formats(ingest(local_parquet(blobs, parent, folder, again=True), options, limits, folder), parent)
+        table = with_formats(ingest(local_parquet(blobs, parent, folder, again=True), options, limits, folder), parent)
         stored = blobs.put_file(table.parquet)
     stated = parent.source.get("options", {})
     values = {
@@ -316,12 +168,12 @@ def correct_kinds(
         "source": {**parent.source, "options": {**stated, "kinds": {**stated.get("kinds", {}), **kinds}}},
         "refused": parent.refused,
         "notices": [notice for notice in parent.notices if notice["column"] not in kinds] + table.notices,
-        **_inherited(parent),
+        **inherited(parent),
     }
-    return _commit(engine, table, stored, values, parent.name)[0]
+    return commit(engine, table, stored, values, parent.name)[0]
 
 
-def _with_formats(table: IngestedTable, parent: Dataset) -> IngestedTable:
+def with_formats(table: IngestedTable, parent: Dataset) -> IngestedTable:
     """Return the table with its parent's formats, which say how texts are read, for columns stored as before."""
     before = {column["name"]: column for column in parent.columns}
     columns = [
@@ -333,11 +185,11 @@ def _with_formats(table: IngestedTable, parent: Dataset) -> IngestedTable:
     return replace(table, columns=columns)
 
 
-def _inherited(parent: Dataset) -> dict[str, Any]:
+def inherited(parent: Dataset) -> dict[str, Any]:
     return {"owner": parent.owner, "shared": parent.shared, "parent_id": parent.id}
 
 
-def _commit(
+def commit(
     engine: Engine,
     table: IngestedTable,
     stored: StoredBlob,
@@ -431,49 +283,6 @@ def _find_same_content(
 def latest_version(session: Session, name: str) -> Dataset | None:
     """Return the newest version of a name, whoever owns it."""
     return session.scalar(select(Dataset).where(Dataset.name == name).order_by(Dataset.version.desc()).limit(1))
-
-
-def _kinds_that_keep_storage(parent: Dataset) -> dict[str, Kind]:
-    """Return kinds under which appended texts are parsed to the parent's storage: codes keep their leading zeros."""
-    by_storage: dict[str, Kind] = {
-        "string": "categorical",
-        "timestamp": "datetime",
-        "int64": "numeric",
-        "float64": "numeric",
-    }
-    storages = {column["name"]: column["storage"] for column in parent.columns}
-    return {name: by_storage[storage] for name, storage in storages.items() if storage in by_storage}
-
-
-def _check_same_columns(parent: Dataset, path: Path, options: UploadOptions, limits: Limits, folder: Path) -> None:
-    """Raise TableRefused where an upload has other columns than the dataset."""
-    names = open_reader(path, options.model_copy(update={"kinds": {}}), limits, folder).names
-    expected = [column["name"] for column in parent.columns]
-    problems = [
-        Problem(f"{name!r} is not a column of the dataset.", column=name) for name in sorted({*names} - {*expected})
-    ]
-    problems += [Problem(f"The column {name!r} is missing.", column=name) for name in sorted({*expected} - {*names})]
-    if problems:
-        raise TableRefused(
-            f"Rows of {parent.name} have other columns.",
-            received=list(names)[:50],
-            expected=", ".join(expected[:50]),
-            problems=problems[:20],
-        )
-
-
-def _concatenate(parts: Sequence[Path], target: Path) -> None:
-    """Write the rows of all parts under types that hold them; the columns are the first part's."""
-    schemas = [pq.read_schema(part) for part in parts]
-    schema = pa.schema(
-        [(name, functools.reduce(common_type, (one.field(name).type for one in schemas))) for name in schemas[0].names]
-    )
-    with disk_full_is_507(), pq.ParquetWriter(target, schema) as writer:
-        for part in parts:
-            with pq.ParquetFile(part) as file:
-                for batch in file.iter_batches(JOIN_ROWS, columns=schema.names):
-                    columns = [cast(batch.column(field.name), field.type) for field in schema]
-                    writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
 
 
 # --- find, share, delete -------------------------------------------------------------------------------------------

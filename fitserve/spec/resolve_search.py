@@ -126,8 +126,7 @@ def _with_parts(search: SearchSpec, facts: DatasetFacts, limits: Limits) -> Sear
     if len(parts) > MOST_PARTS:
         detail = f"An ablation has at most {MOST_PARTS} parts."
         problems = [Problem(detail, "/ablate", received=len(parts), fix="Name those that matter.")]
-    if problems:
-        raise SpecRefused.because(problems)
+    SpecRefused.raise_for(problems)
     written = {**search.body, "ablate": {"parts": parts, "seeds": own.seeds}}
     again, refused = read_search({**written, "search": search.settings.model_dump(include={"metric", "direction"})})
     if again is None:
@@ -173,8 +172,7 @@ def resolve_search(
     limits = limits or Limits()
     search = _with_parts(search, facts, limits) if search.ablation is not None else _with_fractions(search, limits)
     problems = over_limit("trials", search.trials, limits.trials, "/search/trials", "configurations to train")
-    if problems:
-        raise SpecRefused.because(problems)
+    SpecRefused.raise_for(problems)
     valid: list[Resolved] = []
     refused: list[BadInput] = []
     for point in itertools.islice(_probes(search.ranges), _PROBED):

@@ -51,6 +51,12 @@ class SpecRefused(BadInput):
             problems=problems[:MAX_PROBLEMS],
         )
 
+    @classmethod
+    def raise_for(cls, problems: Sequence[Problem]) -> None:
+        """Raise one error for several problems; do nothing where there are none."""
+        if problems:
+            raise cls.because(problems)
+
 
 class DatasetRef(BaseModel):
     """The dataset: a name (its newest version), name@version, or an id."""

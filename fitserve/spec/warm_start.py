@@ -194,8 +194,7 @@ def resolve_initial_weights(
         detail = "Every layer with weights is frozen: there is nothing to train."
         problems.append(Problem(detail, f"{_POINTER}/freeze", received=sorted(frozen)[:_SHOWN], fix="Freeze fewer."))
     problems += _members_differ(spec, source, ensemble)
-    if problems:
-        raise SpecRefused.because(problems)
+    SpecRefused.raise_for(problems)
     return InitialWeights(
         run=source.run,
         model=source.model,

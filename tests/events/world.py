@@ -18,7 +18,7 @@ from fitserve import artifacts, db, registry
 from fitserve.automations import store as automations
 from fitserve.automations.scheduler import Scheduler
 from fitserve.blobs import FolderStore
-from fitserve.datasets import store
+from fitserve.datasets import appends, store
 from fitserve.encoder import Encoder
 from fitserve.runs import finish, lease
 from fitserve.settings import Settings
@@ -74,7 +74,7 @@ class World:
         if append:
             with db.reading(self.engine) as session:
                 parent = store.get(session, self.owner, name)
-            return store.append_rows(self.engine, self.blobs, parent, received, **common)[0]
+            return appends.append_rows(self.engine, self.blobs, parent, received, **common)[0]
         made = store.create(self.engine, self.blobs, received, owner=self.owner, name=name, as_version=True, **common)
         return made[0]
 

@@ -12,7 +12,7 @@ from fastapi.responses import FileResponse, StreamingResponse
 
 from fitserve import db
 from fitserve.dataset_facts import ColumnFacts
-from fitserve.datasets import preview, store
+from fitserve.datasets import appends, preview, store
 from fitserve.datasets.relations import relations
 from fitserve.datasets.samples import SAMPLES, make_sample
 from fitserve.errors import BadInput, NotFound, Problem
@@ -248,7 +248,7 @@ async def append_rows(
     async with receive_upload(request, ctx) as upload:
         begun = anyio.current_time()
         row, created = await run_ingest(
-            lambda: store.append_rows(
+            lambda: appends.append_rows(
                 ctx.engine,
                 ctx.blobs,
                 parent,

@@ -1,0 +1,227 @@
+"""Rows added to a dataset: a new version with its parent's rows, then those of an upload or of staged batches."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.ipc
+import pyarrow.parquet as pq
+from sqlalchemy import Engine, select
+from sqlalchemy.orm import Session
+
+from fitserve import db
+from fitserve.blobs import BlobStore, disk_full_is_507
+from fitserve.dataset_facts import Kind
+from fitserve.datasets import TableRefused
+from fitserve.datasets.ingest import IngestedTable, ingest
+from fitserve.datasets.joined_types import cast, common_type
+from fitserve.datasets.readers import open_reader
+from fitserve.datasets.store import (
+    COMMIT_ATTEMPTS,
+    ReceivedFile,
+    commit,
+    inherited,
+    latest_version,
+    local_parquet,
+    scratch_folder,
+    with_formats,
+)
+from fitserve.errors import Conflict, Problem
+from fitserve.parsing import ColumnFormat
+from fitserve.settings import Limits
+from fitserve.tables import Dataset
+from fitserve.wire.datasets import UploadOptions
+
+JOIN_ROWS = 65_536  # copied at a time when rows are appended
+
+
+def append_rows(
+    engine: Engine,
+    blobs: BlobStore,
+    parent: Dataset,
+    received: ReceivedFile,
+    *,
+    options: UploadOptions,
+    limits: Limits,
+    scratch: Path,
+    batch: str | None = None,
+    follow: bool = False,
+) -> tuple[Dataset, bool]:
+    """Create a version with the parent's rows, then those of an upload with the same columns (in any order).
+
+    A `batch` that was appended to the name before is not appended again: its version is returned, and False. With
+    `follow`, rows are added to the name's newest version, also where another append is committed meanwhile; else to
+    this parent.
+
+    Raises BadInput and its subclasses with row and column of the upload; Conflict for a batch of other rows.
+    """
+    for _ in range(COMMIT_ATTEMPTS):
+        with db.reading(engine) as session:
+            known = find_batch(session, parent, batch, received.sha256)
+            newest = latest_version(session, parent.name) if follow else None
+        if known is not None:
+            return known, False
+        if newest is not None and newest.owner == parent.owner:
+            parent = newest
+        append = (engine, blobs, parent, received)
+        with suppress(Outdated):
+            return _append(*append, options=options, limits=limits, scratch=scratch, batch=batch, follow=follow)
+    raise Conflict(f"The name {parent.name!r} is in use by many uploads at once.", received=parent.name)
+
+
+class Outdated(Exception):
+    """The version that rows were appended to is not the newest any more."""
+
+
+def find_batch(session: Session, parent: Dataset, batch: str | None, sha256: str) -> Dataset | None:
+    """Return the version that a batch was appended in. Raises Conflict where that batch had other rows."""
+    if batch is None:
+        return None
+    same = Dataset.source["appended"]["batch"].as_string() == batch
+    query = select(Dataset).where(Dataset.name == parent.name, Dataset.owner == parent.owner, same)
+    row = session.scalar(query.order_by(Dataset.version).limit(1))
+    if row is not None and row.source["appended"]["sha256"] != sha256:
+        raise other_rows(batch)
+    return row
+
+
+def other_rows(batch: str) -> Conflict:
+    """Return the error of a batch's key that was used for other rows."""
+    fix = "Give each batch an Idempotency-Key of its own."
+    return Conflict(f"The batch {batch[:80]!r} was sent with other rows before.", received=batch[:80], fix=fix)
+
+
+def _append(
+    engine: Engine,
+    blobs: BlobStore,
+    parent: Dataset,
+    received: ReceivedFile,
+    *,
+    options: UploadOptions,
+    limits: Limits,
+    scratch: Path,
+    batch: str | None,
+    follow: bool,
+) -> tuple[Dataset, bool]:
+    """Append to one version. Raises Outdated where it must be the newest, and is not any more."""
+    with scratch_folder(scratch) as folder:
+        part_folder = folder / "part"
+        part_folder.mkdir()
+        part = parse_part(parent, received, options, limits, part_folder)
+        appended = {"to": parent.id, "rows": part.rows, "sha256": received.sha256}
+
+        def check(session: Session, newest: Dataset | None) -> Dataset | None:
+            known = find_batch(session, parent, batch, received.sha256)
+            if known is None and follow and newest is not None and newest.id != parent.id:
+                raise Outdated
+            return known
+
+        return append_parts(
+            engine,
+            blobs,
+            parent,
+            [part.parquet],
+            {**appended, **({"batch": batch} if batch is not None else {})},
+            received_bytes=received.bytes,
+            limits=limits,
+            folder=folder,
+            check=check,
+            refused=part.refused,
+            notices=part.notices,
+        )
+
+
+def parse_part(
+    parent: Dataset, received: ReceivedFile, options: UploadOptions, limits: Limits, folder: Path
+) -> IngestedTable:
+    """Parse rows that are to be appended, as the parent's are. Raises BadInput and its subclasses."""
+    formats = {column["name"]: ColumnFormat.model_validate(column.get("format", {})) for column in parent.columns}
+    stated = options.model_copy(
+        update={
+            "kinds": {**_kinds_that_keep_storage(parent), **options.kinds},
+            "formats": {**formats, **options.formats},
+        }
+    )
+    _check_same_columns(parent, received.path, options, limits, folder)
+    return ingest(received.path, stated, limits, folder)
+
+
+def append_parts(
+    engine: Engine,
+    blobs: BlobStore,
+    parent: Dataset,
+    parts: Sequence[Path],
+    appended: Mapping[str, Any],
+    *,
+    received_bytes: int,
+    limits: Limits,
+    folder: Path,
+    check: Callable[[Session, Dataset | None], Dataset | None],
+    after: Callable[[Session, Dataset], None] = lambda session, row: None,
+    refused: dict[str, Any] | None = None,
+    notices: Sequence[dict[str, Any]] = (),
+) -> tuple[Dataset, bool]:
+    """Create a version with the parent's rows, then those of parsed parts. `check` and `after` are `commit`'s."""
+    kinds: dict[str, Kind] = {column["name"]: column["kind"] for column in parent.columns}
+    whole = folder / "whole.parquet"
+    _concatenate([local_parquet(blobs, parent, folder, again=True), *parts], whole)
+    table = with_formats(ingest(whole, UploadOptions(format="parquet", kinds=kinds), limits, folder), parent)
+    stored = blobs.put_file(table.parquet)
+    values = {
+        "sha256": hashlib.sha256(f"{parent.sha256}+{appended['sha256']}".encode()).hexdigest(),
+        "bytes": parent.bytes + received_bytes,
+        "source": {**parent.source, "appended": dict(appended)},
+        "refused": refused,
+        "notices": [*parent.notices, *(notice for notice in notices if notice not in parent.notices)],
+        **inherited(parent),
+    }
+    return commit(engine, table, stored, values, parent.name, check=check, after=after)
+
+
+def _kinds_that_keep_storage(parent: Dataset) -> dict[str, Kind]:
+    """Return kinds under which appended texts are parsed to the parent's storage: codes keep their leading zeros."""
+    by_storage: dict[str, Kind] = {
+        "string": "categorical",
+        "timestamp": "datetime",
+        "int64": "numeric",
+        "float64": "numeric",
+    }
+    storages = {column["name"]: column["storage"] for column in parent.columns}
+    return {name: by_storage[storage] for name, storage in storages.items() if storage in by_storage}
+
+
+def _check_same_columns(parent: Dataset, path: Path, options: UploadOptions, limits: Limits, folder: Path) -> None:
+    """Raise TableRefused where an upload has other columns than the dataset."""
+    names = open_reader(path, options.model_copy(update={"kinds": {}}), limits, folder).names
+    expected = [column["name"] for column in parent.columns]
+    problems = [
+        Problem(f"{name!r} is not a column of the dataset.", column=name) for name in sorted({*names} - {*expected})
+    ]
+    problems += [Problem(f"The column {name!r} is missing.", column=name) for name in sorted({*expected} - {*names})]
+    if problems:
+        raise TableRefused(
+            f"Rows of {parent.name} have other columns.",
+            received=list(names)[:50],
+            expected=", ".join(expected[:50]),
+            problems=problems[:20],
+        )
+
+
+def _concatenate(parts: Sequence[Path], target: Path) -> None:
+    """Write the rows of all parts under types that hold them; the columns are the first part's."""
+    schemas = [pq.read_schema(part) for part in parts]
+    schema = pa.schema(
+        [(name, functools.reduce(common_type, (one.field(name).type for one in schemas))) for name in schemas[0].names]
+    )
+    with disk_full_is_507(), pq.ParquetWriter(target, schema) as writer:
+        for part in parts:
+            with pq.ParquetFile(part) as file:
+                for batch in file.iter_batches(JOIN_ROWS, columns=schema.names):
+                    columns = [cast(batch.column(field.name), field.type) for field in schema]
+                    writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
