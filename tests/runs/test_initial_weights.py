@@ -80,8 +80,8 @@ def test_a_version_is_found_by_number_label_and_champion(home: Home) -> None:
         registry.set_label(session, "house", "next", version_number=2)
         registry.set_label(session, "house", "1", version_number=2)  # a number is a version all the same
     for begins in ("house", "house@1"):
-        assert (home.find(begins).run, home.found(begins).model) == (first, "house@1")
-    assert home.find("house@next").run == home.found("house@2").run == home.found(second).run == second
+        assert (home.find(begins).run, home.find(begins).model) == (first, "house@1")
+    assert home.find("house@next").run == home.find("house@2").run == home.find(second).run == second
     for unknown in ("house@3", "house@nobody", "barn", "run_unknown"):
         with pytest.raises(NotFound):
             home.find(unknown)
