@@ -120,7 +120,7 @@ def _blobs(store: BlobStore) -> str:
 
 
 def _blob_folder(settings: Settings) -> Path | None:
-    """The blob store's folder, or its first parent that exists; None where the store is no folder."""
+    """Return the blob store's folder, or its first parent that exists; None where the store is no folder."""
     parts = urlsplit(settings.resolved_blob_url)
     if parts.scheme not in ("", "file"):
         return None

@@ -99,7 +99,7 @@ class Supervisor:
         self.stopping.set()
 
     def is_ready(self) -> bool:
-        """Whether some slot is at work or has a warm trainer."""
+        """Return whether some slot is at work or has a warm trainer."""
         return self._free.qsize() < len(self.slots) or any(slot.is_warm() for slot in self.slots)
 
     def _work(self, slot: TrainerSlot) -> int:

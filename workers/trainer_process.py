@@ -33,7 +33,7 @@ _TEST_HOOKS = ("FITSERVE_TEST_HOOKS", "FITSERVE_TRAINER_MODULE", "FITSERVE_CRASH
 
 
 def clean_environment(settings: Settings, folder: Path, together: bool = False, number: int = 0) -> dict[str, str]:
-    """The environment of a worker's trainer `number`, in its own folder; `together` with others it opens sockets."""
+    """Return the environment of a worker's trainer `number`, in its own folder; `together`: it opens sockets."""
     environment = {
         name: value for name, value in os.environ.items() if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
     }
@@ -58,7 +58,7 @@ def clean_environment(settings: Settings, folder: Path, together: bool = False, 
 
 
 def gpu_of(settings: Settings, number: int) -> str | None:
-    """The GPU of a worker's trainer `number`, where it has several of both: each would take all memory of all.
+    """Return the GPU of a worker's trainer `number`, where it has several of both: each would take all memory of all.
 
     None: whatever there is.
     """
@@ -120,7 +120,7 @@ class TrainerProcess:
         return self.process.poll() is None
 
     def wait_ready(self, timeout: float) -> bool:
-        """Whether it becomes ready within `timeout` seconds. Raises ChannelClosed where it has exited."""
+        """Return whether it becomes ready within `timeout` seconds. Raises ChannelClosed where it has exited."""
         if not self.ready:
             message = self.channel.receive(timeout)
             self.ready = message is not None and message["type"] == "ready"
@@ -170,7 +170,7 @@ class TrainerSlot:
             self._trainer = TrainerProcess(self.settings, self._spawner, together, self._number)
 
     def is_warm(self) -> bool:
-        """Whether a trainer is ready."""
+        """Return whether a trainer is ready."""
         try:
             return self._trainer is not None and self._trainer.alive and self._trainer.wait_ready(0)
         except ChannelClosed:

@@ -91,7 +91,7 @@ def compare_scores(parent: Sequence[SeedScore], child: Sequence[SeedScore]) -> C
 
 
 def _by_seed(scores: Sequence[SeedScore]) -> list[float]:
-    """One value for each seed: a run repeated under the same seed gives no new information."""
+    """Return one value for each seed: a run repeated under the same seed gives no new information."""
     by_seed = {score.seed: score.value for score in scores if math.isfinite(score.value)}
     return [by_seed[seed] for seed in sorted(by_seed)]
 

@@ -103,7 +103,7 @@ class RunRecord:
         )
 
     def _final_layers(self, number: int) -> Json | None:
-        """The layers of the kept network, for a trial without snapshots (trials that train stacked)."""
+        """Return the layers of the kept network, for a trial without snapshots (trials that train stacked)."""
         final: Json | None = (self.insight or {}).get("final")
         return final if number == self.kept_trial else None
 

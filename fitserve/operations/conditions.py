@@ -56,7 +56,7 @@ class _Look:
         return float(sum(row.figures["counts"].get(name, 0) for row in rows if row.kind == kind))
 
     def newest(self) -> list[Sample]:
-        """The last sample of each process that still writes."""
+        """Return the last sample of each process that still writes."""
         last = {row.process: row for row in self.recent}
         oldest = self.at.timestamp() - self.silent_seconds
         return [row for row in last.values() if row.figures["gauges"].get("at", 0) >= oldest]

@@ -41,5 +41,5 @@ class _WithoutPandas(importlib.abc.MetaPathFinder):
 
 
 def _of_libc(name: str) -> Any:
-    """A function that glibc has and other C libraries may not."""
+    """Return a function that glibc has and other C libraries may not."""
     return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None

@@ -181,7 +181,10 @@ class Attempt:
         return None
 
     def _request(self) -> TrainingRequest:
-        """The trainer's request, with local and verified files. Raises NotFound, Corrupt where the data are gone."""
+        """Return the trainer's request, with local and verified files.
+
+        Raises NotFound, Corrupt where the data are gone.
+        """
         run, cache = self.claim.run, self.settings.scratch / "blobs"
         with db.reading(self.engine) as session:
             dataset = session.get(Dataset, run.dataset_id)
@@ -214,7 +217,10 @@ class Attempt:
         )
 
     def _initial_weights(self, cache: Path) -> tuple[Path | None, Path | None]:
-        """The manifest of the artifact that the network begins with, and its weights. Raises NotFound, Corrupt."""
+        """Return the manifest of the artifact that the network begins with, and its weights.
+
+        Raises NotFound, Corrupt.
+        """
         artifact = self.claim.run.initial_weights
         if artifact is None:
             return None, None
@@ -464,7 +470,7 @@ class Attempt:
         return commit_outcome(self.engine, self.lease, end_run, self.stopping, self.settings.graceful_seconds)
 
     def _trainer_exit(self) -> AttemptFailed:
-        """Why the trainer closed its channel."""
+        """Return why the trainer closed its channel."""
         if self.trainer is None:
             failure = AttemptFailed("trainer_start", "No trainer process would start")
         else:
@@ -475,6 +481,6 @@ class Attempt:
 
 
 def _as_row(trial: Trial) -> dict[str, Any]:
-    """A search's trial as its trainer reported it."""
+    """Return a search's trial as its trainer reported it."""
     names = ("trial", "state", "point", "value", "epochs", "best_epoch", "seconds", "reason", "rungs")
     return {**{name: getattr(trial, name) for name in names}, "values": trial.chosen}

@@ -111,7 +111,7 @@ class LeaderAttempt(_GangAttempt):
         return super()._train()
 
     def _may_lead(self) -> bool:
-        """Whether helpers can be asked. Raises AttemptFailed where the run needs some."""
+        """Return whether helpers can be asked. Raises AttemptFailed where the run needs some."""
         why, fix = why_not_together(self.settings), "Close the cluster's ports to the outside; FITSERVE_CLUSTER_PUBLIC"
         if why is None and self._breaks < BREAKS:
             return True

@@ -65,7 +65,7 @@ class TrainerStopped(Exception):
 
 
 def exit_failure(code: int, peak: int, limit: int, kernel_kills: int = 0) -> AttemptFailed:
-    """Why a trainer process exited.
+    """Return why a trainer process exited.
 
     Args:
         code: `Popen.returncode`, negative for a signal.
@@ -85,7 +85,7 @@ def exit_failure(code: int, peak: int, limit: int, kernel_kills: int = 0) -> Att
 
 
 def memory_failure(peak: int, limit: int) -> AttemptFailed:
-    """A trainer reached `peak` of `limit` bytes."""
+    """Return a trainer reached `peak` of `limit` bytes."""
     fix = "Use a smaller batch_size or network, or raise FITSERVE_TRAINER_MEMORY_BYTES."
     return AttemptFailed(
         "out_of_memory",
@@ -96,7 +96,7 @@ def memory_failure(peak: int, limit: int) -> AttemptFailed:
 
 
 def kernel_memory_kills() -> int:
-    """Number of out-of-memory kills in our control group so far; 0 where it cannot be read."""
+    """Return the number of out-of-memory kills in our control group so far; 0 where it cannot be read."""
     try:
         lines = _CGROUP_EVENTS.read_text().splitlines()
     except OSError:
@@ -190,7 +190,7 @@ def commit_outcome(
 
 
 def _committed_state(engine: Engine, lease: Lease) -> RunState | None:
-    """The terminal state of the run, if this attempt wrote it."""
+    """Return the terminal state of the run, if this attempt wrote it."""
     try:
         with db.reading(engine) as session:
             run = session.get(Run, lease.run_id)

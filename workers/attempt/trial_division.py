@@ -37,7 +37,7 @@ _OURS_AGAIN = (RunState.failed, RunState.cancelled)  # whatever the cause: the r
 
 
 def local_or_none(blobs: BlobStore, sha256: str | None, cache: Path) -> Path | None:
-    """A local copy of a blob, or None where it is lost: training starts over, which costs time and changes nothing."""
+    """Return a local copy of a blob; None where it is lost: training starts over, at the same result."""
     if sha256 is None:
         return None
     try:
@@ -85,7 +85,7 @@ class TrialDivision:
         return self.claim.lease
 
     def assign(self, remaining: Sequence[int]) -> TrialAssignment:
-        """Which of the remaining trials the trainer trains now, and the files of those that others finished."""
+        """Return which of the remaining trials the trainer trains now, and the files of those that others finished."""
         if self._trial_started_at is not None:
             self._trial_seconds = time.monotonic() - self._trial_started_at
         assignment = self._choose(remaining)

@@ -155,7 +155,7 @@ def answer_request(train: Train, request: TrainingRequest, reporter: Reporter) -
 
 
 def peak_bytes() -> int:
-    """The most memory that this process held since `reset_peak`."""
+    """Return the most memory that this process held since `reset_peak`."""
     if sys.platform != "linux":
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     status = Path("/proc/self/status").read_text()

@@ -94,7 +94,7 @@ class CalibratedOutputs:
         )
 
     def report(self, after: Mapping[str, Outputs]) -> dict[str, Any]:
-        """What calibration changes, by prediction, on the test part, else on the rows it was fitted on, cross-fitted.
+        """Return what calibration changes, by prediction: on the test part, else on its own rows, cross-fitted.
 
         `after` are the served outputs by part.
         """
@@ -128,7 +128,7 @@ class CalibratedOutputs:
 
 
 def is_apart(target: FittedTarget, units: int) -> bool:
-    """Whether each unit of a classification is a probability by itself; else a row's units sum to 1."""
+    """Return whether each unit of a classification is a probability by itself; else a row's units sum to 1."""
     return target.task == "multilabel" or units == 1
 
 
@@ -149,7 +149,7 @@ def _are_probabilities(values: Array, apart: bool) -> bool:
 
 
 def brief(report: Mapping[str, Any]) -> dict[str, Any]:
-    """A report without curves, for a run's result."""
+    """Return a report without curves, for a run's result."""
     return {
         name: {
             key: {figure: one for figure, one in value.items() if figure != "by_label"}

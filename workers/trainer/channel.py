@@ -86,7 +86,7 @@ def _to_json(value: Any) -> Any:
 
 
 def decoded(cls: type[T], fields: Any) -> T:
-    """A dataclass from the object that `Channel.send` made of it."""
+    """Return a dataclass from the object that `Channel.send` made of it."""
     from pydantic import TypeAdapter  # not at the top: a trainer imports it in its sandbox
 
     return TypeAdapter(cls).validate_python(fields)

@@ -119,7 +119,7 @@ class FinishedRun:
         )
 
     def _answers_of_test_rows(self, exported: Exported) -> dict[str, Any]:
-        """What the serving graph gives for the test part, by target."""
+        """Return what the serving graph gives for the test part, by target."""
         x, session = self.encoded["test"].x, exported.session
         names = [one.name for one in session.get_outputs()]
         served = session.run(names, {one.name: x[one.name] for one in session.get_inputs()})
@@ -144,7 +144,7 @@ class FinishedRun:
         return files, figures
 
     def _left_out(self) -> dict[str, Any]:
-        """How many rows had no usable value, and in which columns (a row may count for several)."""
+        """Return how many rows had no usable value, and in which columns (a row may count for several)."""
         used = np.unique(np.concatenate([getattr(self.prepared.whole, part) for part in PARTS]))
         return {"rows": self.facts.rows - len(used), "columns": dict(self.prepared.left_out)}
 
@@ -154,11 +154,11 @@ class FinishedRun:
         return self.setup.compiled.model
 
     def _precise(self) -> keras.Model:
-        """The network with 32-bit weights that computes in 32 bits, as it is served."""
+        """Return the network with 32-bit weights that computes in 32 bits, as it is served."""
         return _in_32_bits(self._network, self.spec)
 
     def _stack(self) -> Stack | None:
-        """The network as a stack of members, where it is an ensemble."""
+        """Return the network as a stack of members, where it is an ensemble."""
         return None
 
     def _more(self) -> dict[str, Any]:
@@ -191,17 +191,17 @@ class FinishedRun:
         return replace(exported, files=files, entries={**exported.entries, **more})
 
     def _trained_weights(self) -> list[list[np.ndarray]]:
-        """The current weights of each network, as from `get_weights` of the compiled one."""
+        """Return the current weights of each network, as from `get_weights` of the compiled one."""
         return [self.setup.compiled.model.get_weights()]
 
     def _held_out_scores(self) -> HeldOutScores:
-        """What intervals and sets of the network with its current weights are answered from."""
+        """Return what intervals and sets of the network with its current weights are answered from."""
         spec, prepared = self.spec, self.prepared
         groups = {part: groups_of(prepared, getattr(prepared.parts, part), spec.coverage_by) for part in PARTS[1:]}
         return HeldOutScores(self._calibrated, spec.interval, spec.coverage_by, groups)
 
     def _calibrated_outputs(self) -> CalibratedOutputs:
-        """The outputs of the network with its current weights, and their calibration."""
+        """Return the outputs of the network with its current weights, and their calibration."""
         model = self._precise()
         outputs = EnsembleOutputs(self.spec, model, [model.get_weights()])
         return self._calibration_of(outputs)
@@ -232,7 +232,7 @@ class FinishedRun:
         return {name: value for name, value in metrics.items() if name not in names}
 
     def _served(self, exported: Exported, parts: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """The predictions of the serving path by part; of folds, those of the members that were held back."""
+        """Return the predictions of the serving path by part; of folds, those of the members that were held back."""
         served = {}
         for part in parts:
             rows = self.prepared.table.take(getattr(self.prepared.parts, part))
@@ -250,7 +250,7 @@ class FinishedRun:
     def _held_out(
         self, served: Mapping[str, Mapping[str, Any]], conformal: Conformal
     ) -> tuple[HeldOutParts, dict[str, Path]]:
-        """The held-out rows, by which decisions are chosen now and later, and their files."""
+        """Return the held-out rows, by which decisions are chosen now and later, and their files."""
         files: dict[str, Path] = {}
         path, session = self.request.folder / "distance.onnx", None
         classified = any(one.task != "regression" for one in self.prepared.encoding.targets.targets)
@@ -275,7 +275,7 @@ class FinishedRun:
         return parts, files
 
     def _as_calibrated(self, served: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-        """The same with calibrated probabilities of folds, whose members' outputs are not what the graph gives."""
+        """Return the same with calibrated probabilities of folds: their members' outputs are not the graph's."""
         parts = dict(served)
         if self.prepared.folds and "validation" in parts:
             fitted = {name: one.of_member for name, one in self._calibrated.fitted.items()}
@@ -286,11 +286,11 @@ class FinishedRun:
         return parts
 
     def _one_network(self) -> keras.Model:
-        """The network with its current weights; of an ensemble, its first member."""
+        """Return the network with its current weights; of an ensemble, its first member."""
         return self._precise()
 
     def _predictions(self, part: str) -> dict[str, Any] | None:
-        """The predictions for a part's rows, where they are not those that are served; None where they are."""
+        """Return the predictions for a part's rows, where they are not those that are served; None where they are."""
         return None
 
     def _snapshots(self) -> Mapping[int, list[np.ndarray]] | None:
@@ -334,7 +334,7 @@ class FinishedRun:
         }
 
     def _kept_weights(self) -> Mapping[int, Any]:
-        """What `_load` takes, after each of the epochs to keep."""
+        """Return what `_load` takes, after each of the epochs to keep."""
         return self.outcome.epoch_weights
 
     def _load(self, weights: Any) -> None:
@@ -362,7 +362,7 @@ class FinishedRun:
         return epochs
 
     def _decisions_after(self, exported: Exported, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The decisions for the weights of an epoch that is kept; their distance is that of the best epoch."""
+        """Return the decisions for the weights of an epoch that is kept; their distance is that of the best epoch."""
         if not self.spec.decision:
             return []
         parts = [part for part in metrics if part != "train"]
@@ -442,7 +442,7 @@ class FinishedEnsemble(FinishedRun):
         return replace(result, files={**result.files, OUT_OF_FOLD: path})
 
     def _out_of_fold(self) -> tuple[pa.Table, np.ndarray, dict[str, Any]]:
-        """The rows that were held back, the fold of each, and what its member predicts for it."""
+        """Return the rows that were held back, the fold of each, and what its member predicts for it."""
         rows = self.prepared.table.take(self.prepared.parts.validation)
         fold_of = held_out_by(self.prepared.folds, self.prepared.rows_of("validation"))
         return rows, fold_of, self._predictions("validation") or {}
@@ -460,7 +460,7 @@ class FinishedEnsemble(FinishedRun):
         return self._members.epoch_weights
 
     def _more(self) -> dict[str, Any]:
-        """What the ensemble is, and what it gained over one of its members on rows that none of them saw."""
+        """Return what the ensemble is, and what it gained over one of its members on rows that none of them saw."""
         ensemble, count = self.spec.ensemble, members_of(self.spec.ensemble)
         unseen = "test" if self.rows["test"].count else "validation" if not self.prepared.folds else None
         gain = None
@@ -480,7 +480,7 @@ class FinishedEnsemble(FinishedRun):
 
 
 def _in_32_bits(model: keras.Model, spec: Spec) -> keras.Model:
-    """The network as it is served: one trained in mixed precision has 32-bit weights, and computes in 32 bits."""
+    """Return the network as it is served: 32-bit weights and arithmetic, also after mixed-precision training."""
     if not spec.training.mixed_precision:
         return model
     twin = build_network(
@@ -491,7 +491,7 @@ def _in_32_bits(model: keras.Model, spec: Spec) -> keras.Model:
 
 
 def _weighted_like(traced: RowTensors, rows: RowTensors) -> RowTensors:
-    """Rows with or without weights, as the compiled function was traced: class weights are for training alone."""
+    """Return rows with or without weights, as the compiled function was traced: class weights are for training only."""
     if (rows.weight is None) == (traced.weight is None):
         return rows
     if traced.weight is None:

@@ -58,7 +58,7 @@ class HeldOutScores:
         return () if self.interval is None else self.interval.level
 
     def _lacking(self, level: float) -> dict[str, tuple[int, int]]:
-        """The targets with too few rows for a level, each with the rows that it needs and the rows that it has."""
+        """Return the targets with too few rows for a level, with the rows needed and the rows there are."""
         lacking = {}
         for target in self.calibrated.targets:
             if target.task in conformal.TASKS:
@@ -148,7 +148,7 @@ class HeldOutScores:
         return np.asarray(residuals * np.sqrt(max(0.25, 1.0 - spread / errors)) if errors > 0 else residuals)
 
     def _ranks(self, target: FittedTarget) -> Array | None:
-        """The total probability of the labels that are likelier than the true one."""
+        """Return the total probability of the labels that are likelier than the true one."""
         rows, fitted = self.calibrated.rows(target), self.calibrated.fitted.get(target.name)
         if rows is None or fitted is None:
             return None
@@ -160,7 +160,7 @@ class HeldOutScores:
         return np.asarray(conformal.likelier(shares)[np.arange(len(shares)), truth])
 
     def report(self, outputs: Sequence[Mapping[str, Any]], served: Mapping[str, Array]) -> dict[str, Any]:
-        """How wide intervals and sets are, and the share of the test part's truths inside them, by target.
+        """Return how wide intervals and sets are, and the share of the test part's truths inside them, by target.
 
         `outputs` are the manifest's; `served` holds the predictions of the test part as they are served.
         """
@@ -186,7 +186,7 @@ class HeldOutScores:
     def _at(
         self, promises: Conformal, target: FittedTarget, level: float, served: Mapping[str, Array], by_group: bool
     ) -> dict[str, Any]:
-        """One level on the test part; where there is none, only the sizes, on the held-out rows."""
+        """Return one level on the test part; where there is none, only the sizes, on the held-out rows."""
         part = "test" if self.calibrated.count("test") else "validation"
         x, groups = self.calibrated.encoded[part].x, self.groups.get(part)
         values = served if part == "test" else self.calibrated.before(part)
@@ -219,7 +219,7 @@ class HeldOutScores:
         return figures
 
     def _own_scores(self, target: FittedTarget) -> dict[str, int]:
-        """How many rows each group's scores are of."""
+        """Return how many rows each group's scores are of."""
         scores = self.conformal[target.name]
         by_row = "by_row" in scores
         return {
@@ -227,7 +227,7 @@ class HeldOutScores:
         }
 
     def _one_width(self, promises: Conformal) -> Conformal:
-        """The same intervals without what varies by row; groups stay."""
+        """Return the same intervals without what varies by row; groups stay."""
 
         def without(entry: Mapping[str, Any]) -> dict[str, Any]:
             groups = {name: without(own) for name, own in entry.get("groups", {}).items()}
@@ -244,7 +244,7 @@ class HeldOutScores:
 
 
 def _covered(inside: Array) -> dict[str, Any]:
-    """How many truths are inside, and the 95% interval of their share."""
+    """Return how many truths are inside, and the 95% interval of their share."""
     rows, covered = len(inside), int(inside.sum())
     return {
         "rows": rows,

@@ -87,7 +87,7 @@ class Reporter(Protocol):
         ...
 
     def stop(self) -> StopReason:
-        """Whether to stop, and why. Asked between compiled calls; on `release`, checkpoint first."""
+        """Return whether to stop, and why. Asked between compiled calls; on `release`, checkpoint first."""
         ...
 
 

@@ -140,7 +140,7 @@ def encode_parts(prepared: PreparedData) -> dict[str, EncodedRows]:
 
 
 def _compact(spec: Spec, prepared: PreparedData) -> Compact | None:
-    """The form of rows with many one-hot numbers; None where they are dense, as those of stacked networks are."""
+    """Return the form of rows with many one-hot numbers; None where rows are dense, as of stacked networks."""
     together = spec.training.restarts > 1 or spec.ensemble is not None
     compact = Compact(prepared.encoding.encoder)
     return compact if compact and (prepared.streamed is not None or not together) else None
@@ -149,7 +149,7 @@ def _compact(spec: Spec, prepared: PreparedData) -> Compact | None:
 def _network(
     spec: Spec, rows: Mapping[str, RowTensors], count: int, compact: Compact | None, group: Collectives | None
 ) -> KeptNetwork:
-    """The spec's network, compiled, with the initial weights of its seed; `count` is the number of training rows."""
+    """Return the spec's network for `count` training rows, compiled, with the initial weights of its seed."""
     training, size = spec.training, batch_size(spec, count)
     held_out = rows["validation"] if rows["validation"].count else rows["train"]
     steps = training.steps_per_epoch or -(-count // size)
@@ -174,7 +174,7 @@ def _network(
 
 
 def _given_weights(request: TrainingRequest, spec: Spec, report: Reporter) -> GivenWeights | None:
-    """The weights that the networks begin with; None where the seed draws them."""
+    """Return the weights that the networks begin with; None where the seed draws them."""
     initial = spec.initial_weights
     if initial is None:
         return None
@@ -206,7 +206,7 @@ def build_model(spec: Spec, seed: int, rows: int) -> keras.Model:
 
 
 def batch_size(spec: Spec, rows: int) -> int:
-    """Rows of a batch; `full` is all of them."""
+    """Return the rows of a batch; `full` is all of them."""
     return rows if spec.training.batch_size == "full" else min(int(spec.training.batch_size), rows)
 
 

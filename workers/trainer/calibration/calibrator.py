@@ -93,7 +93,7 @@ def log_odds(probabilities: Floats) -> Floats:
 
 
 def odds_against_rest(probabilities: Floats) -> Floats:
-    """The log odds of each label against all others, from rows of probabilities that sum to 1."""
+    """Return the log odds of each label against all others, from rows of probabilities that sum to 1."""
     p = np.maximum(np.asarray(probabilities, np.float64), SMALLEST)
     return np.asarray(np.log(p) - np.log(p @ (1.0 - np.eye(p.shape[1]))))
 
@@ -120,7 +120,7 @@ def fit_temperature(probabilities: Floats, truth: Ints, apart: bool) -> tuple[fl
 
 
 def _error(scores: Floats, own: Floats, cold: float) -> float:
-    """The standard error of `cold`, by the sandwich estimator; very large where the rows say nothing."""
+    """Return the standard error of `cold`, by the sandwich estimator; very large where the rows say nothing."""
     beta = np.exp(cold)
     shares = softmax(scores * beta, axis=1)
     expected = (shares * scores).sum(axis=1)
@@ -174,7 +174,7 @@ def matching_temperature(members: Floats, temperature: float, apart: bool) -> fl
 
 
 def _root(rising: Callable[[float], float], low: float, high: float) -> float:
-    """Where a rising function is 0, or the end that is nearest."""
+    """Return where a rising function is 0, or the end that is nearest."""
     for _ in range(60):
         middle = 0.5 * (low + high)
         low, high = (middle, high) if rising(middle) < 0 else (low, middle)

@@ -72,7 +72,7 @@ def fit_spread(values: Array, feeds: Mapping[str, Array], residuals: Floats, lev
 
 
 def _of_quantiles(values: Floats, residuals: Floats, order: Array, level: float) -> FittedSpread:
-    """The distance of the network's own quantiles, where it makes intervals narrower: nothing is fitted."""
+    """Return the distance of the network's own quantiles, where it makes intervals narrower: nothing is fitted."""
     distances = values[:, -1] - values[:, 0]
     floor = max(1e-3 * float(np.median(np.abs(distances))), 1e-12)
     spread, judged = np.maximum(distances, floor), order[: max(1, len(order) // 2)]

@@ -41,7 +41,7 @@ def range_test(network: QuickNetwork, options: RangeTest) -> dict[str, Any]:
 
 
 def _curve(network: QuickNetwork, options: RangeTest) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The rates and the loss of the batch before the step with each; it ends where the loss explodes."""
+    """Return the rates and the loss of the batch before the step with each; it ends where the loss explodes."""
     rates = np.geomspace(options.low, options.high, options.steps)
     network.begin(float(rates[0]))
     losses: list[float] = []
@@ -67,7 +67,7 @@ def _smoothed(losses: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _steepest(rates: NDArray[np.float64], smooth: NDArray[np.float64]) -> float | None:
-    """The rate at which the loss falls fastest, by the logarithm of the rate; None where it never falls."""
+    """Return the rate at which the loss falls fastest, by the logarithm of the rate; None where it never falls."""
     end = int(np.argmin(smooth)) + 1 if len(smooth) else 0
     if end < 3:
         return None
@@ -77,7 +77,7 @@ def _steepest(rates: NDArray[np.float64], smooth: NDArray[np.float64]) -> float 
 
 
 def _first_that_diverges(network: QuickNetwork, options: RangeTest) -> float | None:
-    """The lowest constant rate from which the loss rises above its beginning, by halving; None where none does.
+    """Return the lowest constant rate from which the loss rises above its beginning, by halving; None where none does.
 
     A rising rate alone shows it too late: once the loss is at its lowest, it takes many batches to come back.
     """

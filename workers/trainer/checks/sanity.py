@@ -116,7 +116,7 @@ def _inputs_matter(network: QuickNetwork, spec: Spec) -> Finding:
 
 
 def _lowest(network: QuickNetwork, rows: Any, held_out: Any) -> float:
-    """The lowest loss on held-out rows while training."""
+    """Return the lowest loss on held-out rows while training."""
     losses = [network.loss(held_out)]
     for _ in range(8):
         if not math.isfinite(network.run(_LEARNING_STEPS // 8, rows)[-1]):
@@ -129,7 +129,7 @@ def _lowest(network: QuickNetwork, rows: Any, held_out: Any) -> float:
 
 
 def _loss_of_nothing(spec: Spec, truth: Mapping[str, Any]) -> float | None:
-    """The loss of an even guess between labels, and of 0 for numbers; None where the loss has no such value."""
+    """Return the loss of an even guess between labels, and of 0 for numbers; None where the loss has no such value."""
     total = 0.0
     for target, loss in spec.training.loss.items():
         y, kind = truth[target].numpy().astype(np.float64), type(loss).__name__
@@ -158,7 +158,7 @@ def _weight(spec: Spec, target: str) -> float:
 
 
 def _far_from_0(spec: Spec, truth: Mapping[str, Any]) -> str | None:
-    """The name of a target whose mean is far from 0, by its spread."""
+    """Return the name of a target whose mean is far from 0, by its spread."""
     for target, loss in spec.training.loss.items():
         y = truth[target].numpy().astype(np.float64)
         if type(loss).__name__ == "MeanSquaredError" and np.mean(y**2) > _FAR * max(float(np.var(y)), 1e-12):
@@ -167,7 +167,7 @@ def _far_from_0(spec: Spec, truth: Mapping[str, Any]) -> str | None:
 
 
 def _loss_of_constant(network: QuickNetwork, spec: Spec, rows: Any) -> float:
-    """The loss of the best constant prediction on these rows, of any loss that is known; else that at the beginning."""
+    """Return the loss of the best constant prediction on these rows; for an unknown loss, that at the beginning."""
     total = 0.0
     for target, loss in spec.training.loss.items():
         y, kind = rows.y[target].numpy().astype(np.float64), type(loss).__name__

@@ -63,7 +63,7 @@ class EncodedRows:
 
 
 def shuffled(seed: int) -> Order:
-    """A new order in each epoch that depends on seed and epoch alone, so that a resumed run continues with it."""
+    """Return a new order in each epoch. It depends on seed and epoch alone: a resumed run continues with it."""
 
     def order(rows: int, epoch: int) -> NDArray[np.int32]:
         return np.random.Generator(np.random.Philox([seed, epoch])).permutation(rows).astype(np.int32)
@@ -72,7 +72,7 @@ def shuffled(seed: int) -> Order:
 
 
 def in_file_order(rows: int, epoch: int) -> NDArray[np.int32]:
-    """The dataset's own order, in every epoch."""
+    """Return the dataset's own order, in every epoch."""
     return np.arange(rows, dtype=np.int32)
 
 
@@ -101,7 +101,7 @@ class Resident:
 
     @classmethod
     def of_some(cls, rows: RowTensors, picked: NDArray[np.int64], order: Order, take: int) -> Resident:
-        """A Feed of the rows with these numbers, `take` of them in an epoch."""
+        """Return a Feed of the rows with these numbers, `take` of them in an epoch."""
         drawn = partial_epochs(order, take)
         feed = cls(rows, lambda _, epoch: picked[drawn(len(picked), epoch)].astype(np.int32))
         feed.rows = take
@@ -118,7 +118,7 @@ class Resident:
 
 
 def free_bytes(folder: Path) -> int:
-    """The free bytes of a folder's disk."""
+    """Return the free bytes of a folder's disk."""
     return shutil.disk_usage(folder).free
 
 
@@ -152,11 +152,11 @@ class Spool:
                 file.close()
 
     def __len__(self) -> int:
-        """Number of pieces."""
+        """Return the number of pieces."""
         return len(self._starts) - 1
 
     def read(self, piece: int, mask: NDArray[np.bool_] | None = None) -> EncodedRows:
-        """The rows of a piece, or those of them that are kept."""
+        """Return the rows of a piece, or those of them that are kept."""
         start, stop = self._starts[piece : piece + 2]
         parts: dict[str, dict[str, np.ndarray]] = {part: {} for part in self.PARTS}
         for (part, name), (path, dtype, shape) in self._arrays.items():
@@ -168,7 +168,7 @@ class Spool:
 
     @staticmethod
     def fits(free: int, size: int) -> bool:
-        """Whether a disk with so many free bytes has room for a spool of `size` bytes."""
+        """Return whether a disk with so many free bytes has room for a spool of `size` bytes."""
         return free > FREE_SPACE_FACTOR * size
 
 

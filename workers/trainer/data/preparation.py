@@ -94,7 +94,7 @@ class PreparedData:
     left_out: Mapping[str, int] = field(default_factory=dict)  # rows that cannot be used, by column
 
     def rows_of(self, part: str) -> np.ndarray:
-        """The numbers in the dataset of the part's rows in `table`."""
+        """Return the numbers in the dataset of the part's rows in `table`."""
         rows: np.ndarray = getattr(self.parts, part)
         return rows if self.sampled is None else self.sampled[rows]
 
@@ -109,7 +109,7 @@ class PreparedData:
 
 
 def columns_of(spec: Spec) -> list[str]:
-    """The dataset's columns that a run reads."""
+    """Return the dataset's columns that a run reads."""
     names = [feature.column for feature in spec.features or ()]
     names += [column for target in spec.target for column in target.columns]
     names += [name for name in (spec.training.sample_weight, spec.split.by) if name]
@@ -142,7 +142,7 @@ def prepare(request: TrainingRequest, spec: Spec, facts: DatasetFacts, report: R
 
 
 def _encodable(parts: Split, spec: Spec, facts: DatasetFacts) -> Split:
-    """The same parts of a sample with so many rows that they can be encoded in memory, in the same proportion."""
+    """Return the same parts, in the same proportion, of a sample that can be encoded in memory."""
     rows = sum(len(getattr(parts, part)) for part in PARTS)
     most = SAMPLE_BYTES // max(1, encoded_bytes(spec, facts) // max(1, facts.rows))
     if rows <= most:
@@ -152,15 +152,17 @@ def _encodable(parts: Split, spec: Spec, facts: DatasetFacts) -> Split:
 
 
 def _columns_to_split_by(spec: Spec, facts: DatasetFacts) -> list[str]:
-    """The columns that say which rows are used, and in which part; read whole even where the run is streamed."""
+    """Return the columns that say which rows are used, and in which part; read whole even where the run is streamed."""
     targets = [column for target in spec.target for column in target.columns]
     infinite = [name for name in columns_of(spec) if facts.by_name[name].infinite]
     return list(dict.fromkeys([spec.split.by or targets[0], *targets, *infinite]))
 
 
 def usable_rows(table: pa.Table, spec: Spec, report: Reporter) -> tuple[np.ndarray | None, dict[str, int]]:
-    """The rows that can be trained on (None: all), and by column how many cannot. Raises BadInput if they must not be
-    left out: the run was submitted before they were looked for."""
+    """Return the rows that can be trained on (None: all), and by column how many cannot.
+
+    Raises BadInput if they must not be left out: the run was submitted before they were looked for.
+    """
     targets = {column for target in spec.target for column in target.columns}
     used = [name for name in dict.fromkeys(columns_of(spec)) if name in table.column_names and name != spec.split.by]
     bad = {name: unusable(table.column(name), name in targets) for name in used}
@@ -212,7 +214,7 @@ def read_columns(path: Path, columns: Sequence[str]) -> pa.Table:
 
 
 def split_rows(table: pa.Table, spec: Spec, usable: np.ndarray | None = None) -> tuple[Split, list[Fold]]:
-    """The run's training, validation and test rows, of the usable ones, and an ensemble's folds. Raises BadInput.
+    """Split the usable rows into training, validation and test rows, and an ensemble's folds. Raises BadInput.
 
     With folds all rows but the test part are both: each trains some members, and validates another.
     """
@@ -281,15 +283,17 @@ def _as_in_source(targets: TargetEncoder, spec: Spec, manifest: Mapping[str, Any
 
 
 def _labels(target: FittedTarget, encoded: np.ndarray) -> Any:
-    """The label's index of each row."""
+    """Return the label's index of each row."""
     if target.encoding == "one_hot":
         return encoded.argmax(axis=1)
     return encoded.reshape(len(encoded)).astype(np.int64)
 
 
 def _class_weights(training: Training, target: FittedTarget, labels: Any) -> np.ndarray:
-    """A weight for each label. `balanced` is rows / (labels * rows of the label), as in scikit-learn; a label that a
-    mapping leaves out weighs 1."""
+    """Return a weight for each label.
+
+    `balanced` is rows / (labels * rows of the label), as in scikit-learn; a label that a mapping leaves out weighs 1.
+    """
     names = target.labels or ()
     if training.class_weight == "balanced":
         counts = np.bincount(labels, minlength=len(names))
@@ -339,7 +343,7 @@ def as_tensors(spec: Spec, part: EncodedRows) -> RowTensors:
 
 
 def epoch_rows(spec: Spec, prepared: PreparedData, batch_size: int) -> int | None:
-    """Rows of an epoch; None where it is all of them. Members of an ensemble have epochs of the same length."""
+    """Return how many rows an epoch has, None for all. Members of an ensemble have epochs of the same length."""
     if spec.training.steps_per_epoch:
         return spec.training.steps_per_epoch * batch_size
     return min(len(fold.train) for fold in prepared.folds) if prepared.folds else None

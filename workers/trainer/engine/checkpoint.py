@@ -64,7 +64,7 @@ class Checkpoint:
 
 
 def variables(model: keras.Model) -> dict[str, np.ndarray]:
-    """All variables of a model in training, by group and index: `model/0`, `optimizer/3`, `metrics/1`."""
+    """Return all variables of a model in training, by group and index: `model/0`, `optimizer/3`, `metrics/1`."""
     return {name: variable.value.numpy() for name, variable in _variables(model).items()}
 
 
@@ -84,7 +84,7 @@ def with_prefix(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.n
 
 
 def under_prefix(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The inverse of `with_prefix`."""
+    """Return the inverse of `with_prefix`."""
     return {name.removeprefix(f"{prefix}/"): a for name, a in arrays.items() if name.startswith(f"{prefix}/")}
 
 
@@ -94,7 +94,7 @@ def epochs_to_arrays(group: str, weights: Mapping[int, Sequence[np.ndarray]]) ->
 
 
 def epochs_from_arrays(group: str, arrays: Mapping[str, np.ndarray]) -> dict[int, list[np.ndarray]]:
-    """The inverse of `epochs_to_arrays`."""
+    """Return the inverse of `epochs_to_arrays`."""
     by_epoch: dict[int, dict[int, np.ndarray]] = {}
     for name, array in under_prefix(group, arrays).items():
         epoch, at = name.split("/")
@@ -117,7 +117,7 @@ _STATE = {
 
 
 def callback_state(callbacks: Sequence[keras.callbacks.Callback]) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
-    """The state of each callback, and EarlyStopping's best weights."""
+    """Return the state of each callback, and EarlyStopping's best weights."""
     states: list[dict[str, Any]] = []
     arrays: dict[str, np.ndarray] = {}
     for index, callback in enumerate(callbacks):

@@ -91,7 +91,7 @@ class Collectives:
             raise GangBroken(self._lost or f"TensorFlow's exchange failed: {type(error).__name__}") from error
 
     def least(self, numbers: Sequence[int]) -> list[int]:
-        """The smallest of all processes' numbers, one by one. Raises GangBroken."""
+        """Return the smallest of all processes' numbers, one by one. Raises GangBroken."""
         merged = tf.function(partial(self.sum, merge="Min"), autograph=False)
         with self.failing_together():
             return [int(number) for number in merged(tf.constant(numbers, tf.int64)).numpy()]
@@ -106,7 +106,7 @@ class Collectives:
             raise GangBroken(f"{what} of {self._addresses[self.rank]} are not the leader's")
 
     def sum(self, tensor: Any, merge: str = "Add") -> Any:
-        """The sum of all processes' tensors, the same to the bit in each."""
+        """Return the sum of all processes' tensors, the same to the bit in each."""
         return tf.raw_ops.CollectiveReduceV2(
             input=tensor,
             group_size=self.size,
@@ -128,7 +128,7 @@ class Collectives:
         return summed(tensor)
 
     def from_leader(self, tensor: Any) -> Any:
-        """The leader's tensor, in every process; the others' give its type and shape."""
+        """Return the leader's tensor, in every process; the others' give its type and shape."""
         arguments = {"group_size": self.size, "group_key": _GROUP, "instance_key": next(self._keys)}
         if self.leads:
             return tf.raw_ops.CollectiveBcastSendV2(input=tensor, **arguments)

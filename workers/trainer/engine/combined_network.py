@@ -40,7 +40,7 @@ class CombinedNetwork:
             variable.assign(value)
 
     def in_order(self, members: Sequence[Weights]) -> Weights:
-        """The members' weights as `model.set_weights` takes them."""
+        """Return the members' weights as `model.set_weights` takes them."""
         values = {id(variable): value for variable, value in self._pairs(members)}
         return [values[id(variable)] for variable in self.model.weights]
 
@@ -50,7 +50,7 @@ class CombinedNetwork:
 
 
 def _side_by_side(spec: Spec) -> tuple[list[LayerEntry], list[dict[str, str]]]:
-    """The entries of the combined network, and each member's names of the layers."""
+    """Return the entries of the combined network, and each member's names of the layers."""
     written = {str(entry.name) for entry in spec.network}
     entries = [entry for entry in spec.network if isinstance(entry.layer, Input)]
     shared = {str(entry.name): str(entry.name) for entry in entries}

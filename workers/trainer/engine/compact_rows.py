@@ -88,7 +88,7 @@ class Compact:
         return [one for one in self._encoder.inputs if one.name not in self.inputs]
 
     def expand(self, x: Any) -> Any:
-        """A batch as the network takes it."""
+        """Return a batch as the network takes it."""
         if not self.inputs:
             return x
         dense = {name: value for name, value in x.items() if not name.endswith(_PLACES)}
@@ -138,7 +138,7 @@ class Compact:
 
 
 def sum_up(one: CompactInput, plain: Any, places: Any, kernel: Any) -> Any:
-    """The product of the expanded rows with `kernel` `(width, units)`, without the expansion."""
+    """Return the product of the expanded rows with `kernel` `(width, units)`, without the expansion."""
     at, starts = tf.constant(one.plain_places), tf.constant(one.starts)
     rows = tf.where(places >= 0, places + starts, -1)  # of the kernel
 

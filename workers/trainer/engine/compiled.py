@@ -214,7 +214,7 @@ class Compiled:
         return step(self.expanded(batch))
 
     def expanded(self, batch: tuple[Any, ...]) -> tuple[Any, ...]:
-        """A batch of rows, `(x, y)` or `(x, y, weight)`, as the network takes it."""
+        """Return a batch of rows, `(x, y)` or `(x, y, weight)`, as the network takes it."""
         return batch if self.compact is None else (self.compact.expand(batch[0]), *batch[1:])
 
     def _run_stepwise(self, train_step: Any, test_step: Any, train: Any, order: Any, validation: Any, plan: Any) -> Any:
@@ -236,7 +236,7 @@ class Compiled:
         return tf.concat([logs, validation_logs], 0)
 
     def _results(self, which: int) -> Any:
-        """All metrics as one float64 vector; remembers their names and shapes."""
+        """Return all metrics as one float64 vector; remembers their names and shapes."""
         results = {name: tf.convert_to_tensor(value) for name, value in self.model.get_metrics_result().items()}
         self._names[which][:] = [(name, tuple(value.shape)) for name, value in results.items()]
         return tf.concat([tf.reshape(tf.cast(value, tf.float64), [-1]) for value in results.values()], 0)
@@ -268,7 +268,7 @@ def build(model: keras.Model, rows: RowTensors) -> None:
 
 
 def _tensor(array: Any) -> Any:
-    """An array as a tensor, in the same memory where it is large and aligned: `convert_to_tensor` copies it twice."""
+    """Return an array as a tensor, sharing memory if large and aligned: `convert_to_tensor` copies it twice."""
     shared = (
         isinstance(array, np.ndarray)
         and array.nbytes >= MANY_BYTES
@@ -297,7 +297,7 @@ def _repeat(first: Any, last: Any, step: Callable[[Any], None]) -> None:
 
 
 def row_specs(parts: Any) -> Any:
-    """What a function is traced with for tensors like these, of any number of rows."""
+    """Return what a function is traced with for tensors like these, of any number of rows."""
     return tf.nest.map_structure(lambda t: tf.TensorSpec((None, *t.shape[1:]), t.dtype), parts)
 
 
@@ -305,7 +305,7 @@ MULTITHREADED_STEP = 2e7  # multiply-adds of a step, above which its operations 
 
 
 def executor(model: keras.Model, batch_size: int) -> Callable[[], AbstractContextManager[Any]]:
-    """The context manager for tracing and for each call. It runs a small network's operations on the calling thread.
+    """Run a small network's operations on the calling thread: a context manager for tracing and for each call.
 
     A small network spends its time handing operations between threads: on one thread, 200 epochs of 400 rows took
     0.37 s instead of 0.60 s. A larger one gains from computing two gradients at once: 50,000 rows took 0.33 s on

@@ -38,7 +38,7 @@ def placed(training: Training, report: Reporter) -> Iterator[None]:
 
 
 def threads() -> int:
-    """Number of threads that compute one operation."""
+    """Return the number of threads that compute one operation."""
     return int(tf.config.threading.get_intra_op_parallelism_threads() or cores())
 
 
@@ -54,7 +54,7 @@ def set_threads(count: int) -> None:
 
 
 def cores() -> int:
-    """Number of cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 

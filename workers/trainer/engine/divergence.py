@@ -88,7 +88,7 @@ class DivergenceGuard(keras.callbacks.Callback):
 
 
 def _first_broken(model: keras.Model, rows: RowTensors) -> dict[str, Any]:
-    """The first layer whose output is not finite in the forward pass, or whose gradient is not in the backward pass."""
+    """Return the first layer with an output (forward pass) or gradient (backward pass) that is not finite."""
     x, y, weight = rows.x, rows.y, rows.weight
     layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
     outputs = keras.Model(functional_of(model)._inputs_struct, [layer.output for layer in layers])(x, training=True)
@@ -110,7 +110,7 @@ def _first_broken(model: keras.Model, rows: RowTensors) -> dict[str, Any]:
 
 
 def first_broken_layer(model: keras.Model, weights: Sequence[np.ndarray] | None = None) -> str | None:
-    """The first layer with a weight that is not finite, among the model's own weights or these."""
+    """Return the first layer with a weight that is not finite, among the model's own weights or these."""
     values = dict(zip(map(id, model.weights), weights, strict=True)) if weights is not None else {}
     for layer in model.layers:
         if not all(_finite(values.get(id(weight), weight)) for weight in layer.weights):

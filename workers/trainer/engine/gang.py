@@ -44,7 +44,7 @@ class _Talk:
         self._share = tf.function(self._take_all, autograph=False)
 
     def announcement(self, words: Sequence[int] = (0,) * 10) -> list[int]:
-        """The leader's words."""
+        """Return the leader's words."""
         with self._group.failing_together():
             return [int(word) for word in self._announce(tf.constant(words, tf.int64)).numpy()]
 
@@ -137,7 +137,7 @@ class _Blocks:
         self._current: tuple[RowTensors, Any] | None = None
 
     def at(self, epoch: int, number: int) -> tuple[RowTensors, Any]:
-        """Rows and their order; a few rows and none of them where there is no such block."""
+        """Return the rows and their order; a few rows and none of them where there is no such block."""
         if number == NO_BLOCK:
             return self._feed.sample(), tf.zeros(0, tf.int32)
         if epoch != self._epoch or number < self._number:

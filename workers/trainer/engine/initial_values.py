@@ -68,7 +68,7 @@ class InitialValues:
         self._checked = False
 
     def of(self, seed: int) -> State:
-        """The initial values of a network that is built from `seed`. Sets the seeds, as building it does."""
+        """Return the initial values of a network that is built from `seed`. Sets the seeds, as building it does."""
         drawn = self._draw(seed) if self._sources is not None else None
         if drawn is not None and self._checked:
             return drawn
@@ -88,7 +88,7 @@ class InitialValues:
 
 
 def _sources(model: keras.Model, seed: int) -> list[_Drawn | NDArray[Any]] | None:
-    """Where each value of `state_of` comes from: a draw, or the same value for every seed."""
+    """Return where each value of `state_of` comes from: a draw, or the same value for every seed."""
     generator = random.Random(seed)
     count = 4 * len(model.variables) + _MORE_DRAWS
     draws = {generator.randint(1, _HIGHEST): draw for draw in range(count)}

@@ -44,7 +44,7 @@ _FREE = (
 
 
 def signature(spec: Spec, rows: Sequence[RowTensors], batch_size: int, steps: int, compact: Any = None) -> str:
-    """What the traced functions of a resolved spec's network have as constants, as text.
+    """Return what the traced functions of a resolved spec's network have as constants, as text.
 
     Args:
         rows: of each part that they are called with; their structure, dtypes and widths count.
@@ -128,7 +128,7 @@ class KeptNetworks:
         return len(self._free)
 
     def take(self, key: str, make: Callable[[], KeptNetwork]) -> tuple[KeptNetwork, bool]:
-        """The network of this signature, and whether it was kept; `make` makes one where none is."""
+        """Return the network of this signature, and whether it was kept; `make` makes one where none is."""
         free = self._free.pop(key, None)
         network = make() if free is None else free
         self._lent.append((key, network))

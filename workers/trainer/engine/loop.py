@@ -42,7 +42,7 @@ class Feed(Protocol):
     resident: bool  # an epoch is one block, already in memory
 
     def sample(self) -> RowTensors:
-        """A few rows, for their structure, dtypes and shapes."""
+        """Return a few rows, for their structure, dtypes and shapes."""
 
     def blocks(self, epoch: int) -> Iterator[Block]:
         """Yield the blocks of epoch `epoch`, counted from 0: always the same for the same epoch."""
@@ -213,7 +213,7 @@ class Pace:
 
 
 def _overrides(callbacks: keras.callbacks.CallbackList, *hooks: str) -> bool:
-    """Whether a callback overrides any of these hooks."""
+    """Return whether a callback overrides any of these hooks."""
     return any(
         getattr(type(callback), f"on_{hook}") is not getattr(keras.callbacks.Callback, f"on_{hook}")
         for callback in callbacks.callbacks

@@ -47,7 +47,7 @@ MIXED = "mixed_bfloat16"  # needs no loss scaling, and runs on CPUs and on GPUs
 
 
 def functional_of(model: keras.Model) -> Any:
-    """The Functional model inside a Sequential one, or the model itself."""
+    """Return the Functional model inside a Sequential one, or the model itself."""
     return getattr(model, "_functional", None) or model
 
 
@@ -84,12 +84,12 @@ def keras_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def spec_name(layer: Any) -> str:
-    """The name that a layer of `build_network` has in the spec."""
+    """Return the name that a layer of `build_network` has in the spec."""
     return str(getattr(layer, "spec_name", layer.name))
 
 
 def nodes_of(model: keras.Model) -> list[Any]:
-    """The network's nodes in an order in which they can be computed, without its inputs."""
+    """Return the network's nodes in an order in which they can be computed, without its inputs."""
     functional = functional_of(model)
     depths = sorted(functional._nodes_by_depth, reverse=True)
     nodes = [node for depth in depths for node in functional._nodes_by_depth[depth]]
@@ -150,7 +150,7 @@ class LinearWarmup(keras.optimizers.schedules.LearningRateSchedule):
 
 
 def keras_class(component: Component) -> Any:
-    """The Keras class that a component of the spec stands for."""
+    """Return the Keras class that a component of the spec stands for."""
     if isinstance(component, Quantile):
         return QuantileLoss
     if isinstance(component, OURS):
@@ -201,7 +201,7 @@ def build_network(spec: Spec) -> keras.Model:
 
 
 def serving_network(network: keras.Model, spec: Spec) -> keras.Model:
-    """The network with outputs as they are served: logits and scores become probabilities. Weights are shared."""
+    """Return the network with outputs as served: logits and scores become probabilities. Weights are shared."""
     outputs = dict(outputs_of(network))
     layers = {node.output: node.layer for node in spec.network if node.output}
     ends = {t.name: serving_activation(t, spec.training.loss[t.name], layers[t.name]) for t in spec.target}

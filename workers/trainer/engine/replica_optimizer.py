@@ -52,7 +52,7 @@ class ReplicaOptimizer:
         optimizer._backend_update_step = self._step
 
     def learning_rates(self) -> Any:
-        """The current learning rate of each replica, `(replicas,)`."""
+        """Return the current learning rate of each replica, `(replicas,)`."""
         if all(isinstance(rate, float) for rate in self._rates):
             return tf.constant(self._rates, tf.float32)
         step = self._optimizer.iterations
@@ -135,7 +135,7 @@ class ReplicaOptimizer:
 
 
 def widest(theirs: Sequence[Any]) -> Any:
-    """An optimizer with a slot for each that one of `theirs` has: momentum is 0 in some, not in others."""
+    """Return an optimizer with a slot for each that one of `theirs` has: momentum is 0 in some, not in others."""
     config = theirs[0].get_config()
     if "momentum" in config:
         config["momentum"] = max(one.momentum for one in theirs)

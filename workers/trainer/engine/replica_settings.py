@@ -54,7 +54,7 @@ class ReplicaSettings:
         return cls(rates, penalties, smoothing, [build_optimizer(spec, steps_per_epoch) for spec in specs])
 
     def of_some(self, replicas: Sequence[int]) -> ReplicaSettings:
-        """The settings of these replicas."""
+        """Return the settings of these replicas."""
 
         def some(values: Sequence[Any]) -> list[Any]:
             return [values[replica] for replica in replicas]
@@ -76,7 +76,7 @@ def _l1_l2(regularizer: Any) -> tuple[float, float]:
 
 
 def signature(spec: Spec) -> str | None:
-    """What trials of one stack have in common, as text; None where the trial is trained by itself."""
+    """Return what trials of one stack have in common, as text; None where the trial is trained by itself."""
     if spec.ensemble is not None or spec.training.restarts > 1 or spec.training.reduce_lr_on_plateau is not None:
         return None
     body = spec.to_json()

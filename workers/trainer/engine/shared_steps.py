@@ -68,7 +68,7 @@ class SharedCompiled(Compiled):
         self._alone, self._call = True, None
 
     def someone_leaves(self) -> bool:
-        """Whether any process wanted to go at the end of the last call."""
+        """Return whether any process wanted to go at the end of the last call."""
         return float(self._leaving.numpy()) > 0
 
     def __call__(self, train: RowTensors, order: Any, validation: RowTensors, plan: StepPlan) -> tuple[Logs, Logs]:
@@ -122,7 +122,7 @@ class SharedCompiled(Compiled):
 
 
 def shared_weight(loss: Any) -> Any:
-    """A loss, weighted by the share of the batch that it is of."""
+    """Return a loss, weighted by the share of the batch that it is of."""
     share = _SHARE.get()
     return loss if share is None else loss * tf.cast(share.weight, loss.dtype)
 
@@ -140,7 +140,7 @@ def _share_gradients(optimizer: keras.optimizers.Optimizer, batch_size: int, gro
 
 
 def _summed(gradients: Sequence[Any], share: Share, batch_size: int, group: Collectives) -> list[Any]:
-    """The sums of gradients over all processes, by one collective.
+    """Return the sums of gradients over all processes, by one collective.
 
     The gradient of an embedding is the rows of all, each in its place, repeated rows included: Keras's optimizers treat
     a repeated row in a way of their own.
@@ -171,7 +171,7 @@ def _summed(gradients: Sequence[Any], share: Share, batch_size: int, group: Coll
 
 
 def _in_place(rows: Any, share: Share, batch_size: int) -> Any:
-    """What a share brings, in its place among what a whole batch would, and zeros elsewhere: always of one size."""
+    """Return a share's values at their places in the whole batch, zeros elsewhere: always of one size."""
     count = tf.shape(rows)[0]
     each = count // (share.stop - share.start)
     before = share.first * each

@@ -50,7 +50,7 @@ MERGES = (L.Add, L.Subtract, L.Multiply, L.Average, L.Maximum, L.Minimum)
 
 
 def stacking_obstacle(model: keras.Model, replicas: int, rows: int, batch_size: int) -> str | None:
-    """Why `replicas` of this compiled model cannot be trained as one; None where they can."""
+    """Return why `replicas` of this compiled model cannot be trained as one; None where they can."""
     optimizer = model.optimizer
     if type(optimizer) not in OPTIMIZERS:
         return f"the optimizer {type(optimizer).__name__}"

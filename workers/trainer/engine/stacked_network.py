@@ -92,7 +92,7 @@ class StackedNetwork:
             self.optimizer.learning_rate.assign(self.model.optimizer.learning_rate.value)
 
     def _initial(self, members: Sequence[keras.Model | State]) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
-        """The members' values, stacked: of weights, and of the states of Dropout's seed generators."""
+        """Return the members' values, stacked: of weights, and of the states of Dropout's seed generators."""
         generators = [getattr(layer, "seed_generator", None) for layer in self._dropouts.values()]
         states = [getattr(generator, "state", None) for generator in generators]
         places = {id(variable): place for place, variable in enumerate(state_of(self.model))}
@@ -162,7 +162,7 @@ class StackedNetwork:
             variable.assign(value if tuple(variable.shape) == value.shape and not value.ndim else value[rows])
 
     def learning_rates(self) -> list[float]:
-        """The current learning rate of each replica."""
+        """Return the current learning rate of each replica."""
         if self._own_rates is None:
             return [float(keras.ops.convert_to_numpy(self.optimizer.learning_rate))] * self.replicas
         return [float(rate) for rate in self._own_rates.learning_rates().numpy()]
@@ -173,7 +173,7 @@ class StackedNetwork:
         return [*self._stacked.values(), *self.optimizer.variables, *self._masks.values(), *self._seeds]
 
     def stacked_variable(self, own: Any) -> Any:
-        """The stacked counterpart of one of the model's variables, `(replicas, ...)`."""
+        """Return the stacked counterpart of one of the model's variables, `(replicas, ...)`."""
         return self._stacked[id(own)]
 
     def epoch(self, train: RowTensors, order: NDArray[np.int32], validation: RowTensors | None) -> list[Logs]:
@@ -185,7 +185,7 @@ class StackedNetwork:
         return [{name: float(v) for name, v in zip(self._names, row, strict=True)} for row in values]
 
     def weights(self, replica: int) -> list[NDArray[Any]]:
-        """One replica's weights, in the order of the model's `get_weights`."""
+        """Return one replica's weights, in the order of the model's `get_weights`."""
         if not self._cached:
             self._cached = [variable.value.numpy() for variable in self._stacked.values()]
         by_id = dict(zip(self._stacked, self._cached, strict=True))
@@ -250,7 +250,7 @@ class StackedNetwork:
     def _pooled_metrics(
         self, y: Any, order: Any, predictions: dict[str, Any], known: Any | None = None
     ) -> dict[str, Any]:
-        """The metrics of all replicas' rows together; `known` is 1 for the rows that count."""
+        """Return the metrics of all replicas' rows together; `known` is 1 for the rows that count."""
         flat = tf.reshape(order, [-1])
         places = None if known is None else tf.reshape(tf.where(tf.reshape(known, [-1]) > 0), [-1])
 
@@ -329,14 +329,14 @@ class StackedNetwork:
         return penalties, tape.gradient(total, trainable), [tensors[id(tensor)] for tensor in hidden]
 
     def _values(self) -> tuple[dict[int, Any], list[Any]]:
-        """The values of all variables by the id of the model's, and those of the trainable ones as tensors."""
+        """Return the values of all variables by the id of the model's, and those of the trainable ones as tensors."""
         values = {key: variable.value for key, variable in self._stacked.items()} | self._setting_values()
         trainable = [tf.convert_to_tensor(values[id(v)]) for v in self.model.trainable_variables]
         values |= {id(v): value for v, value in zip(self.model.trainable_variables, trainable, strict=True)}
         return values, trainable
 
     def _setting_values(self) -> dict[int, Any]:
-        """What differs between replicas besides their weights, `(replicas, ...)`, by `_setting_key`."""
+        """Return what differs between replicas besides their weights, `(replicas, ...)`, by `_setting_key`."""
         values: dict[tuple[str, str], Any] = {}
         rates = self._settings.rates if self._settings is not None else {}
         for name, states in self._masks.items():
@@ -351,7 +351,7 @@ class StackedNetwork:
         return {self._setting_keys[key]: value for key, value in values.items()}
 
     def _setting(self, values: dict[int, Any], kind: str, name: str) -> Any:
-        """One of `_setting_values`; None where replicas do not differ in it."""
+        """Return one of `_setting_values`; None where replicas do not differ in it."""
         return values.get(self._setting_keys.get((kind, name), 0))
 
     def _step(self, x: Any, y: Any, weight: Any, training: bool, known: Any | None = None) -> dict[str, Any]:
@@ -465,7 +465,7 @@ class StackedNetwork:
         return total
 
     def _loss_order(self, names: list[str]) -> list[str]:
-        """The output that each of Keras's flat losses is for: the last part of its path, where it has one."""
+        """Return the output that each of Keras's flat losses is for: the last part of its path, where it has one."""
         paths = [entry.path for entry in self.model._compile_loss._flat_losses]
         return [path[-1] if path and path[-1] in names else names[path[-1] if path else 0] for path in paths]
 
@@ -517,7 +517,7 @@ class StackedNetwork:
         return self._one_by_one(y, order, predictions)
 
     def _one_by_one(self, y: Any, order: Any, predictions: dict[str, Any]) -> dict[str, Any]:
-        """The metrics of one replica after the other, through the same metric objects."""
+        """Return the metrics of one replica after the other, through the same metric objects."""
         names: list[str] = []
 
         def one(replica: Any) -> Any:
@@ -536,7 +536,7 @@ class StackedNetwork:
 
 
 def _means_of_rows(compiled: Any, outputs: int) -> list[Any] | None:
-    """The metrics, if each is a mean over rows: those of all replicas are then computed at once."""
+    """Return the metrics, if each is a mean over rows: those of all replicas are then computed at once."""
     means: type = keras.metrics.MeanMetricWrapper
     plain = all(
         isinstance(metric, means)
@@ -549,13 +549,13 @@ def _means_of_rows(compiled: Any, outputs: int) -> list[Any] | None:
 
 
 def _mean_of(values: Any, known: Any) -> Any:
-    """The mean of each replica's rows that count; the others may be anything."""
+    """Return the mean of each replica's rows that count; the others may be anything."""
     counted = tf.where(known > 0, values, tf.zeros_like(values))
     return tf.reduce_sum(counted, axis=1) / tf.maximum(tf.reduce_sum(known, axis=1), 1.0)
 
 
 def _groups(model: keras.Model, replicas: int, batch_size: int) -> int:
-    """Number of groups that a step's replicas are split into, each computed by a thread of its own.
+    """Return the number of groups that a step's replicas are split into, each computed by a thread of its own.
 
     An operation on all replicas is too small to keep two cores busy; a chain of operations on half of them is not.
     Batch normalisation writes its statistics for all replicas at once, and cannot be split.
@@ -583,13 +583,13 @@ def _drops(layer: Any) -> bool:
 
 
 def _generator_state(layer: Any) -> NDArray[Any]:
-    """The state of a Dropout's seed generator; Keras makes none at a rate of 0, which needs no masks."""
+    """Return the state of a Dropout's seed generator; Keras makes none at a rate of 0, which needs no masks."""
     generator = getattr(layer, "seed_generator", None)
     return np.zeros(2, np.int64) if generator is None else generator.state.value.numpy().astype(np.int64)
 
 
 def _smoothed(loss: Any, truth: Any, smoothing: Any) -> tuple[Any, Any]:
-    """A loss without label smoothing, and labels `(replicas, batch, units)` smoothed by each replica's own share."""
+    """Return a loss without label smoothing, and labels `(replicas, batch, units)` smoothed by each replica's share."""
     bare = type(loss).from_config({**loss.get_config(), "label_smoothing": 0.0})
     truth = tf.cast(truth, tf.float32)
     share = tf.reshape(smoothing, [-1, 1, 1])

@@ -26,7 +26,7 @@ _PASSED_ON = ("Identity", "Reshape", "Transpose", "ReduceMean", "Mul", "Add")  #
 
 
 def calibrated_network(network: keras.Model, calibrators: Mapping[str, Calibrator]) -> keras.Model:
-    """The network with calibrated outputs; `calibrators` by output. Other weights are shared."""
+    """Return the network with calibrated outputs; `calibrators` by output. Other weights are shared."""
     if not calibrators:
         return network
     outputs = dict(outputs_of(network))
@@ -53,7 +53,7 @@ def _interpolated(scores: Any, starts: Any, widths: Any, rises: Any, first: floa
 
 
 def _before(tensor: Any, function: str) -> Any | None:
-    """What `function` (sigmoid or softmax) was applied to where a layer ends with it; None of any other tensor."""
+    """Return the input of `function` (sigmoid or softmax) where a layer ends with it; None of any other tensor."""
     layer, node = tensor._keras_history.operation, tensor._keras_history
     source = layer._inbound_nodes[node.node_index].arguments.keras_tensors
     if getattr(getattr(layer, "activation", None), "__name__", None) != function or len(source) != 1:
@@ -70,7 +70,7 @@ def _before(tensor: Any, function: str) -> Any | None:
 
 
 def _members(tensor: Any) -> list[Any]:
-    """The tensors whose mean this is."""
+    """Return the tensors whose mean this is."""
     layer = tensor._keras_history.operation
     if isinstance(layer, L.Average):
         return list(layer._inbound_nodes[tensor._keras_history.node_index].arguments.keras_tensors)
@@ -104,7 +104,7 @@ def _against_rest(output: Any) -> Any:
 
 
 def knots_of(calibrator: Calibrator, unit: int) -> tuple[Any, Any, Any, float]:
-    """The pieces of one unit's map: where each starts, its width, its rise, and the value before them."""
+    """Return the pieces of one unit's map: where each starts, its width, its rise, and the value before them."""
     x, y = (
         np.asarray(of, np.float64) for of in (calibrator.knots[unit].log_odds, calibrator.knots[unit].probabilities)
     )
@@ -154,7 +154,7 @@ class _GraphWriter:
         return add("Log", [add("Div", [add("Max", [one, smallest]) for one in odds])])
 
     def _share(self, source: str) -> float | None:
-        """The sum of the weights of a weighted sum of sigmoids; None of anything else."""
+        """Return the sum of the weights of a weighted sum of sigmoids; None of anything else."""
         node = self._nodes.get(source)
         if node is None:
             return None
@@ -171,11 +171,11 @@ class _GraphWriter:
         return total
 
     def _summed(self, node: Any) -> list[str]:
-        """The inputs that a mean is taken of, without constants."""
+        """Return the inputs that a mean is taken of, without constants."""
         return list(node.input) if node.op_type == "Add" else [node.input[0]]
 
     def _mean_again(self, source: str, negative: bool) -> str:
-        """The same mean of 1 / (1 + exp(x)), where x is what the sigmoid was taken of, or its negative."""
+        """Return the same mean of 1 / (1 + exp(x)), where x is what the sigmoid was taken of, or its negative."""
         node, add = self._nodes[source], self._graph.add
         if node.op_type == "Sigmoid":
             x = add("Neg", [node.input[0]]) if negative else node.input[0]

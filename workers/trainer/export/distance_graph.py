@@ -48,7 +48,7 @@ def write(network: keras.Model, train: Mapping[str, Array], path: Path) -> bool:
 
 
 def _last_hidden(network: keras.Model) -> Any:
-    """What goes into the output layers, (batch, units); None where that is not one vector for each row."""
+    """Return what goes into the output layers, (batch, units); None where that is not one vector for each row."""
     sources: dict[int, Any] = {}
     for output in outputs_of(network).values():
         for tensor in output._keras_history.operation._inbound_nodes[0].input_tensors:

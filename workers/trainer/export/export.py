@@ -96,7 +96,7 @@ def raw_model(
     targets: TargetEncoder,
     calibrators: Mapping[str, Calibrator] | None = None,
 ) -> keras.Model:
-    """The network with its preprocessing: takes raw columns, returns `{target: prediction in its own units}`."""
+    """Return the network with its preprocessing: takes raw columns, returns `{target: prediction in its own units}`."""
     network = _calibrated(with_plain_layers(network), targets, calibrators or {})
     raw = keras_encoding.raw_inputs(encoder.columns)
     encoded = keras_encoding.encoded(encoder, raw)
@@ -114,7 +114,7 @@ def raw_model(
 
 
 def raw_values(encoder: Encoder, table: pa.Table) -> dict[str, Any]:
-    """A table's rows as `model.keras` takes them: by input name, arrays `(rows, 1)` of float64 or of strings."""
+    """Return a table's rows as `model.keras` takes them: by input name, arrays `(rows, 1)` of float64 or of strings."""
     names = keras_encoding.input_names(encoder.columns)
     return {names[c.name, c.raw]: c.raw_values(table.column(c.name))[:, None] for c in encoder.columns}
 
@@ -122,7 +122,7 @@ def raw_values(encoder: Encoder, table: pa.Table) -> dict[str, Any]:
 def compare(
     raw: keras.Model, session: onnxruntime.InferenceSession, encoder: Encoder, targets: TargetEncoder, rows: pa.Table
 ) -> dict[str, Any]:
-    """The largest differences between the serving path and Keras on these rows: `{"rows", "max_abs", "max_rel"}`.
+    """Return the largest differences of the serving path from Keras on these rows: `{"rows", "max_abs", "max_rel"}`.
 
     `max_rel` is relative to the predictions' spread: see `_spread`.
     """
@@ -146,7 +146,7 @@ def largest_difference(
 def rounding_noise(
     raw: keras.Model, network: keras.Model, encoder: Encoder, targets: TargetEncoder, rows: pa.Table
 ) -> float:
-    """How far rounding to single precision moves this network's predictions, as a share of their spread.
+    """Return how far rounding to single precision moves this network's predictions, as a share of their spread.
 
     A sum in float32 is the exact sum of terms that are each off by about one rounding, in whatever order it is added
     up. So every weight is moved by one rounding, up or down at random, a few times: the largest change counts.
@@ -176,8 +176,11 @@ def _predict(raw: keras.Model, encoder: Encoder, rows: pa.Table) -> dict[str, np
 
 
 def _spread(target: FittedTarget, predictions: np.ndarray) -> float:
-    """What differences are relative to: 1 for probabilities; for numbers the larger of the target's standard deviation
-    (where it is standardised) and that of the predictions; or the predictions' size, where they are all the same."""
+    """Return the scale of differences: 1 for probabilities.
+
+    For numbers it is the larger of the target's standard deviation (where it is standardised) and that of the
+    predictions; where those are all the same, their size.
+    """
     if target.task != "regression":
         return 1.0
     own = target.scale if target.is_standardised else 0.0
@@ -187,7 +190,7 @@ def _spread(target: FittedTarget, predictions: np.ndarray) -> float:
 
 
 def serve(session: onnxruntime.InferenceSession, encoder: Encoder, rows: pa.Table) -> dict[str, Any]:
-    """The serving path: encode, then run the graph. Returns predictions by target, float32 `(rows, units)`."""
+    """Return the serving path: encode, then run the graph. Returns predictions by target, float32 `(rows, units)`."""
     encoded = encoder.encode(rows)
     names = [output.name for output in session.get_outputs()]
     inputs = {i.name: encoded[i.name] for i in session.get_inputs()}
@@ -222,7 +225,7 @@ def graph_of(
 
 
 def _written(network: keras.Model, outputs: Mapping[str, OutputForm], stack: Stack | None) -> onnx.ModelProto:
-    """The graph of an ensemble with its members stacked, or else side by side. Raises NotWritten."""
+    """Return the graph of an ensemble with its members stacked, or else side by side. Raises NotWritten."""
     if stack is not None:
         with contextlib.suppress(serving_graph.NotWritten):
             return stacked_graph.write(stack, outputs)
@@ -236,7 +239,7 @@ def _rescaled(output: Any, scale: float, offset: float, is_wide: bool) -> Any:
 
 
 def _exported_by_keras(network: keras.Model, outputs: Mapping[str, OutputForm]) -> onnx.ModelProto:
-    """The same graph by way of TensorFlow and tf2onnx, its tensors named as in ours."""
+    """Return the same graph by way of TensorFlow and tf2onnx, its tensors named as in ours."""
     inputs, tensors = inputs_of(network), outputs_of(network)
     served = []
     for form in outputs.values():
@@ -270,7 +273,7 @@ def _rename(model: onnx.ModelProto, inputs: list[str], outputs: list[str]) -> No
 
 
 def target_outputs(network: keras.Model, targets: Sequence[FittedTarget]) -> list[tuple[FittedTarget, str]]:
-    """Each target with the network's output for it: by name, or in order where the names differ."""
+    """Return each target with the network's output for it: by name, or in order where the names differ."""
     names = list(outputs_of(network))
     if set(names) == {target.name for target in targets}:
         return [(target, target.name) for target in targets]
@@ -287,7 +290,7 @@ def _output_entry(network: keras.Model, target: FittedTarget, name: str) -> dict
 
 
 def _raw_input_entries(encoder: Encoder) -> list[dict[str, str]]:
-    """What `model.keras` takes for each column."""
+    """Return what `model.keras` takes for each column."""
     names, dtypes = keras_encoding.input_names(encoder.columns), {"number": "float64", "string": "string"}
     return [{"column": column, "name": name, "dtype": dtypes[raw]} for (column, raw), name in names.items()]
 

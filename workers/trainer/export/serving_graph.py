@@ -104,7 +104,7 @@ def write(model: keras.Model, outputs: Mapping[str, OutputForm]) -> onnx.ModelPr
 
 
 def new_graph(model: keras.Model, outputs: Mapping[str, OutputForm]) -> Graph:
-    """An empty graph, for the inputs of `model` and these outputs. Raises NotWritten."""
+    """Return an empty graph, for the inputs of `model` and these outputs. Raises NotWritten."""
     for name in outputs:
         if name in inputs_of(model):
             raise NotWritten(f"an input and an output are both called {name}")
@@ -114,7 +114,7 @@ def new_graph(model: keras.Model, outputs: Mapping[str, OutputForm]) -> Graph:
 def finish(
     graph: Graph, model: keras.Model, ends: Mapping[str, str], outputs: Mapping[str, OutputForm]
 ) -> onnx.ModelProto:
-    """The whole graph; `ends` are its tensors for the outputs of `model`, by their names there."""
+    """Return the whole graph; `ends` are its tensors for the outputs of `model`, by their names there."""
     tensors = outputs_of(model)
     inputs = [_value_info(name, tensor) for name, tensor in inputs_of(model).items()]
     for name, form in outputs.items():

@@ -119,7 +119,7 @@ class _Writer:
         return stacked if elementwise else self._activated(layer, stacked)
 
     def _product(self, x: str, kernel: Array, bias: str | None) -> str:
-        """The product of a shared tensor with the kernels of all members.
+        """Return the product of a shared tensor with the kernels of all members.
 
         A single row of a wide input that is mostly 0, such as words and categories, reads the kernels' rows of the
         others alone: all of them would not stay in a core's cache.
@@ -151,7 +151,7 @@ class _Writer:
         return self._activated(layer, inputs[0])
 
     def single(self, layer: Any, inputs: list[_Tensor], tensors: list[Any]) -> _Tensor:
-        """A layer without weights that is written for shared tensors, and works along the last axis or by element."""
+        """Write a layer without weights for shared tensors: it works along the last axis or by element."""
         return _Tensor(
             serving_graph.WRITERS[type(layer)](self._graph, layer, [inputs[0].name], tensors), inputs[0].stacked
         )
@@ -201,7 +201,7 @@ class _Writer:
         return _Tensor(graph.add("Add", [scaled, graph.constant(offset)]), stacked=True)
 
     def _alike(self, inputs: list[_Tensor], tensors: list[Any]) -> list[_Tensor]:
-        """All of them stacked, where one is: a shared one is repeated for every member."""
+        """Return all of them stacked, where one is: a shared one is repeated for every member."""
         if not any(one.stacked for one in inputs):
             return inputs
         graph, alike = self._graph, []

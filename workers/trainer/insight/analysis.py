@@ -118,7 +118,7 @@ class Prediction:
         return _probabilities(values)
 
     def losses(self, truth: Array, predicted: Array) -> NDArray[np.float64]:
-        """Each row's log loss or squared error, (rows,)."""
+        """Return each row's log loss or squared error, (rows,)."""
         if not self.labels:
             return np.square(predicted - truth)
         return -np.log(np.clip(predicted[np.arange(len(truth)), truth], 1e-7, 1.0))
@@ -315,7 +315,7 @@ class _Analysis:
         return references.fit_all(self.designs["train"], self.truth["train"], labels, seconds, self.seed)
 
     def _reference_figures(self, reference: Reference) -> dict[str, Any]:
-        """The figures of a simpler model on the same rows, without curves; none where it was fitted on them."""
+        """Return the figures of a simpler model on the same rows, without curves; none where it was fitted on them."""
         if self.held_out == "validation" and self.trained.folds:
             return {}
         truth, predicted = self.truth[self.held_out], reference.predict(self.designs[self.held_out])
@@ -324,7 +324,7 @@ class _Analysis:
         return evaluation.regression(truth, predicted, brief=True)
 
     def _importances(self) -> tuple[list[dict[str, Any]], int]:
-        """The columns' importances, and how many columns were not reached."""
+        """Return the columns' importances, and how many columns were not reached."""
         columns, part = self.trained.prepared.encoding.encoder.raw_columns, self.parts[self.held_out]
         weights = _first_weights(self.trained.model, columns)
         promise = {c.name: _spread(c, self.parts["train"].x) * weights.get(c.name, 1.0) for c in columns}
@@ -339,7 +339,7 @@ class _Analysis:
         return with_weights, len(columns) - len(entries)
 
     def _evaluations(self) -> dict[str, dict[str, Any]]:
-        """The figures of the held-out parts."""
+        """Return the figures of the held-out parts."""
         threshold = None
         if self.prediction.task == "binary":
             chosen_on = "validation" if "validation" in self.truth else "train"
@@ -401,13 +401,13 @@ def _first_weights(model: keras.Model, columns: Sequence[RawColumn]) -> dict[str
 
 
 def _spread(column: RawColumn, encoded: Mapping[str, Array]) -> float:
-    """The spread of a column's encoded values on up to 1,000 rows."""
+    """Return the spread of a column's encoded values on up to 1,000 rows."""
     parts = [encoded[one.input][:1000, one.part].astype(np.float64) for one in column.parts]
     return float(np.sqrt(sum(part.var(axis=0).sum() for part in parts)))
 
 
 def _summary(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The single numbers of every part."""
+    """Return the single numbers of every part."""
     return {
         part: {key: value for key, value in one.items() if isinstance(value, (int, float))}
         for part, one in figures.items()

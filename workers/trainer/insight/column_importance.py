@@ -28,7 +28,7 @@ FOLDS = 3
 def permutation_importance(
     columns: Sequence[RawColumn], encoded: Inputs, losses: RowLosses, *, seconds: float, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """How much the loss rises when a column's values are permuted (Breiman 2001), the most important column first.
+    """Return how much the loss rises when a column is permuted (Breiman 2001), the most important one first.
 
     Args:
         columns: of the encoder, which say what parts of which inputs they fill; the most promising ones first.
@@ -86,7 +86,7 @@ def single_column_scores(
     seconds: float,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """How much of the target each column explains by itself, which a leaking column shows; the highest first.
+    """Return how much of the target each column explains by itself, which a leaking column shows; the highest first.
 
     Returns `{"column", "explained"}`: 1 - a small tree's loss / the baseline's, out of fold. The loss is the log loss
     (of that many `labels`), or the squared error (`labels` 0). `encoded` and `truth` are training rows. Text columns

@@ -27,7 +27,7 @@ Outputs = dict[str, Array]
 
 
 def serving_ends(spec: Spec) -> dict[str, str | None]:
-    """What makes probabilities of each target's outputs, by name; None where they are served as they are."""
+    """Return what makes probabilities of each target's outputs, by name; None where they are served as they are."""
     layers = {node.output: node.layer for node in spec.network if node.output}
     return {t.name: serving_activation(t, spec.training.loss[t.name], layers[t.name]) for t in spec.target}
 
@@ -51,7 +51,7 @@ class EnsembleOutputs:
         return {name: np.stack([outputs[name] for outputs in members]) for name in members[0]}
 
     def combined(self, part: str, x: Mapping[str, Any]) -> Outputs:
-        """The ensemble's outputs for the rows of a part, `(rows, units)`; of folds, the held back member's."""
+        """Return the ensemble's outputs for the rows of a part, `(rows, units)`; of folds, the held back member's."""
         if part != "validation" or self.held_out_by is None:
             return {name: values.mean(axis=0) for name, values in self.by_member(x).items()}
         combined: Outputs = {}
@@ -64,7 +64,7 @@ class EnsembleOutputs:
         return combined
 
     def served(self, raw: Mapping[str, Array], targets: Sequence[FittedTarget]) -> Outputs:
-        """What is answered for such outputs: probabilities, or numbers in the target's own units."""
+        """Return what is answered for such outputs: probabilities, or numbers in the target's own units."""
         ends = serving_ends(self.spec)
         served: Outputs = {}
         for target in targets:
@@ -93,7 +93,7 @@ class EnsembleOutputs:
         return logs
 
     def gain(self, x: Mapping[str, Array], y: Mapping[str, Array], targets: Sequence[FittedTarget]) -> dict[str, Any]:
-        """What the ensemble gained over one of its members, by target, on rows that none of them saw."""
+        """Return what the ensemble gained over one of its members, by target, on rows that none of them saw."""
         rows = evaluation.sample_rows(len(next(iter(y.values()))), GAIN_ROWS, self.spec.training.seed)
         x, y = ({name: values[rows] for name, values in part.items()} for part in (x, y))
         members = self.by_member(x)
@@ -131,7 +131,7 @@ class EnsembleOutputs:
         return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
     def _penalty(self) -> float:
-        """What regularizers add to the loss, on average over the members."""
+        """Return what regularizers add to the loss, on average over the members."""
         if not self.model.losses:
             return 0.0
         total = 0.0

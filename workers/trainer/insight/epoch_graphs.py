@@ -95,7 +95,7 @@ def _hidden_layers(model: keras.Model) -> list[Any]:
 
 
 def _output_rescaling(model: keras.Model, targets: Sequence[FittedTarget]) -> dict[str, tuple[float, float, bool]]:
-    """The rescaling of every output by the target's name, in the order of the model's outputs."""
+    """Return the rescaling of every output by the target's name, in the order of the model's outputs."""
     by_name = {target.name: target for target in targets}
     names = list(outputs_of(model))
     if set(names) != set(by_name):

@@ -76,7 +76,7 @@ def classification(
 
 
 def _roc_auc(truth: Ints, shares: Floats) -> float | None:
-    """The area under the ROC curve; of several labels the mean over those that occur, each against the rest."""
+    """Return the area under the ROC curve; of several labels the mean over those that occur, each against the rest."""
     if shares.shape[1] == 2:
         return float(metrics.roc_auc_score(truth, shares[:, 1])) if len(np.unique(truth)) == 2 else None
     own = [index for index in range(shares.shape[1]) if 0 < (truth == index).sum() < len(truth)]
@@ -103,7 +103,7 @@ def _binary(truth: Ints, positive: Floats, threshold: float | None) -> dict[str,
 
 
 def best_threshold(truth: Ints, positive: Floats) -> float | None:
-    """The threshold of the highest F1 on these rows; None where they all have the same label."""
+    """Return the threshold of the highest F1 on these rows; None where they all have the same label."""
     if len(np.unique(truth)) < 2:
         return None
     precision, recall, thresholds = metrics.precision_recall_curve(truth, positive)
@@ -154,7 +154,7 @@ def _balanced(truth: Ints) -> Floats:
 
 
 def _brier(truth: Ints, shares: Floats) -> float:
-    """The Brier score (Brier 1950): of two labels that of the positive one, of several the sum over labels."""
+    """Return the Brier score (Brier 1950): of two labels that of the positive one, of several the sum over labels."""
     if shares.shape[1] == 2:
         return float(metrics.brier_score_loss(truth, shares[:, 1], pos_label=1))
     return float(((shares - np.eye(shares.shape[1])[truth]) ** 2).sum(1).mean())
@@ -216,7 +216,7 @@ def _residual_deciles(predicted: Floats, residual: Floats) -> list[dict[str, Any
 
 
 def sample_rows(rows: int, most: int, seed: int) -> Ints:
-    """The numbers of all rows, or of `most` of them drawn at random, in order."""
+    """Return the numbers of all rows, or of `most` of them drawn at random, in order."""
     if rows <= most:
         return np.arange(rows)
     return np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
@@ -236,7 +236,7 @@ def compare(ours: Floats, theirs: Floats, seed: int = 0) -> dict[str, Any]:
 
 
 def _normalised(probabilities: Floats) -> Floats:
-    """Rows that sum to 1, as scikit-learn requires; those of a float32 softmax differ by rounding."""
+    """Return the rows that sum to 1, as scikit-learn requires; those of a float32 softmax differ by rounding."""
     shares = np.clip(np.asarray(probabilities, np.float64), 0.0, 1.0)
     totals = shares.sum(1, keepdims=True)
     return np.where(totals > 0, shares / np.maximum(totals, 1e-300), 1.0 / shares.shape[1])

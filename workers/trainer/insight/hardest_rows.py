@@ -17,7 +17,7 @@ OUTLIER = 5.0  # robust standard deviations
 def hardest_labels(
     rows: NDArray[Any], parts: NDArray[Any], truth: NDArray[Any], probabilities: NDArray[Any], labels: Sequence[str]
 ) -> dict[str, Any]:
-    """The hardest rows of a classification, and those that confident learning considers mislabelled.
+    """Return the hardest rows of a classification, and those that confident learning considers mislabelled.
 
     Confident learning (Northcutt, Jiang and Chuang 2021): a label's threshold is its mean probability on rows that have
     it; a row is suspect where another label's probability is above that label's threshold, and the highest. Thresholds
@@ -65,7 +65,10 @@ def hardest_labels(
 def hardest_numbers(
     rows: NDArray[Any], parts: NDArray[Any], truth: NDArray[Any], predicted: NDArray[Any]
 ) -> dict[str, Any]:
-    """The largest residuals of a regression; those beyond `OUTLIER` robust deviations (1.4826 MAD) are suspect."""
+    """Return the largest residuals of a regression.
+
+    Those beyond `OUTLIER` robust deviations (1.4826 MAD) are suspect.
+    """
     residual = predicted.astype(np.float64) - truth
     held_out = parts != "train"
     reliable = residual[held_out] if held_out.sum() >= 20 else residual

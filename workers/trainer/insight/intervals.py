@@ -50,7 +50,7 @@ class Resamples:
         return self.sums(values) / max(1, len(self.picked))
 
     def interval(self, drawn: Floats, figure: float) -> Interval:
-        """The interval of a figure, given its value for each row of `weights` and for all rows; None if undefined."""
+        """Return a figure's interval, given its value for each row of `weights` and for all rows; None if undefined."""
         finite = drawn[1:][np.isfinite(drawn[1:])]
         if len(self.picked) < 2 or not len(finite) or not np.isfinite(drawn[0]):
             return None
@@ -61,7 +61,7 @@ class Resamples:
 
 
 def mean(values: Floats, seed: int) -> Interval:
-    """The interval of the mean of numbers by row."""
+    """Return the interval of the mean of numbers by row."""
     drawn = Resamples.of(len(values), seed)
     return drawn.interval(drawn.means(values), float(np.mean(values))) if len(values) else None
 

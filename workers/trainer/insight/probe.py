@@ -88,7 +88,7 @@ class LayerProbe:
         )
 
     def _trace(self, x: Any, y: Any, weight: Any) -> tuple[Any, list[Any], list[Any]]:
-        """The penalty, the gradients for all variables of probed layers, the outputs of those with an activation."""
+        """Return the penalty, the gradients of the probed layers' variables, and the outputs of their activations."""
         raise NotImplementedError
 
     def _replicas_first(self, values: Array) -> Array:
@@ -143,7 +143,7 @@ def _probed_rows(rows: RowTensors) -> RowTensors:
 
 
 def probed_layers(model: keras.Model) -> list[ProbedLayer]:
-    """The layers of a network, in order, that have weights or an activation to record."""
+    """Return the layers of a network, in order, that have weights or an activation to record."""
     outputs = {id(tensor) for tensor in model.outputs}
     layers = []
     for layer in functional_of(model).layers:
@@ -155,7 +155,7 @@ def probed_layers(model: keras.Model) -> list[ProbedLayer]:
 
 
 def _activation(layer: Any) -> str | None:
-    """The activation, if its outputs show dead or saturated units."""
+    """Return the activation, if its outputs show dead or saturated units."""
     if isinstance(layer, keras.layers.ReLU):
         return "relu" if not layer.negative_slope else None
     if isinstance(layer, keras.layers.RNN | keras.layers.Bidirectional):
@@ -165,7 +165,7 @@ def _activation(layer: Any) -> str | None:
 
 
 def _dense(gradient: Any) -> Any:
-    """A gradient as one tensor; of an embedding, summed over the positions that read a row, without unread rows."""
+    """Return a gradient as one tensor; an embedding's is summed over the positions that read a row."""
     if gradient is None:
         return None
     if isinstance(gradient, tf.IndexedSlices):

@@ -51,7 +51,7 @@ Weights = list[np.ndarray]
 
 
 def due(epoch: int, epochs: int, steps: int, trials: int = 1) -> bool:
-    """Whether epoch `epoch` (from 1) of `epochs`, each of `steps` batches, is recorded, of `trials` at once."""
+    """Return whether epoch `epoch` (from 1) of `epochs`, each of `steps` batches, is recorded, of `trials` at once."""
     every = max(1, -(-CHEAP_STEPS // max(1, steps)), -(-epochs * trials // MAX_ROWS))
     return epoch <= min(ALWAYS, 2 + epochs // 10) or epoch == epochs or epoch % every == 0
 
@@ -107,7 +107,7 @@ class TrialRecorder:
                 self._layers.begin(epoch)
 
     def record(self, epoch: int) -> Figures | None:
-        """The layers' figures after epoch `epoch` (from 1), if it is recorded."""
+        """Return the layers' figures after epoch `epoch` (from 1), if it is recorded."""
         with self.timed():
             figures = None
             if self._layers is not None and due(epoch, self.epochs, self.steps):
@@ -117,7 +117,7 @@ class TrialRecorder:
             return figures
 
     def final(self, epoch: int) -> Figures:
-        """The layers' figures of the network as it is now, that of epoch `epoch`, with histograms."""
+        """Return the layers' figures of the network as it is now, that of epoch `epoch`, with histograms."""
         with self.timed():
             if self._layers is None:
                 self._layers = LayerRecorder(self._probe())
@@ -127,7 +127,7 @@ class TrialRecorder:
         return self.kept_probe(self._model, lambda: ModelProbe(self._model, self._rows))
 
     def kept_probe(self, network: Any, make: Callable[[], LayerProbe]) -> LayerProbe:
-        """The probe of a network; one that an earlier run left, or a new one."""
+        """Return the probe of a network; one that an earlier run left, or a new one."""
         probe = self._probes.get(id(network))
         if probe is None:
             return self._probes.setdefault(id(network), make())
@@ -152,7 +152,7 @@ class StackedTrialRecorder:
             self._layers = LayerRecorder(run.kept_probe(stack, lambda: StackProbe(stack, rows)), epoch)
 
     def record(self, epoch: int) -> list[Figures] | None:
-        """The layers' figures of every trial after epoch `epoch` (from 1), if it is recorded."""
+        """Return the layers' figures of every trial after epoch `epoch` (from 1), if it is recorded."""
         with self._run.timed():
             recorded = due(epoch, self._run.epochs, self._run.steps, self._stack.replicas)
             figures = self._layers.record(epoch) if recorded else None
@@ -161,7 +161,7 @@ class StackedTrialRecorder:
             return figures
 
     def snapshots(self, epochs: int) -> dict[int, list[Weights]]:
-        """The weights of every trial after some of the first `epochs` epochs."""
+        """Return the weights of every trial after some of the first `epochs` epochs."""
         return {epoch: weights for epoch, weights in self._snapshots.items() if epoch <= epochs}
 
     def mark_best(self, trial: int, epochs: int) -> None:
@@ -201,7 +201,7 @@ class LayerRecorder:
         return figures
 
     def final(self) -> Figures:
-        """The figures of the (first) replica as it is now, with histograms and without updates."""
+        """Return the figures of the (first) replica as it is now, with histograms and without updates."""
         self._weights = self.probe.weights()
         return self._figures(None, True)[0]
 

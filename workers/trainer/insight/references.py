@@ -57,7 +57,7 @@ class Reference:
 
 
 def simple_places(encoder: Encoder) -> dict[str, NDArray[np.int64]]:
-    """The places of each input of real numbers without those of further encodings that only spread a number out.
+    """Return the places of each input of real numbers without those of further encodings that only spread a number out.
 
     A tree finds its own thresholds, and a linear model is to be linear in the column.
     """
@@ -79,7 +79,7 @@ def design(
     encoded: Mapping[str, NDArray[Any]],
     places: Mapping[str, NDArray[np.int64]] | None = None,
 ) -> Matrix:
-    """All network inputs side by side: numbers as they are (those of `places`, if given), integers multi-hot.
+    """Return all network inputs side by side: numbers as they are (those of `places`, if given), integers multi-hot.
 
     The matrix has no columns where an integer input has too many values for a fast linear model.
     """

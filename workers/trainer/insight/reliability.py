@@ -48,7 +48,7 @@ def _figure(name: str, truth: Ints, shares: Floats) -> float:
 
 
 def _draws(drawn: Resamples, truth: Ints, shares: Floats) -> dict[str, Floats]:
-    """Each figure on every resample: log loss, Brier score, expected calibration error of the likeliest label."""
+    """Return log loss, Brier score and expected calibration error of the likeliest label on every resample."""
     own = shares[np.arange(len(truth)), truth]
     squares = ((shares - np.eye(shares.shape[1])[truth]) ** 2).sum(1) / (2 if shares.shape[1] == 2 else 1)
     confidence, right = shares.max(1), shares.argmax(1) == truth
@@ -62,7 +62,7 @@ def _draws(drawn: Resamples, truth: Ints, shares: Floats) -> dict[str, Floats]:
 
 
 def _curves(truth: Ints, shares: Floats, labels: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Each label's reliability curve, as `evaluation.classification` has it; None where it does not occur."""
+    """Return each label's reliability curve, as `evaluation.classification` has it; None where it does not occur."""
     curves = []
     for index, label in enumerate(labels):
         own, curve = truth == index, None

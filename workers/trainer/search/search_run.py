@@ -286,7 +286,7 @@ class SearchRun:
         self._take([number], TrialsOutcome([file.trial], 0, weights={0: weights} if weights else {}), reporter)
 
     def _ready(self, spec: Spec, reporter: Reporter) -> ReadyRun:
-        """A spec's data and network; the data are the last trial's where both follow from the same."""
+        """Return a spec's data and network; the data are the last trial's where both follow from the same."""
         request = replace(self._request, spec=spec.to_json(), checkpoint=None)
         training = spec.training
         names = ("target", "features", "rows_without_target", "split", "ensemble")
@@ -334,7 +334,7 @@ class SearchRun:
         epoch: int | None = None,
         running: Sequence[TrialRecord] | None = None,
     ) -> dict[int, str]:
-        """Which of the trials end after the epoch that they have finished, by their place in `numbers`."""
+        """Return which of the trials end after the epoch that they have finished, by their place in `numbers`."""
         if self._settings.pruner == "none":
             return {}
         histories = {number: reporter.history[number] for number in numbers}
@@ -438,7 +438,7 @@ class SearchRun:
     # --- several trials as one network ----------------------------------------------------------------
 
     def _averaged(self, number: int, ready: ReadyRun) -> tuple[ReadyRun, dict[str, Any]]:
-        """The network of several trials, ready to be exported, and which they are; the best alone where none helps."""
+        """Return the network of several trials, ready for export, and which they are; the best alone if none helps."""
         sign = -1.0 if self._settings.direction == "max" else 1.0
         done = [row for row in self._rows.values() if row["state"] == "succeeded" and row.get("value") is not None]
         ranked = sorted(done, key=lambda row: (sign * row["value"], row["trial"]))[:POOL]
@@ -485,7 +485,7 @@ class SearchRun:
         return replace(combined, spec=ready.spec, setup=setup), {"averaged": report}
 
     def _weights_of(self, number: int) -> Weights:
-        """A trial's weights; one that was trained before a crash is trained once more."""
+        """Return a trial's weights; one that was trained before a crash is trained once more."""
         if number not in self._weights:
             self._specs[number] = self._resolved(self._rows[number]["point"])
             reporter = TrialReporter(self._report, [number], str(self._settings.metric), quiet=True)
@@ -495,7 +495,7 @@ class SearchRun:
         return self._weights[number]
 
     def _cost(self, finished: TrainingResult, number: int) -> dict[str, Any]:
-        """What a prediction of one row takes, of the best trial alone and of what is served."""
+        """Return what a prediction of one row takes, of the best trial alone and of what is served."""
         reporter = TrialReporter(self._report, [number], str(self._settings.metric), quiet=True)
         ready = self._ready(self._specs[number], reporter)
         ready.setup.compiled.model.set_weights(self._weights_of(number))
@@ -539,7 +539,7 @@ class SearchRun:
         )
 
     def _ablation(self, spec: Spec) -> dict[str, Any]:
-        """What each part of an ablated spec does; nothing where none is ablated."""
+        """Return what each part of an ablated spec does; nothing where none is ablated."""
         own = self._search.ablation
         if own is None:
             return {}
@@ -558,7 +558,7 @@ class SearchRun:
 
 
 def _as_trial(row: Row, metric: str | None) -> dict[str, Any]:
-    """A search's trial as a run's result lists its trials."""
+    """Return a search's trial as a run's result lists its trials."""
     record = TrialRecord(
         index=row["trial"],
         seed=0,

@@ -71,7 +71,7 @@ class SequentialTrials:
         return TrialsOutcome(self._trials, best.index, self._best_epoch_weights, members)
 
     def _all_members(self) -> Members:
-        """The ensemble of all trials. Raises TrainingFailed where one of them failed."""
+        """Return the ensemble of all trials. Raises TrainingFailed where one of them failed."""
         for trial in self._trials:
             if trial.index not in self._members:
                 failure = trial.failure or {}

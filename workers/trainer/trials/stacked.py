@@ -36,7 +36,7 @@ WORTH_TRACING = 3e9  # multiply-adds that a smaller stack must spare
 
 
 def why_not_stacked(setup: TrialSetup) -> str | None:
-    """Why these trials must be trained one after the other; None where they can be stacked."""
+    """Return why these trials must be trained one after the other; None where they can be stacked."""
     held_out = setup.validation(setup.seeds[0])
     feeds = [setup.feed(setup.seeds[0]), *([held_out] if held_out else [])]
     if not all(feed.resident for feed in feeds):

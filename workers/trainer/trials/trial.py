@@ -132,7 +132,7 @@ def restore_stack(setup: TrialSetup, stack: StackedNetwork, kind: str, path: Pat
 
 
 def best_trial(trials: Sequence[TrialRecord], larger_is_better: bool) -> TrialRecord | None:
-    """The best trial of those that succeeded, the first of equals."""
+    """Return the best trial of those that succeeded, the first of equals."""
     scored = [trial for trial in trials if trial.score is not None]
     sign = -1.0 if larger_is_better else 1.0
     return min(scored, key=lambda trial: (sign * float(trial.score or 0.0), trial.index), default=None)
@@ -279,5 +279,5 @@ class OptimizerSwitcher(keras.callbacks.Callback):
 
 
 def learning_rate(optimizer: keras.optimizers.Optimizer) -> float:
-    """The current learning rate, also of a schedule."""
+    """Return the current learning rate, also of a schedule."""
     return float(keras.ops.convert_to_numpy(optimizer.learning_rate))
