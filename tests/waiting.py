@@ -12,6 +12,10 @@ from typing import Any
 # Most seconds to wait for anything. Beside other work a machine may be many times slower than alone; no wait is longer
 # than its condition needs, so that a high limit costs a passing test nothing.
 PATIENCE = float(os.environ.get("FITSERVE_TEST_PATIENCE", "180"))
+# A pause grows with what was waited already, to at most LONGEST_PAUSE: fifty requests a second, of a server that trains
+# for ten seconds, would take as much processor time as the training.
+GROWTH = 0.04
+LONGEST_PAUSE = 0.25
 
 
 def wait_until(
@@ -25,9 +29,11 @@ def wait_until(
 ) -> Any:
     """Return the first true value of `condition`. Fails after `patience` seconds, or once `process` has ended.
 
-    The message says `what` did not come, with the end of `log`.
+    It is asked at most every `pause` seconds, and less often as time passes. The message says `what` did not come, with
+    the end of `log`.
     """
-    deadline = time.monotonic() + patience
+    began = time.monotonic()
+    deadline = began + patience
     while not (value := condition()):
         ended = process is not None and process.poll() is not None
         if ended or time.monotonic() > deadline:
@@ -37,5 +43,5 @@ def wait_until(
             said = what() if callable(what) else what
             tail = f"\n{log}:\n{log.read_text(errors='replace')[-5000:]}" if log and log.exists() else ""
             raise AssertionError(f"did not come ({why}): {said}{tail}")
-        time.sleep(pause)
+        time.sleep(max(pause, min(LONGEST_PAUSE, GROWTH * (time.monotonic() - began))))
     return value

@@ -77,6 +77,12 @@ def latest_epoch(session: Session, run_id: str) -> Epoch | None:
     return session.scalars(query).first()
 
 
+def running(session: Session, limit: int) -> list[Run]:
+    """Return runs that train now, the latest first; parts of a run do not count."""
+    query = select(Run).where(Run.state == RunState.running, Run.kind.not_in(DIVIDED)).order_by(Run.id.desc())
+    return list(session.scalars(query.limit(limit)))
+
+
 def queue_position(session: Session, run: Run) -> QueuePosition | None:
     """Return a queued run's position and an estimate of its start; None where it is not queued.
 

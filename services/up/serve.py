@@ -18,8 +18,7 @@ from fitserve import __version__, db, local_server, logs
 from fitserve.embedded_redis import EmbeddedRedis
 from fitserve.errors import FitserveError, Unavailable
 from fitserve.local_server import LocalServer, Part
-from fitserve.runs import listing, queries
-from fitserve.runs.listing import RunFilter
+from fitserve.runs import queries
 from fitserve.settings import Settings
 from fitserve.tables import Run
 from services.up import first_key, ports
@@ -296,8 +295,7 @@ def _running(engine: Engine | None) -> str:
         if engine is None:
             return ""
         with db.reading(engine) as session:
-            runs = listing.list_runs(session, RunFilter(states=["running"]), limit=20)
-            texts = [_position(session, run) for run in runs]
+            texts = [_position(session, run) for run in queries.running(session, limit=20)]
     except (FitserveError, Unavailable):
         return ""
     more = f" and {len(texts) - 1} more" if len(texts) > 1 else ""

@@ -106,6 +106,7 @@ DENSE: list[Any] = [
     {"column": "notes", "encoding": {"multi_hot": {"max_tokens": 5}}},
     {"column": "seen", "encoding": {"cyclic": {"parts": ["time_of_day", "weekday", "day_of_month", "time_of_year"]}}},
 ]
+FEW: list[Any] = ["size", "city"]  # where the outputs are what a network is about
 INDICES: list[Any] = [
     "size",
     {"column": "city", "encoding": "index"},
@@ -128,8 +129,8 @@ SPECS: dict[str, dict[str, Any]] = {
     "binary": {"target": "sold", "features": DENSE, "training": {"keep_epochs": [1]}},
     "multiclass": {"target": "tier", "features": INDICES, "network": EMBEDDED},
     "multilabel": {"target": TAGS, "features": ["weight", "city"]},
-    "calibrated": {"target": "sold", "features": DENSE, "ensemble": 2, "calibrate": "temperature"},
-    "isotonic": {"target": "tier", "task": "multiclass", "features": DENSE, "ensemble": 2, "calibrate": "isotonic"},
+    "calibrated": {"target": "sold", "features": FEW, "ensemble": 2, "calibrate": "temperature"},
+    "isotonic": {"target": "tier", "task": "multiclass", "features": FEW, "ensemble": 2, "calibrate": "isotonic"},
     "regression": {"target": "price", "features": ["income", "weight"]},
     "names": {
         "target": ["目标", "a/b y% {0}\n"],
@@ -220,12 +221,20 @@ def keras_predictions(files: dict[str, Path], encoder: Encoder, rows: pa.Table) 
     return {name: value.numpy() for name, value in model(inputs, training=False).items()}
 
 
+def asked_for(items: list[pytest.Item]) -> list[str]:
+    """Return the networks that the selected tests of this file ask for: each takes three seconds to train."""
+    parameters = [
+        getattr(getattr(item, "callspec", None), "params", {}) for item in items if item.path == Path(__file__)
+    ]
+    return [name for name in SPECS if any(one.get("name", "binary") == name for one in parameters)]
+
+
 @pytest.fixture(scope="module")
-def cases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Case]]:
+def cases(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[dict[str, Case]]:
     folder = tmp_path_factory.mktemp("parity")
     toys = ToyRegistry(folder / "toys")
     made: dict[str, tuple[dict[str, Any], pa.Table, Outputs]] = {}
-    for name in SPECS:
+    for name in asked_for(request.session.items):
         result, run = trained(toys, name, folder / name)
         encoder = Encoder.from_json(result.manifest["encoder"])
         asked = table().slice(0, ASKED).select(list(encoder.names))

@@ -81,6 +81,7 @@ def load() -> tuple[Train, Callable[[], None]]:
     # Keras imports matplotlib where it is installed, which searches for fonts: half a second of every start.
     sys.modules["matplotlib"] = None  # type: ignore[assignment]
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    gc.disable()  # of TensorFlow's million objects none is garbage, and going through them takes a fifth of the start
     from workers.trainer.engine.device import set_threads, warm_up
     from workers.trainer.engine.kept_networks import tidy_up
 
@@ -88,7 +89,8 @@ def load() -> tuple[Train, Callable[[], None]]:
     prepare = set_threads if os.environ.get("TRAINER_TOGETHER") else warm_up
     prepare(int(os.environ.get("TRAINER_THREADS", "0")))
     train = importlib.import_module("workers.trainer.train").train
-    gc.freeze()  # what is imported stays: going through TensorFlow's million objects takes a collection 0.25 s
+    gc.freeze()  # what is imported stays: going through it takes each later collection 0.25 s
+    gc.enable()
     return train, tidy_up
 
 
