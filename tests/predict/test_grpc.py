@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import grpc
 import numpy as np
@@ -56,19 +57,31 @@ def test_health_is_watched(channel: grpc.Channel) -> None:
 def test_the_fast_lane_answers_as_the_ordinary_way(channel: grpc.Channel, served: RunningService) -> None:
     infer = channel.unary_unary(INFER, response_deserializer=pb.ModelInferResponse.FromString)
 
-    def ask(message: pb.ModelInferRequest, *more: tuple[str, str]) -> tuple[pb.ModelInferResponse, dict[str, str]]:
+    def ask(
+        message: pb.ModelInferRequest | bytes, *more: tuple[str, str]
+    ) -> tuple[pb.ModelInferResponse, dict[str, str]]:
+        data = message if isinstance(message, bytes) else message.SerializeToString()
         metadata = (("authorization", f"Bearer {served.toys.token}"), *more)
-        answer, call = infer.with_call(message.SerializeToString(), metadata=metadata, timeout=60)
+        answer, call = infer.with_call(data, metadata=metadata, timeout=60)
         return answer, {key: value for key, value in call.trailing_metadata() if key.startswith("x-")}
 
-    messages = [request(ROWS), request(ROWS[:1], id="a"), request(ROWS, "<f8", "FP64"), request([[1e9] * 6])]
+    messages: list[Any] = [request(ROWS), request(ROWS[:1], id="a"), request(ROWS, "<f8", "FP64")]
+    messages += [request(ROWS[::-1]), request([[0.5] * 6] * 2, "<f8", "FP64")]  # as before, but for the numbers
+    # The numbers stand first, or what looks like them stands in the id.
+    raw, rest = b"\x3a\x18", pb.ModelInferRequest(model_name="m1", inputs=messages[1].inputs).SerializeToString()
+    for row in np.array(ROWS, "<f4"):
+        messages.append(raw + row.tobytes() + rest)
+        messages.append(raw + row.tobytes() + rest + b"\x1a\x1a" + raw + b"abcd" * 5 + b"%04d" % row[0])
+    messages.append(request([[1e9] * 6]))
     # A further word in the metadata keeps a call on the ordinary way.
     ordinary = [ask(message, ("x-other", "y")) for message in messages]
     ask(messages[0])
     fast = served.telemetry("fitserve_predict_fast_lane_requests_total")
     assert [ask(message) for message in messages] == ordinary
-    assert served.telemetry("fitserve_predict_fast_lane_requests_total") == fast + 3  # the last one is warned of
-    assert "x-model-warnings" in ordinary[3][1]
+    assert (
+        served.telemetry("fitserve_predict_fast_lane_requests_total") == fast + len(messages) - 1
+    )  # the last one is warned of
+    assert "x-model-warnings" in ordinary[-1][1]
     with pytest.raises(grpc.RpcError) as refused:
         infer(messages[0].SerializeToString(), metadata=(("authorization", "Bearer wrong.key"),), timeout=60)
     assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED

@@ -1,13 +1,16 @@
 """The fast lane of gRPC: ModelInfer of one raw tensor of all columns, from a caller and of a model that are known.
 
-A call's metadata and model are checked once, on the ordinary way; later calls with the same ones go straight from the
-message's bytes to the network and back. Anything unusual takes the ordinary way with the very same bytes, which has
-all errors and warnings.
+A call's metadata and model are checked once, on the ordinary way, and its message is read once: one of the same
+length that differs in the numbers at its end alone reads alike. Later calls go straight from those bytes to the
+network, whose numbers are the end of an answer that was written before. Anything unusual takes the ordinary way with
+the very same bytes, which has all errors and warnings.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,24 +24,62 @@ from services.predict.serving.prediction_service import PredictionService, Proto
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 PROTOCOL = "oip_grpc"
-MOST_KNOWN = 2048
+MOST_KNOWN, MOST_FORMS = 2048, 64
+RAW_CONTENTS = bytes((7 << 3 | 2,))  # the tag of `raw_input_contents`, the last field of a message
 _HARMLESS = frozenset({"authorization", "user-agent", "x-forwarded-for", "grpc-accept-encoding", "accept-encoding"})
 _TYPES = {"FP32": "<f4", "FP64": "<f8"}
 
 Metadata = tuple[Any, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Form:
+    """Messages that differ in their numbers alone: what they ask of which model, and the answer but for its numbers."""
+
+    model: LoadedModel
+    dtype: str  # of NumPy
+    answer: bytes
+
+
+class KnownCaller:
+    """The forms of one caller's messages: by their length that of the numbers, and by what stands before these."""
+
+    def __init__(self) -> None:
+        self.models: dict[tuple[str, str], LoadedModel] = {}
+        self.numbers: dict[int, int] = {}
+        self.forms: dict[bytes, Form] = {}
+
+    def form_of(self, data: bytes) -> tuple[Form, Any] | None:
+        """Return the form of a message and its numbers; None of one that is not known."""
+        start = len(data) - self.numbers.get(len(data), 0)
+        form = self.forms.get(data[:start])
+        return None if form is None else (form, np.frombuffer(data, form.dtype, offset=start))
+
+    def learn(self, data: bytes, form: Form, numbers: bytes) -> None:
+        """Remember the form of a message, if it is a whole one and these numbers after it."""
+        end = RAW_CONTENTS + _varint(len(numbers)) + numbers
+        if not data.endswith(end):
+            return
+        with contextlib.suppress(DecodeError):
+            if pb.ModelInferRequest.FromString(data[: len(data) - len(end)]).raw_input_contents:
+                return
+            if len(self.forms) >= MOST_FORMS:
+                self.forms.clear()
+            self.numbers[len(data)] = len(numbers)
+            self.forms[data[: len(data) - len(numbers)]] = form
+
+
 class GrpcLane:
-    """What is known of earlier calls: which metadata are a caller's, and which model answers it."""
+    """What is known of earlier calls, by their metadata."""
 
     def __init__(self, service: PredictionService) -> None:
         self._service = service
-        self._models: dict[Metadata, dict[tuple[str, str], LoadedModel]] = {}
-        service.on_change.append(self._models.clear)
+        self._callers: dict[Metadata, KnownCaller] = {}
+        service.on_change.append(self._callers.clear)
 
     def knows(self, metadata: Metadata) -> bool:
         """Return whether an earlier call with these metadata was answered."""
-        return metadata in self._models
+        return metadata in self._callers
 
     def remember(self, metadata: Metadata, request: ProtocolRequest, message: Any) -> None:
         """Remember the caller and the model of a call that the ordinary way has answered, if others may go this way."""
@@ -49,51 +90,40 @@ class GrpcLane:
             return
         if model.columns.plain_numbers is None or set(MATRIX_NAMES) & set(model.columns.names):
             return
-        if len(self._models) >= MOST_KNOWN:
-            self._models.clear()
-        self._models.setdefault(metadata, {})[message.model_name, message.model_version] = model
+        if len(self._callers) >= MOST_KNOWN:
+            self._callers.clear()
+        caller = self._callers.setdefault(metadata, KnownCaller())
+        caller.models[message.model_name, message.model_version] = model
 
     def answer(self, metadata: Metadata, data: bytes) -> tuple[bytes, LoadedModel] | None:
         """Return the response to a message and the model that gave it; None where it must take the ordinary way."""
         started = time.perf_counter()
-        known = self._models.get(metadata)
+        caller = self._callers.get(metadata)
+        if caller is None:
+            return None
+        known = caller.form_of(data) or _read(caller, data)
         if known is None:
             return None
-        try:
-            message = pb.ModelInferRequest.FromString(data)
-        except DecodeError:
+        form, numbers = known
+        values = self._infer(form.model, numbers)
+        if values is None:
             return None
-        model = known.get((message.model_name, message.model_version))
-        if model is None or message.outputs or message.parameters or len(message.inputs) != 1:
-            return None
-        (tensor,), raw = message.inputs, message.raw_input_contents
-        dtype, shape = _TYPES.get(tensor.datatype), list(tensor.shape)
-        if dtype is None or tensor.name not in MATRIX_NAMES or len(raw) != 1 or tensor.parameters:
-            return None
-        if len(shape) != 2 or shape[1] != len(model.columns.names) or tensor.HasField("contents"):
-            return None
-        if len(raw[0]) != shape[0] * shape[1] * int(dtype[2]):
-            return None
-        values = self._infer(model, np.frombuffer(raw[0], dtype))
-        return None if values is None else (self._respond(model, message, values, started), model)
+        self._count(form.model, numbers, values, started)
+        return form.answer + values.tobytes(), form.model
 
     def _infer(self, model: LoadedModel, flat: Any) -> Any:
         buffer = model.take_buffer()
         if buffer is None:
             return None
         try:
-            if not len(flat) or not buffer.write_numbers(flat.tolist()):
+            if not buffer.write_numbers(flat.tolist()):
                 return None
             (values,) = buffer.infer(len(flat) // len(model.columns.names)).values()
-            return values.copy()
+            return values.astype(_TYPES[model.outputs[0].datatype])
         finally:
             model.give_back(buffer)
 
-    def _respond(self, model: LoadedModel, message: Any, values: Any, started: float) -> bytes:
-        response = pb.ModelInferResponse(model_name=model.name, model_version=model.version_text, id=message.id)
-        output = model.outputs[0]
-        response.outputs.add(name=output.name, datatype=output.datatype, shape=values.shape)
-        response.raw_output_contents.append(values.astype(_TYPES[output.datatype], copy=False).tobytes())
+    def _count(self, model: LoadedModel, flat: Any, values: Any, started: float) -> None:
         counters = model.counters.get(PROTOCOL) or self._service.counters.of_version(model, PROTOCOL)
         now, rows = time.perf_counter(), len(values)
         counters.requests += 1
@@ -106,6 +136,45 @@ class GrpcLane:
             counters.sizes.observe(rows)
         model.last_used = time.monotonic()
         if model.sampler is not None and now > model.sampler.next_sample_at:
-            flat = np.frombuffer(message.raw_input_contents[0], _TYPES[message.inputs[0].datatype])
             model.sampler.sample(now, [flat.astype(np.float64).tolist()], True, rows, [values])
-        return bytes(response.SerializeToString())
+
+
+def _read(caller: KnownCaller, data: bytes) -> tuple[Form, Any] | None:
+    """Return a message's form, and remember it, with its numbers; None if it asks for anything but the plain answer."""
+    try:
+        message = pb.ModelInferRequest.FromString(data)
+    except DecodeError:
+        return None
+    model = caller.models.get((message.model_name, message.model_version))
+    if model is None or message.outputs or message.parameters or len(message.inputs) != 1:
+        return None
+    (tensor,), raw = message.inputs, message.raw_input_contents
+    dtype, shape = _TYPES.get(tensor.datatype), list(tensor.shape)
+    if dtype is None or tensor.name not in MATRIX_NAMES or len(raw) != 1 or tensor.parameters:
+        return None
+    if len(shape) != 2 or shape[0] < 1 or shape[1] != len(model.columns.names) or tensor.HasField("contents"):
+        return None
+    numbers = raw[0]
+    if len(numbers) != shape[0] * shape[1] * int(dtype[2]):
+        return None
+    form = Form(model, dtype, _answer_before_numbers(model, message.id, shape[0]))
+    if not message.id:  # of which the next one has another
+        caller.learn(data, form, numbers)
+    return form, np.frombuffer(numbers, dtype)
+
+
+def _answer_before_numbers(model: LoadedModel, id: str, rows: int) -> bytes:
+    """Return a ModelInferResponse without the numbers, which are its last bytes."""
+    response = pb.ModelInferResponse(model_name=model.name, model_version=model.version_text, id=id)
+    output = model.outputs[0]
+    response.outputs.add(name=output.name, datatype=output.datatype, shape=(rows, output.units))
+    numbers = bytes(rows * output.units * int(_TYPES[output.datatype][2]))
+    response.raw_output_contents.append(numbers)
+    whole = response.SerializeToString(deterministic=True)
+    return bytes(whole[: len(whole) - len(numbers)])
+
+
+def _varint(number: int) -> bytes:
+    """Return a number as Protocol Buffers write it."""
+    low, rest = number & 0x7F, number >> 7
+    return bytes((low | 0x80,)) + _varint(rest) if rest else bytes((low,))

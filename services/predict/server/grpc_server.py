@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from typing import Any
 
 import grpc
@@ -73,31 +72,52 @@ async def start_grpc_server(service: PredictionService, settings: Settings) -> g
     return server
 
 
-@dataclass
 class WaitingCalls:
     """Calls whose message has not come yet, by caller: at most `most` of each, for `seconds`."""
 
-    most: int
-    seconds: float
-    counts: Counter[str] = field(default_factory=Counter)
+    def __init__(self, most: int, seconds: float) -> None:
+        self.most, self.seconds = most, seconds
+        self._counts: Counter[Hashable] = Counter()
+        self._until: dict[asyncio.Task[Any], float] = {}  # rising
+        self._expired: set[asyncio.Task[Any]] = set()
+        self._timer: asyncio.TimerHandle | None = None  # one for all calls: each of its own costs more than a row
 
-    async def message(self, caller: str, context: Any) -> bytes:
+    async def message(self, caller: Hashable, context: Any) -> bytes:
         """Return a call's message as bytes. Raises TooMany, Malformed, DeadlineExceeded."""
-        if self.counts[caller] >= self.most:
+        if self._counts[caller] >= self.most:
             raise TooMany("Too many calls of this caller wait for their messages.", retry_after=1)
-        self.counts[caller] += 1
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        self._counts[caller] += 1
+        self._until[task] = loop.time() + self.seconds
+        if self._timer is None:
+            self._timer = loop.call_later(self.seconds, self._expire, loop)
         try:
-            async with asyncio.timeout(self.seconds):
-                data = await context.read()
-        except TimeoutError:
+            data = await context.read()
+        except asyncio.CancelledError:
+            if task not in self._expired:  # the client has left, or the server stops
+                raise
+            task.uncancel()
             raise DeadlineExceeded(f"The message did not come within {self.seconds:g} s.") from None
         finally:
-            self.counts[caller] -= 1
-            if not self.counts[caller]:
-                del self.counts[caller]
+            del self._until[task]
+            self._expired.discard(task)
+            self._counts[caller] -= 1
+            if not self._counts[caller]:
+                del self._counts[caller]
         if data is grpc.aio.EOF:
             raise Malformed("The call has no message.")
         return bytes(data)
+
+    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Cancel the calls whose time is over, and come back for the next one."""
+        self._timer = None
+        for task, until in self._until.items():
+            if until > loop.time():
+                self._timer = loop.call_at(until, self._expire, loop)
+                return
+            self._expired.add(task)
+            task.cancel()
 
 
 def _decoded(method: GrpcMethod, data: bytes) -> Any:
@@ -192,7 +212,7 @@ def _unary(
         response = message = None
         if may_be_fast and lane.knows(metadata):
             try:
-                data = await waiting.message(str(metadata), context)
+                data = await waiting.message(metadata, context)
             except FitserveError as refusal:
                 error = refusal
             else:
@@ -210,7 +230,7 @@ def _unary(
                 message = method.request_type()  # it has no fields that matter: whatever is sent is not received
             else:
                 caller = request.identify()  # the key first, then bytes
-                data = data or await waiting.message(str(caller.key_id), context)
+                data = data or await waiting.message(caller.key_id, context)
                 message = _decoded(method, data)
             if method.needs_key:  # whether the server lives is told even where there is no room
                 request.admit()
