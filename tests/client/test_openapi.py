@@ -7,11 +7,13 @@ import os
 import re
 import shutil
 import subprocess
+import venv
 from pathlib import Path
 
 import pytest
 
 from docs.make_api import documents, page
+from services.control.openapi import METHODS
 from tests.conftest import PROJECT, Server, get_text
 from tests.needs import needs
 
@@ -71,3 +73,33 @@ def test_the_typescript_client_uploads_trains_watches_and_predicts(typescript: P
     assert max(inner, key=inner.__getitem__) == "in"
     assert max(outer, key=outer.__getitem__) == "out"
     assert all(len(row["output"]) == 1 for row in predicted)
+
+
+@pytest.mark.long
+def test_python_clients_are_generated_whole_and_upload_train_wait_and_predict(server: Server, tmp_path: Path) -> None:
+    """By openapi-python-client, in an environment of its own."""
+    venv.create(tmp_path / "environment", with_pip=True)
+    programs = tmp_path / "environment" / "bin"
+    tools = [str(programs / "python"), "-m", "pip", "install", "-q", "openapi-python-client", "ruff"]
+    installed = subprocess.run(tools, capture_output=True, text=True)
+    if installed.returncode != 0:
+        pytest.skip(f"openapi-python-client cannot be installed: {installed.stderr.strip()[-200:]}")
+    environment = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+    addresses = {"control": f"{server.base_url}/api/v1/openapi.json", "predict": f"{server.predict_url}/openapi.json"}
+    for name, address in addresses.items():
+        (tmp_path / f"{name}.json").write_text(get_text(address))
+        words = ["generate", "--meta", "none", "--path", f"{name}.json", "--output-path", name]
+        command = [str(programs / "openapi-python-client"), *words, "--fail-on-warning"]
+        command += ["--config", str(PROJECT / "clients" / "openapi-python-client.yaml")]
+        made = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert made.returncode == 0, made.stdout + made.stderr
+        routes = json.loads((tmp_path / f"{name}.json").read_text())["paths"].values()
+        endpoints = [one for one in (tmp_path / name / "api").glob("*/*.py") if one.name != "__init__.py"]
+        assert len(endpoints) == sum(method in METHODS for route in routes for method in route)
+    shutil.copy(Path(__file__).parent / "generated_journey.py", tmp_path)
+    environment |= {"FITSERVE_URL": server.base_url, "FITSERVE_PREDICT_URL": server.predict_url}
+    environment["FITSERVE_API_KEY"] = server.token
+    command = [str(programs / "python"), "generated_journey.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [200, "succeeded", 2, ["left", "right"]]

@@ -6,7 +6,7 @@ import json
 import socket
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import cycle
 from pathlib import Path
 
@@ -33,9 +33,9 @@ def connect(service: RunningService, number: int) -> socket.socket:
 
 
 class SlowClients:
-    """Connections in three kinds: silent, half a head, half a body under one key."""
+    """Connections in three kinds, by turns: silent, half a head, half a body under one key; or of some kinds alone."""
 
-    def __init__(self, service: RunningService, count: int) -> None:
+    def __init__(self, service: RunningService, count: int, kinds: Sequence[int] = range(3)) -> None:
         token = service.toys.create_key(["predict"], models=["m1"])
         ready = f"{service.url}/v1/models/m1"
         # The service learns of a new key at its next poll.
@@ -44,7 +44,7 @@ class SlowClients:
         whole = f"{head}Content-Type: application/json\r\nContent-Length: {len(BODY)}\r\n\r\n{BODY[:20]}"
         self.dripping: list[socket.socket] = []
         self.all = [connect(service, number) for number in range(count)]
-        for connection, kind in zip(self.all, cycle(range(3)), strict=False):
+        for connection, kind in zip(self.all, cycle(kinds), strict=False):
             if kind == 1:
                 connection.sendall(head.encode())
                 self.dripping.append(connection)
@@ -92,6 +92,18 @@ def test_others_are_served_while_clients_are_slow_and_leave(service: RunningServ
     assert answers_of(service, "500") == 0
     log = next(service.toys.home.glob("services.predict-*.log")).read_text()
     assert "Traceback" not in log, log
+
+
+@pytest.mark.long
+def test_2048_half_bodies_of_one_key_leave_everybody_else_served(service: RunningService) -> None:
+    slow = SlowClients(service, 2048, kinds=[2])
+    with httpx2.Client(base_url=service.url, headers=service.headers, timeout=60) as client:
+        seconds_of(client, 500)
+        assert client.get("/v2/health/ready").status_code == 200
+        assert service.telemetry("fitserve_predict_requests_in_flight") == 0
+        slow.leave()
+        eventually(lambda: answers_of(service, "499") >= 2048)
+    assert answers_of(service, "429") == answers_of(service, "500") == 0
 
 
 @pytest.mark.long
