@@ -12,8 +12,11 @@ from tests.predict.toy_registry import ToyModel
 DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 
 
-def default_model(file: Path, target: str) -> tuple[ToyModel, dict[str, Any]]:
-    """Train a table's default network. Returns its artifact, and a row of the table as a client would send it."""
+def default_model(file: Path, target: str, **written: Any) -> tuple[ToyModel, dict[str, Any]]:
+    """Train a table's default network. Returns its artifact, and a row of the table as a client would send it.
+
+    `written` are further keys of the spec.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import pyarrow.parquet as pq
 
@@ -29,7 +32,7 @@ def default_model(file: Path, target: str) -> tuple[ToyModel, dict[str, Any]]:
         folder = Path(name)
         loaded = load(Table(file.stem, target, "", False, file=file.name), file.parent, folder / "table")
         facts = loaded.facts(loaded.rows.num_rows)
-        spec = resolve(parse({"dataset": "data", "target": target, "training": {"seed": 0}}), facts).spec
+        spec = resolve(parse({"dataset": "data", "target": target, "training": {"seed": 0}, **written}), facts).spec
         pq.write_table(loaded.rows, folder / "rows.parquet")
         request = TrainingRequest(
             "run", 1, spec.to_json(), facts.model_dump(mode="json"), folder / "rows.parquet", folder

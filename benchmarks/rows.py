@@ -20,7 +20,8 @@ from onnx import TensorProto, helper, numpy_helper
 from fitserve.dataset_facts import ColumnFacts, DatasetFacts
 from fitserve.encoder import Encoder
 from fitserve.spec.feature import Feature
-from services.predict.catalog.loaded_model import InputRows, LoadedModel
+from services.predict.catalog.columns import InputRows
+from services.predict.catalog.loaded_model import LoadedModel
 from services.predict.protocols.oip import rest as oip
 from services.predict.protocols.tfserving import rest as tfserving
 from tests.predict.toy_registry import ToyModel, mixed, numeric

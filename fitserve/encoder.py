@@ -180,10 +180,9 @@ class Encoder:
         refused = [one.refused for one in encoded if one.refused is not None]
         if refused:
             self._raise_problems(columns, np.unique(np.concatenate(refused)))
-        raw, scratch = self.raw_columns, self._zeros(1)
 
         def make(row: int, place: int) -> list[ValueWarning]:
-            return raw[place].encode_value(columns[place][row], scratch, 0)
+            return self.raw_columns[place].encode_value(columns[place][row], self._zeros(1), 0)
 
         return arrays, RowWarnings.by_column(len(columns[0]), [one.warned for one in encoded], make)
 
@@ -252,7 +251,7 @@ class Encoder:
 
 def zeros(shape: tuple[int, ...], dtype: str) -> np.ndarray:
     """Return zeros; many of them begin where TensorFlow can use them without a copy."""
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    size = math.prod(shape) * np.dtype(dtype).itemsize
     if size < MANY_BYTES:
         return np.zeros(shape, dtype)
     memory = np.zeros(size + ALIGNMENT, np.uint8)

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from fitserve.dataset_facts import MAX_LABELS, ColumnFacts
-from fitserve.encoding.coercion import Column, as_label, bad_value, clipped, labels_of
+from fitserve.encoding.coercion import Column, as_label, bad_value, by_value, clipped, labels_of
 from fitserve.encoding.encoding import Encoding, FittedColumn, Row, Unusual, ValueWarning, ValueWriter
 from fitserve.errors import BadInput
 from fitserve.parsing.column_format import PLAIN
@@ -18,20 +18,19 @@ from fitserve.parsing.column_format import PLAIN
 _SIMPLE = frozenset({str, int, float, bool})  # whose values can be looked up
 MOST_EXACT = 1e15  # up to which an integer and the float that is equal to it have the same label
 _USUAL, _MISSING, _UNKNOWN, _REFUSED = range(4)  # how usual a value is
+_NOT_FOUND = -2  # a place that no label has
 
 
-def by_value(values: Sequence[Any]) -> tuple[np.ndarray, list[Any]]:
-    """Return int64 codes (rows,) into the distinct JSON values, and those: 1, 1.0 and true are different ones."""
-    kinds = set(map(type, values))
-    keys: Sequence[Any] = values
-    if not (kinds <= {str, type(None)} or (len(kinds) == 1 and kinds <= {int, bool})):
-        keys = [value if type(value) is str else (type(value), repr(value)) for value in values]
-    places = {key: place for place, key in enumerate(dict.fromkeys(keys))}
-    codes = np.fromiter(map(places.__getitem__, keys), np.int64, len(keys))
-    if keys is values:
-        return codes, list(places)
-    _, first = np.unique(codes, return_index=True)
-    return codes, [values[at] for at in first.tolist()]
+class _Places(dict[Any, int]):
+    """Places by value; that of a value that is not in it is `_NOT_FOUND`."""
+
+    def __missing__(self, value: Any) -> int:
+        return _NOT_FOUND
+
+    @cached_property
+    def has_truths(self) -> bool:
+        """Whether true or false would be found, as the numbers that they are equal to."""
+        return 0 in self or 1 in self
 
 
 class LabelColumn(FittedColumn):
@@ -101,41 +100,76 @@ class LabelColumn(FittedColumn):
 
         return write
 
+    @cached_property
+    def _usual_places(self) -> _Places:
+        """The places of the values that `known_values` names: 1 and 1.0 have one."""
+        places = _Places()
+        for kind, of_kind in self.known_values().items():
+            if kind is not bool:  # true is equal to 1, whose label it does not have
+                places.update(of_kind)
+        if places and self.missing_place is not None and self.encoding.missing != "refuse":
+            places[None] = self.missing_place
+        return places
+
     def encode_values(self, values: Sequence[Any], out: np.ndarray) -> Unusual:
-        codes, distinct = by_value(values)
-        places = np.zeros(len(distinct), np.int64)
-        states = np.zeros(len(distinct), np.int8)
-        for code, value in enumerate(distinct):
-            places[code], states[code] = self._place_and_state(value)
-        unusual, written = Unusual(), places[codes]
-        if states.any():
-            state = states[codes]
-            if (state == _REFUSED).any():
-                return Unusual(refused=np.flatnonzero(state == _REFUSED))
+        places = self._looked_up(values)
+        unusual, others = Unusual(), np.flatnonzero(places == _NOT_FOUND)
+        if others.size:
+            found, states = self._places_and_states([values[at] for at in others.tolist()])
+            places[others] = found
+            if (states == _REFUSED).any():
+                return Unusual(refused=others[states == _REFUSED])
             for name, of_state in (("missing_value", _MISSING), ("unknown_category", _UNKNOWN)):
-                if (rows := np.flatnonzero(state == of_state)).size:
+                if (rows := others[states == of_state]).size:
                     unusual.warned[name] = rows
-        self._write_places(written, out)
+        self._write_places(places, out)
         return unusual
 
-    def _place_and_state(self, value: Any) -> tuple[int, int]:
-        """Return a value's place (-1 leaves zeros), and how usual it is."""
-        try:
-            label = as_label(value, self.format)
-            if label is None:
-                self.refuse_missing(None)
-                return (-1, _MISSING) if self.missing_place is None else (self.missing_place, _USUAL)
-            place = self.place_of(label)
-            return (place, _USUAL) if place is not None else (self.place_of_unknown(label, 0), _UNKNOWN)
-        except (TypeError, BadInput):
-            return -1, _REFUSED
+    def _looked_up(self, values: Sequence[Any]) -> np.ndarray:
+        """Return the place of each value that is usual as it is, `_NOT_FOUND` of others: int64 (rows,)."""
+        usual = self._usual_places
+        if usual and not (usual.has_truths and bool in set(map(type, values))):
+            try:
+                return np.fromiter(map(usual.__getitem__, values), np.int64, len(values))
+            except TypeError:  # a list or an object
+                pass
+        return np.full(len(values), _NOT_FOUND, np.int64)
+
+    def _places_and_states(self, values: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the place of each value (-1 leaves zeros), and how usual it is: each distinct one is read once."""
+        codes, distinct = by_value(values)
+        places, states = np.full(len(distinct), -1, np.int64), np.zeros(len(distinct), np.int8)
+        labels: dict[int, str] = {}  # by code
+        for code, value in enumerate(distinct):
+            try:
+                label = as_label(value, self.format)
+            except TypeError:
+                states[code] = _REFUSED
+                continue
+            if label is not None:
+                labels[code] = label
+            elif self.encoding.missing == "refuse":
+                states[code] = _REFUSED
+            elif self.missing_place is None:
+                states[code] = _MISSING
+            else:
+                places[code] = self.missing_place
+        for (code, label), place in zip(labels.items(), self.places_of(list(labels.values())).tolist(), strict=True):
+            try:
+                places[code] = place if place >= 0 else self.place_of_unknown(label, 0)
+                states[code] = _USUAL if place >= 0 else _UNKNOWN
+            except BadInput:
+                states[code] = _REFUSED
+        return places[codes], states[codes]
 
     def _write_places(self, places: np.ndarray, out: np.ndarray) -> None:
         if self.integer:
             out[:, 0] = np.maximum(places, 0)
-        else:
+        elif len(places) and places.min() < 0:
             rows = np.flatnonzero(places >= 0)
             out[rows, places[rows]] = 1
+        else:
+            out[np.arange(len(places)), places] = 1
 
     def encode_column(self, column: Column, out: np.ndarray) -> None:
         self._write_places(self.places_of_column(column), out)
@@ -189,7 +223,11 @@ class CategoryColumn(LabelColumn):
     def known_values(self) -> dict[type, dict[Any, int]]:
         places = self._places
         texts = {label: place for label, place in places.items() if as_label(label, self.format) == label}
-        numbers = {number: places[label] for label in places if (number := _number_of(label)) is not None}
+        numbers = {
+            number: places[label]
+            for label in places
+            if (number := _number_of(label)) is not None and as_label(number, self.format) == label
+        }
         truths = {value: places[label] for value, label in ((False, "false"), (True, "true")) if label in places}
         return {str: texts, int: numbers, float: numbers, bool: truths}
 
@@ -209,7 +247,9 @@ def _number_of(label: str) -> float | None:
         number = float(label)
     except ValueError:
         return None
-    return number if abs(number) < MOST_EXACT and as_label(number) == label else None
+    if not (abs(number) < MOST_EXACT and as_label(number) == label):
+        return None
+    return int(number) if number.is_integer() else number  # an integer is found quicker by its like
 
 
 class Category(Encoding):

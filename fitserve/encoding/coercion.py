@@ -7,7 +7,7 @@ they were in the uploaded file. pyarrow is imported where a table is read, becau
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -181,6 +181,20 @@ def _seconds_of_text(text: str, format: ColumnFormat) -> float:
         return read_time(text, format)
     except ValueError:
         return as_seconds(datetime.fromisoformat(text.strip()))
+
+
+def by_value(values: Sequence[Any]) -> tuple[np.ndarray, list[Any]]:
+    """Return int64 codes (rows,) into the distinct JSON values, and those: 1, 1.0 and true are different ones."""
+    kinds = set(map(type, values))
+    keys: Sequence[Any] = values
+    if not (kinds <= {str, int, type(None)} or kinds <= {str, bool, type(None)}):  # of which no two are equal
+        keys = [value if type(value) is str else (type(value), repr(value)) for value in values]
+    places = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+    codes = np.fromiter(map(places.__getitem__, keys), np.int64, len(keys))
+    if keys is values:
+        return codes, list(places)
+    _, first = np.unique(codes, return_index=True)
+    return codes, [values[at] for at in first.tolist()]
 
 
 def _single_array(column: Column) -> pa.Array:

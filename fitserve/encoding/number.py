@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from fitserve.dataset_facts import ColumnFacts, Kind
-from fitserve.encoding.coercion import Column, as_number, as_seconds, bad_value, numbers_of
+from fitserve.encoding.coercion import Column, as_number, as_seconds, bad_value, by_value, numbers_of
 from fitserve.encoding.distribution import Distribution, numeric_distribution
 from fitserve.encoding.encoding import Encoding, FittedColumn, Indicator, Row, Unusual, ValueWarning
 from fitserve.errors import BadInput, Problem
@@ -104,29 +104,26 @@ class NumericColumn(FittedColumn):
 
     def _read_values(self, values: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
         """Return JSON values as float64, NaN where missing, and which of them cannot be read."""
-        refused = np.zeros(len(values), np.bool_)
-        if self.kind == "numeric":
-            if isinstance(values, np.ndarray):
-                return self._without_missing(values), refused
-            if _NUMBERS_OR_MISSING.issuperset(map(type, values)):
-                try:
-                    return self._without_missing(np.array(values, np.float64)), refused  # None becomes NaN
-                except OverflowError:  # an integer beyond float64
-                    pass
-        numbers = np.full(len(values), np.nan)
-        known: dict[Any, float] = {}
+        if self.kind != "numeric":
+            codes, distinct = by_value(values)  # truths, and times, of which the same occur again
+            numbers, refused = self._read_each(distinct)
+            return numbers[codes], refused[codes]
+        if isinstance(values, np.ndarray):
+            return self._without_missing(values), np.zeros(len(values), np.bool_)
+        if _NUMBERS_OR_MISSING.issuperset(map(type, values)):
+            try:
+                return self._without_missing(np.array(values, np.float64)), np.zeros(len(values), np.bool_)
+            except OverflowError:  # an integer beyond float64
+                pass
+        return self._read_each(values)
+
+    def _read_each(self, values: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+        numbers, refused = np.full(len(values), np.nan), np.zeros(len(values), np.bool_)
         for at, value in enumerate(values):
-            once = type(value) is str or type(value) is bool  # others are read quicker than found
-            number = known.get(value) if once else None
-            if number is None:
-                try:
-                    number = self.convert(value)
-                except (TypeError, ValueError, OverflowError):
-                    refused[at] = True
-                    continue
-                if once:
-                    known[value] = number
-            numbers[at] = number
+            try:
+                numbers[at] = self.convert(value)
+            except (TypeError, ValueError, OverflowError):
+                refused[at] = True
         return numbers, refused
 
     def outside(self, numbers: np.ndarray) -> np.ndarray | None:

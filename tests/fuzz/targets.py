@@ -22,7 +22,8 @@ from fitserve.spec.decode import parse_bytes
 from fitserve.spec.resolve import resolve
 from fitserve.spec.spec import parse
 from fitserve.wire.datasets import UploadOptions
-from services.predict.catalog.loaded_model import InputRows, LoadedModel, Prediction
+from services.predict.catalog.columns import InputRows
+from services.predict.catalog.loaded_model import LoadedModel, Prediction
 from services.predict.protocols.formats import read_csv, rows_of, write_csv
 from services.predict.protocols.oip import grpc as oip_grpc
 from services.predict.protocols.oip import rest as oip

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import struct
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from fitserve import artifacts
 from fitserve.blobs import BlobStore, Corrupt
 from fitserve.conformal import Bounds, Conformal, RowFacts
 from fitserve.decisions.apply import Decider
-from fitserve.encoder import FEW_ROWS, Encoder
-from fitserve.encoding.coercion import group_labels
+from fitserve.encoder import FEW_ROWS
 from fitserve.encoding.row_warnings import RowWarnings
 from fitserve.errors import NotFound, Unavailable
 from fitserve.explain import ShapleyValues, shapley
 from fitserve.live_coverage import moved_levels
+from services.predict.catalog.columns import Array, Columns, InputRows
 from services.predict.catalog.row_buffer import RowBuffer
 
 if TYPE_CHECKING:
     import onnxruntime
 
-Array = npt.NDArray[Any]
 SESSION_BYTES = 230_000  # memory of a session beside its weights, measured with ONNX Runtime 1.32
 INLINE_SECONDS_PER_ROW = 250e-6  # a model at most this slow is inferred on the event loop
 _WARM_UP_ROWS = (1, 16, 1, 1, 1)
@@ -45,150 +41,6 @@ class LoadFailed(Exception):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
-
-
-class InputRows:
-    """The rows of one request: by name (dicts), by position (lists), or a float64 matrix in the columns' order.
-
-    `left_out` counts the values of the table's other columns, by column: they are no inputs of the model. `columns`
-    are the same values by column, in the model's order, where they are known.
-    """
-
-    __slots__ = ("columns", "count", "left_out", "values")
-
-    def __init__(
-        self,
-        values: list[dict[str, Any]] | list[list[Any]] | Array,
-        left_out: dict[str, int] | None = None,
-        columns: list[Sequence[Any]] | None = None,
-    ) -> None:
-        self.values = values
-        self.count = len(values)
-        self.left_out = left_out or {}
-        self.columns = columns
-
-
-class Columns:
-    """The raw columns of a model, in order, and their encoder. `plain_numbers` is its fast path, if it has one."""
-
-    def __init__(self, manifest: Mapping[str, Any]) -> None:
-        self.encoder = Encoder.from_json(manifest["encoder"])
-        self.fitted = self.encoder.leading
-        self.names = self.encoder.names
-        self.known = frozenset(self.names)
-        self._pack = struct.Struct(f"{len(self.names)}d").pack
-        self._table = tuple(manifest.get("table_columns") or ())  # all columns of the training table, in its order
-        targets = (name for one in (manifest.get("targets") or {}).get("targets", ()) for name in one["columns"])
-        self.others = frozenset((*self._table, *targets)) - self.known
-        self.plain_numbers = self.encoder.plain_numbers
-        self.read_numbers = None if self.plain_numbers is None else _numbers_body(self.names)
-        self.baseline = self.encoder.baseline_row(manifest.get("training_distribution") or {})
-
-    def encode(self, rows: InputRows) -> tuple[dict[str, Array], RowWarnings | None]:
-        """Return tensors by input name, and the rows' warnings (None where there are none). Raises BadInput."""
-        values = rows.values
-        if rows.columns is not None and rows.count >= FEW_ROWS:
-            feeds, warnings = self.encoder.encode_columns(rows.columns)
-        elif isinstance(values, np.ndarray):
-            feeds, warnings = self._encode_matrix(values)
-        else:
-            feeds, warnings = self.encoder.encode_rows(values)
-        return feeds, warnings if warnings.codes else None
-
-    def _encode_matrix(self, values: Array) -> tuple[dict[str, Array], RowWarnings]:
-        plain = self.plain_numbers
-        if plain is not None and values.shape[1:] == plain.low.shape and np.isfinite(values).all():
-            encoded = plain.encode(values)
-            if encoded is not None:
-                return {plain.input: encoded}, plain.warnings(values)
-        if values.ndim == 2 and values.shape[1] == len(self.names) and len(values) >= FEW_ROWS:
-            return self.encoder.encode_columns(list(values.T))
-        return self.encoder.encode_rows(values.tolist())
-
-    def input_named(self, name: str) -> str | None:
-        """Return the column that a request names, without blanks around it; None of another column of the table.
-
-        Raises KeyError of one that neither the model nor its table has.
-        """
-        for known in (name, name.strip()):
-            if known in self.known:
-                return known
-            if known in self.others:
-                return None
-        raise KeyError(name)
-
-    def accept(self, rows: InputRows) -> InputRows:
-        """Return rows as they stand in the table as rows of the model: without the columns that are none of its inputs.
-
-        What neither has stays, and is refused by the encoder.
-        """
-        if isinstance(rows.values, np.ndarray) or not self.others or rows.columns is not None:
-            return rows
-        if rows.count >= FEW_ROWS and (columns := self.encoder.columns_of(rows.values)) is not None:
-            rows.columns = columns  # so no row has another column
-            return rows
-        known, width, whole = self.known, len(self.names), len(self._table)
-        left_out = dict(rows.left_out)
-        values: list[Any] = list(rows.values)
-        for at, row in enumerate(values):
-            if type(row) is list and len(row) == whole != width:
-                row = dict(zip(self._table, row, strict=True))
-            elif type(row) is not dict or row.keys() <= known:
-                continue
-            values[at] = self._without_others(row, left_out)
-        return InputRows(values, left_out)
-
-    def _without_others(self, row: dict[str, Any], left_out: dict[str, int]) -> dict[str, Any]:
-        columns = {}
-        for name, value in row.items():
-            try:
-                own = self.input_named(name)
-            except KeyError:
-                own = name
-            if own is None:
-                left_out[name] = left_out.get(name, 0) + 1
-            elif own == name or own not in row:
-                columns[own] = value
-        return columns
-
-    def labels_in(self, name: str, rows: InputRows) -> list[str | None]:
-        """Return the rows' labels in a column, as groups of `coverage_by` are called; None of those without one."""
-        place = self.names.index(name)
-        if rows.columns is not None:
-            raw: Sequence[Any] = rows.columns[place]
-        elif isinstance(rows.values, np.ndarray):
-            raw = rows.values[:, place].tolist()
-        else:
-            raw = [row.get(name) if isinstance(row, dict) else row[place] for row in rows.values]
-        return group_labels(raw, self.fitted[place].format)
-
-    def matrix_of(self, numbers: Sequence[Any]) -> Array:
-        """Return what `read_numbers` read as float64 (rows, columns)."""
-        pack, fields = self._pack, msgspec.structs.astuple
-        packed = b"".join([pack(*(row if type(row) is tuple else fields(row))) for row in numbers])
-        return np.frombuffer(packed, np.float64).reshape(len(numbers), -1)
-
-    def positional(self, rows: InputRows) -> list[list[Any]]:
-        """Return the rows as lists in the columns' order."""
-        listed = rows.values.tolist() if isinstance(rows.values, np.ndarray) else rows.values
-        return [[row.get(name) for name in self.names] if isinstance(row, dict) else list(row) for row in listed]
-
-
-def _numbers_body(names: tuple[str, ...]) -> type | None:
-    """Make a type of `{"instances", "interval"}` whose rows are numbers by name or by position, none left out.
-
-    None where msgspec cannot have a name: one that JSON escapes.
-    """
-    if any(character in '"\\' or character < " " for name in names for character in name):
-        return None
-    fields = [(f"c{place}", float, msgspec.field(name=name)) for place, name in enumerate(names)]
-    by_name = msgspec.defstruct("ByName", fields, forbid_unknown_fields=True, gc=False)
-    by_place = tuple.__class_getitem__((float,) * len(names))
-    body: list[Any] = [
-        ("instances", list.__class_getitem__(by_name | by_place)),
-        ("interval", float | bool | None, None),
-    ]
-    return msgspec.defstruct("Numbers", body, forbid_unknown_fields=True, gc=False)
 
 
 @dataclass(frozen=True, slots=True)

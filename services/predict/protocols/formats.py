@@ -20,7 +20,8 @@ import numpy.typing as npt
 
 from fitserve.conformal import Bounds
 from fitserve.errors import Malformed
-from services.predict.catalog.loaded_model import InputRows, LoadedModel, Prediction
+from services.predict.catalog.columns import InputRows
+from services.predict.catalog.loaded_model import LoadedModel, Prediction
 from services.predict.serving.deciding import Decided
 
 MATRIX_NAMES = ("instances", "features")  # a tensor of shape (rows, columns) under one of these holds all columns
@@ -68,6 +69,14 @@ def write_json(value: Any, finite: bool = True) -> bytes:
     return _encoder.encode(value) if finite else json.dumps(value, separators=(",", ":")).encode()
 
 
+def written_rows(values: npt.NDArray[Any]) -> Any:
+    """Return finite numbers, (rows, units), as they are written in an answer."""
+    if values.shape[1] > 1:
+        return values.tolist()
+    numbers = _encoder.encode(values.ravel().tolist())
+    return msgspec.Raw(b"[" + numbers.replace(b",", b"],[") + b"]")  # of a list for each row is slower
+
+
 def read_cell(value: Any) -> Any:
     """Return one value of a row: `{"b64": ...}` becomes text, a list of one its element. Raises Malformed."""
     if type(value) is dict and len(value) == 1 and "b64" in value:
@@ -100,14 +109,16 @@ def read_csv(model: LoadedModel, body: bytes) -> InputRows:
         raise Malformed("The header names a column twice.")
     # Numbers in the usual form are read here, which is quick; what is left is read as the table's texts were.
     plain = {column.name for column in model.columns.fitted if column.kind == "numeric" and column.format.is_plain}
-    rows = []
     for number, line in enumerate(data, 1):
         if len(line) != len(header):
             raise Malformed(f"Row {number} has {len(line)} fields; the header has {len(header)}.")
-        fields = zip(inputs, line, strict=True)
-        rows.append({name: _number(field) if name in plain else field for name, field in fields if name is not None})
-    left_out = {name: len(rows) for name, own in zip(header, inputs, strict=True) if own is None}
-    return InputRows(rows, left_out)
+    fields = dict(zip(inputs, zip(*data, strict=True), strict=True))
+    columns: list[Sequence[Any]] = [
+        list(map(_number, fields[name])) if name in plain and name in fields else fields.get(name, [None] * len(data))
+        for name in model.columns.names
+    ]
+    left_out = {name: len(data) for name, own in zip(header, inputs, strict=True) if own is None}
+    return InputRows.by_column(model.columns.names, columns, left_out)
 
 
 def _csv_input(model: LoadedModel, name: str) -> str | None:
@@ -336,8 +347,14 @@ def rows_of(model: LoadedModel, tensors: Sequence[Tensor]) -> InputRows:
         if model.columns.plain_numbers.are_exact(matrix):
             return InputRows(matrix, left_out)
     (count,) = counts
-    columns = [_as_list(by_name[name].values) if name in by_name else [None] * count for name in names]
-    return InputRows([list(row) for row in zip(*columns, strict=True)], left_out)
+    columns: list[Any] = []
+    for name, numeric in zip(names, model.columns.numeric, strict=True):
+        values = by_name[name].values if name in by_name else [None] * count
+        if numeric and _is_numeric(values):
+            columns.append(np.asarray(values, np.float64).ravel())
+        else:
+            columns.append(_as_list(values))
+    return InputRows.by_column(names, columns, left_out)
 
 
 def _is_matrix(model: LoadedModel, tensor: Tensor) -> bool:

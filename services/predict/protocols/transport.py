@@ -20,7 +20,8 @@ from fastapi import FastAPI
 
 from fitserve.errors import BadInput, FitserveError, Malformed, NotFound, TooLarge, UnsupportedMedia
 from services.http.compression import accepted, compressed
-from services.predict.catalog.loaded_model import InputRows, LoadedModel
+from services.predict.catalog.columns import InputRows
+from services.predict.catalog.loaded_model import LoadedModel
 from services.predict.protocols.formats import write_json
 from services.predict.serving.prediction_service import PredictionService, ProtocolRequest, Selector
 

@@ -20,7 +20,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from fitserve.errors import FitserveError
 from services.http.connections import LimitedProtocol, limited
-from services.predict.catalog.loaded_model import InputRows, LoadedModel
+from services.predict.catalog.columns import InputRows
+from services.predict.catalog.loaded_model import LoadedModel
 from services.predict.catalog.row_buffer import RowBuffer
 from services.predict.protocols.formats import MATRIX_NAMES
 from services.predict.server.request_cache import FP32, FP64, MIXED, NUMBERS, CachedHead, RequestCache

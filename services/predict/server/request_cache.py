@@ -18,6 +18,7 @@ from services.http.compression import accepted
 from services.http.local_pages import is_local_host
 from services.predict.catalog.access import require_predict
 from services.predict.catalog.loaded_model import LoadedModel
+from services.predict.catalog.row_bodies import Scalar
 from services.predict.protocols import find_protocol
 from services.predict.protocols.formats import MATRIX_NAMES
 from services.predict.protocols.transport import COMPRESSED_BYTES, Route
@@ -39,11 +40,9 @@ _HARMLESS_HEADERS = frozenset(
 )
 _JSON_TYPES = frozenset({"", "application/json", "application/x-www-form-urlencoded"})
 
-_Scalar = str | int | float | bool | None
-
 
 class _MixedBody(msgspec.Struct, forbid_unknown_fields=True):
-    instances: list[dict[str, _Scalar] | list[_Scalar]]
+    instances: list[dict[str, Scalar] | list[Scalar]]
     interval: float | bool | None = None
 
 

@@ -17,7 +17,8 @@ import numpy as np
 from fitserve.encoding.row_warnings import RowWarnings
 from fitserve.errors import DeadlineExceeded, FitserveError, TooMany
 from services.predict.catalog.catalog import CatalogEntry, Pointer
-from services.predict.catalog.loaded_model import InputRows, LoadedModel, Prediction
+from services.predict.catalog.columns import InputRows
+from services.predict.catalog.loaded_model import LoadedModel, Prediction
 from services.predict.serving.counters import Counters
 from services.predict.serving.rollout_traffic import RolloutTraffic, StepTraffic
 

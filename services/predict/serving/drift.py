@@ -15,7 +15,8 @@ import msgspec
 import numpy as np
 
 from fitserve import drift, monitoring
-from services.predict.catalog.loaded_model import InputRows, LoadedModel, ModelOutput
+from services.predict.catalog.columns import InputRows
+from services.predict.catalog.loaded_model import LoadedModel, ModelOutput
 
 VALUES_PER_SECOND = 6_000  # of one model that are counted; above that, a sample
 ROWS_PER_SECOND = (50, 1_000)  # bounds of the rows that this makes, however many columns there are
@@ -60,7 +61,7 @@ class DriftSampler:
         if now <= self.next_sample_at:
             return
         step = max(1, rows.count // self.rows_per_second)
-        sampled = rows.values[::step]
+        sampled = rows.sampled(step)
         answers = [outputs[output.name][::step] for output in self.outputs]
         self.sample(now, [sampled], False, len(sampled), answers)
 

@@ -29,7 +29,8 @@ from fitserve.registry import ModelFacts, RolloutFacts
 from fitserve.settings import Settings
 from services.predict.catalog.access import Access, can_see, may_use, require_inspect, require_predict, require_use
 from services.predict.catalog.catalog import Catalog, CatalogEntry, Pointer, Servable, State
-from services.predict.catalog.loaded_model import InputRows, LoadedModel, LoadFailed, ModelOutput, Prediction
+from services.predict.catalog.columns import InputRows
+from services.predict.catalog.loaded_model import LoadedModel, LoadFailed, ModelOutput, Prediction
 from services.predict.catalog.registry_poll import ModelLoader, RegistryChanges, RegistryPoller
 from services.predict.serving.batching import Batcher, Shadows
 from services.predict.serving.counters import CLIENT_GONE, Counters

@@ -19,7 +19,8 @@ import numpy as np
 from fitserve import __version__
 from fitserve.conformal import Bounds, read_level
 from fitserve.errors import Forbidden, Malformed, NotFound
-from services.predict.catalog.loaded_model import InputRows, LoadedModel, ModelOutput, Prediction
+from services.predict.catalog.columns import InputRows
+from services.predict.catalog.loaded_model import LoadedModel, ModelOutput, Prediction
 from services.predict.protocols.formats import (
     Tensor,
     from_binary,

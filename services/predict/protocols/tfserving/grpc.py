@@ -16,7 +16,8 @@ from sqlalchemy.orm import Session
 from fitserve import registry
 from fitserve.errors import BadInput, FitserveError, Forbidden, Malformed
 from services.predict.catalog.catalog import CatalogEntry
-from services.predict.catalog.loaded_model import InputRows, LoadedModel, Prediction
+from services.predict.catalog.columns import InputRows
+from services.predict.catalog.loaded_model import LoadedModel, Prediction
 from services.predict.protocols.formats import MAX_DIMENSIONS, Tensor, decode_text, rows_of
 from services.predict.protocols.proto import tensorflow_pb2 as tf
 from services.predict.protocols.proto import tensorflow_serving_pb2 as pb

@@ -16,8 +16,10 @@ import numpy as np
 from fitserve.conformal import Bounds, read_level
 from fitserve.errors import BadInput, Malformed, NotFound
 from services.predict.catalog.catalog import CatalogEntry, Pointer, Servable, State
-from services.predict.catalog.loaded_model import InputRows, LoadedModel, ModelOutput, Prediction
-from services.predict.protocols.formats import read_cell, read_csv, read_json, write_csv, write_json
+from services.predict.catalog.columns import Columns, InputRows
+from services.predict.catalog.loaded_model import LoadedModel, ModelOutput, Prediction
+from services.predict.catalog.row_bodies import Scalar
+from services.predict.protocols.formats import read_cell, read_csv, read_json, write_csv, write_json, written_rows
 from services.predict.protocols.transport import (
     POST,
     READ,
@@ -175,22 +177,10 @@ def read_predict(model: LoadedModel, body: bytes) -> tuple[InputRows, bool, floa
 
     Raises Malformed, BadInput.
     """
-    columns = model.columns
-    if columns.read_numbers is not None:
-        numbers: Any = None
-        try:
-            numbers = msgspec.json.decode(body, type=columns.read_numbers)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            pass  # read again below, where errors are named
-        if numbers is not None and numbers.instances and columns.plain_numbers is not None:
-            values = columns.matrix_of(numbers.instances)
-            if columns.plain_numbers.are_exact(values):
-                return InputRows(values), True, _level_of(numbers)
-    elif len(columns.names) > 1:
-        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            scalars: Any = _read_scalars(body)
-            if scalars.instances:  # no cell is a list or {"b64": ...}
-                return InputRows(scalars.instances), True, _level_of(scalars)
+    known = _read_known(model.columns, body)
+    if known is not None:
+        rows, interval = known
+        return rows, True, None if interval is None else read_level(interval)
     value = _read_object(body, _PREDICT_KEYS)
     name = value.get("signature_name") or ""
     if name not in SIGNATURES:
@@ -203,12 +193,30 @@ def read_predict(model: LoadedModel, body: bytes) -> tuple[InputRows, bool, floa
     return _inputs(model, value["inputs"]), False, level
 
 
-def _level_of(body: Any) -> float | None:
-    return None if body.interval is None else read_level(body.interval)
+def _read_known(columns: Columns, body: bytes) -> tuple[InputRows, float | bool | None] | None:
+    """Return the rows and `interval` of a body of scalars, by the quickest way that can read it; None of others.
+
+    Whatever is wrong with those is named where they are read as any JSON.
+    """
+    if columns.read_numbers is not None and columns.plain_numbers is not None:
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            numbers: Any = msgspec.json.decode(body, type=columns.read_numbers)
+            if numbers.instances:
+                values = columns.matrix_of(numbers.instances)
+                if columns.plain_numbers.are_exact(values):
+                    return InputRows(values), numbers.interval
+    if (by_column := columns.rows_reader.read(body)) is not None:
+        return InputRows.by_column(columns.names, by_column[0]), by_column[1]
+    if len(columns.names) > 1:
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            scalars: Any = _read_scalars(body)
+            if scalars.instances:  # no cell is a list or {"b64": ...}
+                return InputRows(scalars.instances), scalars.interval
+    return None
 
 
 class _ScalarRows(msgspec.Struct, forbid_unknown_fields=True):
-    instances: list[dict[str, str | int | float | bool | None] | list[str | int | float | bool | None]]
+    instances: list[dict[str, Scalar] | list[Scalar]]
     interval: float | bool | None = None
 
 
@@ -276,8 +284,8 @@ def _inputs(model: LoadedModel, inputs: Any) -> InputRows:
         count = next(iter(sizes.values()))
         if len(set(sizes.values())) != 1 or not count:
             raise Malformed("The columns of `inputs` need the same number of rows, at least one.", received=sizes)
-        ordered = [columns.get(name) or [None] * count for name in names]
-        return InputRows([list(row) for row in zip(*ordered, strict=True)], left_out)
+        ordered: list[Sequence[Any]] = [columns.get(name) or [None] * count for name in names]
+        return InputRows.by_column(names, ordered, left_out)
     rows = _as_list(inputs)
     if len(names) > 1 and rows and not isinstance(rows[0], list):
         rows = [rows]
@@ -295,7 +303,7 @@ def write_predict(prediction: Prediction, by_row: bool, bounds: Sequence[Bounds]
     listed: Any
     if prediction.model.single_output and not bounds:
         (value,) = outputs.values()
-        listed = value.tolist()
+        listed = written_rows(value) if finite else value.tolist()
     else:
         listed = {name: value.tolist() for name, value in outputs.items()}
         for one in bounds:

@@ -1,0 +1,196 @@
+"""The raw columns of a model, and the rows of a request in them."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from fitserve.encoder import FEW_ROWS, Encoder
+from fitserve.encoding.coercion import group_labels
+from fitserve.encoding.number import NumericColumn
+from fitserve.encoding.raw_column import RawColumn
+from fitserve.encoding.row_warnings import RowWarnings
+from services.predict.catalog.row_bodies import RowsReader, numbers_body
+
+Array = npt.NDArray[Any]
+
+
+class InputRows:
+    """The rows of one request: by name (dicts), by position, or a float64 matrix in the columns' order.
+
+    `columns` are the same values by column, where they are known, and `names` what those are called. A column of
+    numbers may be float64, NaN where missing. `left_out` counts the values of the table's other columns, by column:
+    they are no inputs of the model.
+    """
+
+    __slots__ = ("_values", "columns", "count", "left_out", "names")
+
+    def __init__(
+        self,
+        values: list[dict[str, Any]] | list[list[Any]] | list[tuple[Any, ...]] | Array,
+        left_out: dict[str, int] | None = None,
+    ) -> None:
+        self._values: Any = values
+        self.count = len(values)
+        self.left_out = left_out or {}
+        self.columns: list[Sequence[Any]] | None = None
+        self.names: tuple[str, ...] = ()
+
+    @classmethod
+    def by_column(
+        cls, names: tuple[str, ...], columns: list[Sequence[Any]], left_out: dict[str, int] | None = None
+    ) -> InputRows:
+        """Return the rows of these columns, of which there is at least one."""
+        self = cls(columns[0], left_out)  # type: ignore[arg-type]
+        self._values, self.columns, self.names = None, columns, names
+        return self
+
+    @property
+    def values(self) -> Any:
+        """The rows, each by name or by position, or the matrix."""
+        if self._values is None:
+            assert self.columns is not None
+            self._values = list(zip(*map(_listed, self.columns), strict=True))
+        return self._values
+
+    def sampled(self, step: int) -> Any:
+        """Return every `step`-th of `values`."""
+        if self._values is None and self.columns is not None:
+            return list(zip(*(_listed(column[::step]) for column in self.columns), strict=True))
+        return self.values[::step]
+
+
+def _listed(column: Sequence[Any]) -> Sequence[Any]:
+    """Return a column's JSON values."""
+    if not isinstance(column, np.ndarray):
+        return column
+    values: list[Any] = column.tolist()
+    return [None if value != value else value for value in values] if np.isnan(column).any() else values
+
+
+class Columns:
+    """The raw columns of a model, in order, and their encoder. `plain_numbers` is its fast path, if it has one."""
+
+    def __init__(self, manifest: Mapping[str, Any]) -> None:
+        self.encoder = Encoder.from_json(manifest["encoder"])
+        self.fitted = self.encoder.leading
+        self.names = self.encoder.names
+        self.known = frozenset(self.names)
+        self._pack = struct.Struct(f"{len(self.names)}d").pack
+        self._table = tuple(manifest.get("table_columns") or ())  # all columns of the training table, in its order
+        targets = (name for one in (manifest.get("targets") or {}).get("targets", ()) for name in one["columns"])
+        self.others = frozenset((*self._table, *targets)) - self.known
+        self.plain_numbers = self.encoder.plain_numbers
+        self.read_numbers = None if self.plain_numbers is None else numbers_body(self.names)
+        # A group of `coverage_by` is called as its value is written: no integer is to become a float.
+        spelled = (manifest.get("interval") or {}).get("coverage_by")
+        self.numeric = [_is_numeric(column) and column.name != spelled for column in self.encoder.raw_columns]
+        self.baseline = self.encoder.baseline_row(manifest.get("training_distribution") or {})
+
+    def encode(self, rows: InputRows) -> tuple[dict[str, Array], RowWarnings | None]:
+        """Return tensors by input name, and the rows' warnings (None where there are none). Raises BadInput."""
+        if rows.columns is not None and rows.count >= FEW_ROWS:
+            feeds, warnings = self.encoder.encode_columns(rows.columns)
+        elif isinstance(rows.values, np.ndarray):
+            feeds, warnings = self._encode_matrix(rows.values)
+        else:
+            feeds, warnings = self.encoder.encode_rows(rows.values)
+        return feeds, warnings if warnings.codes else None
+
+    def _encode_matrix(self, values: Array) -> tuple[dict[str, Array], RowWarnings]:
+        plain = self.plain_numbers
+        if plain is not None and values.shape[1:] == plain.low.shape and np.isfinite(values).all():
+            encoded = plain.encode(values)
+            if encoded is not None:
+                return {plain.input: encoded}, plain.warnings(values)
+        if values.ndim == 2 and values.shape[1] == len(self.names) and len(values) >= FEW_ROWS:
+            return self.encoder.encode_columns(list(values.T))
+        return self.encoder.encode_rows(values.tolist())
+
+    def input_named(self, name: str) -> str | None:
+        """Return the column that a request names, without blanks around it; None of another column of the table.
+
+        Raises KeyError of one that neither the model nor its table has.
+        """
+        for known in (name, name.strip()):
+            if known in self.known:
+                return known
+            if known in self.others:
+                return None
+        raise KeyError(name)
+
+    def accept(self, rows: InputRows) -> InputRows:
+        """Return rows as they stand in the table as rows of the model: without the columns that are none of its inputs.
+
+        What neither has stays, and is refused by the encoder.
+        """
+        if rows.columns is not None:
+            if rows.names == self.names:
+                return rows
+            # Rows of another version, whose shadow this one is.
+            rows = InputRows([dict(zip(rows.names, row, strict=True)) for row in rows.values])
+        if isinstance(rows.values, np.ndarray) or not self.others:
+            return rows
+        if rows.count >= FEW_ROWS and (columns := self.encoder.columns_of(rows.values)) is not None:
+            return InputRows.by_column(self.names, columns, rows.left_out)  # so no row has another column
+        known, width, whole = self.known, len(self.names), len(self._table)
+        left_out = dict(rows.left_out)
+        values: list[Any] = list(rows.values)
+        for at, row in enumerate(values):
+            if type(row) is list and len(row) == whole != width:
+                row = dict(zip(self._table, row, strict=True))
+            elif type(row) is not dict or row.keys() <= known:
+                continue
+            values[at] = self._without_others(row, left_out)
+        return InputRows(values, left_out)
+
+    def _without_others(self, row: dict[str, Any], left_out: dict[str, int]) -> dict[str, Any]:
+        columns = {}
+        for name, value in row.items():
+            try:
+                own = self.input_named(name)
+            except KeyError:
+                own = name
+            if own is None:
+                left_out[name] = left_out.get(name, 0) + 1
+            elif own == name or own not in row:
+                columns[own] = value
+        return columns
+
+    def labels_in(self, name: str, rows: InputRows) -> list[str | None]:
+        """Return the rows' labels in a column, as groups of `coverage_by` are called; None of those without one."""
+        place = self.names.index(name)
+        if rows.columns is not None:
+            raw: Sequence[Any] = rows.columns[place]
+        elif isinstance(rows.values, np.ndarray):
+            raw = rows.values[:, place].tolist()
+        else:
+            raw = [row.get(name) if isinstance(row, dict) else row[place] for row in rows.values]
+        return group_labels(raw, self.fitted[place].format)
+
+    @cached_property
+    def rows_reader(self) -> RowsReader:
+        """What reads a JSON body of rows by column."""
+        return RowsReader(self.names, self.numeric)
+
+    def matrix_of(self, numbers: Sequence[Any]) -> Array:
+        """Return what `read_numbers` read as float64 (rows, columns)."""
+        pack, fields = self._pack, msgspec.structs.astuple
+        packed = b"".join([pack(*(row if type(row) is tuple else fields(row))) for row in numbers])
+        return np.frombuffer(packed, np.float64).reshape(len(numbers), -1)
+
+    def positional(self, rows: InputRows) -> list[list[Any]]:
+        """Return the rows as lists in the columns' order."""
+        listed = rows.values.tolist() if isinstance(rows.values, np.ndarray) else rows.values
+        return [[row.get(name) for name in self.names] if isinstance(row, dict) else list(row) for row in listed]
+
+
+def _is_numeric(column: RawColumn) -> bool:
+    """Return whether a column's values are numbers or missing, unless they are texts."""
+    return all(isinstance(part, NumericColumn) and part.kind == "numeric" for part in column.parts)

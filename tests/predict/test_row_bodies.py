@@ -1,0 +1,80 @@
+"""Bodies that are read by column are answered, warned of and refused exactly as any JSON is."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fitserve.errors import BadInput
+from services.predict.catalog.columns import InputRows
+from services.predict.catalog.loaded_model import LoadedModel
+from services.predict.protocols.tfserving import rest
+from tests.predict.toy_registry import ToyModel, mixed, numeric
+
+CELLS = st.sampled_from(
+    [640, 640.0, 3.2, 1e9, -0.0, 1 << 60, 1, 1.0, 2, "Rom", "Ürzig", "Oslo", "", "3", "x", True, False, None, [2], "NA"]
+)
+
+
+def loaded(toy: ToyModel) -> LoadedModel:
+    return LoadedModel("toy", 1, None, "0" * 64, toy.manifest, toy.onnx)
+
+
+MODELS = [loaded(mixed()), loaded(numeric())]
+
+
+def outcome(model: LoadedModel, rows: InputRows) -> Any:
+    try:
+        prediction = model.predict(model.columns.accept(rows))
+    except BadInput as error:
+        return [problem.as_dict() for problem in error.problems]
+    return {name: value.tobytes() for name, value in prediction.outputs.items()}, prediction.flat_warnings(1000)
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+@pytest.mark.parametrize("model", MODELS, ids=["mixed", "numbers"])
+def test_rows_are_read_by_column_as_any_json_is(model: LoadedModel, data: st.DataObject) -> None:
+    names = model.columns.names
+    usual = [640, 3.2, 1, "Rom"] if len(names) == 4 else [0.5] * len(names)
+    rows: list[Any] = []
+    for _ in range(data.draw(st.sampled_from([1, 20]))):
+        row = list(usual)
+        for place in data.draw(st.lists(st.integers(0, len(names) - 1), max_size=2)):
+            row[place] = data.draw(CELLS)
+        form = data.draw(st.sampled_from(["named", "named", "positional", "partly"]))
+        named = dict(zip(names, row, strict=True))
+        if form == "partly":
+            named.pop(data.draw(st.sampled_from(names)))
+        rows.append(row if form == "positional" else named)
+    body = json.dumps({"instances": rows}).encode()
+    read, by_row, level = rest.read_predict(model, body)
+    assert (by_row, level) == (True, None)
+    with np.errstate(all="ignore"):
+        assert outcome(model, read) == outcome(model, InputRows(rest._instances(model, rows)))
+
+
+def test_usual_bodies_are_read_by_column() -> None:
+    row = {"gre": 640, "gpa": 3.2, "rank": 1, "city": "Rom"}
+    odd = [{"gre": None, "gpa": 1e9, "rank": 9, "city": None}, list(row.values()), {"gpa": 3.2}]
+    rows, _, level = rest.read_predict(MODELS[0], json.dumps({"instances": [row, *odd], "interval": 0.9}).encode())
+    assert level == 0.9
+    assert rows.columns is not None
+    assert rows.values[1] == (None, 1e9, 9, None)
+    assert rows.values[3] == (None, 3.2, None, None)
+    assert rows.sampled(3) == [rows.values[0], rows.values[3]]
+
+
+def test_a_shadow_of_other_columns_reads_what_the_champion_was_asked() -> None:
+    champion, shadow = MODELS
+    names = champion.columns.names
+    rows = InputRows.by_column(names, [[640, None], [3.2, 3.3], [1, 2], ["Rom", "Bern"]])
+    with pytest.raises(BadInput, match="there is no column 'gre'"):
+        shadow.predict(shadow.columns.accept(rows))
+    turned = InputRows.by_column(names[::-1], list(rows.columns or [])[::-1])
+    assert outcome(champion, turned) == outcome(champion, rows)
