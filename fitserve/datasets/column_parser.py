@@ -346,7 +346,7 @@ class ColumnParser:
             self.notices.append(
                 Notice(
                     code="similar_labels",
-                    message=f"Some labels of {name!r} differ only in case, blanks or composition of characters.",
+                    message=f"Some labels of {name!r} differ only in case, blanks or the way characters are written.",
                     column=name,
                     evidence="; ".join(", ".join(map(repr, labels[:4])) for labels in alike[:3]),
                     option=f"formats.{name}.fold_case=true",

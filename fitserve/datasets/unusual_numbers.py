@@ -21,6 +21,8 @@ PLACEHOLDERS = frozenset(
 FEWEST_OTHERS = 10  # different values beside the placeholder: fewer are codes, of which one may be -1 or 9
 APART = 0.2  # of the range of the other values; the only negative number among them is apart anyhow
 RAREST = 0.002  # of the rows; a single extreme value is an outlier
+_PLAIN = r"[+-]?\d{1,15}(?:[.,]\d{1,15})?"
+_SHORT = r"(?:0|[1-9]\d{0,3})(?:[.,]\d{1,4})?"
 # Notations of numbers that are not read: each group is what they are called, with blanks for the underscores.
 _QUANTITY = re.compile(
     r"(?P<hexadecimal_numbers>[+-]?0[xX][0-9a-fA-F]{1,16})"
@@ -31,6 +33,12 @@ _QUANTITY = re.compile(
     r"|(?P<degrees>[NSEW]? ?[+-]?\d{1,3}(?:\.\d{1,9})? ?°[0-9.'\"\u2032\u2033\u2019\u201d ]{0,20}[NSEWO]?)"
     r"|(?P<amounts_in_thousands_or_millions>[+-]?[A-Z]{0,3}[$€£¥₹] ?\d{1,12}(?:[.,]\d{1,9}){0,3}"
     r" ?(?:[KkMmBbT]|[bmt]n|[Mm]illion|[Bb]illion|[Tt]housand|Mio\.?|Mrd\.?|lakh|crore)?)"
+    rf"|(?P<powers_of_ten>{_PLAIN}(?: ?[x×*·] ?10(?:(?:\^|\*\*)[+-]?\d{{1,3}}|[⁺⁻⁰¹²³⁴-⁹]{{1,4}})|[dD][+-]?\d{{1,3}}))"
+    rf"|(?P<numbers_marked_as_text>'{_PLAIN}|=\"{_PLAIN}\")"
+    rf"|(?P<ranges>{_SHORT} ?(?:-|–|—|\.\.\.?|to|bis|à|~) ?{_SHORT})"
+    rf"|(?P<approximate_numbers>(?:[~≈≤≥<>]=?|ca?\.|about|approx\.?) ?{_PLAIN}|{_PLAIN} ?(?:±|\+/-) ?{_PLAIN})"
+    r"|(?P<ordinal_numbers>\d{1,9}(?:st|nd|rd|th|er|re|ème|º|ª|\.º|\.ª))"
+    rf"|(?P<pairs_of_numbers>[(\[]?{_PLAIN}(?: ?[,;x×] ?| ){_PLAIN}[)\]]?|POINT ?\({_PLAIN} {_PLAIN}\))"
 )
 MEANT = 0.95  # of a column's texts
 

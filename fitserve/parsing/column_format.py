@@ -16,9 +16,18 @@ BLANKS = "\u00a0\u2007\u2009\u202f"  # that stand between thousands, beside the 
 UNIT = Field(min_length=1, max_length=20)
 
 
+# Characters that are not seen, and dashes and quotes that are written in several ways.
+_ALIKE = {
+    **dict.fromkeys(map(ord, "\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff")),
+    **dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2212"), "-"),
+    **dict.fromkeys(map(ord, "\u2018\u2019\u02bc\u00b4`"), "'"),
+    **dict.fromkeys(map(ord, "\u201c\u201d\u201e"), '"'),
+}
+
+
 def folded(text: str) -> str:
-    """Return what labels have in common that differ in case, blanks or the composition of characters alone."""
-    return " ".join(unicodedata.normalize("NFKC", text).split()).casefold()
+    """Return what labels have in common that differ in case, blanks or the way characters are written alone."""
+    return " ".join(unicodedata.normalize("NFKC", text).translate(_ALIKE).split()).casefold()
 
 
 class ColumnFormat(BaseModel):

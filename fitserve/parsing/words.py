@@ -68,3 +68,12 @@ CURRENCIES = frozenset(
     )
 )
 PERCENT = frozenset({"%", "％", "‰", "pct", "percent"})
+
+# What stands below a column's name, in lower case, where a table's second line describes its columns.
+_TYPES = """bigint bool boolean category categorical char date datetime decimal double factor float float32 float64 int
+int32 int64 integer nominal num number numeric object real str string text timestamp varchar"""
+TYPES = frozenset(_TYPES.split())
+_UNITS = """% ° °c °f a bar bpm c cm day days deg eur f ft g g/dl gbp ghz h hpa hr hrs hz in j k kg khz km km/h
+kpa kw kwh l lb lbs m m/s m2 m² m3 m³ mbar mg mg/dl mg/l mhz mi min mins ml mm mm/hg mmhg mmol/l mol
+month months mph mpa ms mw mwh n oz pa ppb ppm s sec t ug/l usd v w year years µg/l µg/m³ $ € £"""
+UNITS = frozenset(_UNITS.split())

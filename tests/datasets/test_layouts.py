@@ -147,10 +147,67 @@ def test_what_only_looks_like_csv_is_named(api: Api, text: str, what: str) -> No
     assert what in refusal(api, text.encode())["detail"]
 
 
-def test_units_below_the_header_are_no_missing_values(api: Api) -> None:
-    problem = refusal(api, ("x,y,z\nkg,cm,-\n" + BODY.replace("x", "a")).encode())
-    assert {error["row"] for error in problem["errors"]} == {1}
+@pytest.mark.parametrize(
+    ("second", "code", "expected"),
+    [
+        ("x,y,z\nkg,cm,-\n", "units_skipped", ["x", "y", "z"]),
+        ("x,y,z\n[kg],[cm],[kind]\n", "units_skipped", ["x", "y", "z"]),
+        ("x,y,z\nint,float,text\n", "units_skipped", ["x", "y", "z"]),
+        ("Size,Size,Kind\nmin,max,\n", "names_joined", ["Size min", "Size max", "Kind"]),
+    ],
+)
+def test_a_second_line_of_the_header_is_no_row(api: Api, second: str, code: str, expected: list[str]) -> None:
+    rows = "".join(f"{n},{n * 1.5},{'ab'[n % 2]}\n" for n in range(30))
+    body, read = stored(api, (second + rows).encode())
+    assert (names(body), codes(body), len(read), read[1]) == (expected, [code], 30, [1, 1.5, "b"])
+    problem = refusal(api, (second + rows).encode(), header="true")
     assert all("part of the header" in error["fix"] for error in problem["errors"])
+
+
+def test_a_first_row_of_odd_values_is_a_row(api: Api) -> None:
+    body, rows = stored(api, b"site,a,b\nS1,BDL,ND\nS2,1,2\nS3,2,3\nS4,4,5\nS5,6,7\n")
+    assert (len(rows), codes(body)) == (5, [])
+    text = ",a,a,b\n,mean,std,mean\nkey,,,\n" + "".join(f"k{n},{n},{n * 2},{n * 3.5}\n" for n in range(6))
+    body, rows = stored(api, text.encode())  # as pandas writes what it aggregated
+    assert (names(body), rows[1]) == (["key", "a mean", "a std", "b mean"], ["k1", 1, 2, 3.5])
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "is_header"),
+    [
+        ("0,1,2", "{0}.5,{0}.25,x", True),
+        (",0,1,2", "{0},4,4,4", True),
+        ("2015,2016,2017", "{0}.5,{0}.1,0.1", True),
+        ("400.5,401,401.5,402,402.5,403,403.5,404,404.5,405,y", "1,{0},2,1,2,1,2,1,2,1,0", True),
+        ("0,1,2", "{0},4,4", False),
+        ("2015,2016,2017", "201{0},2017,2018", False),
+        ("1.5,2.5,3.5", "{0}.5,4.5,4.5", False),
+    ],
+)
+def test_numbers_name_columns_where_no_row_is_like_them(api: Api, header: str, row: str, is_header: bool) -> None:
+    text = "\n".join([header, *(row.format(n) for n in range(9))])
+    body, rows = stored(api, text.encode())
+    assert len(rows) == 10 - is_header
+    assert ("numbers_name_columns" in codes(body)) == is_header
+    assert len(stored(api, text.encode(), header="false")[1]) == 10
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "rows"),
+    [
+        ("Report\n\n" + BODY, "column_1", 20),
+        ("some text\n\nmore of it\n" + "".join(f"ann {n},doe,0{n}001\n" for n in range(6)), "column_1", 6),
+        ("some notes...\nmore notes, and so on\nnumber,text,date\n345.0,TEST4,2000-12-13\n", "number", 1),
+        ("Station 1\nlat 5, lon 6\n\nYEAR MO DY\n2020 1 1\n2020 1 2\n2020 1 3\n", "YEAR", 3),
+    ],
+)
+def test_lines_of_text_before_a_short_table_are_no_rows(api: Api, text: str, expected: str, rows: int) -> None:
+    body, read = stored(api, text.encode())
+    assert (names(body)[0], len(read), "preamble_skipped" in codes(body)) == (expected, rows, True)
+
+
+def test_two_tables_are_not_one_with_a_preamble(api: Api) -> None:
+    refusal(api, ("a,b\n1,2\n3,4\n\nx,y,z\n" + TABLE).encode())
 
 
 @pytest.mark.parametrize(
@@ -180,7 +237,6 @@ def test_options_refuse_what_would_be_recognised(api: Api) -> None:
     ("text", "detail"),
     [
         ("a,b,c,d,e\n" + BODY, "The first record has 5 fields; of the 20 records after it, 20 have 3."),
-        ("Report\n\n" + BODY, "The first record has 1 fields; of the 20 records after it, 20 have 3."),
         (TABLE + "1,2\n" * 30 + BODY, "At least 20 rows have 2 fields; the header has 3. (20 problems.)"),
         (TABLE + "north", "Row 21 has 1 fields; the header has 3."),
         ("a,b\n" + BODY, None),

@@ -111,6 +111,15 @@ CASES_OF_NUMBERS = {
     "one column of decimal commas": Case(lines("foo", "12,5", "145,00"), [12.5, 145], "numeric"),
     "codes with 0x": Case(us("0x1A", "0x2B"), ["0x1A", "0x2B"], "categorical", {"number_like_text"}),
     "fractions": Case(us("3/4", "1 1/2"), ["3/4", "1 1/2"], "categorical", {"number_like_text"}),
+    "powers of ten": Case(us("1.5x10^3", "2.0D+03"), ["1.5x10^3", "2.0D+03"], "categorical", {"number_like_text"}),
+    "numbers marked as text": Case(us("'12", "'013"), ["'12", "'013"], "categorical", {"number_like_text"}),
+    "ranges": Case(us("10-20", "20 – 30"), ["10-20", "20 – 30"], "categorical", {"number_like_text"}),
+    "about so many": Case(us("~5", "<6"), ["~5", "<6"], "categorical", {"number_like_text"}),
+    "ordinal numbers": Case(us("1st", "2nd"), ["1st", "2nd"], "categorical", {"number_like_text"}),
+    "sizes": Case(us("1920x1080", "0.5, 0.7"), ["1920x1080", "0.5, 0.7"], "categorical", {"number_like_text"}),
+    "labels with what is not seen": Case(
+        us("a\u200b", "a", "b", "a"), ["a\u200b", "a"], "categorical", {"similar_labels"}
+    ),
     "clock times": Case(us("08:30", "23:15"), ["08:30", "23:15"], "categorical", {"number_like_text"}),
     "durations": Case(us("1h 30m", "2h"), ["1h 30m", "2h"], "categorical", {"number_like_text"}),
     "feet and inches": Case(lines("a;b", "5'11;x", "6'2;y"), ["5'11", "6'2"], "categorical", {"number_like_text"}),

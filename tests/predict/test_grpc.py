@@ -78,9 +78,8 @@ def test_the_fast_lane_answers_as_the_ordinary_way(channel: grpc.Channel, served
     ask(messages[0])
     fast = served.telemetry("fitserve_predict_fast_lane_requests_total")
     assert [ask(message) for message in messages] == ordinary
-    assert (
-        served.telemetry("fitserve_predict_fast_lane_requests_total") == fast + len(messages) - 1
-    )  # the last one is warned of
+    answered = served.telemetry("fitserve_predict_fast_lane_requests_total") - fast
+    assert answered == len(messages) - 1  # the last one is warned of
     assert "x-model-warnings" in ordinary[-1][1]
     with pytest.raises(grpc.RpcError) as refused:
         infer(messages[0].SerializeToString(), metadata=(("authorization", "Bearer wrong.key"),), timeout=60)

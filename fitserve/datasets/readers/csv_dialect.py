@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fitserve.datasets import TableRefused, TableUnreadable
 from fitserve.datasets.readers.csv_grammar import choose_grammar
+from fitserve.datasets.readers.csv_header import (
+    SecondHeader,
+    find_second_header,
+    is_header,
+    is_number,
+    names_are_numbers,
+)
 from fitserve.datasets.readers.csv_layout import (
     Beginning,
     Parsed,
     Record,
     find_beginning,
-    is_header,
-    is_number,
     lines_of,
     parse,
     sep_line,
@@ -160,6 +165,12 @@ class _Detection:
             raise TooLarge("The table has more columns than the limit.", received=len(first), expected=expected)
         has_header = self._has_header(records, beginning)
         hidden = None if has_header or self.options.header is False else self._hidden_fields(parsed, len(first))
+        if has_header and self.options.header is None and (second := self._second_header(records, beginning)):
+            first = second.names
+            records = [
+                replace(records[0], fields=first, end=records[second.records].end),
+                *records[second.records + 1 :],
+            ]
         body = records[1:] if has_header else records
         if self.whole and not body:
             raise TableUnreadable("The table has no rows, only a header.", expected="at least one row of data")
@@ -172,11 +183,14 @@ class _Detection:
             if not trailing and len(first) > 1 and not first[-1].strip() and _last_is_empty(fields, len(first)):
                 trailing, first = True, first[:-1]
             names = self._names(first, records[0], beginning.row_names)
+            if self.options.header is None and names_are_numbers(records[0].fields, fields):
+                message = "The numbers of the first line are read as the columns' names: no row is like it."
+                self._add("numbers_name_columns", message, "header=false")
         else:
             if len(first) > 2 and not first[-1].strip() and _last_is_empty(fields, len(first)) and len(fields) > 1:
                 trailing, first = True, first[:-1]
             names = tuple(f"column_{number}" for number in range(1, len(first) + 1))
-            if self.options.header is None and not any(map(is_number, first)):
+            if self.options.header is None and (beginning.code or not any(map(is_number, first))):
                 message = "The first line is read as a row: it names no columns."
                 why = f"{first[0].strip()[:40]!r} is like what stands below it"
                 self._add("no_header", message, "header=true", why)
@@ -208,6 +222,21 @@ class _Detection:
         if beginning.row_names or beginning.trailing:
             return True
         return is_header(records[0].fields, [record.fields for record in records[1:]])
+
+    def _second_header(self, records: list[Record], beginning: Beginning) -> SecondHeader | None:
+        """Return what the records below the header say of the columns, where they are no rows; say so."""
+        if beginning.row_names or beginning.trailing:
+            return None
+        second = find_second_header(records[0].fields, [record.fields for record in records[1:]])
+        if second is None:
+            return None
+        line = self.skipped + records[1].line + 1
+        if second.code == "units_skipped":
+            message = f"Line {line} describes the columns; it is no row."
+        else:
+            message = f"The header has {second.records + 1} lines: line {line} is the second part of the names."
+        self._add(second.code, message, "header=true", f"above numbers it has {second.shown}")
+        return second
 
     def _hidden_fields(self, parsed: Parsed, width: int) -> list[str] | None:
         """Return the names that the last comment before the table has, where it has one for each column."""

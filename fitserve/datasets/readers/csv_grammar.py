@@ -7,12 +7,12 @@ import re
 from dataclasses import replace
 from itertools import islice
 
+from fitserve.datasets.readers.csv_header import is_number
 from fitserve.datasets.readers.csv_layout import (
     MOST_RECORDS,
     Grammar,
     Parsed,
     find_beginning,
-    is_number,
     lines_of,
     parse,
 )
@@ -175,5 +175,7 @@ def _by_blanks(text: str, comment: str | None, whole: bool) -> Parsed | None:
     lines = _BLANKS.sub(lambda run: run[0] if run[0][:1] == '"' else " ", text).split("\n")
     joined = "\n".join(line.strip() for line in lines)
     parsed = parse(joined, Grammar(" ", '"', blank_runs=True), whole, comment)
-    is_table = parsed.width > 1 and parsed.share >= 0.95 and len(parsed.records) > 2 and _is_typed(parsed)
+    table = [record for record in parsed.records[find_beginning(parsed).first :] if not record.is_blank]
+    alike = sum(len(record.fields) == parsed.width for record in table)
+    is_table = parsed.width > 1 and alike >= 0.95 * len(table) and len(table) > 2 and _is_typed(parsed)
     return parsed if is_table else None

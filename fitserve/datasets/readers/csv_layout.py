@@ -13,16 +13,22 @@ from collections import Counter
 from dataclasses import dataclass, field
 from itertools import islice
 
+from fitserve.datasets.readers.csv_header import begins_as_number, is_header
+
 MOST_RECORDS = 500  # that a layout is judged by
 FEW_RECORDS = 20
+FEW_ROWS = 4  # that are alike below lines of one field
 MOST_BEFORE = 200  # lines before a table
 MOST_AFTER = 20  # lines after a table
 MOST_SPARSE = 40  # records that are looked at for a header below a title
 _SEP_LINE = re.compile(r'"?[sS][eE][pP]=(.)"?')
-_NUMBER = re.compile(r"\s*+[+-]?(\d++[.,]?\d*+|[.,]\d++)([eE][+-]?\d++)?\s*+")
 _TOTALS = re.compile(
     r"\W*+(grand |sub)?(total|totals|totale|summe|gesamt|insgesamt|sum|suma|somme|average|mean|mittelwert|moyenne|итого"
     r"|всего|合计|总计|小计|合計|總計|小計)\W*+",
+    re.IGNORECASE,
+)
+_REMARK = re.compile(
+    r"\W*+(sources?|notes?|remarks?|footnotes?|legend|copyright|quellen?|hinweise?|anmerkung(en)?|nota|fuente|fonte)\W",
     re.IGNORECASE,
 )
 _COUNT = re.compile(r"\W*+(\d++|[nN]o) ?(rows?|records?|entries|lines?|results?)( \w++)*+\W*+", re.IGNORECASE)
@@ -107,51 +113,10 @@ def _without_nul(line: str) -> str:
     return line.replace("\0", "\ufffd")
 
 
-def is_number(text: str) -> bool:
-    """Return whether a field is a number in any of the plain spellings."""
-    return _NUMBER.fullmatch(text) is not None
-
-
 def sep_line(text: str) -> str | None:
     """Return the delimiter of a first line `sep=;`, which Excel writes and reads."""
     match = _SEP_LINE.fullmatch(text[:20].split("\n")[0].rstrip("\r"))
     return match[1] if match else None
-
-
-def is_header(first: list[str], body: list[list[str]], *, surely: bool = False) -> bool:
-    """Return whether a record names the columns: its fields are unlike those below them.
-
-    `surely`: there is a column of numbers (or dates) with a name that is none.
-    """
-    if all(is_number(text) or not text.strip() for text in first):
-        return False
-    if not body:
-        return not surely and not any(map(_begins_as_number, first))
-    votes = 0
-    for at, name in enumerate(first):
-        below = [fields[at] for fields in body if at < len(fields) and fields[at].strip()]
-        if below and sum(map(_begins_as_number, below)) > 0.8 * len(below):
-            # Above plain numbers, what is no plain number is a name: MNIST's 28x28.
-            begins = is_number(name) if all(map(is_number, below)) else _begins_as_number(name)
-            is_name = not begins or (_is_year(name) and not all(map(_is_year, below)))
-            votes += 1 if is_name else -1
-    if votes or surely:
-        return votes > 0
-    if any(is_number(text) for text in first):
-        return False
-    repeated = sum(name in {fields[at] for fields in body if at < len(fields)} for at, name in enumerate(first))
-    return repeated * 2 < len(first)
-
-
-def _is_year(text: str) -> bool:
-    plain = text.strip()
-    return len(plain) == 4 and plain[:2] in ("18", "19", "20", "21") and plain.isdigit()
-
-
-def _begins_as_number(text: str) -> bool:
-    """Return whether a field is a number, an amount of money, a share or a date."""
-    plain = text.strip().lstrip("+-($€£¥").rstrip("%)€£¥ ")
-    return plain[:1].isdigit() and sum(character.isdigit() for character in plain) * 2 >= len(plain)
 
 
 # --- before the table ----------------------------------------------------------------------------------------------
@@ -180,8 +145,8 @@ def find_beginning(parsed: Parsed, *, may_skip: bool = True) -> Beginning:
             if at
             else None
         )
-        if at and len(after) < at and not _are_pairs(records[:at], after, width):  # more would be skipped than read
-            return Beginning(0)
+        if at and len(after) < at and not _is_above_short_table(records[:at], record, after, width):
+            return Beginning(0)  # more would be skipped than read
         if first_width == width and may_skip and _is_sparse(record) and _header_follows(records[at : at + MOST_SPARSE]):
             continue
         lacks_one = first_width == width - 1 and bool(after) and len(after[0]) == width and _share(after, width) > 0.9
@@ -200,21 +165,38 @@ def find_beginning(parsed: Parsed, *, may_skip: bool = True) -> Beginning:
                 return Beginning(at, code, row_names=True)
         if first_width > width and not record.is_blank:
             is_preamble = bool(after) and len(after[0]) == width and is_header(after[0], after[1:], surely=True)
-            if not is_preamble or first_width == width + 1:
+            if not is_preamble or (first_width == width + 1 and not record.fields[-1].strip()):
                 return Beginning(at, code)
     return Beginning(0)
 
 
 def _surely_begins(before: list[Record], first: Record, after: list[list[str]]) -> bool:
     """Return whether a record is a header below a preamble, and not a row on which a table becomes wider."""
+    if _has_rows(before):
+        return False
     if is_header(first.fields, after, surely=True):
         return True
-    return is_header(first.fields, after) and all(len(record.fields) == 1 for record in before)
+    if any(len(record.fields) > 1 for record in before):
+        return False
+    width = len(first.fields)
+    are_rows = len(after) >= FEW_ROWS and width > 2 and _share(after, width) == 1
+    return is_header(first.fields, after) or (are_rows and any(_is_numeric(after, at) for at in range(width)))
 
 
-def _are_pairs(before: list[Record], after: list[list[str]], width: int) -> bool:
-    """Return whether names with values come before rows that are all alike."""
-    return bool(after) and _share(after, width) == 1 and all(len(record.fields) == 2 < width for record in before)
+def _has_rows(before: list[Record]) -> bool:
+    """Return whether lines before a table are rows of another one: several numbers and nothing else."""
+    present = [[text for text in record.fields if text.strip()] for record in before]
+    return any(len(fields) > 1 and all(map(begins_as_number, fields)) for fields in present)
+
+
+def _is_above_short_table(before: list[Record], first: Record, after: list[list[str]], width: int) -> bool:
+    """Return whether rows that are all alike, if few, come after names with values, or a header after some lines."""
+    if not after or _share(after, width) < 1 or _has_rows(before):
+        return False
+    if all(len(record.fields) == 2 < width for record in before):
+        return True
+    is_prose = sum(len(record.fields) > 1 for record in before) <= 1 and all(len(one.fields) < width for one in before)
+    return is_prose and width > 2 and is_header(first.fields, after, surely=True)
 
 
 def _is_sparse(record: Record) -> bool:
@@ -268,7 +250,7 @@ def find_footer(tail: str, body: list[list[str]], grammar: Grammar, width: int) 
 
 def _is_numeric(body: list[list[str]], at: int) -> bool:
     present = [fields[at] for fields in body if at < len(fields) and fields[at].strip()]
-    return bool(present) and all(map(_begins_as_number, present))
+    return bool(present) and all(map(begins_as_number, present))
 
 
 def _is_footer(fields: list[str], line: str, body: list[list[str]], numeric: bool, width: int) -> bool:
@@ -276,6 +258,8 @@ def _is_footer(fields: list[str], line: str, body: list[list[str]], numeric: boo
     if not present:
         return False
     if len(present) == 1 and _COUNT.fullmatch(present[0]):
+        return True
+    if len(fields) < width and numeric and _REMARK.match(line.strip()):
         return True
     is_total = _TOTALS.fullmatch(present[0].rstrip(":")) is not None
     if is_total:

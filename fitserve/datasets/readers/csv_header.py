@@ -1,0 +1,189 @@
+"""Whether a CSV table's first records name its columns: one record, two of them, names that are numbers."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+from fitserve.parsing.words import MISSING, SOFT_MISSING, TYPES, UNITS
+
+FEW_NUMBERS = 3  # that can be names, where what is below them is of another kind
+MANY_NUMBERS = 10  # that are names where they ascend and no row does
+MOST_COMPARED = 100  # rows, with a header
+LONGEST_UNIT = 20
+_NUMBER = re.compile(r"\s*+[+-]?(\d++[.,]?\d*+|[.,]\d++)([eE][+-]?\d++)?\s*+")
+_BRACKETED = re.compile(r"\(.*\)|\[.*\]|\{.*\}|<.*>")
+
+
+def is_number(text: str) -> bool:
+    """Return whether a field is a number in any of the plain spellings."""
+    return _NUMBER.fullmatch(text) is not None
+
+
+def begins_as_number(text: str) -> bool:
+    """Return whether a field is a number, an amount of money, a share or a date."""
+    plain = text.strip().lstrip("+-($€£¥").rstrip("%)€£¥ ")
+    return plain[:1].isdigit() and sum(character.isdigit() for character in plain) * 2 >= len(plain)
+
+
+def is_header(first: list[str], body: list[list[str]], *, surely: bool = False) -> bool:
+    """Return whether a record names the columns: its fields are unlike those below them.
+
+    `surely`: there is a column of numbers (or dates) with a name that is none.
+    """
+    if not surely and names_are_numbers(first, body):
+        return True
+    if all(is_number(text) or not text.strip() for text in first):
+        return False
+    if not body:
+        return not surely and not any(map(begins_as_number, first))
+    votes = 0
+    for at, name in enumerate(first):
+        below = [fields[at] for fields in body if at < len(fields) and fields[at].strip()]
+        if below and sum(map(begins_as_number, below)) > 0.8 * len(below):
+            # Above plain numbers, what is no plain number is a name: MNIST's 28x28.
+            begins = is_number(name) if all(map(is_number, below)) else begins_as_number(name)
+            is_name = not begins or (_is_year(name) and not all(map(_is_year, below)))
+            votes += 1 if is_name else -1
+    if votes or surely:
+        return votes > 0
+    if any(is_number(text) for text in first):
+        return False
+    repeated = sum(name in {fields[at] for fields in body if at < len(fields)} for at, name in enumerate(first))
+    return repeated * 2 < len(first)
+
+
+def _is_year(text: str) -> bool:
+    plain = text.strip()
+    return len(plain) == 4 and plain[:2] in ("18", "19", "20", "21") and plain.isdigit()
+
+
+# --- names that are numbers ----------------------------------------------------------------------------------------
+
+
+def names_are_numbers(first: list[str], body: list[list[str]]) -> bool:
+    """Return whether numbers name columns: pandas' 0, 1, 2, the years of a wide table, the wavelengths of a spectrum.
+
+    They ascend (or descend) as no row does. Few of them count by one besides, above what is not whole numbers, or
+    after the empty name of a column that counts rows.
+    """
+    columns = [at for at, text in enumerate(first) if is_number(text)]
+    rows = [fields for fields in body[:MOST_COMPARED] if len(fields) >= len(first)]
+    if len(columns) < FEW_NUMBERS or not rows:
+        return False
+    names = _steps([first[at] for at in columns])
+    if not _one_way(names):
+        return False
+    below = [_steps([fields[at] for at in columns]) for fields in rows]
+    are_many = len(columns) >= MANY_NUMBERS and len(rows) >= FEW_NUMBERS
+    if are_many and (not any(map(_one_way, below)) or (_are_alike(names) and not any(map(_are_alike, below)))):
+        return True
+    are_whole = all(first[at].strip().isdecimal() for at in columns)
+    if not are_whole or {abs(step) for step in names} != {1} or any(steps == names for steps in below):
+        return False
+    if not first[0].strip() and [fields[0].strip() for fields in rows] == [str(at) for at in range(len(rows))]:
+        return True
+    unlike = sum(_are_unlike_whole([fields[at] for fields in rows]) for at in columns)
+    return unlike * 2 > len(columns)
+
+
+def _steps(texts: list[str]) -> list[float]:
+    """Return the steps from each number to the next one; none where a text is no number."""
+    try:
+        values = [float(text.replace(",", ".")) for text in texts]
+    except ValueError:
+        return []
+    return [after - before for before, after in pairwise(values)]
+
+
+def _one_way(steps: list[float]) -> bool:
+    return bool(steps) and (min(steps) > 0 or max(steps) < 0)
+
+
+def _are_alike(steps: list[float]) -> bool:
+    return bool(steps) and max(steps) - min(steps) <= 1e-6 * abs(steps[0])
+
+
+def _are_unlike_whole(below: list[str]) -> bool:
+    present = [text.strip() for text in below if text.strip()]
+    return bool(present) and sum(not text.lstrip("+-").isdecimal() for text in present) * 2 > len(present)
+
+
+# --- a header over two records -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SecondHeader:
+    """What the records below the names say of the columns."""
+
+    records: int  # that are no rows: one, or two with pandas' names of the index
+    names: list[str]
+    code: Literal["units_skipped", "names_joined"]
+    shown: str  # of what they hold
+
+
+def find_second_header(names: list[str], body: list[list[str]]) -> SecondHeader | None:
+    """Find units, types or the second part of the names below a header.
+
+    Above columns of numbers there is none of them, but texts that do not occur again.
+    """
+    if len(body) <= FEW_NUMBERS or any(len(fields) != len(names) for fields in body[:2]):
+        return None
+    second, rows = [text.strip() for text in body[0]], body[1:MOST_COMPARED]
+    numeric = [at for at in range(len(names)) if _is_numeric(rows, at)]
+    above = [second[at] for at in numeric]
+    if not any(above) or any(map(begins_as_number, above)) or any(map(_is_missing, above)):
+        return None
+    if any(
+        text and any(fields[at].strip() == text for fields in rows if at < len(fields))
+        for at, text in enumerate(second)
+    ):
+        return None
+    shown = ", ".join(text for text in second if text)[:80]
+    others = [second[at] for at in range(len(names)) if at not in numeric]
+    if (joined := _joined([name.strip() for name in names], second)) is not None and not any(
+        text and not _is_unit(text) and not _repeats(names, at) for at, text in enumerate(second) if at not in numeric
+    ):
+        of_index = [text.strip() for text in body[1]]
+        if of_index[0] and not any(of_index[1:]) and not joined[0]:
+            return SecondHeader(2, [of_index[0], *joined[1:]], "names_joined", shown)
+        return SecondHeader(1, joined, "names_joined", shown)
+    if not all(not text or _is_unit(text) for text in others):
+        return None
+    if len([text for text in above if text]) < 2 and not all(map(_is_unit, filter(None, above))):
+        return None
+    if any(len(text) > LONGEST_UNIT for text in above):
+        return None
+    return SecondHeader(1, names, "units_skipped", shown)
+
+
+def _is_numeric(rows: list[list[str]], at: int) -> bool:
+    present = [fields[at] for fields in rows if at < len(fields) and fields[at].strip()]
+    return len(present) >= FEW_NUMBERS and all(map(begins_as_number, present))
+
+
+def _is_missing(text: str) -> bool:
+    return text not in ("", "-", "–", "—") and (text in MISSING or text.lower() in SOFT_MISSING)
+
+
+def _is_unit(text: str) -> bool:
+    lower = text.strip().lower()
+    return lower in ("-", "–", "—") or lower in TYPES or lower in UNITS or _BRACKETED.fullmatch(lower) is not None
+
+
+def _repeats(names: list[str], at: int) -> bool:
+    return not names[at].strip() or names.count(names[at]) > 1
+
+
+def _joined(names: list[str], second: list[str]) -> list[str] | None:
+    """Return names of two parts, as where a name stands above several columns; None if the first parts suffice."""
+    named = [name for name in names if name]
+    if len(set(named)) == len(named) and all(names[1:]):
+        return None
+    parts: list[str] = []
+    for at, name in enumerate(names):
+        parts.append(name or (parts[-1] if at and second[at] else ""))
+    joined = [f"{name} {part}".strip() for name, part in zip(parts, second, strict=True)]
+    return joined if len(set(joined)) == len(joined) else None
