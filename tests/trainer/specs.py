@@ -53,9 +53,12 @@ def compiled(spec: Spec, steps: int = 2) -> keras.Model:
 
 
 def train_one_epoch(spec: Spec) -> dict[str, float]:
-    """Train one epoch of two batches. Returns its logs."""
+    """Train one epoch of two batches, without the input pipeline of `fit`. Returns its logs."""
     keras.utils.set_random_seed(spec.training.seed)
     network = compiled(spec)
     inputs, targets = arrays(spec)
-    history = network.fit(inputs, targets, batch_size=ROWS // 2, epochs=1, verbose=0)
-    return {name: values[-1] for name, values in history.history.items()}
+    logs: dict[str, Any] = {}
+    for at in range(0, ROWS, ROWS // 2):
+        batch = ({name: rows[at : at + ROWS // 2] for name, rows in part.items()} for part in (inputs, targets))
+        logs = network.train_on_batch(*batch, return_dict=True)
+    return {name: float(value) for name, value in logs.items()}

@@ -14,8 +14,9 @@ from workers.trainer.engine.network import build_network
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
 
-NETWORKS = 50
+NETWORKS, OFTEN = 50, 15  # in the long form, and every time
 BATCH = 16
+LONG = pytest.mark.long
 BETWEEN: list[Any] = [
     {"Dropout": 0.2},
     "BatchNormalization",
@@ -63,7 +64,7 @@ def generated(number: int) -> list[Any]:
     return layers
 
 
-@pytest.mark.parametrize("number", range(NETWORKS))
+@pytest.mark.parametrize("number", [*range(OFTEN), *(pytest.param(n, marks=LONG) for n in range(OFTEN, NETWORKS))])
 def test_estimates_of_a_generated_network(number: int) -> None:
     run = resolved(generated(number), batch_size=BATCH)
     assert build_network(run.spec).count_params() == run.estimates.parameters
