@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -22,13 +23,17 @@ def main() -> int:
 
 def serve(settings: Settings) -> None:
     """Run one process."""
-    # These take a second to import; a process that only supervises others does without.
+    # These take a second to import, with collections more; a process that only supervises others does without.
+    gc.disable()
     from services.http.auth import refuse_unprotected_address
     from services.predict.app import create_app
     from services.predict.server.http_server import listen, make_data_plane_server
 
     refuse_unprotected_address(settings, settings.auth and _has_keys(settings))
-    make_data_plane_server(create_app(settings), settings).run(sockets=[listen(settings)])
+    server = make_data_plane_server(create_app(settings), settings)
+    gc.freeze()
+    gc.enable()
+    server.run(sockets=[listen(settings)])
 
 
 def _has_keys(settings: Settings) -> bool:

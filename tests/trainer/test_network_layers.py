@@ -294,4 +294,3 @@ def test_a_part_of_a_layer_is_the_one_of_keras(argument: str, stated: Any, their
 @pytest.mark.parametrize("argument", dict.fromkeys(argument for argument, _, _ in PARTS))
 def test_all_parts_of_a_layer_train(argument: str) -> None:
     check_branches([{"Dense": {"units": 4, argument: stated}} for one, stated, _ in PARTS if one == argument])
-
