@@ -13,7 +13,9 @@ from typing import Final, Literal
 TRIAL: Final = "trial"  # the kind of a run that is one trial of another run, for an idle worker
 PART: Final = "part"  # of a run that predicts a part of another run's rows
 HELPER: Final = "helper"  # of a run that is one worker's part in the training of another run's network
-DIVIDED: Final = (TRIAL, PART, HELPER)  # kinds of runs that are parts of another one: nobody submitted them
+CLEANUP: Final = "cleanup"  # of a run that removes what another run, which is over, has written outside
+PARTS: Final = (TRIAL, PART, HELPER)  # which end when their run does
+DIVIDED: Final = (*PARTS, CLEANUP)  # kinds of runs that are parts of another one: nobody submitted them
 
 
 class RunState(StrEnum):

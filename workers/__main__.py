@@ -19,15 +19,17 @@ from fitserve import blobs, db, exports, logs, telemetry, tracing
 from fitserve.operations.sampler import Sampler
 from fitserve.queue import QUEUE, WAKE, Publisher, make_app
 from fitserve.settings import Settings
-from fitserve.states import PART
+from fitserve.states import CLEANUP, PART
 from workers import health_server
 from workers.automation_driver import AutomationDriver
+from workers.batch.cleanup import CleanupAttempt
 from workers.batch.prediction import KIND as PREDICTION
 from workers.batch.prediction import BatchPredictionAttempt, PartAttempt
 from workers.deliveries import Deliverer
 from workers.exports import ExportAttempt
 from workers.messages import HintApp
 from workers.rollout_driver import RolloutDriver
+from workers.side_attempt import SideAttempt
 from workers.side_runner import SideRunner
 from workers.supervisor import Supervisor
 
@@ -81,7 +83,12 @@ def main() -> None:
     checks = {"database": database, "trainer": supervisor.is_ready, "broker": connected.is_set}
     health_server.serve(settings.host, settings.worker_metrics_port, checks)
     supervisor.start()
-    beside = {PREDICTION: BatchPredictionAttempt, PART: PartAttempt, exports.KIND: ExportAttempt}
+    beside: dict[str, type[SideAttempt]] = {
+        PREDICTION: BatchPredictionAttempt,
+        PART: PartAttempt,
+        CLEANUP: CleanupAttempt,
+    }
+    beside[exports.KIND] = ExportAttempt
     predictor = SideRunner(settings, engine, supervisor.blobs, supervisor.stopping, beside)
     predictor.start()
     driver = RolloutDriver(engine)

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine
+from sqlalchemy.orm import Session
 
 from fitserve import telemetry
 from fitserve.blobs import BlobStore, Corrupt, StoredBlob
 from fitserve.datasets.destinations import DestinationAway, DestinationRefused
 from fitserve.errors import BadInput, Conflict, FitserveError, NotFound
-from fitserve.runs import finish, lease
+from fitserve.runs import cleanup, finish, lease
 from fitserve.runs.history import EventReport, Level, Report
 from fitserve.runs.lease import LeaseLost, StoredCheckpoint
 from fitserve.settings import Settings
@@ -82,13 +83,15 @@ class SideAttempt(ABC):
         try:
             result, stored = self._work(folder)
             return finish.succeed(
-                self.engine, self.claim.lease, result, blobs=self.blobs, stored=stored, register=lambda session: None
+                self.engine, self.claim.lease, result, blobs=self.blobs, stored=stored, register=self._register
             )
         except (Interrupted, finish.CancelledFirst) as error:
             if self._lost:
                 raise LeaseLost(self.claim.lease.run_id) from error
             if self._cancel or isinstance(error, finish.CancelledFirst):
-                return finish.confirm_cancel(self.engine, self.claim.lease, self._reports_of_undoing())
+                remains = self._undo()
+                reports = self._reports_of_undoing(remains)
+                return finish.confirm_cancel(self.engine, self.claim.lease, reports, clean=remains == [])
             return finish.release(self.engine, self.claim.lease)
         except DeterministicFailure as error:
             return self._fail(error.cause, error.detail, error.evidence)
@@ -104,7 +107,8 @@ class SideAttempt(ABC):
     def _fail(self, cause: str, detail: str, evidence: Mapping[str, Any]) -> RunState:
         remains = self._undo()
         result = {} if remains is None else {"remains": remains}
-        state = finish.fail(self.engine, self.claim.lease, cause, detail, {**evidence, **result})
+        facts = {**evidence, **result}
+        state = finish.fail(self.engine, self.claim.lease, cause, detail, facts, clean=remains == [])
         if state == RunState.failed and self.claim.run.kind not in DIVIDED:
             telemetry.RUN_FAILURES.labels(cause).inc()
         return state
@@ -121,7 +125,8 @@ class SideAttempt(ABC):
         most = self.settings.max_attempts
         remains = self._undo() if self.claim.run.spent_attempts + 1 >= most else None
         result = {} if remains is None else {"remains": remains}
-        state = finish.lose(self.engine, self.claim.lease, most, cause, detail.rstrip("."), result)
+        detail = detail.rstrip(".")
+        state = finish.lose(self.engine, self.claim.lease, most, cause, detail, result, clean=remains == [])
         if state == RunState.failed and self.claim.run.kind not in DIVIDED:
             telemetry.RUN_FAILURES.labels(cause).inc()
         return state
@@ -129,15 +134,18 @@ class SideAttempt(ABC):
     def _undo(self) -> list[str] | None:
         """Remove what was written outside, before the run ends without a result.
 
-        Returns what remains of it; None where nothing is ever written outside.
+        Returns what remains of it; None where that is not known, or nothing is ever written outside.
         """
         return None
 
-    def _reports_of_undoing(self) -> tuple[Report, ...]:
-        if (remains := self._undo()) is None:
+    def _reports_of_undoing(self, remains: list[str] | None) -> tuple[Report, ...]:
+        if remains is None:
             return ()
-        message = f"What remains: {', '.join(remains)}" if remains else "Nothing remains at the destination"
-        return (self._report("warn" if remains else "info", message, {"remains": remains}),)
+        return (self._report("warn" if remains else "info", cleanup.describe(remains), {"remains": remains}),)
+
+    def _register(self, session: Session) -> None:
+        """Write what belongs to the result, in its transaction."""
+        return
 
     def _report(self, level: Level, message: str, data: dict[str, Any]) -> EventReport:
         """Return the attempt's next event."""

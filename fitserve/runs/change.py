@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from fitserve import db
 from fitserve.errors import Conflict
+from fitserve.runs import cleanup
 from fitserve.runs.queries import get_owned
 from fitserve.states import DIVIDED, TERMINAL
 from fitserve.tables import Epoch, Event, GangMember, Idempotency, Run, Trial, Version
@@ -50,6 +51,9 @@ def delete_run(engine: Engine, run_id: str, owner: str | None) -> None:
             raise Conflict(f"The run is {run.state}.", received=run.state, fix="Cancel it first.")
         if run.kind in DIVIDED:
             raise Conflict(f"The run is a {run.kind} of another.", received=run.kind, fix=f"Delete {run.parent_id}.")
+        if cleanup.is_pending(session, run_id):
+            what = "What the run has written to its destination is still being removed."
+            raise Conflict(what, received=run_id, fix="Delete it once that is done.")
         version = session.scalar(select(Version).where(Version.run_id == run_id))
         if version is not None:
             raise Conflict(

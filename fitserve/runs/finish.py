@@ -17,12 +17,13 @@ from sqlalchemy.orm import Session
 from fitserve import db, events, telemetry
 from fitserve.blobs import BlobStore, StoredBlob
 from fitserve.errors import Conflict
+from fitserve.runs import cleanup
 from fitserve.runs.blob_references import add_references
 from fitserve.runs.history import CANCEL_REQUESTED, FINISHED, RELEASED, Report, add_event, record_reports
 from fitserve.runs.lease import Lease, LeaseLost, queued
 from fitserve.runs.queries import get_owned
 from fitserve.runs.scores import scores_of
-from fitserve.states import DIVIDED, TERMINAL, RunState
+from fitserve.states import DIVIDED, PARTS, TERMINAL, RunState
 from fitserve.strictjson import finite_json
 from fitserve.tables import Epoch, Run, Trial
 
@@ -97,17 +98,22 @@ def fail(
     message: str,
     data: Mapping[str, Any] | None = None,
     reports: Sequence[Report] = (),
+    *,
+    clean: bool = False,
 ) -> RunState:
-    """T5: a failure that training again would repeat. A requested cancel takes precedence. Raises LeaseLost."""
-    with _locked(engine, lease, reports) as ending:
+    """T5: a failure that training again would repeat. A requested cancel takes precedence. Raises LeaseLost.
+
+    `clean`, here and below: the holder has removed what the run had written outside, so that no other run must.
+    """
+    with _locked(engine, lease, reports, clean=clean) as ending:
         if ending.run.cancel_requested_at is not None:
             return ending.cancel()
         return ending.fail(cause, message, data or {})
 
 
-def confirm_cancel(engine: Engine, lease: Lease, reports: Sequence[Report] = ()) -> RunState:
+def confirm_cancel(engine: Engine, lease: Lease, reports: Sequence[Report] = (), *, clean: bool = False) -> RunState:
     """T9 by the holder. Raises LeaseLost."""
-    with _locked(engine, lease, reports) as ending:
+    with _locked(engine, lease, reports, clean=clean) as ending:
         return ending.cancel()
 
 
@@ -134,12 +140,13 @@ def lose(
     reports: Sequence[Report] = (),
     *,
     start_over: bool = False,
+    clean: bool = False,
 ) -> RunState:
     """T6 or T7 by the holder, whose trainer died or hung: an attempt is spent. Raises LeaseLost.
 
     With `start_over` the next attempt does not use the run's checkpoint.
     """
-    with _locked(engine, lease, reports) as ending:
+    with _locked(engine, lease, reports, clean=clean) as ending:
         if start_over:
             ending.run.checkpoint = ending.run.checkpoint_epoch = None
         return ending.lose(max_attempts, cause, message, data or {})
@@ -224,13 +231,13 @@ def lock_run(session: Session, lease: Lease) -> Run:
 
 
 @contextmanager
-def _locked(engine: Engine, lease: Lease, reports: Sequence[Report]) -> Iterator[_Ending]:
+def _locked(engine: Engine, lease: Lease, reports: Sequence[Report], *, clean: bool = False) -> Iterator[_Ending]:
     """Lock the holder's run and record its last reports, in one transaction with what the block does."""
     with db.transaction(engine) as session:
         at = db.now(session)
         run = lock_run(session, lease)
         record_reports(session, lease.run_id, lease.attempt, reports, at)
-        yield _Ending(session, run, lease.holds(), at)
+        yield _Ending(session, run, lease.holds(), at, clean)
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,21 +248,27 @@ class _Ending:
     run: Run
     where: ColumnElement[bool]
     at: datetime
+    clean: bool = False
 
     def cancel(self) -> RunState:
         requested = self.run.cancel_requested_at or self.at
         self._end(RunState.cancelled, cancel_requested_at=requested)
-        self._add_event(FINISHED, RunState.cancelled, "Cancelled")
+        self._add_event(FINISHED, RunState.cancelled, "Cancelled", data=self._clean_up())
         _record_end(self.session, self.run, RunState.cancelled, self.at, {})
         return RunState.cancelled
 
     def fail(self, cause: str, message: str, data: Mapping[str, Any], **values: Any) -> RunState:
-        error = finite_json({"cause": cause, "detail": message, **data})
+        error = finite_json({"cause": cause, "detail": message, **data, **self._clean_up()})
         self._end(RunState.failed, error=error, **values)
         self._add_event(FINISHED, RunState.failed, message, level="error", data=error)
         facts = {"error": {"cause": cause, "detail": message}}
         _record_end(self.session, self.run, RunState.failed, self.at, facts)
         return RunState.failed
+
+    def _clean_up(self) -> dict[str, str]:
+        """Queue the removal of what the run may have written outside. Return what is said of that."""
+        queued_run = None if self.clean else cleanup.queue(self.session, self.run, self.at)
+        return {} if queued_run is None else {"cleanup": queued_run}
 
     def requeue(self, message: str, spent: int) -> RunState:
         run = self.run
@@ -292,7 +305,7 @@ def _end(
     if changed.rowcount != 1:
         return False
     if state in TERMINAL:
-        end_parts(session, run_id, DIVIDED, at)
+        end_parts(session, run_id, PARTS, at)
         if state != RunState.succeeded:  # whose last reports are recorded after this
             _end_trial_rows(session, run_id, state, at)
     return True

@@ -22,7 +22,7 @@ Level = Literal["info", "warn", "error"]
 
 # `seq` of the events that transitions add. Each happens at most once in an attempt, and the table is unique on
 # (run, attempt, seq). A worker's own reports count up from 1.
-CREATED, CANCEL_REQUESTED, CLAIMED, RELEASED, FINISHED = 0, -1, -2, -3, -4
+CREATED, CANCEL_REQUESTED, CLAIMED, RELEASED, FINISHED, CLEANED_UP = 0, -1, -2, -3, -4, -5
 
 
 @dataclass(frozen=True, slots=True)

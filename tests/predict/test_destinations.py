@@ -25,22 +25,25 @@ from sqlalchemy import select, update
 
 from fitserve import db
 from fitserve.datasets import store
-from fitserve.datasets.destinations import objects, sql
+from fitserve.datasets.destinations import DestinationAway, objects, sql
+from fitserve.datasets.destinations.target import refused
+from fitserve.errors import Conflict
 from fitserve.ids import new_id
-from fitserve.runs import create, finish, lease, queries, worker_registry
+from fitserve.runs import change, create, finish, lease, queries, worker_registry
 from fitserve.settings import Settings
-from fitserve.states import PART, RunState
+from fitserve.states import CLEANUP, PART, RunState
 from fitserve.tables import Dataset, Run
 from tests.predict.test_batch import upload
 from tests.predict.toy_registry import THREE, ToyRegistry, mixed
 from tests.waiting import wait_until
 from workers.batch import rows
+from workers.batch.cleanup import CleanupAttempt
 from workers.batch.part_predictor import PartPredictor
 from workers.batch.prediction import BatchPredictionAttempt, PartAttempt
 
 ROWS = 2500
 PASSWORD = "s3kret/pass word"
-ATTEMPTS = {"prediction": BatchPredictionAttempt, PART: PartAttempt}
+ATTEMPTS = {"prediction": BatchPredictionAttempt, PART: PartAttempt, CLEANUP: CleanupAttempt}
 
 
 def students(count: int = ROWS) -> pa.Table:
@@ -131,12 +134,12 @@ class Batch:
         )
         return made.run()
 
-    def expire(self) -> None:
+    def expire(self, max_attempts: int = 99) -> None:
         """Let all leases expire, as those of the dead do."""
         with db.transaction(self.toys.engine) as session:
             past = db.now(session).replace(year=2020)
             session.execute(update(Run).where(Run.state == "running").values(lease_expires_at=past))
-        finish.expire_leases(self.toys.engine, 99)
+        finish.expire_leases(self.toys.engine, max_attempts)
 
     def run(self, run_id: str) -> Run:
         with db.reading(self.toys.engine) as session:
@@ -421,6 +424,70 @@ def test_a_cancel_midway_leaves_nothing_and_says_so(
     assert objects_in(lake) == {}
     left = warehouse.execute("SELECT table_name FROM information_schema.tables WHERE table_schema = 'answers'")
     assert {row[0] for row in left.fetchall()} <= {"fitserve_parts"}
+
+
+@pytest.mark.parametrize("end", ["last attempt", "cancelled while queued", "cancelled while held", "away"])
+def test_what_a_lost_holder_has_written_is_removed_by_another_worker(
+    batch: Batch, warehouse: Any, lake: Any, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """Whoever ends the run queues its cleanup, which waits for those who may still write a part of it."""
+    run_ids = [batch.queue(SQL), batch.queue(S3)]
+    for cls in (sql.SqlTarget, objects.ObjectTarget):
+        with monkeypatch.context() as patched:
+            if end == "away":
+
+                def away(*_: Any) -> list[str]:
+                    raise DestinationAway("The destination does not answer.")
+
+                refuse = lambda *_: (_ for _ in ()).throw(refused("sql", "Full."))  # noqa: E731
+                patched.setattr(cls, "finish", refuse)
+                patched.setattr(cls, "discard", away)
+                assert batch.attempt() == RunState.failed
+                continue
+            kill_at(patched, cls, "write", 2, after=True)
+            with pytest.raises(Killed):
+                batch.attempt()
+            if end == "last attempt":
+                batch.expire(max_attempts=1)
+                continue
+        if end == "cancelled while queued":
+            batch.expire()
+            finish.cancel(batch.toys.engine, run_ids[cls is objects.ObjectTarget], None)
+        else:
+            finish.cancel(batch.toys.engine, run_ids[cls is objects.ObjectTarget], None)
+            batch.expire()
+    assert len(objects_in(lake)) == (5 if end == "away" else 2)
+    left = "SELECT count(*) FROM information_schema.tables WHERE table_schema = 'answers' AND table_name LIKE '%run%'"
+    assert warehouse.execute(left).fetchone() == (1,)
+    for run_id in run_ids:
+        run = batch.run(run_id)
+        assert run.state == ("cancelled" if "cancelled" in end else "failed")
+        if run.error:
+            assert batch.run(run.error["cleanup"]).parent_id == run_id
+        with pytest.raises(Conflict, match="still being removed"):
+            change.delete_run(batch.toys.engine, run_id, None)
+        assert batch.attempt(CLEANUP) == RunState.succeeded
+        assert batch.events(run_id)[-1] == "Nothing remains at the destination"
+    assert objects_in(lake) == {}
+    assert warehouse.execute(left).fetchone() == (0,)
+    assert warehouse.execute("SELECT count(*) FROM answers.fitserve_parts").fetchone() == (0,)
+    change.delete_run(batch.toys.engine, run_ids[0], None)
+
+
+def test_a_cleanup_that_cannot_be_done_says_what_remains(
+    batch: Batch, warehouse: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch.settings = settings.model_copy(update={"max_attempts": 1})
+    run_id = batch.queue(SQL)
+    with monkeypatch.context() as patched:
+        kill_at(patched, sql.SqlTarget, "write", 1, after=True)
+        with pytest.raises(Killed):
+            batch.attempt()
+    batch.expire(max_attempts=1)
+    assert settings.connections_file is not None
+    settings.connections_file.write_text("{}")
+    assert batch.attempt(CLEANUP) == RunState.failed
+    assert batch.events(run_id)[-1] == f"What remains: what {run_id} has written through warehouse (sql)"
 
 
 def test_a_database_of_another_kind_takes_them_too(batch: Batch, connect: Callable[..., None], tmp_path: Path) -> None:

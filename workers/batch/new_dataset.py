@@ -36,6 +36,8 @@ class NewDataset:
     def write(self, part: Part, path: Path) -> None:
         """The part's blob is all that it takes."""
 
+    leftovers = "nothing"
+
     def discard(self) -> list[str]:
         """Blobs that nothing refers to are collected."""
         return []

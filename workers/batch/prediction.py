@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from fitserve import telemetry
 from fitserve.blobs import Corrupt, StoredBlob
-from fitserve.datasets.destinations import Part, Target, open_target
+from fitserve.datasets.destinations import DestinationAway, DestinationRefused, Part, Target, open_target
 from fitserve.errors import NotFound
 from fitserve.runs.history import Report
 from fitserve.runs.lease import StoredCheckpoint
@@ -87,12 +87,16 @@ class BatchPredictionAttempt(SideAttempt):
         return {"rows": rows, **about, **self._target.finish(parts, {**about, **of, "columns": columns})}
 
     def _undo(self) -> list[str] | None:
-        if self._target is None or self._division is None:
+        if not self.claim.run.resolved.get("destination"):
             return None
+        if self._target is None or self._division is None:  # nothing was written, but perhaps by an earlier attempt
+            return [] if self.claim.lease.attempt == 1 else None
         while not self._division.end():  # a part that is written after this would remain
             time.sleep(_POLL)
-        remains = self._target.discard()
-        return remains if self.claim.run.resolved.get("destination") else None
+        try:
+            return self._target.discard()
+        except (DestinationRefused, DestinationAway) as error:
+            return [f"{self._target.leftovers} ({error.detail})"]
 
     def _predictor(self, folder: Path) -> PartPredictor:
         run = self.claim.run
@@ -149,6 +153,9 @@ class PartAttempt(BatchPredictionAttempt):
         self._open(folder).write(part, path)
         _count(part, run.resolved)
         return {"rows": part.rows, "blob": part.blob, "bytes": part.bytes}, {PART: stored}
+
+    def _undo(self) -> None:
+        """Leave it to the run that this is a part of."""
 
 
 def _known_part(

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from fitserve.datasets.destinations.target import ATTEMPTS, DestinationAway, DestinationRefused, Part, refused
+from fitserve.datasets.destinations.target import ATTEMPTS, DestinationAway, Part, refused
 from fitserve.datasets.sources.connections import Connection, SourceRefused
 from fitserve.datasets.sources.fetched import SourceAway, try_again
 from fitserve.datasets.sources.objects import open_store, translated
@@ -50,11 +50,12 @@ class ObjectTarget:
 
     def discard(self) -> list[str]:
         """Remove this run's objects, unless its manifest is there."""
-        folder = f"{self._stated.path.rstrip('/')}/"
-        try:
-            return self._again(self._remove_parts)
-        except (DestinationRefused, DestinationAway) as error:
-            return [f"objects {folder}part-{self._run}-* of {self._stated.connection} ({error.detail})"]
+        return self._again(self._remove_parts)
+
+    @property
+    def leftovers(self) -> str:
+        """The parts' objects."""
+        return f"objects {self._stated.path.rstrip('/')}/part-{self._run}-* of {self._stated.connection}"
 
     def _name(self, number: int) -> str:
         return f"part-{self._run}-{number:05}.parquet"

@@ -86,12 +86,14 @@ class SqlTarget:
 
     def discard(self) -> list[str]:
         """Drop the staging table and forget the parts, unless the rows were published."""
-        try:
-            with self._database() as engine:
-                remains: list[str] = self._again(lambda: self._drop(engine))
-                return remains
-        except (DestinationRefused, DestinationAway) as error:
-            return [f"the table {self._staging} on {self._stated.connection} ({error.detail})"]
+        with self._database() as engine:
+            remains: list[str] = self._again(lambda: self._drop(engine))
+            return remains
+
+    @property
+    def leftovers(self) -> str:
+        """The staging table."""
+        return f"the table {self._staging} on {self._stated.connection}"
 
     # --- steps; each may be repeated -------------------------------------------------------------------------------
 

@@ -55,8 +55,15 @@ class Target(Protocol):
     def finish(self, parts: Sequence[Part], about: Mapping[str, Any]) -> dict[str, Any]:
         """Publish all parts at once. Return what the run's result says of it."""
 
+    @property
+    def leftovers(self) -> str:
+        """What an unpublished run leaves, in words."""
+
     def discard(self) -> list[str]:
-        """Remove what was written and not published. Return what remains, in words."""
+        """Remove what was written and not published. Return what remains: rows that were published, in words.
+
+        Raises DestinationRefused, DestinationAway.
+        """
 
 
 def refused(kind: str, detail: str, *, key: str = "", fix: str | None = None, **extra: Any) -> DestinationRefused:

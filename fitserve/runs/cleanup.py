@@ -1,0 +1,68 @@
+"""Runs of the kind `cleanup`: they remove what another run, which ended without its holder, has written outside.
+
+Such a run is queued in the transaction that ends the other one, so that nothing written is forgotten, whoever dies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import Engine, select
+from sqlalchemy.orm import Session
+
+from fitserve import db
+from fitserve.ids import new_id
+from fitserve.runs.create import NewRun, add_run
+from fitserve.runs.history import CLEANED_UP, Level, add_event
+from fitserve.states import CLEANUP, DIVIDED, PART, TERMINAL, RunState
+from fitserve.tables import Event, Run
+
+
+def queue(session: Session, run: Run, at: datetime) -> str | None:
+    """Queue the cleanup of a run that is ending. Return its id; None for a run that has written nothing outside."""
+    destination = run.resolved.get("destination")
+    if run.kind in DIVIDED or destination is None or run.attempt == 0:
+        return None
+    new = NewRun(
+        owner=run.owner,
+        dataset_id=run.dataset_id,
+        spec={"run": run.id},
+        resolved={"destination": destination},
+        estimates={},
+        kind=CLEANUP,
+        priority=run.priority,
+        parent_id=run.id,
+    )
+    return add_run(session, new, new_id("run"), at).id
+
+
+def is_pending(session: Session, run_id: str) -> bool:
+    """Return whether what a run has written is still to be removed."""
+    mine = (Run.parent_id == run_id, Run.kind == CLEANUP, Run.state.not_in(TERMINAL))
+    return session.scalar(select(Run.id).where(*mine).limit(1)) is not None
+
+
+def has_writers(engine: Engine, run_id: str) -> bool:
+    """Return whether another worker still holds a part of a run that is over, and may write it."""
+    with db.reading(engine) as session:
+        mine = (Run.parent_id == run_id, Run.kind == PART, Run.state == RunState.running)
+        return session.scalar(select(Run.id).where(*mine).limit(1)) is not None
+
+
+def record(session: Session, run_id: str, remains: list[str]) -> None:
+    """Add to the events of a run that is over what remains of what it had written; the first word stays."""
+    run = session.get(Run, run_id, with_for_update=True)
+    if run is None:
+        return
+    said = (Event.run_id == run_id, Event.attempt == run.attempt, Event.seq == CLEANED_UP)
+    if session.scalar(select(Event.id).where(*said)) is None:
+        at, data = db.now(session), {"remains": remains}
+        message = describe(remains)
+        level: Level = "warn" if remains else "info"
+        add_event(session, run_id, run.attempt, CLEANED_UP, at, run.state, message, level=level, data=data)
+
+
+def describe(remains: Sequence[str]) -> str:
+    """Return in words what remains of what a run has written outside."""
+    return f"What remains: {', '.join(remains)}" if remains else "Nothing remains at the destination"
