@@ -38,6 +38,7 @@ FORMATS: Mapping[str, ExportFormat] = {
         "a script and a notebook in Keras alone, which train the network again",
         frozenset(
             {"standardize", "min_max", "pass_through", "log", "robust", "piecewise_linear", "boolean", "one_hot"}
+            | {"index"}
         ),
         code=True,
     ),
@@ -45,11 +46,11 @@ FORMATS: Mapping[str, ExportFormat] = {
 }
 
 
-# Layers of Keras that do the same in every process: no masks or noise are drawn while they train.
+# Layers of Keras that do the same in every process; the script draws Dropout's masks as we do. No noise is drawn.
 _CODE_LAYERS = frozenset(
     {"Input", "Dense", "Activation", "BatchNormalization", "LayerNormalization", "UnitNormalization", "Flatten"}
     | {"Reshape", "Concatenate", "Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum"}
-    | {"ReLU", "LeakyReLU", "PReLU", "ELU", "Softmax"}
+    | {"ReLU", "LeakyReLU", "PReLU", "ELU", "Softmax", "Dropout", "Embedding"}
 )
 _CODE_TRAINING = ("sample_weight", "class_weight", "warmup", "steps_per_epoch", "mixed_precision", "switches")
 
@@ -86,9 +87,12 @@ def _of_training(format: str, spec: Mapping[str, Any] | None) -> list[Problem]:
     if spec is None:
         return [Problem(f"{format} needs the spec of the version, which is not recorded.")]
     training = spec["training"]
-    named = [f"/{part}" for part in ("ensemble", "folds") if spec.get(part)]
+    named = ["/folds"] if spec.get("folds") else []
     named += [f"/training/{part}" for part in _CODE_TRAINING if training.get(part)]
     named += ["/training/restarts"] if training["restarts"] > 1 else []
+    for part in ("early_stopping", "reduce_lr_on_plateau"):
+        watched = (training.get(part) or {}).get("monitor", "loss")
+        named += [f"/training/{part}/monitor"] if watched not in ("loss", "val_loss") else []
     named += ["/initial_weights"] if spec.get("initial_weights") else []
     named += ["/target"] if len(spec["target"]) > 1 or spec["target"][0]["task"] == "multilabel" else []
     for at, node in enumerate(spec["network"]):

@@ -203,6 +203,7 @@ class Server:
     home: Path
     process: subprocess.Popen[bytes]
     log: Path
+    connections: Path  # the operator's file, read at each use
 
     @property
     def headers(self) -> dict[str, str]:
@@ -230,6 +231,8 @@ def start_server(home: Path, *command: str | Path, cwd: Path = PROJECT, **enviro
     """Run `fitserve up`, or `command`, on free ports and wait until it is ready. The caller stops it."""
     api, predict, grpc, worker, reaper = free_ports(5)
     log = add_log(home.parent / f"{home.name}.log")
+    connections = home.parent / f"{home.name}-connections.json"
+    connections.write_text("{}")
     settings = {
         "FITSERVE_HOME": str(home),
         "FITSERVE_PORT": str(api),
@@ -237,6 +240,7 @@ def start_server(home: Path, *command: str | Path, cwd: Path = PROJECT, **enviro
         "FITSERVE_GRPC_PORT": str(grpc),
         "FITSERVE_WORKER_METRICS_PORT": str(worker),
         "FITSERVE_REAPER_METRICS_PORT": str(reaper),
+        "FITSERVE_CONNECTIONS_FILE": str(connections),
         **environment,
     }
     with log.open("wb") as sink:
@@ -258,6 +262,7 @@ def start_server(home: Path, *command: str | Path, cwd: Path = PROJECT, **enviro
         home=home,
         process=process,
         log=log,
+        connections=connections,
     )
     wait_until_ready(server)
     server.token = (home / "first-key").read_text().strip()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -53,10 +54,9 @@ class ExportAttempt(SideAttempt):
             (folder / f"model.{kind}").write_bytes(self.blobs.read(artifact.file(kind).sha256))
         with db.reading(self.engine) as session:
             dataset = session.get(Dataset, self.claim.run.dataset_id)
-            epochs = (
-                select(Epoch).where(Epoch.run_id == artifact.manifest["run"], Epoch.trial == 0).order_by(Epoch.epoch)
-            )
-            logs = [row.logs for row in session.scalars(epochs)]
+            epochs = select(Epoch).where(Epoch.run_id == artifact.manifest["run"]).order_by(Epoch.trial, Epoch.epoch)
+            by_trial = itertools.groupby(session.scalars(epochs), key=lambda row: row.trial)
+            logs = [[row.logs for row in rows] for _, rows in by_trial]
         if dataset is None:
             raise NotFound("The dataset that the version was trained on is gone: nothing to compare the export on.")
         table = store.local_parquet(self.blobs, dataset, cache, again=True)

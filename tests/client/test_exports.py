@@ -141,21 +141,30 @@ def answers(url: str) -> bool:
         return False
 
 
-def run_code(text: str, folder: Path, data: Path) -> dict[str, list[float]]:
-    """Run a program on a dataset's file, in a folder; return its history."""
+def run_code(text: str, folder: Path, data: Path) -> Any:
+    """Run a program on a dataset's file, in a folder; return its history, or a list of them."""
     command = [sys.executable, "-I", "-c", text]
     done = subprocess.run(command, cwd=folder, env={**os.environ, "DATA": str(data)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    history: dict[str, list[float]] = json.loads((folder / "history.json").read_text())
-    return history
+    return json.loads((folder / "history.json").read_text())
+
+
+STOPPING = {"monitor": "val_loss", "patience": 2, "restore_best_weights": True}
+TRAINING = {"epochs": 12, "seed": 7, "optimizer": {"Adam": {"learning_rate": 0.01}}, "early_stopping": STOPPING}
+RELU = {"Dense": {"units": 6, "activation": "relu", "kernel_regularizer": {"L2": 0.01}}}
+CODED = {
+    "single": {"network": [RELU, "BatchNormalization", {"Dropout": 0.2}], "training": TRAINING},
+    "the default, an ensemble": {"training": {"epochs": 12}},
+    "members one after the other": {"network": [RELU, "UnitNormalization"], "ensemble": 3, "training": TRAINING},
+}
 
 
 @pytest.mark.long
-def test_script_and_notebook_reach_the_losses_of_the_run(client: Client, trained: Run, tmp_path: Path) -> None:
-    stopping = {"monitor": "val_loss", "patience": 2, "restore_best_weights": True}
-    training = {"epochs": 12, "seed": 7, "optimizer": {"Adam": {"learning_rate": 0.01}}, "early_stopping": stopping}
-    network = [{"Dense": {"units": 6, "activation": "relu", "kernel_regularizer": {"L2": 0.01}}}, "BatchNormalization"]
-    spec = {"dataset": trained.dataset, "target": "side", "network": network, "training": training}
+@pytest.mark.parametrize("coded", CODED)
+def test_script_and_notebook_reach_the_losses_of_the_run(
+    client: Client, trained: Run, tmp_path: Path, coded: str
+) -> None:
+    spec = {"dataset": trained.dataset, "target": "side", **CODED[coded]}
     run = client.runs.create(spec, model="client-coded").wait(PATIENCE)
     archive = client.models.export("client-coded", run.version or 0, tmp_path, "code", timeout=PATIENCE)
     with zipfile.ZipFile(archive) as file:
@@ -166,9 +175,11 @@ def test_script_and_notebook_reach_the_losses_of_the_run(client: Client, trained
     for text in ((tmp_path / "code" / "train.py").read_text(), notebook):
         assert "fitserve" not in text.replace("Written by fitserve", "")
         history = run_code(text, tmp_path / "code", data)
-        for name in ("loss", "val_loss"):
-            recorded = [row[name] for row in run.history()]
-            np.testing.assert_allclose(history[name], recorded, rtol=0, atol=1e-4)
+        rows = list(run.history())
+        for trial, one in enumerate(history if isinstance(history, list) else [history]):
+            for name in ("loss", "val_loss"):
+                recorded = [row[name] for row in rows if row["trial"] == trial]
+                np.testing.assert_allclose(one[name], recorded, rtol=0, atol=1e-4)
     (made,) = client.models.exports("client-coded", 1)
     assert made.parity is not None
     assert made.parity["max_rel"] <= 1e-4
@@ -179,14 +190,14 @@ def test_names_are_no_code(client: Client, tmp_path: Path) -> None:
     target = 'y"""\nraise SystemExit(7)\n"""'
     table = pa.table({'a\\"""# %% ': [float(n) for n in range(40)], target: ["no", "it's \\"] * 20})
     dataset = client.datasets.upload(table, "export-names")
-    training = {"epochs": 2}
-    spec = {"dataset": dataset.ref, "target": dataset.columns[1].name, "network": [{"Dense": 2}], "training": training}
+    spec = {"dataset": dataset.ref, "target": dataset.columns[1].name, "training": {"epochs": 2}}  # an ensemble
     client.runs.create(spec, model="export-names").wait(PATIENCE)
     archive = client.models.export("export-names", 1, tmp_path, "code", timeout=PATIENCE)
     with zipfile.ZipFile(archive) as file:
         code = ast.parse(file.read("train.py"))
         assert not any(isinstance(node, ast.Raise) for node in ast.walk(code))
-        assert len(json.loads(file.read("train.ipynb"))["cells"]) == 9
+        assert len(json.loads(file.read("train.ipynb"))["cells"]) == 11
+        assert "SideBySide(members)" in file.read("train.py").decode()
     client.models.delete("export-names")
 
 

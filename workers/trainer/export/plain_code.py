@@ -15,116 +15,84 @@ import numpy as np
 import pyarrow as pa
 
 from fitserve.encoder import Encoder
-from fitserve.encoding.robust import BOUND, LARGE
+from fitserve.spec.ensemble import members_of
+from fitserve.spec.spec import parse
 from fitserve.target_encoder import FittedTarget
+from workers.trainer.engine.stacked_network import HELD_OUT_ROWS
+from workers.trainer.export import plain_templates as parts
 
 _MODULES = ("layers", "optimizers", "losses", "initializers", "regularizers", "constraints", "optimizers.schedules")
 _MARK = "# %% "  # begins a cell
 
-_HEAD = '''"""{title}
-
-Written by fitserve from the run {run}. With the same rows it reaches the same losses: python train.py
-Needs keras, tensorflow, numpy, pandas and pyarrow. DATA is the dataset {dataset} as Parquet.
-"""
-
-# %% Rows
-import json
-import os
-
-import keras
-import numpy as np
-import pandas as pd
-
-SEED = {seed}
-data = pd.read_parquet(os.environ.get("DATA", "data.parquet"))
-rows = np.load("rows.npz")  # which rows train and validate
-train, validation = rows["train"], rows["validation"]
-
-# %% Encoding
-'''
-
-_HELPERS = {
-    "number": '''def number(name, center, scale, missing):
-    """A number, scaled by constants of the training rows."""
-    values = data[name].astype("float64").to_numpy(na_value=np.nan)
-    return (np.where(np.isnan(values), missing, values)[:, None] - center) * (1 / scale)
-''',
-    "log": '''def log(name, center, scale, missing):
-    """The logarithm of a number, with its sign."""
-    values = data[name].astype("float64").to_numpy(na_value=np.nan)
-    values = np.where(np.isnan(values), missing, values)[:, None]
-    return (np.sign(values) * np.log1p(np.abs(values)) - center) * (1 / scale)
-''',
-    "robust": f'''def robust(name, center, scale, missing):
-    """A number, scaled, and softly bounded by {BOUND:g}."""
-    values = np.clip(number(name, center, scale, missing), -{LARGE:g}, {LARGE:g})
-    return values / np.sqrt((values / {BOUND:g}) ** 2 + 1)
-''',
-    "bins": '''def bins(name, edges, width):
-    """The share of each bin that a number has passed; zeros where it is missing."""
-    values = data[name].astype("float64").to_numpy(na_value=np.nan)[:, None]
-    edges = np.array(edges)
-    shares = np.clip((np.nan_to_num(values) / 2 - edges[:-1] / 2) / np.diff(edges / 2), 0, 1) * ~np.isnan(values)
-    return np.pad(shares, ((0, 0), (0, width - shares.shape[1])))
-''',
-    "one_hot": '''def one_hot(name, labels, unknown=False):
-    """A column for each label, and before them one for others if there is to be one."""
-    values = data[name]
-    known = np.stack([(values == label).fillna(False).to_numpy(bool) for label in labels], axis=1)
-    others = (~known.any(axis=1) & values.notna().to_numpy())[:, None]
-    return np.hstack([others, known]) if unknown else known
-''',
-    "missing": '''def missing(name):
-    """Whether a value is missing."""
-    return data[name].isna().to_numpy()[:, None]
-''',
-}
-
-_TRAINING = '''
-class Shuffled(keras.utils.PyDataset):
-    """The training rows in batches, in an order that follows from the seed and the epoch."""
-
-    def __init__(self):
-        super().__init__()
-        self.epoch = -1
-        self.order = np.arange(len(train))  # Keras looks at a batch before the first epoch
-
-    def __len__(self):
-        return -(-len(train) // BATCH)
-
-    def __getitem__(self, batch):
-        chosen = train[self.order[batch * BATCH : (batch + 1) * BATCH]]
-        return {name: values[chosen] for name, values in inputs.items()}, target[chosen]
-
-    def on_epoch_begin(self):
-        self.epoch += 1
-        if SHUFFLE:
-            self.order = np.random.Generator(np.random.Philox([SEED, self.epoch])).permutation(len(train))
-
-'''
+FIRST_EPOCHS = 20  # whose losses must be the run's
+SINGLE, TOGETHER, ONE_BY_ONE = "single", "together", "one by one"  # how the networks of a run were trained
 
 
-def script(manifest: Mapping[str, Any], encoder: Encoder, target: FittedTarget, types: pa.Schema, rows: int) -> str:
-    """Return the script. `types` are the table's columns, `rows` those for training."""
+def script(
+    manifest: Mapping[str, Any], encoder: Encoder, target: FittedTarget, types: pa.Schema, rows: int, kind: str = SINGLE
+) -> str:
+    """Return the script. `types` are the table's columns, `rows` those that a network trains on in an epoch."""
     spec = manifest["spec"]
     training = spec["training"]
     reference = spec["dataset"].get("ref") or spec["dataset"].get("sha256")
     title = f"Train {spec.get('model') or 'a network'} to predict {target.name}."
     texts = {"title": title, "run": manifest["run"], "dataset": reference}
-    head = _HEAD.format(**{name: _harmless(str(text)) for name, text in texts.items()}, seed=int(training["seed"]))
+    harmless = {name: _harmless(str(text)) for name, text in texts.items()}
     encodings = "\n".join(_inputs(encoder, types))
-    used = [name for name in _HELPERS if re.search(rf"\b{name}\(", encodings)]
+    used = [name for name in parts.HELPERS if re.search(rf"\b{name}\(", encodings)]
     used += ["number"] if "robust" in used and "number" not in used else []
-    helpers = "\n\n".join(_HELPERS[name] for name in _HELPERS if name in used)
-    network = "\n".join(_network(spec["network"]))
-    batch = rows if training["batch_size"] == "full" else int(training["batch_size"])
-    constants = f"BATCH, SHUFFLE = {batch}, {training['shuffle']}\n"
-    loss = next(iter(training["loss"].values()))
-    fit = "\n".join(_fit(training, loss))
+    helpers = "\n\n".join(parts.HELPERS[name] for name in parts.HELPERS if name in used)
+    network, members = "\n".join(_network(spec["network"], kind)), members_of(parse(spec).ensemble)
+    constants, adam = _constants(training, kind, rows), _adam(training["optimizer"])
+    fit = "\n".join(_FITS[kind](training, next(iter(training["loss"].values()))))
+    head = parts.HEAD.format(
+        **harmless, seed=int(training["seed"]), imports=_imports(network + adam, kind), rows=_rows(members)
+    )
     return (
         f"{head}{helpers}\n\n{encodings}\n{_target(target, types)}\n\n# %% Network\n{network}\n\n"
-        f"# %% Training\n{constants}\n{_TRAINING.strip()}\n\n\n{fit}\n"
+        f"# %% Training\n{constants}\n\n\n{adam}{_BATCHES[kind].strip()}\n\n\n{fit}\n"
     )
+
+
+def _imports(network: str, kind: str) -> str:
+    """Return the modules that the script uses."""
+    own = ["itertools"] if kind != SINGLE else []
+    lines = [f"import {name}" for name in sorted(["json", "os", *own])]
+    tensors = ["import tensorflow as tf"] if kind == TOGETHER or "Dropout(" in network or "tf." in network else []
+    return "\n".join([*lines, "", "import keras", "import numpy as np", "import pandas as pd", *tensors])
+
+
+def _rows(members: int) -> str:
+    """Return the lines that read which rows train and validate: of an ensemble, those of each network."""
+    if members == 1:
+        read = 'train, validation = rows["train"], rows["validation"]'
+    else:
+        read = f'train, validation = ([rows[f"{{part}}_{{number}}"] for number in range({members})] for part in PARTS)'
+        read = f'PARTS = "train", "validation"\n{read}'
+    return f'rows = np.load("rows.npz")  # which rows train and validate\n{read}'
+
+
+def _adam(optimizer: Mapping[str, Any]) -> str:
+    """Return the optimizer's class where the script has one of its own."""
+    ((name, arguments),) = optimizer.items()
+    return "" if name not in _OWN_ADAMS or arguments.get("amsgrad") else f"{parts.ADAM.format(name=name)}\n\n"
+
+
+def _optimizer(training: Mapping[str, Any]) -> str:
+    optimizer, text = training["optimizer"], _text(training["optimizer"])
+    return text.removeprefix("keras.optimizers.") if _adam(optimizer) else text
+
+
+def _constants(training: Mapping[str, Any], kind: str, rows: int) -> str:
+    batch = rows if training["batch_size"] == "full" else int(training["batch_size"])
+    constants = f"BATCH, SHUFFLE = {batch}, {training['shuffle']}"
+    if kind != SINGLE:
+        constants += f"\nROWS = {rows}  # of an epoch"
+    if kind == TOGETHER:
+        loss = _text(next(iter(training["loss"].values())))
+        loss = loss if loss.endswith(")") else f"keras.losses.get({loss})"
+        constants += f"\nCHUNK = {HELD_OUT_ROWS}  # rows of each network that are predicted at once\nLOSS = {loss}"
+    return constants
 
 
 def _harmless(text: str) -> str:
@@ -156,7 +124,7 @@ def _inputs(encoder: Encoder, types: pa.Schema) -> Iterator[str]:
         yield f"    {one.name!r}: np.hstack(["
         for column in columns:
             yield from (f"        {text}," for text in _encoded(column, types))
-        yield '    ]).astype("float32"),'
+        yield f'    ]).astype("{one.dtype}"),'
     yield "}"
 
 
@@ -170,6 +138,9 @@ def _encoded(column: Any, types: pa.Schema) -> Iterator[str]:
         yield f"{helper}({name!r}, {fitted['center']!r}, {fitted['scale']!r}, {fitted['fill']!r})"
     elif kind == "piecewise_linear":
         yield f"bins({name!r}, {[float(2 * edge) for edge in column.halves]}, {own})"
+    elif kind == "index":
+        labels = [_value(label, types.field(name).type) for label in fitted["labels"]]
+        yield f"index({name!r}, {labels!r})"
     elif kind == "boolean":
         true = True if column.raw == "number" else fitted["true"]
         yield f"one_hot({name!r}, {[true]!r})"
@@ -206,8 +177,21 @@ def _target(target: FittedTarget, types: pa.Schema) -> str:
     return f'np.eye(len(labels), dtype="float32")[{chosen}]' if target.encoding == "one_hot" else chosen
 
 
-def _network(layers: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    yield "keras.utils.set_random_seed(SEED)"
+def _network(layers: Sequence[Mapping[str, Any]], kind: str) -> Iterator[str]:
+    if any("Dropout" in node for node in layers):
+        yield from (parts.DROPOUT, "")
+    if kind == SINGLE:
+        yield "keras.utils.set_random_seed(SEED)"
+        yield from (*_layers(layers), "model.summary()")
+        return
+    yield "def build(seed):"
+    yield '    """One network, whose first weights follow from the seed."""'
+    yield "    keras.utils.set_random_seed(seed)"
+    yield from (f"    {line}" for line in _layers(layers))
+    yield "    return model"
+
+
+def _layers(layers: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     variables: dict[str, str] = {}
     inputs, output = [], ""
     for node in layers:
@@ -219,7 +203,8 @@ def _network(layers: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         variables[name] = variable
         if kind == "Input":
             inputs.append((name, variable))
-            yield f"{variable} = keras.Input({tuple(arguments['shape'])!r}, name={name!r})"
+            dtype = "" if arguments.get("dtype", "float32") == "float32" else f", dtype={arguments['dtype']!r}"
+            yield f"{variable} = keras.Input({tuple(arguments['shape'])!r}{dtype}, name={name!r})"
             continue
         sources = [variables[source] for source in node.get("inputs") or ()]
         source = sources[0] if len(sources) == 1 else f"[{', '.join(sources)}]"
@@ -227,50 +212,71 @@ def _network(layers: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         output = variable if node.get("output") else output
     named = ", ".join(f"{name!r}: {variable}" for name, variable in inputs)
     yield f"model = keras.Model({{{named}}}, {output})"
-    yield "model.summary()"
 
 
 _TAKEN = {
-    "keras",
-    "np",
-    "pd",
-    "json",
-    "os",
-    "data",
-    "rows",
-    "train",
-    "validation",
-    "inputs",
-    "target",
-    "labels",
-    "model",
+    *("keras", "np", "pd", "tf", "json", "os", "itertools", "data", "rows", "train", "validation", "inputs", "target"),
+    *("labels", "model", "seed", "Dropout", "mixed", "GOLDEN"),
 }
+_OWN_ADAMS = ("Adam", "AdamW")
 
 
-def _fit(training: Mapping[str, Any], loss: Any) -> Iterator[str]:
-    yield f"model.compile(optimizer={_text(training['optimizer'])}, loss={_text(loss)})"
+def _fit_single(training: Mapping[str, Any], loss: Any) -> Iterator[str]:
+    yield f"model.compile(optimizer={_optimizer(training)}, loss={_text(loss)}, jit_compile=False)"
+    yield "held_out = {name: values[validation] for name, values in inputs.items()}, target[validation]"
+    yield from _call_of_fit("history = model", "Shuffled()", "held_out if len(validation) else None", training)
+    yield parts.SAVE.format(histories="history.history").strip()
+
+
+def _fit_together(training: Mapping[str, Any], loss: Any) -> Iterator[str]:
+    yield "members = [build(SEED + number) for number in range(len(train))]"
+    yield "networks = SideBySide(members)"
+    yield f"networks.compile(optimizer={_optimizer(training)}, jit_compile=False)"
+    yield from _call_of_fit("history = networks", "Batches()", "HeldOut() if len(validation[0]) else None", training)
+    yield parts.AVERAGE
+    yield parts.SAVE.format(histories="history.history").strip()
+
+
+def _fit_one_by_one(training: Mapping[str, Any], loss: Any) -> Iterator[str]:
+    yield "members, histories = [], []"
+    yield "for number in range(len(train)):"
+    yield "    member = build(SEED + number)"
+    yield f"    member.compile(optimizer={_optimizer(training)}, loss={_text(loss)}, jit_compile=False)"
+    yield "    own = validation[number]"
+    yield "    held_out = {name: values[own] for name, values in inputs.items()}, target[own]"
+    call = _call_of_fit("history = member", "Batches(number)", "held_out if len(own) else None", training)
+    yield from (f"    {line}" for line in call)
+    yield "    members.append(member)"
+    yield "    histories.append(history.history)"
+    yield parts.AVERAGE
+    yield parts.SAVE.format(histories="histories").strip()
+
+
+_FITS = {SINGLE: _fit_single, TOGETHER: _fit_together, ONE_BY_ONE: _fit_one_by_one}
+_BATCHES = {SINGLE: parts.SINGLE, TOGETHER: parts.TOGETHER, ONE_BY_ONE: parts.ONE_BY_ONE}
+
+
+def _call_of_fit(whose: str, rows: str, held_out: str, training: Mapping[str, Any]) -> Iterator[str]:
     callbacks = [
         f"keras.callbacks.{name}({_arguments(getattr(keras.callbacks, name), training[key])})"
         for key, name in (("early_stopping", "EarlyStopping"), ("reduce_lr_on_plateau", "ReduceLROnPlateau"))
         if training.get(key)
     ]
-    yield "held_out = {name: values[validation] for name, values in inputs.items()}, target[validation]"
-    yield "history = model.fit("
-    yield "    Shuffled(),"
+    yield f"{whose}.fit("
+    yield f"    {rows},"
     yield f"    epochs={training['epochs']},"
     yield "    shuffle=False,  # the batches come in an order of their own"
-    yield "    validation_data=held_out if len(validation) else None,"
+    yield f"    validation_data={held_out},"
     if callbacks:
         yield f"    callbacks=[{', '.join(callbacks)}],"
     yield "    verbose=2,"
     yield ")"
-    yield 'model.save("model.keras")'
-    yield 'with open("history.json", "w") as file:'
-    yield "    json.dump(history.history, file)"
 
 
 def _call(name: str, arguments: Mapping[str, Any]) -> str:
     """Return the call that makes a Keras object, without what is Keras's default."""
+    if name == "Dropout":
+        return f"Dropout({_arguments(keras.layers.Dropout, arguments)})"
     for module in _MODULES:
         function = functools.reduce(getattr, module.split("."), keras)
         if (cls := getattr(function, name, None)) is not None:
@@ -305,14 +311,25 @@ def _text(value: Any) -> str:
     return repr(value)
 
 
-def differences(recorded: Sequence[Mapping[str, float]], history: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    """Compare a history's losses with those that a run recorded, by epoch: relative to them where they exceed 1."""
-    largest = 0.0
-    for name in ("loss", "val_loss"):
-        own = [logs[name] for logs in recorded if name in logs]
-        reached = list(history.get(name, ()))
-        if len(own) != len(reached):
-            return {"epochs": len(recorded), "max_abs": float("inf"), "max_rel": float("inf")}
-        pairs = np.abs(np.subtract(own, reached)) / np.maximum(1.0, np.abs(own)) if own else np.zeros(1)
-        largest = max(largest, float(pairs.max()))
-    return {"epochs": len(recorded), "max_abs": largest, "max_rel": largest}
+def differences(recorded: Sequence[Sequence[Mapping[str, float]]], histories: Any) -> dict[str, Any]:
+    """Compare histories' losses with those that a run recorded, by epoch: relative to them where they exceed 1.
+
+    `recorded` is by network that was trained by itself, and so is a list of histories; one history stands alone.
+    `max_rel` is that of the first FIRST_EPOCHS, `later` that of all after them which both have: the last bit of a
+    weight, where two sums were rounded differently, grows without limit in a long training.
+    """
+    histories = histories if isinstance(histories, list) else [histories]
+    first = 0.0 if len(histories) == len(recorded) else float("inf")
+    later = 0.0
+    for logs, history in zip(recorded, histories, strict=False):
+        for name in ("loss", "val_loss"):
+            own = np.array([one[name] for one in logs if name in one])
+            reached = np.array(history.get(name, ()), float)
+            both = min(len(own), len(reached))
+            if min(len(own), FIRST_EPOCHS) != min(len(reached), FIRST_EPOCHS):
+                first = float("inf")
+            apart = np.abs(own[:both] - reached[:both]) / np.maximum(1.0, np.abs(own[:both]))
+            first = max([first, *apart[:FIRST_EPOCHS]])
+            later = max([later, *apart[FIRST_EPOCHS:]])
+    epochs = max(map(len, recorded), default=0)
+    return {"epochs": epochs, "max_abs": float(first), "max_rel": float(first), "later": float(later)}

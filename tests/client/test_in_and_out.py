@@ -1,0 +1,108 @@
+"""A whole server between a database and a bucket: a table comes in, predictions go out, and in again."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import fsspec
+import psycopg
+import pyarrow.parquet as pq
+import pytest
+
+from fitserve.client import Client
+from fitserve.client.runs import Run
+from fitserve.errors import BadInput, FitserveError, Unavailable
+from fitserve.ids import new_id
+from tests.client.conftest import circle
+from tests.conftest import Server
+from tests.waiting import PATIENCE
+
+SECRET = "s3kret/never shown"
+
+
+@pytest.fixture(scope="module")
+def places(server: Server, postgres: str, s3_environment: dict[str, str]) -> Iterator[tuple[Any, Any]]:
+    """A schema of PostgreSQL and a bucket, which the operator has named `shop` and `lake`; and bad connections."""
+    bucket = new_id("b").replace("_", "-")
+    endpoint = {"client_kwargs": {"endpoint_url": s3_environment["AWS_ENDPOINT_URL"]}}
+    options = {"key": "tester", "secret": SECRET, **endpoint}
+    away = {"key": "k", "secret": SECRET, "client_kwargs": {"endpoint_url": "http://127.0.0.1:1"}}
+    known = {
+        "shop": {"url": postgres, "writable": True},
+        "lake": {"url": f"s3://{bucket}/out", "options": options, "writable": True},
+        "reading": {"url": postgres},
+        "gone": {"url": "postgresql://ann@127.0.0.1:1/x", "password": SECRET},
+        "dry": {"url": f"s3://{bucket}-none", "options": options},
+        "away": {"url": "s3://x", "options": away},
+    }
+    server.connections.write_text(json.dumps(known))
+    store = fsspec.filesystem("s3", skip_instance_cache=True, use_listings_cache=False, **options)
+    store.mkdir(bucket)
+    with psycopg.connect(postgres.replace("+psycopg", "", 1), autocommit=True) as shop:
+        shop.execute("DROP SCHEMA IF EXISTS inout CASCADE")
+        shop.execute("CREATE SCHEMA inout")
+        yield shop, (store, f"{bucket}/out")
+        shop.execute("DROP SCHEMA inout CASCADE")
+
+
+def test_predictions_go_to_a_table_and_a_bucket_and_come_in_again(
+    client: Client, trained: Run, places: tuple[Any, Any]
+) -> None:
+    shop, (store, folder) = places
+    expected = client.models.predict("client-circle", circle().head(3).to_dict("records"), version=1)
+    targets = {"sql": {"connection": "shop", "table": "inout.scores"}}, {"s3": {"connection": "lake", "path": "scores"}}
+    for destination in targets:
+        asked = client.models.predict_dataset(
+            "client-circle", trained.dataset, version=1, destination=destination, columns=["x"]
+        )
+        result = client.runs.get(asked.id).wait(PATIENCE).result
+        assert (result["rows"], [part["rows"] for part in result["parts"]]) == (240, [240])
+    written = shop.execute("SELECT x, predicted_side FROM inout.scores").fetchall()
+    assert [row[0] for row in written] == circle()["x"].to_list()
+    (manifest,) = (json.loads(store.cat_file(name)) for name in store.find(folder) if "_manifest" in name)
+    objects = pq.read_table(io.BytesIO(store.cat_file(f"{folder}/scores/{manifest['parts'][0]['name']}")))
+    assert objects["predicted_side"].to_pylist() == [row[1] for row in written]
+    assert (objects.num_rows, manifest["dataset"]) == (240, "client-circle@1")
+
+    source = {"sql": {"connection": "shop", "query": "SELECT * FROM inout.scores"}}
+    again = client.datasets.import_from("in-and-out", source)
+    files = {"s3": {"connection": "lake", "path": "scores/part-*.parquet"}}
+    assert client.datasets.import_from("in-and-out-files", files).rows == again.rows == 240
+    probabilities = [row["predicted_side_out"] for row in again.iter_rows(3)]
+    assert probabilities == pytest.approx([row[0] for row in expected], abs=1e-6)
+    with pytest.raises(FitserveError, match="exists already"):
+        twice = client.models.predict_dataset("client-circle", trained.dataset, destination=targets[0])
+        client.runs.get(twice.id).wait(PATIENCE)
+
+
+def test_what_cannot_come_in_or_go_out_is_refused_without_a_secret(
+    client: Client, trained: Run, places: tuple[Any, Any], server: Server
+) -> None:
+    shop, _ = places
+    shop.execute("CREATE TABLE inout.kept AS SELECT 1 AS a")
+    before = {one.ref for one in client.datasets.list()}
+    sql = lambda connection, query: {"sql": {"connection": connection, "query": query}}  # noqa: E731
+    files = lambda connection: {"s3": {"connection": connection, "path": "*.csv"}}  # noqa: E731
+    for source, error, says in (
+        (sql("shopp", "SELECT 1 AS a"), BadInput, "no connection 'shopp'"),
+        (sql("shop", "DELETE FROM inout.kept"), BadInput, "only reads"),
+        (sql("shop", "SELECT inet '10.0.0.1' AS address"), BadInput, "address"),
+        (sql("gone", "SELECT 1 AS a"), Unavailable, "does not answer"),
+        (files("dry"), BadInput, "bucket"),
+        (files("away"), Unavailable, "does not answer"),
+    ):
+        with pytest.raises(error, match=says) as caught:
+            client.datasets.import_from("refused", source)
+        assert SECRET not in json.dumps(caught.value.as_problem())
+    for connection, says in (("reading", "for reading alone"), ("shopp", "no connection")):
+        target = {"sql": {"connection": connection, "table": "inout.kept"}}
+        with pytest.raises(BadInput, match=says):
+            client.models.predict_dataset("client-circle", trained.dataset, destination=target)
+    assert {one.ref for one in client.datasets.list()} == before
+    assert shop.execute("SELECT a FROM inout.kept").fetchall() == [(1,)]
+    logs = [server.log, *(path for path in (server.home / "logs").rglob("*") if path.is_file())]
+    assert len(logs) > 2
+    assert not any(SECRET in path.read_text(errors="replace") for path in logs)

@@ -1,0 +1,240 @@
+"""The parts of a script that do not depend on the run, as a person would write them."""
+
+from __future__ import annotations
+
+from fitserve.encoding.robust import BOUND, LARGE
+
+HEAD = '''"""{title}
+
+Written by fitserve from the run {run}. With the same rows it reaches the same losses: python train.py
+Needs keras, tensorflow, numpy, pandas and pyarrow. DATA is the dataset {dataset} as Parquet.
+"""
+
+# %% Rows
+{imports}
+
+SEED = {seed}
+data = pd.read_parquet(os.environ.get("DATA", "data.parquet"))
+{rows}
+
+# %% Encoding
+'''
+
+HELPERS = {
+    "number": '''def number(name, center, scale, missing):
+    """A number, scaled by constants of the training rows."""
+    values = data[name].astype("float64").to_numpy(na_value=np.nan)
+    return (np.where(np.isnan(values), missing, values)[:, None] - center) * (1 / scale)
+''',
+    "log": '''def log(name, center, scale, missing):
+    """The logarithm of a number, with its sign."""
+    values = data[name].astype("float64").to_numpy(na_value=np.nan)
+    values = np.where(np.isnan(values), missing, values)[:, None]
+    return (np.sign(values) * np.log1p(np.abs(values)) - center) * (1 / scale)
+''',
+    "robust": f'''def robust(name, center, scale, missing):
+    """A number, scaled, and softly bounded by {BOUND:g}."""
+    values = np.clip(number(name, center, scale, missing), -{LARGE:g}, {LARGE:g})
+    return values / np.sqrt((values / {BOUND:g}) ** 2 + 1)
+''',
+    "bins": '''def bins(name, edges, width):
+    """The share of each bin that a number has passed; zeros where it is missing."""
+    values = data[name].astype("float64").to_numpy(na_value=np.nan)[:, None]
+    edges = np.array(edges)
+    shares = np.clip((np.nan_to_num(values) / 2 - edges[:-1] / 2) / np.diff(edges / 2), 0, 1) * ~np.isnan(values)
+    return np.pad(shares, ((0, 0), (0, width - shares.shape[1])))
+''',
+    "one_hot": '''def one_hot(name, labels, unknown=False):
+    """A column for each label, and before them one for others if there is to be one."""
+    values = data[name]
+    known = np.stack([(values == label).fillna(False).to_numpy(bool) for label in labels], axis=1)
+    others = (~known.any(axis=1) & values.notna().to_numpy())[:, None]
+    return np.hstack([others, known]) if unknown else known
+''',
+    "missing": '''def missing(name):
+    """Whether a value is missing."""
+    return data[name].isna().to_numpy()[:, None]
+''',
+    "index": '''def index(name, labels):
+    """A label's number from 2; 0 where it is missing, 1 for others."""
+    places = {label: place for place, label in enumerate(labels, 2)}
+    return np.array([0 if pd.isna(value) else places.get(value, 1) for value in data[name].to_list()])[:, None]
+''',
+}
+
+DROPOUT = '''GOLDEN = 0x9E3779B9
+
+
+def mixed(words):
+    """Mix the bits of 32-bit words."""
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        words = tf.bitwise.bitwise_xor(words, tf.bitwise.right_shift(words, tf.constant(shift, tf.uint32)))
+        words = words * tf.constant(factor, tf.uint32)
+    return tf.bitwise.bitwise_xor(words, tf.bitwise.right_shift(words, tf.constant(16, tf.uint32)))
+
+
+@keras.saving.register_keras_serializable()
+class Dropout(keras.layers.Dropout):
+    """Dropout that drops what the run dropped: keras.layers.Dropout does as well, with other losses."""
+
+    def call(self, inputs, training=False):
+        if not training or not self.rate:
+            return inputs
+        state = tf.cast(tf.cast(self.seed_generator.next(), tf.int64) % 2**32, tf.uint32)
+        key = mixed(state[0] + mixed(state[1] + tf.constant(GOLDEN, tf.uint32)))
+        words = tf.cast(tf.range((tf.size(inputs) + 1) // 2), tf.uint32) * tf.constant(GOLDEN, tf.uint32)
+        bits = tf.reshape(tf.bitcast(mixed(words + key), tf.uint16), [-1])[: tf.size(inputs)]
+        kept = tf.reshape(bits, tf.shape(inputs)) >= tf.constant(round(self.rate * 65536), tf.uint16)
+        return tf.where(kept, inputs * (1 / (1 - self.rate)), 0.0)
+'''
+
+# Keras's own updates differ from ours in the last bit, which Adam magnifies a thousandfold within a few epochs.
+ADAM = '''class {name}(keras.optimizers.{name}):
+    """{name} as one operation of TensorFlow, which rounds as the run did; Keras's trains as well."""
+
+    def update_step(self, gradient, variable, learning_rate):
+        if isinstance(gradient, tf.IndexedSlices):  # an embedding's
+            return super().update_step(gradient, variable, learning_rate)
+        index, step = self._get_variable_index(variable), tf.cast(self.iterations + 1, tf.float32)
+        variable = variable.value if isinstance(variable, keras.Variable) else variable
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=self._momentums[index].value.handle,
+            v=self._velocities[index].value.handle,
+            beta1_power=tf.pow(tf.constant(self.beta_1, tf.float32), step),
+            beta2_power=tf.pow(tf.constant(self.beta_2, tf.float32), step),
+            lr=tf.cast(learning_rate, tf.float32),
+            beta1=self.beta_1,
+            beta2=self.beta_2,
+            epsilon=self.epsilon,
+            grad=gradient,
+        )
+'''
+
+SINGLE = '''class Shuffled(keras.utils.PyDataset):
+    """The training rows in batches, in an order that follows from the seed and the epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.epoch = -1
+        self.order = np.arange(len(train))  # Keras looks at a batch before the first epoch
+
+    def __len__(self):
+        return -(-len(train) // BATCH)
+
+    def __getitem__(self, batch):
+        chosen = train[self.order[batch * BATCH : (batch + 1) * BATCH]]
+        return {name: values[chosen] for name, values in inputs.items()}, target[chosen]
+
+    def on_epoch_begin(self):
+        self.epoch += 1
+        if SHUFFLE:
+            self.order = np.random.Generator(np.random.Philox([SEED, self.epoch])).permutation(len(train))
+'''
+
+ENDLESS = '''def endless(own, seed):
+    """The rows of one network, shuffled anew in every pass."""
+    for number in itertools.count():
+        order = np.random.Generator(np.random.Philox([seed, number])).permutation(len(own))
+        yield from own[order] if SHUFFLE else own
+
+
+'''
+
+TOGETHER = (
+    ENDLESS
+    + '''def pick(rows):
+    """Inputs and targets, those of each network in turn."""
+    chosen = tuple({name: values[own] for name, values in inputs.items()} for own in rows)
+    return chosen, tuple(target[own] for own in rows)
+
+
+class Batches(keras.utils.PyDataset):
+    """For each network a batch of its own rows."""
+
+    def __init__(self):
+        super().__init__()
+        self.streams = [endless(rows, SEED + number) for number, rows in enumerate(train)]
+        self.rows = [rows[:ROWS] for rows in train]  # Keras looks at a batch before the first epoch
+
+    def __len__(self):
+        return -(-ROWS // BATCH)
+
+    def __getitem__(self, batch):
+        return pick([rows[batch * BATCH : (batch + 1) * BATCH] for rows in self.rows])
+
+    def on_epoch_begin(self):
+        self.rows = [np.fromiter(itertools.islice(stream, ROWS), np.int64) for stream in self.streams]
+
+
+class HeldOut(keras.utils.PyDataset):
+    """The rows that each network is held back from, some at once."""
+
+    def __len__(self):
+        return -(-max(map(len, validation)) // CHUNK)
+
+    def __getitem__(self, batch):
+        return pick([rows[batch * CHUNK : (batch + 1) * CHUNK] for rows in validation])
+
+
+class SideBySide(keras.Model):
+    """Networks that train in the same steps, each on batches of its own, and stop at one epoch."""
+
+    def __init__(self, members):
+        super().__init__()
+        self.members = members
+        self.mean = keras.metrics.Mean("loss")
+
+    def loss_of(self, member, x, y, training):
+        """The loss of one network; its mean over all rows is what is shown."""
+        count = tf.cast(tf.shape(y)[0], "float32")
+        total = tf.reduce_sum(LOSS.call(y, member(x, training=training)))
+        loss = total / tf.maximum(count, 1.0) + sum(member.losses)
+        self.mean.update_state(loss, sample_weight=count)
+        return loss
+
+    def train_step(self, batch):
+        with tf.GradientTape() as tape:
+            loss = sum(self.loss_of(member, x, y, True) for member, x, y in zip(self.members, *batch))
+        self.optimizer.apply(tape.gradient(loss, self.trainable_variables), self.trainable_variables)
+        return {"loss": self.mean.result()}
+
+    def test_step(self, batch):
+        for member, x, y in zip(self.members, *batch):
+            self.loss_of(member, x, y, False)
+        return {"loss": self.mean.result()}
+'''
+)
+
+ONE_BY_ONE = (
+    ENDLESS
+    + '''class Batches(keras.utils.PyDataset):
+    """One network's batches."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.stream = endless(train[number], SEED + number)
+        self.rows = train[number][:ROWS]  # Keras looks at a batch before the first epoch
+
+    def __len__(self):
+        return -(-ROWS // BATCH)
+
+    def __getitem__(self, batch):
+        chosen = self.rows[batch * BATCH : (batch + 1) * BATCH]
+        return {name: values[chosen] for name, values in inputs.items()}, target[chosen]
+
+    def on_epoch_begin(self):
+        self.rows = np.fromiter(itertools.islice(self.stream, ROWS), np.int64)
+'''
+)
+
+AVERAGE = """
+# %% One model that answers with the mean of theirs
+both = {name: keras.Input(values.shape[1:], dtype=values.dtype, name=name) for name, values in inputs.items()}
+model = keras.Model(both, keras.layers.Average()([member(both) for member in members]))
+"""
+
+SAVE = """model.save("model.keras")
+with open("history.json", "w") as file:
+    json.dump({histories}, file)
+"""
