@@ -14,6 +14,7 @@ from fitserve.datasets.usable_rows import unusable_row_numbers
 from fitserve.errors import Problem
 from fitserve.runs import queries
 from fitserve.settings import Settings
+from fitserve.spec.as_written import as_sent
 from fitserve.spec.resolve import Resolved, resolve
 from fitserve.spec.resolve_search import ResolvedSearch, resolve_search
 from fitserve.spec.search import all_names, is_search, read_search
@@ -27,7 +28,7 @@ class Checked:
     """A submitted spec that can be trained."""
 
     dataset_id: str
-    written: dict[str, Any]  # as sent
+    written: dict[str, Any]  # what was sent, in the shortest form
     validation: Validation
     estimates: dict[str, Any]  # as a run stores them
     model: str | None
@@ -63,8 +64,7 @@ def check(
         estimates=resolved.estimates,
         warnings=resolved.warnings,
     )
-    sent = spec.model_dump(mode="json", exclude_unset=True)
-    return Checked(dataset.id, sent, validation, estimates_of(resolved), spec.model)
+    return Checked(dataset.id, as_sent(spec), validation, estimates_of(resolved), spec.model)
 
 
 def _check_search(engine: Engine, settings: Settings, written: dict[str, Any], owner: str, sees: str | None) -> Checked:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, get_args
@@ -239,6 +239,17 @@ def _brief(changes: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _cut(value: Any) -> Any:
-    if isinstance(value, dict | list):
-        value = str(value)
+    value = _in_words(value)
     return f"{value[:LONGEST_VALUE]}…" if isinstance(value, str) and len(value) > LONGEST_VALUE else value
+
+
+def _in_words(value: Any) -> Any:
+    """Return a part of a spec in a few words: `Dense 64, Dropout 0.2` for a list of layers."""
+    if isinstance(value, list):
+        return ", ".join(str(_in_words(one)) for one in value) or "none"
+    if not isinstance(value, Mapping):
+        return value
+    name, inner = next(iter(value.items()), ("none", {}))
+    if isinstance(inner, Mapping):
+        inner = next((one for one in inner.values() if isinstance(one, str | int | float)), "")
+    return f"{name} {_in_words(inner)}".strip()

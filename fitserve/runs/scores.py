@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 PARTS = ("test", "validation", "train")  # of the rows; the first one that a run has counts
+_TWINS = {"mean_absolute_error": "mae", "root_mean_squared_error": "rmse", "mean_squared_error": "rmse"}
 
 
 def scores_of(result: Mapping[str, Any] | None) -> dict[str, float]:
@@ -14,19 +15,25 @@ def scores_of(result: Mapping[str, Any] | None) -> dict[str, float]:
 
     With several targets, each figure's name begins with its target's.
     """
-    result = result or {}
-    metrics, evaluation = (_mapping(result.get(name)) for name in ("metrics", "evaluation"))
-    part = next((part for part in PARTS if metrics.get(part) or evaluation.get(part)), None)
-    if part is None:
-        return {}
-    by_target = _mapping(evaluation.get(part))
+    parts = [_mapping((result or {}).get(name)) for name in ("metrics", "evaluation")]
+    part = next((part for part in PARTS if any(one.get(part) for one in parts)), None)
+    return {} if part is None else _figures_of(result or {}, part)
+
+
+def scores_by_part(result: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Return the same figures on each part of the rows."""
+    return {part: figures for part in reversed(PARTS) if (figures := _figures_of(result, part))}
+
+
+def _figures_of(result: Mapping[str, Any], part: str) -> dict[str, float]:
+    metrics, by_target = (_mapping(_mapping(result.get(name)).get(part)) for name in ("metrics", "evaluation"))
     several = len(by_target) > 1
-    figures = {
-        f"{target}.{name}" if several else name: value
-        for target, own in by_target.items()
-        for name, value in _mapping(own).items()
-    }
-    scores = {**_mapping(metrics.get(part)), **figures}
+    own: dict[str, Any] = {}
+    twins = set()  # Keras's figures of a target that may have been standardized, given in its units beside
+    for target, values in by_target.items():
+        own |= {f"{target}.{name}" if several else name: value for name, value in _mapping(values).items()}
+        twins |= {f"{target}_{name}" if several else name for name, twin in _TWINS.items() if twin in _mapping(values)}
+    scores = {**{name: value for name, value in metrics.items() if name not in twins}, **own}
     return {name: float(value) for name, value in scores.items() if _is_figure(value)}
 
 

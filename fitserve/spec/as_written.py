@@ -1,4 +1,4 @@
-"""Rewrite a changed spec close to what its author wrote: beside that, only what the change needs."""
+"""What the author of a spec wrote, to keep; and a changed spec rewritten close to it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from fitserve.errors import BadInput
 from fitserve.spec.network import ENTRY_KEYS, read_entry
+from fitserve.spec.spec import Spec
 
 Json = Mapping[str, Any]
 # How a member is written, given what was written, what it resolved to, and what it is to be.
@@ -15,6 +16,24 @@ Way = Callable[[Any, Any, Any], Any]
 _ABSENT: Any = object()
 MOST_ROUNDS = 6  # what is written decides other defaults: a network alone is no ensemble
 SEVERAL = ("search", "ablate", "check")  # ask for other runs than that of one spec, which `changed` is
+
+
+def as_sent(spec: Spec) -> dict[str, Any]:
+    """Return what a spec says, in the shortest form: neither defaults nor what may be written as a bare name."""
+    sent = spec.model_dump(mode="json", exclude_unset=True)
+    for key, name, rest in (("target", "name", "columns"), ("features", "column", None)):
+        if isinstance(sent.get(key), list):
+            sent[key] = [_bare(one, name, rest) for one in sent[key]]
+    if len(sent["target"]) == 1:
+        (sent["target"],) = sent["target"]
+    return {**sent, "dataset": _bare(sent["dataset"], "ref", None)}
+
+
+def _bare(value: Any, name: str, rest: str | None) -> Any:
+    """Return the name alone of a mapping that says no more: `rest`, if it is there, holds the same name."""
+    if not isinstance(value, Mapping) or not {name} <= value.keys() <= {name, rest}:
+        return value
+    return value[name] if rest not in value or value[rest] == [value[name]] else value
 
 
 def rewrite(written: Json, changed: Json, resolve: Callable[[Json], Json]) -> Json:

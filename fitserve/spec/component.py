@@ -20,6 +20,7 @@ from pydantic import (
     ConfigDict,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
+    SerializationInfo,
     SerializerFunctionWrapHandler,
     ValidationError,
     model_serializer,
@@ -97,7 +98,10 @@ class Component(BaseModel):
             elif allowed is not ... and not _matches(value, allowed):
                 detail = f"A spec's {cls.__name__} cannot have {key} other than {excerpt(allowed)}."
                 raise InvalidValue(detail, pointer=f"/{key}", received=excerpt(value))
-        return cls._validated(arguments)
+        whole = cls._validated(arguments)
+        # Keras writes every argument out; what is as usual was not asked for.
+        usual = {name for name, field in cls.model_fields.items() if getattr(whole, name) == field.default}
+        return cls._validated({name: value for name, value in arguments.items() if name not in usual})
 
     @classmethod
     def _validated(cls, arguments: dict[str, Any]) -> Self:
@@ -203,7 +207,7 @@ class Family(Generic[C]):
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(
-            self.read, serialization=core_schema.plain_serializer_function_ser_schema(dump_components)
+            self.read, serialization=core_schema.plain_serializer_function_ser_schema(dump_components, info_arg=True)
         )
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
@@ -223,14 +227,14 @@ def definition_name(noun: str) -> str:
     return "".join(part.capitalize() for part in re.split(r"[ -]", noun))
 
 
-def dump_components(value: Any) -> Any:
+def dump_components(value: Any, info: SerializationInfo) -> Any:
     """Return a component, or lists and mappings of them, as JSON values."""
     if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
+        return value.model_dump(mode="json", exclude_unset=info.exclude_unset, exclude_defaults=info.exclude_defaults)
     if isinstance(value, dict):
-        return {key: dump_components(item) for key, item in value.items()}
+        return {key: dump_components(item, info) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [dump_components(item) for item in value]
+        return [dump_components(item, info) for item in value]
     return value
 
 

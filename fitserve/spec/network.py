@@ -15,10 +15,18 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, WithJsonSchema, model_serializer
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    SerializationInfo,
+    ValidationInfo,
+    WithJsonSchema,
+    model_serializer,
+)
 
 from fitserve.errors import Problem
-from fitserve.spec.component import deferred_ref
+from fitserve.spec.component import deferred_ref, dump_components
 from fitserve.spec.layers import LAYERS, AnyLayer
 from fitserve.spec.layers.core import Input
 from fitserve.validation import InvalidValue, did_you_mean, excerpt
@@ -44,10 +52,10 @@ class LayerEntry(BaseModel):
     output: str | bool | None = None
 
     @model_serializer(mode="plain")
-    def _serialize(self) -> dict[str, Any]:
+    def _serialize(self, info: SerializationInfo) -> dict[str, Any]:
         beside = {"name": self.name, "inputs": self.inputs and list(self.inputs), "output": self.output}
         return {
-            **self.layer.model_dump(mode="json"),
+            **dump_components(self.layer, info),
             **{key: value for key, value in beside.items() if value is not None},
         }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import httpx2
@@ -59,6 +60,35 @@ def test_every_page_fits_a_narrow_screen_and_axe_finds_nothing_serious(
         page.emulate_media(color_scheme="dark")
         assert serious_violations(page, "runOnly: ['color-contrast']") == [], f"{path}, dark"
         page.emulate_media(color_scheme="light")
+
+
+# What opens over a page, by the page that it is on and the name of the button; `{run}` is a finished run.
+OPENED = (
+    *(("/runs", "Columns"), ("/runs", "Views"), ("/runs", "Edit name, tags and notes"), ("/runs/{run}", "Fork")),
+    *(("/models/browser-small", "Predict a table"), ("/models/browser-small", "Share")),
+    *(("/models/browser-small", "Unload"), ("/automations", "New automation"), ("/system?tab=keys", "New key")),
+    *(("/automations?tab=webhooks", "New webhook"), ("/datasets/browser-small", "a"), ("/runs", "Go to")),
+)
+
+
+def test_what_opens_over_a_page_fits_it_and_axe_finds_nothing_serious(page: Page, trained: list[str], axe: str) -> None:
+    for path, name in OPENED:
+        page.set_viewport_size({"width": 390, "height": 800})
+        show(page, path.format(run=trained[0]))
+        page.get_by_role("button", name=re.compile(f"^{name}")).first.click()
+        opened = page.locator("[role=dialog], [role=alertdialog]").last
+        expect(opened).to_be_visible()
+        box = opened.bounding_box()
+        assert box is not None
+        assert box["x"] >= 0, name
+        assert box["x"] + box["width"] <= 390, name
+        page.evaluate(axe)
+        assert serious_violations(page, "") == [], name
+        page.emulate_media(color_scheme="dark")
+        assert serious_violations(page, "runOnly: ['color-contrast']") == [], f"{name}, dark"
+        page.emulate_media(color_scheme="light")
+        page.keyboard.press("Escape")
+        expect(opened).to_have_count(0)
 
 
 def show(page: Page, path: str) -> None:

@@ -4,21 +4,34 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from typing import Any
 
+from fitserve.errors import FitserveError
 from fitserve.findings import RULES
 from tests.conftest import PROJECT
 from tests.dashboard.sentences import templates
 
 PAGES = PROJECT / "services" / "dashboard" / "src" / "i18n"
 
+# Errors of commands and between processes, which no page is answered with.
+ONLY_IN_PROCESSES = ("already-running", "port-taken")
+
+
+def _below(kind: type) -> Iterator[type[Any]]:
+    for one in kind.__subclasses__():
+        yield from (one, *_below(one))
+
 
 def test_every_finding_warning_and_event_has_a_chinese_text() -> None:
     book = json.loads((PAGES / "zh.sentences.json").read_text())
-    known = {**book["sentences"], **book["parts"]}
+    known = {**book["sentences"], **book["parts"], **book["problems"]}
     written = templates()
     assert len(written) > 150, "the search for sentences finds none any more"
     assert {text: place for text, place in written.items() if text not in known} == {}
     for english, chinese in known.items():
         assert set(re.findall(r"\{\d+\}", chinese)) == set(re.findall(r"\{\d+\}", english)), english
+    kinds = re.findall(r'"problem.of.([a-z-]+)":', (PAGES / "zh.system.ts").read_text())
+    assert {kind.slug for kind in (FitserveError, *_below(FitserveError))} <= {*kinds, *ONLY_IN_PROCESSES}
     rules = re.findall(r"^  (\w+): \{ title", (PAGES / "zh.findings.ts").read_text(), re.MULTILINE)
     assert sorted(rules) == sorted(rule.name for rule in RULES)

@@ -125,13 +125,31 @@ def test_the_wall_says_what_was_and_who_did_it(
 def test_a_regression_has_large_residuals_and_their_rows(page: Page, api: httpx2.Client) -> None:
     said = ["late on a rainy day", "early in the morning", "by the old river road", "with two more to come"]
     rows = "".join(
-        f"order {x} came {said[x % 4]},{x},{x % 7},{3 * x + (500 if x == 40 else 0)},row {x} is {said[x % 3]}\n"
+        f"order {x} came {said[x % 4]},{x},{x % 7},2024-{x % 12 + 1:02}-{x % 28 + 1:02},"
+        f"{3 * x + (500 if x == 40 else 0)},row {x} is {said[x % 3]}\n"
         for x in range(1, 121)
     )
-    ref = upload(api, "browser-residuals", f"note,a,b,price,remark\n{rows}")
-    spec = {"dataset": ref, "target": {"column": "price", "task": "regression"}, "network": [{"Dense": 4}]}
+    ref = upload(api, "browser-residuals", f"note,a,b,day,price,remark\n{rows}")
+    target = {"column": "price", "task": "regression", "standardize": True}
+    spec = {"dataset": ref, "target": target, "network": [{"Dense": 4}], "model": "browser-residuals"}
     run = submit(api, {**spec, "training": {"epochs": 5}})
     wait_until_ended(api, run)
+    own = api.get(f"/runs/{run}").json()["result"]["evaluation"]
+    page.goto(f"/runs/{run}")  # every figure in the target's units, though a standardized target was learned
+    assert abs(_figure(page, "mean_absolute_error (validation)") / own["validation"]["price"]["mae"] - 1) < 0.01
+    page.goto("/models")
+    card = page.get_by_role("link").filter(has_text="browser-residuals")
+    expect(card.locator(".stat", has_text="mae")).to_be_visible()
+    page.goto("/models/browser-residuals")
+    row = [page.get_by_label(name, exact=True).first for name in ("a", "day")]
+    expect(row[0]).to_have_value(re.compile(r"^\d+(\.5)?$"))
+    answer = page.get_by_test_id("answer").locator(".answer")
+    before = answer.inner_text()
+    page.get_by_role("slider", name="day").fill("1735000000")  # seconds: what the slider writes, the server reads
+    expect(row[1]).to_have_value(re.compile("^20"))
+    row[0].fill("119")
+    expect(answer).not_to_have_text(before)
+    expect(page.get_by_role("alert")).to_have_count(0)
     page.goto(f"/runs/{run}?tab=evaluation")
     largest = page.locator("section", has=page.get_by_role("heading", name="Largest residuals")).last
     expect(page.get_by_text("Probably mislabelled")).to_have_count(0)
@@ -142,7 +160,26 @@ def test_a_regression_has_large_residuals_and_their_rows(page: Page, api: httpx2
     expect(page.get_by_role("img", name="Decision surface").first).to_be_visible()
     page.goto(f"/datasets/{ref}?tab=relations")
     expect(page.get_by_label("Target")).to_have_value("price")
-    expect(page.get_by_role("list", name="Relation to the target").get_by_role("listitem")).to_have_count(4)
+    expect(page.get_by_role("list", name="Relation to the target").get_by_role("listitem")).to_have_count(5)
+
+
+def test_what_the_table_lacks_is_said_before_the_start_in_both_languages(page: Page, api: httpx2.Client) -> None:
+    ref = upload(
+        api, "browser-blanks", "a,b,kind\n" + "".join(f"{x},{x % 7},{'yn '[x % 3].strip()}\n" for x in range(90))
+    )
+    page.goto(f"/new?dataset={ref}&target=kind")
+    verdict = page.get_by_test_id("verdict")
+    expect(verdict).to_contain_text("The target 'kind' has no value in 30 of 90 rows")
+    expect(page.get_by_role("button", name="Start training")).to_be_disabled()
+    page.get_by_label("Language").select_option("zh-Hant")
+    expect(verdict).to_contain_text("目標 'kind' 在 90 列中有 30 列沒有值")
+    expect(verdict).to_contain_text("或補上這些值後重新上傳資料表")
+
+
+def _figure(page: Page, name: str) -> float:
+    """Return the figure that a page shows under a name."""
+    shown = page.locator(".stat", has=page.get_by_text(name, exact=True)).locator(".value").inner_text()
+    return float(shown.replace(",", ""))
 
 
 def test_an_ended_run_shows_the_figures_of_the_kept_weights(page: Page, api: httpx2.Client, server: Server) -> None:

@@ -13,7 +13,7 @@ from fitserve.datasets import store as datasets
 from fitserve.errors import Conflict, NotFound
 from fitserve.runs import change, create, finish, listing, queries
 from fitserve.runs.listing import Order, RunFilter
-from fitserve.runs.scores import scores_of
+from fitserve.runs.scores import scores_by_part, scores_of
 from fitserve.settings import Limits
 from fitserve.tables import Dataset, Epoch, Event, Idempotency, Run
 from tests.faults.cluster import add_dataset
@@ -106,6 +106,13 @@ def test_scores_are_in_the_targets_units() -> None:
         "loss": 1.0,
         "a.accuracy": 1.0,
     }
+    keras = {"loss": 0.5, "mean_absolute_error": 0.2, "root_mean_squared_error": 0.3, "mean_squared_error": 0.09}
+    standardized = {
+        "metrics": {"test": keras, "train": {"loss": 0.1}},
+        "evaluation": {"test": {"price": {"mae": 200.0, "rmse": 300.0}}},
+    }
+    assert scores_by_part(standardized) == {"train": {"loss": 0.1}, "test": {"loss": 0.5, "mae": 200.0, "rmse": 300.0}}
+    assert scores_of(standardized) == scores_by_part(standardized)["test"]
     assert scores_of(None) == scores_of({"metrics": None}) == scores_of({"metrics": {"test": 3}}) == {}
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 import pytest
 
 from fitserve.dataset_facts import ColumnFacts, DatasetFacts
 from fitserve.findings import apply_patch, spec_edit
-from fitserve.spec.as_written import rewrite
+from fitserve.spec.as_written import as_sent, rewrite
 from fitserve.spec.resolve import resolve
 from fitserve.spec.spec import parse
 
@@ -104,3 +105,12 @@ def test_what_was_written_stays() -> None:
 def test_a_spec_that_asks_for_several_networks_gives_way_to_the_one_that_is_meant(more: dict[str, Any]) -> None:
     changed = resolved({"dataset": "d", "target": "kind", "network": [DENSE]})
     assert rewrite({"dataset": "d", "target": "kind", "network": [DENSE], **more}, changed, resolved) is changed
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_what_is_stored_of_a_spec_is_short_and_means_the_same(name: str) -> None:
+    spec = {"dataset": "d", "target": "kind", "features": ["a", {"b": "robust"}], **WRITTEN[name]}
+    sent = as_sent(parse(spec))
+    assert parse(sent) == parse(spec)
+    assert (sent["dataset"], sent["target"], sent["features"][0]) == ("d", "kind", "a")
+    assert len(json.dumps(sent)) < len(json.dumps(spec)) + 150  # no default is written out

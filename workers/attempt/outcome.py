@@ -23,6 +23,7 @@ from fitserve.runs import finish
 from fitserve.runs.blob_references import BlobVanished
 from fitserve.runs.history import Report
 from fitserve.runs.lease import Lease, LeaseLost
+from fitserve.runs.scores import scores_by_part
 from fitserve.states import TERMINAL, TRIAL, RunState
 from fitserve.tables import Run
 from workers.trainer.interface import TrainingResult
@@ -153,7 +154,7 @@ def make_durable(blobs: BlobStore, run: Run, trained: TrainingResult) -> Durable
     result = {"metrics": metrics, **trained.result, "artifact": artifact.sha256, "bytes": size}
     if epoch_artifacts:
         result["kept_epochs"] = epoch_artifacts
-    return DurableResult(run, artifact.sha256, stored, result, metrics)
+    return DurableResult(run, artifact.sha256, stored, result, scores_by_part(result) or metrics)
 
 
 # --- the commit ----------------------------------------------------------------------------------------

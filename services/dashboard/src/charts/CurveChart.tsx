@@ -70,7 +70,7 @@ export function CurveChart({ label, x, curves, marks = [], log = false, height =
         legend: { show: legend, live: true },
         scales: { x: { time: false }, y: log ? { distr: 3 } : {} },
         axes: [
-          { ...axis, label: xLabel, labelSize: 18, labelFont: "12px system-ui, sans-serif", size: 32 },
+          { ...axis, label: xLabel, labelSize: 18, labelFont: "12px system-ui, sans-serif", size: 32, incrs: WHOLE },
           { ...axis, size: 62, values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : number(tick, 3))) },
         ],
         series: [
@@ -85,12 +85,13 @@ export function CurveChart({ label, x, curves, marks = [], log = false, height =
             value: (_, value) => (value === null ? "–" : number(value, 4)),
           })),
         ],
-        hooks: { draw: [(self) => drawMarks(self, marksNow.current)] },
+        hooks: { draw: [(self) => drawMarks(self, marksNow.current)], setCursor: [(self) => (self.cursor.left ?? -1) < 0 && showLast(self)] },
       },
       dataNow.current,
       element,
     );
     plot.current = made;
+    showLast(made);
     // Lines without a legend entry: the many behind the best.
     const rows = made.root.querySelectorAll<HTMLElement>(".u-legend .u-series");
     lines.forEach((line, index) => {
@@ -109,10 +110,20 @@ export function CurveChart({ label, x, curves, marks = [], log = false, height =
     marksNow.current = marks;
     dataNow.current = data;
     plot.current?.setData(data);
+    if (plot.current) showLast(plot.current);
   }, [data, marks, shape, log, height, dark]);
 
   return <div className="curve-chart" ref={host} role="img" aria-label={`${label}. ${spoken(curves)}`} />;
 }
+
+/** Without a cursor, the legend shows where each line ends. */
+function showLast(plot: uPlot): void {
+  if (plot.data[0].length === 0) return;
+  plot.setLegend({ idxs: plot.data.map((values) => Math.max(0, Array.from(values).findLastIndex((value) => value !== null && value !== undefined))) }, false);
+}
+
+// Epochs and trials are whole numbers.
+const WHOLE = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000];
 
 function spoken(curves: readonly Curve[]): string {
   return curves
@@ -138,9 +149,11 @@ function drawMarks(plot: uPlot, marks: readonly Mark[]): void {
     ctx.moveTo(x, bbox.top);
     ctx.lineTo(x, bbox.top + bbox.height);
     ctx.stroke();
-    const right = x + 6 * ratio + ctx.measureText(mark.label).width > bbox.left + bbox.width;
-    ctx.textAlign = right ? "right" : "left";
-    ctx.fillText(mark.label, x + (right ? -5 : 5) * ratio, bbox.top + (12 + 14 * index) * ratio);
+    // Above the lines, so that it covers none; of several, the second under the first.
+    const half = ctx.measureText(mark.label).width / 2;
+    const middle = Math.min(Math.max(x, bbox.left + half), bbox.left + bbox.width - half);
+    ctx.textAlign = "center";
+    ctx.fillText(mark.label, middle, bbox.top + (14 * index - 5) * ratio);
   });
   ctx.restore();
 }

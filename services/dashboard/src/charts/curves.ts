@@ -1,5 +1,7 @@
 /** Computations on curves: alignment, smoothing, best epoch. */
 
+import { factorOf } from "../spec/units";
+
 export interface EpochRow {
   trial: number;
   epoch: number;
@@ -37,7 +39,12 @@ export function modeOf(metric: string): "min" | "max" {
 
 /** Epoch rows by trial, in order of epoch; a repeated row counts once. */
 export class EpochTable {
-  private readonly trials = new Map<number, Map<number, Record<string, number | null>>>();
+  /** `factors` multiply the metrics that they name, `val_` or not. */
+  constructor(
+    private readonly trials = new Map<number, Map<number, Record<string, number | null>>>(),
+    private readonly factors: ReadonlyMap<string, number> = new Map(),
+  ) {}
+
   /** Increases with every change, so readers know when to redraw. */
   version = 0;
 
@@ -53,6 +60,16 @@ export class EpochTable {
   clear(): void {
     this.trials.clear();
     this.version += 1;
+  }
+
+  /** The same rows, which go on to grow, with some metrics in other units. */
+  scaled(factors: ReadonlyMap<string, number>): EpochTable {
+    return factors.size === 0 ? this : new EpochTable(this.trials, factors);
+  }
+
+  private inUnits(logs: Record<string, number | null>): Record<string, number | null> {
+    if (this.factors.size === 0) return logs;
+    return Object.fromEntries(Object.entries(logs).map(([name, value]) => [name, value === null ? null : value * factorOf(this.factors, name)]));
   }
 
   get trialNumbers(): number[] {
@@ -77,21 +94,22 @@ export class EpochTable {
   /** One metric of one trial, from epoch 1 to `length`. */
   series(trial: number, metric: string, length: number): (number | null)[] {
     const rows = this.trials.get(trial);
+    const factor = factorOf(this.factors, metric);
     return Array.from({ length }, (_, index) => {
       const value = rows?.get(index + 1)?.[metric];
-      return typeof value === "number" ? value : null;
+      return typeof value === "number" ? value * factor : null;
     });
   }
 
   /** All metrics of one trial at an epoch. */
   at(trial: number, epoch: number): Record<string, number | null> {
-    return this.trials.get(trial)?.get(epoch) ?? {};
+    return this.inUnits(this.trials.get(trial)?.get(epoch) ?? {});
   }
 
   last(trial: number): Record<string, number | null> {
     const rows = this.trials.get(trial);
     if (!rows || rows.size === 0) return {};
-    return rows.get(Math.max(...rows.keys())) ?? {};
+    return this.inUnits(rows.get(Math.max(...rows.keys())) ?? {});
   }
 
   /** The trial with the best value of the metric at any epoch. */

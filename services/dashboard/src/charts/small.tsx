@@ -122,7 +122,7 @@ export function ConfusionMatrix({ labels, matrix, actual, predicted }: MatrixPro
 
 /** A curve the size of a word. */
 export function Sparkline({ values, label, color = "var(--valid)", width = 96, height = 24 }: { values: readonly number[]; label: string; color?: string; width?: number; height?: number }) {
-  if (values.length < 2) return <span className="faint">–</span>;
+  if (values.length < 5) return null; // two figures are no course
   const [low, high] = [Math.min(...values), Math.max(...values)];
   const path = values
     .map((value, index) => {

@@ -15,7 +15,7 @@ const SAMPLE = "iris";
 export function NextStep({ runs, tables }: { runs: readonly ListedRun[]; tables: readonly DatasetInfo[] }) {
   const t = useText();
   const [run, table] = [runs[0], tables[0]];
-  const name = run ? (run.name ?? run.targets.join(", ")) || shortId(run.id) : "";
+  const name = run ? (run.name ?? t("next.unnamed", { target: run.targets.join(", ") || shortId(run.id) })) : "";
   const at = run ? `/runs/${encodeURIComponent(run.id)}` : "";
   const untouched = table && !runs.some((one) => one.dataset_id === table.id) ? table : undefined;
   const [text, to, action] = !run

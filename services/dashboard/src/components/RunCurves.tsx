@@ -8,16 +8,21 @@ import { number } from "../format";
 import { useText } from "../i18n";
 import { Card, Check, Empty, Loading, Select, Stat } from "./basics";
 import { plainMetric, shortId } from "./RunBits";
+import { isStandardized, unitFactors } from "../spec/units";
 import { ForkButton, useBefore, type Before } from "./runs/Fork";
 
 const RATE = /^(learning_rate|lr)$/;
 const MOST_TRIALS = 60;
 
 /** Loss and metrics over epochs: the best trial in colour, the others faint behind it, the best epoch marked. */
-export function RunCurves({ run, live, running, best, kept }: { run: RunDetail; live: Live; running: boolean; best: number | null; kept: ReadonlyMap<number, number> }) {
+export function RunCurves({ run, live: recorded, running, best, kept }: { run: RunDetail; live: Live; running: boolean; best: number | null; kept: ReadonlyMap<number, number> }) {
   const t = useText();
-  const before = useBefore(run);
+  const factors = useMemo(() => unitFactors(run.result), [run.result]);
+  const parent = useBefore(run);
+  const before = parent && { ...parent, table: parent.table.scaled(factors) };
   const [query, setQuery] = useSearchParams();
+  const scaled = useMemo(() => recorded.table.scaled(factors), [recorded.table, factors]);
+  const live = { ...recorded, table: scaled };
   const { table, version } = live;
   const log = query.get("log") === "1";
   const weight = Number(query.get("smooth") ?? 0);
@@ -54,6 +59,7 @@ export function RunCurves({ run, live, running, best, kept }: { run: RunDetail; 
   const keptEpoch = running ? undefined : kept.get(winner);
   const shown = keptEpoch === undefined ? table.last(winner) : table.at(winner, keptEpoch);
   const trials = table.trialNumbers.length;
+  const titled = (name: string) => (factors.size === 0 && isStandardized(run.resolved, name) ? t("curves.standardized", { metric: name }) : name);
   const epochNote =
     [keptEpoch !== undefined && keptEpoch < table.lastEpoch && t("curves.kept", { epochs: table.lastEpoch }), trials > 1 && t("curves.trials", { n: trials, best: winner + 1 })]
       .filter(Boolean)
@@ -66,7 +72,7 @@ export function RunCurves({ run, live, running, best, kept }: { run: RunDetail; 
             {names.slice(0, 3).map((name) => (
               <Stat
                 key={name}
-                name={shown[`val_${name}`] !== undefined ? t("curves.val", { metric: name }) : name}
+                name={shown[`val_${name}`] !== undefined ? t("curves.val", { metric: titled(name) }) : titled(name)}
                 value={number(shown[`val_${name}`] ?? shown[name])}
                 note={shown[`val_${name}`] !== undefined ? t("curves.train.value", { value: number(shown[name]) }) : undefined}
               />
@@ -77,9 +83,10 @@ export function RunCurves({ run, live, running, best, kept }: { run: RunDetail; 
             <Check label={t("curves.log")} checked={log} onChange={(on) => set("log", on ? "1" : null)} />
             <Select
               small
+              hideLabel
               label={t("curves.smooth")}
               value={String(weight)}
-              choices={[{ value: "0", label: t("off") }, "0.5", "0.8", "0.9", "0.95"]}
+              choices={[{ value: "0", label: t("curves.smooth.none") }, ...["0.5", "0.8", "0.9", "0.95"].map((one) => ({ value: one, label: `${t("curves.smooth")} ${one}` }))]}
               onChange={(value) => set("smooth", value === "0" ? null : value)}
             />
             <ForkButton run={run} last={lastOf(table, winner)} kept={kept.get(winner)} />
@@ -92,13 +99,14 @@ export function RunCurves({ run, live, running, best, kept }: { run: RunDetail; 
           <Link to={`/runs/${encodeURIComponent(run.parent_id)}`}>{shortId(run.parent_id)}</Link>
         </p>
       )}
-      <MetricChart live={live} before={before} metric="loss" winner={winner} log={log} weight={weight} height={330} />
+      <MetricChart live={live} before={before} metric="loss" title="loss" winner={winner} log={log} weight={weight} height={330} />
       <div className="grid two">
         {metric !== "" && names.includes(metric) && (
           <MetricChart
             live={live}
             before={before}
             metric={metric}
+            title={titled(metric)}
             winner={winner}
             log={log && modeOf(metric) === "min"}
             weight={weight}
@@ -124,6 +132,7 @@ interface ChartProps {
   live: Live;
   before: Before | null;
   metric: string;
+  title: string;
   winner: number;
   log: boolean;
   weight: number;
@@ -131,7 +140,7 @@ interface ChartProps {
   chooser?: React.ReactNode;
 }
 
-function MetricChart({ live, before, metric, winner, log, weight, height, chooser }: ChartProps) {
+function MetricChart({ live, before, metric, title, winner, log, weight, height, chooser }: ChartProps) {
   const t = useText();
   const { table, version } = live;
   const { x, curves, marks } = useMemo(() => {
@@ -166,8 +175,8 @@ function MetricChart({ live, before, metric, winner, log, weight, height, choose
     return { x: Array.from({ length }, (_, index) => index + 1), curves: drawn, marks: found };
   }, [table, version, before, metric, winner, weight, t]);
   return (
-    <Card title={metric} actions={chooser}>
-      <CurveChart label={metric} x={x} curves={curves} marks={marks} log={log} height={height} xLabel={t("epoch")} sync="run" />
+    <Card title={title} actions={chooser}>
+      <CurveChart label={title} x={x} curves={curves} marks={marks} log={log} height={height} xLabel={t("epoch")} sync="run" />
     </Card>
   );
 }

@@ -4,6 +4,7 @@ import type { Evaluation, Hardest, Importance, RunDetail } from "../api/types";
 import { Bars, ConfusionMatrix, XYChart } from "../charts/small";
 import { number } from "../format";
 import { useText } from "../i18n";
+import { factorOf, unitFactors } from "../spec/units";
 import { about } from "./RunBits";
 import { IntervalWidths } from "./IntervalWidths";
 import { CalibrationTable } from "./Reliability";
@@ -27,7 +28,7 @@ export function RunEvaluation({ run }: { run: RunDetail }) {
   const metrics = isFigures(run.result?.metrics) ? run.result.metrics : {};
   return (
     <div className="stack">
-      <FinalMetrics metrics={metrics} />
+      <FinalMetrics metrics={metrics} factors={unitFactors(run.result)} />
       {isFigures(run.result?.ensemble) && <EnsembleGain ensemble={run.result.ensemble} />}
       {evaluation.error && <ErrorView error={evaluation.error} />}
       {evaluation.data &&
@@ -48,7 +49,7 @@ function labelCounts(evaluation: Evaluation | null): Record<string, number> {
   return Object.fromEntries(parts.flatMap(({ title, figures }) => (Array.isArray(figures.labels) ? [[title, figures.labels.length] as const] : [])));
 }
 
-function FinalMetrics({ metrics }: { metrics: Figures }) {
+function FinalMetrics({ metrics, factors }: { metrics: Figures; factors: ReadonlyMap<string, number> }) {
   const t = useText();
   const parts = ["train", "validation", "test"].filter((part) => isFigures(metrics[part]));
   const names = [...new Set(parts.flatMap((part) => Object.keys(metrics[part] as Figures)))];
@@ -73,7 +74,7 @@ function FinalMetrics({ metrics }: { metrics: Figures }) {
                 <td>{name}</td>
                 {parts.map((part) => (
                   <td key={part} className="num">
-                    {number(Number((metrics[part] as Figures)[name]))}
+                    {number(Number((metrics[part] as Figures)[name]) * factorOf(factors, name))}
                   </td>
                 ))}
               </tr>

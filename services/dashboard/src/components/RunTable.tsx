@@ -29,9 +29,10 @@ export function RunTable({ runs }: TableProps) {
           {runs.map((run) => (
             <tr key={run.id}>
               <td>
-                <Link to={`/runs/${encodeURIComponent(run.id)}`} className={run.name ? "clip" : "mono nowrap"}>
-                  {run.name ?? shortId(run.id)}
+                <Link to={`/runs/${encodeURIComponent(run.id)}`} className="clip">
+                  {run.name ?? (run.targets.join(", ") || shortId(run.id))}
                 </Link>
+                <div className="faint small mono nowrap">{shortId(run.id)}</div>
               </td>
               <td>
                 <StateBadge state={run.state} cancelling={run.cancel_requested_at !== null} />

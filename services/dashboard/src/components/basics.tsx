@@ -2,7 +2,8 @@ import type { ReactNode } from "react";
 import { useEffect, useRef, useState } from "react";
 import { Button as AriaButton } from "react-aria-components";
 import type { ApiError, ProblemItem } from "../api/client";
-import { useText, type Translate } from "../i18n";
+import { currentLanguage, named, useText, type Translate } from "../i18n";
+import { useSentence } from "../i18n/sentences";
 
 export * from "./inputs";
 
@@ -121,15 +122,25 @@ function positionOf(item: ProblemItem, t: Translate): string[] {
 
 const shown = (value: unknown): string => (typeof value === "string" ? value : JSON.stringify(value)).slice(0, 160);
 
+/** What kind of problem it is, for a page whose language is not the detail's; null where that says nothing new. */
+function titleOf(item: ProblemItem & { type?: string }, t: Translate): string | null {
+  const slug = /^urn:fitserve:problem:([a-z-]+)$/.exec(item.type ?? "")?.[1];
+  return slug === undefined || currentLanguage() === "en" ? null : named("problem.of", slug, t);
+}
+
 /** One problem: what, where, received, expected, and the fix. */
 export function ProblemLine({ item }: { item: ProblemItem }) {
   const t = useText();
+  const say = useSentence();
   const position = positionOf(item, t);
+  const detail = say(item.detail);
+  const kind = titleOf(item, t);
   return (
     <div className="break">
       <div>
         {position.length > 0 && <code className="faint">{position.join(" · ")} </code>}
-        {item.detail}
+        {kind !== null && detail === item.detail && <strong>{kind} </strong>}
+        {detail}
       </div>
       {(item.received !== undefined || item.expected !== undefined) && (
         <div className="small muted">
@@ -140,12 +151,12 @@ export function ProblemLine({ item }: { item: ProblemItem }) {
           )}
           {item.expected !== undefined && (
             <>
-              {t("problem.expected")} {item.expected}
+              {t("problem.expected")} {say(item.expected)}
             </>
           )}
         </div>
       )}
-      {item.fix !== undefined && <div className="small">→ {item.fix}</div>}
+      {item.fix !== undefined && <div className="small">→ {say(item.fix)}</div>}
     </div>
   );
 }

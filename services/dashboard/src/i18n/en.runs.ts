@@ -65,6 +65,7 @@ export const runsEn = {
   "palette.none": "Nothing has this name.",
   "palette.keys": "Shortcuts: g and a letter opens a page, / goes to its search, ? shows this.",
   "next.title": "Next",
+  "next.unnamed": "The run on {target}",
   "next.nothing": "See it work first: train on 150 iris flowers, then try the model.",
   "next.sample": "Train an example now",
   "next.train": "The table {table} has not been used yet. Train a network on it.",

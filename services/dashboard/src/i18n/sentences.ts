@@ -1,5 +1,5 @@
 /**
- * The server's sentences in Chinese: findings, warnings and events.
+ * The server's sentences in Chinese: findings, warnings, events and the most common problems.
  *
  * The server writes them in English, also into its records. `zh.sentences.json` has a Chinese template for each English
  * one, with the same values; it is loaded once a Chinese page needs it. `tests/dashboard/test_sentences.py` finds every
@@ -11,6 +11,8 @@ import { useLanguage } from ".";
 
 export interface Book {
   sentences: Record<string, string>;
+  /** What a refused request is answered with: sentences too, of which many are only in English. */
+  problems?: Record<string, string>;
   /** What stands inside of sentences: conditions, names of models, reasons. */
   parts: Record<string, string>;
 }
@@ -38,7 +40,7 @@ function pattern([template, into]: [string, string]): Pattern {
 /** Templates with the most text of their own come first, so that none hides a more exact one. */
 export function readerOf(book: Book): Reader {
   const own = (text: string) => text.replace(/\{\d+\}/g, "").length;
-  const sentences = Object.entries(book.sentences).sort(([a], [b]) => own(b) - own(a));
+  const sentences = Object.entries({ ...book.sentences, ...book.problems }).sort(([a], [b]) => own(b) - own(a));
   const exact = sentences.filter(([template]) => !template.startsWith("{"));
   return { exact: exact.map(pattern), sentences: sentences.map(pattern), parts: Object.entries(book.parts).map(pattern) };
 }

@@ -67,6 +67,7 @@ export const runsZh: Record<keyof typeof runsEn, string> = {
   "palette.none": "找不到這個名稱。",
   "palette.keys": "快速鍵：按 g 再按字母可開啟頁面，/ 可跳到搜尋，? 可顯示此視窗。",
   "next.title": "下一步",
+  "next.unnamed": "目標為 {target} 的訓練",
   "next.nothing": "先看看實際效果：用 150 朵鳶尾花訓練，再試用模型。",
   "next.sample": "立即訓練範例",
   "next.train": "資料表 {table} 還沒有用過，可以用它訓練神經網路。",

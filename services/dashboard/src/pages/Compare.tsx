@@ -12,6 +12,7 @@ import { about, keptEpochs, plainMetric, shortId, StateBadge } from "../componen
 import { number } from "../format";
 import { useText } from "../i18n";
 import { differences, verdict } from "../spec/compare";
+import { isStandardized, unitFactors } from "../spec/units";
 import { useInAddress } from "../state/address";
 
 const MOST = 100;
@@ -47,9 +48,14 @@ export default function Compare() {
       { replace: true },
     );
   const found = runs.flatMap((run) => (run.data ? [run.data] : []));
-  const tables = epochs.map((one) => one.data ?? null);
-  const metrics = [...new Set(tables.flatMap((table) => table?.metrics ?? []))].filter((name) => !/^(learning_rate|lr|epoch)$/.test(name));
+  // One chart has one unit: the target's, once all runs have ended and say what it is.
+  const factors = new Map(found.map((run) => [run.id, unitFactors(run.result)]));
+  const standardized = (name: string) => found.some((run) => isStandardized(run.resolved, name) && factors.get(run.id)?.size === 0);
+  const metrics = [...new Set(epochs.map((one) => one.data ?? null).flatMap((table) => table?.metrics ?? []))].filter((name) => !/^(learning_rate|lr|epoch)$/.test(name));
   const metric = query.get("metric") ?? (metrics.includes("val_loss") ? "val_loss" : (metrics[0] ?? "loss"));
+  const names = namesOf(found);
+  const title = standardized(metric) ? t("curves.standardized", { metric }) : metric;
+  const tables = epochs.map((one, index) => one.data?.scaled((!standardized(metric) && factors.get(ids[index] ?? "")) || new Map()) ?? null);
   return (
     <div className="page">
       <div className="page-head">
@@ -66,7 +72,7 @@ export default function Compare() {
       {found.length > 0 && (
         <>
           <Card
-            title={metric}
+            title={title}
             actions={
               <>
                 <Check label={t("curves.log")} checked={log} onChange={(on) => set("log", on ? "1" : null)} />
@@ -74,12 +80,12 @@ export default function Compare() {
               </>
             }
           >
-            <Curves ids={ids} tables={tables} metric={metric} log={log} />
+            <Curves ids={ids} names={names} tables={tables} metric={metric} log={log} />
             {ids.length > MOST_CURVES && <p className="small muted">{t("compare.curves", { n: MOST_CURVES, of: ids.length })}</p>}
           </Card>
           <CompareMany runs={found} metric={metric} />
-          <Figures runs={found} tables={tables} ids={ids} metric={metric} onRemove={(id) => set("runs", ids.filter((one) => one !== id).join(","))} />
-          <SpecDifferences runs={found} />
+          <Figures runs={found} names={names} tables={tables} ids={ids} metric={metric} onRemove={(id) => set("runs", ids.filter((one) => one !== id).join(","))} />
+          <SpecDifferences runs={found} names={names} />
         </>
       )}
     </div>
@@ -95,14 +101,25 @@ function AddRun({ ids, onAdd }: { ids: readonly string[]; onAdd: (id: string) =>
       <option value="">{t("compare.add")}</option>
       {others.map((run) => (
         <option key={run.id} value={run.id}>
-          {shortId(run.id)} {run.model ?? ""} ({run.state})
+          {run.name ?? `${run.targets.join(", ")} ${shortId(run.id)}`} ({t(`state.${run.state}`)})
         </option>
       ))}
     </select>
   );
 }
 
-function Curves({ ids, tables, metric, log }: { ids: readonly string[]; tables: readonly (EpochTable | null)[]; metric: string; log: boolean }) {
+/** What a run is called beside others: its name, or else its id and the first settings in which it differs from them. */
+function namesOf(runs: readonly RunDetail[]): ReadonlyMap<string, string> {
+  const rows = differences(runs.map((run) => run.spec)).filter((row) => !/^\/(model|dataset)\b/.test(row.path) && row.values.every((value) => value === null || value.length < 14));
+  return new Map(
+    runs.map((run, index) => {
+      const settings = rows.slice(0, 2).flatMap((row) => (row.values[index] ? [`${row.path.split("/").at(-1) ?? ""} ${row.values[index].replaceAll('"', "")}`] : []));
+      return [run.id, run.name ?? [shortId(run.id), ...settings].join(" · ")];
+    }),
+  );
+}
+
+function Curves({ ids, names, tables, metric, log }: { ids: readonly string[]; names: ReadonlyMap<string, string>; tables: readonly (EpochTable | null)[]; metric: string; log: boolean }) {
   const t = useText();
   const { x, curves } = useMemo(() => {
     const length = Math.max(0, ...tables.map((table) => table?.lastEpoch ?? 0));
@@ -112,23 +129,24 @@ function Curves({ ids, tables, metric, log }: { ids: readonly string[]; tables: 
         const table = tables[index];
         if (!table) return [];
         const dash = index >= SERIES.length ? [6, 2 + 2 * Math.floor(index / SERIES.length)] : undefined;
-        return [{ label: shortId(id), values: table.series(table.bestTrial(metric), metric, length), color: SERIES[index % SERIES.length] ?? "--train", ...(dash && { dash }) }];
+        return [{ label: names.get(id) ?? shortId(id), values: table.series(table.bestTrial(metric), metric, length), color: SERIES[index % SERIES.length] ?? "--train", ...(dash && { dash }) }];
       }),
     };
-  }, [ids, tables, metric]);
+  }, [ids, names, tables, metric]);
   if (x.length === 0) return <Empty title={t("curves.none")} />;
   return <CurveChart label={metric} x={x} curves={curves} log={log} height={380} xLabel={t("epoch")} />;
 }
 
 interface FiguresProps {
   runs: readonly RunDetail[];
+  names: ReadonlyMap<string, string>;
   tables: readonly (EpochTable | null)[];
   ids: readonly string[];
   metric: string;
   onRemove: (id: string) => void;
 }
 
-function Figures({ runs, tables, ids, metric, onRemove }: FiguresProps) {
+function Figures({ runs, names, tables, ids, metric, onRemove }: FiguresProps) {
   const t = useText();
   const mode = modeOf(plainMetric(metric));
   // Of an ended run, what the kept weights reach; of one that trains, the best so far.
@@ -174,11 +192,9 @@ function Figures({ runs, tables, ids, metric, onRemove }: FiguresProps) {
                 <tr key={run.id}>
                   <td>
                     <i className="swatch" style={{ background: `var(${SERIES[ids.indexOf(run.id) % SERIES.length] ?? "--train"})` }} />
-                    <Link className="mono" to={`/runs/${encodeURIComponent(run.id)}`}>
-                      {shortId(run.id)}
-                    </Link>
+                    <Link to={`/runs/${encodeURIComponent(run.id)}`}>{names.get(run.id)}</Link>
                   </td>
-                  <td>{about(run.resolved).dataset}</td>
+                  <td className="muted">{about(run.resolved).dataset}</td>
                   <td>
                     <StateBadge state={run.state} />
                   </td>
@@ -200,7 +216,7 @@ function Figures({ runs, tables, ids, metric, onRemove }: FiguresProps) {
   );
 }
 
-function SpecDifferences({ runs }: { runs: readonly RunDetail[] }) {
+function SpecDifferences({ runs, names }: { runs: readonly RunDetail[]; names: ReadonlyMap<string, string> }) {
   const t = useText();
   const [asked, setWhole] = useInAddress("whole", "0");
   const whole = asked === "1";
@@ -215,8 +231,8 @@ function SpecDifferences({ runs }: { runs: readonly RunDetail[] }) {
             <tr>
               <th scope="col">{t("compare.where")}</th>
               {runs.map((run) => (
-                <th scope="col" key={run.id} className="mono">
-                  {shortId(run.id)}
+                <th scope="col" key={run.id} className="clip run-name" title={names.get(run.id)}>
+                  {run.name ?? shortId(run.id)}
                 </th>
               ))}
             </tr>

@@ -37,7 +37,7 @@ export default function Home() {
         <h1>{t("home.title")}</h1>
         <p className="muted">{t("home.lead")}</p>
       </div>
-      {runs.data && datasets.data && <NextStep runs={recent} tables={tables} />}
+      {runs.data && datasets.data && <NextStep runs={recent} tables={tables.filter((one) => !one.source.out_of_fold)} />}
       <div className="grid four">
         <Step to="/datasets" icon="upload" title={t("home.upload")} text={t("home.upload.text")} n={1} />
         <Step to="/new" icon="curve" title={t("home.train")} text={t("home.train.text")} n={2} />

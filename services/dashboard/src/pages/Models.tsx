@@ -2,24 +2,31 @@ import { Link } from "react-router";
 import { useModel, useModelHistory, useModels } from "../api/models";
 import type { ModelDetail, ModelInfo } from "../api/types";
 import { Sparkline } from "../charts/small";
-import { Badge, Card, Empty, ErrorView, Loading } from "../components/basics";
+import { Badge, Card, Empty, ErrorView, Loading, Stat } from "../components/basics";
 import { heldOut } from "../components/MetricDifference";
+import { headline } from "../components/RunBits";
 import { ago, number, seconds, secondsUntil } from "../format";
 import { useText, type Translate } from "../i18n";
+import { useInAddress } from "../state/address";
 
 export default function Models() {
   const t = useText();
   const models = useModels();
-  const items = models.data?.pages.flatMap((page) => page.items) ?? [];
+  const all = models.data?.pages.flatMap((page) => page.items) ?? [];
+  const [asked, setAsked] = useInAddress("q", "");
+  const items = all.filter((model) => model.name.includes(asked.trim().toLowerCase()));
   return (
     <div className="page">
-      <div>
-        <h1>{t("nav.models")}</h1>
-        <p className="muted">{t("models.lead")}</p>
+      <div className="page-head">
+        <div>
+          <h1>{t("nav.models")}</h1>
+          <p className="muted">{t("models.lead")}</p>
+        </div>
+        {all.length > 8 && <input type="search" className="input narrow" aria-label={t("models.search")} placeholder={t("models.search")} value={asked} onChange={(event) => setAsked(event.target.value)} />}
       </div>
       {models.isPending && <Loading />}
       {models.error && <ErrorView error={models.error} />}
-      {models.data && items.length === 0 && (
+      {models.data && all.length === 0 && (
         <Card>
           <Empty title={t("models.none")}>
             <p>{t("models.none.text")}</p>
@@ -29,6 +36,7 @@ export default function Models() {
           </Empty>
         </Card>
       )}
+      {all.length > 0 && items.length === 0 && <Empty title={t("models.nomatch")} />}
       <div className="grid">
         {items.map((model) => (
           <ModelCard key={model.name} model={model} />
@@ -43,20 +51,21 @@ function ModelCard({ model }: { model: ModelInfo }) {
   const detail = useModel(model.name);
   const serving = detail.data?.versions.find((version) => version.version === detail.data.serving);
   return (
-    <Link className="card link" to={`/models/${encodeURIComponent(model.name)}`}>
-      <div className="body stack tight">
-        <div className="row between">
-          <h2 className="clip">{model.name}</h2>
-          {model.loaded ? <Badge tone="good">{t("models.loaded")}</Badge> : <Badge>{t("models.unloaded")}</Badge>}
+    <Link className="card link model-card" to={`/models/${encodeURIComponent(model.name)}`}>
+      <div className="body">
+        <div>
+          <div className="row between">
+            <h2 className="clip" title={model.name}>
+              {model.name}
+            </h2>
+            {model.loaded ? <Badge tone="good">{t("models.loaded")}</Badge> : <Badge>{t("models.unloaded")}</Badge>}
+          </div>
+          <p className="small muted">
+            {detail.data ? versionsLine(detail.data, t) : "…"} · {ago(model.created_at)}
+          </p>
         </div>
-        <div className="row tight small muted">
-          {detail.data ? versionsLine(detail.data, t) : "…"}
-        </div>
-        <div className="small num">{serving ? metricLine(serving.metrics) : ""}</div>
+        <div className="stats">{serving && bestFirst(serving.metrics).map(([name, value]) => <Stat key={name} name={name} value={number(value, 3)} />)}</div>
         <CardTraffic name={model.name} />
-        <div className="small faint">
-          {t("created")} {ago(model.created_at)}
-        </div>
       </div>
     </Link>
   );
@@ -69,10 +78,10 @@ function CardTraffic({ name }: { name: string }) {
   if (!data) return null;
   const fault = data.fault !== null && secondsUntil(data.fault.at) > -86_400 ? data.fault : null;
   return (
-    <>
+    <div className="traffic">
       <div className="row tight small num">
-        <Sparkline label={t("model.requests")} values={data.points.map((point) => point.requests ?? 0)} color="var(--train)" />
-        <span>{t("model.hour", { n: number(data.requests) })}</span>
+        {data.requests > 0 && <Sparkline label={t("model.requests")} values={data.points.map((point) => point.requests ?? 0)} color="var(--train)" />}
+        <span className={data.requests > 0 ? "" : "muted"}>{data.requests > 0 ? t("model.hour", { n: number(data.requests) }) : t("model.hour.none")}</span>
         {data.p99 !== null && (
           <span className="muted">
             p99 {seconds(data.p99)}
@@ -87,7 +96,7 @@ function CardTraffic({ name }: { name: string }) {
           {t("model.fault")} {ago(fault.at)}: {fault.status} {fault.detail}
         </div>
       )}
-    </>
+    </div>
   );
 }
 
@@ -95,8 +104,15 @@ function CardTraffic({ name }: { name: string }) {
 export const versionsLine = (model: ModelDetail, t: Translate): string =>
   model.serving === null ? t("models.versions.none", { n: model.versions.length }) : t("models.versions", { n: model.versions.length, v: model.serving });
 
+/** Three figures, the one that says most first; of two alike, one. */
+function bestFirst(metrics: Record<string, unknown>): [string, number][] {
+  const figures = heldOut(metrics);
+  const first = headline(Object.fromEntries(figures));
+  const rank = ([name]: [string, number]) => (name === first ? 0 : /loss$/.test(name) ? 2 : 1);
+  return [...figures].sort((a, b) => rank(a) - rank(b)).slice(0, 3);
+}
+
 export const metricLine = (metrics: Record<string, unknown>): string =>
-  heldOut(metrics)
-    .slice(0, 3)
+  bestFirst(metrics)
     .map(([name, value]) => `${name} ${number(value)}`)
     .join(" · ");

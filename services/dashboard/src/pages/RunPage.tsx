@@ -103,7 +103,7 @@ function RunView({ run }: { run: RunDetail }) {
                 {begins.freeze.length > 0 && <> ({t("run.frozen", { layers: begins.freeze.join(", ") })})</>}{" "}
               </>
             )}
-            · <span className="mono">{run.id}</span> · {ago(run.created_at)}
+            · <span className="mono break">{run.id}</span> · {ago(run.created_at)}
           </p>
           <AboutLine run={run} />
         </div>
@@ -129,7 +129,7 @@ function AboutLine({ run }: { run: RunDetail }) {
   const [open, setOpen] = useState(false);
   const about = { id: run.id, name: run.name ?? null, tags: run.tags ?? [], notes: run.notes ?? null };
   return (
-    <div className="row tight small">
+    <div className="row tight small about-line">
       {about.tags.map((tag) => (
         <Link key={tag} className="tag" to={`/runs?tag=${encodeURIComponent(tag)}`}>
           {tag}

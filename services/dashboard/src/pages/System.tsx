@@ -77,7 +77,7 @@ function Wall({ system }: { system: SystemInfo }) {
   return (
     <div className="stack">
       <div className="card">
-        <div className="body stats">
+        <div className="body stats spread capital">
           <Stat name={t("system.workers")} value={number(system.workers.filter((worker) => worker.alive).length)} />
           <Stat name={t("state.running")} value={number(system.runs.running ?? 0)} />
           <Stat name={t("state.queued")} value={number(system.runs.queued ?? 0)} note={system.oldest_queued_seconds ? t("system.oldest", { time: seconds(system.oldest_queued_seconds) }) : undefined} />
@@ -85,7 +85,7 @@ function Wall({ system }: { system: SystemInfo }) {
           <Stat name={t("state.failed")} value={number(system.runs.failed ?? 0)} />
           <Stat name={t("state.cancelled")} value={number(system.runs.cancelled ?? 0)} />
           <Stat name={t("system.storage")} value={bytes(total)} />
-          <Stat name="fitserve" value={system.version} />
+          <Stat name={t("version")} value={system.version} />
         </div>
       </div>
       <HistoryCharts />

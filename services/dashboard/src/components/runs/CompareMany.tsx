@@ -5,6 +5,7 @@ import { modeOf } from "../../charts/curves";
 import { XYChart } from "../../charts/small";
 import { useText } from "../../i18n";
 import { differences } from "../../spec/compare";
+import { factorOf, unitFactors } from "../../spec/units";
 import { useInAddress } from "../../state/address";
 import { Card, Scroll, Select } from "../basics";
 import { plainMetric } from "../RunBits";
@@ -16,7 +17,7 @@ const MOST_VALUES = 40; // of one axis that are not numbers
 export function keptFigure(run: RunDetail, metric: string): number | null {
   const parts = (run.result?.metrics ?? {}) as Record<string, Record<string, unknown> | null | undefined>;
   const value = parts[metric.startsWith("val_") ? "validation" : "train"]?.[plainMetric(metric)];
-  return typeof value === "number" && Number.isFinite(value) ? value : null;
+  return typeof value === "number" && Number.isFinite(value) ? value * factorOf(unitFactors(run.result), metric) : null;
 }
 
 const valueOf = (text: string | null): unknown => {
@@ -47,7 +48,7 @@ export function CompareMany({ runs, metric }: { runs: readonly RunDetail[]; metr
   const x = numeric.find((row) => row.name === asked) ?? numeric[0];
   const points = x ? x.values.flatMap((value, index) => (typeof value === "number" && figures[index] != null ? [{ x: value, y: figures[index] }] : [])) : [];
   return (
-    <div className="grid two">
+    <div className={x && points.length > 1 ? "many" : ""}>
       <Card title={t("compare.parallel")}>
         <Scroll label={t("compare.parallel")}>
           <ParallelCoordinates

@@ -17,16 +17,16 @@ interface Column {
 
 export const COLUMNS: readonly Column[] = [
   { id: "name", title: "run", width: 150, sort: "name" },
-  { id: "state", title: "state", width: 118, sort: "state" },
-  { id: "dataset", title: "dataset", width: 140, sort: "dataset" },
+  { id: "state", title: "state", width: 112, sort: "state" },
+  { id: "dataset", title: "dataset", width: 132, sort: "dataset" },
   { id: "targets", title: "runs.targets", width: 84 },
-  { id: "changes", title: "runs.changes", width: 180 },
-  { id: "metric", title: "runs.metric", width: 132, sort: "metric", numeric: true },
-  { id: "tags", title: "runs.tags", width: 90 },
+  { id: "changes", title: "runs.changes", width: 184 },
+  { id: "metric", title: "runs.metric", width: 140, sort: "metric", numeric: true },
+  { id: "tags", title: "runs.tags", width: 108 },
   { id: "notes", title: "runs.notes", width: 160 },
   { id: "model", title: "model", width: 120, sort: "model" },
   { id: "duration", title: "duration", width: 90, sort: "duration", numeric: true },
-  { id: "created", title: "created", width: 124, sort: "created" },
+  { id: "created", title: "created", width: 136, sort: "created" },
 ];
 export const USUAL: readonly ColumnId[] = ["name", "state", "dataset", "targets", "changes", "metric", "tags", "created"];
 export const isColumn = (id: string): id is ColumnId => COLUMNS.some((one) => one.id === id);
@@ -49,7 +49,7 @@ export function Cell({ run, id, metric, onTag }: CellProps) {
     case "dataset":
       return <Link to={`/datasets/${encodeURIComponent(run.dataset)}`}>{run.dataset}</Link>;
     case "targets":
-      return <>{run.targets.join(", ")}</>;
+      return <span title={run.targets.join(", ")}>{run.targets.join(", ")}</span>;
     case "changes":
       return <ChangesCell run={run} />;
     case "metric":
@@ -128,13 +128,19 @@ function MetricCell({ run, metric }: { run: ListedRun; metric: string | null }) 
 }
 
 function TagsCell({ run, onTag }: { run: ListedRun; onTag: (tag: string) => void }) {
+  const [first, ...others] = run.tags ?? [];
   return (
     <div className="tags">
-      {(run.tags ?? []).map((tag) => (
-        <button key={tag} type="button" className="tag" onClick={() => onTag(tag)}>
-          {tag}
+      {first !== undefined && (
+        <button type="button" className="tag clip" title={first} onClick={() => onTag(first)}>
+          {first}
         </button>
-      ))}
+      )}
+      {others.length > 0 && (
+        <span className="faint small nowrap" title={others.join(", ")}>
+          +{others.length}
+        </span>
+      )}
     </div>
   );
 }
