@@ -28,7 +28,7 @@ export function ParallelCoordinates({ label, axes, good, chosen }: Props) {
       .join(" ");
   const order = good.map((_, index) => index).sort((a, b) => (good[a] ?? 0) - (good[b] ?? 0));
   return (
-    <svg className="xy" viewBox={`0 0 ${width} ${height}`} width={width} role="img" aria-label={label}>
+    <svg className="xy whole" viewBox={`0 0 ${width} ${height}`} width={width} role="img" aria-label={label}>
       {order.map((index) => (
         <polyline
           key={index}

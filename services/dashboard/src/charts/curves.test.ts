@@ -36,3 +36,8 @@ describe("curves", () => {
     expect(table.last(0)).toEqual({ loss: 1 });
   });
 });
+
+it("a smoothed constant is that constant", () => {
+  const constant = Array.from({ length: 50 }, () => 1e-4);
+  expect(smooth(constant, 0.9)).toEqual(constant);
+});

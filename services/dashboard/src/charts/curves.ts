@@ -17,7 +17,8 @@ export function smooth(values: readonly (number | null)[], weight: number): (num
     if (value === null || !Number.isFinite(value)) return null;
     sum = weight * sum + (1 - weight) * value;
     mass = weight * mass + (1 - weight);
-    return sum / mass;
+    // A constant stays one: its last bits would fill the whole height of a chart.
+    return Number((sum / mass).toPrecision(12));
   });
 }
 

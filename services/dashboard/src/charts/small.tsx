@@ -158,7 +158,7 @@ export function XYChart({ label, lines, xLabel, yLabel, x, y, size = 250 }: Scat
   const all = lines.flatMap((line) => line.points);
   const [x0, x1] = x ?? [Math.min(...all.map((p) => p.x)), Math.max(...all.map((p) => p.x))];
   const [y0, y1] = y ?? [Math.min(...all.map((p) => p.y)), Math.max(...all.map((p) => p.y))];
-  const pad = { left: 46, right: 10, top: 8, bottom: 36 };
+  const pad = { left: 58, right: 10, top: 8, bottom: 36 };
   const width = size + 60;
   const px = (value: number) => pad.left + ((value - x0) / (x1 - x0 || 1)) * (width - pad.left - pad.right);
   const py = (value: number) => size - pad.bottom - ((value - y0) / (y1 - y0 || 1)) * (size - pad.top - pad.bottom);
@@ -179,7 +179,7 @@ export function XYChart({ label, lines, xLabel, yLabel, x, y, size = 250 }: Scat
       <text x={(width + pad.left) / 2} y={size - 4} textAnchor="middle">
         {xLabel}
       </text>
-      <text transform={`translate(11 ${size / 2 - 10}) rotate(-90)`} textAnchor="middle">
+      <text transform={`translate(9 ${size / 2 - 10}) rotate(-90)`} textAnchor="middle">
         {yLabel}
       </text>
       {lines.map((line) =>

@@ -6,6 +6,7 @@ import { type Column, type DatasetDetail, type Kind, type Profile } from "../api
 import { Bars, Histogram } from "../charts/small";
 import { number, percent } from "../format";
 import { useText, type Key } from "../i18n";
+import { useSentence } from "../i18n/sentences";
 import { en } from "../i18n/en";
 import { drawingOf } from "../pages/profile";
 import { useInAddress } from "../state/address";
@@ -20,6 +21,7 @@ const KINDS = Object.keys(en).flatMap((key) => (key.startsWith("kind.") ? [key.s
 /** The columns with small histograms, where their kinds can be corrected. */
 export function Columns({ dataset }: { dataset: DatasetDetail }) {
   const t = useText();
+  const say = useSentence();
   const go = useNavigate();
   const queries = useQueryClient();
   const ref = `${dataset.name}@${dataset.version}`;
@@ -82,7 +84,7 @@ export function Columns({ dataset }: { dataset: DatasetDetail }) {
                     <button type="button" className="linklike" onClick={() => setShown(column.name)}>
                       {column.name}
                     </button>
-                    <div className="small faint evidence">{column.evidence}</div>
+                    <div className="small faint evidence" title={say(column.evidence ?? "")}>{say(column.evidence ?? "")}</div>
                   </td>
                   <td>
                     <Select
@@ -141,6 +143,7 @@ function Distribution({ column, profile }: { column: Column; profile: Profile | 
 
 function ColumnDetail({ column, profile }: { column: Column; profile: Profile | undefined }) {
   const t = useText();
+  const say = useSentence();
   const drawing = drawingOf(profile?.columns[column.name]);
   const labels = column.labels?.map((label, index) => ({ label, count: column.label_counts?.[index] ?? 0 })) ?? [];
   const top = (drawing.top.length > 0 ? drawing.top : labels.sort((a, b) => b.count - a.count)).slice(0, 12);
@@ -148,7 +151,7 @@ function ColumnDetail({ column, profile }: { column: Column; profile: Profile | 
     <div className="stack">
       <div className="row">
         <Badge tone="info">{t(kindKey(column.kind))}</Badge>
-        <span className="muted">{column.evidence}</span>
+        <span className="muted">{say(column.evidence ?? "")}</span>
       </div>
       {drawing.counts.length > 0 && (
         <Histogram label={t("distribution.of", { column: column.name })} counts={drawing.counts} edges={drawing.edges} width={620} height={150} />

@@ -63,6 +63,7 @@ export function Palette() {
   return (
     <>
       <button type="button" className="palette-button" onClick={() => setOpen(true)}>
+        <Icon name="search" />
         <span>{t("palette.open")}</span> <kbd>Ctrl K</kbd>
       </button>
       <ModalOverlay className="overlay" isOpen={open} isDismissable onOpenChange={setOpen}>

@@ -67,7 +67,7 @@ export function RunCurves({ run, live: recorded, running, best, kept }: { run: R
   return (
     <div className="stack">
       <div className="card">
-        <div className="body row between">
+        <div className="body row between wrap">
           <div className="stats">
             {names.slice(0, 3).map((name) => (
               <Stat

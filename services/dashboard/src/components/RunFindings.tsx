@@ -154,10 +154,10 @@ function LineageView({ run }: { run: RunDetail }) {
                     </Link>
                   ))}
                 </td>
-                <td className="mono small break">
+                <td className="mono small break change">
                   {group.changes.slice(0, 6).map((change, index) => (
                     <div key={index}>
-                      {String(change.path)}: {JSON.stringify(change.from)} → {JSON.stringify(change.to)}
+                      {String(change.path)}: {brief(change.from)} → {brief(change.to)}
                     </div>
                   ))}
                 </td>
@@ -176,3 +176,9 @@ function LineageView({ run }: { run: RunDetail }) {
     </Card>
   );
 }
+
+/** A changed value in one line. */
+const brief = (value: unknown): string => {
+  const text = JSON.stringify(value) ?? "–";
+  return text.length > 90 ? `${text.slice(0, 90)}…` : text;
+};

@@ -19,10 +19,10 @@ export function RunTable({ runs }: TableProps) {
           <tr>
             <th scope="col">{t("run")}</th>
             <th scope="col">{t("state")}</th>
-            <th scope="col">{t("model")}</th>
+            <th scope="col" className="wide-only-column">{t("model")}</th>
             <th scope="col">{t("result")}</th>
-            <th scope="col" className="num">{t("duration")}</th>
-            <th scope="col">{t("created")}</th>
+            <th scope="col" className="num wide-only-column">{t("duration")}</th>
+            <th scope="col" className="wide-only-column">{t("created")}</th>
           </tr>
         </thead>
         <tbody>
@@ -37,10 +37,10 @@ export function RunTable({ runs }: TableProps) {
               <td>
                 <StateBadge state={run.state} cancelling={run.cancel_requested_at !== null} />
               </td>
-              <td>{run.model ? <Link to={`/models/${encodeURIComponent(run.model)}`}>{run.model}</Link> : <span className="faint">–</span>}</td>
+              <td className="wide-only-column">{run.model ? <Link to={`/models/${encodeURIComponent(run.model)}`}>{run.model}</Link> : <span className="faint">–</span>}</td>
               <td className="small">{resultLine(run)}</td>
-              <td className="num nowrap">{took(run)}</td>
-              <td className="muted nowrap">{ago(run.created_at)}</td>
+              <td className="num wide-only-column">{took(run)}</td>
+              <td className="muted nowrap wide-only-column">{ago(run.created_at)}</td>
             </tr>
           ))}
         </tbody>

@@ -18,6 +18,7 @@ const PATHS = {
   copy: "M9 9h11v11H9zM5 15H4V4h11v1",
   check: "M5 12l5 5 9-10",
   pencil: "M4 20l1-5L16 4l4 4L9 19zM14 6l4 4",
+  search: "M11 4a7 7 0 1 1 0 14 7 7 0 0 1 0-14zM16 16l5 5",
   arrow: "M5 12h14M13 6l6 6-6 6",
 } as const;
 

@@ -19,7 +19,7 @@ import { shortId } from "../components/RunBits";
 import { showError } from "../components/toasts";
 import { WebhookList } from "../components/WebhookList";
 import { ago, moment } from "../format";
-import { useText, type Key } from "../i18n";
+import { named, useText, type Key, type Translate } from "../i18n";
 
 const EXAMPLE = `on: {appended: my-table, rows: 1000}
 do: {champion: my-model}
@@ -48,11 +48,11 @@ export default function Automations() {
 }
 
 /** When a policy is due, in its own words. */
-function whenOf(automation: AutomationInfo): string {
+function whenOf(automation: AutomationInfo, t: Translate): string {
   const { timezone, ...on } = automation.policy.on;
   const said = Object.entries(on).filter(([, value]) => value !== null && value !== undefined);
   const zone = on.schedule && timezone !== "UTC" ? ` (${timezone})` : "";
-  return said.map(([name, value]) => `${name} ${String(value)}`).join(", ") + zone;
+  return said.map(([name, value]) => `${named("auto.on", name, t)} ${typeof value === "object" ? JSON.stringify(value) : String(value)}`).join(", ") + zone;
 }
 
 function AutomationList() {
@@ -101,8 +101,8 @@ function AutomationList() {
                 <tr key={one.id}>
                   <td>{one.name}</td>
                   <td>{one.model && <Link to={`/models/${encodeURIComponent(one.model)}`}>{one.model}</Link>}</td>
-                  <td className="small mono">{whenOf(one)}</td>
-                  <td>{one.policy.then}</td>
+                  <td className="small mono">{whenOf(one, t)}</td>
+                  <td>{named("auto.then", String(one.policy.then), t)}</td>
                   <td className="muted">{one.next_at ? moment(one.next_at) : ""}</td>
                   <td>
                     <Badge tone={one.enabled ? "good" : "warn"}>{t(one.enabled ? "auto.on" : "auto.paused")}</Badge>
