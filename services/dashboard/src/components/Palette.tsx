@@ -6,6 +6,7 @@ import { get } from "../api/client";
 import type { DatasetPage, ModelPage, RunPage } from "../api/types";
 import { setLanguage, useLanguage, useText, type Key } from "../i18n";
 import { setTheme } from "../state/preferences";
+import { Icon } from "./icons";
 import { shortId } from "./RunBits";
 
 /** Pages by the key that follows `g`. */
