@@ -27,7 +27,7 @@ from fitserve.datasets.column_texts import (
     without_missing,
     words_for_missing,
 )
-from fitserve.datasets.unusual_numbers import note_placeholder, note_quantities
+from fitserve.datasets.unusual_numbers import note_placeholder, note_placeholder_date, note_quantities
 from fitserve.parsing import ColumnFormat, TimeFormat, numbers, times
 from fitserve.parsing.column_format import PLAIN
 from fitserve.parsing.numbers import NumberEvidence, is_known_unit
@@ -54,9 +54,12 @@ EPOCH_UNITS = {
     "epoch_ns": "nanoseconds",
 }
 SMALLEST_EPOCH = 1e8  # seconds: smaller numbers are times since 1970 only where the request says so
+# A name that ends in a time's, in snake_case or camelCase, perhaps with its unit: created_at, eventTime, time (ms).
 _TIME_NAME = re.compile(
-    r"(^|[_\s.-])(ts|time|timestamp|date|datetime|at|unixtime|unix|created|updated)$", re.IGNORECASE
+    r"(?:^|[_\s.-]|(?<=[a-z])(?=[A-Z]))(?i:ts|time|timestamp|date|datetime|at|unixtime|unix|epoch|created|updated)"
+    r"(?:[_\s.-]{0,2}[(\[]?(?i:s|sec|secs|seconds|ms|millis|us|micros|ns|nanos|utc|gmt)[)\]]?)?$"
 )
+_DATE_PARTS = re.compile(r"\d{1,2}[^\W\d_]{3,9}\d{2,4}(\W|$)")  # 01JAN2023
 
 
 class ColumnSample:
@@ -331,7 +334,7 @@ class ColumnSample:
                 prior.order if prior.order and evidence.times.get(prior.order) else evidence.order(prior.proven_order)
             )
         format = self.stated.change(time=time)
-        _, bad, zoned = times.parse_times(self.present, format)
+        moments, bad, zoned = times.parse_times(self.present, format)
         odd = set(self.present.filter(pa.array(bad)).unique().to_pylist()) if bad.any() else set()
         soft = bool(odd) and are_soft_missing(odd)
         plan = replace(
@@ -344,6 +347,8 @@ class ColumnSample:
         )
         undecided = evidence is not None and bool(evidence.either) and not (evidence.day_first or evidence.month_first)
         notices = tuple(self._time_notices(format, evidence, prior))
+        if not must and (placeholder := note_placeholder_date(self.name, self.present, moments)) is not None:
+            notices += (placeholder,)
         return replace(plan, notices=notices, open_order=undecided and self.stated.time is None and prior.order is None)
 
     def _are_seasons(self) -> bool:
@@ -376,6 +381,14 @@ class ColumnSample:
                 column=name,
                 evidence=f"{odd} says otherwise",
                 option=f"{option}.time={'dmy' if format.time == 'mdy' else 'mdy'}",
+            )
+        if format.time == "ymd" and not decided and (example := evidence.either or proven) and evidence.short_years:
+            yield Notice(
+                code="day_or_month",
+                message=f"In {name!r}, {example} is read as {_day_of(example, format)}.",
+                column=name,
+                evidence="the first numbers are years: they differ less often than the last ones",
+                option=f"{option}.time=dmy",
             )
         if evidence.short_years and not self.stated.first_year:
             yield Notice(
@@ -502,7 +515,7 @@ def _look_like_times(texts: Sequence[str]) -> bool:
         bare = text.strip()
         if 5 <= len(bare) <= 60 and any("0" <= c <= "9" for c in bare) and any(c in "-/. ,WT年년" for c in bare[1:]):
             return True
-        if bare[:2].isdigit() and bare[-2:].isdigit() and bare[2:-2].isalpha():  # 01JAN2023
+        if _DATE_PARTS.match(bare):
             return True
     return False
 

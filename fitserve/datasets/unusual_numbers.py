@@ -6,10 +6,12 @@ import json
 import re
 from collections import Counter
 from collections.abc import Sequence
+from datetime import date
 
 import numpy as np
 import pyarrow as pa
 
+from fitserve.parsing.times import DAY
 from fitserve.wire.notices import Notice
 
 # Numbers that tables use where a value is missing. Those that are usual values too have to stand further apart.
@@ -21,6 +23,15 @@ PLACEHOLDERS = frozenset(
 FEWEST_OTHERS = 10  # different values beside the placeholder: fewer are codes, of which one may be -1 or 9
 APART = 0.2  # of the range of the other values; the only negative number among them is apart anyhow
 RAREST = 0.002  # of the rows; a single extreme value is an outlier
+# Days since 1970 that programs write where there is none.
+DATES = frozenset(
+    (date(*one) - date(1970, 1, 1)).days
+    for one in (
+        *((1, 1, 1), (1753, 1, 1), (1899, 12, 30), (1899, 12, 31), (1900, 1, 1), (1970, 1, 1)),
+        *((2099, 12, 31), (2199, 12, 31), (2999, 12, 31), (3000, 1, 1), (9999, 12, 31), (9999, 1, 1)),
+    )
+)
+YEARS_APART = 3 * 365  # days
 _PLAIN = r"[+-]?\d{1,15}(?:[.,]\d{1,15})?"
 _SHORT = r"(?:0|[1-9]\d{0,3})(?:[.,]\d{1,4})?"
 # Notations of numbers that are not read: each group is what they are called, with blanks for the underscores.
@@ -35,6 +46,10 @@ _QUANTITY = re.compile(
     r" ?(?:[KkMmBbT]|[bmt]n|[Mm]illion|[Bb]illion|[Tt]housand|Mio\.?|Mrd\.?|lakh|crore)?)"
     rf"|(?P<powers_of_ten>{_PLAIN}(?: ?[x×*·] ?10(?:(?:\^|\*\*)[+-]?\d{{1,3}}|[⁺⁻⁰¹²³⁴-⁹]{{1,4}})|[dD][+-]?\d{{1,3}}))"
     rf"|(?P<numbers_marked_as_text>'{_PLAIN}|=\"{_PLAIN}\")"
+    r"|(?P<quarters>\d{4}[-/ ]?Q[1-4]|Q[1-4][-/ ]?\d{4}|[1-4]Q\d{2,4})"
+    r"|(?P<months>\d{4}-?M(?:0[1-9]|1[0-2]))"
+    r"|(?P<days_of_a_year>(?:19|20)\d{2}-(?:[0-2]\d{2}|3[0-6]\d))"
+    r"|(?P<times_in_brackets>/Date\(-?\d{1,15}(?:[+-]\d{4})?\)/)"
     rf"|(?P<ranges>{_SHORT} ?(?:-|–|—|\.\.\.?|to|bis|à|~) ?{_SHORT})"
     rf"|(?P<approximate_numbers>(?:[~≈≤≥<>]=?|ca?\.|about|approx\.?) ?{_PLAIN}|{_PLAIN} ?(?:±|\+/-) ?{_PLAIN})"
     r"|(?P<ordinal_numbers>\d{1,9}(?:st|nd|rd|th|er|re|ème|º|ª|\.º|\.ª))"
@@ -75,6 +90,33 @@ def note_placeholder(name: str, texts: pa.Array, numbers: pa.Array) -> Notice | 
     return None
 
 
+def note_placeholder_date(name: str, texts: pa.Array, moments: pa.Array) -> Notice | None:
+    """Note a day that may stand for a missing one: repeated, years from all others, one that programs use so.
+
+    `moments` are what `texts` were read as: microseconds since 1970.
+    """
+    values = moments.fill_null(0).to_numpy(zero_copy_only=False)
+    present = ~moments.is_null().to_numpy(zero_copy_only=False)
+    if not present.any() or not {int(values[present].min()) // DAY, int(values[present].max()) // DAY} & set(DATES):
+        return None
+    days, counts = np.unique(values[present] // DAY, return_counts=True)
+    for at, others in ((0, days[1:]), (-1, days[:-1])):
+        day, count = int(days[at]), int(counts[at])
+        if day not in DATES or count < 2 or len(others) < FEWEST_OTHERS:
+            continue
+        if abs(int(others[0 if at == 0 else -1]) - day) < max(YEARS_APART, APART * (int(others[-1]) - int(others[0]))):
+            continue
+        written = texts.filter(pa.array(present & (values // DAY == day)))[0].as_py().strip()
+        return Notice(
+            code="may_be_missing",
+            message=f"{written} in {name!r} is read as a date; it may stand for a missing one.",
+            column=name,
+            evidence=f"{count} of {int(present.sum())} values, years from all others",
+            option=f"formats.{name}.also_missing={written}",
+        )
+    return None
+
+
 def note_quantities(name: str, texts: Sequence[str]) -> Notice | None:
     """Note a column of texts that all mean numbers in a notation that is not read: 0x1F, 3/4, 08:30, 5'11"."""
     present = [text.strip() for text in texts[:1000] if text.strip()]
@@ -85,7 +127,8 @@ def note_quantities(name: str, texts: Sequence[str]) -> Notice | None:
     example = next(text for text in present if _QUANTITY.fullmatch(text))
     return Notice(
         code="number_like_text",
-        message=f"{name!r} is left as text: its values are {what.replace('_', ' ')}, which are not read as numbers.",
+        message=f"{name!r} is left as text: its values are {what.replace('_', ' ')}, which are not read as numbers or"
+        " times.",
         column=name,
         evidence=f"such as {example}; written as plain numbers, their size can be learned from",
         option=f"kinds.{name}=categorical",

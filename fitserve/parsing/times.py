@@ -16,20 +16,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fitserve.parsing.column_format import ColumnFormat, TimeFormat
-from fitserve.parsing.words import MONTHS
+from fitserve.parsing.words import MONTHS, ZONES
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 FIRST_YEAR = 1969  # of two digits: POSIX
+FEW_DAYS = 6  # that tell days from years of two digits
 DAY = 86_400_000_000  # microseconds
 EARLIEST, LATEST = -62_135_596_800_000_000, 253_402_300_799_999_999  # of the years 1 to 9999
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LETTERS = "A-Za-zÀ-ɏЀ-ӿ"
 _CLOCK = (
-    r"(?:(?:T|t|,? {1,3}|:)(?P<hour>\d{1,2})(?:[:h](?P<minute>\d{2}))?"
-    r"(?::(?P<second>\d{2})(?:[.,](?P<fraction>\d{1,9}))?)?"
-    r"(?: ?(?P<half>[AaPp]\.?[Mm]\.?))?(?: ?(?P<zone>Z|z|UTC|GMT|[+-]\d{2}(?::?\d{2})?))?)?"
+    r"(?:(?:T|t|,? {1,3}|:)(?P<hour>\d{1,2})(?:[:h.](?P<minute>\d{2}))?"
+    r"(?:[:.](?P<second>\d{2})(?:[.,](?P<fraction>\d{1,9}))?)?(?: ?(?:Uhr|uhr|h))?"
+    r"(?: ?(?P<half>[AaPp]\.?[Mm]\.?))?(?: ?(?P<zone>z|Z|[A-Z]{3,4}|[+-]\d{2}(?::?\d{2})?))?"
+    r"(?:\[[A-Za-z_/+-]{3,40}\])?)?"
 )
 _WEEKDAY = f"(?:[{_LETTERS}]{{2,10}}\\.?,? )?"
 _NAME = f"(?P<month>[{_LETTERS}]{{3,12}})\\.?"
@@ -37,7 +39,7 @@ _DAY = r"(?P<day>\d{1,2})(?:st|nd|rd|th|er|\.)?"
 # Tried in this order. Arrow's and Python's engines both take them.
 NUMERIC = (
     rf"^{_WEEKDAY}(?P<first>\d{{1,4}})(?P<sign>[-/.]) ?(?P<middle>\d{{1,2}})(?P<same>[-/.]) ?(?P<last>\d{{1,4}})"
-    rf"{_CLOCK}$"
+    rf"\.?{_CLOCK}$"
 )
 DAY_NAME_YEAR = (
     rf"^{_WEEKDAY}{_DAY}(?:[-/ .,]|(?: of )|(?: de ))?{_NAME}(?:[-/ .,]| de |, )?(?P<year>\d{{4}}|\d{{2}}){_CLOCK}$"
@@ -57,7 +59,7 @@ EAST_ASIAN = rf"^(?P<year>\d{{4}}) ?[年년] ?(?P<number>\d{{1,2}}) ?[月월] ?(
 WEEK = r"^(?P<year>\d{4})-?W(?P<week>\d{2})(?:-?(?P<weekday>[1-7]))?$"
 C_TIME = (
     rf"^(?:[{_LETTERS}]{{2,10}},? )?{_NAME} {{1,2}}(?P<day>\d{{1,2}}) "
-    r"(?P<hour>\d{2}):(?P<minute>\d{2}):(?P<second>\d{2})(?: (?P<zone>Z|UTC|GMT|[+-]\d{2}:?\d{2}))? (?P<year>\d{4})$"
+    r"(?P<hour>\d{2}):(?P<minute>\d{2}):(?P<second>\d{2})(?: (?P<zone>Z|[A-Z]{3,4}|[+-]\d{2}:?\d{2}))? (?P<year>\d{4})$"
 )
 _NUMERIC = re.compile(NUMERIC, re.ASCII)
 _DAY_NAME_YEAR = re.compile(DAY_NAME_YEAR, re.ASCII)
@@ -178,8 +180,12 @@ def _in_order(parts: Mapping[str, str], order: str) -> tuple[str, str, str]:
 
 def _offset(zone: str | None) -> int:
     """Return minutes east of UTC. Raises ValueError."""
-    if not zone or zone[0] not in "+-":
+    if not zone:
         return 0
+    if zone[0] not in "+-":
+        if zone.upper() not in ZONES:
+            raise ValueError("not a zone")
+        return ZONES[zone.upper()]
     digits = zone[1:].replace(":", "").ljust(4, "0")
     hours, minutes = int(digits[:2]), int(digits[2:])
     if hours > 23 or minutes > 59:
@@ -383,13 +389,20 @@ class TimeEvidence:
     either: str | None = None  # a text that both orders read, otherwise
     short_years: bool = False  # years of two digits
     slashes: bool = False
+    firsts: set[str] = field(default_factory=set)  # of dates whose three parts have at most two digits
+    lasts: set[str] = field(default_factory=set)
     odd: str = ""  # the first text that no order reads
+
+    @property
+    def years_are_first(self) -> bool:
+        """Whether years of two digits come first: days differ more often than years do."""
+        return len(self.lasts) >= FEW_DAYS and len(self.lasts) >= 2 * len(self.firsts)
 
     def order(self, prior: TimeFormat | None) -> TimeFormat:
         """Return the order that reads most texts; of equals the proven one, that of other columns, the likelier."""
         most = max(self.times.values(), default=0)
         best = [order for order in ("ymd", "dmy", "mdy", "week") if most and self.times.get(order) == most]
-        if "ymd" in best and not self.short_years:
+        if "ymd" in best and (not self.short_years or self.years_are_first):
             return "ymd"
         if len(best) > 1:
             likely: TimeFormat = "mdy" if self.slashes else "dmy"
@@ -424,6 +437,9 @@ def evidence_of(texts: Mapping[str, int], first_year: int | None = None) -> Time
             continue
         evidence.short_years |= len(parts["last"]) == 2
         evidence.slashes |= parts["sign"] == "/"
+        if len(parts["first"]) == 2 == len(parts["last"]):
+            evidence.firsts.add(parts["first"])
+            evidence.lasts.add(parts["last"])
         if "dmy" in readings and "mdy" not in readings:
             evidence.day_first = evidence.day_first or text
         elif "mdy" in readings and "dmy" not in readings:

@@ -40,18 +40,28 @@ TRUE_WORDS = TRUE | {
 FALSE_WORDS = FALSE | {"nein", "non", "não", "nao", "nee", "falsch", "faux", "falso", "нет", "否", "假"}
 
 _MONTHS = (
-    "january jan januar janvier janv enero ene gennaio gen janeiro januari",
-    "february feb februar febr février fevrier févr fevr fév febrero febbraio febbr fevereiro fev februari",
-    "march mar märz maerz mär mrz mars marzo março marco maart mrt",
-    "april apr avril avr abril abr aprile",
-    "may mai mayo maggio mag maio mei",
-    "june jun juni juin junio giugno giu junho",
-    "july jul juli juillet juil julio luglio lug julho",
-    "august aug août aout agosto ago augustus",
-    "september sept sep septembre septiembre settembre set setembro",
-    "october oct oktober okt octobre octubre ottobre ott outubro out",
-    "november nov novembre noviembre novembro",
-    "december dec dezember dez décembre decembre déc diciembre dic dicembre dezembro",
+    "january jan januar janvier janv enero ene gennaio gen janeiro januari"
+    " ianuarie január styczeń stycznia sty leden ledna ocak январь января янв січня",
+    "february feb februar febr février fevrier févr fevr fév febrero febbraio febbr fevereiro fev februari"
+    " februarie február luty lutego lut únor února şubat февраль февраля фев лютого",
+    "march mar märz maerz mär mrz mars marzo março marco maart mrt"
+    " martie március marzec marca marts maret březen března mart март марта мар березня",
+    "april apr avril avr abril abr aprile"
+    " aprilie április kwiecień kwietnia kwi duben dubna nisan апрель апреля апр квітня",
+    "may mai mayo maggio mag maio mei május maj maja květen května mayıs май мая травня",
+    "june jun juni juin junio giugno giu junho"
+    " iunie június czerwiec czerwca cze červen června haziran июнь июня июн червня",
+    "july jul juli juillet juil julio luglio lug julho"
+    " iulie július lipiec lipca lip červenec července temmuz июль июля июл липня",
+    "august aug août aout agosto ago augustus"
+    " augusti augusztus agustus sierpień sierpnia sie srpen srpna ağustos август августа авг серпня",
+    "september sept sep septembre septiembre settembre set setembro"
+    " septembrie szeptember wrzesień września wrz září eylül сентябрь сентября сен сент вересня",
+    "october oct oktober okt octobre octubre ottobre ott outubro out"
+    " octombrie október październik października paź říjen října ekim октябрь октября окт жовтня",
+    "november nov novembre noviembre novembro noiembrie listopad listopada lis listopadu kasım ноябрь ноября ноя",
+    "december dec dezember dez décembre decembre déc diciembre dic dicembre dezembro"
+    " decembrie desember grudzień grudnia gru prosinec prosince aralık декабрь декабря дек грудня",
 )
 MONTHS = {name: number for number, names in enumerate(_MONTHS, 1) for name in names.split()}
 
@@ -77,3 +87,9 @@ _UNITS = """% ° °c °f a bar bpm c cm day days deg eur f ft g g/dl gbp ghz h h
 kpa kw kwh l lb lbs m m/s m2 m² m3 m³ mbar mg mg/dl mg/l mhz mi min mins ml mm mm/hg mmhg mmol/l mol
 month months mph mpa ms mw mwh n oz pa ppb ppm s sec t ug/l usd v w year years µg/l µg/m³ $ € £"""
 UNITS = frozenset(_UNITS.split())
+
+# Names of zones and minutes east of UTC. Names of several zones (CST, IST) are left out.
+_ZONES = """Z=0 UTC=0 GMT=0 WET=0 WEST=60 BST=60 CET=60 CEST=120 MEZ=60 MESZ=120 EET=120 EEST=180 MSK=180 EST=-300
+EDT=-240 CDT=-300 MST=-420 MDT=-360 PST=-480 PDT=-420 AKST=-540 AKDT=-480 HST=-600 JST=540 KST=540 HKT=480
+SGT=480 AEST=600 AEDT=660 NZST=720 NZDT=780"""
+ZONES = {name: int(minutes) for name, _, minutes in (zone.partition("=") for zone in _ZONES.split())}

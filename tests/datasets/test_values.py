@@ -162,6 +162,47 @@ CASES_OF_TIMES = {
     "month names of others": Case(
         us("5. März 2024", "6 mai 2024", "7 de enero de 2024"), ["2024-03-05", "2024-05-06", "2024-01-07"], "datetime"
     ),
+    "month names of neighbours": Case(
+        us("5 января 2024", "6 września 2024", "7 února 2024"), ["2024-01-05", "2024-09-06", "2024-02-07"], "datetime"
+    ),
+    "dates of SAS": Case(us("01JAN2023", "02Feb2023:03:04:05"), ["2023-01-01", "2023-02-02T03:04:05"], "datetime"),
+    "times of Oracle": Case(
+        us("01-Jan-23 03.04.05.000000 PM", "02-Feb-23 12.00.00.500000 AM"),
+        ["2023-01-01T15:04:05", "2023-02-02T00:00:00.5"],
+        "datetime",
+        {"two_digit_years"},
+    ),
+    "a word after the clock": Case(us("13.01.2023 03:04 Uhr"), ["2023-01-13T03:04"], "datetime"),
+    "points at the end": Case(us("2023. 1. 13.", "2023. 2. 1."), ["2023-01-13", "2023-02-01"], "datetime"),
+    "names of zones": Case(
+        us("2023-01-13 03:04 EST", "2023-01-13T03:04:05+01:00[Europe/Berlin]"),
+        ["2023-01-13T08:04", "2023-01-13T02:04:05"],
+        "datetime",
+    ),
+    "a name of several zones": Case(us("2023-01-13 03:04 IST"), ["2023-01-13 03:04 IST"], "categorical"),
+    "years of two digits first": Case(
+        us(*(f"23/01/{day}" for day in range(10, 20))),
+        ["2023-01-10", "2023-01-11"],
+        "datetime",
+        {"two_digit_years", "day_or_month"},
+    ),
+    "years of two digits last": Case(
+        us(*(f"{day}/01/23" for day in range(10, 20))), ["2023-01-10", "2023-01-11"], "datetime", {"two_digit_years"}
+    ),
+    "a day that stands for none": Case(
+        us(*(f"2023-01-{day}" for day in range(10, 30)), "9999-12-31", "9999-12-31"),
+        ["2023-01-10", "2023-01-11"],
+        "datetime",
+        {"may_be_missing"},
+    ),
+    "names of times": Case(
+        lines("eventTimeMs,b", "1700000000000,x", "1700000001000,y"),
+        ["2023-11-14T22:13:20", "2023-11-14T22:13:21"],
+        "datetime",
+        {"epoch"},
+    ),
+    "quarters": Case(us("2023 Q1", "Q2 2023", "2023-Q3"), ["2023 Q1", "Q2 2023"], "categorical", {"number_like_text"}),
+    "days of a year": Case(us("2023-045", "2023-360"), ["2023-045", "2023-360"], "categorical", {"number_like_text"}),
     "twelve hours": Case(
         us("1/1/2023 1:00 AM", "2/2/2023 12:30 PM", "3/3/2023 12:15 AM"),
         ["2023-01-01T01:00", "2023-02-02T12:30", "2023-03-03T00:15"],

@@ -181,8 +181,8 @@ def csv_shapes(checker: Checker, folder: Path) -> int:
         if found != expected:
             checker.findings.append(f"{line['file']}: {found} columns and rows, not {expected}")
     print(
-        f"suites: of {len(lines)} CSV files {read} are read, {same} to the shape that DuckDB and pandas read, {as_row} to"
-        " the one that both read where the first line is stated to be a row",
+        f"suites: of {len(lines)} CSV files {read} are read, {same} to the shape that DuckDB and pandas read, {as_row}"
+        " to the one that both read where the first line is stated to be a row",
         flush=True,
     )
     if read and same + as_row < MOST_ALIKE * read:
