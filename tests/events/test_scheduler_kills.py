@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import threading
 from datetime import timedelta
 from pathlib import Path
@@ -15,12 +13,12 @@ from fitserve import crash_points, db, events
 from fitserve.automations import scheduler as scheduling
 from fitserve.settings import Settings
 from fitserve.tables import Automation, AutomationFiring, Run
+from tests.crash_fleet import CrashFleet
 from tests.events.world import World, rows
 from tests.waiting import wait_until
 from workers.automation_driver import AutomationDriver
 
 POINTS = tuple(point for point in crash_points.POINTS if point.startswith("automations."))
-FORK = multiprocessing.get_context("fork")
 
 
 class Publisher:
@@ -30,65 +28,33 @@ class Publisher:
         """Do nothing."""
 
 
-def _schedule(url: str, home: Path, tokens: str) -> None:
+def _schedule(url: str, home: Path) -> None:
     """Be a process that runs automations until it is killed."""
-    more = {"FITSERVE_TEST_HOOKS": "1", "FITSERVE_CRASH_AT": ",".join(POINTS), "FITSERVE_CRASH_TOKENS": tokens}
-    os.environ.update(more)
     world = World(db.make_engine(url), home)
     settings = Settings(home=home, reap_seconds=0.01)
     AutomationDriver(settings, world.engine, world.blobs, Publisher(), threading.Event()).run()  # type: ignore[arg-type]
 
 
-class Schedulers:
-    """Some scheduling processes, each replaced when it dies."""
-
-    def __init__(self, url: str, home: Path, tokens: Path, count: int) -> None:
-        self.url, self.home, self.tokens, self.deaths = url, home, tokens, 0
-        self.processes = [self._start() for _ in range(count)]
-
-    def _start(self) -> multiprocessing.process.BaseProcess:
-        process = FORK.Process(target=_schedule, args=(self.url, self.home, str(self.tokens)), daemon=True)
-        process.start()
-        return process
-
-    def replace_dead(self) -> None:
-        for place, process in enumerate(self.processes):
-            if not process.is_alive():
-                self.deaths += 1
-                self.processes[place] = self._start()
-
-    def stop(self) -> None:
-        for process in self.processes:
-            process.kill()
-            process.join()
-
-
 def _kill(engine: Engine, url: str, home: Path, times: int, count: int) -> None:
-    world, tokens = World(engine, home), home / "tokens"
+    world = World(engine, home)
     world.upload(rows(200, 0.0))
     row = world.automate("often", on={"schedule": "0 3 1 1 *"}, then="promote")
-    tokens.mkdir()
-    for point in POINTS:
-        for number in range(times):
-            (tokens / f"{point}.{number}").touch()
-    schedulers, ticks = Schedulers(url, home, tokens, count), 0
+    ticks = 0
+    with CrashFleet(POINTS, times, count, home, _schedule, url, home) as schedulers:
 
-    def over() -> bool:
-        schedulers.replace_dead()
-        world.train()
-        with db.reading(engine) as session:
-            state = (AutomationFiring.state == "done", AutomationFiring.automation_id == row.id)
-            return session.scalar(select(func.count()).where(*state)) == ticks
+        def over() -> bool:
+            schedulers.replace_dead()
+            world.train()
+            with db.reading(engine) as session:
+                state = (AutomationFiring.state == "done", AutomationFiring.automation_id == row.id)
+                return session.scalar(select(func.count()).where(*state)) == ticks
 
-    try:
-        while list(tokens.iterdir()):
+        while schedulers.crashes_to_come:
             ticks += 1
             with db.transaction(engine) as session:
                 due = db.now(session) - timedelta(seconds=1) + timedelta(microseconds=ticks)
                 session.execute(update(Automation).where(Automation.id == row.id).values(next_at=due))
             wait_until(over, f"tick {ticks}")
-    finally:
-        schedulers.stop()
     history = world.history(row)
     assert [one.state for one in history] == ["done"] * ticks
     assert len({one.tick for one in history}) == len({one.run_id for one in history}) == ticks
@@ -97,7 +63,7 @@ def _kill(engine: Engine, url: str, home: Path, times: int, count: int) -> None:
         for type in ("automation.fired", "automation.decided"):
             assert len(events.latest(session, "ann", limit=1_000, type=type)) == ticks
     print(f"{schedulers.deaths} kills in {ticks} ticks, {count} schedulers")
-    assert schedulers.deaths >= len(POINTS) * times - count  # those that died last were not replaced
+    schedulers.assert_all_died()
 
 
 def test_killed_schedulers_run_nothing_twice(

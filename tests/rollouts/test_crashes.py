@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 from collections import Counter
 from pathlib import Path
 
@@ -14,45 +12,19 @@ from fitserve import db, events, registry
 from fitserve.rollouts import evidence, lifecycle
 from fitserve.rollouts.guards import ArmCounts, StepCounts
 from fitserve.tables import Rollout
+from tests.crash_fleet import CrashFleet
 from tests.waiting import wait_until
 from workers.rollout_driver import RolloutDriver
 
 POINTS = ("rollout.measured", "rollout.before_commit", "rollout.after_commit")
-FORK = multiprocessing.get_context("fork")
 
 
-def _drive(url: str, tokens: str) -> None:
+def _drive(url: str) -> None:
     """Be a process that drives rollouts until it is killed."""
-    more = {"FITSERVE_TEST_HOOKS": "1", "FITSERVE_CRASH_AT": ",".join(POINTS), "FITSERVE_CRASH_TOKENS": tokens}
-    os.environ.update(more)
     RolloutDriver(db.make_engine(url), tick_seconds=0.01).run()
 
 
-class Drivers:
-    """Some driving processes, each replaced when it dies."""
-
-    def __init__(self, url: str, tokens: Path, count: int) -> None:
-        self.url, self.tokens, self.deaths = url, tokens, 0
-        self.processes = [self._start() for _ in range(count)]
-
-    def _start(self) -> multiprocessing.process.BaseProcess:
-        process = FORK.Process(target=_drive, args=(self.url, str(self.tokens)), daemon=True)
-        process.start()
-        return process
-
-    def replace_dead(self) -> None:
-        for place, process in enumerate(self.processes):
-            if not process.is_alive():
-                self.deaths += 1
-                self.processes[place] = self._start()
-
-    def stop(self) -> None:
-        for process in self.processes:
-            process.kill()
-            process.join()
-
-
-def _roll_out(engine: Engine, to: int, bad: bool, drivers: Drivers) -> Rollout:
+def _roll_out(engine: Engine, to: int, bad: bool, drivers: CrashFleet) -> Rollout:
     """Start a rollout whose requests are there already, and return it once it has ended."""
     with db.transaction(engine) as session:
         rollout = lifecycle.start(session, "m", to, hold=0.0, min_requests=10, guards={"errors": 0.01})
@@ -71,16 +43,10 @@ def _roll_out(engine: Engine, to: int, bad: bool, drivers: Drivers) -> Rollout:
 
 
 def _crash(engine: Engine, url: str, folder: Path, times: int, count: int) -> None:
-    tokens = folder / "tokens"
-    tokens.mkdir()
-    for point in POINTS:
-        for number in range(times):
-            (tokens / f"{point}.{number}").touch()
-    drivers = Drivers(url, tokens, count)
     expected: dict[str, Counter[str]] = {}
-    try:
-        champion, number = 1, 0
-        while list(tokens.iterdir()) or number < 2:
+    champion, number = 1, 0
+    with CrashFleet(POINTS, times, count, folder, _drive, url) as drivers:
+        while drivers.crashes_to_come or number < 2:
             bad, number = number % 2 == 0, number + 1
             to = 2 if champion != 2 else 3
             row = _roll_out(engine, to, bad, drivers)
@@ -91,8 +57,6 @@ def _crash(engine: Engine, url: str, folder: Path, times: int, count: int) -> No
             with db.reading(engine) as session:
                 labels = {label.label: label.version for label in registry.labels(session, "m")}
             assert labels == {"champion": champion}
-    finally:
-        drivers.stop()
     made: dict[str, Counter[str]] = {}
     with db.reading(engine) as session:
         for event in events.latest(session, None, limit=10_000):
@@ -100,7 +64,7 @@ def _crash(engine: Engine, url: str, folder: Path, times: int, count: int) -> No
                 made.setdefault(event.data["rollout"], Counter())[event.type] += 1
     assert made == expected
     print(f"{drivers.deaths} kills in {number} rollouts")
-    assert drivers.deaths >= len(POINTS) * times - count  # those that died last were not replaced
+    drivers.assert_all_died()
 
 
 def test_drivers_die_at_each_line(
