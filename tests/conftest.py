@@ -25,6 +25,7 @@ from fitserve import blobs, db
 from fitserve.embedded_redis import EmbeddedRedis
 from fitserve.ids import new_id
 from tests.needs import MissingTools, need
+from tests.processor_time import ProcessorTime
 from tests.scheduling import Scheduling
 from tests.server_logs import ServerLogs, add_log
 from tests.waiting import PATIENCE, wait_until
@@ -34,12 +35,15 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fast", action="store_true", help="only tests without TensorFlow, whole servers and PostgreSQL")
+    parser.addoption("--processor-time", type=int, metavar="N", help="show the N tests that take most (without -n)")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     gc.disable()  # importing is what a collection of tests does, and going through what it leaves takes a tenth of it
     for plugin in (ServerLogs(), MissingTools(), Scheduling(config)):
         config.pluginmanager.register(plugin)
+    if shown := config.getoption("--processor-time"):
+        config.pluginmanager.register(ProcessorTime(shown))
 
 
 def pytest_collection_finish() -> None:
