@@ -1,9 +1,13 @@
 """One network on two workers, each with one core, compared with one: the speed-up, and the share of the all-reduce.
 
-`make bench-scaling`. Every process is pinned to a core of its own and computes with one thread; both sides alternate,
+`make bench-scaling`. Every process is pinned to a core of its own and computes with one thread; the sides alternate,
 medians are taken. `speedup2` is of the largest network, `speedup2_T3` and `speedup2_T4` of those of `bench-training`;
-`allreduce_share` is the time of the exchange alone, on loopback, over a step's time on two workers, of the largest. The
-table that follows is computed from the measured step by the model of docs/scaling.md.
+`allreduce_share` is the time of the exchange alone, on loopback, over a step's time on two workers, of the largest.
+
+Two further sides tell what this machine costs: `apart` is two processes that train half batches at once and exchange
+nothing, so `possible2` is the speed-up that the machine leaves; `processor2` compares processor time, which neither
+waiting nor other load enters. The table that follows is computed from the measured step by the model of
+docs/scaling.md.
 """
 
 from __future__ import annotations
@@ -24,8 +28,11 @@ WORKERS = (1, 2, 4, 8, 16, 64)
 BANDWIDTHS = {"1 Gbit/s": 125e6, "10 Gbit/s": 1.25e9}
 
 
-def measure(case: str, rank: int, addresses: list[str], seconds: float) -> dict[str, float]:
-    """Train a case for some epochs as one of these processes. Returns the seconds of a step and of an exchange."""
+def measure(case: str, rank: int, addresses: list[str], seconds: float, apart: bool) -> dict[str, float]:
+    """Train a case for some epochs as one of these processes. Returns the seconds of a step and of an exchange.
+
+    `apart`: on a batch as small as together, but alone.
+    """
     os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[rank % len(os.sched_getaffinity(0))]})
     sys.modules["matplotlib"] = None  # type: ignore[assignment]
     import keras
@@ -40,7 +47,7 @@ def measure(case: str, rank: int, addresses: list[str], seconds: float) -> dict[
 
     set_threads(1)
     group = None
-    if len(addresses) > 1:
+    if len(addresses) > 1 and not apart:
         group = Collectives(addresses, rank)
         group.connect()
     dense = keras.layers.Dense
@@ -48,21 +55,23 @@ def measure(case: str, rank: int, addresses: list[str], seconds: float) -> dict[
         20_000, 200, 10, lambda: [dense(2048, "relu"), dense(2048, "relu"), dense(10, "softmax")], 2_048, 1
     )
     one = large if case == "large" else training.CASES[case]
+    batch = one.batch // len(addresses) if apart else one.batch
     x, y, _, _ = one.data()
     rows = RowTensors.of(x, y)
-    arguments = (one.model(), rows, rows, one.batch, one.batch)
+    arguments = (one.model(), rows, rows, batch, batch)
     compiled = Compiled(*arguments) if group is None else SharedCompiled(group, *arguments)
     block = next(iter(Resident(rows, shuffled(0)).blocks(0)))
     order, parameters = tf.constant(block.order), int(compiled.model.count_params())
     compiled(rows, order, rows, StepPlan(0, 2))
     began_at = time.perf_counter()
     compiled(rows, order, rows, StepPlan(0, 4))
-    steps = max(4, min(len(block.order) // one.batch, int(4 * seconds / (time.perf_counter() - began_at))))
+    steps = max(4, min(len(block.order) // batch, int(4 * seconds / (time.perf_counter() - began_at))))
     if group is not None:
         steps = int(tf.function(group.from_leader, autograph=False)(tf.constant([steps], tf.int64)).numpy()[0])
-    began_at = time.perf_counter()
+    began_at, used = time.perf_counter(), time.process_time()
     compiled(rows, order, rows, StepPlan(0, steps))
-    found = {"step": (time.perf_counter() - began_at) / steps, "parameters": parameters, "exchange": 0.0}
+    found = {"step": (time.perf_counter() - began_at) / steps, "processor": (time.process_time() - used) / steps}
+    found |= {"parameters": parameters, "exchange": 0.0}
     if group is not None:
         found["exchange"] = _exchange(group, parameters, steps)
     return found
@@ -93,10 +102,20 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def run(case: str, size: int, seconds: float) -> dict[str, float]:
+def run(case: str, size: int, seconds: float, *options: str) -> dict[str, float]:
     """Measure a case in so many new processes; the slowest counts."""
     addresses = ",".join(f"127.0.0.1:{free_port()}" for _ in range(size))
-    command = [sys.executable, "-m", "benchmarks.scaling", "--process", case, "--seconds", str(seconds), addresses]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.scaling",
+        "--process",
+        case,
+        "--seconds",
+        str(seconds),
+        *options,
+        addresses,
+    ]
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
     processes = [
         subprocess.Popen([*command, str(rank)], stdout=subprocess.PIPE, text=True, env=environment)
@@ -118,6 +137,7 @@ def model_table(alone: float, parameters: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--process", help=argparse.SUPPRESS)
+    parser.add_argument("--apart", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, default=5.0, help="of training in each process")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--cases", nargs="+", default=["T3", "T4", "large"])
@@ -125,22 +145,28 @@ def main() -> None:
     args = parser.parse_args()
     if args.process:
         addresses, rank = args.place[0].split(","), int(args.place[1])
-        print(json.dumps(measure(args.process, rank, addresses, args.seconds)), flush=True)
+        print(json.dumps(measure(args.process, rank, addresses, args.seconds, args.apart)), flush=True)
         return
     figures: dict[str, float] = {}
-    print(f"{'case':>8} {'weights':>12} {'ms/step, 1':>11} {'ms/step, 2':>11} {'speed-up':>9} {'exchange ms':>12}")
+    print(f"{'case':>8} {'weights':>12} {'ms/step, 1':>11} {'2 apart':>11} {'2 together':>11} {'exchange ms':>12}")
     for case in args.cases:
-        pairs = [(run(case, 1, args.seconds), run(case, 2, args.seconds)) for _ in range(args.repeats)]
-        speedup = statistics.median(one["step"] / two["step"] for one, two in pairs)
-        step, both, exchange = (
-            statistics.median(values)
-            for values in zip(*((a["step"], b["step"], b["exchange"]) for a, b in pairs), strict=True)
-        )
-        parameters = int(pairs[0][0]["parameters"])
-        measured = f"{1e3 * step:>11.2f} {1e3 * both:>11.2f} {speedup:>9.2f} {1e3 * exchange:>12.2f}"
-        print(f"{case:>8} {parameters:>12,} {measured}")
+        rounds = [
+            (run(case, 1, args.seconds), run(case, 2, args.seconds, "--apart"), run(case, 2, args.seconds))
+            for _ in range(args.repeats)
+        ]
+        step, apart, both = (statistics.median(side["step"] for side in sides) for sides in zip(*rounds, strict=True))
+        exchange = statistics.median(together["exchange"] for *_, together in rounds)
+        parameters = int(rounds[0][0]["parameters"])
+        times = "".join(f"{1e3 * value:>11.2f} " for value in (step, apart, both, exchange))
+        print(f"{case:>8} {parameters:>12,} {times}")
         print(model_table(step, parameters))
-        figures[f"speedup2_{case}"], figures[f"share_{case}"] = round(speedup, 3), round(exchange / both, 3)
+        ratios = {
+            f"speedup2_{case}": [alone["step"] / together["step"] for alone, _, together in rounds],
+            f"possible2_{case}": [alone["step"] / half["step"] for alone, half, _ in rounds],
+            f"processor2_{case}": [alone["processor"] / together["processor"] for alone, _, together in rounds],
+            f"share_{case}": [exchange / both],
+        }
+        figures |= {name: round(statistics.median(values), 3) for name, values in ratios.items()}
     last = args.cases[-1]
     named = {"speedup2": figures[f"speedup2_{last}"], "allreduce_share": figures[f"share_{last}"]}
     print(json.dumps({**named, **figures}))

@@ -115,8 +115,11 @@ _NEXT_STATES: Mapping[str, frozenset[str]] = {
 
 def _check_events(verdict: Verdict, run: Run, events: list[Event]) -> None:
     state, last_event_at = "", None
-    queued_at = run.created_at
+    queued_at, latest = run.created_at, 0
     for event in events:
+        if event.attempt < latest:
+            verdict.duplicated.append(f"{run.id}: attempt {event.attempt} wrote {event.message!r} during {latest}")
+        latest = max(latest, event.attempt)
         if event.type != "state":
             last_event_at = event.created_at
             continue

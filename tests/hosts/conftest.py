@@ -1,4 +1,4 @@
-"""Four hosts on one machine: the database with the broker, the API, and two workers."""
+"""Hosts on one machine: the database with the broker, the API, and workers."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from sqlalchemy import make_url
 
+from tests.faults.__main__ import LEASES
 from tests.faults.cluster import Cluster, Member
 from tests.hosts.network import Network, missing
 
@@ -34,18 +35,31 @@ class Deployment:
 
     def get(self, path: Path, target: str) -> tuple[int, Any]:
         """Send a GET over a Unix socket. Returns status and JSON."""
+        return self.ask(path, "GET", target)
+
+    def ask(self, path: Path, method: str, target: str, body: bytes | None = None, kind: str = "") -> tuple[int, Any]:
+        """Send a request over a Unix socket. Returns status and JSON."""
         connection = http.client.HTTPConnection("localhost", timeout=60)
         connection.sock = socket.socket(socket.AF_UNIX)
         connection.sock.settimeout(60)
         connection.sock.connect(str(path))
-        connection.request("GET", target)
+        connection.request(method, target, body, {"Content-Type": kind} if kind else {})
         answer = connection.getresponse()
         return answer.status, json.loads(answer.read())
 
+    def answers(self, path: Path, target: str) -> bool:
+        """Whether a GET is answered with 200."""
+        try:
+            return self.get(path, target)[0] == 200
+        except (OSError, ValueError):
+            return False
 
-def deployment(home: Path, postgres_url: str, **environment: str) -> Iterator[Deployment]:
+
+def deployment(
+    home: Path, postgres_url: str, hosts: tuple[str, ...] = HOSTS, /, **environment: str
+) -> Iterator[Deployment]:
     """Yield a deployment without members."""
-    with Network(HOSTS) as network, Cluster(home, postgres_url, environment=environment) as cluster:
+    with Network(hosts) as network, Cluster(home, postgres_url, environment=environment) as cluster:
         parsed = make_url(postgres_url)
         data = network.hosts["data"].address
         assert cluster.redis is not None
@@ -64,3 +78,11 @@ def hosts(tmp_path: Path, postgres_url: str) -> Iterator[Deployment]:
     if reason := missing():
         pytest.skip(f"namespaces: {reason}")
     yield from deployment(tmp_path / "home", postgres_url)
+
+
+@pytest.fixture
+def patient_hosts(tmp_path: Path, postgres_url: str) -> Iterator[Deployment]:
+    """A deployment with the leases of production, which a busy machine does not let expire."""
+    if reason := missing():
+        pytest.skip(f"namespaces: {reason}")
+    yield from deployment(tmp_path / "home", postgres_url, **LEASES)

@@ -1,7 +1,6 @@
 """Hosts that are really apart: network namespaces behind a router, whose links a test cuts in either direction.
 
-Nothing is closed when a link is cut: packets vanish, as between machines. netem delays and loses packets where the
-kernel has it.
+Nothing is closed when a link is cut: packets vanish, as between machines.
 """
 
 from __future__ import annotations
@@ -59,12 +58,6 @@ class Host:
             while subprocess.run(command, capture_output=True, check=False).returncode == 0:
                 pass
 
-    def disturb(self, delay_ms: int, loss_percent: int) -> bool:
-        """Delay and lose packets to it. Returns False where the kernel has no netem."""
-        command = ["tc", "-n", self.router, "qdisc", "replace", "dev", self.link, "root", "netem"]
-        arguments = ["delay", f"{delay_ms}ms", "loss", f"{loss_percent}%"]
-        return subprocess.run([*command, *arguments], capture_output=True, check=False).returncode == 0
-
 
 @dataclass
 class Network:
@@ -104,14 +97,26 @@ class Network:
 
     def forward(self, host: str, listen: str, target: str) -> None:
         """On a host, carry connections from one address to another: `address:port`, or the path of a Unix socket."""
-        command = ["ip", "netns", "exec", self.hosts[host].namespace, sys.executable, "-m", "tests.hosts.forward"]
-        process = subprocess.Popen([*command, listen, target], cwd=PROJECT, stdout=subprocess.PIPE)
-        self.forwarders.append(process)
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"listening\n"
+        self._serve(self.hosts[host].namespace, "tests.hosts.forward", listen, target)
+
+    def disturb(self, host: str, delay_ms: int, loss_percent: int) -> None:
+        """Delay and lose packets to a host: by netem, or by a process of ours where the kernel has none."""
+        link, address = self.hosts[host].link, self.hosts[host].address
+        router = f"{self.prefix}-router"
+        netem = ["tc", "-n", router, "qdisc", "replace", "dev", link, "root", "netem"]
+        netem += ["delay", f"{delay_ms}ms", "loss", f"{loss_percent}%"]
+        if subprocess.run(netem, capture_output=True, check=False).returncode:
+            self._serve(router, "tests.hosts.bad_line", address, str(delay_ms), str(loss_percent))
 
     def unix_socket(self, host: str, port: int, path: Path) -> Path:
         """Return a Unix socket that leads to a port of a host, for the test itself, which stands outside."""
         self.forward(host, str(path), f"127.0.0.1:{port}")
         wait_for(path.exists, 30, str(path))
         return path
+
+    def _serve(self, namespace: str, module: str, *arguments: str) -> None:
+        command = ["ip", "netns", "exec", namespace, sys.executable, "-m", module, *arguments]
+        process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE)
+        self.forwarders.append(process)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"listening\n"

@@ -1,83 +1,72 @@
-"""One network on two hosts that are really apart: whichever line is cut, the run ends once, and says what happened."""
+"""One network on hosts that are really apart: whichever line is cut, the run ends once, and says what happened.
+
+`python -m tests.hosts` runs the long forms at once, outside pytest.
+"""
 
 from __future__ import annotations
 
 import json
 import random
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.faults.__main__ import LEASES
-from tests.faults.checker import AcknowledgedRun, check_runs
-from tests.faults.test_gang import messages, parts_of
+from tests.faults.test_gang import messages
+from tests.hosts import gangs
 from tests.hosts.conftest import Deployment, deployment
 from tests.hosts.network import missing
-from tests.hosts.test_partitions import Storm, epochs_of
+from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.xdist_group("faults"), pytest.mark.long, pytest.mark.timeout(0)]
-EPOCHS = 200
-
-
-def begun(hosts: Deployment, **environment: str) -> str:
-    """Start two workers, the first of which leads, and a run that both train. Returns its id."""
-    run_id = ""
-    for name in ("worker1", "worker2"):
-        hosts.start("worker", name, FITSERVE_CLUSTER_HOST=hosts.network.hosts[name].address, **environment)
-        if not run_id:
-            workers = {"count": 2, "at_least": 1, "wait": 15}
-            run_id = hosts.cluster.submit(seed=5, epochs=EPOCHS, seconds=0.05, checkpoint_every=5, workers=workers)
-            hosts.cluster.wait_state(run_id, "running", 60)
-    hosts.start("reaper", "data")
-    hosts.cluster.wait_epoch(run_id, 10, 120)
-    assert "2 workers train the network together" in messages(hosts.cluster, run_id)
-    return run_id
+pytestmark = pytest.mark.xdist_group("faults")
 
 
-def check(hosts: Deployment, run_id: str) -> Any:
-    run = hosts.cluster.wait_over(run_id, 600)
-    assert run.state == "succeeded", run.error
-    assert epochs_of(hosts, run_id) == list(range(1, EPOCHS + 1))
-    verdict = check_runs(hosts.cluster.engine, hosts.cluster.blobs, [AcknowledgedRun(run_id, 5, EPOCHS)])
-    assert verdict.ok, f"{verdict}\n{hosts.cluster.tail()}"
-    return run
+def test_a_helper_that_is_cut_off_costs_neither_run_nor_epoch(patient_hosts: Deployment) -> None:
+    cluster, helper = patient_hosts.cluster, patient_hosts.network.hosts["worker2"]
+    run_id = gangs.begun(patient_hosts, epochs=60, at_least=2, wait=0)
+    helper.cut()
+    wait_until(lambda: "A worker of the gang was lost; training resumes" in messages(cluster, run_id))
+    helper.mend()
+    gangs.check(patient_hosts, run_id, 60)
+    assert messages(cluster, run_id).count(gangs.TOGETHER) == 2
 
 
+@pytest.mark.long
+@pytest.mark.timeout(0)
 @pytest.mark.parametrize("seconds", [10, 40, 120])
 @pytest.mark.parametrize("victim", ["worker1", "worker2"], ids=["leader", "helper"])
 @pytest.mark.parametrize(
     ("incoming", "outgoing"), [(True, True), (True, False), (False, True)], ids=["both ways", "deaf", "mute"]
 )
 def test_a_partition_costs_neither_run_nor_epoch(
-    hosts: Deployment, victim: str, seconds: int, incoming: bool, outgoing: bool
+    patient_hosts: Deployment, victim: str, seconds: int, incoming: bool, outgoing: bool
 ) -> None:
-    run_id = begun(hosts)
-    parts = len(parts_of(hosts.cluster, run_id))
-    cut_at, last = time.monotonic(), max(epochs_of(hosts, run_id))
-    hosts.network.hosts[victim].cut(incoming, outgoing)
-    hosts.cluster.wait_epoch(run_id, min(EPOCHS, last + 20), 120)
-    print(json.dumps({"victim": victim, "cut_s": seconds, "recovered_s": round(time.monotonic() - cut_at, 1)}))
-    time.sleep(max(0.0, cut_at + seconds - time.monotonic()))
-    hosts.network.hosts[victim].mend()
-    check(hosts, run_id)
-    assert len(parts_of(hosts.cluster, run_id)) >= parts
+    print(json.dumps(gangs.cut_off(patient_hosts, victim, seconds, incoming=incoming, outgoing=outgoing)))
 
 
-def test_a_bad_line_is_slow_and_no_more(hosts: Deployment) -> None:
-    if not hosts.network.hosts["worker2"].disturb(delay_ms=200, loss_percent=20):
-        pytest.skip("netem: this kernel has none")
-    check(hosts, begun(hosts, FITSERVE_LEASE_SECONDS="20"))
+@pytest.mark.long
+@pytest.mark.timeout(0)
+def test_a_bad_line_is_slow_and_no_more(patient_hosts: Deployment) -> None:
+    print(json.dumps(gangs.bad_line(patient_hosts)))
 
 
+@pytest.mark.long
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("fault", ["cut", "line"])
+def test_tensorflow_s_own_collectives_over_lines_that_break(tmp_path: Path, postgres_url: str, fault: str) -> None:
+    if reason := missing():
+        pytest.skip(f"namespaces: {reason}")
+    for hosts in deployment(tmp_path / "home", postgres_url, **gangs.TENSORFLOW):
+        print(json.dumps(gangs.with_tensorflow(hosts, fault)))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(0)
 def test_random_partitions_kills_and_stops_of_gangs(tmp_path: Path, postgres_url: str) -> None:
-    """Ten minutes, with the leases of production; every run is for two workers."""
+    """Ten minutes, with the leases of production."""
     if reason := missing():
         pytest.skip(f"namespaces: {reason}")
     seed = random.SystemRandom().randrange(2**32)
-    for hosts in deployment(tmp_path / "home", postgres_url, **LEASES):
-        storm = Storm(hosts, random.Random(seed), together={"count": 2, "at_least": 1, "wait": 30})
-        verdict, faults = storm.blow(600)
-        print(json.dumps({"seed": seed, **verdict.fields(), "faults": dict(faults)}))
-        assert verdict.ok, f"{verdict}\n{hosts.cluster.tail()}"
+    hosts = ("data", "worker1", "worker2", "worker3")
+    found = gangs.storms(deployment(tmp_path / "home", postgres_url, hosts, **LEASES), random.Random(seed), 600)
+    print(json.dumps({"seed": seed, **found}))

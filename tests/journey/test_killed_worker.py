@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +16,7 @@ import httpx2
 import psutil
 import pytest
 
+from fitserve.embedded_redis import die_with_parent
 from tests.conftest import Server, start_server, stop_server
 from tests.journey.test_journey import SPEC, circle, wait
 from tests.waiting import wait_until
@@ -45,34 +52,90 @@ def _kill_worker(server: Server) -> None:
     pytest.fail("no worker is running")
 
 
-@pytest.mark.xdist_group("server")
-def test_a_run_whose_worker_is_killed_ends_where_an_undisturbed_one_does(tmp_path: Path) -> None:
-    quick = {
-        "FITSERVE_CHECKPOINT_SECONDS": "0.2",
-        "FITSERVE_LEASE_SECONDS": "4",
-        "FITSERVE_HEARTBEAT_SECONDS": "1",
-        "FITSERVE_REAP_SECONDS": "1",
-    }
-    server = start_server(tmp_path / "home", **quick)
+QUICK = {
+    "FITSERVE_CHECKPOINT_SECONDS": "0.2",
+    "FITSERVE_LEASE_SECONDS": "4",
+    "FITSERVE_HEARTBEAT_SECONDS": "1",
+    "FITSERVE_REAP_SECONDS": "1",
+}
+
+
+@contextlib.contextmanager
+def _served(home: Path, **settings: str) -> Iterator[tuple[Server, httpx2.Client, dict[str, Any]]]:
+    """A server with a table, a client, and a spec that trains on it."""
+    server = start_server(home, **{**QUICK, **settings})
     try:
         api = httpx2.Client(base_url=server.base_url + "/api/v1", headers=server.headers, timeout=30)
         api.put("/datasets/circle", content=circle(), headers={"Content-Type": "text/csv"}).raise_for_status()
-        spec = {**SPEC, "training": TRAINING, "model": None}
-        calm = wait(api, api.post("/runs", json=spec).json()["id"])
-        disturbed = api.post("/runs", json=spec).json()["id"]
-        wait_until(lambda: api.get(f"/runs/{disturbed}").json()["checkpoint_epoch"] is not None, "a checkpoint")
-        _kill_worker(server)
-        run = wait(api, disturbed)
-        assert (calm["state"], run["state"]) == ("succeeded", "succeeded"), json.dumps(run["error"])
-        assert run["attempt"] >= 2  # more where a busy machine let a lease expire: what is promised is the result
-        events = api.get(f"/runs/{disturbed}/events", params={"limit": "500"}).json()["items"]
-        assert any("Resumed at epoch" in event["message"] for event in events), [e["message"] for e in events]
-
-        one, other = _epochs(api, calm["id"]), _epochs(api, disturbed)
-        assert [row["epoch"] for row in other] == list(range(1, EPOCHS + 1)) == [row["epoch"] for row in one]
-        for undisturbed, resumed in zip(one, other, strict=True):
-            assert resumed["logs"] == pytest.approx(undisturbed["logs"], rel=1e-6, abs=1e-9), resumed["epoch"]
-        for part, metrics in calm["result"]["metrics"].items():
-            assert run["result"]["metrics"][part] == pytest.approx(metrics, rel=1e-6, abs=1e-9), part
+        yield server, api, {**SPEC, "training": TRAINING, "model": None}
     finally:
         stop_server(server)
+
+
+def _kill_while_it_trains(server: Server, api: httpx2.Client, spec: dict[str, Any], calm: dict[str, Any]) -> int:
+    """Kill a run's worker after a checkpoint, and compare the run with an undisturbed one. Returns its attempts."""
+    disturbed = api.post("/runs", json=spec).json()["id"]
+    wait_until(lambda: api.get(f"/runs/{disturbed}").json()["checkpoint_epoch"] is not None, "a checkpoint")
+    _kill_worker(server)
+    run = wait(api, disturbed)
+    assert (calm["state"], run["state"]) == ("succeeded", "succeeded"), json.dumps(run["error"])
+    assert run["attempt"] >= 2  # more where a busy machine let a lease expire: what is promised is the result
+    events = api.get(f"/runs/{disturbed}/events", params={"limit": "500"}).json()["items"]
+    assert any("Resumed at epoch" in event["message"] for event in events), [e["message"] for e in events]
+
+    one, other = _epochs(api, calm["id"]), _epochs(api, disturbed)
+    assert [row["epoch"] for row in other] == list(range(1, EPOCHS + 1)) == [row["epoch"] for row in one]
+    for undisturbed, resumed in zip(one, other, strict=True):
+        assert resumed["logs"] == pytest.approx(undisturbed["logs"], rel=1e-6, abs=1e-9), resumed["epoch"]
+    for part, metrics in calm["result"]["metrics"].items():
+        assert run["result"]["metrics"][part] == pytest.approx(metrics, rel=1e-6, abs=1e-9), part
+    return int(run["attempt"])
+
+
+@pytest.mark.xdist_group("server")
+def test_a_run_whose_worker_is_killed_ends_where_an_undisturbed_one_does(tmp_path: Path) -> None:
+    with _served(tmp_path / "home") as (server, api, spec):
+        calm = wait(api, api.post("/runs", json=spec).json()["id"])
+        _kill_while_it_trains(server, api, spec, calm)
+
+
+_BUSY = "while True: pass"
+_SYNCING = """
+import os, sys
+with open(sys.argv[1], "wb") as file:
+    while True:
+        file.seek(0)
+        file.write(bytes(8_000_000))
+        file.flush()
+        os.fsync(file.fileno())
+"""
+
+
+@contextlib.contextmanager
+def _load(folder: Path) -> Iterator[None]:
+    """Busy loops on every core, and a process that keeps the disk's syncs slow."""
+    commands = [[sys.executable, "-c", _BUSY]] * (os.cpu_count() or 1)
+    commands.append([sys.executable, "-c", _SYNCING, str(folder / "synced")])
+    processes = [subprocess.Popen(command, preexec_fn=die_with_parent) for command in commands]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(0)
+@pytest.mark.xdist_group("server")
+def test_a_worker_that_is_killed_again_and_again_beside_other_load(tmp_path: Path) -> None:
+    """Fifty times, or FITSERVE_TEST_KILLS; prints the count, since a flaw here shows once in many."""
+    kills = int(os.environ.get("FITSERVE_TEST_KILLS", "50"))
+    # A busy machine costs attempts as well: what is tested is that none is lost or repeats an epoch.
+    with _served(tmp_path / "home", FITSERVE_MAX_ATTEMPTS="100") as (server, api, spec):
+        calm = wait(api, api.post("/runs", json=spec).json()["id"])
+        with _load(tmp_path):
+            for number in range(1, kills + 1):
+                began_at = time.monotonic()
+                attempts = _kill_while_it_trains(server, api, spec, calm)
+                print(f"{number} of {kills}: {attempts} attempts, {time.monotonic() - began_at:.0f} s", flush=True)

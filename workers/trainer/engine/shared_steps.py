@@ -139,11 +139,15 @@ def _share_gradients(optimizer: keras.optimizers.Optimizer, batch_size: int, gro
     object.__setattr__(optimizer, "scale_loss", lambda loss: shared_weight(scale_loss(loss)))
 
 
-def _summed(gradients: Sequence[Any], share: Share, batch_size: int, group: Collectives) -> list[Any]:
-    """Return the sums of gradients over all processes, by one collective.
+FUSED_BYTES = 2**20  # gradients smaller than this are exchanged together; a larger one alone, without a copy
 
-    The gradient of an embedding is the rows of all, each in its place, repeated rows included: Keras's optimizers treat
-    a repeated row in a way of their own.
+
+def _summed(gradients: Sequence[Any], share: Share, batch_size: int, group: Collectives) -> list[Any]:
+    """Return the sums of gradients over all processes.
+
+    A large gradient is exchanged as soon as it is known, while those of earlier layers are computed. The gradient of an
+    embedding is the rows of all, each in its place, repeated rows included: Keras's optimizers treat a repeated row in
+    a way of their own.
     """
     parts: list[Any] = []
     places: list[Any] = []
@@ -153,13 +157,11 @@ def _summed(gradients: Sequence[Any], share: Share, batch_size: int, group: Coll
             places.append(_in_place(tf.cast(gradient.indices, tf.int64), share, batch_size))
         elif gradient is not None:
             parts.append(tf.cast(gradient, tf.float32))
-    flat = group.sum(tf.concat([tf.reshape(part, [-1]) for part in parts], 0))
-    sums = iter(tf.split(flat, tf.stack([tf.size(part) for part in parts]), num=len(parts)))
-    shapes = iter([tf.shape(part) for part in parts])
+    sums = iter(_exchanged(parts, group))
     indices = iter([group.sum(place) // share.holders for place in places])
 
     def total(gradient: Any) -> Any:
-        whole = tf.cast(tf.reshape(next(sums), next(shapes)), gradient.dtype)
+        whole = tf.cast(next(sums), gradient.dtype)
         if not isinstance(gradient, tf.IndexedSlices):
             return tf.ensure_shape(whole, gradient.shape)
         used = share.rows * (tf.shape(whole)[0] // batch_size)
@@ -168,6 +170,27 @@ def _summed(gradients: Sequence[Any], share: Share, batch_size: int, group: Coll
         return tf.IndexedSlices(whole[:used], rows[:used], gradient.dense_shape)
 
     return [None if gradient is None else total(gradient) for gradient in gradients]
+
+
+def _exchanged(parts: Sequence[Any], group: Collectives) -> list[Any]:
+    """Return the sums of tensors over all processes: large ones one by one, the last first, then all small ones at once.
+
+    One exchange at a time, in one order: on GPUs, NCCL needs that.
+    """
+    sums: dict[int, Any] = {}
+    for at in reversed(range(len(parts))):
+        size = parts[at].shape.num_elements()
+        if size is not None and 4 * size >= FUSED_BYTES:
+            with tf.control_dependencies(list(sums.values())):
+                sums[at] = group.sum(parts[at])
+    small = [at for at in range(len(parts)) if at not in sums]
+    if small:
+        with tf.control_dependencies(list(sums.values())):
+            flat = group.sum(tf.concat([tf.reshape(parts[at], [-1]) for at in small], 0))
+        pieces = tf.split(flat, tf.stack([tf.size(parts[at]) for at in small]), num=len(small))
+        for at, piece in zip(small, pieces, strict=True):
+            sums[at] = tf.reshape(piece, tf.shape(parts[at]))
+    return [sums[at] for at in range(len(parts))]
 
 
 def _in_place(rows: Any, share: Share, batch_size: int) -> Any:
