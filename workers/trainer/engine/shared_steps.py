@@ -26,6 +26,8 @@ from workers.trainer.engine.collectives import Collectives
 from workers.trainer.engine.compiled import Compiled, Logs, RowTensors, StepPlan
 from workers.trainer.interface import TrainingFailed
 
+FUSED_BYTES = 2**20  # gradients smaller than this are exchanged together; a larger one alone, without a copy
+
 
 @dataclass(frozen=True, slots=True)
 class Share:
@@ -139,9 +141,6 @@ def _share_gradients(optimizer: keras.optimizers.Optimizer, batch_size: int, gro
     object.__setattr__(optimizer, "scale_loss", lambda loss: shared_weight(scale_loss(loss)))
 
 
-FUSED_BYTES = 2**20  # gradients smaller than this are exchanged together; a larger one alone, without a copy
-
-
 def _summed(gradients: Sequence[Any], share: Share, batch_size: int, group: Collectives) -> list[Any]:
     """Return the sums of gradients over all processes.
 
@@ -173,7 +172,7 @@ def _summed(gradients: Sequence[Any], share: Share, batch_size: int, group: Coll
 
 
 def _exchanged(parts: Sequence[Any], group: Collectives) -> list[Any]:
-    """Return the sums of tensors over all processes: large ones one by one, the last first, then all small ones at once.
+    """Return the sums of tensors over all processes: of large ones one by one, the last first, then of small ones.
 
     One exchange at a time, in one order: on GPUs, NCCL needs that.
     """
