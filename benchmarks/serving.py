@@ -92,6 +92,9 @@ def measure(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
     toys.register("m1", numeric())
     mixed, row = default_models.default_model(arguments.data / "penguins.csv", "species")
     toys.register("penguins", mixed)
+    ensemble, passenger = default_models.default_model(arguments.data / "titanic.csv", "Survived")
+    toys.register("ensemble", ensemble)
+    toys.register("plain", default_models.default_model(arguments.data / "titanic.csv", "Survived", preset="plain")[0])
     (work / "echo.py").write_text(ECHO)
     (echo_port,) = free_ports(1)
     echo_command = [sys.executable, "-m", "uvicorn", "echo:app", "--port", str(echo_port), "--loop", "uvloop"]
@@ -114,6 +117,14 @@ def measure(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
         for _ in range(arguments.rounds):
             for side in (sides[0], echoes["positional"]):
                 load(side, MANY, arguments.seconds, work)
+        body = json.dumps({"instances": [passenger]})
+        networks = [
+            Side(name, f"{served.url}/v1/models/{name}:predict", body, served.headers, pid=served.process.pid)
+            for name in ("ensemble", "plain")
+        ]
+        for _ in range(arguments.rounds):
+            for side in networks:
+                load(side, 16, arguments.seconds, work)
         through = proxied.figures(sides[0], echoes["positional"], arguments.seconds, arguments.rounds, work / "nginx")
         calls = grpc_calls.figures(served, work)
         fast = served.telemetry("fitserve_predict_fast_lane_requests_total")
@@ -135,6 +146,7 @@ def measure(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
         **compare_with_peers(pairs, absent),
         "mixed_row": round(median(ratio["mixed"]), 3),
         "p99_512": round(median(p99), 3),
+        "ensemble_ratio": round(median([a / b for a, b in zip(*(one.rates[16] for one in networks), strict=True)]), 3),
         **through,
         **calls,
         **rows.figures(),

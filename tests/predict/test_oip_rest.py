@@ -132,6 +132,9 @@ def test_models(client) -> None:
         ({"inputs": [{**column("gre", 1), "parameters": {"shared_memory_region": "x"}}]}, 400),
         ({"inputs": [{**column("gre", 1), "parameters": {"binary_data_size": 8}}]}, 400),
         ('{"inputs": [{"name": "gre", "shape": [1], "datatype": "FP64", "data": [NaN]}]}', 200),
+        ('{"id": "\\ud83d\\ude00", "inputs": [{"name": "gre", "shape": [1], "datatype": "FP64", "data": [NaN]}]}', 200),
+        ('{"id": "\\ud83d", "inputs": [{"name": "gre", "shape": [1], "datatype": "FP64", "data": [NaN]}]}', 400),
+        ('{"id": "\\ud83d", "inputs": [{"name": "gre", "shape": [1], "datatype": "FP64", "data": [1]}]}', 400),
     ],
 )
 def test_errors(client, body, status) -> None:

@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import math
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ DTYPES: dict[str, Any] = {
     "FP64": np.float64,
 }
 MAX_DIMENSIONS = 8
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _decoder = msgspec.json.Decoder()
 _encoder = msgspec.json.Encoder()
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet takes such a text for a formula
@@ -55,6 +57,7 @@ def read_json(body: bytes) -> Any:
         try:
             return _decoder.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            refuse_half_characters(body)
             if b"NaN" in body or b"Infinity" in body:  # msgspec reads neither
                 return json.loads(body)
             raise
@@ -62,6 +65,24 @@ def read_json(body: bytes) -> Any:
         raise Malformed("The body is not JSON: it nests too deep.") from None
     except ValueError as error:  # of json, msgspec and UTF-8
         raise Malformed(f"The body is not JSON: {error}.") from None
+
+
+def refuse_half_characters(body: bytes) -> None:
+    """Raise Malformed where a text of a JSON body has one half of a surrogate pair, which UTF-8 cannot have.
+
+    Called of a body that msgspec does not read: it does not read such a text, and may say that the body ends too early.
+    """
+    if _SURROGATE.search(body) is None:
+        return
+    try:
+        json.dumps(json.loads(body), ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise Malformed(
+            f"The body is not JSON of Unicode text: \\u{ord(error.object[error.start]):04x} is half of a character.",
+            fix="Write such a character as UTF-8, or as both halves.",
+        ) from None
+    except (ValueError, RecursionError):  # something else is wrong
+        return
 
 
 def write_json(value: Any, finite: bool = True) -> bytes:

@@ -28,6 +28,7 @@ from services.predict.protocols.formats import (
     join_texts,
     read_cell,
     read_json,
+    refuse_half_characters,
     rows_of,
     write_json,
 )
@@ -334,11 +335,13 @@ def _decode(head: bytes) -> InferBody:
     try:
         return _decoder.decode(head)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        if not isinstance(error, msgspec.ValidationError) and (b"NaN" in head or b"Infinity" in head):
-            try:
-                return msgspec.convert(read_json(head), InferBody)
-            except msgspec.ValidationError as invalid:
-                error = invalid
+        if not isinstance(error, msgspec.ValidationError):
+            refuse_half_characters(head)
+            if b"NaN" in head or b"Infinity" in head:
+                try:
+                    return msgspec.convert(read_json(head), InferBody)
+                except msgspec.ValidationError as invalid:
+                    error = invalid
         reason = "it nests too deep" if isinstance(error, RecursionError) else str(error)
         raise Malformed(f"The request cannot be read: {reason}.") from None
 
