@@ -23,7 +23,8 @@ from services.http.compression import accepted, compressed
 from services.predict.catalog.columns import InputRows
 from services.predict.catalog.loaded_model import LoadedModel
 from services.predict.protocols.formats import write_json
-from services.predict.serving.prediction_service import PredictionService, ProtocolRequest, Selector
+from services.predict.serving.prediction_service import PredictionService
+from services.predict.serving.protocol_request import ProtocolRequest, Selector
 
 JSON = b"application/json"
 NO_MODEL = Selector("")

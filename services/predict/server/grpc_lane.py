@@ -20,7 +20,8 @@ from services.predict.catalog.loaded_model import LoadedModel
 from services.predict.protocols.formats import MATRIX_NAMES
 from services.predict.protocols.proto import inference_pb2 as pb
 from services.predict.serving.counters import DIRECT_ROWS
-from services.predict.serving.prediction_service import PredictionService, ProtocolRequest
+from services.predict.serving.prediction_service import PredictionService
+from services.predict.serving.protocol_request import ProtocolRequest
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 PROTOCOL = "oip_grpc"

@@ -8,13 +8,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import re
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
@@ -22,201 +20,31 @@ from sqlalchemy.orm import Session
 from fitserve import artifacts, db, registry
 from fitserve.api_keys import Identity
 from fitserve.blobs import BlobStore
-from fitserve.conformal import read_level
 from fitserve.decisions.distance import KIND, distances
-from fitserve.errors import BadInput, DeadlineExceeded, FitserveError, NotFound, TooLarge, TooMany, Unavailable
+from fitserve.errors import BadInput, DeadlineExceeded, NotFound, TooLarge, TooMany, Unavailable
 from fitserve.registry import ModelFacts, RolloutFacts
 from fitserve.settings import Settings
-from services.predict.catalog.access import Access, can_see, may_use, require_inspect, require_predict, require_use
+from services.predict.catalog.access import Access, can_see, may_use, require_use
 from services.predict.catalog.catalog import Catalog, CatalogEntry, Pointer, Servable, State
 from services.predict.catalog.columns import InputRows
 from services.predict.catalog.loaded_model import LoadedModel, LoadFailed, ModelOutput, Prediction
 from services.predict.catalog.registry_poll import ModelLoader, RegistryChanges, RegistryPoller
 from services.predict.serving.batching import Batcher, Shadows
-from services.predict.serving.counters import CLIENT_GONE, Counters
+from services.predict.serving.counters import Counters
 from services.predict.serving.deciding import Decided, decide, decider_of
 from services.predict.serving.drift_monitor import DriftMonitor
+from services.predict.serving.protocol_request import OPEN, ProtocolRequest, Selector
 from services.predict.serving.rollout_traffic import BASE, NEW
 
 log = logging.getLogger(__name__)
 
 INLINE_SECONDS = 0.001  # inference estimated to take at most this stays on the event loop
-LARGE_BODY_BYTES = 256 * 1024
 LOAD_SECONDS = 30.0  # a request waits this long for a model to be loaded
 FIRST_POLL_SECONDS = 5.0  # a process listens after the first poll, or after this
 RETRY_SECONDS = 10.0  # between two attempts to load a version that failed
 IDLE_SECONDS = 60.0  # an unused version that no name needs is unloaded after this
 MODEL_BYTES = 300_000  # assumed of a model that is not loaded yet, against the memory budget
 MAX_IN_FLIGHT = 2048  # requests of one process; more are answered 429
-MAX_STORED_ROWS = 1_000  # of a prediction that is stored under an id
-PREDICTING = frozenset({"predict", "classify", "regress", "infer"})  # what rollouts count; explanations take longer
-T = TypeVar("T")
-_PREDICTION_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
-
-
-@dataclass(frozen=True, slots=True)
-class Selector:
-    """What a request names: a model, and a version or a label or neither."""
-
-    model: str
-    version: int | None = None
-    label: str | None = None
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the service may choose who answers."""
-        return self.version is None and self.label is None
-
-
-OPEN = Selector("")
-
-
-class ProtocolRequest:
-    """One request of any protocol: its caller, its deadline, its prediction, and where its time went.
-
-    Moments are those of `time.perf_counter`; `deadline` is the event loop's time.
-    """
-
-    def __init__(self, service: PredictionService, authorization: str | None, prediction_id: str | None) -> None:
-        self.service = service
-        self.authorization = authorization
-        self.prediction_id = prediction_id  # of the client's choosing
-        self.interval: str | None = None  # the level of intervals, as the client wrote it
-        self.rollout: tuple[RolloutFacts, str] | None = None  # that chose the version by chance, and which one
-        self.deadline: float | None = None
-        self.arrived_at = service.loop.time()  # as the deadline
-        self.started_at = time.perf_counter()
-        self.predict_at = self.predicted_at = 0.0
-        self.entry: CatalogEntry | None = None
-        self.model: LoadedModel | None = None  # that predicts
-        self.prediction: Prediction | None = None
-        self.left_out: dict[str, int] = {}  # values of columns that are no inputs of the model, by column
-        self.admitted = False  # counted among those in flight
-        self.is_large = False  # decoded, predicted and encoded off the event loop
-        self.error: FitserveError | None = None
-        self._identity: Identity | None = None
-
-    def read_deadline(self) -> float | None:
-        """Return the event loop's time by which the client wants its answer. Raises Malformed."""
-        raise NotImplementedError
-
-    @property
-    def level(self) -> float | None:
-        """The level of the intervals that the client asks for beside its body: `X-Interval`. Raises BadInput."""
-        return None if self.interval is None else read_level(self.interval, "X-Interval")
-
-    @property
-    def sticky_key(self) -> str | None:
-        """What requests share that one version is to answer, while canaries answer some: `X-Sticky-Key`."""
-        raise NotImplementedError
-
-    def identify(self) -> Identity:
-        """Return the caller. Raises Unauthenticated."""
-        if self._identity is None:
-            self._identity = self.service.access.identify_header(self.authorization)
-        return self._identity
-
-    def find_entry(self, model: str) -> CatalogEntry:
-        """Return a model that the caller can see. Raises NotFound, Unauthenticated."""
-        return self.service.find_entry(model, self.identify())
-
-    async def resolve(self, selector: Selector) -> LoadedModel:
-        """Return the model that answers, with the caller's right checked. Raises FitserveError of every kind."""
-        self.deadline = self.read_deadline()
-        self.entry = self.find_entry(selector.model)
-        require_predict(self.identify(), selector.model)
-        if self.entry.canaries and selector.is_open:
-            pointer, self.rollout = self.service.pick_canary(self.entry, self.sticky_key)
-        else:
-            pointer = self.service.find_pointer(self.entry, selector)
-        return await self.service.loaded_model(pointer, self.deadline)
-
-    def require_inspect(self) -> None:
-        """Raise Forbidden unless the caller may inspect the model that answers. Called after `resolve`."""
-        assert self.entry is not None
-        require_inspect(self.identify(), self.entry.facts)
-
-    async def run(self, handle: Callable[..., Awaitable[T]], *arguments: Any) -> T:
-        """Run a protocol's handler of this request. Raises FitserveError and nothing else."""
-        try:
-            response = await handle(self, *arguments)
-            if self.prediction is not None and self.prediction_id is not None:
-                self._store(self.prediction, self.prediction_id)
-            return response
-        except FitserveError as error:
-            self.error = error
-            raise
-        except Exception as error:
-            log.error("unexpected error", exc_info=error)
-            self.error = FitserveError()
-            raise self.error from error
-        finally:
-            if self.admitted:
-                self.service.counters.in_flight -= 1
-
-    def admit(self) -> None:
-        """Count the request in, once all of it is there: one whose body never comes takes no place from others.
-
-        Raises TooMany where this process has too many at once.
-        """
-        if not self.admitted:
-            self.service.admit()
-            self.admitted = True
-
-    async def off_loop(self, size: int, function: Callable[..., T], *arguments: Any) -> T:
-        """Call a function of a body of `size` bytes: of a large one in a thread, so that no other request waits."""
-        self.is_large = self.is_large or size > LARGE_BODY_BYTES
-        if not self.is_large:
-            return function(*arguments)
-        return await self.service.loop.run_in_executor(self.service.executor, function, *arguments)
-
-    def _store(self, prediction: Prediction, id: str) -> None:
-        """Store the prediction under the client's id, to be joined with its ground truth. Raises BadInput."""
-        if not _PREDICTION_ID.fullmatch(id):
-            raise BadInput(
-                "That is not a valid prediction id.",
-                received=id[:80],
-                expected=f"X-Prediction-ID: {_PREDICTION_ID.pattern}",
-            )
-        if prediction.row_count > MAX_STORED_ROWS:
-            raise BadInput(
-                "The prediction has too many rows to be stored under an id.",
-                received=prediction.row_count,
-                expected=f"at most {MAX_STORED_ROWS} rows",
-            )
-        self.service.drift.store_prediction(prediction, self.identify(), id, self.rollout and self.rollout[0])
-
-    def phases(self, now: float) -> Iterator[tuple[str, float]]:
-        """Yield each phase and its seconds; nothing where no prediction was made."""
-        if self.prediction is not None:
-            yield "decode", self.predict_at - self.started_at
-            yield "queue", self.prediction.queue_seconds
-            yield "encode", self.prediction.encode_seconds
-            yield "infer", self.prediction.infer_seconds
-            yield "answer", now - self.predicted_at
-
-    def count(self, protocol: str, operation: str, status: int | str) -> None:
-        """Count this request, whatever its outcome."""
-        counters, now = self.service.counters, time.perf_counter()
-        counters.requests[protocol, operation, str(status)] += 1
-        if self.rollout is not None and operation in PREDICTING and status != CLIENT_GONE:
-            self._count_rollout(*self.rollout, status, now - self.started_at)
-        if self.error is not None and self.entry is not None and operation in PREDICTING:
-            version = 0 if self.model is None else self.model.version
-            counters.count_failure(self.entry.facts.name, version, operation, status, self.error)
-        if self.model is None:
-            counters.durations[protocol].observe(now - self.started_at)
-            return
-        counters.of_version(self.model, protocol).durations.observe(now - self.started_at)
-        for phase, seconds in self.phases(now):
-            counters.phases["ordinary", phase].observe(seconds)
-
-    def _count_rollout(self, rollout: RolloutFacts, arm: str, status: int | str, seconds: float) -> None:
-        assert self.entry is not None
-        step = self.service.drift.rollouts.of(rollout, self.entry.before_rollout)
-        if step is not None:
-            failed = status != "OK" if isinstance(status, str) else status >= 400
-            step.observe(arm, seconds, failed, self.prediction)
 
 
 class PredictionService:

@@ -12,7 +12,7 @@ from typing import Any
 from services.predict.catalog.catalog import CatalogEntry
 from services.predict.catalog.loaded_model import LoadedModel, ModelOutput
 from services.predict.serving.counters import Counters
-from services.predict.serving.prediction_service import ProtocolRequest, Selector
+from services.predict.serving.protocol_request import ProtocolRequest, Selector
 
 PLATFORM = "onnxruntime_onnx"
 

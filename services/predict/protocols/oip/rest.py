@@ -55,7 +55,7 @@ from services.predict.protocols.transport import (
     path_parameters,
 )
 from services.predict.serving.deciding import Decided
-from services.predict.serving.prediction_service import ProtocolRequest, Selector
+from services.predict.serving.protocol_request import ProtocolRequest, Selector
 
 SERVER_METADATA: dict[str, Any] = {
     "name": "fitserve",

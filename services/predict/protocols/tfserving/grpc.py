@@ -24,7 +24,7 @@ from services.predict.protocols.proto import tensorflow_serving_pb2 as pb
 from services.predict.protocols.tfserving import rest
 from services.predict.protocols.transport import GRPC_CODES, GrpcMethod, GrpcRequest
 from services.predict.serving.deciding import Decided
-from services.predict.serving.prediction_service import Selector
+from services.predict.serving.protocol_request import Selector
 
 CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
 MAX_VALUES = 1 << 23  # of all tensors of a request: a shape of a few bytes may claim any number of equal values

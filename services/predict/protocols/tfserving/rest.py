@@ -36,7 +36,7 @@ from services.predict.protocols.transport import (
     path_parameters,
 )
 from services.predict.serving.deciding import Decided
-from services.predict.serving.prediction_service import Selector
+from services.predict.serving.protocol_request import Selector
 
 SIGNATURES = ("", "serving_default")
 CLASSIFY_TASKS = ("binary", "multiclass", "multilabel")
