@@ -24,6 +24,7 @@ from services.predict.catalog.columns import InputRows
 from services.predict.catalog.loaded_model import LoadedModel
 from services.predict.protocols.oip import rest as oip
 from services.predict.protocols.tfserving import rest as tfserving
+from services.predict.protocols.tfserving.predict_body import read_predict
 from tests.predict.toy_registry import ToyModel, mixed, numeric
 
 ROWS, ROUNDS = 1000, 60
@@ -108,7 +109,7 @@ def figures() -> dict[str, float]:
     body = json.dumps({"instances": rows}).encode()
 
     def predict_mixed() -> None:
-        given, by_row, _ = tfserving.read_predict(model, body)
+        given, by_row, _ = read_predict(model, body)
         tfserving.write_predict(model.predict(model.columns.accept(given)), by_row)
 
     plain = loaded(numeric())
@@ -135,7 +136,7 @@ def figures() -> dict[str, float]:
     listed, binary = json.dumps({"instances": pixels.astype(int).tolist()}).encode(), binary_request(pixels, "digit")
 
     def predict_image() -> Any:
-        given, by_row, _ = tfserving.read_predict(digits, listed)
+        given, by_row, _ = read_predict(digits, listed)
         return tfserving.write_predict(digits.predict(digits.columns.accept(given)), by_row)
 
     def infer_image() -> Any:

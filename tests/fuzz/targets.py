@@ -30,6 +30,7 @@ from services.predict.protocols.oip import rest as oip
 from services.predict.protocols.proto import inference_pb2, tensorflow_serving_pb2
 from services.predict.protocols.tfserving import grpc as tfserving_grpc
 from services.predict.protocols.tfserving import rest as tfserving
+from services.predict.protocols.tfserving.predict_body import read_predict
 from tests.predict.toy_registry import THREE, ToyModel, mixed, numeric
 from tests.spec.table import facts
 
@@ -89,7 +90,7 @@ def tfserving_body(data: bytes) -> None:
     """Read TensorFlow Serving's bodies: predict, classify and regress in JSON, rows in CSV, gRPC's message."""
     model, form = models()[data[0] % 3], data[0] // 3 % 4
     if form == 0:
-        rows, by_row, _ = tfserving.read_predict(model, data[1:])
+        rows, by_row, _ = read_predict(model, data[1:])
         tfserving.write_predict(_predict(model, rows), by_row)
     elif form == 1:
         rows, _ = tfserving.read_examples(data[1:])

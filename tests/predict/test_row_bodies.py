@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fitserve.errors import BadInput
+from fitserve.errors import BadInput, Malformed, TooLarge
 from services.predict.catalog.columns import InputRows
 from services.predict.catalog.loaded_model import LoadedModel
-from services.predict.protocols.tfserving import rest
+from services.predict.protocols.tfserving import predict_body
 from tests.predict.toy_registry import ToyModel, mixed, numeric
 
 CELLS = st.sampled_from(
@@ -52,17 +52,23 @@ def test_rows_are_read_by_column_as_any_json_is(model: LoadedModel, data: st.Dat
         if form == "partly":
             named.pop(data.draw(st.sampled_from(names)))
         rows.append(row if form == "positional" else named)
-    body = json.dumps({"instances": rows}).encode()
-    read, by_row, level = rest.read_predict(model, body)
+    # Blanks make the body a large one, which is read in parts.
+    blanks = data.draw(st.sampled_from([0, 0, predict_body.LARGE_BODY_BYTES]))
+    body = (json.dumps({"instances": rows}) + " " * blanks).encode()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(predict_body, "PART_ROWS", 7)
+        read, by_row, level = predict_body.read_predict(model, body)
     assert (by_row, level) == (True, None)
     with np.errstate(all="ignore"):
-        assert outcome(model, read) == outcome(model, InputRows(rest._instances(model, rows)))
+        assert outcome(model, read) == outcome(model, InputRows(predict_body._instances(model, rows)))
 
 
 def test_usual_bodies_are_read_by_column() -> None:
     row = {"gre": 640, "gpa": 3.2, "rank": 1, "city": "Rom"}
     odd = [{"gre": None, "gpa": 1e9, "rank": 9, "city": None}, list(row.values()), {"gpa": 3.2}]
-    rows, _, level = rest.read_predict(MODELS[0], json.dumps({"instances": [row, *odd], "interval": 0.9}).encode())
+    rows, _, level = predict_body.read_predict(
+        MODELS[0], json.dumps({"instances": [row, *odd], "interval": 0.9}).encode()
+    )
     assert level == 0.9
     assert rows.columns is not None
     assert rows.values[1] == (None, 1e9, 9, None)
@@ -78,3 +84,19 @@ def test_a_shadow_of_other_columns_reads_what_the_champion_was_asked() -> None:
         shadow.predict(shadow.columns.accept(rows))
     turned = InputRows.by_column(names[::-1], list(rows.columns or [])[::-1])
     assert outcome(champion, turned) == outcome(champion, rows)
+
+
+def test_large_bodies_are_counted_before_they_are_read_and_name_the_row() -> None:
+    def refuse(rows: int) -> None:
+        if rows > 5000:
+            raise TooLarge("The request has too many rows.")
+
+    def body(last: Any, rows: int) -> bytes:
+        return json.dumps({"instances": [[640, 3.2, 1, "Rom" * 20]] * rows + [last]}).encode()
+
+    with pytest.raises(Malformed, match=r"instances\[4500\] is neither"):
+        predict_body.read_predict(MODELS[0], body(3, 4500), refuse)
+    with pytest.raises(TooLarge):
+        predict_body.read_predict(MODELS[0], body(3, 5000), refuse)
+    with pytest.raises(Malformed, match="truncated"):
+        predict_body.read_predict(MODELS[0], body(3, 4500)[:-1], refuse)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -51,6 +52,16 @@ class InputRows:
         self._values, self.columns, self.names = None, columns, names
         return self
 
+    @classmethod
+    def joined(cls, parts: Sequence[InputRows]) -> InputRows:
+        """Return the rows of several parts of one request, one after the other."""
+        if all(part.columns is not None for part in parts):
+            by_part = zip(*(part.columns or [] for part in parts), strict=True)
+            return cls.by_column(parts[0].names, list(map(_concatenated, by_part)))
+        if all(isinstance(part.values, np.ndarray) for part in parts):
+            return cls(np.concatenate([part.values for part in parts]))
+        return cls([row for part in parts for row in _listed_rows(part.values)])
+
     @property
     def values(self) -> Any:
         """The rows, each by name or by position, or the matrix."""
@@ -72,6 +83,17 @@ def _listed(column: Sequence[Any]) -> Sequence[Any]:
         return column
     values: list[Any] = column.tolist()
     return [None if value != value else value for value in values] if np.isnan(column).any() else values
+
+
+def _listed_rows(values: Any) -> list[Any]:
+    listed: list[Any] = values.tolist() if isinstance(values, np.ndarray) else values
+    return listed
+
+
+def _concatenated(columns: Sequence[Any]) -> Any:
+    if isinstance(columns[0], np.ndarray):
+        return np.concatenate(columns)
+    return list(itertools.chain.from_iterable(columns))
 
 
 class Columns:

@@ -21,7 +21,7 @@ from fitserve import artifacts, db, registry
 from fitserve.api_keys import Identity
 from fitserve.blobs import BlobStore
 from fitserve.decisions.distance import KIND, distances
-from fitserve.errors import BadInput, DeadlineExceeded, NotFound, TooLarge, TooMany, Unavailable
+from fitserve.errors import BadInput, DeadlineExceeded, NotFound, TooMany, Unavailable
 from fitserve.registry import ModelFacts, RolloutFacts
 from fitserve.settings import Settings
 from services.predict.catalog.access import Access, can_see, may_use, require_use
@@ -402,12 +402,7 @@ class PredictionService:
 
     async def predict(self, request: ProtocolRequest, model: LoadedModel, rows: InputRows) -> Prediction:
         """Predict the rows of one request. Raises BadInput, TooLarge, TooMany, DeadlineExceeded."""
-        if rows.count > self.settings.limits.predict_rows:
-            raise TooLarge(
-                "The request has too many rows.",
-                received=rows.count,
-                expected=f"at most {self.settings.limits.predict_rows}",
-            )
+        request.check_count(rows.count)
         model.last_used = time.monotonic()
         if request.deadline is not None and request.deadline <= self.loop.time():
             self.counters.expired += 1

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fitserve.api_keys import Identity
 from fitserve.conformal import read_level
-from fitserve.errors import BadInput, FitserveError
+from fitserve.errors import BadInput, FitserveError, TooLarge
 from fitserve.registry import RolloutFacts
 from services.predict.catalog.access import require_inspect, require_predict
 from services.predict.catalog.catalog import CatalogEntry
@@ -138,6 +138,12 @@ class ProtocolRequest:
         if not self.admitted:
             self.service.admit()
             self.admitted = True
+
+    def check_count(self, rows: int) -> None:
+        """Raise TooLarge where a request has more rows than the settings allow."""
+        most = self.service.settings.limits.predict_rows
+        if rows > most:
+            raise TooLarge("The request has too many rows.", received=rows, expected=f"at most {most}")
 
     async def off_loop(self, size: int, function: Callable[..., T], *arguments: Any) -> T:
         """Call a function of a body of `size` bytes: of a large one in a thread, so that no other request waits."""

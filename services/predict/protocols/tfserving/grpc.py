@@ -22,6 +22,7 @@ from services.predict.protocols.formats import MAX_DIMENSIONS, Tensor, decode_te
 from services.predict.protocols.proto import tensorflow_pb2 as tf
 from services.predict.protocols.proto import tensorflow_serving_pb2 as pb
 from services.predict.protocols.tfserving import rest
+from services.predict.protocols.tfserving.predict_body import SIGNATURES
 from services.predict.protocols.transport import GRPC_CODES, GrpcMethod, GrpcRequest
 from services.predict.serving.deciding import Decided
 from services.predict.serving.protocol_request import Selector
@@ -66,7 +67,7 @@ def _spec(model: LoadedModel, signature: str = "") -> Any:
 async def _predict(request: GrpcRequest, message: Any) -> Any:
     model = await request.resolve(_selector(message.model_spec))
     signature = message.model_spec.signature_name
-    if signature not in rest.SIGNATURES:
+    if signature not in SIGNATURES:
         raise Malformed(f'Serving signature key "{signature[:63]}" not found.', expected="serving_default")
     known = [*model.output_names, *(name for name, _ in model.conformal.added)]
     if unknown := [name for name in message.output_filter if name not in known]:

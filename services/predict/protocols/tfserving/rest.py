@@ -5,21 +5,19 @@ Sources: tensorflow/serving g3doc/api_rest.md, util/json_tensor.cc, model_server
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 import numpy as np
 
-from fitserve.conformal import Bounds, read_level
+from fitserve.conformal import Bounds
 from fitserve.errors import BadInput, Malformed, NotFound
 from services.predict.catalog.catalog import CatalogEntry, Pointer, Servable, State
-from services.predict.catalog.columns import Columns, InputRows
+from services.predict.catalog.columns import InputRows
 from services.predict.catalog.loaded_model import LoadedModel, ModelOutput, Prediction
-from services.predict.catalog.row_bodies import Scalar
-from services.predict.protocols.formats import read_cell, read_csv, read_json, write_csv, write_json, written_rows
+from services.predict.protocols.formats import read_cell, read_csv, write_csv, write_json, written_rows
+from services.predict.protocols.tfserving.predict_body import SIGNATURES, read_object, read_predict
 from services.predict.protocols.transport import (
     POST,
     READ,
@@ -38,11 +36,9 @@ from services.predict.protocols.transport import (
 from services.predict.serving.deciding import Decided
 from services.predict.serving.protocol_request import Selector
 
-SIGNATURES = ("", "serving_default")
 CLASSIFY_TASKS = ("binary", "multiclass", "multilabel")
 REGRESS_TASKS = ("regression",)
 DTYPES = {"FP64": "DT_DOUBLE", "FP32": "DT_FLOAT", "BOOL": "DT_BOOL", "BYTES": "DT_STRING"}
-_PREDICT_KEYS = frozenset({"signature_name", "instances", "inputs", "interval"})
 _EXAMPLE_KEYS = frozenset({"signature_name", "context", "examples"})
 _PATH = re.compile(
     r"/v1/models/(?P<model>[^/:]+)(?:/versions/(?P<version>[^/:]+)|/labels/(?P<label>[^/:]+))?"
@@ -82,7 +78,7 @@ async def _predict(request: HttpRequest) -> HttpResponse:
     model = await request.resolve(request.selector)
     body = await request.body()
     if request.media_type != "text/csv":
-        rows, by_row, level = await request.off_loop(len(body), read_predict, model, body)
+        rows, by_row, level = await request.off_loop(len(body), read_predict, model, body, request.check_count)
         level = request.level if level is None else level
         prediction = await request.service.predict(request, model, rows)
         return HttpResponse(
@@ -142,7 +138,7 @@ async def _explain(request: HttpRequest) -> HttpResponse:
     if request.media_type == "text/csv":
         rows = await request.off_loop(len(body), read_csv, model, body)
     else:
-        rows, *_ = await request.off_loop(len(body), read_predict, model, body)
+        rows, *_ = await request.off_loop(len(body), read_predict, model, body, request.check_count)
     return await explain_response(request, model, rows)
 
 
@@ -172,130 +168,6 @@ _POST_HANDLERS = {"predict": _predict, "classify": _classify, "regress": _regres
 # Predict
 
 
-def read_predict(model: LoadedModel, body: bytes) -> tuple[InputRows, bool, float | None]:
-    """Return the rows of a predict body, whether it is in row format (`instances`), and the level of `interval`.
-
-    Raises Malformed, BadInput.
-    """
-    known = _read_known(model.columns, body)
-    if known is not None:
-        rows, interval = known
-        return rows, True, None if interval is None else read_level(interval)
-    value = _read_object(body, _PREDICT_KEYS)
-    name = value.get("signature_name") or ""
-    if name not in SIGNATURES:
-        raise Malformed(f'Serving signature key "{str(name)[:63]}" not found.', expected="serving_default")
-    if ("instances" in value) == ("inputs" in value):
-        raise Malformed("The body needs exactly one of `instances` and `inputs`.", received=sorted(value))
-    level = None if value.get("interval") is None else read_level(value["interval"])
-    if "instances" in value:
-        return InputRows(_instances(model, value["instances"])), True, level
-    return _inputs(model, value["inputs"]), False, level
-
-
-def _read_known(columns: Columns, body: bytes) -> tuple[InputRows, float | bool | None] | None:
-    """Return the rows and `interval` of a body of scalars, by the quickest way that can read it; None of others.
-
-    Whatever is wrong with those is named where they are read as any JSON.
-    """
-    if columns.read_numbers is not None and columns.plain_numbers is not None:
-        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            numbers: Any = msgspec.json.decode(body, type=columns.read_numbers)
-            if numbers.instances:
-                values = columns.matrix_of(numbers.instances)
-                if columns.plain_numbers.are_exact(values):
-                    return InputRows(values), numbers.interval
-    if (by_column := columns.rows_reader.read(body)) is not None:
-        return InputRows.by_column(columns.names, by_column[0]), by_column[1]
-    if len(columns.names) > 1:
-        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            scalars: Any = _read_scalars(body)
-            if scalars.instances:  # no cell is a list or {"b64": ...}
-                return InputRows(scalars.instances), scalars.interval
-    return None
-
-
-class _ScalarRows(msgspec.Struct, forbid_unknown_fields=True):
-    instances: list[dict[str, Scalar] | list[Scalar]]
-    interval: float | bool | None = None
-
-
-_read_scalars = msgspec.json.Decoder(_ScalarRows).decode
-
-
-def _read_object(body: bytes, keys: frozenset[str]) -> dict[str, Any]:
-    value = read_json(body)
-    if not isinstance(value, dict):
-        raise Malformed("The body is not a JSON object.")
-    if extra := value.keys() - keys:
-        raise Malformed(f"The body has an unknown key {min(extra)[:63]!r}.", expected=", ".join(sorted(keys)))
-    return value
-
-
-def _instances(model: LoadedModel, instances: Any) -> list[Any]:
-    if not isinstance(instances, list) or not instances:
-        raise Malformed("`instances` must be a list with at least one row.")
-    names = model.columns.names
-    rows: list[Any] = []
-    for number, instance in enumerate(instances):
-        if type(instance) is dict and not (len(names) == 1 and instance.keys() == {"b64"}):
-            rows.append({name: read_cell(value) for name, value in instance.items()})
-        elif type(instance) is list:
-            rows.append([read_cell(value) for value in _flat(instance, len(names))])
-        elif len(names) == 1:
-            rows.append([read_cell(instance)])
-        else:
-            raise Malformed(
-                f"instances[{number}] is neither an object nor a list.",
-                expected=f"an object of columns, or a list of {len(names)} values",
-            )
-    return rows
-
-
-def _flat(instance: list[Any], width: int) -> list[Any]:
-    """Return a row as one list: an image of 28 rows of 28 numbers is a row of 784 columns."""
-    flat = instance
-    while len(flat) < width and flat and all(type(part) is list for part in flat):
-        flat = [value for part in flat for value in part]
-    return flat if len(flat) == width else instance
-
-
-def _inputs(model: LoadedModel, inputs: Any) -> InputRows:
-    """Return the rows of the column format: an object of columns, or the rows of the one nameless tensor."""
-    names = model.columns.names
-    if isinstance(inputs, dict) and not (len(names) == 1 and inputs.keys() == {"b64"}):
-        if not inputs:
-            raise Malformed("`inputs` names no column.")
-        columns: dict[str, list[Any]] = {}
-        left_out: dict[str, int] = {}
-        for name, values in inputs.items():
-            try:
-                own = model.columns.input_named(name)
-            except KeyError:
-                detail = f"`inputs` has an unknown column {name[:63]!r}."
-                raise Malformed(detail, expected=", ".join(names[:50])) from None
-            if own is None:
-                left_out[name] = len(_as_list(values))
-            else:
-                columns.setdefault(own, [read_cell(v) for v in _as_list(values)])
-        if not columns:
-            raise Malformed("`inputs` has none of the model's columns.", expected=", ".join(names[:50]))
-        sizes = {name: len(values) for name, values in columns.items()}
-        count = next(iter(sizes.values()))
-        if len(set(sizes.values())) != 1 or not count:
-            raise Malformed("The columns of `inputs` need the same number of rows, at least one.", received=sizes)
-        ordered: list[Sequence[Any]] = [columns.get(name) or [None] * count for name in names]
-        return InputRows.by_column(names, ordered, left_out)
-    rows = _as_list(inputs)
-    if len(names) > 1 and rows and not isinstance(rows[0], list):
-        rows = [rows]
-    return InputRows(_instances(model, rows))
-
-
-def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
-
-
 def write_predict(prediction: Prediction, by_row: bool, bounds: Sequence[Bounds] = ()) -> bytes:
     """Return the body of a predict response, in the format of its request; bounds are further outputs."""
     outputs = prediction.outputs
@@ -318,7 +190,7 @@ def write_predict(prediction: Prediction, by_row: bool, bounds: Sequence[Bounds]
 
 def read_examples(body: bytes) -> tuple[InputRows, str]:
     """Return the rows of a classify or regress body, and the signature it names. Raises Malformed."""
-    value = _read_object(body, _EXAMPLE_KEYS)
+    value = read_object(body, _EXAMPLE_KEYS)
     examples, context = value.get("examples"), value.get("context") or {}
     if not isinstance(examples, list) or not examples or not all(isinstance(e, dict) for e in examples):
         raise Malformed("`examples` must be a list with at least one object.")

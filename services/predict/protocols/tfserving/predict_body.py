@@ -1,0 +1,181 @@
+"""Bodies of TensorFlow Serving's REST predict to rows: in row format (`instances`), or in column format (`inputs`)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from fitserve.conformal import read_level
+from fitserve.errors import Malformed
+from services.predict.catalog.columns import Columns, InputRows
+from services.predict.catalog.loaded_model import LoadedModel
+from services.predict.catalog.row_bodies import Scalar
+from services.predict.protocols.formats import read_cell, read_json
+from services.predict.serving.protocol_request import LARGE_BODY_BYTES
+
+SIGNATURES = ("", "serving_default")
+PART_ROWS = 2048  # of a large body, read at once
+_PREDICT_KEYS = frozenset({"signature_name", "instances", "inputs", "interval"})
+
+
+def read_predict(
+    model: LoadedModel, body: bytes, check_count: Callable[[int], None] = lambda rows: None
+) -> tuple[InputRows, bool, float | None]:
+    """Return the rows of a predict body, whether it is in row format (`instances`), and the level of `interval`.
+
+    `check_count` may refuse a number of rows before they are read. Raises Malformed, BadInput, and what it raises.
+    """
+    known = _read_parts(model, body, check_count) if len(body) > LARGE_BODY_BYTES else None
+    known = known or _read_known(model.columns, body)
+    if known is not None:
+        rows, interval = known
+        return rows, True, None if interval is None else read_level(interval)
+    value = read_object(body, _PREDICT_KEYS)
+    name = value.get("signature_name") or ""
+    if name not in SIGNATURES:
+        raise Malformed(f'Serving signature key "{str(name)[:63]}" not found.', expected="serving_default")
+    if ("instances" in value) == ("inputs" in value):
+        raise Malformed("The body needs exactly one of `instances` and `inputs`.", received=sorted(value))
+    level = None if value.get("interval") is None else read_level(value["interval"])
+    if "instances" in value:
+        return InputRows(_instances(model, value["instances"])), True, level
+    return _inputs(model, value["inputs"]), False, level
+
+
+class _UnreadRows(msgspec.Struct, forbid_unknown_fields=True):
+    instances: list[msgspec.Raw]
+    interval: float | bool | None = None
+
+
+_find_rows = msgspec.json.Decoder(_UnreadRows).decode
+
+
+def _read_parts(
+    model: LoadedModel, body: bytes, check_count: Callable[[int], None]
+) -> tuple[InputRows, float | bool | None] | None:
+    """Return the rows and `interval` of a large body, of which some thousand are read at a time; None of others.
+
+    While one call reads JSON, no other thread of the process has its turn.
+    """
+    try:
+        found = _find_rows(body)
+    except (msgspec.ValidationError, UnicodeDecodeError, RecursionError):
+        return None
+    except msgspec.DecodeError as error:
+        if b"NaN" in body or b"Infinity" in body:
+            return None
+        raise Malformed(f"The body is not JSON: {error}.") from None
+    check_count(len(found.instances))
+    parts = []
+    for start in range(0, len(found.instances), PART_ROWS):
+        part = b'{"instances":[' + b",".join(found.instances[start : start + PART_ROWS]) + b"]}"
+        known = _read_known(model.columns, part)
+        rows = InputRows(_instances(model, read_json(part)["instances"], start)) if known is None else known[0]
+        parts.append(rows)
+    return (InputRows.joined(parts), found.interval) if parts else None
+
+
+def _read_known(columns: Columns, body: bytes) -> tuple[InputRows, float | bool | None] | None:
+    """Return the rows and `interval` of a body of scalars, by the quickest way that can read it; None of others.
+
+    Whatever is wrong with those is named where they are read as any JSON.
+    """
+    if columns.read_numbers is not None and columns.plain_numbers is not None:
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            numbers: Any = msgspec.json.decode(body, type=columns.read_numbers)
+            if numbers.instances:
+                values = columns.matrix_of(numbers.instances)
+                if columns.plain_numbers.are_exact(values):
+                    return InputRows(values), numbers.interval
+    if (by_column := columns.rows_reader.read(body)) is not None:
+        return InputRows.by_column(columns.names, by_column[0]), by_column[1]
+    if len(columns.names) > 1:
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            scalars: Any = _read_scalars(body)
+            if scalars.instances:  # no cell is a list or {"b64": ...}
+                return InputRows(scalars.instances), scalars.interval
+    return None
+
+
+class _ScalarRows(msgspec.Struct, forbid_unknown_fields=True):
+    instances: list[dict[str, Scalar] | list[Scalar]]
+    interval: float | bool | None = None
+
+
+_read_scalars = msgspec.json.Decoder(_ScalarRows).decode
+
+
+def read_object(body: bytes, keys: frozenset[str]) -> dict[str, Any]:
+    value = read_json(body)
+    if not isinstance(value, dict):
+        raise Malformed("The body is not a JSON object.")
+    if extra := value.keys() - keys:
+        raise Malformed(f"The body has an unknown key {min(extra)[:63]!r}.", expected=", ".join(sorted(keys)))
+    return value
+
+
+def _instances(model: LoadedModel, instances: Any, first: int = 0) -> list[Any]:
+    if not isinstance(instances, list) or not instances:
+        raise Malformed("`instances` must be a list with at least one row.")
+    names = model.columns.names
+    rows: list[Any] = []
+    for number, instance in enumerate(instances, first):
+        if type(instance) is dict and not (len(names) == 1 and instance.keys() == {"b64"}):
+            rows.append({name: read_cell(value) for name, value in instance.items()})
+        elif type(instance) is list:
+            rows.append([read_cell(value) for value in _flat(instance, len(names))])
+        elif len(names) == 1:
+            rows.append([read_cell(instance)])
+        else:
+            raise Malformed(
+                f"instances[{number}] is neither an object nor a list.",
+                expected=f"an object of columns, or a list of {len(names)} values",
+            )
+    return rows
+
+
+def _flat(instance: list[Any], width: int) -> list[Any]:
+    """Return a row as one list: an image of 28 rows of 28 numbers is a row of 784 columns."""
+    flat = instance
+    while len(flat) < width and flat and all(type(part) is list for part in flat):
+        flat = [value for part in flat for value in part]
+    return flat if len(flat) == width else instance
+
+
+def _inputs(model: LoadedModel, inputs: Any) -> InputRows:
+    """Return the rows of the column format: an object of columns, or the rows of the one nameless tensor."""
+    names = model.columns.names
+    if isinstance(inputs, dict) and not (len(names) == 1 and inputs.keys() == {"b64"}):
+        if not inputs:
+            raise Malformed("`inputs` names no column.")
+        columns: dict[str, list[Any]] = {}
+        left_out: dict[str, int] = {}
+        for name, values in inputs.items():
+            try:
+                own = model.columns.input_named(name)
+            except KeyError:
+                detail = f"`inputs` has an unknown column {name[:63]!r}."
+                raise Malformed(detail, expected=", ".join(names[:50])) from None
+            if own is None:
+                left_out[name] = len(_as_list(values))
+            else:
+                columns.setdefault(own, [read_cell(v) for v in _as_list(values)])
+        if not columns:
+            raise Malformed("`inputs` has none of the model's columns.", expected=", ".join(names[:50]))
+        sizes = {name: len(values) for name, values in columns.items()}
+        count = next(iter(sizes.values()))
+        if len(set(sizes.values())) != 1 or not count:
+            raise Malformed("The columns of `inputs` need the same number of rows, at least one.", received=sizes)
+        ordered: list[Sequence[Any]] = [columns.get(name) or [None] * count for name in names]
+        return InputRows.by_column(names, ordered, left_out)
+    rows = _as_list(inputs)
+    if len(names) > 1 and rows and not isinstance(rows[0], list):
+        rows = [rows]
+    return InputRows(_instances(model, rows))
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
