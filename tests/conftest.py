@@ -313,14 +313,6 @@ def server(main_server: Server) -> Server:
 
 
 @pytest.fixture(scope="session")
-def reader_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Another one, for the pages of the documentation, whose tables and models have their own names."""
-    running = start_server(tmp_path_factory.mktemp("reader") / "home")
-    yield running
-    stop_server(running)
-
-
-@pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The product's wheel, built from this checkout."""
     if not (PROJECT / "services" / "dashboard" / "build" / "index.html").is_file():
