@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -38,7 +37,7 @@ from fitserve.tables import (
 )
 from services.control.app import create_app
 from services.http.app import make_server
-from tests.control.test_access_matrix import Scenario, create_resources, operations
+from tests.control.test_access_matrix import Scenario, operations
 from tests.predict.toy_registry import ToyRegistry, numeric
 
 # What the scope may add to or change in, of its own owner; reads write nothing but the audit log and `last_used_at`
@@ -78,13 +77,8 @@ class Server:
 
 
 @pytest.fixture
-def server(sqlite_url: str, redis_url: str, tmp_path: Path) -> Iterator[Server]:
-    toys = ToyRegistry(tmp_path, url=sqlite_url)
-    app = create_app(Settings(home=tmp_path, database_url=sqlite_url, redis_url=redis_url))
-    with TestClient(app, raise_server_exceptions=False) as client:
-        scenario = Scenario(app, client, toys)
-        create_resources(scenario)
-        yield Server(scenario)
+def server(scenario: Scenario) -> Server:
+    return Server(scenario)
 
 
 def rows_of(server: Server) -> dict[type[Base], set[tuple[Any, ...]]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -14,7 +15,6 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import pytest
 from fastapi import FastAPI
 from fastapi.routing import APIRoute, iter_route_contexts
 from fastapi.testclient import TestClient
@@ -165,14 +165,13 @@ class Scenario:
         return path
 
 
-@pytest.fixture
-def scenario(sqlite_url: str, redis_url: str, tmp_path: Path) -> Iterator[Scenario]:
-    toys = ToyRegistry(tmp_path, url=sqlite_url)
-    app = create_app(Settings(home=tmp_path, database_url=sqlite_url, redis_url=redis_url))
+@contextmanager
+def running(home: Path, redis_url: str) -> Iterator[Scenario]:
+    """The API over a home."""
+    toys = ToyRegistry(home)
+    app = create_app(Settings(home=home, database_url=toys.url, redis_url=redis_url))
     with TestClient(app, raise_server_exceptions=False) as client:
-        scenario = Scenario(app, client, toys)
-        create_resources(scenario)
-        yield scenario
+        yield Scenario(app, client, toys)
 
 
 def create_resources(scenario: Scenario) -> None:

@@ -21,6 +21,7 @@ import onnxruntime as ort
 import pyarrow as pa
 from onnx import TensorProto, helper, numpy_helper
 from sqlalchemy import Engine
+from sqlalchemy.orm import Session
 
 import migrations
 from fitserve import api_keys, artifacts, db, registry
@@ -180,26 +181,30 @@ class ToyRegistry:
         self.blobs: BlobStore = open_store(f"file://{self.home / 'blobs'}")
         self.blobs.put_bytes(b"")
         with db.transaction(self.engine) as session:
-            at = db.now(session)
-            session.add(Blob(sha256="e" * 64, bytes=0, kind="dataset", created_at=at))
-            session.flush()
-            session.add(
-                Dataset(
-                    id="ds",
-                    name="toy",
-                    version=1,
-                    owner="ada",
-                    sha256="e" * 64,
-                    blob="e" * 64,
-                    rows=1,
-                    bytes=1,
-                    source={},
-                    columns=[],
-                    profile={},
-                    created_at=at,
-                )
-            )
+            if session.get(Dataset, "ds") is None:  # else the home is a copy of another one
+                self._add_dataset(session)
         self.token = self.create_key(["predict", "read", "train"])
+
+    def _add_dataset(self, session: Session) -> None:
+        at = db.now(session)
+        session.add(Blob(sha256="e" * 64, bytes=0, kind="dataset", created_at=at))
+        session.flush()
+        session.add(
+            Dataset(
+                id="ds",
+                name="toy",
+                version=1,
+                owner="ada",
+                sha256="e" * 64,
+                blob="e" * 64,
+                rows=1,
+                bytes=1,
+                source={},
+                columns=[],
+                profile={},
+                created_at=at,
+            )
+        )
 
     def create_key(self, scopes: list[str], owner: str = "ada", models: list[str] | None = None) -> str:
         """Create a key and return its token."""
