@@ -7,7 +7,7 @@ does not fit, the pass goes on to see the rest, and the file is read once more u
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from fitserve.datasets.readers import Batches, ReadAgain, TableReader, open_read
 from fitserve.errors import BadInput, Problem
 from fitserve.settings import MB, Limits
 from fitserve.wire.datasets import UploadOptions
+from fitserve.wire.notices import Notice
 
 MAX_PASSES = 6
 GROUP_ROWS = 65_536
@@ -77,10 +78,19 @@ def ingest(path: Path, options: UploadOptions, limits: Limits, folder: Path) -> 
     if options.lenient and problems:
         located = sorted(reader.locate(problems), key=lambda problem: problem.row or 0)[:MAX_PROBLEMS]
         refused = {"rows": reader.rejected + table.rejected, "problems": [problem.as_dict() for problem in located]}
-    notices = [*reader.notices, *(notice for parser in table.parsers for notice in parser.notices)]
+    notices = [*reader.notices, *_notices_of_columns(reader, table)]
     shown = [notice.model_dump(mode="json") for notice in notices[:MAX_NOTICES]]
     seconds = time.perf_counter() - begun
     return IngestedTable(parquet, table.rows, columns, profile, reader.description, refused, shown, seconds)
+
+
+def _notices_of_columns(reader: TableReader, table: _ParsingPass) -> Iterator[Notice]:
+    """Yield what was decided for single columns; what the reader says of a type tells what its texts mean."""
+    named = {notice.column for notice in reader.notices}
+    for parser in table.parsers:
+        for notice in parser.notices:
+            if notice.code != "number_like_text" or parser.name not in named:
+                yield notice
 
 
 def _check_enough_is_left(reader: TableReader, table: _ParsingPass) -> None:

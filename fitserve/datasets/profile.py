@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from fitserve.dataset_facts import MAX_LABELS, ColumnFacts, Kind, Storage
 from fitserve.datasets.column_parser import ColumnParser, storage_of
 from fitserve.datasets.kinds import LARGEST_EXACT, Traits, check_kind, infer_kind, label_order
+from fitserve.datasets.typed_values import note_typed_values
 from fitserve.encoding.coercion import as_label, clipped, numbers_of, texts_of
 from fitserve.encoding.text import tokenize, tokens_for
 from fitserve.wire.datasets import Column
@@ -307,6 +308,8 @@ def _describe(
         facts |= {"labels": None, "label_counts": None}
     if inferred == "ignored" and stated is None and storage == "int64" and moments.max > LARGEST_EXACT:
         parser.notices.append(_beyond_float64(parser.name))
+    if parser.plan.typed and stated is None:
+        parser.notices += note_typed_values(parser.name, sample, moments.max if moments.count else None)
     parser.finish(dict(zip(labels or (), label_counts or (), strict=True)))
     if parser.plan.evidence:
         evidence += f"; {parser.plan.evidence}"

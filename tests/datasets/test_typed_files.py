@@ -156,3 +156,40 @@ def test_lenient_leaves_out_at_most_a_tenth(api: Api) -> None:
     texts = pa.array([b"\xff"] * 5 + [b"x"] * 25)
     problem = refusal(api, parquet({"t": as_string(texts), "n": range(30)}), lenient="true")
     assert problem["detail"].startswith("5 of 30 rows would be left out")
+
+
+def test_what_typed_values_may_mean_is_said(api: Api) -> None:
+    count = 30
+    table = pa.table(
+        {
+            "amount": [f"{n},5" for n in range(count)],
+            "day": [f"2024-01-{n % 28 + 1:02}" for n in range(count)],
+            "zip": [f"0{n:04}" for n in range(count)],
+            "timestamp": [1_700_000_000 + 86_400 * n for n in range(count)],
+            "y": list(range(count)),
+        }
+    )
+    file = io.BytesIO()
+    pq.write_table(table, file)
+    body, rows = stored(api, file.getvalue())
+    assert rows[1] == ["1,5", "2024-01-02", "00001", 1_700_086_400, 1]
+    options = {notice["column"]: notice["option"] for notice in body["notices"]}
+    assert options == {
+        "amount": "kinds.amount=numeric",
+        "day": "kinds.day=datetime",
+        "timestamp": "kinds.timestamp=datetime",
+    }
+    chosen = dict(option.split("=") for option in options.values())
+    assert stored(api, file.getvalue(), **chosen)[1][1] == [
+        1.5,
+        "2024-01-02T00:00:00",
+        "00001",
+        "2023-11-15T22:13:20",
+        1,
+    ]
+
+
+def test_objects_in_json_are_named(api: Api) -> None:
+    body, rows = stored(api, b"".join(b'{"a": {"b": %d}, "c": [1], "y": %d}\n' % (n, n) for n in range(9)))
+    assert rows[2] == ['{"b":2}', "[1]", 2]
+    assert [notice["column"] for notice in body["notices"] if notice["code"] == "nested_as_text"] == ["a", "c"]

@@ -14,7 +14,7 @@ import pytest
 
 from fitserve.embedded_redis import redis_binary
 from tests.conftest import Server, free_ports, get_text, listens, start_server, stop_server
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 ROWS = 300
 
@@ -86,14 +86,14 @@ def journey(server: Server) -> None:
         assert series in get_text(address), address
 
 
-def wait(api: httpx2.Client, run_id: str) -> dict:
+def wait(api: httpx2.Client, run_id: str, patience: float = PATIENCE) -> dict:
     """Wait until a run has ended, and return it."""
 
     def ended() -> dict | None:
         run: dict = api.get(f"/runs/{run_id}").json()
         return run if run["state"] in ("succeeded", "failed", "cancelled") else None
 
-    return dict(wait_until(ended, f"the end of {run_id}", pause=0.1))
+    return dict(wait_until(ended, f"the end of {run_id}", patience=patience, pause=0.1))
 
 
 def predict_when_loaded(predict: httpx2.Client, rows: list[dict]) -> httpx2.Response:

@@ -20,11 +20,12 @@ import pytest
 
 from tests.conftest import Server
 from tests.journey.test_journey import wait
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 LINES = 300  # of a table, in the short form
 MOST = 20_000  # rows sent to :predict
 SENT = 500  # rows of one request
+LONGEST_RUN = 3600.0  # seconds that a whole table may take: half a million rows, by default, some ten minutes
 SHORT: dict[str, Any] = {"preset": "plain", "training": {"epochs": 1}}
 
 
@@ -64,27 +65,37 @@ def raw_lines(path: Path, most: int | None = None, step: int = 1) -> bytes:
         return file.read() if most is None else b"".join([next(file), *islice(file, 0, most * step, step)])
 
 
-def check(server: Server, table: RealTable, data: bytes, name: str, spec: dict[str, Any], most: int) -> None:
+def check(
+    server: Server,
+    table: RealTable,
+    data: bytes,
+    name: str,
+    spec: dict[str, Any],
+    most: int,
+    patience: float = PATIENCE,
+) -> None:
     """Upload, train, serve, and compare the answers to the file's own lines with those to the dataset's rows."""
     api = httpx2.Client(base_url=f"{server.base_url}/api/v1", headers=server.headers, timeout=300)
     made = api.put(f"/datasets/{name}", content=data)
     assert made.status_code == 201, made.text
     run = api.post("/runs", json={"dataset": name, "target": table.target, "model": name, **spec})
     assert run.status_code == 202, run.text
-    ended = wait(api, run.json()["id"])
+    ended = wait(api, run.json()["id"], patience)
     assert ended["state"] == "succeeded", ended["error"]
     (output,) = api.get(f"/models/{name}/versions/1/manifest").json()["outputs"]
     assert output["task"] == table.task
 
     batch = api.post(f"/models/{name}/predictions", json={"dataset": name, "name": f"{name}-out"}).json()
-    assert wait(api, batch["id"])["state"] == "succeeded"
+    assert wait(api, batch["id"], patience)["state"] == "succeeded"
     expected = predictions(api, f"{name}-out", most)
     lines = list(csv.reader(io.StringIO(data.decode(), newline=""), delimiter=table.delimiter))
     header = lines.pop(0) if table.header else [column["name"] for column in made.json()["columns"]]
     assert made.json()["rows"] == len(lines)
 
     client = httpx2.Client(base_url=server.predict_url, headers=server.headers, timeout=60)
-    wait_until(lambda: client.get(f"/v1/models/{name}").status_code == 200, f"{name} is served", pause=0.1)
+    wait_until(
+        lambda: client.get(f"/v1/models/{name}").status_code == 200, f"{name} is served", patience=patience, pause=0.1
+    )
     path = f"/v1/models/{name}/versions/1:predict"
     for start in range(0, min(len(lines), most), SENT):
         rows = lines[start : start + SENT]
@@ -134,4 +145,4 @@ def test_a_tables_own_lines_are_answered_as_training_saw_them(server: Server, da
 @pytest.mark.parametrize("name", TABLES)
 def test_a_whole_table_is_trained_and_answered(server: Server, data_folder: Path, name: str) -> None:
     table = TABLES[name]
-    check(server, table, raw_lines(data_folder / table.file), f"whole-{name}", {}, MOST)
+    check(server, table, raw_lines(data_folder / table.file), f"whole-{name}", {}, MOST, LONGEST_RUN)

@@ -99,14 +99,21 @@ class JsonLinesReader(TableReader):
 
     def plans(self) -> list[ColumnPlan]:
         sample = []
+        nested: dict[str, str] = {}
         for row, _, text in self._lines():
             try:
                 members = _decoder.decode(text)
+                for name, value in members.items():
+                    if bytes(value)[:1] in (b"[", b"{"):
+                        nested.setdefault(name, bytes(value).decode("utf-8", "replace"))
                 sample.append([self._text(members.get(name)) for name in self.names])
             except (*_UNREADABLE, _BadMember):
                 pass  # reported when the rows are read
             if row > SAMPLED_ROWS or row * len(self.names) > SAMPLED_VALUES:
                 break
+        for name, example in nested.items():
+            message = f"{name!r} holds objects or lists, which are read as texts: write their parts as columns."
+            self.add_notice("nested_as_text", message, column=name, evidence=f"such as {example[:60]}")
         columns = list(zip(*sample, strict=True)) or [()] * len(self.names)
         texts = {name: pa.array(column, pa.string()) for name, column in zip(self.names, columns, strict=True)}
         return propose_plans(texts, self.options, quoted=self.options.missing is None)
