@@ -23,7 +23,7 @@ from fitserve.dataset_facts import DatasetFacts
 from fitserve.errors import BadInput
 from fitserve.settings import Limits
 from fitserve.spec.resolve_search import search_of, trial_spec
-from fitserve.spec.search import LEFT_OUT, Point, short_names, values_of
+from fitserve.spec.search import LEFT_OUT, Point, values_of
 from fitserve.spec.spec import Spec
 from fitserve.strictjson import finite_json
 from workers.trainer.engine.checkpoint import Checkpoint, Unusable
@@ -42,9 +42,9 @@ from workers.trainer.interface import (
     TrialAssignment,
 )
 from workers.trainer.ready_run import ReadyRun, make_ready, prepare_data, run_trials
-from workers.trainer.search.effects import effects
 from workers.trainer.search.pruning import behind, rungs
 from workers.trainer.search.study import Study
+from workers.trainer.search.summary import ENDED, Row, no_trial, summarize
 from workers.trainer.search.trial_ensemble import (
     POOL,
     Candidate,
@@ -60,9 +60,7 @@ from workers.trainer.search.trial_reporter import TrialReporter
 from workers.trainer.trials.stacked import StackedTrials, why_not_stacked
 from workers.trainer.trials.trial import Members, TrialFile, TrialRecord, TrialSetup, TrialsOutcome, Weights
 
-ENDED = ("succeeded", "pruned", "failed")
 ASK_AGAIN_SECONDS = 0.3  # while other workers train all that remain
-Row = dict[str, Any]
 
 
 @dataclass
@@ -411,7 +409,7 @@ class SearchRun:
     def _finish(self) -> TrainingResult:
         number = self._best_number()
         if number is None:
-            raise self._no_trial()
+            raise no_trial(list(self._rows.values()))
         spec = self._resolved(self._rows[number]["point"])
         self._specs[number] = spec
         reporter = TrialReporter(self._report, [number], str(self._settings.metric), quiet=True)
@@ -426,7 +424,7 @@ class SearchRun:
             record = self._records[number]
             outcome = TrialsOutcome([replace(record, index=0)], 0, members=self._best.members)
         ready = replace(ready, setup=replace(ready.setup, recorder=None))
-        summary = self._summary(number, spec)
+        summary = summarize(self._search, self._rows, number, spec, self._study.importance(), self._report)
         if self._settings.ensemble is not None:
             ready, averaged = self._averaged(number, ready)
             outcome, summary = replace(outcome, epoch_weights={}), {**summary, **averaged}
@@ -504,73 +502,6 @@ class SearchRun:
         row = {name: values[:1] for name, values in ready.encoded["train"].x.items()}
         one, several = (seconds_each(onnx_session(graph), row) for graph in (alone, finished.files["onnx"]))
         return {"microseconds": {"best_trial": 1e6 * one, "together": 1e6 * several}}
-
-    def _no_trial(self) -> TrainingFailed:
-        rows = list(self._rows.values())
-        pruned = sum(row["state"] == "pruned" for row in rows)
-        reasons = [str(row["reason"]) for row in rows if row["state"] == "failed"]
-        message = f"No trial of {len(rows)} succeeded: {len(reasons)} failed, {pruned} were pruned."
-        first = f" The first failure: {reasons[0]}" if reasons else ""
-        return TrainingFailed("search", message + first, {"failed": len(reasons), "pruned": pruned})
-
-    def _summary(self, number: int, spec: Spec) -> dict[str, Any]:
-        rows = [self._rows[at] for at in sorted(self._rows)]
-        names = short_names(list(self._search.flat()))
-        values = [row["value"] for row in rows if row["state"] == "succeeded"]
-        states = {state: sum(row["state"] == state for row in rows) for state in ENDED}
-        figures = {name: float(getattr(np, name)(values)) for name in ("min", "max", "mean", "std")}
-        return finite_json(
-            {
-                "best_trial": number,
-                "best_spec": {**spec.to_json(), "model": None},
-                "spread": figures,
-                "trials": [_as_trial(row, self._settings.metric) for row in rows],
-                "search": {
-                    "metric": self._settings.metric,
-                    "direction": self._settings.direction,
-                    "configurations": self._search.configurations,
-                    **states,
-                    "best": {"trial": number, "value": self._rows[number]["value"]},
-                    "values": self._rows[number]["values"],
-                    "importance": {names[at]: share for at, share in self._study.importance().items()},
-                },
-                **self._ablation(spec),
-            }
-        )
-
-    def _ablation(self, spec: Spec) -> dict[str, Any]:
-        """Return what each part of an ablated spec does; nothing where none is ablated."""
-        own = self._search.ablation
-        if own is None:
-            return {}
-        split = spec.split
-        drawn = split.method in ("random", "stratified", "group")
-        held_out = split.validation / (1 - split.validation - split.test) if drawn else 0.0
-        rows = list(self._rows.values())
-        values = [row["value"] for row in rows if row["state"] == "succeeded" and row["point"][LEFT_OUT] == 0]
-        entries = effects(self._search, rows, held_out)
-        for one in entries:
-            if one["effect"] is not None:
-                figures = f"{one['effect']:+.3g} ({one['low']:+.3g} to {one['high']:+.3g})"
-                message = f"{one['part']}: {one['says']}, {figures} of {self._settings.metric}."
-                self._report.event("info", message, {"ablation": one})
-        return {"ablation": {"metric": self._settings.metric, "whole": float(np.mean(values)), "parts": entries}}
-
-
-def _as_trial(row: Row, metric: str | None) -> dict[str, Any]:
-    """Return a search's trial as a run's result lists its trials."""
-    record = TrialRecord(
-        index=row["trial"],
-        seed=0,
-        state=row["state"],
-        epochs=row.get("epochs") or 0,
-        best_epoch=row.get("best_epoch"),
-        monitor=str(metric),
-        score=row.get("value"),
-        seconds=row.get("seconds") or 0.0,
-        failure={"cause": row["state"], "message": row["reason"]} if row.get("reason") else None,
-    )
-    return {**asdict(record), "values": row["values"]}
 
 
 def _listed(numbers: Sequence[int]) -> str:
