@@ -40,7 +40,7 @@ test: $(VENV)/.dev dashboard  ## the whole suite, with real services
 	$(BIN)/python -m pytest -n 4
 
 .PHONY: test-fast test-tools
-test-fast: $(VENV)/.dev  ## about three minutes: no TensorFlow, no whole server, no PostgreSQL
+test-fast: $(VENV)/.dev  ## about two minutes: no TensorFlow, no whole server, no PostgreSQL
 	$(BIN)/python -m pytest -n 2 --fast
 
 test-tools: $(VENV)/.dev  ## install what tests/needs.py lists and this machine lacks; needs root and network

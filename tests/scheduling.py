@@ -21,6 +21,7 @@ GROUP_OF_FIXTURE = {"reader_server": "readers", "lesson_server": "lessons", "mai
 SLOW_FOLDERS = frozenset(
     ("compatibility", "dashboard", "deploy", "docs", "examples", "faults", "fresh", "fuzz", "hosts", "journey")
 ).union(("layout", "predict", "telemetry", "tls", "trainer"))
+SLOW_FILES = frozenset(("runs/test_secrets.py", "encoding/test_adding_an_encoding.py"))  # processes of each kind
 SLOW_FIXTURES = frozenset(
     ("browser", "cluster", "lesson_server", "main_server", "postgres", "reader_server", "s3_environment", "served")
 )
@@ -42,11 +43,12 @@ def group_of(item: pytest.Item) -> str | None:
 
 def is_slow(item: pytest.Item) -> bool:
     """Whether `--fast` leaves a test out."""
-    folder = item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
+    path = item.path.relative_to(TESTS) if item.path.is_relative_to(TESTS) else Path()
+    left_out = not SLOW_FOLDERS.isdisjoint(path.parts[:1]) or path.as_posix() in SLOW_FILES
     fixtures = set(getattr(item, "fixturenames", ()))
     parameters: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
     on_postgres = any(isinstance(value, str) and value == "postgresql" for value in parameters.values())
-    return folder in SLOW_FOLDERS or group_of(item) in SLOW_GROUPS or bool(fixtures & SLOW_FIXTURES) or on_postgres
+    return bool(left_out or group_of(item) in SLOW_GROUPS or fixtures & SLOW_FIXTURES or on_postgres)
 
 
 def is_long_form(item: pytest.Item) -> bool:
