@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, Literal, get_args
 
 from sqlalchemy import ColumnElement, Select, String, case, cast, func, nulls_last, or_, select
-from sqlalchemy.orm import Session, load_only
+from sqlalchemy.orm import Session, aliased, load_only
 
 from fitserve.findings.lineage import spec_changes
 from fitserve.runs.scores import PARTS, scores_of
@@ -76,14 +76,17 @@ def list_runs(
     limit: int = 50,
 ) -> list[Run]:
     """Return one page of runs, without their specs. `before`: those older than this id, in the usual order alone."""
-    query = _filtered(select(Run), wanted).options(load_only(*_BRIEF, raiseload=True)).offset(offset).limit(limit)
-    if order != Order():
-        return list(session.scalars(query.where(_readable(wanted.owner)).order_by(*_order_by(session, order))))
-    query = query.order_by(Run.id.desc())
+    brief = load_only(*_BRIEF, raiseload=True)
+    if order != Order() or offset:  # the ids alone are sorted and skipped: whole rows would be carried along
+        query = _filtered(select(Run.id), wanted).where(_readable(wanted.owner))
+        ids = list(session.scalars(query.order_by(*_order_by(session, order)).offset(offset).limit(limit)))
+        found = {run.id: run for run in session.scalars(select(Run).options(brief).where(Run.id.in_(ids)))}
+        return [found[run_id] for run_id in ids if run_id in found]
+    query = _filtered(select(Run), wanted).options(brief).order_by(Run.id.desc()).limit(limit)
     if before is not None:
         query = query.where(Run.id < before)
-    if wanted.owner is None or offset:
-        return list(session.scalars(query.where(_readable(wanted.owner))))
+    if wanted.owner is None:
+        return list(session.scalars(query))
     # Two queries, each by its own index: one query with OR would scan the runs of all owners.
     owned = session.scalars(query.where(Run.owner == wanted.owner)).all()
     others = session.scalars(query.where(Run.shared, Run.owner != wanted.owner)).all()
@@ -152,6 +155,8 @@ def _mentions(word: str) -> ColumnElement[bool]:
 
 def _order_by(session: Session, order: Order) -> list[ColumnElement[Any]]:
     """Return the columns to sort by: runs without a value come last, and equal ones newest first."""
+    if order == Order():
+        return [Run.id.desc()]
     value = _sorted_by(order, session.get_bind().dialect.name)
     return [nulls_last(value.desc() if order.descending else value.asc()), Run.id.desc()]
 
@@ -219,12 +224,12 @@ def _names(target: Any) -> list[str]:
 def _compared(session: Session, runs: Sequence[Run]) -> dict[str, str]:
     """Return the run that each one is compared with: its parent, else the one before it on its dataset."""
     compared = {run.id: run.parent_id for run in runs if run.parent_id is not None}
-    for run in runs:
-        if run.id not in compared:
-            earlier = select(Run.id).where(Run.dataset_id == run.dataset_id, Run.id < run.id, Run.kind == run.kind)
-            earlier = earlier.where(Run.owner == run.owner).order_by(Run.id.desc()).limit(1)
-            if (previous := session.scalar(earlier)) is not None:
-                compared[run.id] = previous
+    alone = [run.id for run in runs if run.id not in compared]
+    earlier = aliased(Run)
+    before = select(earlier.id).where(earlier.dataset_id == Run.dataset_id, earlier.id < Run.id)
+    before = before.where(earlier.kind == Run.kind, earlier.owner == Run.owner).order_by(earlier.id.desc()).limit(1)
+    rows = session.execute(select(Run.id, before.scalar_subquery()).where(Run.id.in_(alone)))
+    compared |= {run_id: previous for run_id, previous in rows if previous is not None}
     return compared
 
 

@@ -7,11 +7,19 @@ installed package, so that it works offline.
 
 from __future__ import annotations
 
+import mimetypes
 from importlib.resources import files
 from pathlib import Path
+from typing import ClassVar
 
 from fastapi import APIRouter, FastAPI
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
 from starlette.responses import HTMLResponse, Response
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
+
+from services.http.compression import accepted
 
 DASHBOARD = Path(__file__).resolve().parents[1] / "dashboard" / "build"
 
@@ -44,9 +52,29 @@ _SWAGGER_START = """SwaggerUIBundle({
 """
 
 
+class Assets(StaticFiles):
+    """Files with a hash of their content in their names: kept by browsers for good, sent as the build packed them."""
+
+    _SUFFIXES: ClassVar = {"gzip": ".gz", "br": ".br"}
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        encoding = accepted(Headers(scope=scope).get("accept-encoding", ""), tuple(self._SUFFIXES))
+        packed = path + self._SUFFIXES[encoding] if encoding else path
+        if encoding and await run_in_threadpool(lambda: self.lookup_path(packed)[1] is not None):
+            response = await super().get_response(packed, scope)
+            response.headers["Content-Type"] = mimetypes.guess_type(path)[0] or "application/octet-stream"
+            response.headers["Content-Encoding"] = encoding
+        else:
+            response = await super().get_response(path, scope)
+        response.headers["Vary"] = "Accept-Encoding"
+        response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
+        return response
+
+
 def mount_dashboard(app: FastAPI, build: Path = DASHBOARD) -> None:
     """Serve the dashboard under `/`. Paths that no route matches get its page, so that deep links work."""
     if (build / "index.html").is_file():
+        app.mount("/assets", Assets(directory=build / "assets", check_dir=False))
         app.frontend("/", directory=build, fallback="index.html", check_dir=True)
     else:
         app.add_api_route("/", lambda: HTMLResponse(_NOT_BUILT), include_in_schema=False)

@@ -18,8 +18,8 @@ _NEVER = ("text/event-stream",)  # each event is sent as it comes
 
 
 @lru_cache(1024)
-def accepted(header: str) -> str | None:
-    """Return the encoding to answer with, zstd before gzip where a client likes both equally; None for none."""
+def accepted(header: str, offered: tuple[str, ...] = ("gzip", "zstd")) -> str | None:
+    """Return the encoding to answer with, the last one offered of those that a client likes best; None for none."""
     weights: dict[str, float] = {}
     for part in header.lower().split(","):
         name, _, parameters = part.partition(";")
@@ -29,9 +29,9 @@ def accepted(header: str) -> str | None:
         except ValueError:
             continue
     anything = weights.get("*", 0.0)
-    acceptable = [(weights.get(name, anything), name) for name in ("gzip", "zstd")]
-    weight, name = max(acceptable)
-    return name if weight > 0 and weight >= weights.get("identity", 0.0) else None
+    acceptable = [(weights.get(name, anything), place) for place, name in enumerate(offered)]
+    weight, place = max(acceptable)
+    return offered[place] if weight > 0 and weight >= weights.get("identity", 0.0) else None
 
 
 def compressed(body: bytes, encoding: str) -> bytes:

@@ -59,6 +59,8 @@ class RequestInstrumentation:
                     headers.setdefault(name, value)
                 if scope["path"].startswith(_API_PATHS):  # what a key may read stays in no cache
                     headers.setdefault("Cache-Control", "no-store")
+                elif headers.get("Content-Type", "").startswith("text/html"):  # it names the files of one release
+                    headers.setdefault("Cache-Control", "no-cache")
                 for name, value in scope.get("rate_limit_headers", {}).items():
                     headers[name] = value
             await send(message)

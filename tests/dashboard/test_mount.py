@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import httpx2
@@ -29,6 +30,23 @@ def test_deep_links_get_the_page_and_routes_stay_routes(tmp_path: Path) -> None:
     assert client.get("/api/v1/limits", headers=HTML).json() == {"rows": 1}
     assert client.get("/assets/missing.js").status_code == 404
     assert client.get("/../../etc/passwd").status_code == 404
+
+
+def test_assets_are_kept_for_good_and_sent_as_the_build_packed_them(tmp_path: Path) -> None:
+    client, assets = client_with_pages(tmp_path / "build"), tmp_path / "build" / "assets"
+    assets.mkdir()
+    for name, content in {"a-1.js": b"plain", "a-1.js.gz": gzip.compress(b"packed"), "b-1.svg": b"<svg/>"}.items():
+        (assets / name).write_bytes(content)
+    packed = client.get("/assets/a-1.js", headers={"Accept-Encoding": "gzip, deflate, zstd"})
+    assert (packed.text, packed.headers["content-encoding"]) == ("packed", "gzip")
+    assert packed.headers["content-type"].startswith("text/javascript")
+    assert "immutable" in packed.headers["cache-control"]
+    plain = client.get("/assets/a-1.js", headers={"Accept-Encoding": "identity"})
+    assert (plain.text, plain.headers["vary"]) == ("plain", "Accept-Encoding")
+    assert "content-encoding" not in plain.headers
+    assert client.get("/assets/b-1.svg").text == "<svg/>"  # never packed
+    unchanged = client.get("/assets/a-1.js", headers={"If-None-Match": packed.headers["etag"]})
+    assert unchanged.status_code == 304
 
 
 def test_without_a_build_the_page_says_how_to_build_it(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
 import { useQuery, useQueryClient } from "@tanstack/react-query";
-import { lazy, Suspense, useEffect, useState } from "react";
+import { lazy, Suspense, useEffect, useState, type ComponentType } from "react";
 import { NavLink, Route, Routes, Link, useLocation } from "react-router";
 import { ApiError } from "./api/client";
 import { signIn, signOut, whoAmI, type Me } from "./api/session";
@@ -12,19 +12,25 @@ import { setLanguage, useLanguage, useText, type Language } from "./i18n";
 import { SignIn } from "./pages/SignIn";
 import { setTheme, useTheme, type Theme } from "./state/preferences";
 
-const Home = lazy(() => import("./pages/Home"));
-const Datasets = lazy(() => import("./pages/Datasets"));
-const DatasetPage = lazy(() => import("./pages/DatasetPage"));
-const NewRun = lazy(() => import("./pages/NewRun"));
-const Runs = lazy(() => import("./pages/Runs"));
-const RunPage = lazy(() => import("./pages/RunPage"));
-const Compare = lazy(() => import("./pages/Compare"));
-const Models = lazy(() => import("./pages/Models"));
-const ModelPage = lazy(() => import("./pages/ModelPage"));
-const Playground = lazy(() => import("./pages/Playground"));
-const Lessons = lazy(() => import("./pages/Lessons"));
-const Automations = lazy(() => import("./pages/Automations"));
-const System = lazy(() => import("./pages/System"));
+/** A page whose code is fetched when it is needed: at once where the address is its own, beside asking who is signed in. */
+function page(path: RegExp, load: () => Promise<{ default: ComponentType }>): ComponentType {
+  if (path.test(window.location.pathname)) void load().catch(() => undefined); // asked for again, and refused, when it is shown
+  return lazy(load);
+}
+
+const Home = page(/^\/$/, () => import("./pages/Home"));
+const Datasets = page(/^\/datasets$/, () => import("./pages/Datasets"));
+const DatasetPage = page(/^\/datasets\/./, () => import("./pages/DatasetPage"));
+const NewRun = page(/^\/new$/, () => import("./pages/NewRun"));
+const Runs = page(/^\/runs$/, () => import("./pages/Runs"));
+const RunPage = page(/^\/runs\/./, () => import("./pages/RunPage"));
+const Compare = page(/^\/compare/, () => import("./pages/Compare"));
+const Models = page(/^\/models$/, () => import("./pages/Models"));
+const ModelPage = page(/^\/models\/./, () => import("./pages/ModelPage"));
+const Playground = page(/^\/playground/, () => import("./pages/Playground"));
+const Lessons = page(/^\/lessons/, () => import("./pages/Lessons"));
+const Automations = page(/^\/automations/, () => import("./pages/Automations"));
+const System = page(/^\/system/, () => import("./pages/System"));
 const NotFound = lazy(() => import("./pages/NotFound"));
 
 /** Signs in with the key from the printed address, or asks for one. */

@@ -2,13 +2,25 @@
 
 import { currentLanguage } from "./i18n";
 
+const formats = new Map<string, unknown>();
+
+/** A format of this language and these options, made once: making one costs more than a hundred uses. */
+function made<T>(key: string, make: (language: string) => T): T {
+  const whole = `${currentLanguage()} ${key}`;
+  if (!formats.has(whole)) formats.set(whole, make(currentLanguage()));
+  return formats.get(whole) as T;
+}
+
+const numbers = (digits: number | null, useGrouping = true): Intl.NumberFormat =>
+  made(`number ${digits} ${useGrouping}`, (language) => new Intl.NumberFormat(language, digits === null ? { maximumFractionDigits: 0 } : { maximumSignificantDigits: digits, useGrouping }));
+
 export function number(value: number | null | undefined, digits = 4): string {
   if (value === null || value === undefined) return "–";
   if (!Number.isFinite(value)) return String(value);
-  if (Number.isInteger(value) && Math.abs(value) < 1e15) return value.toLocaleString(currentLanguage());
+  if (Number.isInteger(value) && Math.abs(value) < 1e15) return numbers(null).format(value);
   const size = Math.abs(value);
   if (size !== 0 && (size < 1e-3 || size >= 1e7)) return value.toExponential(Math.max(0, digits - 2));
-  return value.toLocaleString(currentLanguage(), { maximumSignificantDigits: digits, useGrouping: size >= 1e4 });
+  return numbers(digits, size >= 1e4).format(value);
 }
 
 export const percent = (share: number | null | undefined, digits = 1): string =>
@@ -43,7 +55,7 @@ function twoUnits(count: number, per: number, large: string, small: string): str
 export function ago(iso: string | null | undefined, now = Date.now()): string {
   if (!iso) return "–";
   const passed = (now - Date.parse(iso)) / 1000;
-  const format = new Intl.RelativeTimeFormat(currentLanguage(), { numeric: "auto" });
+  const format = made("ago", (language) => new Intl.RelativeTimeFormat(language, { numeric: "auto" }));
   if (Math.abs(passed) < 60) return format.format(-Math.round(passed), "second");
   if (Math.abs(passed) < 3600) return format.format(-Math.round(passed / 60), "minute");
   if (Math.abs(passed) < 86_400) return format.format(-Math.round(passed / 3600), "hour");
@@ -54,7 +66,7 @@ export function ago(iso: string | null | undefined, now = Date.now()): string {
 export const secondsUntil = (iso: string): number => (Date.parse(iso) - Date.now()) / 1000;
 
 export const moment = (iso: string | null | undefined): string =>
-  iso ? new Date(iso).toLocaleString(currentLanguage(), { dateStyle: "medium", timeStyle: "medium" }) : "–";
+  iso ? made("moment", (language) => new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "medium" })).format(new Date(iso)) : "–";
 
 /** A cell's value as text; null is shown as an empty cell. */
 export function cell(value: unknown): string {

@@ -96,3 +96,6 @@ export function nameOf(fileName: string): string {
   const plain = stem.normalize("NFKD").replace(/[^a-z0-9._-]+/g, "-").replace(/^[^a-z0-9]+|[^a-z0-9]+$/g, "");
   return plain.slice(0, 63) || "table";
 }
+
+/** How specs and addresses name a version. */
+export const refOf = (dataset: { name: string; version: number }): string => `${dataset.name}@${dataset.version}`;

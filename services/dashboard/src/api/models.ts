@@ -1,5 +1,6 @@
 import { keepPreviousData, useInfiniteQuery, useQuery, type UseQueryResult } from "@tanstack/react-query";
 import { call, del, get, patch, post, put, seg, ApiError, problemOf } from "./client";
+import { newId } from "./newId";
 import type { DecisionDetail, LabelInfo, ModelDetail, ModelHistory, ModelPage, PredictionRequest, RunInfo } from "./types";
 
 const ROOT = "/api/v1/models";
@@ -94,7 +95,7 @@ export const retire = (name: string, version: number): Promise<unknown> => del(`
 
 /** Have the workers predict all rows of a dataset. */
 export const predictTable = (name: string, body: PredictionRequest): Promise<RunInfo> =>
-  post<RunInfo>(`${ROOT}/${seg(name)}/predictions`, body, { headers: { "Idempotency-Key": crypto.randomUUID() } });
+  post<RunInfo>(`${ROOT}/${seg(name)}/predictions`, body, { headers: { "Idempotency-Key": newId() } });
 
 export interface Answer {
   predictions: unknown[];
@@ -106,12 +107,12 @@ export interface Answer {
 export const predictPath = (name: string, version: number | null, verb: string): string =>
   `/v1/models/${seg(name)}${version === null ? "" : `/versions/${version}`}:${verb}`;
 
-/** Predict over TensorFlow Serving's REST protocol, as any client would. */
-export async function predict(name: string, version: number | null, rows: unknown[], signal?: AbortSignal, interval: number | false | null = null): Promise<Answer> {
+/** Predict over TensorFlow Serving's REST protocol, as any client would. Under an id, the answer is stored for its truth. */
+export async function predict(name: string, version: number | null, rows: unknown[], signal?: AbortSignal, interval: number | false | null = null, id: string | null = null): Promise<Answer> {
   const started = performance.now();
   const init: RequestInit = {
     method: "POST",
-    headers: { "Content-Type": "application/json" },
+    headers: { "Content-Type": "application/json", ...(id !== null && { "X-Prediction-ID": id }) },
     body: JSON.stringify({ instances: rows, ...(interval !== null && { interval }) }),
     ...(signal && { signal }),
   };

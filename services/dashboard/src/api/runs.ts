@@ -1,6 +1,7 @@
 import { useInfiniteQuery, useQuery, type UseQueryResult } from "@tanstack/react-query";
 import type { EpochRow } from "../charts/curves";
 import { ApiError, call, get, patch, post, seg } from "./client";
+import { newId } from "./newId";
 import type { BulkOutcome, LayerSeries, RunDetail, RunInfo, RunPage, Validation } from "./types";
 
 const ROOT = "/api/v1/runs";
@@ -115,18 +116,18 @@ export const submit = (text: string, { name, tags }: Named): Promise<RunInfo> =>
   call<RunInfo>("POST", ROOT, {
     body: text,
     query: { ...(name !== "" && { name }), ...(tags.length > 0 && { tag: tags }) },
-    headers: { "Content-Type": "application/yaml", "Idempotency-Key": crypto.randomUUID() },
+    headers: { "Content-Type": "application/yaml", "Idempotency-Key": newId() },
   });
 
 /** Submit a spec given as an object, for runs that a page creates. */
 export const submitSpec = (spec: unknown, signal?: AbortSignal): Promise<RunInfo> =>
-  call<RunInfo>("POST", ROOT, { body: spec, headers: { "Idempotency-Key": crypto.randomUUID() }, signal });
+  call<RunInfo>("POST", ROOT, { body: spec, headers: { "Idempotency-Key": newId() }, signal });
 
 export const cancelRun = (id: string): Promise<RunInfo> => post<RunInfo>(`${ROOT}/${seg(id)}/cancel`);
 export const retryRun = (id: string): Promise<RunInfo> =>
-  post<RunInfo>(`${ROOT}/${seg(id)}/retry`, undefined, { headers: { "Idempotency-Key": crypto.randomUUID() } });
+  post<RunInfo>(`${ROOT}/${seg(id)}/retry`, undefined, { headers: { "Idempotency-Key": newId() } });
 export const reproduceRun = (id: string): Promise<RunInfo> =>
-  post<RunInfo>(`${ROOT}/${seg(id)}/reproduce`, undefined, { headers: { "Idempotency-Key": crypto.randomUUID() } });
+  post<RunInfo>(`${ROOT}/${seg(id)}/reproduce`, undefined, { headers: { "Idempotency-Key": newId() } });
 
 export interface ForkRequest {
   epoch: number;
@@ -136,7 +137,7 @@ export interface ForkRequest {
 }
 
 export const forkRun = (id: string, body: ForkRequest): Promise<RunInfo> =>
-  post<RunInfo>(`${ROOT}/${seg(id)}/fork`, body, { headers: { "Idempotency-Key": crypto.randomUUID() } });
+  post<RunInfo>(`${ROOT}/${seg(id)}/fork`, body, { headers: { "Idempotency-Key": newId() } });
 
 /** Layer statistics of the best trial; polled while it trains. */
 export const useLayers = (id: string, live: boolean): UseQueryResult<LayerSeries> =>

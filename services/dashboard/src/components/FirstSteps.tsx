@@ -12,7 +12,7 @@ const TOY = "iris";
 const COURSE = "circle";
 
 /** What to begin with, while there is neither a table nor a run. */
-export function FirstSteps() {
+export default function FirstSteps() {
   const t = useText();
   const go = useNavigate();
   const queries = useQueryClient();

@@ -1,10 +1,10 @@
-import { useQuery } from "@tanstack/react-query";
-import { ApiError, get, seg } from "../api/client";
-import type { Drifted, DriftReport } from "../api/types";
+import { useDrift } from "../api/feedback";
+import type { Drifted } from "../api/types";
 import { Bars } from "../charts/small";
 import { number, percent, seconds } from "../format";
 import { useText, type Key, type Translate } from "../i18n";
 import { Badge, Card, Empty, ErrorView, Loading, Scroll, type Tone } from "./basics";
+import { LiveTruth } from "./feedback/LiveTruth";
 import { ModelHistory } from "./ModelHistory";
 import { ModelTraffic } from "./ModelTraffic";
 
@@ -24,26 +24,18 @@ export function ModelLive({ name }: { name: string }) {
 
 function Drift({ name }: { name: string }) {
   const t = useText();
-  const drift = useQuery({
-    queryKey: ["drift", name],
-    queryFn: async ({ signal }) => {
-      try {
-        return await get<DriftReport>(`/api/v1/models/${seg(name)}/drift`, undefined, signal);
-      } catch (error) {
-        if (error instanceof ApiError && error.status === 404) return null;
-        throw error;
-      }
-    },
-    refetchInterval: 5000,
-  });
+  const drift = useDrift(name);
   if (drift.isPending) return <Loading />;
   if (drift.error) return <ErrorView error={drift.error} />;
   const report = drift.data;
   if (report === null || report.rows === 0) {
     return (
-      <Card title={t("drift.title")}>
-        <Empty title={t("drift.none")} />
-      </Card>
+      <>
+        <Card title={t("drift.title")}>
+          <Empty title={t("drift.none")} />
+        </Card>
+        {report !== null && <LiveTruth name={name} report={report} />}
+      </>
     );
   }
   return (
@@ -59,20 +51,7 @@ function Drift({ name }: { name: string }) {
           <Indices label={t("drift.outputs")} items={report.outputs.map((one) => ({ ...one, name: `${one.output} · ${t(`drift.part.${one.part}` as Key)}` }))} />
         </Card>
       )}
-      {report.live.length > 0 && (
-        <Card title={t("drift.truth")}>
-          <ul className="plain-list flush">
-            {report.live.map((one) => (
-              <li key={`${one.version}.${one.output}`}>
-                <strong>{one.output}</strong>
-                <span className="grow" />
-                <span className="num">{one.accuracy === null ? `RMSE ${number(one.rmse)} · MAE ${number(one.mae)}` : `${t("drift.accuracy")} ${percent(one.accuracy)}`}</span>
-                <span className="small faint">{t("rows.count", { n: number(one.rows) })}</span>
-              </li>
-            ))}
-          </ul>
-        </Card>
-      )}
+      <LiveTruth name={name} report={report} />
     </>
   );
 }

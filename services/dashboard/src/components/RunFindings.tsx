@@ -1,6 +1,7 @@
 import { useState } from "react";
 import { Link, useNavigate } from "react-router";
 import { post, seg } from "../api/client";
+import { newId } from "../api/newId";
 import { isLive, useInsight } from "../api/runs";
 import type { Complexity, FindingInfo, Findings, Lineage, RunDetail } from "../api/types";
 import { number } from "../format";
@@ -46,7 +47,7 @@ function FindingCard({ run, finding }: { run: RunDetail; finding: FindingInfo })
   const [busy, setBusy] = useState(false);
   const apply = () => {
     setBusy(true);
-    post<RunDetail>(`/api/v1/runs/${seg(run.id)}/findings/${finding.n}/apply`, undefined, { headers: { "Idempotency-Key": crypto.randomUUID() } })
+    post<RunDetail>(`/api/v1/runs/${seg(run.id)}/findings/${finding.n}/apply`, undefined, { headers: { "Idempotency-Key": newId() } })
       .then((child) => {
         showMessage(t("findings.applied"));
         return go(`/runs/${encodeURIComponent(child.id)}`);

@@ -8,6 +8,7 @@ import { useText, type Translate } from "../i18n";
 import { useInAddress } from "../state/address";
 import { fieldsOf, positionOf, readPrediction, requests, rowOf, timeText, type FieldSpec, type OutputPrediction } from "../spec/prediction";
 import { Badge, Button, Card, CopyButton, ErrorView, Loading, Notice, Segment, Select } from "./basics";
+import { WhatHappened } from "./feedback/WhatHappened";
 
 /** A form generated from the model's columns; the prediction updates as the user types. */
 export function TryIt({ model }: { model: ModelDetail }) {
@@ -136,6 +137,7 @@ function TryForm({ name, version, manifest }: { name: string; version: number | 
           </div>
         </Card>
         {explanation && <Contributions explanation={explanation} predictions={predictions} manifest={manifest} />}
+        {answer && <WhatHappened key={JSON.stringify(row)} name={name} version={version} row={row} manifest={manifest} />}
         <Requests path={predictPath(name, version, "predict")} row={row} level={level} />
       </div>
     </div>

@@ -193,6 +193,23 @@ export function Stat({ name, value, note }: { name: string; value: ReactNode; no
   );
 }
 
+/** Copy text; return whether it was. The clipboard's own interface is there only over https and on this machine. */
+async function copyText(text: string): Promise<boolean> {
+  if ("clipboard" in navigator) {
+    return navigator.clipboard.writeText(text).then(
+      () => true,
+      () => false,
+    );
+  }
+  const held = document.createElement("textarea");
+  held.value = text;
+  document.body.append(held);
+  held.select();
+  const copied = document.execCommand("copy");
+  held.remove();
+  return copied;
+}
+
 /** Copies text and confirms it for a moment. */
 export function CopyButton({ text, label }: { text: string; label?: string }) {
   const t = useText();
@@ -203,7 +220,7 @@ export function CopyButton({ text, label }: { text: string; label?: string }) {
     return () => clearTimeout(timer);
   }, [done]);
   return (
-    <Button small onPress={() => void navigator.clipboard.writeText(text).then(() => setDone(true))}>
+    <Button small onPress={() => void copyText(text).then(setDone)}>
       {done ? t("copied") : (label ?? t("copy"))}
     </Button>
   );

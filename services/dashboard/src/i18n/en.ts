@@ -7,6 +7,7 @@ import { rolloutsEn } from "./en.rollouts";
 import { systemEn } from "./en.system";
 import { searchEn } from "./en.search";
 import { sourcesEn } from "./en.sources";
+import { truthEn } from "./en.truth";
 
 export const en = {
   ...automationsEn,
@@ -16,6 +17,7 @@ export const en = {
   ...systemEn,
   ...searchEn,
   ...sourcesEn,
+  ...truthEn,
   "lessons.course": "Course",
   "lessons.done": "done",
   "lessons.edit": "Edit {file} first",

@@ -7,6 +7,7 @@ import { systemZh } from "./zh.system";
 import { automationsZh } from "./zh.automations";
 import { searchZh } from "./zh.search";
 import { sourcesZh } from "./zh.sources";
+import { truthZh } from "./zh.truth";
 import type { en } from "./en";
 
 export const zh: Record<keyof typeof en, string> = {
@@ -17,6 +18,7 @@ export const zh: Record<keyof typeof en, string> = {
   ...automationsZh,
   ...searchZh,
   ...sourcesZh,
+  ...truthZh,
   "lessons.course": "課程",
   "lessons.done": "完成",
   "lessons.edit": "先編輯 {file}",

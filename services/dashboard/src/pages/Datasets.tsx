@@ -1,7 +1,7 @@
 import { useQueryClient } from "@tanstack/react-query";
 import { useState } from "react";
 import { Link, useNavigate } from "react-router";
-import { makeSample, useDatasets, useSamples } from "../api/datasets";
+import { makeSample, useDatasets, useSamples, refOf } from "../api/datasets";
 import type { SampleInfo } from "../api/types";
 import { Badge, Button, Card, Check, Empty, ErrorView, Loading, Scroll } from "../components/basics";
 import { showError } from "../components/toasts";
@@ -9,8 +9,6 @@ import { ImportForm } from "../components/ImportForm";
 import { UploadBox } from "../components/UploadBox";
 import { ago, bytes, number } from "../format";
 import { useText } from "../i18n";
-
-export const refOf = (dataset: { name: string; version: number }): string => `${dataset.name}@${dataset.version}`;
 
 export default function Datasets() {
   const t = useText();

@@ -1,14 +1,15 @@
+import { lazy, Suspense } from "react";
 import { Link } from "react-router";
-import { useDatasets } from "../api/datasets";
+import { useDatasets, refOf } from "../api/datasets";
 import { useRuns } from "../api/runs";
 import { Card, Empty, ErrorView, Loading } from "../components/basics";
-import { FirstSteps } from "../components/FirstSteps";
 import { Icon, type IconName } from "../components/icons";
 import { ago, number } from "../format";
 import { useText } from "../i18n";
-import { refOf } from "./Datasets";
 import { NextStep } from "../components/NextStep";
 import { RunTable } from "../components/RunTable";
+
+const FirstSteps = lazy(() => import("../components/FirstSteps"));
 
 /** What to begin with; later the three steps, recent runs and datasets. */
 export default function Home() {
@@ -27,7 +28,9 @@ export default function Home() {
           <p className="muted">{t("home.lead")}</p>
         </div>
         <NextStep runs={[]} tables={[]} />
-        <FirstSteps />
+        <Suspense fallback={<Loading />}>
+          <FirstSteps />
+        </Suspense>
       </div>
     );
   }

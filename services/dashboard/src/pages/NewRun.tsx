@@ -2,7 +2,7 @@ import { useQuery } from "@tanstack/react-query";
 import { useEffect, useMemo, useState } from "react";
 import { Link, useNavigate, useSearchParams } from "react-router";
 import { get } from "../api/client";
-import { useDataset, useDatasets } from "../api/datasets";
+import { useDataset, useDatasets, refOf } from "../api/datasets";
 import { runQuery, setNotes as saveNotes, submit } from "../api/runs";
 import type { DatasetDetail, DatasetInfo } from "../api/types";
 import { Button, Card, Empty, Field, Loading, Select } from "../components/basics";
@@ -23,7 +23,6 @@ import { LESSONS, startFrom } from "../spec/lessons";
 import { expand, shortest } from "../spec/columns";
 import { columnsOf } from "../spec/network";
 import { useVerdict } from "../spec/useVerdict";
-import { refOf } from "./Datasets";
 
 export const useCatalogue = (): Catalogue | null => {
   const schema = useQuery({

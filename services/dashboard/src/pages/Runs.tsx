@@ -1,5 +1,5 @@
 import { useQuery } from "@tanstack/react-query";
-import { useState } from "react";
+import { useMemo, useState } from "react";
 import { Link, useLocation, useSearchParams } from "react-router";
 import { allIds, runsAt, type ListQuery } from "../api/runs";
 import type { ListedRun } from "../api/types";
@@ -39,8 +39,11 @@ export default function Runs() {
   const sorting = sortingOf(address);
   const query = queryOf(address);
   const total = useQuery({ ...runsAt(query, 0, PAGE), placeholderData: (before) => before }).data?.total ?? null;
-  const chosenColumns = (address.get("columns") ?? "").split(",").filter(isColumn);
-  const columns: readonly ColumnId[] = chosenColumns.length > 0 ? chosenColumns : USUAL;
+  const named = address.get("columns") ?? "";
+  const columns = useMemo((): readonly ColumnId[] => {
+    const chosenColumns = named.split(",").filter(isColumn);
+    return chosenColumns.length > 0 ? chosenColumns : USUAL;
+  }, [named]);
   const choose = (ids: readonly string[], on: boolean) =>
     setChosen((old) => {
       const next = new Set(old);

@@ -1,8 +1,7 @@
 import { useState } from "react";
-import { useDataset, useDatasets, useProfile } from "../../api/datasets";
+import { useDataset, useDatasets, useProfile, refOf } from "../../api/datasets";
 import { useText } from "../../i18n";
 import type { OwnTable } from "../../spec/playground";
-import { refOf } from "../../pages/Datasets";
 import { Button, ErrorView, Loading, Select } from "../basics";
 
 /** Chooses two columns of a table and what they predict. */

@@ -1,9 +1,9 @@
 import { useQueries } from "@tanstack/react-query";
-import { useEffect, useRef, useState, type MouseEvent, type ReactNode, type RefObject } from "react";
+import { memo, useCallback, useEffect, useMemo, useRef, useState, type MouseEvent, type ReactNode, type RefObject } from "react";
 import { isLive, runsAt, type ListQuery } from "../../api/runs";
 import type { ListedRun, RunPage } from "../../api/types";
 import { useText } from "../../i18n";
-import { Button, ErrorView, Loading } from "../basics";
+import { ErrorView, Loading } from "../basics";
 import { Icon } from "../icons";
 import { headline, shortId } from "../RunBits";
 import { Cell, COLUMNS, type ColumnId } from "./columns";
@@ -75,7 +75,7 @@ export function RunGrid({ query, columns, sorting, metric, chosen, onSort, onMet
   const loaded = [...at.values()];
   const names = [...new Set(loaded.flatMap((run) => Object.keys(run.scores)))].sort();
   const usual = mostCommon(loaded.flatMap((run) => headline(run.scores) ?? []));
-  const shown = COLUMNS.filter((one) => columns.includes(one.id));
+  const shown = useMemo(() => COLUMNS.filter((one) => columns.includes(one.id)), [columns]);
   const count = total ?? 0;
   const [first, last] = [Math.min(from, Math.max(0, count - 1)), Math.min(to, count - 1)];
   const rows = Array.from({ length: last - first + 1 }, (_, place) => first + place);
@@ -139,7 +139,7 @@ export function RunGrid({ query, columns, sorting, metric, chosen, onSort, onMet
               const run = at.get(place);
               return (
                 <tr key={place} aria-rowindex={place + 2} className={run && chosen.has(run.id) ? "chosen" : ""}>
-                  {run ? <Row run={run} shown={shown.map((one) => one.id)} metric={metric} onTag={onTag} onEdit={onEdit} mark={(event) => marks(place, event)} chosen={chosen.has(run.id)} /> : <td colSpan={shown.length + 2} />}
+                  {run ? <Row run={run} place={place} shown={shown} metric={metric} onTag={onTag} onEdit={onEdit} mark={marks} chosen={chosen.has(run.id)} /> : <td colSpan={shown.length + 2} />}
                 </tr>
               );
             })}
@@ -153,35 +153,37 @@ export function RunGrid({ query, columns, sorting, metric, chosen, onSort, onMet
 
 interface RowProps {
   run: ListedRun;
-  shown: readonly ColumnId[];
+  place: number;
+  shown: typeof COLUMNS;
   metric: string | null;
   chosen: boolean;
-  mark: (event: MouseEvent<HTMLInputElement>) => void;
+  mark: (place: number, event: MouseEvent<HTMLInputElement>) => void;
   onTag: (tag: string) => void;
   onEdit: (run: ListedRun) => void;
 }
 
-function Row({ run, shown, metric, chosen, mark, onTag, onEdit }: RowProps) {
+/** Drawn anew only where something of it has changed: scrolling moves the others as they are. */
+const Row = memo(function Row({ run, place, shown, metric, chosen, mark, onTag, onEdit }: RowProps) {
   const t = useText();
   const name = run.name ?? shortId(run.id);
   return (
     <>
       <td>
-        <input type="checkbox" aria-label={t("runs.choose", { run: name })} checked={chosen} onChange={() => undefined} onClick={mark} />
+        <input type="checkbox" aria-label={t("runs.choose", { run: name })} checked={chosen} onChange={() => undefined} onClick={(event) => mark(place, event)} />
       </td>
-      {shown.map((id) => (
-        <td key={id} className={id === "metric" || id === "duration" ? "num" : ""}>
+      {shown.map(({ id, numeric }) => (
+        <td key={id} className={numeric ? "num" : ""}>
           <Cell run={run} id={id} metric={metric} onTag={onTag} />
         </td>
       ))}
       <td>
-        <Button small icon tone="quiet" label={`${t("runs.edit")}: ${name}`} onPress={() => onEdit(run)}>
+        <button type="button" className="button quiet small icon" aria-label={`${t("runs.edit")}: ${name}`} onClick={() => onEdit(run)}>
           <Icon name="pencil" />
-        </Button>
+        </button>
       </td>
     </>
   );
-}
+});
 
 function SortButton({ title, on, descending, hidden, onPress }: { title: string; on: boolean; descending: boolean; hidden?: boolean; onPress: () => void }) {
   const t = useText();
@@ -195,14 +197,19 @@ function SortButton({ title, on, descending, hidden, onPress }: { title: string;
 /** Chooses one row, or with Shift all rows from the last one that was chosen. */
 function useMarks(at: ReadonlyMap<number, ListedRun>, chosen: ReadonlySet<string>, onChoose: Props["onChoose"]) {
   const before = useRef<number | null>(null);
-  return (place: number, event: MouseEvent) => {
+  const now = useRef({ at, chosen, onChoose });
+  useEffect(() => {
+    now.current = { at, chosen, onChoose };
+  });
+  return useCallback((place: number, event: MouseEvent) => {
+    const { at, chosen, onChoose } = now.current;
     const run = at.get(place);
     if (!run) return;
     const from = event.shiftKey && before.current !== null ? before.current : place;
     const ids = Array.from({ length: Math.abs(place - from) + 1 }, (_, step) => at.get(Math.min(place, from) + step)?.id).filter((id) => id !== undefined);
     before.current = place;
     onChoose(ids, !chosen.has(run.id));
-  };
+  }, []);
 }
 
 function mostCommon(names: readonly string[]): string | null {
