@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sqlalchemy import Engine, select
@@ -15,7 +13,7 @@ from fitserve.operations import alarms, conditions, samples
 from fitserve.operations.alarms import Watch
 from fitserve.runs import worker_registry
 from fitserve.settings import Settings
-from fitserve.tables import Alarm, Drifting, OutboxEvent, Sample, Worker
+from fitserve.tables import Alarm, Drifting, OutboxEvent, Worker
 
 
 @pytest.fixture
@@ -26,46 +24,6 @@ def settings(tmp_path: Path) -> Settings:
 def found(engine: Engine, settings: Settings) -> dict[str, conditions.Condition]:
     with db.reading(engine) as session:
         return {one.name: one for one in conditions.look(session, settings)}
-
-
-def add_sample(engine: Engine, kind: str, seconds_ago: float = 5, **figures: Any) -> None:
-    """Write what a process counted in this minute and these ten minutes."""
-    with db.transaction(engine) as session:
-        at = db.now(session).timestamp() - seconds_ago
-        gauges = {"at": at, "disk_free": 50.0, "disk_size": 100.0, **figures.pop("gauges", {})}
-        whole = {"counts": {}, "buckets": {}, "gauges": gauges, "most": {}, "broken": [], **figures}
-        for step, slot in samples.slots_of(at):
-            session.merge(Sample(step=step, slot=slot, process=kind, kind=kind, host="here", figures=whole))
-
-
-SLOW = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 200, 0, 0, 0]
-CASES: dict[str, tuple[str, Callable[[Engine], None]]] = {
-    "predict_errors": (
-        "critical",
-        lambda engine: add_sample(engine, "predict", counts={"requests": 100, "errors": 5}),
-    ),
-    "api_errors": ("critical", lambda engine: add_sample(engine, "api", counts={"requests": 100, "errors": 10})),
-    "predict_slow": ("warning", lambda engine: add_sample(engine, "predict", buckets={"predictions": SLOW})),
-    "predict_shedding": ("warning", lambda engine: add_sample(engine, "predict", counts={"shed": 1000})),
-    "version_broken": ("critical", lambda engine: add_sample(engine, "predict", broken=["m/3"])),
-    "disk_full": ("critical", lambda engine: add_sample(engine, "api", gauges={"disk_free": 5.0})),
-    "process_down": ("critical", lambda engine: add_sample(engine, "predict", seconds_ago=900)),
-}
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_each_rule_finds_what_it_is_for(engine: Engine, settings: Settings, name: str) -> None:
-    worker_registry.register(engine, "w", "here", 1)
-    add_sample(engine, "api", counts={"requests": 100, "errors": 0})
-    add_sample(engine, "predict", counts={"requests": 100, "errors": 1})
-    assert found(engine, settings) == {}
-    with db.transaction(engine) as session:
-        session.query(Sample).delete()
-    severity, happen = CASES[name]
-    happen(engine)
-    wrong = found(engine, settings)
-    assert list(wrong) == [name]
-    assert wrong[name].severity == severity
 
 
 def test_an_alarm_has_one_start_and_one_end_whoever_looks(engine: Engine, settings: Settings) -> None:
