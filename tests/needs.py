@@ -121,6 +121,11 @@ TOOLS: dict[str, Tool] = {
         ("chromium",),
         in_ci=True,
     ),
+    "firefox": Tool(
+        _program("firefox-esr", "firefox", variable="FITSERVE_TEST_FIREFOX"),
+        "apt-get install firefox-esr, or set FITSERVE_TEST_FIREFOX",
+        ("firefox-esr",),
+    ),
     "a Node that the browser's driver runs on": Tool(_node_of_driver, "apt-get install libatomic1", ("libatomic1",)),
     "PostgreSQL": Tool(
         _postgresql, "make test installs it with pip; or set FITSERVE_TEST_POSTGRES_URL to a server's address"
