@@ -58,23 +58,25 @@ class Assets(StaticFiles):
     _SUFFIXES: ClassVar = {"gzip": ".gz", "br": ".br"}
 
     async def get_response(self, path: str, scope: Scope) -> Response:
-        encoding = accepted(Headers(scope=scope).get("accept-encoding", ""), tuple(self._SUFFIXES))
-        packed = path + self._SUFFIXES[encoding] if encoding else path
-        if encoding and await run_in_threadpool(lambda: self.lookup_path(packed)[1] is not None):
-            response = await super().get_response(packed, scope)
+        there = await run_in_threadpool(self._packed, path)
+        encoding = accepted(Headers(scope=scope).get("accept-encoding", ""), there) if there else None
+        response = await super().get_response(path + self._SUFFIXES[encoding] if encoding else path, scope)
+        if encoding:
             response.headers["Content-Type"] = mimetypes.guess_type(path)[0] or "application/octet-stream"
             response.headers["Content-Encoding"] = encoding
-        else:
-            response = await super().get_response(path, scope)
         response.headers["Vary"] = "Accept-Encoding"
         response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
         return response
+
+    def _packed(self, path: str) -> tuple[str, ...]:
+        return tuple(name for name, suffix in self._SUFFIXES.items() if self.lookup_path(path + suffix)[1] is not None)
 
 
 def mount_dashboard(app: FastAPI, build: Path = DASHBOARD) -> None:
     """Serve the dashboard under `/`. Paths that no route matches get its page, so that deep links work."""
     if (build / "index.html").is_file():
-        app.mount("/assets", Assets(directory=build / "assets", check_dir=False))
+        if (build / "assets").is_dir():
+            app.mount("/assets", Assets(directory=build / "assets"))
         app.frontend("/", directory=build, fallback="index.html", check_dir=True)
     else:
         app.add_api_route("/", lambda: HTMLResponse(_NOT_BUILT), include_in_schema=False)

@@ -33,10 +33,11 @@ def test_deep_links_get_the_page_and_routes_stay_routes(tmp_path: Path) -> None:
 
 
 def test_assets_are_kept_for_good_and_sent_as_the_build_packed_them(tmp_path: Path) -> None:
-    client, assets = client_with_pages(tmp_path / "build"), tmp_path / "build" / "assets"
-    assets.mkdir()
+    assets = tmp_path / "build" / "assets"
+    assets.mkdir(parents=True)
     for name, content in {"a-1.js": b"plain", "a-1.js.gz": gzip.compress(b"packed"), "b-1.svg": b"<svg/>"}.items():
         (assets / name).write_bytes(content)
+    client = client_with_pages(tmp_path / "build")
     packed = client.get("/assets/a-1.js", headers={"Accept-Encoding": "gzip, deflate, zstd"})
     assert (packed.text, packed.headers["content-encoding"]) == ("packed", "gzip")
     assert packed.headers["content-type"].startswith("text/javascript")

@@ -173,6 +173,62 @@ def test_memory_stays_flat_over_200_visits(visitor: Page, many: tuple[str, list[
     assert max(processes[5:]) < processes[1] + 60, processes
 
 
+@pytest.mark.long
+def test_heap_stays_flat_over_200_visits_of_all_pages(visitor: Page, many: tuple[str, list[str]]) -> None:
+    """Pages are gone from within, never loaded anew: what one leaves behind stays."""
+    visitor.goto("/runs")
+    devtools = visitor.context.new_cdp_session(visitor)
+    links = visitor.locator(".nav a")
+    links.first.wait_for()
+    names = links.all_inner_texts()
+    heaps, nodes, listeners = [], [], []
+    for visit in range(200):
+        visitor.locator(".nav").get_by_text(names[visit % len(names)], exact=True).click()
+        visitor.locator("main h1").first.wait_for()
+        visitor.wait_for_function("!document.querySelector('main [role=status] .spinner')")
+        if names[visit % len(names)] == "Playground":
+            visitor.get_by_role("button", name="Play", exact=True).click()
+            visitor.wait_for_function("Number(document.querySelector('[data-testid=epoch]').textContent) > 5")
+        if visit % 20 == 19:
+            heaps.append(round(heap_mb(devtools), 1))
+            counted = devtools.send("Memory.getDOMCounters")
+            nodes.append(counted["nodes"])
+            listeners.append(counted["jsEventListeners"])
+    print(f"\nevery 20 visits: heap {heaps} MB, nodes {nodes}, listeners {listeners}")
+    assert max(heaps[5:]) < max(heaps[:3]) + 4, heaps
+    assert max(nodes[5:]) < 1.5 * max(nodes[:3]), nodes
+    assert max(listeners[5:]) < 1.5 * max(listeners[:3]), listeners
+
+
+WORK = """(seconds) => new Promise((done) => {
+  const frames = [], tasks = [];
+  const note = (seen) => tasks.push(...seen.getEntries().map((one) => one.duration));
+  new PerformanceObserver(note).observe({type: "longtask"});
+  let before = performance.now(); const end = before + 1000 * seconds;
+  const step = (now) => {
+    frames.push(now - before); before = now;
+    now < end ? requestAnimationFrame(step) : done({frames: frames.slice(1), tasks});
+  };
+  requestAnimationFrame(step);
+})"""
+
+
+@pytest.mark.long
+def test_sixty_frames_a_second_while_the_playground_learns(visitor: Page) -> None:
+    visitor.goto("/playground?epochs=5000&layers=8-8-4&data=spiral")
+    visitor.get_by_role("button", name="60/s").click()
+    visitor.get_by_role("button", name="Play", exact=True).click()
+    visitor.wait_for_function("Number(document.querySelector('[data-testid=epoch]').textContent) > 5")
+    found = visitor.evaluate(WORK, 5)
+    frames = sorted(found["frames"])
+    rate = 1000 * len(frames) / sum(frames)
+    middle, late = frames[len(frames) // 2], frames[int(0.95 * len(frames))]
+    print(f"\n{rate:.0f} frames a second; median {middle:.1f} ms, 95% {late:.1f} ms; {len(found['tasks'])} long tasks")
+    assert rate > 55
+    assert late < 34
+    assert sum(found["tasks"]) < 250
+
+
 def heap_mb(devtools: CDPSession) -> float:
     """Return the used JavaScript heap after a garbage collection, in MB."""
     devtools.send("HeapProfiler.collectGarbage")

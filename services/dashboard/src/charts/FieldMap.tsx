@@ -1,6 +1,6 @@
 import { useEffect, useRef } from "react";
 import { useDark } from "../state/preferences";
-import { diverging } from "./colors";
+import { pixelOf } from "./colors";
 
 const CELLS = 25; // drawn along each axis
 
@@ -25,15 +25,12 @@ export function FieldMap({ label, values, size }: Props) {
     const cells = Math.max(1, Math.floor(side / every));
     if (element.width !== cells) element.width = element.height = cells;
     const image = new ImageData(cells, cells);
+    const pixels = new Uint32Array(image.data.buffer);
+    const pixel = pixelOf(dark);
     for (let row = 0; row < cells; row += 1) {
       for (let column = 0; column < cells; column += 1) {
         const value = values?.[(row * every + (every >> 1)) * side + column * every + (every >> 1)] ?? 0;
-        const [red, green, blue] = diverging(value * 0.9, dark);
-        const at = 4 * ((cells - 1 - row) * cells + column);
-        image.data[at] = red;
-        image.data[at + 1] = green;
-        image.data[at + 2] = blue;
-        image.data[at + 3] = 255;
+        pixels[(cells - 1 - row) * cells + column] = pixel(value * 0.9);
       }
     }
     context.putImageData(image, 0, 0);

@@ -1,6 +1,6 @@
 import { useEffect, useRef } from "react";
 import { useDark } from "../state/preferences";
-import { diverging, rgb } from "./colors";
+import { diverging, pixelOf, rgb } from "./colors";
 
 export interface Point {
   x: number;
@@ -67,19 +67,23 @@ export function HeatMap({ label, grid, x, y, points = [], size = 320, discrete =
   );
 }
 
+let small: OffscreenCanvas | null = null; // of the last size: a frame needs no new one
+
 function paint(context: CanvasRenderingContext2D, grid: readonly ArrayLike<number>[], side: number, dark: boolean, discrete: boolean, cells: boolean): void {
   const rows = grid.length;
   const columns = grid[0]?.length ?? 0;
+  if (columns === 0) return;
   const image = new ImageData(columns, rows);
+  const pixels = new Uint32Array(image.data.buffer);
+  const pixel = pixelOf(dark);
   grid.forEach((line, row) => {
+    const start = (rows - 1 - row) * columns;
     for (let column = 0; column < columns; column += 1) {
       const raw = line[column] ?? Number.NaN;
-      const [red, green, blue] = diverging((discrete ? Math.sign(raw) : raw) * 0.85, dark);
-      const start = 4 * ((rows - 1 - row) * columns + column);
-      image.data.set([red, green, blue, 255], start);
+      pixels[start + column] = pixel((discrete ? Math.sign(raw) : raw) * 0.85);
     }
   });
-  const small = new OffscreenCanvas(columns, rows);
+  if (small?.width !== columns || small.height !== rows) small = new OffscreenCanvas(columns, rows);
   small.getContext("2d")?.putImageData(image, 0, 0);
   context.imageSmoothingEnabled = !discrete && !cells;
   context.drawImage(small, 0, 0, side, side);

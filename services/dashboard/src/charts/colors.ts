@@ -28,4 +28,17 @@ export function diverging(value: number, dark: boolean): Rgb {
 
 const mix = (from: number, to: number, share: number): number => Math.round(from + (to - from) * share);
 
+const SHADES = 255; // on each side of the middle
+const shades: { light?: Uint32Array; dark?: Uint32Array } = {};
+
+/** `diverging` as pixels of an image, from one made once: a frame needs tens of thousands. */
+export function pixelOf(dark: boolean): (value: number) => number {
+  const key = dark ? "dark" : "light";
+  const table = (shades[key] ??= Uint32Array.from({ length: 2 * SHADES + 1 }, (_, at) => {
+    const [red, green, blue] = diverging((at - SHADES) / SHADES, dark);
+    return new Uint32Array(new Uint8ClampedArray([red, green, blue, 255]).buffer)[0] ?? 0;
+  }));
+  return (value) => table[SHADES + Math.round(SHADES * (value > 1 ? 1 : value < -1 ? -1 : value === value ? value : 0))] ?? 0;
+}
+
 export const rgb = ([red, green, blue]: Rgb): string => `rgb(${red} ${green} ${blue})`;

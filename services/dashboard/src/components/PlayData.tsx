@@ -1,4 +1,4 @@
-import { useState } from "react";
+import { memo, useState } from "react";
 import { HeatMap, type Point } from "../charts/HeatMap";
 import { useText, type Key } from "../i18n";
 import { SAMPLES, type Controls, type View } from "../spec/playground";
@@ -14,7 +14,7 @@ export interface PanelProps {
   set: (part: Partial<Controls>) => void;
 }
 
-export function PlayData({ controls, view, set, points }: PanelProps & { points: readonly Point[] }) {
+export const PlayData = memo(function PlayData({ controls, view, set, points }: PanelProps & { points: readonly Point[] }) {
   const t = useText();
   const [asked, setAsked] = useState(false);
   const shown = (name: View["hide"][number]) => !view.hide.includes(name);
@@ -53,7 +53,7 @@ export function PlayData({ controls, view, set, points }: PanelProps & { points:
       </div>
     </Card>
   );
-}
+});
 
 interface RangeProps {
   label: string;

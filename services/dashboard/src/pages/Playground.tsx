@@ -1,4 +1,4 @@
-import { useEffect, useMemo, useState } from "react";
+import { memo, useCallback, useEffect, useMemo, useRef, useState } from "react";
 import { Link, useSearchParams } from "react-router";
 import { Button, Card, Check, ErrorView, Select } from "../components/basics";
 import { Icon } from "../components/icons";
@@ -54,8 +54,19 @@ export default function Playground() {
     const here = window.location.pathname.endsWith("/playground");
     if (here && wanted.toString() !== query.toString()) setQuery(wanted, { replace: true });
   };
-  const set = (part: Partial<Controls>) => put(changed(controls, part), view, Object.keys(part).every((name) => LIVE.includes(name)) ? epoch : 0);
-  const setView = (part: Partial<View>) => put(controls, { ...view, ...part }, epoch);
+  const now = useRef({ controls, view, epoch, put });
+  useEffect(() => {
+    now.current = { controls, view, epoch, put };
+  });
+  // The same from frame to frame, so that panels which no epoch changes are not drawn anew.
+  const set = useCallback((part: Partial<Controls>) => {
+    const { controls, view, epoch, put } = now.current;
+    put(changed(controls, part), view, Object.keys(part).every((name) => LIVE.includes(name)) ? epoch : 0);
+  }, []);
+  const setView = useCallback((part: Partial<View>) => {
+    const { controls, view, epoch, put } = now.current;
+    put(controls, { ...view, ...part }, epoch);
+  }, []);
   useEffect(() => {
     // Once paused, put the epoch shown into the address.
     if (playing || points.rows.train.length === 0) return undefined;
@@ -67,6 +78,7 @@ export default function Playground() {
   const plane = playing ? coarse : fine;
   const maps = useMemo(() => (weights.length > 0 ? plane.run(form, weights) : null), [plane, form, weights]);
   const penalty = useMemo(() => ({ kind: controls.regularizer, strength: controls.strength }), [controls.regularizer, controls.strength]);
+  const spec = useMemo(() => (points.ref ? write(specOf(controls, points.ref)) : null), [controls, points.ref]);
   const [hovered, setHovered] = useState<HoveredUnit | null>(null);
   const edit = (place: number, value: number) => set({ start: Array.from(weights, (own, index) => (index === place ? value : rounded(own))) });
   return (
@@ -111,7 +123,7 @@ export default function Playground() {
       {weights.length > 0 && !playing && (
         <RowWalk form={form} weights={weights} rows={points.rows.train} rate={controls.rate} penalty={penalty} onApply={view.hide.includes("weights") ? null : (next) => set({ start: next.map(rounded) })} />
       )}
-      <Hiding view={view} setView={setView} spec={points.ref ? write(specOf(controls, points.ref)) : null} />
+      <Hiding view={view} setView={setView} spec={spec} />
     </div>
   );
 }
@@ -143,7 +155,7 @@ function Transport({ training, onReset }: { training: Training; onReset: () => v
   );
 }
 
-function TopBar({ controls, view, set }: PanelProps) {
+const TopBar = memo(function TopBar({ controls, view, set }: PanelProps) {
   const t = useText();
   const shown = (name: View["hide"][number]) => !view.hide.includes(name);
   if (!(["rate", "activation", "regularization", "epochs"] as const).some(shown)) return null;
@@ -167,11 +179,11 @@ function TopBar({ controls, view, set }: PanelProps) {
       </div>
     </div>
   );
-}
+});
 
 type Setting = Pick<PanelProps, "controls" | "set">;
 
-function LayerCount({ controls: { layers }, set }: Setting) {
+const LayerCount = memo(function LayerCount({ controls: { layers }, set }: Setting) {
   const t = useText();
   return (
     <>
@@ -184,9 +196,9 @@ function LayerCount({ controls: { layers }, set }: Setting) {
       </Button>
     </>
   );
-}
+});
 
-function Neurons({ controls: { layers }, set }: Setting) {
+const Neurons = memo(function Neurons({ controls: { layers }, set }: Setting) {
   const t = useText();
   return (
     <div className="row neurons">
@@ -202,10 +214,10 @@ function Neurons({ controls: { layers }, set }: Setting) {
       ))}
     </div>
   );
-}
+});
 
 /** Hides controls for teaching (the address records which), and links to the spec in New run. */
-function Hiding({ view, setView, spec }: { view: View; setView: (part: Partial<View>) => void; spec: string | null }) {
+const Hiding = memo(function Hiding({ view, setView, spec }: { view: View; setView: (part: Partial<View>) => void; spec: string | null }) {
   const t = useText();
   return (
     <div className="row between top">
@@ -230,4 +242,4 @@ function Hiding({ view, setView, spec }: { view: View; setView: (part: Partial<V
       )}
     </div>
   );
-}
+});
