@@ -43,6 +43,10 @@ USUAL: dict[str, dict[str, Any]] = {
 class World:
     """A server's tables, and a clock; until it is told otherwise, all is well."""
 
+    samples: dict[str, dict[str, Any]]  # what each kind of process writes
+    workers: set[str]  # those with a heartbeat
+    dispatching: bool  # whether events are turned into deliveries
+
     def __init__(self, engine: Engine, folder: Path, patch: pytest.MonkeyPatch) -> None:
         with db.reading(engine) as session:
             self.engine, self.time = engine, db.now(session).replace(minute=0, second=0, microsecond=0)
