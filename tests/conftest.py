@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import getpass
 import os
 import shutil
 import signal
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 from sqlalchemy import Engine
 
 import migrations
@@ -87,6 +89,32 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
     finally:
         server.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a database of a MariaDB that is started here."""
+    server, folder = need("MariaDB"), Path("/tmp") / new_id("fitserve-maria")
+    (port,) = free_ports(1)
+    install = [str(Path(server).parent.parent / "bin" / "mariadb-install-db"), "--no-defaults", f"--datadir={folder}"]
+    own = [f"--user={getpass.getuser()}"]  # as root it refuses to start without
+    log = tmp_path_factory.mktemp("mariadb") / "log"
+    try:
+        with log.open("wb") as sink:
+            subprocess.run(
+                [*install, *own, "--auth-root-authentication-method=normal"], stdout=sink, stderr=sink, check=True
+            )
+            address = ["--bind-address=127.0.0.1", f"--port={port}", f"--socket={folder}/s"]
+            command = [server, "--no-defaults", f"--datadir={folder}", *own, *address, "--innodb-flush-method=nosync"]
+            process = subprocess.Popen(command, stdout=sink, stderr=sink)
+        wait_until(lambda: listens(port), "MariaDB", process=process, log=log)
+        with sa.create_engine(f"mysql+pymysql://root@127.0.0.1:{port}/mysql").begin() as connection:
+            connection.exec_driver_sql("CREATE DATABASE shop CHARACTER SET utf8mb4")
+        yield f"mysql+pymysql://root@127.0.0.1:{port}/shop"
+        process.kill()
+        process.wait()
+    finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 

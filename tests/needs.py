@@ -130,6 +130,9 @@ TOOLS: dict[str, Tool] = {
     "PostgreSQL": Tool(
         _postgresql, "make test installs it with pip; or set FITSERVE_TEST_POSTGRES_URL to a server's address"
     ),
+    "MariaDB": Tool(
+        _program("mariadbd", variable="FITSERVE_TEST_MARIADB"), "apt-get install mariadb-server", ("mariadb-server",)
+    ),
     "prometheus": Tool(
         _program("prometheus", variable="FITSERVE_TEST_PROMETHEUS"), "apt-get install prometheus", ("prometheus",)
     ),

@@ -21,6 +21,7 @@ from fitserve.dataset_facts import Kind
 from fitserve.datasets import TableRefused
 from fitserve.datasets.ingest import IngestedTable, ingest
 from fitserve.datasets.joined_types import cast, common_type
+from fitserve.datasets.parquet_batches import batches_of
 from fitserve.datasets.readers import open_reader
 from fitserve.datasets.store import (
     COMMIT_ATTEMPTS,
@@ -222,6 +223,6 @@ def _concatenate(parts: Sequence[Path], target: Path) -> None:
     with disk_full_is_507(), pq.ParquetWriter(target, schema) as writer:
         for part in parts:
             with pq.ParquetFile(part) as file:
-                for batch in file.iter_batches(JOIN_ROWS, columns=schema.names):
+                for batch in batches_of(file, JOIN_ROWS, columns=schema.names):
                     columns = [cast(batch.column(field.name), field.type) for field in schema]
                     writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))

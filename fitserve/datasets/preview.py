@@ -14,6 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fitserve.datasets.parquet_batches import batches_of
+
 BATCH_ROWS = 8_192
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
@@ -83,7 +85,7 @@ def stream_csv(path: Path) -> Iterator[bytes]:
     schema = file.schema_arrow
     texts = [pa.types.is_string(field.type) or pa.types.is_large_string(field.type) for field in schema]
     yield _csv_lines([[_csv_field(name, True) for name in schema.names]])
-    for batch in file.iter_batches(BATCH_ROWS, use_threads=False):
+    for batch in batches_of(file, BATCH_ROWS, use_threads=False):
         columns = [
             [_csv_field(value, is_text) for value in json_values(column)]
             for column, is_text in zip(batch.columns, texts, strict=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks.large_import import peak_of
 from fitserve.ids import new_id
 from tests.datasets.conftest import Api
 
@@ -206,6 +208,15 @@ def test_a_broken_download_is_resumed_and_a_changed_file_begins_again(api: Api, 
         assert after.status_code == 201, after.text
         assert "changed" in [row["code"] for row in rows(api, after.json())[:3]]
         assert after.json()["bytes"] == len(changed)
+
+
+@pytest.mark.parametrize("format", ["csv", "parquet"])
+@pytest.mark.long
+def test_memory_does_not_grow_with_the_file(format: str) -> None:
+    """FITSERVE_TEST_LARGE_MB says how large: the file is generated while it is read, and takes twice that on disk."""
+    small, large = (peak_of(format, size) for size in (200, int(os.environ.get("FITSERVE_TEST_LARGE_MB", "1000"))))
+    assert large["rows"] > 3 * small["rows"]
+    assert large["peak"] < 1.3 * small["peak"], f"{small} {large}"
 
 
 def test_what_an_address_does_not_give_is_said(api: Api, files: BreakingFiles) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import httpx2 as httpx
 import psycopg
 import pytest
+import sqlalchemy as sa
 
 from benchmarks.sql_import import database
 from tests.datasets.conftest import PROJECT, Api
@@ -227,6 +228,54 @@ def test_other_databases_are_read_through_sqlalchemy(api: Api, tmp_path: Path) -
     assert ask(api, "visits", "SELECT 1 AS a", "gone").status_code == 503
     assert not (tmp_path / "gone.db").exists()
     assert ask(api, "visits", "SELECT 1 AS a", "odd").json()["type"].endswith("bad-connections")
+
+
+@pytest.mark.long
+def test_mariadb_is_read_and_never_written(api: Api, mariadb: str) -> None:
+    engine = sa.create_engine(mariadb, isolation_level="AUTOCOMMIT")
+    wrong = mariadb.replace("root@", "nobody:wr0ng%25secret@")
+    host, name = mariadb.partition("@")[2], "mysql://ann@127.0.0.1:1/x"
+    api.connect(maria={"url": mariadb, "statement_seconds": 1}, wrong={"url": wrong}, plain={"url": name})
+    api.connect(maria2={"url": f"mariadb+pymysql://root@{host}"}, dead={"url": "mysql+pymysql://ann@127.0.0.1:1/x"})
+    with engine.connect() as shop:
+        for statement in (
+            "CREATE TABLE sales (id int, paid bool, price decimal(10, 2), size double, code varchar(9), day date,"
+            " moment datetime(6), clock time, extra json, many bigint unsigned, raw blob)",
+            "INSERT INTO sales SELECT seq, mod(seq, 2), seq * 1.25, seq / 3, lpad(seq, 6, '0'), '2026-01-01',"
+            " '2026-01-01 10:00:00.5', '10:30', '{\"a\": 1}', 18446744073709551615, NULL FROM seq_1_to_25000",
+            "INSERT INTO sales (id, code) VALUES (0, NULL)",
+            "CREATE FUNCTION sneak() RETURNS int BEGIN INSERT INTO sales (id) VALUES (1); RETURN 1; END",
+        ):
+            shop.exec_driver_sql(statement)
+    made = ask(api, "maria", "SELECT * FROM sales ORDER BY id", "maria")
+    assert made.status_code == 201, made.text
+    assert made.json()["rows"] == 25001
+    kinds = {column["name"]: column["storage"] for column in made.json()["columns"]}
+    assert kinds["id"] == "int64"
+    assert (kinds["price"], kinds["size"], kinds["code"]) == ("float64", "float64", "string")
+    assert kinds["day"] == kinds["moment"] == "timestamp"
+    rows = api.ann.get(f"/datasets/{made.json()['id']}/rows", params={"limit": 4}).json()
+    third = dict(zip(rows["columns"], rows["rows"][3], strict=True))
+    assert (third["price"], third["code"]) == (3.75, "000003")
+    assert ask(api, "maria-2", "SELECT id, code FROM sales", "maria2").status_code == 201
+    for connection, query, says in (
+        ("maria", "DELETE FROM sales", "only reads"),
+        ("maria", "DROP TABLE sales", "only reads"),
+        ("maria", "SELECT sneak()", "READ ONLY"),
+        ("maria", "SELECT 1 AS a; DELETE FROM sales", "SQL syntax"),
+        ("maria", "SELECT nope FROM sales WHERE id % 2 = 0", "nope"),
+        ("maria", "SELECT sleep(30) AS a", "longer than 1 seconds"),
+        ("wrong", "SELECT 1 AS a", "denied"),
+        ("dead", "SELECT 1 AS a", "does not answer"),
+        ("plain", "SELECT 1 AS a", "pip install pymysql"),
+    ):
+        refused = ask(api, "maria-refused", query, connection)
+        assert refused.status_code in (422, 503), refused.text
+        assert says in refused.text
+        assert "wr0ng" not in refused.text
+    with engine.connect() as shop:
+        assert shop.exec_driver_sql("SELECT count(*) FROM sales").scalar() == 25001
+    assert api.leftovers() == []
 
 
 @pytest.mark.long

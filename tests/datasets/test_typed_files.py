@@ -5,13 +5,17 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet as pq
 import pytest
 
+from fitserve.datasets.parquet_batches import batches_of
+from fitserve.settings import MB
 from tests.datasets.conftest import Api
 from tests.datasets.uploads import refusal, stored
 
@@ -193,3 +197,17 @@ def test_objects_in_json_are_named(api: Api) -> None:
     body, rows = stored(api, b"".join(b'{"a": {"b": %d}, "c": [1], "y": %d}\n' % (n, n) for n in range(9)))
     assert rows[2] == ['{"b":2}', "[1]", 2]
     assert [notice["column"] for notice in body["notices"] if notice["code"] == "nested_as_text"] == ["a", "c"]
+
+
+def test_a_parquet_file_is_gone_through_in_flat_memory(tmp_path: Path) -> None:
+    """Arrow keeps what it has read until an iteration ends: without runs of row groups this takes the whole file."""
+    group = pa.table({f"x{at}": np.random.default_rng(at).normal(size=60_000) for at in range(10)})
+    with pq.ParquetWriter(tmp_path / "many.parquet", group.schema) as writer:
+        for _ in range(14):
+            writer.write_table(group)
+    before, most, rows = pa.total_allocated_bytes(), 0, 0
+    for batch in batches_of(pq.ParquetFile(tmp_path / "many.parquet", buffer_size=MB), 65_536, use_threads=False):
+        rows += batch.num_rows
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert rows == 14 * 60_000
+    assert most < 0.6 * 14 * group.nbytes

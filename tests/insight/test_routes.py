@@ -138,3 +138,14 @@ def test_unknown_runs_findings_and_targets_are_404(api: httpx2.Client, run: str)
     assert api.get("/runs/run_nothing/findings").status_code == 404
     assert api.post(f"/runs/{run}/findings/99/apply").status_code == 404
     assert api.get(f"/runs/{run}/importance", params={"target": "labels"}).status_code == 404
+
+
+def test_a_run_that_begins_with_weights_descends_from_their_run(api: httpx2.Client, run: str) -> None:
+    of_run = api.get(f"/runs/{run}").raise_for_status().json()
+    spec = {"dataset": of_run["spec"]["dataset"], "target": "label", "initial_weights": run, "training": {"epochs": 1}}
+    child = api.post("/runs", json=spec).raise_for_status().json()["id"]
+    ended(api, child)
+    for one in (run, child):
+        groups = api.get(f"/runs/{one}/lineage").raise_for_status().json()["groups"]
+        by_run = {member: group for group in groups for member in group["runs"]}
+        assert by_run[child]["parent"] == by_run[run]["group"]

@@ -21,6 +21,7 @@ import psycopg
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import sqlalchemy as sa
 from sqlalchemy import select, update
 
 from fitserve import db
@@ -488,6 +489,44 @@ def test_a_cleanup_that_cannot_be_done_says_what_remains(
     settings.connections_file.write_text("{}")
     assert batch.attempt(CLEANUP) == RunState.failed
     assert batch.events(run_id)[-1] == f"What remains: what {run_id} has written through warehouse (sql)"
+
+
+@pytest.mark.long
+def test_mariadb_takes_them_once_and_keeps_their_types(
+    batch: Batch, connect: Callable[..., None], mariadb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect(shop={"url": mariadb, "writable": True})
+    engine = sa.create_engine(mariadb, isolation_level="AUTOCOMMIT")
+
+    def states(table: str, if_exists: str = "fail") -> Run:
+        run_id = batch.queue({"sql": {"connection": "shop", "table": table, "if_exists": if_exists}})
+        batch.attempt()
+        return batch.run(run_id)
+
+    def rows(query: str) -> list[Any]:
+        with engine.connect() as shop:
+            return [tuple(row) for row in shop.exec_driver_sql(query)]
+
+    run_id = batch.queue({"sql": {"connection": "shop", "table": "scores"}})
+    for name, calls, after in KILLS:
+        with monkeypatch.context() as patched:
+            kill_at(patched, sql.SqlTarget, name, calls, after=after)
+            with pytest.raises(Killed):
+                batch.attempt()
+        batch.expire()
+    assert batch.attempt() == RunState.succeeded, batch.run(run_id).error
+    written = rows("SELECT code, paid, city, moment, gpa FROM scores ORDER BY id")
+    expected = [(one["code"], one["paid"], one["city"], one["moment"], one["gpa"]) for one in students().to_pylist()]
+    assert [(*row[:1], None if row[1] is None else bool(row[1]), *row[2:3]) for row in written] == [
+        one[:3] for one in expected
+    ]
+    assert [row[3] for row in written] == [one[3].replace(tzinfo=None) for one in expected]
+    assert [row[4] for row in written] == pytest.approx([one[4] for one in expected], rel=1e-12)
+    assert "exists already" in states("scores").error["detail"]
+    assert states("scores", "replace").state == states("scores", "append").state == "succeeded"
+    assert rows("SELECT count(*), count(DISTINCT id) FROM scores") == [(2 * ROWS, ROWS)]
+    left = {name for (name,) in rows("SHOW TABLES")}
+    assert left == {"scores", "fitserve_parts"}
 
 
 def test_a_database_of_another_kind_takes_them_too(batch: Batch, connect: Callable[..., None], tmp_path: Path) -> None:

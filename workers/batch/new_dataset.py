@@ -14,6 +14,7 @@ from sqlalchemy import Engine
 from fitserve.blobs import BlobStore, sha256_of
 from fitserve.datasets import store
 from fitserve.datasets.destinations import Part
+from fitserve.datasets.parquet_batches import batches_of
 from fitserve.settings import Settings
 from fitserve.wire.datasets import UploadOptions
 
@@ -50,7 +51,7 @@ class NewDataset:
             for part in parts:
                 with pq.ParquetFile(self.blobs.local(part.blob, cache)) as file:
                     writer = writer or pq.ParquetWriter(path, file.schema_arrow)
-                    for batch in file.iter_batches():
+                    for batch in batches_of(file, 65_536):
                         writer.write_batch(batch)
         finally:
             if writer is not None:

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from adbc_driver_postgresql import dbapi
 
 from fitserve.datasets.destinations.target import refused
+from fitserve.datasets.parquet_batches import batches_of
 from fitserve.datasets.sources.connections import Connection
 from fitserve.datasets.sources.fetched import SourceAway
 from fitserve.datasets.sources.postgresql import AWAY, ENDED, SAID, uri
@@ -36,7 +37,7 @@ def copy_part(
             if cursor.fetchone() is None:
                 opened.rollback()
                 return
-            reader = pa.RecordBatchReader.from_batches(file.schema_arrow, file.iter_batches(BATCH_ROWS))
+            reader = pa.RecordBatchReader.from_batches(file.schema_arrow, batches_of(file, BATCH_ROWS))
             cursor.adbc_ingest(staging, reader, mode="append", db_schema_name=schema)
             opened.commit()
     except (dbapi.Error, OSError) as error:

@@ -20,9 +20,10 @@ from sqlalchemy.engine import Connection as Opened
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
 from fitserve.datasets.destinations.target import ATTEMPTS, DestinationAway, DestinationRefused, Part, refused
-from fitserve.datasets.sources.connections import BadConnections, Connection
+from fitserve.datasets.parquet_batches import batches_of
+from fitserve.datasets.sources.connections import BadConnections, Connection, driver_missing
 from fitserve.datasets.sources.fetched import SourceAway, try_again
-from fitserve.errors import Problem, Unavailable
+from fitserve.errors import Problem
 from fitserve.wire.destinations import SqlDestination
 
 LEDGER = "fitserve_parts"
@@ -137,7 +138,7 @@ class SqlTarget:
                 return  # it is written
             with pq.ParquetFile(path) as file:
                 staging = self._table(self._staging, file.schema_arrow)
-                for batch in file.iter_batches(BATCH_ROWS):
+                for batch in batches_of(file, BATCH_ROWS):
                     opened.execute(staging.insert(), batch.to_pylist())
 
     def _publish(self, engine: sa.Engine, parts: Sequence[Part]) -> None:
@@ -274,7 +275,7 @@ class SqlTarget:
         except (ArgumentError, NoSuchModuleError):
             raise BadConnections(f"SQLAlchemy has no database {self._connection.scheme!r}.") from None
         except ImportError as error:
-            raise Unavailable(f"The driver of {self._connection.scheme} is not installed: {error.name}.") from None
+            raise driver_missing(self._connection, error.name) from None
 
     def _again(self, work: Any) -> Any:
         """Return what `work` returns; try it several times where the database is away."""

@@ -20,6 +20,7 @@ from fitserve.datasets import LENIENT_FIX, MAX_PROBLEMS, TableRefused, TableUnre
 from fitserve.datasets.column_parser import as_texts, storage_of, typed_plan
 from fitserve.datasets.column_plan import ColumnPlan
 from fitserve.datasets.kinds import POSSIBLE
+from fitserve.datasets.parquet_batches import batches_of
 from fitserve.datasets.plan_proposal import propose_plans
 from fitserve.datasets.readers import Batches, ReadAgain, TableReader
 from fitserve.datasets.readers.plain_values import Overflow, readings_of
@@ -242,7 +243,7 @@ class ParquetReader(ColumnarReader):
         texts = [field.name for field in self.fields if _is_text(field.type)] if self.in_dictionaries else []
         rows = max(1, min(BATCH_ROWS, 64 * MB // (8 * max(1, len(self.fields)))))
         try:
-            yield from self._open(read_dictionary=texts).iter_batches(batch_size=rows, use_threads=False)
+            yield from batches_of(self._open(read_dictionary=texts), rows, use_threads=False)
         except _DAMAGED:
             if not texts:
                 raise

@@ -7,7 +7,6 @@ values and bad numbers keep their text and their row.
 from __future__ import annotations
 
 import io
-import mmap
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -192,8 +191,14 @@ class CsvReader(TableReader):
         if all(field[:1] == quote or field[-1:] == quote for field in fields):
             return False
         words = [quote + word.encode() + quote for word in MISSING if word]
-        with self.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return any(data.find(word) >= 0 for word in words)
+        longest, tail = max(map(len, words)), b""
+        with self.path.open("rb") as file:
+            while read := file.read(4 * MB):
+                data = tail + read
+                if any(word in data for word in words):
+                    return True
+                tail = data[-longest:]
+        return False
 
     def _sample_pieces(self) -> Iterator[pa.Table | None]:
         """Yield the rows of the region's first megabyte and of some pieces of the rest."""

@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
-from fitserve.errors import BadInput, FitserveError, Problem
+from fitserve.errors import BadInput, FitserveError, Problem, Unavailable
 from fitserve.settings import Settings
 from fitserve.validation import unknown_name
 from fitserve.wire.sources import ConnectionInfo
@@ -111,6 +111,24 @@ class Connection(BaseModel):
         for secret in sorted((s for s in secrets if s), key=len, reverse=True):
             text = text.replace(secret, "***").replace(quote(secret, safe=""), "***")
         return " ".join(text.split())[:400]
+
+
+# Drivers that SQLAlchemy reaches databases by: the beginning of a URL, and the package.
+_DRIVERS = {
+    "mysql": ("mysql+pymysql://", "pymysql"),
+    "mariadb": ("mariadb+pymysql://", "pymysql"),
+    "oracle": ("oracle+oracledb://", "oracledb"),
+    "mssql": ("mssql+pymssql://", "pymssql"),
+    "postgresql": ("postgresql://", "psycopg[binary]"),
+}
+
+
+def driver_missing(connection: Connection, module: str | None) -> Unavailable:
+    """Return the error of a database whose driver is not installed, with the command that brings one."""
+    url, package = _DRIVERS.get(connection.scheme, ("", module or "its driver"))
+    written = f", and the connection's url begins with {url}" if url else ""
+    fix = f"The operator installs a driver beside fitserve (pip install {package}){written}."
+    return Unavailable(f"The driver of {connection.scheme} is not installed: {module}.", fix=fix)
 
 
 def _flat(options: Any, name: str = "") -> list[tuple[str, str]]:

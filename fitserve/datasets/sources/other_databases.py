@@ -21,11 +21,10 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModu
 from sqlalchemy.pool import NullPool
 
 from fitserve.blobs import disk_full_is_507
-from fitserve.datasets.sources.connections import BadConnections, Connection, SourceRefused
+from fitserve.datasets.sources.connections import BadConnections, Connection, SourceRefused, driver_missing
 from fitserve.datasets.sources.fetched import SourceAway
 from fitserve.datasets.sources.parts import Part, joined_rows, read_stream, unify
 from fitserve.datasets.sources.query import QueryResult, query_refused
-from fitserve.errors import Unavailable
 
 BATCH_ROWS = 10_000
 # Before the query, in its transaction or session. {seconds} and {milliseconds} bound the statement.
@@ -58,7 +57,9 @@ def open_query(connection: Connection, query: str, folder: Path) -> Iterator[Que
 
     try:
         with engine.connect() as opened:
-            for statement in _READ_ONLY.get(engine.dialect.name, ()):
+            # MariaDB is reached by MySQL's names as well, but has other variables.
+            kind = "mariadb" if getattr(engine.dialect, "is_mariadb", False) else engine.dialect.name
+            for statement in _READ_ONLY.get(kind, ()):
                 seconds = max(1, int(connection.statement_seconds))
                 opened.exec_driver_sql(statement.format(seconds=seconds, milliseconds=seconds * 1000))
             if engine.dialect.name == "sqlite":
@@ -89,7 +90,7 @@ def _engine(connection: Connection) -> Engine:
     except (ArgumentError, NoSuchModuleError):
         raise BadConnections(f"SQLAlchemy has no database {connection.scheme!r}.") from None
     except ImportError as error:
-        raise Unavailable(f"The driver of {connection.scheme} is not installed: {error.name}.") from None
+        raise driver_missing(connection, error.name) from None
 
 
 def _guard_sqlite(opened: Opened, deadline: float) -> None:
@@ -158,7 +159,7 @@ def arrow_column(values: list[Any]) -> pa.Array:
         return pa.array([_text(value) for value in values], pa.string())
     if pa.types.is_decimal(column.type) and column.type.precision <= 38:
         return column.cast(pa.decimal128(38, max(0, column.type.scale)))
-    if pa.types.is_nested(column.type):
+    if pa.types.is_nested(column.type) or pa.types.is_duration(column.type):  # MySQL's TIME
         return pa.array([_text(value) for value in values], pa.string())
     return column
 

@@ -17,6 +17,7 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 
 from fitserve.blobs import disk_full_is_507
+from fitserve.datasets.parquet_batches import batches_of
 from fitserve.datasets.readers import ReadAgain, TableReader, open_reader
 from fitserve.datasets.sources.arrow_file import ArrowFile
 from fitserve.datasets.sources.connections import SourceRefused
@@ -106,7 +107,7 @@ def _join_typed(files: Sequence[PartFile], readers: Sequence[TableReader], place
 
 def _parquet_batches(path: Path) -> Iterator[pa.RecordBatch]:
     with pq.ParquetFile(path, buffer_size=MB) as file:
-        yield from file.iter_batches(BATCH_ROWS, use_threads=False)
+        yield from batches_of(file, BATCH_ROWS, use_threads=False)
 
 
 def _arrow_schema(path: Path) -> pa.Schema:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from fitserve.datasets import store
@@ -32,7 +32,7 @@ def lineage(session: Session, run: Run, visible: Callable[[Run], bool]) -> Linea
     group_of = {member.id: key for key, members in groups.items() for member in members}
     infos = []
     for key, members in groups.items():
-        parents = (group_of[member.parent_id] for member in members if member.parent_id in group_of)
+        parents = (group_of[origin] for member in members if (origin := _origin(member)) in group_of)
         parent = next(parents, None)
         infos.append(_group_info(key, groups, scores, parent if parent != key else None))
     return Lineage(run=run.id, group=group_of[run.id], groups=infos)
@@ -58,25 +58,28 @@ def _group_info(
     )
 
 
+def _origin(run: Run) -> str | None:
+    """Return the run that this one changes or repeats, or else the one whose weights it began with."""
+    return run.parent_id or (run.resolved.get("initial_weights") or {}).get("run")
+
+
 def _relatives(session: Session, run: Run) -> Sequence[Run]:
     """Return the trainings of one owner in the tree that the run belongs to, from its oldest ancestor down."""
     root, ancestors = run, {run.id}
-    while root.parent_id is not None and len(ancestors) < MAX_RUNS:
-        parent = session.get(Run, root.parent_id)
+    while (origin := _origin(root)) is not None and len(ancestors) < MAX_RUNS:
+        parent = session.get(Run, origin)
         if parent is None or parent.id in ancestors or parent.owner != run.owner:
             break
         root = parent
         ancestors.add(parent.id)
-    runs, level = {root.id: root}, [root.id]
+    runs, level = {root.id: root}, [root]
     while level and len(runs) < MAX_RUNS:
-        query = (
-            select(Run)
-            .where(Run.parent_id.in_(level), Run.owner == run.owner, Run.kind.not_in(DIVIDED))
-            .order_by(Run.id)
-        )
+        weights = [one.result["artifact"] for one in level if (one.result or {}).get("artifact")]
+        descends = or_(Run.parent_id.in_([one.id for one in level]), Run.initial_weights.in_(weights))
+        query = select(Run).where(descends, Run.owner == run.owner, Run.kind.not_in(DIVIDED)).order_by(Run.id)
         children = [child for child in session.scalars(query.limit(MAX_RUNS - len(runs))) if child.id not in runs]
         runs |= {child.id: child for child in children}
-        level = [child.id for child in children]
+        level = children
     runs.setdefault(run.id, queries.get(session, run.id))  # in a large tree it may lie beyond the limit
     return sorted((one for one in runs.values() if one.kind == "training" or one is run), key=lambda one: one.id)
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from fitserve.datasets.parquet_batches import batches_of
 from workers.trainer.engine.compiled import RowTensors
 from workers.trainer.engine.loop import Block
 
@@ -293,7 +294,7 @@ class Streamed:
 def read_picked(path: Path, columns: Sequence[str], picked: NDArray[np.int64]) -> pa.Table:
     """Read some rows of a Parquet file (sorted row numbers from 0), holding no more than a piece of the others."""
     with pq.ParquetFile(path, memory_map=True) as file:
-        tables = list(_take_picked(file.iter_batches(PIECE * 8, columns=list(columns)), picked))
+        tables = list(_take_picked(batches_of(file, PIECE * 8, columns=list(columns)), picked))
         return pa.concat_tables(tables) if tables else file.schema_arrow.empty_table().select(list(columns))
 
 

@@ -43,7 +43,7 @@ def script(
     used += ["number"] if "robust" in used and "number" not in used else []
     helpers = "\n\n".join(parts.HELPERS[name] for name in parts.HELPERS if name in used)
     network, members = "\n".join(_network(spec["network"], kind)), members_of(parse(spec).ensemble)
-    constants, adam = _constants(training, kind, rows), _adam(training["optimizer"])
+    constants, adam = _constants(training, kind, rows), _adam(training["optimizer"], kind)
     fit = "\n".join(_FITS[kind](training, next(iter(training["loss"].values()))))
     head = parts.HEAD.format(
         **harmless, seed=int(training["seed"]), imports=_imports(network + adam, kind), rows=_rows(members)
@@ -72,10 +72,15 @@ def _rows(members: int) -> str:
     return f'rows = np.load("rows.npz")  # which rows train and validate\n{read}'
 
 
-def _adam(optimizer: Mapping[str, Any]) -> str:
+def _adam(optimizer: Mapping[str, Any], kind: str = SINGLE) -> str:
     """Return the optimizer's class where the script has one of its own."""
     ((name, arguments),) = optimizer.items()
-    return "" if name not in _OWN_ADAMS or arguments.get("amsgrad") else f"{parts.ADAM.format(name=name)}\n\n"
+    if name not in _OWN_ADAMS or arguments.get("amsgrad"):
+        return ""
+    # A stack of networks moves all rows of an embedding in every step, one network those of the batch.
+    dense = "gradient = tf.convert_to_tensor(gradient)"
+    sparse = dense if kind == TOGETHER else "return super().update_step(gradient, variable, learning_rate)"
+    return f"{parts.ADAM.format(name=name, sparse=sparse)}\n\n"
 
 
 def _optimizer(training: Mapping[str, Any]) -> str:

@@ -94,7 +94,7 @@ ADAM = '''class {name}(keras.optimizers.{name}):
 
     def update_step(self, gradient, variable, learning_rate):
         if isinstance(gradient, tf.IndexedSlices):  # an embedding's
-            return super().update_step(gradient, variable, learning_rate)
+            {sparse}
         index, step = self._get_variable_index(variable), tf.cast(self.iterations + 1, tf.float32)
         variable = variable.value if isinstance(variable, keras.Variable) else variable
         tf.raw_ops.ResourceApplyAdam(

@@ -1,0 +1,37 @@
+"""Batches of a Parquet file through flat memory.
+
+Arrow keeps what it has read of row groups until the iteration over them ends, as much as the file at last. So a file is
+gone through a few row groups at a time; very small ones are read together, or each would cost a call for every column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+ROWS = 262_144  # of row groups that are gone through together
+BYTES = 64 * 1024 * 1024  # of them, uncompressed
+
+
+def batches_of(file: pq.ParquetFile, rows: int, **options: Any) -> Iterator[pa.RecordBatch]:
+    """Yield a file's batches of at most so many rows, in order. `options` are those of `iter_batches`."""
+    for groups in _some_at_once(file.metadata):
+        yield from file.iter_batches(rows, row_groups=groups, **options)
+
+
+def _some_at_once(metadata: pq.FileMetaData) -> Iterator[Sequence[int]]:
+    """Yield runs of row groups: one, or as many as are small together."""
+    run: list[int] = []
+    rows = size = 0
+    for at in range(metadata.num_row_groups):
+        group = metadata.row_group(at)
+        if run and (rows + group.num_rows > ROWS or size + group.total_byte_size > BYTES):
+            yield run
+            run, rows, size = [], 0, 0
+        run.append(at)
+        rows, size = rows + group.num_rows, size + group.total_byte_size
+    if run:
+        yield run
