@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import gzip
+import re
 from pathlib import Path
 
 import httpx2
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from services.control.pages import mount_dashboard
+from services.control.pages import DASHBOARD, mount_dashboard
 from tests.conftest import Server
 
 HTML = {"Accept": "text/html"}
+FIRST_BYTES = 220_000  # of scripts and styles, packed, before any page shows what it is about
 
 
 def client_with_pages(folder: Path) -> TestClient:
@@ -48,6 +50,14 @@ def test_assets_are_kept_for_good_and_sent_as_the_build_packed_them(tmp_path: Pa
     assert client.get("/assets/b-1.svg").text == "<svg/>"  # never packed
     unchanged = client.get("/assets/a-1.js", headers={"If-None-Match": packed.headers["etag"]})
     assert unchanged.status_code == 304
+
+
+def test_the_first_page_is_light_and_paints_before_its_scripts() -> None:
+    page = (DASHBOARD / "index.html").read_text()
+    named = re.findall(r'"(/assets/[^"]+)"', page)
+    packed = [path for name in named if (path := DASHBOARD / f"{name[1:]}.gz").exists()]
+    assert sum(path.stat().st_size for path in packed) < FIRST_BYTES
+    assert re.search(r'<div id="root">.*fitserve.*</div>', page)
 
 
 def test_without_a_build_the_page_says_how_to_build_it(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, CDPSession, Locator, Page
+from playwright.sync_api import Browser, CDPSession, Locator, Page, expect
 from sqlalchemy import insert
 
 import migrations
@@ -185,10 +185,10 @@ def test_heap_stays_flat_over_200_visits_of_all_pages(visitor: Page, many: tuple
     for visit in range(200):
         visitor.locator(".nav").get_by_text(names[visit % len(names)], exact=True).click()
         visitor.locator("main h1").first.wait_for()
-        visitor.wait_for_function("!document.querySelector('main [role=status] .spinner')")
+        expect(visitor.locator("main [role=status] .spinner")).to_have_count(0)
         if names[visit % len(names)] == "Playground":
             visitor.get_by_role("button", name="Play", exact=True).click()
-            visitor.wait_for_function("Number(document.querySelector('[data-testid=epoch]').textContent) > 5")
+            expect(visitor.get_by_test_id("epoch")).not_to_have_text("0000")
         if visit % 20 == 19:
             heaps.append(round(heap_mb(devtools), 1))
             counted = devtools.send("Memory.getDOMCounters")
@@ -218,7 +218,7 @@ def test_sixty_frames_a_second_while_the_playground_learns(visitor: Page) -> Non
     visitor.goto("/playground?epochs=5000&layers=8-8-4&data=spiral")
     visitor.get_by_role("button", name="60/s").click()
     visitor.get_by_role("button", name="Play", exact=True).click()
-    visitor.wait_for_function("Number(document.querySelector('[data-testid=epoch]').textContent) > 5")
+    expect(visitor.get_by_test_id("epoch")).not_to_have_text("0000")
     found = visitor.evaluate(WORK, 5)
     frames = sorted(found["frames"])
     rate = 1000 * len(frames) / sum(frames)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, func, select, update
+from sqlalchemy import Engine, event, func, select, update
 
 from fitserve import db
 from fitserve.blobs import FolderStore
@@ -92,6 +93,24 @@ def test_a_run_is_described_by_what_it_changes(engine: Engine, runs: list[str]) 
     assert fifth.targets == ["pric\u00e9"]
     assert fifth.scores == {"accuracy": 0.75}
     assert fifth.dataset.endswith("@1")
+
+
+def test_a_page_takes_as_many_queries_however_many_runs_it_has(engine: Engine, runs: list[str]) -> None:
+    counts = []
+    for limit in (1, 5):
+        asked: list[str] = []
+        note = functools.partial(_note, asked)
+        event.listen(engine, "before_cursor_execute", note)
+        with db.reading(engine) as session:
+            page = listing.list_runs(session, RunFilter(owner="ann"), Order("name", False), offset=0, limit=limit)
+            assert len(listing.describe(session, page, changes=True)) == limit
+        event.remove(engine, "before_cursor_execute", note)
+        counts.append(len([one for one in asked if one.startswith(("SELECT", "WITH"))]))
+    assert counts[0] == counts[1] <= 8
+
+
+def _note(asked: list[str], connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+    asked.append(statement)
 
 
 def test_scores_are_in_the_targets_units() -> None:
