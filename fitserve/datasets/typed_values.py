@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 
 from fitserve.datasets.column_plan import ColumnPlan, FilePrior
 from fitserve.datasets.column_sample import COMPACT, ColumnSample
 from fitserve.wire.notices import Notice
 
-MOST_VALUES = 2_000  # that are looked at
+MOST_VALUES = 200  # that are looked at, from the whole column
 SMALLEST_TIME = min(COMPACT)
 
 
@@ -18,9 +19,11 @@ def note_typed_values(name: str, values: pa.ChunkedArray, largest: float | None)
     is_text = types.is_string(values.type) or types.is_large_string(values.type)
     if not is_text and (not types.is_integer(values.type) or largest is None or largest < SMALLEST_TIME):
         return []
-    texts = values.drop_null().slice(0, MOST_VALUES).cast(pa.string()).combine_chunks()
-    if not len(texts):
+    present = values.drop_null()
+    if not len(present):
         return []
+    chosen = np.linspace(0, len(present) - 1, min(len(present), MOST_VALUES)).astype(np.int64)
+    texts = present.take(pa.array(chosen)).cast(pa.string()).combine_chunks()
     plan = ColumnSample(name, texts, ColumnPlan("string")).plan(FilePrior())
     example = texts[0].as_py().strip()[:40]
     if is_text:

@@ -97,7 +97,7 @@ def note_placeholder_date(name: str, texts: pa.Array, moments: pa.Array) -> Noti
     """
     values = moments.fill_null(0).to_numpy(zero_copy_only=False)
     present = ~moments.is_null().to_numpy(zero_copy_only=False)
-    if not present.any() or not {int(values[present].min()) // DAY, int(values[present].max()) // DAY} & set(DATES):
+    if not present.any() or not {int(values[present].min()) // DAY, int(values[present].max()) // DAY} & DATES:
         return None
     days, counts = np.unique(values[present] // DAY, return_counts=True)
     for at, others in ((0, days[1:]), (-1, days[:-1])):

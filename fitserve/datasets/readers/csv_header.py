@@ -132,9 +132,11 @@ def find_second_header(names: list[str], body: list[list[str]]) -> SecondHeader 
     if len(body) <= FEW_NUMBERS or any(len(fields) != len(names) for fields in body[:2]):
         return None
     second, rows = [text.strip() for text in body[0]], body[1:MOST_COMPARED]
+    if any(begins_as_number(text) and _is_numeric(rows, at) for at, text in enumerate(second)):
+        return None  # as in almost all tables
     numeric = [at for at in range(len(names)) if _is_numeric(rows, at)]
     above = [second[at] for at in numeric]
-    if not any(above) or any(map(begins_as_number, above)) or any(map(_is_missing, above)):
+    if not any(above) or any(map(_is_missing, above)):
         return None
     if any(
         text and any(fields[at].strip() == text for fields in rows if at < len(fields))
