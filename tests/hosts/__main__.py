@@ -53,8 +53,8 @@ def _bad_line() -> None:
             print(json.dumps({"line": "20% loss, 200 ms", **gangs.bad_line(hosts)}), flush=True)
 
 
-def _tensorflow() -> None:
-    for fault in ("cut", "line"):
+def _tensorflow(faults: tuple[str, ...] = ("cut", "line")) -> None:
+    for fault in faults:
         with _deployment(**gangs.TENSORFLOW) as deployed:
             for hosts in deployed:
                 print(json.dumps({"tensorflow": fault, **gangs.with_tensorflow(hosts, fault)}), flush=True)

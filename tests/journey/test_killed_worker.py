@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import pytest
 from fitserve.embedded_redis import die_with_parent
 from tests.conftest import Server, start_server, stop_server
 from tests.journey.test_journey import SPEC, circle, wait
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 EPOCHS = 800
 TRAINING = {
@@ -60,6 +61,10 @@ QUICK = {
 }
 
 
+def _has_checkpoint(api: httpx2.Client, run_id: str) -> bool:
+    return api.get(f"/runs/{run_id}").json()["checkpoint_epoch"] is not None
+
+
 @contextlib.contextmanager
 def _served(home: Path, **settings: str) -> Iterator[tuple[Server, httpx2.Client, dict[str, Any]]]:
     """A server with a table, a client, and a spec that trains on it."""
@@ -72,12 +77,14 @@ def _served(home: Path, **settings: str) -> Iterator[tuple[Server, httpx2.Client
         stop_server(server)
 
 
-def _kill_while_it_trains(server: Server, api: httpx2.Client, spec: dict[str, Any], calm: dict[str, Any]) -> int:
+def _kill_while_it_trains(
+    server: Server, api: httpx2.Client, spec: dict[str, Any], calm: dict[str, Any], patience: float = PATIENCE
+) -> int:
     """Kill a run's worker after a checkpoint, and compare the run with an undisturbed one. Returns its attempts."""
     disturbed = api.post("/runs", json=spec).json()["id"]
-    wait_until(lambda: api.get(f"/runs/{disturbed}").json()["checkpoint_epoch"] is not None, "a checkpoint")
+    wait_until(partial(_has_checkpoint, api, disturbed), "a checkpoint", patience=patience)
     _kill_worker(server)
-    run = wait(api, disturbed)
+    run = wait(api, disturbed, patience)
     assert (calm["state"], run["state"]) == ("succeeded", "succeeded"), json.dumps(run["error"])
     assert run["attempt"] >= 2  # more where a busy machine let a lease expire: what is promised is the result
     events = api.get(f"/runs/{disturbed}/events", params={"limit": "500"}).json()["items"]
@@ -99,6 +106,7 @@ def test_a_run_whose_worker_is_killed_ends_where_an_undisturbed_one_does(tmp_pat
         _kill_while_it_trains(server, api, spec, calm)
 
 
+LONG = 1800.0  # seconds for one run, beside all that
 _BUSY = "while True: pass"
 _SYNCING = """
 import os, sys
@@ -133,9 +141,9 @@ def test_a_worker_that_is_killed_again_and_again_beside_other_load(tmp_path: Pat
     kills = int(os.environ.get("FITSERVE_TEST_KILLS", "50"))
     # A busy machine costs attempts as well: what is tested is that none is lost or repeats an epoch.
     with _served(tmp_path / "home", FITSERVE_MAX_ATTEMPTS="100") as (server, api, spec):
-        calm = wait(api, api.post("/runs", json=spec).json()["id"])
+        calm = wait(api, api.post("/runs", json=spec).json()["id"], LONG)
         with _load(tmp_path):
             for number in range(1, kills + 1):
                 began_at = time.monotonic()
-                attempts = _kill_while_it_trains(server, api, spec, calm)
+                attempts = _kill_while_it_trains(server, api, spec, calm, LONG)
                 print(f"{number} of {kills}: {attempts} attempts, {time.monotonic() - began_at:.0f} s", flush=True)

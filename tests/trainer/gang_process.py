@@ -105,10 +105,12 @@ def main() -> None:
     folder, rank, addresses = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3].split(",")
     sys.modules["matplotlib"] = None  # type: ignore[assignment]
     from workers.trainer import train as training
+    from workers.trainer.engine import shared_steps
     from workers.trainer.engine.collectives import Collectives
     from workers.trainer.interface import GangBroken, TrainingResult
     from workers.trainer.ready_run import ReadyRun
 
+    shared_steps.FUSED_BYTES = 256  # some of these small networks' gradients are exchanged one by one
     group = Collectives(addresses, rank)
     group.connect()
     group.connect = group.close = lambda: None  # type: ignore[method-assign]
