@@ -2,6 +2,7 @@ import { Link } from "react-router";
 import type { ListedRun } from "../api/types";
 import { ago, number, seconds } from "../format";
 import { useText } from "../i18n";
+import { useSentence } from "../i18n/sentences";
 import { Scroll } from "./basics";
 import { headline, shortId, StateBadge } from "./RunBits";
 
@@ -12,6 +13,7 @@ interface TableProps {
 /** A few runs, without filters. */
 export function RunTable({ runs }: TableProps) {
   const t = useText();
+  const say = useSentence();
   return (
     <Scroll>
       <table className="table">
@@ -38,7 +40,7 @@ export function RunTable({ runs }: TableProps) {
                 <StateBadge state={run.state} cancelling={run.cancel_requested_at !== null} />
               </td>
               <td className="wide-only-column">{run.model ? <Link to={`/models/${encodeURIComponent(run.model)}`}>{run.model}</Link> : <span className="faint">–</span>}</td>
-              <td className="small">{resultLine(run)}</td>
+              <td className="small">{run.error ? <span className="wrong">{say(String(run.error.detail ?? run.error.cause ?? ""))}</span> : resultLine(run)}</td>
               <td className="num wide-only-column">{took(run)}</td>
               <td className="muted nowrap wide-only-column">{ago(run.created_at)}</td>
             </tr>

@@ -1,7 +1,8 @@
 import { Link } from "react-router";
 import type { ListedRun } from "../../api/types";
 import { ago, moment, number } from "../../format";
-import { useText, type Key } from "../../i18n";
+import { named, useText, type Key } from "../../i18n";
+import { useSentence } from "../../i18n/sentences";
 import { headline, shortId, StateBadge } from "../RunBits";
 import { took } from "../RunTable";
 
@@ -115,7 +116,16 @@ function ChangesCell({ run }: { run: ListedRun }) {
 }
 
 function MetricCell({ run, metric }: { run: ListedRun; metric: string | null }) {
-  if (run.error) return <span className="wrong small clip" title={String(run.error.detail ?? "")}>{String(run.error.cause ?? run.error.detail ?? "")}</span>;
+  const t = useText();
+  const say = useSentence();
+  if (run.error) {
+    const detail = say(String(run.error.detail ?? ""));
+    return (
+      <span className="wrong small clip" title={detail}>
+        {run.error.cause ? named("failure", String(run.error.cause), t) : detail}
+      </span>
+    );
+  }
   const name = metric ?? headline(run.scores);
   const value = name === null ? undefined : run.scores[name];
   if (name === null || value === undefined) return <span className="faint">–</span>;
