@@ -25,7 +25,7 @@ rows = [(x / 10, y / 10) for x in range(-10, 10) for y in range(-5, 5)]
 table = "x,y,side\n" + "".join(f"{x},{y},{'right' if x > y else 'left'}\n" for x, y in rows)
 form = CreateApiV1DatasetsPostFilesBody(File(table.encode(), "sides.csv", "text/csv"), "generated-sides")
 dataset = upload.sync(client=control, body=form)
-spec = {"dataset": dataset.ref, "target": "side", "model": "generated-sides", "training": {"epochs": 3}}
+spec = {"dataset": dataset.name, "target": "side", "model": "generated-sides", "training": {"epochs": 3}}
 run = submit.sync(client=control, body=SubmitApiV1RunsPostJsonBody.from_dict(spec))
 while run.state not in ("succeeded", "failed", "cancelled"):
     time.sleep(0.2)
