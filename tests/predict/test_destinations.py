@@ -427,7 +427,10 @@ def test_a_cancel_midway_leaves_nothing_and_says_so(
     assert {row[0] for row in left.fetchall()} <= {"fitserve_parts"}
 
 
-@pytest.mark.parametrize("end", ["last attempt", "cancelled while queued", "cancelled while held", "away"])
+ENDS = ["last attempt", *(pytest.param(end, marks=pytest.mark.long) for end in ("cancelled while queued", "away"))]
+
+
+@pytest.mark.parametrize("end", [*ENDS, "cancelled while held"])
 def test_what_a_lost_holder_has_written_is_removed_by_another_worker(
     batch: Batch, warehouse: Any, lake: Any, monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:
