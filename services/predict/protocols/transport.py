@@ -22,9 +22,10 @@ from fitserve.errors import BadInput, FitserveError, Malformed, NotFound, TooLar
 from services.http.compression import accepted, compressed
 from services.predict.catalog.columns import InputRows
 from services.predict.catalog.loaded_model import LoadedModel
+from services.predict.catalog.selector import Selector
 from services.predict.protocols.formats import write_json
 from services.predict.serving.prediction_service import PredictionService
-from services.predict.serving.protocol_request import ProtocolRequest, Selector
+from services.predict.serving.protocol_request import ProtocolRequest
 
 JSON = b"application/json"
 NO_MODEL = Selector("")

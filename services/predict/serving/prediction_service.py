@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
@@ -29,11 +29,11 @@ from services.predict.catalog.catalog import Catalog, CatalogEntry, Pointer, Ser
 from services.predict.catalog.columns import InputRows
 from services.predict.catalog.loaded_model import LoadedModel, LoadFailed, ModelOutput, Prediction
 from services.predict.catalog.registry_poll import ModelLoader, RegistryChanges, RegistryPoller
+from services.predict.catalog.selector import OPEN, Selector
 from services.predict.serving.batching import Batcher, Shadows
 from services.predict.serving.counters import Counters
 from services.predict.serving.deciding import Decided, decide, decider_of
 from services.predict.serving.drift_monitor import DriftMonitor
-from services.predict.serving.protocol_request import OPEN, ProtocolRequest, Selector
 from services.predict.serving.rollout_traffic import BASE, NEW
 
 log = logging.getLogger(__name__)
@@ -41,10 +41,28 @@ log = logging.getLogger(__name__)
 INLINE_SECONDS = 0.001  # inference estimated to take at most this stays on the event loop
 LOAD_SECONDS = 30.0  # a request waits this long for a model to be loaded
 FIRST_POLL_SECONDS = 5.0  # a process listens after the first poll, or after this
+T = TypeVar("T")
 RETRY_SECONDS = 10.0  # between two attempts to load a version that failed
 IDLE_SECONDS = 60.0  # an unused version that no name needs is unloaded after this
 MODEL_BYTES = 300_000  # assumed of a model that is not loaded yet, against the memory budget
 MAX_IN_FLIGHT = 2048  # requests of one process; more are answered 429
+
+
+class Predicted(Protocol):
+    """What a prediction is told of its request, and notes of it: see `protocol_request`."""
+
+    deadline: float | None
+    is_large: bool
+    left_out: dict[str, int]
+    model: LoadedModel | None
+    prediction: Prediction | None
+    entry: CatalogEntry | None
+    predict_at: float
+    predicted_at: float
+
+    def check_count(self, rows: int) -> None: ...
+
+    async def off_loop(self, size: int, function: Callable[..., T], *arguments: Any) -> T: ...
 
 
 class PredictionService:
@@ -400,7 +418,7 @@ class PredictionService:
         feeds, _ = model.columns.encode(model.columns.accept(rows))
         return distances(model.distance, feeds)
 
-    async def predict(self, request: ProtocolRequest, model: LoadedModel, rows: InputRows) -> Prediction:
+    async def predict(self, request: Predicted, model: LoadedModel, rows: InputRows) -> Prediction:
         """Predict the rows of one request. Raises BadInput, TooLarge, TooMany, DeadlineExceeded."""
         request.check_count(rows.count)
         model.last_used = time.monotonic()

@@ -6,7 +6,6 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fitserve.api_keys import Identity
@@ -16,6 +15,7 @@ from fitserve.registry import RolloutFacts
 from services.predict.catalog.access import require_inspect, require_predict
 from services.predict.catalog.catalog import CatalogEntry
 from services.predict.catalog.loaded_model import LoadedModel, Prediction
+from services.predict.catalog.selector import Selector
 from services.predict.serving.counters import CLIENT_GONE
 
 if TYPE_CHECKING:
@@ -28,23 +28,6 @@ MAX_STORED_ROWS = 1_000  # of a prediction that is stored under an id
 PREDICTING = frozenset({"predict", "classify", "regress", "infer"})  # what rollouts count; explanations take longer
 T = TypeVar("T")
 _PREDICTION_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
-
-
-@dataclass(frozen=True, slots=True)
-class Selector:
-    """What a request names: a model, and a version or a label or neither."""
-
-    model: str
-    version: int | None = None
-    label: str | None = None
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the service may choose who answers."""
-        return self.version is None and self.label is None
-
-
-OPEN = Selector("")
 
 
 class ProtocolRequest:

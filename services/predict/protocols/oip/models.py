@@ -11,8 +11,9 @@ from typing import Any
 
 from services.predict.catalog.catalog import CatalogEntry
 from services.predict.catalog.loaded_model import LoadedModel, ModelOutput
+from services.predict.catalog.selector import Selector
 from services.predict.serving.counters import Counters
-from services.predict.serving.protocol_request import ProtocolRequest, Selector
+from services.predict.serving.protocol_request import ProtocolRequest
 
 PLATFORM = "onnxruntime_onnx"
 

@@ -21,6 +21,7 @@ from fitserve.conformal import Bounds, read_level
 from fitserve.errors import Forbidden, Malformed, NotFound
 from services.predict.catalog.columns import InputRows
 from services.predict.catalog.loaded_model import LoadedModel, ModelOutput, Prediction
+from services.predict.catalog.selector import Selector
 from services.predict.protocols.formats import (
     Tensor,
     from_binary,
@@ -55,7 +56,7 @@ from services.predict.protocols.transport import (
     path_parameters,
 )
 from services.predict.serving.deciding import Decided
-from services.predict.serving.protocol_request import ProtocolRequest, Selector
+from services.predict.serving.protocol_request import ProtocolRequest
 
 SERVER_METADATA: dict[str, Any] = {
     "name": "fitserve",

@@ -18,6 +18,7 @@ from fitserve.errors import BadInput, FitserveError, Forbidden, Malformed
 from services.predict.catalog.catalog import CatalogEntry
 from services.predict.catalog.columns import InputRows
 from services.predict.catalog.loaded_model import LoadedModel, Prediction
+from services.predict.catalog.selector import Selector
 from services.predict.protocols.formats import MAX_DIMENSIONS, Tensor, decode_text, rows_of
 from services.predict.protocols.proto import tensorflow_pb2 as tf
 from services.predict.protocols.proto import tensorflow_serving_pb2 as pb
@@ -25,7 +26,6 @@ from services.predict.protocols.tfserving import rest
 from services.predict.protocols.tfserving.predict_body import SIGNATURES
 from services.predict.protocols.transport import GRPC_CODES, GrpcMethod, GrpcRequest
 from services.predict.serving.deciding import Decided
-from services.predict.serving.protocol_request import Selector
 
 CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
 MAX_VALUES = 1 << 23  # of all tensors of a request: a shape of a few bytes may claim any number of equal values

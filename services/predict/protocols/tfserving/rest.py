@@ -16,6 +16,7 @@ from fitserve.errors import BadInput, Malformed, NotFound
 from services.predict.catalog.catalog import CatalogEntry, Pointer, Servable, State
 from services.predict.catalog.columns import InputRows
 from services.predict.catalog.loaded_model import LoadedModel, ModelOutput, Prediction
+from services.predict.catalog.selector import Selector
 from services.predict.protocols.formats import read_cell, read_csv, write_csv, write_json, written_rows
 from services.predict.protocols.tfserving.predict_body import SIGNATURES, read_object, read_predict
 from services.predict.protocols.transport import (
@@ -34,7 +35,6 @@ from services.predict.protocols.transport import (
     path_parameters,
 )
 from services.predict.serving.deciding import Decided
-from services.predict.serving.protocol_request import Selector
 
 CLASSIFY_TASKS = ("binary", "multiclass", "multilabel")
 REGRESS_TASKS = ("regression",)
