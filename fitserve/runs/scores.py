@@ -29,7 +29,7 @@ def _figures_of(result: Mapping[str, Any], part: str) -> dict[str, float]:
     metrics, by_target = (_mapping(_mapping(result.get(name)).get(part)) for name in ("metrics", "evaluation"))
     several = len(by_target) > 1
     own: dict[str, Any] = {}
-    twins = set()  # Keras's figures of a target that may have been standardized, given in its units beside
+    twins: set[str] = set()  # Keras's figures of a target that may be standardized; its own units are beside
     for target, values in by_target.items():
         own |= {f"{target}.{name}" if several else name: value for name, value in _mapping(values).items()}
         twins |= {f"{target}_{name}" if several else name for name, twin in _TWINS.items() if twin in _mapping(values)}
