@@ -84,7 +84,7 @@ def _code(
         spec.ensemble
     )
     numbered = own if len(own) > 1 else []
-    rows = {f"train_{number}": train for number, (train, _) in enumerate(numbered)}
+    rows: dict[str, Any] = {f"train_{number}": train for number, (train, _) in enumerate(numbered)}
     rows |= {f"validation_{number}": held_out for number, (_, held_out) in enumerate(numbered)}
     np.savez(code / "rows.npz", train=parts.train, validation=parts.validation, test=parts.test, **rows)
     kind = plain_code.SINGLE if not numbered else plain_code.TOGETHER

@@ -74,7 +74,7 @@ def _relatives(session: Session, run: Run) -> Sequence[Run]:
         ancestors.add(parent.id)
     runs, level = {root.id: root}, [root]
     while level and len(runs) < MAX_RUNS:
-        weights = [one.result["artifact"] for one in level if (one.result or {}).get("artifact")]
+        weights = [artifact for one in level if (artifact := (one.result or {}).get("artifact"))]
         descends = or_(Run.parent_id.in_([one.id for one in level]), Run.initial_weights.in_(weights))
         query = select(Run).where(descends, Run.owner == run.owner, Run.kind.not_in(DIVIDED)).order_by(Run.id)
         children = [child for child in session.scalars(query.limit(MAX_RUNS - len(runs))) if child.id not in runs]
