@@ -35,6 +35,7 @@ class Tool:
     bring: str
     packages: tuple[str, ...] = ()  # Debian's
     in_ci: bool = False  # a CI that lacks it fails
+    long: bool = False  # only long forms need it
 
 
 def _program(*names: str, variable: str = "") -> Callable[[], str | None]:
@@ -125,13 +126,17 @@ TOOLS: dict[str, Tool] = {
         _program("firefox-esr", "firefox", variable="FITSERVE_TEST_FIREFOX"),
         "apt-get install firefox-esr, or set FITSERVE_TEST_FIREFOX",
         ("firefox-esr",),
+        long=True,
     ),
     "a Node that the browser's driver runs on": Tool(_node_of_driver, "apt-get install libatomic1", ("libatomic1",)),
     "PostgreSQL": Tool(
         _postgresql, "make test installs it with pip; or set FITSERVE_TEST_POSTGRES_URL to a server's address"
     ),
     "MariaDB": Tool(
-        _program("mariadbd", variable="FITSERVE_TEST_MARIADB"), "apt-get install mariadb-server", ("mariadb-server",)
+        _program("mariadbd", variable="FITSERVE_TEST_MARIADB"),
+        "apt-get install mariadb-server",
+        ("mariadb-server",),
+        long=True,
     ),
     "prometheus": Tool(
         _program("prometheus", variable="FITSERVE_TEST_PROMETHEUS"), "apt-get install prometheus", ("prometheus",)
@@ -194,8 +199,12 @@ class MissingTools:
 
 
 def main() -> None:
-    """Install what is missing with apt-get, as root and with network; say what it cannot bring."""
-    wanted = sorted({package for name, tool in TOOLS.items() if find(name) is None for package in tool.packages})
+    """Install what is missing with apt-get, as root and with network; say what it cannot bring.
+
+    With `--short`, what only long forms need is left out.
+    """
+    tools = {name: tool for name, tool in TOOLS.items() if not (tool.long and "--short" in sys.argv)}
+    wanted = sorted({package for name, tool in tools.items() if find(name) is None for package in tool.packages})
     if wanted and shutil.which("apt-get") is None:
         print(f"There is no apt-get here. Install with your package manager: {' '.join(wanted)}")
     elif wanted and os.geteuid() != 0:
@@ -208,7 +217,7 @@ def main() -> None:
             done = subprocess.run(command, check=False, env=environment, stdout=subprocess.DEVNULL)
             print(f"{package}: {'installed' if done.returncode == 0 else 'could not be installed'}")
     find.cache_clear()
-    for name, tool in TOOLS.items():
+    for name, tool in tools.items():
         if find(name) is None:
             print(f"Still missing: {name} ({tool.bring})")
 
