@@ -212,13 +212,13 @@ class _ParsingPass:
 
     def _conclude(self) -> None:
         """Decide whether this pass is final; refuse what is bad where the upload is strict."""
-        found = [
+        proposed = [
             parser.next_plan(counted.labels() if parser.plan.storage == "string" and not parser.plan_changed else None)
             for parser, counted in zip(self.parsers, self.counts, strict=True)
         ]
         names = list(self.reader.names)
         examples = {parser.name: [*parser.examples, *parser.bad_spellings] for parser in self.parsers}
-        after = dict(zip(names, found, strict=True))
+        after = dict(zip(names, proposed, strict=True))
         self.next_plans = reconsider(dict(zip(names, self.plans, strict=True)), after, examples)
         for parser, plan in zip(self.parsers, self.next_plans, strict=True):
             parser.plan = plan

@@ -115,8 +115,8 @@ class LabelColumn(FittedColumn):
         places = self._looked_up(values)
         unusual, others = Unusual(), np.flatnonzero(places == _NOT_FOUND)
         if others.size:
-            found, states = self._places_and_states([values[at] for at in others.tolist()])
-            places[others] = found
+            their_places, states = self._places_and_states([values[at] for at in others.tolist()])
+            places[others] = their_places
             if (states == _REFUSED).any():
                 return Unusual(refused=others[states == _REFUSED])
             for name, of_state in (("missing_value", _MISSING), ("unknown_category", _UNKNOWN)):

@@ -55,8 +55,8 @@ def record(session: Session, run_id: str, remains: list[str]) -> None:
     run = session.get(Run, run_id, with_for_update=True)
     if run is None:
         return
-    said = (Event.run_id == run_id, Event.attempt == run.attempt, Event.seq == CLEANED_UP)
-    if session.scalar(select(Event.id).where(*said)) is None:
+    recorded = (Event.run_id == run_id, Event.attempt == run.attempt, Event.seq == CLEANED_UP)
+    if session.scalar(select(Event.id).where(*recorded)) is None:
         at, data = db.now(session), {"remains": remains}
         message = describe(remains)
         level: Level = "warn" if remains else "info"

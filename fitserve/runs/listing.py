@@ -80,8 +80,8 @@ def list_runs(
     if order != Order() or offset:  # the ids alone are sorted and skipped: whole rows would be carried along
         query = _filtered(select(Run.id), wanted).where(_readable(wanted.owner))
         ids = list(session.scalars(query.order_by(*_order_by(session, order)).offset(offset).limit(limit)))
-        found = {run.id: run for run in session.scalars(select(Run).options(brief).where(Run.id.in_(ids)))}
-        return [found[run_id] for run_id in ids if run_id in found]
+        by_id = {run.id: run for run in session.scalars(select(Run).options(brief).where(Run.id.in_(ids)))}
+        return [by_id[run_id] for run_id in ids if run_id in by_id]
     query = _filtered(select(Run), wanted).options(brief).order_by(Run.id.desc()).limit(limit)
     if before is not None:
         query = query.where(Run.id < before)

@@ -61,21 +61,21 @@ def _read_parts(
     While one call reads JSON, no other thread of the process has its turn.
     """
     try:
-        found = _find_rows(body)
+        raw = _find_rows(body)
     except (msgspec.ValidationError, UnicodeDecodeError, RecursionError):
         return None
     except msgspec.DecodeError as error:
         if b"NaN" in body or b"Infinity" in body:
             return None
         raise Malformed(f"The body is not JSON: {error}.") from None
-    check_count(len(found.instances))
+    check_count(len(raw.instances))
     parts = []
-    for start in range(0, len(found.instances), PART_ROWS):
-        part = b'{"instances":[' + b",".join(found.instances[start : start + PART_ROWS]) + b"]}"
+    for start in range(0, len(raw.instances), PART_ROWS):
+        part = b'{"instances":[' + b",".join(raw.instances[start : start + PART_ROWS]) + b"]}"
         known = _read_known(model.columns, part)
         rows = InputRows(_instances(model, read_json(part)["instances"], start)) if known is None else known[0]
         parts.append(rows)
-    return (InputRows.joined(parts), found.interval) if parts else None
+    return (InputRows.joined(parts), raw.interval) if parts else None
 
 
 def _read_known(columns: Columns, body: bytes) -> tuple[InputRows, float | bool | None] | None:
