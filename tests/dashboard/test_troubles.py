@@ -33,6 +33,14 @@ def test_an_outage_is_said_and_ends_by_itself(page: Page, trained: list[str]) ->
     expect(page.get_by_role("link", name=re.compile(trained[0][-8:])).first).to_be_visible()
 
 
+def test_a_page_left_open_over_an_upgrade_loads_the_new_files(page: Page) -> None:
+    page.goto("/")
+    expect(page.get_by_role("link", name="System", exact=True).first).to_be_visible()
+    page.route(re.compile("/assets/System-"), lambda route: route.fulfill(status=404), times=1)  # of the old release
+    page.get_by_role("link", name="System", exact=True).first.click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("System")
+
+
 def test_taking_a_model_down_is_asked_first(page: Page, trained: list[str]) -> None:
     page.goto("/models/browser-small")
     page.get_by_role("button", name="Unload").click()

@@ -14,6 +14,17 @@ import "./styles/pages.css";
 import "./styles/play.css";
 import "./styles/runs.css";
 
+const RELOAD_PAUSE_MS = 10_000;
+
+// After an upgrade the server has other files than an open page knows: load the new ones, once for each failure.
+window.addEventListener("vite:preloadError", (event) => {
+  const now = Date.now();
+  if (now - Number(sessionStorage.getItem("reloaded") ?? 0) < RELOAD_PAUSE_MS) return;
+  sessionStorage.setItem("reloaded", String(now));
+  event.preventDefault();
+  window.location.reload();
+});
+
 const key = takeKey(window.location, window.history);
 const queries = new QueryClient({
   queryCache: new QueryCache({
