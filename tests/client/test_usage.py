@@ -68,7 +68,7 @@ def test_layers_rules_and_drawn_plots_come(client: Client, trained: Run, tmp_pat
 
 
 def test_imports_name_a_connection_that_there_is(client: Client, trained: Run) -> None:
-    assert list(client.datasets.connections()) == []
+    assert "none" not in [connection.name for connection in client.datasets.connections()]
     with pytest.raises(BadInput) as refused:
         client.datasets.import_from("imported", {"sql": {"connection": "none", "query": "SELECT 1"}}, lenient=True)
     assert refused.value.problems[0].pointer == "/source/sql/connection"
