@@ -56,7 +56,7 @@ EPOCH_UNITS = {
 SMALLEST_EPOCH = 1e8  # seconds: smaller numbers are times since 1970 only where the request says so
 # A name that ends in a time's, in snake_case or camelCase, perhaps with its unit: created_at, eventTime, time (ms).
 _TIME_NAME = re.compile(
-    r"(?:^|[_\s.-]|(?<=[a-z])(?=[A-Z]))(?i:ts|time|timestamp|date|datetime|at|unixtime|unix|epoch|created|updated)"
+    r"(?:^|[_\s.-]|(?<=[a-z])(?=[A-Z]))(?i:ts|time|timestamp|date|datetime|at|unixtime|unix|created|updated)"
     r"(?:[_\s.-]{0,2}[(\[]?(?i:s|sec|secs|seconds|ms|millis|us|micros|ns|nanos|utc|gmt)[)\]]?)?$"
 )
 _DATE_PARTS = re.compile(r"\d{1,2}[^\W\d_]{3,9}\d{2,4}(\W|$)")  # 01JAN2023
