@@ -188,7 +188,7 @@ def test_script_and_notebook_reach_the_losses_of_the_run(
 
 def test_names_are_no_code(client: Client, tmp_path: Path) -> None:
     target = 'y"""\nraise SystemExit(7)\n"""'
-    table = pa.table({'a\\"""# %% ': [float(n) for n in range(40)], target: ["no", "it's \\"] * 20})
+    table = pa.table({'a\\"""# %% ': [float(n) for n in range(80)], target: ["no", "it's \\"] * 40})
     dataset = client.datasets.upload(table, "export-names")
     spec = {"dataset": dataset.ref, "target": dataset.columns[1].name, "training": {"epochs": 2}}  # an ensemble
     client.runs.create(spec, model="export-names").wait(PATIENCE)
