@@ -43,11 +43,11 @@ def pages(runs: list[str], dataset: str) -> dict[str, tuple[str, ...]]:
 
 @pytest.mark.long  # the short form: the same pages in Chromium, page by page, in the other files
 def test_every_page_and_the_playground(server: Server, api: httpx2.Client, trained: list[str], tmp_path: Path) -> None:
-    dataset = api.get("/datasets/browser-small").raise_for_status().json()["ref"]
+    version = api.get("/datasets/browser-small").raise_for_status().json()["version"]
     with opened(need("firefox"), tmp_path) as firefox:
         firefox.open(f"{server.base_url}/#key={server.token}")
         firefox.wait_for(DRAWN)
-        for path, tabs in pages(trained, dataset).items():
+        for path, tabs in pages(trained, f"browser-small@{version}").items():
             for tab in tabs or ("",):
                 mark = "&" if "?" in path else "?"
                 firefox.open(f"{server.base_url}{path}" + (f"{mark}tab={tab}" if tab else ""))
