@@ -41,7 +41,7 @@ test: $(VENV)/.dev dashboard  ## the whole suite, with real services
 
 .PHONY: test-fast test-tools
 test-fast: $(VENV)/.dev  ## about two minutes: no TensorFlow, no whole server, no PostgreSQL
-	$(BIN)/python -m pytest -n 2 --fast
+	$(BIN)/python -m pytest -n 3 --fast
 
 test-tools: $(VENV)/.dev  ## install what tests/needs.py lists and this machine lacks; needs root and network
 	$(BIN)/python -m tests.needs

@@ -21,7 +21,14 @@ GROUP_OF_FIXTURE = {"reader_server": "readers", "lesson_server": "lessons", "mai
 SLOW_FOLDERS = frozenset(
     ("compatibility", "dashboard", "deploy", "docs", "examples", "faults", "fresh", "fuzz", "hosts", "journey")
 ).union(("layout", "predict", "telemetry", "tls", "trainer"))
-SLOW_FILES = frozenset(("runs/test_secrets.py", "encoding/test_adding_an_encoding.py"))  # processes of each kind
+# Processes of each kind, fleets of them that die, every route by every key.
+SLOW_FILES = frozenset(
+    (
+        *("cli/test_commands.py", "runs/test_secrets.py", "encoding/test_adding_an_encoding.py"),
+        *("events/test_scheduler_kills.py", "rollouts/test_crashes.py"),
+        *("control/test_access_matrix.py", "control/test_access_effects.py"),
+    )
+)
 SLOW_FIXTURES = frozenset(
     ("browser", "cluster", "lesson_server", "main_server", "postgres", "reader_server", "s3_environment", "served")
 )
