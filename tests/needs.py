@@ -47,6 +47,13 @@ def _program(*names: str, variable: str = "") -> Callable[[], str | None]:
     return find
 
 
+def _modules(*names: str) -> Callable[[], str | None]:
+    def find() -> str | None:
+        return names[0] if all(importlib.util.find_spec(name) is not None for name in names) else None
+
+    return find
+
+
 def _runs(*command: str) -> bool:
     return bool(shutil.which(command[0])) and not subprocess.run(command, capture_output=True, check=False).returncode
 
@@ -136,6 +143,14 @@ TOOLS: dict[str, Tool] = {
         _program("mariadbd", variable="FITSERVE_TEST_MARIADB"),
         "apt-get install mariadb-server",
         ("mariadb-server",),
+        long=True,
+    ),
+    "an emulator of Google Cloud Storage": Tool(
+        _modules("gcsfs", "gcp_storage_emulator"), "pip install gcsfs gcp-storage-emulator", long=True
+    ),
+    "an emulator of Azure's storage": Tool(
+        lambda: _modules("adlfs")() and _program("azurite-blob", variable="FITSERVE_TEST_AZURITE")(),
+        "pip install adlfs; npm install --global azurite",
         long=True,
     ),
     "prometheus": Tool(

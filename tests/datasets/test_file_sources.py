@@ -21,6 +21,7 @@ import pytest
 from benchmarks.large_import import peak_of
 from fitserve.ids import new_id
 from tests.datasets.conftest import Api
+from tests.object_stores import AZURE_KEY, KINDS, emulated
 
 TABLE = "".join(f"{i},{i % 7},{i / 4},{i:06}\n" for i in range(20_000))
 CSV = ("id,group,size,code\n" + TABLE).encode()
@@ -120,6 +121,26 @@ def test_a_store_that_gives_nothing_is_refused_or_away(api: Api, lake: Callable[
         assert says in answer.json()["detail"], answer.text
         assert "lake-s3cret" not in answer.text
     assert (api.blobs(), api.leftovers()) == (before, [])
+
+
+@pytest.mark.long  # the short form: S3
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_stores_are_read_too(api: Api, kind: str) -> None:
+    with emulated(kind) as (connection, store, folder):
+        api.connect(pond=connection)
+        store.pipe(f"{folder}/sales/a.parquet", parquet(id=[1, 2], code=["01", "02"]))
+        store.pipe(f"{folder}/sales/b.parquet", parquet(id=[3], code=["03"]))
+        first = ask(api, f"pond-{kind}", **{kind: {"connection": "pond", "path": "sales/*.parquet"}})
+        assert first.status_code == 201, first.text
+        assert [row["code"] for row in rows(api, first.json())] == ["01", "02", "03"]
+        refreshed = f"/datasets/pond-{kind}/refresh"
+        assert api.ann.post(refreshed).json()["id"] == first.json()["id"]
+        store.pipe(f"{folder}/sales/b.parquet", parquet(id=[4], code=["04"]))
+        assert api.ann.post(refreshed).json()["version"] == 2
+        for path, says in (("none/*.csv", "no object"), ("sales", "folder")):
+            refused = ask(api, "nothing", **{kind: {"connection": "pond", "path": path}})
+            assert (refused.status_code, says in refused.text) == (422, True), refused.text
+            assert AZURE_KEY not in refused.text
 
 
 # --- an address ----------------------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ from fitserve.runs import change, create, finish, lease, queries, worker_registr
 from fitserve.settings import Settings
 from fitserve.states import CLEANUP, PART, RunState
 from fitserve.tables import Dataset, Run
+from tests.object_stores import KINDS, emulated
 from tests.predict.test_batch import upload
 from tests.predict.toy_registry import THREE, ToyRegistry, mixed
 from tests.waiting import wait_until
@@ -340,6 +341,20 @@ def test_a_table_that_is_there_is_left_replaced_or_appended_to(batch: Batch, war
     assert "nowhere" in states("append", "nowhere.scores").error["detail"]
     left = warehouse.execute("SELECT table_name FROM information_schema.tables WHERE table_schema = 'answers'")
     assert {row[0] for row in left.fetchall()} == {"scores", "fitserve_parts", "best", "strict"}
+
+
+@pytest.mark.long  # the short form: S3
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_stores_take_them_too(batch: Batch, connect: Callable[..., None], kind: str) -> None:
+    with emulated(kind) as (connection, store, folder):
+        connect(pond={**connection, "writable": True})
+        for state, if_exists in (("succeeded", "fail"), ("failed", "fail"), ("succeeded", "replace")):
+            run_id = batch.queue({kind: {"connection": "pond", "path": "scores/today", "if_exists": if_exists}})
+            batch.attempt()
+            assert batch.run(run_id).state == state, batch.run(run_id).error
+        names = [name for name in store.find(f"{folder}/scores/today") if name.endswith(".parquet")]
+        assert all(run_id in name for name in names)
+        assert sum(pq.read_table(store.open(name)).num_rows for name in names) == batch.dataset.rows
 
 
 def test_a_folder_that_is_there_is_left_replaced_or_added_to(batch: Batch, lake: Any) -> None:
