@@ -59,7 +59,7 @@ class SideRunner(threading.Thread):
             self._woken.clear()
 
     def _run_next(self) -> bool:
-        """Return whether there was a batch prediction to run."""
+        """Run the next one in the queue. Return whether there was one."""
         with db.reading(self.engine) as session:  # unlike a claim, this takes no write lock
             waiting = select(Run.id).where(Run.kind.in_(self._attempts), Run.state == RunState.queued).limit(1)
             if session.scalar(waiting) is None:

@@ -1,7 +1,7 @@
 """Batches of a Parquet file through flat memory.
 
-Arrow keeps what it has read of row groups until the iteration over them ends, as much as the file at last. So a file is
-gone through a few row groups at a time; very small ones are read together, or each would cost a call for every column.
+An iteration of Arrow keeps every row group that it has read until it ends: in the end, the whole file. So each one
+here covers a few row groups. Very small ones are read together, since each costs a call for every column.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ BYTES = 64 * 1024 * 1024  # of them, uncompressed
 
 
 def batches_of(file: pq.ParquetFile, rows: int, **options: Any) -> Iterator[pa.RecordBatch]:
-    """Yield a file's batches of at most so many rows, in order. `options` are those of `iter_batches`."""
+    """Yield a file's batches of up to `rows` rows, in order. `options` go to `iter_batches`."""
     for groups in _some_at_once(file.metadata):
         yield from file.iter_batches(rows, row_groups=groups, **options)
 

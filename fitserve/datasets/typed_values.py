@@ -1,4 +1,4 @@
-"""What the values of typed columns (Parquet, Arrow) may mean beside their type: it is named, and nothing is changed."""
+"""Notices on typed columns (Parquet, Arrow) whose values could mean something else. The values are not changed."""
 
 from __future__ import annotations
 

@@ -12,12 +12,11 @@ from sqlalchemy import (
     String,
     UniqueConstraint,
     false,
-    text,
     true,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from fitserve.tables.base import Base
+from fitserve.tables.base import Base, partial_index
 
 
 class OutboxEvent(Base):
@@ -26,11 +25,10 @@ class OutboxEvent(Base):
     __tablename__ = "outbox"
     __table_args__ = (
         Index("ix_outbox_owner_id", "owner", "id"),  # ids sort by time
-        Index(
+        partial_index(
             "ix_outbox_waiting",
             "id",
-            sqlite_where=text("dispatched_at IS NULL"),
-            postgresql_where=text("dispatched_at IS NULL"),
+            where="dispatched_at IS NULL",
         ),
     )
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
@@ -76,17 +74,15 @@ class Delivery(Base):
     __table_args__ = (
         UniqueConstraint("webhook_id", "event_id"),
         CheckConstraint("state IN ('pending', 'delivered', 'failed')", name="delivery_state_known"),
-        Index(
+        partial_index(
             "ix_deliveries_due",
             "next_at",
-            sqlite_where=text("state = 'pending'"),
-            postgresql_where=text("state = 'pending'"),
+            where="state = 'pending'",
         ),
-        Index(
+        partial_index(
             "ix_deliveries_failed",
             "next_at",
-            sqlite_where=text("state = 'failed'"),
-            postgresql_where=text("state = 'failed'"),
+            where="state = 'failed'",
         ),
         Index("ix_deliveries_event_id", "event_id"),
         Index("ix_deliveries_webhook_id_id", "webhook_id", "id"),
@@ -135,11 +131,10 @@ class AutomationFiring(Base):
             name="firing_state_known",
         ),
         Index("ix_firings_automation_id_id", "automation_id", "id"),
-        Index(
+        partial_index(
             "ix_firings_live",
             "id",
-            sqlite_where=text("state IN ('queued', 'open', 'training')"),
-            postgresql_where=text("state IN ('queued', 'open', 'training')"),
+            where="state IN ('queued', 'open', 'training')",
         ),
     )
     id: Mapped[str] = mapped_column(String(40), primary_key=True)

@@ -10,9 +10,11 @@ from sqlalchemy import (
     BigInteger,
     DateTime,
     Dialect,
+    Index,
     Integer,
     MetaData,
     TypeDecorator,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase
 
@@ -48,3 +50,8 @@ class Base(DeclarativeBase):
         list[Any]: JSON(none_as_null=True),
         int: BigInteger().with_variant(Integer, "sqlite"),
     }
+
+
+def partial_index(name: str, *columns: Any, where: str, unique: bool = False) -> Index:
+    """Return an index of the rows that a condition holds of, the same on SQLite and PostgreSQL."""
+    return Index(name, *columns, unique=unique, sqlite_where=text(where), postgresql_where=text(where))

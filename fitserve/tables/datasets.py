@@ -14,7 +14,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from fitserve.tables.base import Base
+from fitserve.tables.base import Base, partial_index
 
 
 class Blob(Base):
@@ -59,12 +59,11 @@ class StagedRows(Base):
     __tablename__ = "staged_rows"
     __table_args__ = (
         UniqueConstraint("name", "batch"),
-        Index(
+        partial_index(
             "ix_staged_rows_waiting",
             "name",
             "id",
-            sqlite_where=text("dataset_id IS NULL"),
-            postgresql_where=text("dataset_id IS NULL"),
+            where="dataset_id IS NULL",
         ),
     )
     id: Mapped[str] = mapped_column(String(40), primary_key=True)  # ids sort by time

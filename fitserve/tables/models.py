@@ -12,11 +12,10 @@ from sqlalchemy import (
     Index,
     String,
     false,
-    text,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from fitserve.tables.base import Base
+from fitserve.tables.base import Base, partial_index
 
 
 class Model(Base):
@@ -100,12 +99,11 @@ class Rollout(Base):
         CheckConstraint(
             "state IN ('running', 'paused', 'succeeded', 'rolled_back', 'aborted')", name="rollout_state_known"
         ),
-        Index(
+        partial_index(
             "uq_rollouts_active",  # one at a time
             "model",
             unique=True,
-            sqlite_where=text("state IN ('running', 'paused')"),
-            postgresql_where=text("state IN ('running', 'paused')"),
+            where="state IN ('running', 'paused')",
         ),
         Index("ix_rollouts_model_id", "model", "id"),
     )

@@ -9,11 +9,10 @@ from sqlalchemy import (
     CheckConstraint,
     Index,
     String,
-    text,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from fitserve.tables.base import Base
+from fitserve.tables.base import Base, partial_index
 
 
 class Sample(Base):
@@ -60,13 +59,12 @@ class Alarm(Base):
     __tablename__ = "alarms"
     __table_args__ = (
         CheckConstraint("severity IN ('warning', 'critical')", name="alarm_severity_known"),
-        Index(
+        partial_index(
             "uq_alarms_open",  # one at a time
             "name",
             "subject",
             unique=True,
-            sqlite_where=text("ended_at IS NULL"),
-            postgresql_where=text("ended_at IS NULL"),
+            where="ended_at IS NULL",
         ),
         Index("ix_alarms_ended_at", "ended_at"),
     )

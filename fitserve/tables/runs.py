@@ -17,7 +17,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column
 
 from fitserve.states import RunState
-from fitserve.tables.base import Base
+from fitserve.tables.base import Base, partial_index
 
 _STATES = ", ".join(f"'{state}'" for state in RunState)
 
@@ -30,43 +30,38 @@ class Run(Base):
         CheckConstraint(f"state IN ({_STATES})", name="state_known"),
         CheckConstraint("(state = 'running') = (lease_token IS NOT NULL)", name="lease_iff_running"),
         CheckConstraint("priority BETWEEN -100 AND 100", name="priority_range"),
-        Index(
+        partial_index(
             "ix_runs_queue",
             text("priority DESC"),
             "created_at",
             "id",
-            sqlite_where=text("state = 'queued'"),
-            postgresql_where=text("state = 'queued'"),
+            where="state = 'queued'",
         ),
-        Index(
+        partial_index(
             "ix_runs_lease",
             "lease_expires_at",
-            sqlite_where=text("state = 'running'"),
-            postgresql_where=text("state = 'running'"),
+            where="state = 'running'",
         ),
         Index("ix_runs_owner_id", "owner", "id"),  # ids sort by time
         Index("ix_runs_dataset_id_id", "dataset_id", "id"),
-        Index(
+        partial_index(
             "ix_runs_live",  # quotas
             "owner",
             "state",
-            sqlite_where=text("state IN ('queued', 'running')"),
-            postgresql_where=text("state IN ('queued', 'running')"),
+            where="state IN ('queued', 'running')",
         ),
         Index("ix_runs_finished", "finished_at"),
         Index("ix_runs_key_id_finished_at", "key_id", "finished_at"),  # quotas of a key
-        Index(
+        partial_index(
             "ix_runs_initial_weights",
             "initial_weights",
-            sqlite_where=text("initial_weights IS NOT NULL"),
-            postgresql_where=text("initial_weights IS NOT NULL"),
+            where="initial_weights IS NOT NULL",
         ),
-        Index("ix_runs_shared", "id", sqlite_where=text("shared"), postgresql_where=text("shared")),
-        Index(
+        partial_index("ix_runs_shared", "id", where="shared"),
+        partial_index(
             "ix_runs_parent_id",
             "parent_id",
-            sqlite_where=text("parent_id IS NOT NULL"),
-            postgresql_where=text("parent_id IS NOT NULL"),
+            where="parent_id IS NOT NULL",
         ),
     )
     id: Mapped[str] = mapped_column(String(40), primary_key=True)

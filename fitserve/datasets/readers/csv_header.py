@@ -90,7 +90,7 @@ def names_are_numbers(first: list[str], body: list[list[str]]) -> bool:
 
 
 def _steps(texts: list[str]) -> list[float]:
-    """Return the steps from each number to the next one; none where a text is no number."""
+    """Return the differences between neighbouring numbers; an empty list if a text is not a number."""
     try:
         values = [float(text.replace(",", ".")) for text in texts]
     except ValueError:

@@ -190,7 +190,7 @@ def _has_rows(before: list[Record]) -> bool:
 
 
 def _is_above_short_table(before: list[Record], first: Record, after: list[list[str]], width: int) -> bool:
-    """Return whether rows that are all alike, if few, come after names with values, or a header after some lines."""
+    """Return whether a short table of even rows starts here, below pairs of name and value or below prose."""
     if not after or _share(after, width) < 1 or _has_rows(before):
         return False
     if all(len(record.fields) == 2 < width for record in before):

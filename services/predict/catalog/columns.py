@@ -148,7 +148,7 @@ class Columns:
         raise KeyError(name)
 
     def accept(self, rows: InputRows) -> InputRows:
-        """Return rows as they stand in the table as rows of the model: without the columns that are none of its inputs.
+        """Return a table's rows as the model takes them, without the columns that are not its inputs.
 
         What neither has stays, and is refused by the encoder.
         """

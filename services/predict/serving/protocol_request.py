@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -30,7 +31,7 @@ T = TypeVar("T")
 _PREDICTION_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
-class ProtocolRequest:
+class ProtocolRequest(ABC):
     """One request of any protocol: its caller, its deadline, its prediction, and where its time went.
 
     Moments are those of `time.perf_counter`; `deadline` is the event loop's time.
@@ -55,9 +56,9 @@ class ProtocolRequest:
         self.error: FitserveError | None = None
         self._identity: Identity | None = None
 
+    @abstractmethod
     def read_deadline(self) -> float | None:
         """Return the event loop's time by which the client wants its answer. Raises Malformed."""
-        raise NotImplementedError
 
     @property
     def level(self) -> float | None:
@@ -65,9 +66,9 @@ class ProtocolRequest:
         return None if self.interval is None else read_level(self.interval, "X-Interval")
 
     @property
+    @abstractmethod
     def sticky_key(self) -> str | None:
-        """What requests share that one version is to answer, while canaries answer some: `X-Sticky-Key`."""
-        raise NotImplementedError
+        """The client's `X-Sticky-Key`: while a canary runs, one version answers all requests with the same key."""
 
     def identify(self) -> Identity:
         """Return the caller. Raises Unauthenticated."""

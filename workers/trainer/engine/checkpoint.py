@@ -84,7 +84,7 @@ def with_prefix(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.n
 
 
 def under_prefix(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the inverse of `with_prefix`."""
+    """Undo `with_prefix`: return the arrays under a prefix, by their own names."""
     return {name.removeprefix(f"{prefix}/"): a for name, a in arrays.items() if name.startswith(f"{prefix}/")}
 
 
@@ -94,7 +94,7 @@ def epochs_to_arrays(group: str, weights: Mapping[int, Sequence[np.ndarray]]) ->
 
 
 def epochs_from_arrays(group: str, arrays: Mapping[str, np.ndarray]) -> dict[int, list[np.ndarray]]:
-    """Return the inverse of `epochs_to_arrays`."""
+    """Undo `epochs_to_arrays`: return the weights by epoch."""
     by_epoch: dict[int, dict[int, np.ndarray]] = {}
     for name, array in under_prefix(group, arrays).items():
         epoch, at = name.split("/")

@@ -172,7 +172,7 @@ def _summed(gradients: Sequence[Any], share: Share, batch_size: int, group: Coll
 
 
 def _exchanged(parts: Sequence[Any], group: Collectives) -> list[Any]:
-    """Return the sums of tensors over all processes: of large ones one by one, the last first, then of small ones.
+    """Sum tensors over all processes: each large one by itself, from the last to the first, then the small ones.
 
     One exchange at a time, in one order: on GPUs, NCCL needs that.
     """

@@ -1,4 +1,4 @@
-"""Which networks can be trained stacked, as one with a replica axis: see `stacked_network`."""
+"""What keeps networks from being trained stacked, as one network with a replica axis: see `stacked_network`."""
 
 from __future__ import annotations
 

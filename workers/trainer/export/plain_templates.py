@@ -90,7 +90,7 @@ class Dropout(keras.layers.Dropout):
 
 # Keras's own updates differ from ours in the last bit, which Adam magnifies a thousandfold within a few epochs.
 ADAM = '''class {name}(keras.optimizers.{name}):
-    """{name} as one operation of TensorFlow, which rounds as the run did; Keras's trains as well."""
+    """{name} in one TensorFlow operation, so that it rounds as the run did. Keras's own also works."""
 
     def update_step(self, gradient, variable, learning_rate):
         if isinstance(gradient, tf.IndexedSlices):  # an embedding's

@@ -201,7 +201,7 @@ class _Writer:
         return _Tensor(graph.add("Add", [scaled, graph.constant(offset)]), stacked=True)
 
     def _alike(self, inputs: list[_Tensor], tensors: list[Any]) -> list[_Tensor]:
-        """Return all of them stacked, where one is: a shared one is repeated for every member."""
+        """Stack all inputs if any is stacked: repeat shared ones for every member."""
         if not any(one.stacked for one in inputs):
             return inputs
         graph, alike = self._graph, []
