@@ -1,7 +1,8 @@
-"""Built-in tables: the six of TensorFlow Playground, and those that scikit-learn brings.
+"""Built-in tables: the six of TensorFlow Playground, the Titanic's people, and those that scikit-learn brings.
 
 The Playground's are written anew from a description of its `src/dataset.ts`; `noise` is a percentage, from 0 to 50.
-scikit-learn's CSV files are read without importing it.
+The Titanic's are the counts that the British inquiry of 1912 published. scikit-learn's CSV files are read without
+importing it.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class SampleMissing(Unavailable):
 
 @dataclass(frozen=True)
 class Sample:
-    """A built-in table. `make` takes noise, rows and seed; scikit-learn's tables ignore them."""
+    """A built-in table. `make` takes noise, rows and seed; only the Playground's tables use them."""
 
     info: SampleInfo
     make: Callable[[float, int | None, int], pa.Table]
@@ -139,6 +140,40 @@ def _playground(
     return Sample(info, make, {} if regression else {"label": "categorical"})
 
 
+# --- The Titanic ----------------------------------------------------------------------------------------------------
+
+# Report on the Loss of the S.S. "Titanic" (British Board of Trade, 1912): how many were lost and saved.
+_ABOARD = {
+    ("first", "adult", "male"): (118, 57),
+    ("first", "adult", "female"): (4, 140),
+    ("first", "child", "male"): (0, 5),
+    ("first", "child", "female"): (0, 1),
+    ("second", "adult", "male"): (154, 14),
+    ("second", "adult", "female"): (13, 80),
+    ("second", "child", "male"): (0, 11),
+    ("second", "child", "female"): (0, 13),
+    ("third", "adult", "male"): (387, 75),
+    ("third", "adult", "female"): (89, 76),
+    ("third", "child", "male"): (35, 13),
+    ("third", "child", "female"): (17, 14),
+    ("crew", "adult", "male"): (670, 192),
+    ("crew", "adult", "female"): (3, 20),
+}
+
+
+def _titanic(_name: str, target: str) -> pa.Table:
+    """Return a row a person, shuffled."""
+    people = [
+        (*who, fate)
+        for who, counts in _ABOARD.items()
+        for fate, count in zip(("no", "yes"), counts, strict=True)
+        for _ in range(count)
+    ]
+    order = np.random.default_rng(1912).permutation(len(people))
+    columns = zip(*(people[at] for at in order), strict=True)
+    return pa.table(dict(zip(("class", "age", "sex", target), map(list, columns), strict=True)))
+
+
 # --- scikit-learn's tables -----------------------------------------------------------------------------------------
 
 _CELLS = (
@@ -226,6 +261,7 @@ _ALL = (
     _playground("spiral", "Spiral", spiral),
     _playground("plane", "Plane", plane, regression=True),
     _playground("multi-gauss", "Multi Gaussian", multi_gaussian, regression=True),
+    _bundled("titanic", "Titanic: who survived, by class, age and sex", "survived", 2201, _titanic),
     _bundled("iris", "Iris: three species by four lengths", "species", 150, _labelled),
     _bundled("wine", "Wine: three cultivars by 13 measurements", "cultivar", 178, _labelled),
     _bundled("breast_cancer", "Breast cancer (Wisconsin): 30 features of cells", "diagnosis", 569, _labelled),

@@ -54,8 +54,8 @@ def test_one_click_leads_from_nothing_to_a_trained_model(page: Page, api: httpx2
     page.unroute(re.compile(r"/api/v1/(datasets|runs)\?"))
     page.goto("/")
     following = page.get_by_role("region", name="Next")
-    expect(following.get_by_role("link")).to_have_attribute("href", re.compile(f"{run}|/models/iris"))
+    expect(following.get_by_role("link")).to_have_attribute("href", re.compile(f"{run}|/models/titanic"))
     assert wait_until_ended(api, run) == "succeeded"
     page.reload()
     following.get_by_role("link", name="Try it").click()
-    expect(page.get_by_role("heading", level=1)).to_contain_text("iris")
+    expect(page.get_by_role("heading", level=1)).to_contain_text("titanic")

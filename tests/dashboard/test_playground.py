@@ -99,6 +99,15 @@ def test_two_columns_of_a_table_are_learned(page: Page, api: httpx2.Client) -> N
     expect(page.get_by_test_id("epoch")).to_have_text("0100")
 
 
+def test_it_learns_in_the_page_where_its_worker_cannot_be_started(page: Page) -> None:
+    page.route(re.compile("learner.worker"), lambda route: route.abort())
+    page.goto("/playground?epochs=20&layers=3")
+    page.get_by_role("button", name="Play", exact=True).click()
+    expect(page.get_by_test_id("epoch")).to_have_text("0020")
+    page.get_by_role("button", name="Step one epoch").click()
+    expect(page.get_by_test_id("epoch")).to_have_text("0021")
+
+
 def test_controls_can_be_hidden_and_test_data_shown(page: Page) -> None:
     page.goto("/playground?hide=noise-rate-layers")
     rate = page.get_by_role("combobox", name="Learning rate")

@@ -25,6 +25,7 @@ from tests.waiting import PATIENCE
 pytestmark = pytest.mark.xdist_group("server")
 RUNS, RECORDED, EPOCHS, COMPARED = 10_000, 100, 1000, 20
 FIRST_PAINT_MS = 1500
+MAIN_THREAD_MS = 8  # of the 16.7 of a frame, while the playground learns
 
 
 def fill_database(url: str) -> list[str]:
@@ -208,9 +209,10 @@ FRAMES = """(seconds) => new Promise((done) => {
 
 
 @pytest.mark.long
-def test_a_frame_has_time_to_spare_while_the_playground_learns(visitor: Page) -> None:
+@pytest.mark.parametrize("layers", ["4-2", "8-8-4"])
+def test_a_frame_has_time_to_spare_while_the_playground_learns(visitor: Page, layers: str) -> None:
     """The main thread's processor time a frame, which says whether sixty fit in a second on a busy machine too."""
-    visitor.goto("/playground?epochs=5000&layers=4-2")
+    visitor.goto(f"/playground?epochs=5000&layers={layers}")
     visitor.get_by_role("button", name="60/s").click()
     visitor.get_by_role("button", name="Play", exact=True).click()
     expect(visitor.get_by_test_id("epoch")).not_to_have_text("0000")
@@ -219,8 +221,8 @@ def test_a_frame_has_time_to_spare_while_the_playground_learns(visitor: Page) ->
     before = task_seconds(devtools)
     frames = float(visitor.evaluate(FRAMES, 5))
     spent = 1000 * (task_seconds(devtools) - before) / frames
-    print(f"\n{frames / 5:.0f} frames a second; {spent:.1f} ms of the main thread a frame")
-    assert spent < 1000 / 60
+    print(f"\n{layers}: {frames / 5:.0f} frames a second; {spent:.1f} ms of the main thread a frame")
+    assert spent < MAIN_THREAD_MS
 
 
 def task_seconds(devtools: CDPSession) -> float:

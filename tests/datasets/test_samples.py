@@ -1,6 +1,8 @@
-"""The Playground's six samples match their description; scikit-learn's tables equal those that it loads."""
+"""The samples: the Playground's match their description, the Titanic its counts, scikit-learn's what it loads."""
 
 from __future__ import annotations
+
+from collections import Counter
 
 import numpy as np
 import pyarrow as pa
@@ -79,6 +81,15 @@ def test_tables_of_scikit_learn() -> None:
         assert target == [str(names[code]) for code in bunch.target] if labels else np.allclose(target, bunch.target)
         if name in ("iris", "wine", "breast_cancer"):
             assert table.column_names[:-1] == list(bunch.feature_names)
+
+
+def test_the_titanic_has_the_inquiry_s_counts() -> None:
+    _, table = make_sample("titanic")
+    rows = table.to_pylist()
+    assert (len(rows), sum(row["survived"] == "yes" for row in rows)) == (2201, 711)
+    assert Counter(row["class"] for row in rows) == {"first": 325, "second": 285, "third": 706, "crew": 885}
+    assert sum(row["sex"] == "female" for row in rows) == 470
+    assert sum(row["age"] == "child" for row in rows) == 109
 
 
 def test_every_sample_is_as_listed() -> None:

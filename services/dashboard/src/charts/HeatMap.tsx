@@ -25,22 +25,26 @@ interface Props {
 
 /** A network's output over a plane, with its training rows on top. */
 export function HeatMap({ label, grid, x, y, points = [], size = 320, discrete = false, cells = false, axes = true }: Props) {
-  const canvas = useRef<HTMLCanvasElement>(null);
+  const field = useRef<HTMLCanvasElement>(null);
+  const rows = useRef<HTMLCanvasElement>(null);
   const dark = useDark();
+  const smooth = !discrete && !cells;
 
+  // As many pixels as the grid has cells: the browser scales it, away from the page's thread where it can.
   useEffect(() => {
-    const element = canvas.current;
+    const context = field.current?.getContext("2d");
+    if (context) paint(context, grid ?? [[0]], dark, discrete);
+  }, [grid, dark, discrete]);
+
+  // On a canvas of their own, which no frame of learning draws again.
+  useEffect(() => {
+    const element = rows.current;
     const context = element?.getContext("2d");
     if (!element || !context) return;
     const ratio = Math.min(2, devicePixelRatio || 1);
     const side = Math.round(size * ratio);
     if (element.width !== side || element.height !== side) element.width = element.height = side;
     context.clearRect(0, 0, side, side);
-    if (grid && grid.length > 0) paint(context, grid, side, dark, discrete, cells);
-    else {
-      context.fillStyle = rgb(diverging(0, dark));
-      context.fillRect(0, 0, side, side);
-    }
     for (const point of points) {
       const px = ((point.x - x[0]) / (x[1] - x[0])) * side;
       const py = side - ((point.y - y[0]) / (y[1] - y[0])) * side;
@@ -52,11 +56,14 @@ export function HeatMap({ label, grid, x, y, points = [], size = 320, discrete =
       context.strokeStyle = point.hollow ? (dark ? "#000" : "#333") : "#fff";
       context.stroke();
     }
-  }, [grid, points, x, y, size, dark, discrete, cells]);
+  }, [points, x, y, size, dark]);
 
   return (
     <figure className="heat-map" style={{ width: size }}>
-      <canvas ref={canvas} role="img" aria-label={label} style={{ width: size, aspectRatio: "1" }} />
+      <div className="field" style={{ width: size }}>
+        <canvas ref={field} className={smooth ? "" : "hard"} role="img" aria-label={label} />
+        <canvas ref={rows} aria-hidden="true" />
+      </div>
       {axes && (
         <figcaption className="small faint row between">
           <span>{x[0]}</span>
@@ -67,12 +74,12 @@ export function HeatMap({ label, grid, x, y, points = [], size = 320, discrete =
   );
 }
 
-let small: OffscreenCanvas | null = null; // of the last size: a frame needs no new one
-
-function paint(context: CanvasRenderingContext2D, grid: readonly ArrayLike<number>[], side: number, dark: boolean, discrete: boolean, cells: boolean): void {
+function paint(context: CanvasRenderingContext2D, grid: readonly ArrayLike<number>[], dark: boolean, discrete: boolean): void {
   const rows = grid.length;
   const columns = grid[0]?.length ?? 0;
   if (columns === 0) return;
+  const { canvas } = context;
+  if (canvas.width !== columns || canvas.height !== rows) [canvas.width, canvas.height] = [columns, rows];
   const image = new ImageData(columns, rows);
   const pixels = new Uint32Array(image.data.buffer);
   const pixel = pixelOf(dark);
@@ -83,8 +90,5 @@ function paint(context: CanvasRenderingContext2D, grid: readonly ArrayLike<numbe
       pixels[start + column] = pixel((discrete ? Math.sign(raw) : raw) * 0.85);
     }
   });
-  if (small?.width !== columns || small.height !== rows) small = new OffscreenCanvas(columns, rows);
-  small.getContext("2d")?.putImageData(image, 0, 0);
-  context.imageSmoothingEnabled = !discrete && !cells;
-  context.drawImage(small, 0, 0, side, side);
+  context.putImageData(image, 0, 0);
 }

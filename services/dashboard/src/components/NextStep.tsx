@@ -9,7 +9,7 @@ import { Button } from "./basics";
 import { shortId } from "./RunBits";
 import { showError } from "./toasts";
 
-const SAMPLE = "iris";
+const SAMPLE = "titanic";
 
 /** What to do next, from the newest run and table: one sentence and one button. */
 export function NextStep({ runs, tables }: { runs: readonly ListedRun[]; tables: readonly DatasetInfo[] }) {

@@ -11,6 +11,7 @@ const GAP = 12;
 const TOP = 30;
 const LEAST_STEP = 68;
 const MOST_STEP = 150;
+const STEPS = 40; // between the thinnest line and the widest
 
 /** A weight, or a bias if `from` is null; layers count from 0, the output layer is the last. */
 export interface Wire {
@@ -66,7 +67,8 @@ export function PlayNetwork({ form, plane, maps, weights, onFeature, onEdit, onH
         <svg width={places.width} height={places.height} aria-hidden="true">
           {places.wires.map(({ wire, path }) => {
             const value = valueAt(wire) ?? 0;
-            const strength = Math.min(1, Math.abs(value) / 2);
+            // In steps that the eye does not see: most lines stay as they are from frame to frame.
+            const strength = Math.round(STEPS * Math.min(1, Math.abs(value) / 2)) / STEPS;
             return <path key={path} d={path} className={value < 0 ? "wire neg" : "wire pos"} strokeWidth={weights ? 0.5 + 6 * strength : 1} opacity={weights ? 0.25 + 0.7 * strength : 0.25} />;
           })}
           {weights !== null && <Targets places={places} onHold={inspect} />}

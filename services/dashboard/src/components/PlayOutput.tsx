@@ -1,17 +1,19 @@
-import { useMemo } from "react";
+import { memo, useMemo } from "react";
 import { CurveChart } from "../charts/CurveChart";
 import { HeatMap } from "../charts/HeatMap";
 import { number } from "../format";
 import { useText } from "../i18n";
 import { isRegression, SPEEDS, type Controls, type View } from "../spec/playground";
 import { toned, type Form } from "../spec/tinynet";
+import type { Losses } from "../spec/trainer";
 import type { Training } from "../spec/usePlayground";
 import type { Points } from "../spec/usePoints";
 import { Card, Check, Segment } from "./basics";
 import { PLANE } from "./PlayData";
 import type { HoveredUnit } from "./PlayNetwork";
 
-const EVERY = 6; // epochs between two drawings of the curves
+const EVERY = 12; // epochs between two drawings of the curves
+const MOST_DRAWN = 600; // epochs: more than the chart has pixels
 
 interface Props {
   controls: Controls;
@@ -23,6 +25,27 @@ interface Props {
   output: Float32Array | null;
   hovered: HoveredUnit | null;
 }
+
+const Seek = memo(function Seek({ trained, epoch, seek }: { trained: number; epoch: number; seek: (epoch: number) => void }) {
+  const t = useText();
+  return <input type="range" aria-label={t("play.epoch")} min={0} max={trained} value={epoch} onChange={(event) => seek(Number(event.target.value))} />;
+});
+
+const Choices = memo(function Choices({ view, setView, regression }: Pick<Props, "view" | "setView"> & { regression: boolean }) {
+  const t = useText();
+  return (
+    <>
+      {!view.hide.includes("test") && <Check label={t("play.showtest")} checked={view.test} onChange={(test) => setView({ test })} />}
+      {!regression && !view.hide.includes("discrete") && <Check label={t("play.discretize")} checked={view.discrete} onChange={(discrete) => setView({ discrete })} />}
+      {!view.hide.includes("speed") && (
+        <div className="stack tight">
+          <span className="small muted">{t("play.speed")}</span>
+          <Segment label={t("play.speed")} value={String(view.speed)} choices={SPEEDS.map((speed) => ({ value: String(speed), label: `${speed}/s` }))} onChange={(value) => setView({ speed: Number(value) })} />
+        </div>
+      )}
+    </>
+  );
+});
 
 /** The network's output over the plane, its losses, and their curves. */
 export function PlayOutput({ controls, view, setView, form, points, training, output, hovered }: Props) {
@@ -39,9 +62,12 @@ export function PlayOutput({ controls, view, setView, form, points, training, ou
   }, [hovered, output, form.output]);
   const drawn = useMemo(() => [...points.train, ...(view.test ? points.test : [])], [points.train, points.test, view.test]);
   const { x, curves } = useMemo(() => {
-    const some = losses.slice(0, drawnTo);
+    const every = Math.ceil(drawnTo / MOST_DRAWN);
+    const x = Array.from({ length: Math.ceil(drawnTo / every) || 0 }, (_, index) => Math.min(drawnTo, 1 + index * every));
+    if (x.length > 0) x[x.length - 1] = drawnTo;
+    const some = x.map((epoch) => losses[epoch - 1] as Losses);
     return {
-      x: some.map((_, index) => index + 1),
+      x,
       curves: [
         { label: t("play.trainloss"), values: some.map((one) => one.train), color: "--train" },
         { label: t("play.testloss"), values: some.map((one) => one.test), color: "--valid" },
@@ -68,15 +94,8 @@ export function PlayOutput({ controls, view, setView, form, points, training, ou
         <span className="small faint" data-testid="surface">
           {epoch === 0 ? t("play.start") : t("play.weights.epoch", { epoch })}
         </span>
-        {trained > 0 && <input type="range" aria-label={t("play.epoch")} min={0} max={trained} value={epoch} onChange={(event) => training.seek(Number(event.target.value))} />}
-        {!view.hide.includes("test") && <Check label={t("play.showtest")} checked={view.test} onChange={(test) => setView({ test })} />}
-        {!regression && !view.hide.includes("discrete") && <Check label={t("play.discretize")} checked={view.discrete} onChange={(discrete) => setView({ discrete })} />}
-        {!view.hide.includes("speed") && (
-          <div className="stack tight">
-            <span className="small muted">{t("play.speed")}</span>
-            <Segment label={t("play.speed")} value={String(view.speed)} choices={SPEEDS.map((speed) => ({ value: String(speed), label: `${speed}/s` }))} onChange={(value) => setView({ speed: Number(value) })} />
-          </div>
-        )}
+        {trained > 0 && <Seek trained={drawnTo} epoch={playing ? drawnTo : epoch} seek={training.seek} />}
+        <Choices view={view} setView={setView} regression={regression} />
         {x.length > 1 && <CurveChart label={t("play.trainloss")} x={x} curves={curves} marks={marks} height={150} xLabel={t("epoch")} legend={false} />}
       </div>
     </Card>

@@ -66,7 +66,7 @@ export const runsEn = {
   "palette.keys": "Shortcuts: g and a letter opens a page, / goes to its search, ? shows this.",
   "next.title": "Next",
   "next.unnamed": "The run on {target}",
-  "next.nothing": "See it work first: train on 150 iris flowers, then try the model.",
+  "next.nothing": "See it work first: train on the 2,201 people aboard the Titanic, then ask the model who survives.",
   "next.sample": "Train an example now",
   "next.train": "The table {table} has not been used yet. Train a network on it.",
   "next.watch": "{name} is on its way. Watch it learn.",

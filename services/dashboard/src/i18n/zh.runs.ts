@@ -68,7 +68,7 @@ export const runsZh: Record<keyof typeof runsEn, string> = {
   "palette.keys": "快速鍵：按 g 再按字母可開啟頁面，/ 可跳到搜尋，? 可顯示此視窗。",
   "next.title": "下一步",
   "next.unnamed": "目標為 {target} 的訓練",
-  "next.nothing": "先看看實際效果：用 150 朵鳶尾花訓練，再試用模型。",
+  "next.nothing": "先看看實際效果：用鐵達尼號上 2,201 人的資料訓練，再問模型誰能生還。",
   "next.sample": "立即訓練範例",
   "next.train": "資料表 {table} 還沒有用過，可以用它訓練神經網路。",
   "next.watch": "{name} 正在進行中，可以觀察學習過程。",

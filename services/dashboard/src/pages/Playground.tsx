@@ -27,12 +27,12 @@ import {
   type Controls,
   type View,
 } from "../spec/playground";
-import { FEATURES, Plane } from "../spec/tinynet";
+import { COARSE } from "../spec/learner";
+import { byLayer, FEATURES, Plane } from "../spec/tinynet";
 import { usePoints } from "../spec/usePoints";
 import { useTraining, type Training } from "../spec/usePlayground";
 
 const fine = new Plane(100, -6, 6);
-const coarse = new Plane(50, -6, 6); // while it plays: a frame has sixteen milliseconds
 const LIVE = ["rate", "batch", "regularizer", "strength", "epochs"]; // change without a new beginning
 
 export default function Playground() {
@@ -75,12 +75,17 @@ export default function Playground() {
     // eslint-disable-next-line react-hooks/exhaustive-deps -- `put` depends on these
   }, [playing, epoch, written, points.rows]);
   const form = useMemo(() => formOf(controls), [controls]);
-  const plane = playing ? coarse : fine;
-  const maps = useMemo(() => (weights.length > 0 ? plane.run(form, weights) : null), [plane, form, weights]);
+  const plane = playing ? COARSE : fine;
+  const maps = useMemo(() => (weights.length === 0 ? null : training.maps ? byLayer(form, training.maps) : plane.run(form, weights)), [plane, form, weights, training.maps]);
   const penalty = useMemo(() => ({ kind: controls.regularizer, strength: controls.strength }), [controls.regularizer, controls.strength]);
   const spec = useMemo(() => (points.ref ? write(specOf(controls, points.ref)) : null), [controls, points.ref]);
   const [hovered, setHovered] = useState<HoveredUnit | null>(null);
   const edit = (place: number, value: number) => set({ start: Array.from(weights, (own, index) => (index === place ? value : rounded(own))) });
+  const reset = useCallback(() => {
+    const { controls, view, put } = now.current;
+    setRound((old) => old + 1);
+    put({ ...controls, start: [] }, view, 0);
+  }, []);
   return (
     <div className="page">
       <div className="page-head">
@@ -89,13 +94,7 @@ export default function Playground() {
           <p className="muted">{t("play.lead")}</p>
         </div>
         {!view.hide.includes("transport") && (
-          <Transport
-            training={training}
-            onReset={() => {
-              setRound(round + 1);
-              put({ ...controls, start: [] }, view, 0);
-            }}
-          />
+          <Transport training={training} onReset={reset} />
         )}
       </div>
       {points.error !== null && <ErrorView error={points.error} />}
@@ -130,18 +129,10 @@ export default function Playground() {
 
 function Transport({ training, onReset }: { training: Training; onReset: () => void }) {
   const t = useText();
-  const { playing, trained, epoch } = training;
+  const { playing, trained, epoch, play, pause, step } = training;
   return (
     <div className="row transport">
-      <Button icon label={t("play.reset")} onPress={onReset}>
-        <Icon name="reset" />
-      </Button>
-      <Button tone="primary" label={playing ? t("play.pause") : t("play.play")} onPress={playing ? training.pause : training.play}>
-        <Icon name={playing ? "pause" : "play"} /> {playing ? t("play.pause") : t("play.play")}
-      </Button>
-      <Button icon label={t("play.step")} onPress={training.step}>
-        <Icon name="step" />
-      </Button>
+      <Keys playing={playing} play={play} pause={pause} step={step} reset={onReset} />
       <div className="stat epoch">
         <span className="name">{t("play.epoch")}</span>
         <span className="value" data-testid="epoch">
@@ -149,11 +140,29 @@ function Transport({ training, onReset }: { training: Training; onReset: () => v
         </span>
       </div>
       <span className="small muted state" aria-live="polite">
-        {trained > 0 ? t("play.ready", { n: number(trained) }) : ""}
+        {trained > 0 && !playing ? t("play.ready", { n: number(trained) }) : ""}
       </span>
     </div>
   );
 }
+
+/** Drawn anew when it starts or stops, and by no epoch. */
+const Keys = memo(function Keys({ playing, play, pause, step, reset }: Pick<Training, "playing" | "play" | "pause" | "step"> & { reset: () => void }) {
+  const t = useText();
+  return (
+    <>
+      <Button icon label={t("play.reset")} onPress={reset}>
+        <Icon name="reset" />
+      </Button>
+      <Button tone="primary" label={playing ? t("play.pause") : t("play.play")} onPress={playing ? pause : play}>
+        <Icon name={playing ? "pause" : "play"} /> {playing ? t("play.pause") : t("play.play")}
+      </Button>
+      <Button icon label={t("play.step")} onPress={step}>
+        <Icon name="step" />
+      </Button>
+    </>
+  );
+});
 
 const TopBar = memo(function TopBar({ controls, view, set }: PanelProps) {
   const t = useText();

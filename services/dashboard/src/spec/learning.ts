@@ -1,6 +1,8 @@
 /** The playground's training as it goes on: frames, history, and what the page shows of it. */
 
-import type { Losses, Penalty, Trainer } from "./trainer";
+import type { Answer, Begin } from "./learner";
+import { LearnerThread } from "./learnerThread";
+import { initialWeights, type Losses, type Penalty } from "./trainer";
 
 /** What the page shows; a new object whenever something changed. */
 export interface Shown {
@@ -9,6 +11,8 @@ export interface Shown {
   trained: number;
   playing: boolean;
   weights: Float32Array;
+  /** While it plays: every unit's output on the coarse plane, one behind the other. */
+  maps: Float32Array | null;
   /** By epoch, from 1. They only grow. */
   losses: readonly Losses[];
 }
@@ -24,9 +28,9 @@ export interface Settings {
 }
 
 const MOST_KEPT = 5000; // epochs whose weights can be shown again
-const FRAME_MS = 9; // of a frame's sixteen that training may take
 
 export class Learning {
+  private readonly thread: LearnerThread;
   private readonly kept: Float32Array[];
   private readonly losses: Losses[] = [];
   private readonly listeners = new Set<() => void>();
@@ -34,15 +38,23 @@ export class Learning {
   private frame: number | null = null;
   private before = 0;
   private due = 0;
+  /** Epochs that are trained whether it plays or not: single steps, and those of a shared address. */
+  private owed: number;
+  private waiting = false;
+  /** Whether the newest epoch is shown, rather than one that was looked up. */
+  private follows = true;
 
   constructor(
-    private readonly trainer: Trainer,
+    network: Omit<Begin, "kind">,
     private settings: Settings,
     at: number,
   ) {
-    this.kept = [trainer.weights.slice()];
-    for (let epoch = 0; epoch < at; epoch += 1) this.train();
-    this.shown = { epoch: at, trained: at, playing: false, weights: this.kept.at(-1) as Float32Array, losses: this.losses };
+    const weights = network.start ? Float32Array.from(network.start) : initialWeights(network.form, network.seed);
+    this.kept = [weights];
+    this.shown = { epoch: 0, trained: 0, playing: false, weights, maps: null, losses: this.losses };
+    this.thread = new LearnerThread({ kind: "begin", ...network }, this.receive);
+    this.owed = at;
+    this.goOn();
   }
 
   subscribe = (listener: () => void): (() => void) => {
@@ -52,7 +64,7 @@ export class Learning {
 
   snapshot = (): Shown => this.shown;
 
-  /** Takes effect with the next batch, also while it plays. */
+  /** Takes effect with the next epoch, also while it plays. */
   configure(settings: Settings): void {
     this.settings = settings;
   }
@@ -61,6 +73,7 @@ export class Learning {
     if (this.frame !== null) return;
     this.before = performance.now();
     this.due = 1;
+    this.follows = true;
     this.show({ playing: true, epoch: this.losses.length });
     this.frame = requestAnimationFrame(this.tick);
   }
@@ -73,45 +86,63 @@ export class Learning {
 
   step(): void {
     this.pause();
-    this.train();
-    this.show({ epoch: this.losses.length });
+    this.follows = true;
+    this.owed += 1;
+    this.goOn();
   }
 
   /** Show an earlier epoch. */
   seek(epoch: number): void {
     this.pause();
+    this.follows = false;
     this.show({ epoch: Math.max(0, Math.min(epoch, this.losses.length)) });
   }
 
   stop(): void {
     if (this.frame !== null) cancelAnimationFrame(this.frame);
     this.frame = null;
+    this.owed = 0;
+    this.thread.close();
   }
 
   private readonly tick = (now: number): void => {
-    this.due += (Math.max(0, Math.min(now - this.before, 250)) / 1000) * this.settings.speed;
+    const { speed } = this.settings;
+    this.due += (Math.max(0, now - this.before) / 1000) * speed;
+    this.due = Math.min(this.due, 2 + speed / 10); // a slow machine shows fewer epochs a second, rather than ever more at once
     this.before = now;
-    const started = performance.now();
-    let ended = false;
-    while (this.due >= 1 && !ended && performance.now() - started < FRAME_MS) {
-      this.train();
-      this.due -= 1;
-      ended = this.losses.length % this.settings.epochs === 0;
-    }
-    this.due = Math.min(this.due, 2); // a slow machine shows fewer epochs a second, rather than ever more a frame
-    this.frame = ended ? null : requestAnimationFrame(this.tick);
-    if (ended || this.shown.trained !== this.losses.length) this.show({ epoch: this.losses.length, playing: !ended });
+    this.frame = requestAnimationFrame(this.tick);
+    this.goOn();
   };
 
-  private train(): void {
-    const { rate, batch, penalty } = this.settings;
-    this.losses.push(this.trainer.pass(rate, batch, penalty));
-    this.kept.push(this.trainer.weights.slice());
-    if (this.kept.length > MOST_KEPT) this.kept[this.kept.length - MOST_KEPT] = new Float32Array(0);
+  /** Ask for the epochs that are due, one answer at a time. */
+  private goOn(): void {
+    const { epochs, rate, batch, penalty } = this.settings;
+    const left = epochs - (this.losses.length % epochs);
+    const wanted = this.owed > 0 ? this.owed : this.frame === null ? 0 : Math.min(Math.floor(this.due), left);
+    if (this.waiting || wanted < 1) return;
+    this.waiting = true;
+    this.thread.train({ epochs: wanted, rate, batch, penalty });
   }
 
+  private readonly receive = ({ losses, weights, maps }: Answer): void => {
+    this.waiting = false;
+    const size = weights.length / losses.length;
+    losses.forEach((one, at) => {
+      this.losses.push(one);
+      this.kept.push(weights.slice(at * size, (at + 1) * size));
+      if (this.kept.length > MOST_KEPT) this.kept[this.kept.length - MOST_KEPT] = new Float32Array(0);
+    });
+    if (this.owed > 0) this.owed = Math.max(0, this.owed - losses.length);
+    else this.due -= losses.length;
+    const playing = this.frame !== null;
+    const ended = playing && this.losses.length % this.settings.epochs === 0;
+    if (ended) this.pause();
+    this.show({ epoch: this.follows ? this.losses.length : this.shown.epoch, maps: playing && !ended ? maps : null });
+    if (this.owed > 0) this.goOn();
+  };
+
   private show(part: Partial<Shown>): void {
-    const next = { ...this.shown, ...part, trained: this.losses.length };
+    const next = { ...this.shown, maps: null, ...part, trained: this.losses.length };
     const kept = this.kept[next.epoch];
     // Weights that are no longer kept are those of the last epoch.
     const epoch = kept && kept.length > 0 ? next.epoch : this.losses.length;

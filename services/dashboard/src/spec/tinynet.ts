@@ -124,6 +124,14 @@ export class Plane {
   }
 }
 
+/** Divide outputs of all units, one behind the other, into lists by layer, as `Plane.run` returns them. */
+export function byLayer(form: Form, values: Float32Array): Float32Array[][] {
+  const sizes = sizesOf(form);
+  const points = values.length / sizes.reduce((sum, size) => sum + size, 0);
+  let at = 0;
+  return sizes.map((size) => Array.from({ length: size }, () => values.subarray(at, (at += points))));
+}
+
 /** Scale values to -1 (orange) to 1 (blue): probabilities around one half, bounded values unchanged, others by their maximum. */
 export function toned(values: Float32Array, squash: Squash): Float32Array {
   if (squash === "tanh") return values;

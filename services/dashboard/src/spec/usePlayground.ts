@@ -3,7 +3,7 @@
 import { useEffect, useMemo, useRef, useSyncExternalStore } from "react";
 import { Learning, type Settings, type Shown } from "./learning";
 import { formOf, type Controls } from "./playground";
-import { Trainer, type Row } from "./trainer";
+import type { Row } from "./trainer";
 
 export interface Training extends Shown {
   play: () => void;
@@ -24,7 +24,7 @@ interface Request {
 
 const MOST_REPEATED = 3000; // epochs
 
-const NOTHING: Shown = { epoch: 0, trained: 0, playing: false, weights: new Float32Array(0), losses: [] };
+const NOTHING: Shown = { epoch: 0, trained: 0, playing: false, weights: new Float32Array(0), maps: null, losses: [] };
 
 /** The learning rate, the penalty and the batch size may change while it learns; all else begins anew. */
 export function useTraining({ controls, rows, speed, at, round }: Request): Training {
@@ -33,7 +33,7 @@ export function useTraining({ controls, rows, speed, at, round }: Request): Trai
   const form = useMemo(() => formOf(controls), [controls]);
   const key = JSON.stringify([form, seed, start, round]);
   const learning = useMemo(
-    () => (rows.train.length === 0 ? null : new Learning(new Trainer(form, rows.train, rows.test, seed, start.length > 0 ? start : null), settings, Math.min(at, MOST_REPEATED))),
+    () => (rows.train.length === 0 ? null : new Learning({ form, ...rows, seed, start: start.length > 0 ? start : null }, settings, Math.min(at, MOST_REPEATED))),
     // eslint-disable-next-line react-hooks/exhaustive-deps -- `key` holds what begins anew; settings are passed on below
     [key, rows],
   );
@@ -45,14 +45,17 @@ export function useTraining({ controls, rows, speed, at, round }: Request): Trai
   }, [learning]);
   useEffect(() => learning?.configure(settings), [learning, settings]);
   const shown = useSyncExternalStore(learning?.subscribe ?? (() => () => undefined), learning?.snapshot ?? (() => NOTHING));
-  return {
-    ...shown,
-    play: () => {
-      wanted.current = learning === null;
-      learning?.play();
-    },
-    pause: () => learning?.pause(),
-    step: () => learning?.step(),
-    seek: (epoch) => learning?.seek(epoch),
-  };
+  const controlsOf = useMemo(
+    () => ({
+      play: () => {
+        wanted.current = learning === null;
+        learning?.play();
+      },
+      pause: () => learning?.pause(),
+      step: () => learning?.step(),
+      seek: (epoch: number) => learning?.seek(epoch),
+    }),
+    [learning],
+  );
+  return { ...shown, ...controlsOf };
 }
