@@ -22,7 +22,7 @@ from fitserve.encoder import Encoder
 from fitserve.spec.feature import Feature
 from services.predict.catalog.columns import InputRows
 from services.predict.catalog.loaded_model import LoadedModel
-from services.predict.protocols.oip import rest as oip
+from services.predict.protocols.oip import inference as oip
 from services.predict.protocols.tfserving import rest as tfserving
 from services.predict.protocols.tfserving.predict_body import read_predict
 from tests.predict.toy_registry import ToyModel, mixed, numeric

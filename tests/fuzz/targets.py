@@ -26,7 +26,7 @@ from services.predict.catalog.columns import InputRows
 from services.predict.catalog.loaded_model import LoadedModel, Prediction
 from services.predict.protocols.formats import read_csv, rows_of, write_csv
 from services.predict.protocols.oip import grpc as oip_grpc
-from services.predict.protocols.oip import rest as oip
+from services.predict.protocols.oip import inference as oip
 from services.predict.protocols.proto import inference_pb2, tensorflow_serving_pb2
 from services.predict.protocols.tfserving import grpc as tfserving_grpc
 from services.predict.protocols.tfserving import rest as tfserving

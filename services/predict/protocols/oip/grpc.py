@@ -10,7 +10,7 @@ import numpy as np
 from fitserve.errors import Malformed
 from services.predict.catalog.loaded_model import Prediction
 from services.predict.protocols.formats import Tensor, check_shape, decode_text, from_binary, from_json, rows_of
-from services.predict.protocols.oip import models, rest
+from services.predict.protocols.oip import inference, models
 from services.predict.protocols.proto import health_pb2 as health
 from services.predict.protocols.proto import inference_pb2 as pb
 from services.predict.protocols.transport import GrpcMethod, GrpcRequest
@@ -42,30 +42,30 @@ async def _ready(request: GrpcRequest, message: Any) -> Any:
 
 async def _model_ready(request: GrpcRequest, message: Any) -> Any:
     entry = request.find_entry(message.name)
-    selector = rest.selector_of(message.name, message.version)
+    selector = models.selector_of(message.name, message.version)
     return pb.ModelReadyResponse(ready=request.service.is_model_ready(entry, selector))
 
 
 async def _server_metadata(request: GrpcRequest, message: Any) -> Any:
-    return pb.ServerMetadataResponse(**rest.SERVER_METADATA)
+    return pb.ServerMetadataResponse(**models.SERVER_METADATA)
 
 
 async def _model_metadata(request: GrpcRequest, message: Any) -> Any:
     entry = request.find_entry(message.name)
-    pointer = request.service.find_pointer(entry, rest.selector_of(message.name, message.version))
+    pointer = request.service.find_pointer(entry, models.selector_of(message.name, message.version))
     model = await request.service.loaded_model(pointer, request.read_deadline())
     return pb.ModelMetadataResponse(**models.model_metadata(entry, model))
 
 
 async def _model_config(request: GrpcRequest, message: Any) -> Any:
     entry = request.find_entry(message.name)
-    pointer = request.service.find_pointer(entry, rest.selector_of(message.name, message.version))
+    pointer = request.service.find_pointer(entry, models.selector_of(message.name, message.version))
     model = await request.service.loaded_model(pointer, request.read_deadline())
     return pb.ModelConfigResponse(config=pb.ModelConfig(**models.model_config(model)))
 
 
 async def _model_statistics(request: GrpcRequest, message: Any) -> Any:
-    selector = rest.selector_of(message.name, message.version)
+    selector = models.selector_of(message.name, message.version)
     known = [request.find_entry(message.name)] if message.name else request.service.visible_entries(request.identify())
     return pb.ModelStatisticsResponse(model_stats=models.statistics(request, known, selector))
 
@@ -88,25 +88,25 @@ async def _index(request: GrpcRequest, message: Any) -> Any:
 
 
 async def _load(request: GrpcRequest, message: Any) -> Any:
-    rest.refuse_overrides(message.parameters)
-    await rest.set_loaded(request, message.model_name, True)
+    models.refuse_overrides(message.parameters)
+    await models.set_loaded(request, message.model_name, True)
     return pb.RepositoryModelLoadResponse()
 
 
 async def _unload(request: GrpcRequest, message: Any) -> Any:
-    await rest.set_loaded(request, message.model_name, False)
+    await models.set_loaded(request, message.model_name, False)
     return pb.RepositoryModelUnloadResponse()
 
 
 async def _infer(request: GrpcRequest, message: Any) -> Any:
-    model = await request.resolve(rest.selector_of(message.model_name, message.model_version))
+    model = await request.resolve(models.selector_of(message.model_name, message.model_version))
     rows = await request.off_loop(message.ByteSize(), lambda: rows_of(model, read_tensors(message)))
-    outputs = rest.select_outputs(model, named_outputs(message))
+    outputs = inference.select_outputs(model, named_outputs(message))
     parameters = _parameters(message.parameters)
-    rest.apply_timeout(request, parameters)
-    level = rest.level_of(request, parameters)
+    inference.apply_timeout(request, parameters)
+    level = inference.level_of(request, parameters)
     prediction = await request.service.predict(request, model, rows)
-    decided = await rest.decide(request, prediction, rows, outputs)
+    decided = await inference.decide(request, prediction, rows, outputs)
     return await request.off_loop(0, write_response, message, prediction, outputs, decided, level)
 
 
@@ -131,15 +131,15 @@ def read_tensors(message: Any) -> list[Tensor]:
         content = ""
         if one.parameters or message.parameters:
             parameters = _parameters(one.parameters)
-            rest.refuse_shared_memory(parameters)
-            content = rest.content_type(parameters, _parameters(message.parameters))
+            inference.refuse_shared_memory(parameters)
+            content = inference.content_type(parameters, _parameters(message.parameters))
         if raw:
             if one.HasField("contents"):
                 raise Malformed(f"Input {one.name!r} has contents beside raw contents.")
             tensor = from_binary(one.name, one.datatype, list(one.shape), raw[place])
         else:
             tensor = _typed_tensor(one)
-        tensors.append(rest.decode_content(tensor, content))
+        tensors.append(inference.decode_content(tensor, content))
     return tensors
 
 
@@ -160,25 +160,25 @@ def _typed_tensor(one: Any) -> Tensor:
 def write_response(
     message: Any,
     prediction: Prediction,
-    outputs: list[rest.SelectedOutput],
+    outputs: list[inference.SelectedOutput],
     decided: Mapping[str, Decided],
     level: float | None = None,
 ) -> Any:
     """Return the response to a ModelInferRequest, raw where its inputs were raw; with bounds at a level, if any."""
     model, raw = prediction.model, bool(message.raw_input_contents)
     response = pb.ModelInferResponse(model_name=model.name, model_version=model.version_text, id=message.id)
-    for key, value in rest.response_parameters(prediction, decided).items():
+    for key, value in inference.response_parameters(prediction, decided).items():
         response.parameters[key].string_param = value
     for selected in outputs:
-        datatype, shape, values = rest.output_values(prediction, selected, decided)
+        datatype, shape, values = inference.output_values(prediction, selected, decided)
         tensor = response.outputs.add(name=selected.name, datatype=datatype, shape=shape)
         if raw:
-            response.raw_output_contents.append(rest.binary_output(datatype, values))
+            response.raw_output_contents.append(inference.binary_output(datatype, values))
         elif datatype == "BYTES":
             tensor.contents.bytes_contents.extend(text.encode() for text in values)
         else:
             getattr(tensor.contents, _FIELDS[datatype]).extend(values.ravel().tolist())
-    for name, datatype, values in rest.bound_tensors(rest.wanted_bounds(prediction, outputs, level)):
+    for name, datatype, values in inference.bound_tensors(inference.wanted_bounds(prediction, outputs, level)):
         tensor = response.outputs.add(name=name, datatype=datatype, shape=list(values.shape))
         if raw:
             response.raw_output_contents.append(values.astype("<f8" if datatype == "FP64" else "?").tobytes())

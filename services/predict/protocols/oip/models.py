@@ -1,4 +1,4 @@
-"""What is told of models beside their predictions: metadata, configuration, statistics, the repository's index.
+"""What is answered about models beside their predictions: metadata, configuration, statistics, the repository.
 
 Sources: kserve/open-inference-protocol inference_rest.md; triton protocol extension_model_configuration.md,
 extension_statistics.md and extension_model_repository.md.
@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from fitserve import __version__
+from fitserve.errors import Forbidden, Malformed
 from services.predict.catalog.catalog import CatalogEntry
 from services.predict.catalog.loaded_model import LoadedModel, ModelOutput
 from services.predict.catalog.selector import Selector
@@ -16,6 +18,20 @@ from services.predict.serving.counters import Counters
 from services.predict.serving.protocol_request import ProtocolRequest
 
 PLATFORM = "onnxruntime_onnx"
+SERVER_METADATA: dict[str, Any] = {
+    "name": "fitserve",
+    "version": __version__,
+    "extensions": ["binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics"],
+}
+
+
+def selector_of(model: str, version: str | None) -> Selector:
+    """Return what a request names. The protocol's versions are strings: a number, or a label."""
+    if not version:
+        return Selector(model)
+    if version.isascii() and version.isdecimal() and len(version) <= 18:
+        return Selector(model, int(version))
+    return Selector(model, label=version)
 
 
 def model_metadata(entry: CatalogEntry, model: LoadedModel) -> dict[str, Any]:
@@ -106,3 +122,21 @@ def repository_index(request: ProtocolRequest, ready_only: bool) -> list[dict[st
                 state = "READY" if ready else "UNAVAILABLE"
                 versions.append({"name": entry.facts.name, "version": str(number), "state": state, "reason": reason})
     return versions
+
+
+def refuse_overrides(parameters: Iterable[str]) -> None:
+    """Raise Malformed where a load brings its own configuration or files. Models come from runs alone."""
+    if own := [name for name in parameters if name == "config" or name.startswith("file:")]:
+        raise Malformed(
+            "A model cannot be loaded with a configuration or files of the request.",
+            received=own[0][:80],
+            fix="Load it without parameters; train a run to change it.",
+        )
+
+
+async def set_loaded(request: ProtocolRequest, model: str, loaded: bool) -> None:
+    """Load or unload a model in every process. Raises NotFound, Forbidden, Unavailable."""
+    identity, owner = request.identify(), request.find_entry(model).facts.owner
+    if not (identity.may("train") and (identity.may("admin") or identity.owner == owner)):
+        raise Forbidden("This key may not load or unload this model.", expected="its owner's key with the scope train")
+    await request.service.set_loaded(model, loaded)
