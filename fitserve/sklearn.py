@@ -29,7 +29,7 @@ from sklearn.utils.validation import (
 
 from fitserve.client import Client
 from fitserve.client.dataframes import library_of
-from fitserve.client.models import Predictions
+from fitserve.client.predictions import Predictions
 from fitserve.dataset_facts import Kind
 from fitserve.errors import FitserveError
 from fitserve.ids import new_id

@@ -18,7 +18,7 @@ from fitserve.errors import BadInput
 
 if TYPE_CHECKING:
     from fitserve.client import Client
-    from fitserve.client.models import Predictions
+    from fitserve.client.predictions import Predictions
 
 group = typer.Typer(name="models", no_args_is_help=True, help="Models: list, promote, roll back, download, predict.")
 

@@ -12,7 +12,8 @@ from fitserve.client.connection import Resource, local
 from fitserve.client.dataframes import library_of, rows_of
 from fitserve.client.datasets import Dataset
 from fitserve.client.history import card
-from fitserve.client.models import Models, Predictions
+from fitserve.client.models import Models
+from fitserve.client.predictions import Predictions
 from fitserve.client.runs import Run
 from fitserve.client.upload_body import TABLE_SUFFIXES, dataset_name
 from fitserve.errors import BadInput, FitserveError, NotFound

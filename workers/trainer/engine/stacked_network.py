@@ -32,6 +32,7 @@ from workers.trainer.engine.optimizer_kernels import fuse
 from workers.trainer.engine.replica_optimizer import ReplicaOptimizer, widest
 from workers.trainer.engine.replica_settings import ReplicaSettings
 from workers.trainer.engine.stackable import MERGES, RANDOM
+from workers.trainer.engine.stacked_metrics import metrics_by_replica, pooled_metrics
 from workers.trainer.engine.tabular_layers import Periodic, periodic
 
 L = keras.layers
@@ -236,40 +237,16 @@ class StackedNetwork:
 
     def _trace_pooled(self, train: Any, order: Any, held_out: Any) -> tuple[Any, Any]:
         predictions, loss = self._pass(train, order, self.batch_size, training=True)
-        logs = {"loss": tf.reduce_mean(loss), **self._pooled_metrics(train[1], order, predictions)}
+        logs = {"loss": tf.reduce_mean(loss), **pooled_metrics(self.model, train[1], order, predictions)}
         if held_out:
             rows, order, known = held_out
             predictions, loss = self._pass(rows, order, HELD_OUT_ROWS, training=False, known=known)
             counts = tf.reduce_sum(known, axis=1)
             pooled = tf.reduce_sum(loss * counts) / tf.reduce_sum(counts)
-            metrics = self._pooled_metrics(rows[1], order, predictions, known)
+            metrics = pooled_metrics(self.model, rows[1], order, predictions, known)
             logs |= {"val_loss": pooled, **{f"val_{name}": value for name, value in metrics.items()}}
         self._names = list(logs)
         return tf.stack([tf.cast(value, tf.float64) for value in logs.values()]), loss
-
-    def _pooled_metrics(
-        self, y: Any, order: Any, predictions: dict[str, Any], known: Any | None = None
-    ) -> dict[str, Any]:
-        """Return the metrics of all replicas' rows together; `known` is 1 for the rows that count."""
-        flat = tf.reshape(order, [-1])
-        places = None if known is None else tf.reshape(tf.where(tf.reshape(known, [-1]) > 0), [-1])
-
-        def picked(values: Any) -> Any:
-            return values if places is None else tf.gather(values, places)
-
-        truth = tf.nest.map_structure(lambda t: tf.gather(t, picked(flat)), y)
-        predicted: dict[str, Any] = {}
-        for name, value in predictions.items():
-            by_replica = tf.reshape(tf.transpose(value, [1, 0, 2]), [-1, value.shape[-1]])
-            predicted[name] = picked(by_replica)
-        metrics = self.model._compile_metrics
-        metrics.reset_state()
-        metrics.update_state(
-            truth, predicted if isinstance(y, dict) else tf.nest.pack_sequence_as(y, [*predicted.values()])
-        )
-        results = {name: tf.identity(v) for name, v in metrics.result().items() if len(v.shape) == 0}
-        metrics.reset_state()
-        return results
 
     def _trace(self, train: Any, order: Any, validation: Any) -> Any:
         logs = self._part(train, order, training=True)
@@ -284,7 +261,7 @@ class StackedNetwork:
     def _part(self, data: Any, order: Any, training: bool) -> dict[str, Any]:
         """Pass over some rows. Returns logs by name, each `(replicas,)`."""
         predictions, loss = self._pass(data, order, self.batch_size, training)
-        return {"loss": loss, **self._metrics(data[1], order, predictions)}
+        return {"loss": loss, **metrics_by_replica(self.model, data[1], order, predictions)}
 
     def _pass(
         self, data: Any, order: Any, size: int, training: bool, known: Any | None = None
@@ -498,54 +475,6 @@ class StackedNetwork:
                 total += strengths[:, 0] * tf.reduce_sum(tf.abs(value), axis=1)
                 total += strengths[:, 1] * tf.reduce_sum(tf.square(value), axis=1)
         return total
-
-    def _metrics(self, y: Any, order: Any, predictions: dict[str, Any]) -> dict[str, Any]:
-        """Keras's metrics of a whole pass, by name `(replicas,)`; predictions are `(rows, replicas, ...)`."""
-        compiled = self.model._compile_metrics
-        if compiled is None or not compiled.metrics:
-            return {}
-        if (means := _means_of_rows(compiled, len(predictions))) is not None:
-            (truth,), (predicted,) = tf.nest.flatten(y), predictions.values()
-            truth, predicted = tf.gather(truth, tf.transpose(order)), tf.cast(predicted, tf.float32)
-            rows = [tf.reshape(part, tf.concat([[-1], tf.shape(part)[2:]], 0)) for part in (truth, predicted)]
-            rows = [
-                tf.ensure_shape(r, (None, *part.shape[2:])) for r, part in zip(rows, (truth, predicted), strict=True)
-            ]
-            by_row = {metric.name: metric._fn(*rows, **metric._fn_kwargs) for metric in means}
-            by_replica = {name: tf.reshape(v, [tf.shape(order)[1], self.replicas, -1]) for name, v in by_row.items()}
-            return {name: tf.reduce_mean(tf.cast(v, tf.float32), axis=[0, 2]) for name, v in by_replica.items()}
-        return self._one_by_one(y, order, predictions)
-
-    def _one_by_one(self, y: Any, order: Any, predictions: dict[str, Any]) -> dict[str, Any]:
-        """Return the metrics of one replica after the other, through the same metric objects."""
-        names: list[str] = []
-
-        def one(replica: Any) -> Any:
-            self.model._compile_metrics.reset_state()
-            truth = tf.nest.map_structure(lambda t: tf.gather(t, order[replica]), y)
-            own = {name: value[:, replica] for name, value in predictions.items()}
-            predicted = tf.nest.pack_sequence_as(y, [own[name] for name in own]) if not isinstance(y, dict) else own
-            self.model._compile_metrics.update_state(truth, predicted)
-            results = {n: v for n, v in self.model._compile_metrics.result().items() if len(v.shape) == 0}
-            names[:] = list(results)
-            return tf.stack([tf.cast(value, tf.float32) for value in results.values()])
-
-        values = tf.map_fn(one, tf.range(self.replicas), fn_output_signature=tf.float32, parallel_iterations=1)
-        self.model._compile_metrics.reset_state()
-        return {name: values[:, index] for index, name in enumerate(names)}
-
-
-def _means_of_rows(compiled: Any, outputs: int) -> list[Any] | None:
-    """Return the metrics, if each is a mean over rows: those of all replicas are then computed at once."""
-    means: type = keras.metrics.MeanMetricWrapper
-    plain = all(
-        isinstance(metric, means)
-        and type(metric).update_state is means.update_state  # type: ignore[attr-defined]
-        and type(metric).result is means.result  # type: ignore[attr-defined]
-        for metric in compiled.metrics
-    )
-    named = [metric.name for metric in compiled.metrics] == list(compiled.result())
-    return list(compiled.metrics) if plain and named and outputs == 1 else None
 
 
 def _mean_of(values: Any, known: Any) -> Any:
