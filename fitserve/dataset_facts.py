@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
+from fitserve.data_model import DataModel
 from fitserve.errors import NotFound
 from fitserve.parsing.column_format import PLAIN, ColumnFormat
 
@@ -18,7 +19,7 @@ Tokens = Literal["whitespace", "character"]
 MAX_LABELS = 1000  # a column with more distinct values than this lists none of them
 
 
-class ColumnFacts(BaseModel):
+class ColumnFacts(DataModel):
     """One column, over all its rows.
 
     `labels` are the distinct values as text, sorted (numbers by their value; a boolean's false comes first), with
@@ -54,7 +55,7 @@ class ColumnFacts(BaseModel):
         return cls.model_validate({key: column[key] for key in cls.model_fields if key in column})
 
 
-class DatasetFacts(BaseModel):
+class DatasetFacts(DataModel):
     """One version of a dataset."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -16,11 +16,12 @@ from typing import Any, Literal, Self, TypedDict, TypeVar, Unpack
 from urllib.parse import urlsplit, urlunsplit
 
 import httpx2
-from pydantic import BaseModel, ConfigDict, PrivateAttr
+from pydantic import ConfigDict, PrivateAttr
 
 from fitserve import __version__, local_server
 from fitserve.client.errors import Unreachable, error_of
 from fitserve.client.upload_body import UploadBody
+from fitserve.data_model import DataModel
 from fitserve.errors import BadInput, FitserveError
 
 T = TypeVar("T")
@@ -308,7 +309,7 @@ class Resource:
         return f"<{type(self).__name__} of {self._connection.address.base_url}>"
 
 
-class Handle(BaseModel):
+class Handle(DataModel):
     """Something that the server answered, with methods that ask about it further.
 
     Members that a newer server adds are ignored.

@@ -8,8 +8,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
+from fitserve.data_model import DataModel
 from fitserve.dataset_facts import ColumnFacts, Kind
 from fitserve.encoding.coercion import Column, bad_value, labels_of, texts_of
 from fitserve.encoding.distribution import Distribution, label_distribution
@@ -24,7 +25,7 @@ ValueWriter = Callable[[Any, Row], bool]  # writes a value into a row, zeros bef
 ENCODINGS: dict[str, type[Encoding]] = {}  # by the name that a spec uses
 
 
-class Encoding(BaseModel):
+class Encoding(DataModel):
     """How one column becomes numbers. A subclass with a `type` is registered under that name.
 
     The width follows from the arguments and the dataset's facts alone, so that a network's parameters are counted

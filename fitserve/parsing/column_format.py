@@ -7,8 +7,9 @@ from contextlib import suppress
 from functools import cached_property
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_serializer, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_serializer, model_validator
 
+from fitserve.data_model import DataModel
 from fitserve.parsing.words import MISSING, SOFT_MISSING
 
 TimeFormat = Literal["ymd", "dmy", "mdy", "week", "epoch", "epoch_s", "epoch_ms", "epoch_us", "epoch_ns"]
@@ -30,7 +31,7 @@ def folded(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).translate(_ALIKE).split()).casefold()
 
 
-class ColumnFormat(BaseModel):
+class ColumnFormat(DataModel):
     """How a column's values are written. In a request: what is left out is decided by the column's values.
 
     A dataset's column has `decimal` and `thousands` where its texts were read as numbers, `time` where they were read

@@ -10,8 +10,9 @@ import copy
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
+from fitserve.data_model import DataModel
 from fitserve.errors import Problem
 from fitserve.validation import unknown_name
 
@@ -27,7 +28,7 @@ _SHAPING = ("Flatten", "Reshape", "Permute", "Concatenate", "Average", "Add", "M
 Body = dict[str, Any]
 
 
-class Ablation(BaseModel):
+class Ablation(DataModel):
     """Which parts are left out in turn, and how often each is trained."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

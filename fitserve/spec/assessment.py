@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
+
+from fitserve.data_model import DataModel
 
 
-class SummaryRow(BaseModel):
+class SummaryRow(DataModel):
     """One row of the table that `model.summary()` prints."""
 
     model_config = ConfigDict(frozen=True)
@@ -28,7 +30,7 @@ class SummaryRow(BaseModel):
     frozen: bool = Field(False, description="Its weights are not trained")
 
 
-class Estimates(BaseModel):
+class Estimates(DataModel):
     """The cost of the run."""
 
     model_config = ConfigDict(frozen=True)
@@ -56,7 +58,7 @@ class Estimates(BaseModel):
     pace: float = Field(1.0, description="Time that the workers take, as a multiple of the reference machine's")
 
 
-class Advice(BaseModel):
+class Advice(DataModel):
     """Something valid but unwise."""
 
     model_config = ConfigDict(frozen=True)

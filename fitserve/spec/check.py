@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
+from fitserve.data_model import DataModel
 from fitserve.spec.argument_types import Above0, Flag
 
 
-class RangeTest(BaseModel):
+class RangeTest(DataModel):
     """A learning-rate range test: batches with a rate that rises from `low` to `high` (Smith 2017)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -29,7 +30,7 @@ def _switch(value: Any) -> Any:
     return {} if value is True else None if value is False else value
 
 
-class Check(BaseModel):
+class Check(DataModel):
     """What is checked."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

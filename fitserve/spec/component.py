@@ -28,13 +28,14 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
+from fitserve.data_model import DataModel
 from fitserve.errors import json_pointer
 from fitserve.validation import InvalidValue, excerpt, problems_from, unknown_name
 
 _CONCRETE: list[type[Component]] = []  # every class that a spec can name, in order of definition
 
 
-class Component(BaseModel):
+class Component(DataModel):
     """A Keras class and its arguments; the Python class has Keras's name.
 
     `class Optimizer(Component, abstract=True)` is a base that a spec cannot name.

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
+from fitserve.data_model import DataModel
 from fitserve.errors import Problem, json_pointer
 from fitserve.spec.argument_types import Flag, Inside, Share, ShareAbove0
 from fitserve.validation import InvalidValue, excerpt, unknown_name
@@ -81,7 +82,7 @@ Costs = Annotated[
 ]
 
 
-class Abstain(BaseModel):
+class Abstain(DataModel):
     """When no label is answered: where any of these holds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -110,7 +111,7 @@ def _switch(value: Any) -> Any:
     return ({} if value else None) if isinstance(value, bool) else value
 
 
-class Decision(BaseModel):
+class Decision(DataModel):
     """How a label follows from the probabilities of one target. Thresholds are chosen on rows that no network saw.
 
     At most one of `maximize`, `cost`, `recall_at_least`, `precision_at_least` and `threshold`; without any, the

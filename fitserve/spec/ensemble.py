@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 
+from fitserve.data_model import DataModel
 from fitserve.dataset_facts import DatasetFacts
 from fitserve.errors import Problem
 from fitserve.spec.argument_types import Positive
@@ -20,7 +21,7 @@ FEW_ROWS = 40  # below, a fold would have less than five rows
 FIRST_PAST = 0.5  # of a time split's rows: so many train every member, and the folds follow them
 
 
-class Ensemble(BaseModel):
+class Ensemble(DataModel):
     """Several networks whose outputs are averaged.
 
     - folds: the rows that are not the test part are divided into as many folds as there are members. A member trains
@@ -37,7 +38,7 @@ class Ensemble(BaseModel):
     combine: Literal["mean"] = Field("mean", description="mean: of the members' outputs")
 
 
-class Folds(BaseModel):
+class Folds(DataModel):
     """Cross-validation: every part of the rows is held back from one network, and predicted by it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -8,8 +8,9 @@ from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
+from fitserve.data_model import DataModel
 from fitserve.dataset_facts import ColumnFacts, DatasetFacts, Kind
 from fitserve.encoding import ENCODINGS, Encoding
 from fitserve.encoding.category import LabelColumn
@@ -50,7 +51,7 @@ else:
     ]
 
 
-class Feature(BaseModel):
+class Feature(DataModel):
     """One column and its encoding, or several, each a feature of its own in the resolved spec.
 
     In a spec also `rank`, `{rank: one_hot}`, `{rank: {one_hot: {...}}}` or `{rank: [robust, one_hot]}`.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+
+from fitserve.data_model import DataModel
 
 # A model's name (its champion), name@version, or name@label.
 VERSION_REFERENCE = r"^[a-z0-9][a-z0-9._-]{0,62}(@[a-z0-9][a-z0-9._-]{0,62})?$"
@@ -18,7 +20,7 @@ Patterns = Annotated[
 ]
 
 
-class InitialWeights(BaseModel):
+class InitialWeights(DataModel):
     """Begin with trained weights: of a run, of a model's version, or uploaded. A text names one of them.
 
     What the spec leaves out of features, network and ensemble is the source's. Every layer with weights takes those of

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
+from fitserve.data_model import DataModel
 from fitserve.spec.argument_types import Inside
 from fitserve.validation import InvalidValue, excerpt
 
@@ -32,7 +33,7 @@ def _read_levels(value: Any) -> Any:
 Levels = Annotated[tuple[float, ...], BeforeValidator(_read_levels), WithJsonSchema(LEVELS)]
 
 
-class Adaptive(BaseModel):
+class Adaptive(DataModel):
     """Adaptive conformal inference (Gibbs and Candes 2021): ground truth moves the level that answers.
 
     After a truth outside, the error rate that is aimed at falls by `gamma` times the level; after one inside, it rises
@@ -49,7 +50,7 @@ def _switch(value: Any) -> Any:
     return ({} if value else None) if isinstance(value, bool) else value
 
 
-class Interval(BaseModel):
+class Interval(DataModel):
     """Intervals of numbers, and sets of labels, that a version answers with where a request names no level."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

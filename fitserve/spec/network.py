@@ -16,7 +16,6 @@ import json
 from typing import Annotated, Any
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     SerializationInfo,
@@ -25,6 +24,7 @@ from pydantic import (
     model_serializer,
 )
 
+from fitserve.data_model import DataModel
 from fitserve.errors import Problem
 from fitserve.spec.component import deferred_ref, dump_components
 from fitserve.spec.layers import LAYERS, AnyLayer
@@ -41,7 +41,7 @@ PLAIN: list[Any] = [{"Dense": {"units": 64, "activation": "relu"}}, {"Dense": {"
 KERAS_MODELS = ("Sequential", "Functional")
 
 
-class LayerEntry(BaseModel):
+class LayerEntry(DataModel):
     """One layer of a network, with its name, inputs and target."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -14,8 +14,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from fitserve.data_model import DataModel
 from fitserve.errors import Problem, json_pointer
 from fitserve.spec import ablation
 from fitserve.spec.ablation import Ablation, AnyAblation
@@ -33,7 +34,7 @@ STACKED = 64  # trials that are trained at once where nothing is learnt from one
 INFORMED = 16  # and where later ones follow from earlier ones
 
 
-class Interval(BaseModel):
+class Interval(DataModel):
     """Numbers from `low` to `high`, both included."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -84,7 +85,7 @@ class Choice:
 Range = Choice | Interval
 
 
-class Search(BaseModel):
+class Search(DataModel):
     """How the trials of a search are chosen, and which is best."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

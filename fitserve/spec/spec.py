@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from fitserve.data_model import DataModel
 from fitserve.errors import BadInput, Problem
 from fitserve.settings import Limits
 from fitserve.spec.ablation import AnyAblation
@@ -58,7 +59,7 @@ class SpecRefused(BadInput):
             raise cls.because(problems)
 
 
-class DatasetRef(BaseModel):
+class DatasetRef(DataModel):
     """The dataset: a name (its newest version), name@version, or an id."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -77,7 +78,7 @@ class DatasetRef(BaseModel):
         return self.ref.partition("@")[0]
 
 
-class SplitSpec(BaseModel):
+class SplitSpec(DataModel):
     """How rows are divided into training, validation and test. Training never sees the test part.
 
     - random: rows are shuffled by the seed. The default for numbers.
@@ -133,7 +134,7 @@ def _columns(value: Any) -> Any:
     return (value,) if isinstance(value, str) else () if value is None else value
 
 
-class Spec(BaseModel):
+class Spec(DataModel):
     """What to train, how, on what. A resolved spec leaves nothing out, and resolving it again gives the same spec."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

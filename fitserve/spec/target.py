@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
+from fitserve.data_model import DataModel
 from fitserve.dataset_facts import MAX_LABELS, ColumnFacts, DatasetFacts
 from fitserve.errors import Problem
 from fitserve.spec.argument_types import Flag
@@ -18,7 +19,7 @@ FEW_ROWS = 5  # of each of three whole values that are taken for labels
 _ZERO_ONE = (("0", "1"), ("0.0", "1.0"))  # labels of a column of 0 and 1
 
 
-class Target(BaseModel):
+class Target(DataModel):
     """One output: in a spec usually the name of a column; resolved, everything is written out.
 
     `encoding` is how the trainer receives it: `binary` 0.0 or 1.0, float32 (rows, columns); `index` int32 (rows,);

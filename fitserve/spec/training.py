@@ -7,7 +7,6 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -16,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from fitserve.data_model import DataModel
 from fitserve.spec.argument_types import (
     Flag,
     Inside,
@@ -42,7 +42,7 @@ MAX_KEPT_EPOCHS = 20  # each is an artifact, and its weights are in every checkp
 Mode = Literal["auto", "min", "max"]
 
 
-class _Callback(BaseModel):
+class _Callback(DataModel):
     """A callback that watches `monitor`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -72,7 +72,7 @@ class ReduceLROnPlateau(_Callback):
     min_lr: NonNegative = Field(0.0, description="The lowest learning rate")
 
 
-class Warmup(BaseModel):
+class Warmup(DataModel):
     """The learning rate rises linearly from `start` of itself to all of it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -93,7 +93,7 @@ class Warmup(BaseModel):
         return self
 
 
-class OptimizerSwitch(BaseModel):
+class OptimizerSwitch(DataModel):
     """Another optimizer, or another learning rate, from an epoch on.
 
     Where the class stays, its state goes on: moments, the count of steps, averages.
@@ -189,7 +189,7 @@ Epochs = Annotated[
 ]
 
 
-class Training(BaseModel):
+class Training(DataModel):
     """The arguments of Keras's `compile` and `fit`, and random restarts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

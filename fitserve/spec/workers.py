@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
+from fitserve.data_model import DataModel
 from fitserve.errors import Problem
 from fitserve.spec.argument_types import NonNegative, Positive
 from fitserve.spec.losses import Dice, Loss, Tversky
@@ -24,7 +25,7 @@ _OPTIONS = (2, 4, 8)  # numbers of workers that `auto` chooses among
 _WORTHWHILE = 0.6  # of the speed-up that as many workers would give if they had nothing to exchange
 
 
-class Workers(BaseModel):
+class Workers(DataModel):
     """How many workers train the network together; a number is `count`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from typing import Generic, TypeVar
 
-from pydantic import BaseModel, Field
+from pydantic import Field
+
+from fitserve.data_model import DataModel
 
 Item = TypeVar("Item")
 
 
-class Page(BaseModel, Generic[Item]):
+class Page(DataModel, Generic[Item]):
     """One page of a list."""
 
     items: list[Item]

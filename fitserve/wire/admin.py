@@ -5,15 +5,16 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, ConfigDict, Field
 
+from fitserve.data_model import DataModel
 from fitserve.wire.operations import ConditionInfo
 
 ScopeName = Literal["read", "upload", "train", "predict", "keys", "admin"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$", examples=["scoring-service"])]
 
 
-class Quotas(BaseModel):
+class Quotas(DataModel):
     """Limits of one key. The server's settings apply where a quota is omitted."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -30,7 +31,7 @@ class Quotas(BaseModel):
 NO_QUOTAS = Quotas()
 
 
-class KeyRequest(BaseModel):
+class KeyRequest(DataModel):
     """A key to create."""
 
     model_config = ConfigDict(extra="forbid")
@@ -45,7 +46,7 @@ class KeyRequest(BaseModel):
     quotas: Quotas | None = None
 
 
-class KeyInfo(BaseModel):
+class KeyInfo(DataModel):
     """A key without its secret."""
 
     model_config = ConfigDict(from_attributes=True)
@@ -68,7 +69,7 @@ class NewKey(KeyInfo):
     token: str = Field(description="`id.secret`: send it as `Authorization: Bearer <token>`")
 
 
-class AuditEntry(BaseModel):
+class AuditEntry(DataModel):
     """One request that changed something, or tried to."""
 
     model_config = ConfigDict(from_attributes=True)
@@ -84,7 +85,7 @@ class AuditEntry(BaseModel):
     created_at: datetime
 
 
-class WorkerInfo(BaseModel):
+class WorkerInfo(DataModel):
     """A worker process. For monitoring only: runs are claimed in the database, not assigned to workers."""
 
     model_config = ConfigDict(from_attributes=True)
@@ -98,7 +99,7 @@ class WorkerInfo(BaseModel):
     alive: bool = Field(description="Whether it sent a heartbeat within the last minute")
 
 
-class StorageInfo(BaseModel):
+class StorageInfo(DataModel):
     """Blobs of one kind."""
 
     kind: str
@@ -106,7 +107,7 @@ class StorageInfo(BaseModel):
     bytes: int
 
 
-class SystemInfo(BaseModel):
+class SystemInfo(DataModel):
     """Current workers, queue and storage, and what is wrong."""
 
     version: str

@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
+from fitserve.data_model import DataModel
 from fitserve.wire.rollouts import RolloutPlan
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$", examples=["admissions-weekly"])]
@@ -16,7 +17,7 @@ FiringState = Literal["queued", "open", "training", "done", "failed", "refused",
 Decision = Literal["promoted", "rollout", "notified", "nothing", "rejected"]
 
 
-class On(BaseModel):
+class On(DataModel):
     """When to train: exactly one of `schedule`, `appended`, `drift` and `live_metric`."""
 
     model_config = ConfigDict(extra="forbid")
@@ -51,7 +52,7 @@ class On(BaseModel):
         return self
 
 
-class Do(BaseModel):
+class Do(DataModel):
     """What to train: a `spec`, or the spec of a model's `champion` on the newest version of its dataset."""
 
     model_config = ConfigDict(extra="forbid")
@@ -66,7 +67,7 @@ class Do(BaseModel):
         return self
 
 
-class Gate(BaseModel):
+class Gate(DataModel):
     """The comparison with the champion on the same held-out rows, those that it was not trained on where there are any.
 
     The new version passes if its metric is at least `margin` better. With `significance`, a paired test must show that.
@@ -83,7 +84,7 @@ class Gate(BaseModel):
     )
 
 
-class Budget(BaseModel):
+class Budget(DataModel):
     """What an automation may spend in a day (UTC)."""
 
     model_config = ConfigDict(extra="forbid")
@@ -92,7 +93,7 @@ class Budget(BaseModel):
     training_seconds: float | None = Field(None, gt=0, le=10**8)
 
 
-class Policy(BaseModel):
+class Policy(DataModel):
     """What an automation does."""
 
     model_config = ConfigDict(extra="forbid")
@@ -127,7 +128,7 @@ class AutomationRequest(Policy):
     enabled: bool = True
 
 
-class AutomationPatch(BaseModel):
+class AutomationPatch(DataModel):
     """What to change."""
 
     model_config = ConfigDict(extra="forbid")
@@ -136,7 +137,7 @@ class AutomationPatch(BaseModel):
     policy: Policy | None = None
 
 
-class AutomationInfo(BaseModel):
+class AutomationInfo(DataModel):
     """An automation."""
 
     model_config = ConfigDict(from_attributes=True)
@@ -154,7 +155,7 @@ class AutomationInfo(BaseModel):
     updated_at: datetime
 
 
-class Firing(BaseModel):
+class Firing(DataModel):
     """One time that an automation was due, and what came of it."""
 
     model_config = ConfigDict(from_attributes=True)
@@ -175,7 +176,7 @@ class Firing(BaseModel):
     finished_at: datetime | None
 
 
-class RehearsedTick(BaseModel):
+class RehearsedTick(DataModel):
     """One time that a policy would have been due."""
 
     at: datetime
@@ -186,7 +187,7 @@ class RehearsedTick(BaseModel):
     report: dict[str, Any] | None = None
 
 
-class Rehearsal(BaseModel):
+class Rehearsal(DataModel):
     """What a policy would have done over the history of its model and dataset."""
 
     ticks: list[RehearsedTick]

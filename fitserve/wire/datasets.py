@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
+from fitserve.data_model import DataModel
 from fitserve.dataset_facts import ColumnFacts, Kind
 from fitserve.parsing.column_format import ColumnFormat
 from fitserve.wire.notices import Notice
@@ -19,7 +20,7 @@ Format = Literal["csv", "jsonl", "parquet", "arrow"]
 Compression = Literal["gzip", "zstd"]
 
 
-class UploadOptions(BaseModel):
+class UploadOptions(DataModel):
     """How to read an upload; what is left out is recognised. The same content and options are the same dataset."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -74,14 +75,14 @@ class Column(ColumnFacts):
     inferred: Kind
 
 
-class Refused(BaseModel):
+class Refused(DataModel):
     """What a lenient upload left out or fixed."""
 
     rows: int = Field(description="Rows left out")
     problems: list[dict[str, Any]] = Field(description="The first of them (at most 20)")
 
 
-class DatasetInfo(BaseModel):
+class DatasetInfo(DataModel):
     """One version of a dataset."""
 
     model_config = ConfigDict(from_attributes=True)
@@ -109,7 +110,7 @@ class DatasetDetail(DatasetInfo):
     columns: list[Column]
 
 
-class StagedInfo(BaseModel):
+class StagedInfo(DataModel):
     """Rows that wait to be appended to a dataset as one version."""
 
     name: str
@@ -118,14 +119,14 @@ class StagedInfo(BaseModel):
     oldest_at: datetime | None = Field(None, description="When the first of them came")
 
 
-class DatasetPage(BaseModel):
+class DatasetPage(DataModel):
     """A page of datasets, the newest first."""
 
     items: list[DatasetInfo]
     next_cursor: str | None
 
 
-class RowsPage(BaseModel):
+class RowsPage(DataModel):
     """A page of rows, in the table's order: `rows[i][j]` is column j; null is missing."""
 
     columns: list[str]
@@ -135,7 +136,7 @@ class RowsPage(BaseModel):
     next_cursor: str | None
 
 
-class Profile(BaseModel):
+class Profile(DataModel):
     """Each column's profile by its name. Counts, moments and top values cover all rows, the rest `sampled_rows`."""
 
     rows: int
@@ -143,7 +144,7 @@ class Profile(BaseModel):
     columns: dict[str, dict[str, Any]]
 
 
-class Relation(BaseModel):
+class Relation(DataModel):
     """How one column relates to the target: `strength` from 0 (not at all) to 1 (predicts it exactly)."""
 
     column: str
@@ -154,7 +155,7 @@ class Relation(BaseModel):
     warning: str | None = None
 
 
-class Relations(BaseModel):
+class Relations(DataModel):
     """Columns and how they relate to a target, the strongest first."""
 
     target: str
@@ -162,7 +163,7 @@ class Relations(BaseModel):
     items: list[Relation]
 
 
-class DatasetPatch(BaseModel):
+class DatasetPatch(DataModel):
     """Correct the kinds of columns (which creates a new version), or share the dataset."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -171,7 +172,7 @@ class DatasetPatch(BaseModel):
     shared: bool | None = None
 
 
-class SampleRequest(BaseModel):
+class SampleRequest(DataModel):
     """A built-in table. `noise` (0 to 50), `rows` and `derived` apply to the Playground's six."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -188,7 +189,7 @@ class SampleRequest(BaseModel):
     )
 
 
-class SampleInfo(BaseModel):
+class SampleInfo(DataModel):
     """A built-in table."""
 
     sample: str

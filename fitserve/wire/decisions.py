@@ -5,10 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
+
+from fitserve.data_model import DataModel
 
 
-class DecisionChangeInfo(BaseModel):
+class DecisionChangeInfo(DataModel):
     """One change of a version's decisions."""
 
     model_config = ConfigDict(from_attributes=True)
@@ -20,7 +22,7 @@ class DecisionChangeInfo(BaseModel):
     created_at: datetime
 
 
-class ThresholdCurve(BaseModel):
+class ThresholdCurve(DataModel):
     """What each threshold does to the rows of one part, rising; `label` is answered from the threshold on."""
 
     part: str = Field(description="validation: rows that thresholds are chosen on; test: rows that judge them")
@@ -32,7 +34,7 @@ class ThresholdCurve(BaseModel):
     false_positive: list[int]
 
 
-class DecidedOutput(BaseModel):
+class DecidedOutput(DataModel):
     """A classified target, and what its thresholds would do. Of many thresholds or labels, some."""
 
     output: str
@@ -42,7 +44,7 @@ class DecidedOutput(BaseModel):
     measures_distance: bool = Field(description="Whether `abstain` can look at the distance from the training rows")
 
 
-class DecisionDetail(BaseModel):
+class DecisionDetail(DataModel):
     """The decisions of a version. A target without one is answered with its likeliest label."""
 
     model: str

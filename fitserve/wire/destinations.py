@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
+from fitserve.data_model import DataModel
 from fitserve.wire.one_kind import OneKind
 from fitserve.wire.sources import CONNECTION_NAME
 
@@ -16,7 +17,7 @@ IfExists = Annotated[
 ]
 
 
-class SqlDestination(BaseModel):
+class SqlDestination(DataModel):
     """A table of a database. It is created unless it is there."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -26,7 +27,7 @@ class SqlDestination(BaseModel):
     if_exists: IfExists = "fail"
 
 
-class ObjectDestination(BaseModel):
+class ObjectDestination(DataModel):
     """A folder in a store of files, for one Parquet object a part and a manifest."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
+from fitserve.data_model import DataModel
 from fitserve.wire.runs import RunInfo
 
 MAX_EPOCH = 2**31 - 1
 
 
-class PatchOperation(BaseModel):
+class PatchOperation(DataModel):
     """One operation of a JSON Patch (RFC 6902) on the run's resolved spec."""
 
     op: Literal["add", "remove", "replace", "move", "copy", "test"]
@@ -19,7 +20,7 @@ class PatchOperation(BaseModel):
     value: Any = None
 
 
-class FindingInfo(BaseModel):
+class FindingInfo(DataModel):
     """One diagnosis, with its evidence and the change to the spec that addresses it."""
 
     model_config = ConfigDict(from_attributes=True)
@@ -38,13 +39,13 @@ class FindingInfo(BaseModel):
     patch: list[dict[str, Any]] = Field(description="JSON Patch (RFC 6902) on the resolved spec; may be empty")
 
 
-class Findings(BaseModel):
+class Findings(DataModel):
     """A run's findings, most severe first."""
 
     items: list[FindingInfo]
 
 
-class RuleInfo(BaseModel):
+class RuleInfo(DataModel):
     """A rule of the diagnosis."""
 
     model_config = ConfigDict(from_attributes=True)
@@ -57,7 +58,7 @@ class RuleInfo(BaseModel):
     answer: str
 
 
-class ForkRequest(BaseModel):
+class ForkRequest(DataModel):
     """From which epoch a run goes on as a new one, and with what."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -82,7 +83,7 @@ class Applied(RunInfo):
     repeated: RunInfo | None = None
 
 
-class Complexity(BaseModel):
+class Complexity(DataModel):
     """The model complexity graph: losses without the regularizers' penalty."""
 
     trial: int
@@ -98,7 +99,7 @@ class Complexity(BaseModel):
     sentence: str
 
 
-class Evaluation(BaseModel):
+class Evaluation(DataModel):
     """Figures by part and target. `test` rows took no part in training or selection; `validation` rows in selection."""
 
     part: Literal["test", "validation", "train"] = Field(description="The part to report")
@@ -107,7 +108,7 @@ class Evaluation(BaseModel):
     fit: dict[str, dict[str, Any]] = Field(description="By target: mean loss by model and part")
 
 
-class Importance(BaseModel):
+class Importance(DataModel):
     """Permutation importance, by column: the rise of the loss when its values are shuffled."""
 
     target: str
@@ -116,7 +117,7 @@ class Importance(BaseModel):
     left_out: int = Field(description="Columns not measured for lack of time")
 
 
-class Hardest(BaseModel):
+class Hardest(DataModel):
     """Rows with the highest loss, and rows whose label is probably wrong. Row numbers start at 1."""
 
     target: str
@@ -127,7 +128,7 @@ class Hardest(BaseModel):
     method: str
 
 
-class Slices(BaseModel):
+class Slices(DataModel):
     """How well the network predicts parts of the held-out rows (with folds, each by the network held back from it).
 
     A condition has a `column` and `equals`, `from` (included) and `to` (excluded), `missing`, or `others`: how many
@@ -153,7 +154,7 @@ class Slices(BaseModel):
     left_out: int = Field(description="Columns without a place in `columns`")
 
 
-class Fairness(BaseModel):
+class Fairness(DataModel):
     """Rates and errors by group of the protected columns, on held-out rows, as the decision answers them.
 
     A group of fewer than `min_group` rows is `small`: shown, and not compared. `differences` have bootstrap intervals
@@ -169,14 +170,14 @@ class Fairness(BaseModel):
     )
 
 
-class AxisInfo(BaseModel):
+class AxisInfo(DataModel):
     """An axis of a surface."""
 
     column: str
     values: list[Any]
 
 
-class UnitSurface(BaseModel):
+class UnitSurface(DataModel):
     """The output of one hidden unit over the same plane."""
 
     layer: str
@@ -184,7 +185,7 @@ class UnitSurface(BaseModel):
     grid: list[list[float | None]]
 
 
-class SurfaceInfo(BaseModel):
+class SurfaceInfo(DataModel):
     """The network's output over two columns, with the others at their median or most frequent value."""
 
     target: str
@@ -197,10 +198,10 @@ class SurfaceInfo(BaseModel):
     epochs: list[int] = Field(description="Epochs whose network was kept; the last is the artifact's")
     reference: dict[str, Any]
     axes: list[str] = Field(description="The columns that can be an axis: of text, values have no order")
-    units: list[UnitSurface] = []
+    units: list[UnitSurface] = Field([])
 
 
-class ExplainRequest(BaseModel):
+class ExplainRequest(DataModel):
     """A row to explain."""
 
     model_config = ConfigDict(extra="forbid")
@@ -211,7 +212,7 @@ class ExplainRequest(BaseModel):
     reference: dict[str, Any] | None = Field(None, description="Left out: medians and most frequent values")
 
 
-class Explanation(BaseModel):
+class Explanation(DataModel):
     """Integrated gradients: contributions sum to the output minus the reference's output."""
 
     target: str
@@ -224,7 +225,7 @@ class Explanation(BaseModel):
     reference: dict[str, Any]
 
 
-class LayerSeries(BaseModel):
+class LayerSeries(DataModel):
     """The layers of a trial after each recorded epoch."""
 
     trial: int
@@ -233,7 +234,7 @@ class LayerSeries(BaseModel):
     next_cursor: int | None = Field(None, description="Pass as `after`")
 
 
-class GroupInfo(BaseModel):
+class GroupInfo(DataModel):
     """Runs of one spec under different seeds."""
 
     group: str
@@ -248,7 +249,7 @@ class GroupInfo(BaseModel):
     sentence: str | None
 
 
-class Lineage(BaseModel):
+class Lineage(DataModel):
     """A run's ancestors and descendants, and which changes helped."""
 
     run: str

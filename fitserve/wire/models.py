@@ -5,15 +5,16 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
+from fitserve.data_model import DataModel
 from fitserve.states import RunState
 from fitserve.wire.destinations import Destination
 
 Sharing = Literal["ask", "inspect", "download"]
 
 
-class VersionInfo(BaseModel):
+class VersionInfo(DataModel):
     """A numbered, immutable version."""
 
     model_config = ConfigDict(from_attributes=True)
@@ -27,7 +28,7 @@ class VersionInfo(BaseModel):
     created_at: datetime
 
 
-class LabelInfo(BaseModel):
+class LabelInfo(DataModel):
     """A movable name for a version."""
 
     model_config = ConfigDict(from_attributes=True)
@@ -41,7 +42,7 @@ class LabelInfo(BaseModel):
     updated_at: datetime
 
 
-class ModelInfo(BaseModel):
+class ModelInfo(DataModel):
     """A name under which versions are served."""
 
     model_config = ConfigDict(from_attributes=True)
@@ -73,7 +74,7 @@ class ModelDetail(ModelInfo):
     labels: list[LabelInfo]
 
 
-class ModelPatch(BaseModel):
+class ModelPatch(DataModel):
     """Changes to a model."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -90,7 +91,7 @@ class ModelPatch(BaseModel):
         return self
 
 
-class LabelRequest(BaseModel):
+class LabelRequest(DataModel):
     """Target of a label. Omitted settings keep their value."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -103,7 +104,7 @@ class LabelRequest(BaseModel):
     shadow: bool | None = None
 
 
-class RollbackRequest(BaseModel):
+class RollbackRequest(DataModel):
     """The label to point back at its previous version."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -111,7 +112,7 @@ class RollbackRequest(BaseModel):
     label: str = "champion"
 
 
-class ExportRequest(BaseModel):
+class ExportRequest(DataModel):
     """A format to export a version to."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -123,7 +124,7 @@ class ExportRequest(BaseModel):
     )
 
 
-class ExportInfo(BaseModel):
+class ExportInfo(DataModel):
     """One export of a version: it can be downloaded once its run has succeeded."""
 
     format: str
@@ -137,7 +138,7 @@ class ExportInfo(BaseModel):
     error: dict[str, Any] | None = Field(None, description="Of a failed one: cause and detail")
 
 
-class PredictionRequest(BaseModel):
+class PredictionRequest(DataModel):
     """A batch prediction. Without `version` and `label`, the champion or the newest version predicts."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -159,14 +160,14 @@ class PredictionRequest(BaseModel):
     )
 
 
-class Bucket(BaseModel):
+class Bucket(DataModel):
     """Number of requests answered within a time."""
 
     le: float | None = Field(description="Upper bound in seconds; null for no bound")
     count: int
 
 
-class VersionTraffic(BaseModel):
+class VersionTraffic(DataModel):
     """Counters of one version since the prediction processes started."""
 
     version: str
@@ -176,7 +177,7 @@ class VersionTraffic(BaseModel):
     buckets: list[Bucket] = Field(description="Cumulative latency histogram, as in Prometheus")
 
 
-class Traffic(BaseModel):
+class Traffic(DataModel):
     """Traffic of a model by version. The difference between two readings gives a rate and a latency."""
 
     model: str
@@ -185,7 +186,7 @@ class Traffic(BaseModel):
     versions: list[VersionTraffic]
 
 
-class BinShare(BaseModel):
+class BinShare(DataModel):
     """One bin's share of the training rows and of the requested rows."""
 
     bin: str
@@ -193,7 +194,7 @@ class BinShare(BaseModel):
     asked: float
 
 
-class Drifted(BaseModel):
+class Drifted(DataModel):
     """Distance between a live distribution and its training distribution."""
 
     kind: str = Field(description="numeric, text (compared by length), categorical")
@@ -218,7 +219,7 @@ class OutputDrift(Drifted):
     part: str
 
 
-class LiveFigure(BaseModel):
+class LiveFigure(DataModel):
     """Accuracy or error of a version's predictions against the ground truth that was posted."""
 
     model_config = ConfigDict(extra="ignore")
@@ -241,7 +242,7 @@ class LiveFigure(BaseModel):
     log_loss: float | None = None
 
 
-class LiveSlice(BaseModel):
+class LiveSlice(DataModel):
     """Ground truth of the rows with one label in the column `coverage_by`."""
 
     model_config = ConfigDict(extra="ignore")
@@ -256,7 +257,7 @@ class LiveSlice(BaseModel):
     why: list[str] = Field(description="coverage: below the level; accuracy: below that of all slices together")
 
 
-class DriftReport(BaseModel):
+class DriftReport(DataModel):
     """A model's inputs and outputs over a sliding window, compared with its training rows."""
 
     model: str
@@ -277,7 +278,7 @@ class DriftReport(BaseModel):
 Truth = bool | float | str | list[bool | float | str]
 
 
-class Outcome(BaseModel):
+class Outcome(DataModel):
     """Ground truth of one row, joined by its prediction id or sent together with what was predicted."""
 
     model_config = ConfigDict(extra="forbid")
@@ -298,7 +299,7 @@ class Outcome(BaseModel):
         return self
 
 
-class FeedbackRequest(BaseModel):
+class FeedbackRequest(DataModel):
     """Ground truth of predicted rows."""
 
     model_config = ConfigDict(extra="forbid")
@@ -306,7 +307,7 @@ class FeedbackRequest(BaseModel):
     items: Annotated[list[Outcome], Field(min_length=1, max_length=1000)]
 
 
-class FeedbackAnswer(BaseModel):
+class FeedbackAnswer(DataModel):
     """Result of posting ground truth."""
 
     stored: int

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
+
+from fitserve.data_model import DataModel
 
 
-class Notice(BaseModel):
+class Notice(DataModel):
     """A reading that was chosen among several, or something to know: nothing is changed in silence."""
 
     model_config = ConfigDict(from_attributes=True, frozen=True)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import ConfigDict, model_validator
+
+from fitserve.data_model import DataModel
 
 
-class OneKind(BaseModel):
+class OneKind(DataModel):
     """Base of such a choice: a subclass has a member for each kind, and says what it is a choice of."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, computed_field
+from pydantic import ConfigDict, Field, computed_field
+
+from fitserve.data_model import DataModel
 
 Severity = Literal["warning", "critical"]
 
 
-class ConditionInfo(BaseModel):
+class ConditionInfo(DataModel):
     """Something that is wrong with the server now."""
 
     model_config = ConfigDict(from_attributes=True)
@@ -31,7 +33,7 @@ class AlarmInfo(ConditionInfo):
     ended_at: datetime | None
 
 
-class HistoryPoint(BaseModel):
+class HistoryPoint(DataModel):
     """The figures of one slot over all processes; null: no process wrote any."""
 
     at: datetime = Field(description="When the slot began")
@@ -53,7 +55,7 @@ class HistoryPoint(BaseModel):
     api_p99: float | None = None
 
 
-class ProcessHistory(BaseModel):
+class ProcessHistory(DataModel):
     """Processor time and memory of one process and its children, slot by slot."""
 
     process: str
@@ -64,7 +66,7 @@ class ProcessHistory(BaseModel):
     memory_bytes: list[int | None]
 
 
-class SystemHistory(BaseModel):
+class SystemHistory(DataModel):
     """The last hour by minutes, or the last day by ten minutes."""
 
     window: str
@@ -74,7 +76,7 @@ class SystemHistory(BaseModel):
     processes: list[ProcessHistory]
 
 
-class ModelPoint(BaseModel):
+class ModelPoint(DataModel):
     """A model's figures in one slot; null: no prediction process wrote any."""
 
     at: datetime
@@ -86,7 +88,7 @@ class ModelPoint(BaseModel):
     psi: float | None = Field(None, description="Largest stability index of its columns")
 
 
-class VersionHistory(BaseModel):
+class VersionHistory(DataModel):
     """What was asked of one version within the window."""
 
     version: int = Field(description="0: no version answered")
@@ -98,7 +100,7 @@ class VersionHistory(BaseModel):
     p99: float | None
 
 
-class FaultInfo(BaseModel):
+class FaultInfo(DataModel):
     """The last request of a model that failed or was refused, or its last load that failed."""
 
     model_config = ConfigDict(from_attributes=True)
@@ -111,7 +113,7 @@ class FaultInfo(BaseModel):
     at: datetime
 
 
-class ModelHistory(BaseModel):
+class ModelHistory(DataModel):
     """What was asked of a model within the window, over all prediction processes and protocols."""
 
     model: str
@@ -130,7 +132,7 @@ class ModelHistory(BaseModel):
     fault: FaultInfo | None
 
 
-class OwnerStorage(BaseModel):
+class OwnerStorage(DataModel):
     """What one owner stores."""
 
     owner: str

@@ -5,13 +5,15 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
+
+from fitserve.data_model import DataModel
 
 RolloutState = Literal["running", "paused", "succeeded", "rolled_back", "aborted"]
 Limit = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
-class RolloutGuards(BaseModel):
+class RolloutGuards(DataModel):
     """Limits that take the new version back once they are certainly exceeded. Null turns a guard off."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -29,7 +31,7 @@ class RolloutGuards(BaseModel):
     )
 
 
-class RolloutPlan(BaseModel):
+class RolloutPlan(DataModel):
     """How a rollout goes: its steps, how long each lasts, and what takes the version back."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -77,7 +79,7 @@ class RolloutRequest(RolloutPlan):
     )
 
 
-class GuardFigure(BaseModel):
+class GuardFigure(DataModel):
     """A guard at one moment. Its bounds hold at all moments at once; it takes the version back when `low` > `limit`."""
 
     guard: str
@@ -93,7 +95,7 @@ class GuardFigure(BaseModel):
     breached: bool
 
 
-class CurvePoint(BaseModel):
+class CurvePoint(DataModel):
     """A guard's value and bounds after so many requests of both versions."""
 
     at: datetime
@@ -103,7 +105,7 @@ class CurvePoint(BaseModel):
     high: float | None
 
 
-class RolloutStepInfo(BaseModel):
+class RolloutStepInfo(DataModel):
     """A step that was entered; `share` of 0 is the shadow."""
 
     step: int
@@ -113,7 +115,7 @@ class RolloutStepInfo(BaseModel):
     curves: dict[str, list[CurvePoint]]
 
 
-class LiveComparison(BaseModel):
+class LiveComparison(DataModel):
     """The live metric of both versions, and its difference (new minus base) with an interval that always holds."""
 
     output: str
@@ -128,7 +130,7 @@ class LiveComparison(BaseModel):
     confidence: float
 
 
-class RolloutInfo(BaseModel):
+class RolloutInfo(DataModel):
     """A rollout. `step` is a place in `shares`, the shares of the traffic from 0 (shadow) to 1."""
 
     id: str

@@ -5,15 +5,16 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
+from fitserve.data_model import DataModel
 from fitserve.spec.assessment import Advice, Estimates, SummaryRow
 from fitserve.states import Phase, RunState
 
 PRINTABLE = r"^[^\x00-\x1f\x7f]*$"  # one line of text
 
 
-class RunSummary(BaseModel):
+class RunSummary(DataModel):
     """A run in a list."""
 
     model_config = ConfigDict(from_attributes=True)
@@ -59,7 +60,7 @@ class ListedRun(RunSummary):
     compared_with: str | None = Field(None, description="Its parent, else the run before it on the same dataset")
 
 
-class RunList(BaseModel):
+class RunList(DataModel):
     """One page of the list of runs."""
 
     items: list[ListedRun]
@@ -71,7 +72,7 @@ RunName = Annotated[str, Field(min_length=1, max_length=120, pattern=PRINTABLE)]
 RunTag = Annotated[str, Field(min_length=1, max_length=40, pattern=PRINTABLE)]
 
 
-class RunPatch(BaseModel):
+class RunPatch(DataModel):
     """Changes to a run; what is left out stays."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -84,7 +85,7 @@ class RunPatch(BaseModel):
     notes: str | None = Field(None, max_length=10_000, pattern=r"^[^\x00]*$", description="null takes them away")
 
 
-class BulkChange(BaseModel):
+class BulkChange(DataModel):
     """The same change to many runs."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -94,14 +95,14 @@ class BulkChange(BaseModel):
     tag: RunTag | None = Field(None, description="For `tag` and `untag`")
 
 
-class BulkOutcome(BaseModel):
+class BulkOutcome(DataModel):
     """Which runs were changed, and why the others were not."""
 
     done: list[str]
     refused: list[BulkRefusal]
 
 
-class BulkRefusal(BaseModel):
+class BulkRefusal(DataModel):
     """A run that was not changed."""
 
     run: str
@@ -110,7 +111,7 @@ class BulkRefusal(BaseModel):
     fix: str | None
 
 
-class QueuePlace(BaseModel):
+class QueuePlace(DataModel):
     """Position of a queued run."""
 
     position: int = Field(description="Number of runs ahead of it; 0 is next")
@@ -119,7 +120,7 @@ class QueuePlace(BaseModel):
     )
 
 
-class Progress(BaseModel):
+class Progress(DataModel):
     """Progress of the last attempt."""
 
     trial: int = Field(description="From 0")
@@ -131,7 +132,7 @@ class Progress(BaseModel):
     estimated_finish: datetime | None = Field(description="Of the training, at the pace of the last epochs")
 
 
-class EpochDifference(BaseModel):
+class EpochDifference(DataModel):
     """The first epoch in which a reproduction differs from its parent."""
 
     trial: int
@@ -140,7 +141,7 @@ class EpochDifference(BaseModel):
     received: dict[str, Any] | None
 
 
-class Reproduction(BaseModel):
+class Reproduction(DataModel):
     """A reproduction compared with its parent, epoch by epoch."""
 
     epochs_compared: int
@@ -171,7 +172,7 @@ class RunInfo(RunSummary):
     )
 
 
-class TrialInfo(BaseModel):
+class TrialInfo(DataModel):
     """A trial of a search; of a run with restarts, one of its networks, once it has ended."""
 
     trial: int = Field(description="From 0")
@@ -186,7 +187,7 @@ class TrialInfo(BaseModel):
     finished_at: datetime | None
 
 
-class SearchSize(BaseModel):
+class SearchSize(DataModel):
     """What a search would train."""
 
     configurations: int | None = Field(description="Null where a number may be anything between two")
@@ -197,7 +198,7 @@ class SearchSize(BaseModel):
     direction: Literal["min", "max"]
 
 
-class Validation(BaseModel):
+class Validation(DataModel):
     """A valid spec: the answer to `validate_only=true`."""
 
     valid: Literal[True] = True
@@ -208,7 +209,7 @@ class Validation(BaseModel):
     search: SearchSize | None = Field(None, description="For a spec with searched values")
 
 
-class EventInfo(BaseModel):
+class EventInfo(DataModel):
     """An event of a run."""
 
     model_config = ConfigDict(from_attributes=True)
@@ -223,7 +224,7 @@ class EventInfo(BaseModel):
     created_at: datetime
 
 
-class EpochInfo(BaseModel):
+class EpochInfo(DataModel):
     """One pass over the training rows."""
 
     model_config = ConfigDict(from_attributes=True)

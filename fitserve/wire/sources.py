@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
+from fitserve.data_model import DataModel
 from fitserve.wire.datasets import NAME, UploadOptions
 from fitserve.wire.one_kind import OneKind
 
 CONNECTION_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 
 
-class SqlSource(BaseModel):
+class SqlSource(DataModel):
     """The rows of a query."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -19,7 +20,7 @@ class SqlSource(BaseModel):
     query: str = Field(min_length=1, max_length=100_000, description="One SELECT; add ORDER BY for a fixed order")
 
 
-class ObjectSource(BaseModel):
+class ObjectSource(DataModel):
     """An object in a store of files, or all parts that a pattern matches."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -30,7 +31,7 @@ class ObjectSource(BaseModel):
     )
 
 
-class HttpsSource(BaseModel):
+class HttpsSource(DataModel):
     """A file at an address."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -41,7 +42,7 @@ class HttpsSource(BaseModel):
     )
 
 
-class DeltaSource(BaseModel):
+class DeltaSource(DataModel):
     """A Delta table."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -64,7 +65,7 @@ class Source(OneKind):
     delta: DeltaSource | None = None
 
 
-class ImportRequest(BaseModel):
+class ImportRequest(DataModel):
     """Import a table from where it lives. New content under a name that you have is its next version."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -74,7 +75,7 @@ class ImportRequest(BaseModel):
     options: UploadOptions = Field(default_factory=UploadOptions, description="How to read it, as of an upload")
 
 
-class ConnectionInfo(BaseModel):
+class ConnectionInfo(DataModel):
     """A connection that a source can name; its address and its password stay with the operator."""
 
     name: str

@@ -7,7 +7,9 @@ import binascii
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, SecretStr, model_validator
+
+from fitserve.data_model import DataModel
 
 PREFIX = "whsec_"
 EventPattern = Annotated[
@@ -44,7 +46,7 @@ Events = Annotated[list[EventPattern], Field(min_length=1, max_length=50, exampl
 Description = Annotated[str, Field(max_length=200)]
 
 
-class WebhookRequest(BaseModel):
+class WebhookRequest(DataModel):
     """Where to send which events: `url`, or the `channel` of the operator's."""
 
     model_config = ConfigDict(extra="forbid")
@@ -65,7 +67,7 @@ class WebhookRequest(BaseModel):
         return self
 
 
-class WebhookPatch(BaseModel):
+class WebhookPatch(DataModel):
     """What to change. A new secret signs beside the old one for 24 hours, so that a receiver can follow."""
 
     model_config = ConfigDict(extra="forbid")
@@ -77,7 +79,7 @@ class WebhookPatch(BaseModel):
     enabled: bool | None = None
 
 
-class WebhookInfo(BaseModel):
+class WebhookInfo(DataModel):
     """A webhook, without its secret."""
 
     model_config = ConfigDict(from_attributes=True)
@@ -102,7 +104,7 @@ class NewWebhook(WebhookInfo):
     secret: str | None = None
 
 
-class DeliveryAttempt(BaseModel):
+class DeliveryAttempt(DataModel):
     """One attempt at a delivery."""
 
     at: datetime
@@ -111,7 +113,7 @@ class DeliveryAttempt(BaseModel):
     seconds: float
 
 
-class DeliveryInfo(BaseModel):
+class DeliveryInfo(DataModel):
     """One event on its way to one webhook. Receivers tell repeated deliveries by `event`, their `webhook-id` header."""
 
     id: str
@@ -126,7 +128,7 @@ class DeliveryInfo(BaseModel):
     log: list[DeliveryAttempt] = Field(description="The last attempts, the first one first")
 
 
-class RecordedEvent(BaseModel):
+class RecordedEvent(DataModel):
     """Something that happened."""
 
     model_config = ConfigDict(from_attributes=True)

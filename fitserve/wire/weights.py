@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
+
+from fitserve.data_model import DataModel
 
 
-class WeightsSummary(BaseModel):
+class WeightsSummary(DataModel):
     """Uploaded weights, in a list."""
 
     model_config = ConfigDict(from_attributes=True)

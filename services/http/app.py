@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import socket
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.routing import APIRoute
+from pydantic.warnings import UnsupportedFieldAttributeWarning
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
@@ -28,6 +30,9 @@ from services.http.local_pages import LocalPagesOnly
 
 DRAIN_SECONDS = 0.25
 PARSED_AT_ONCE = 64 * 1024  # bytes of JSON
+
+# FastAPI silences what it causes itself while it declares a body; a `DataModel` is built later, at its first request.
+warnings.filterwarnings("ignore", category=UnsupportedFieldAttributeWarning)
 
 
 class StrictRequest(Request):

@@ -11,8 +11,9 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import ConfigDict, Field, SecretStr, ValidationError, field_validator
 
+from fitserve.data_model import DataModel
 from fitserve.errors import BadInput, FitserveError, Problem, Unavailable
 from fitserve.settings import Settings
 from fitserve.validation import unknown_name
@@ -43,7 +44,7 @@ class SourceRefused(BadInput):
     title = "Source refused"
 
 
-class Connection(BaseModel):
+class Connection(DataModel):
     """A connection as the operator has configured it."""
 
     model_config = ConfigDict(extra="forbid")

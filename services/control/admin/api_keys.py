@@ -6,12 +6,13 @@ import hmac
 from datetime import timedelta
 
 from fastapi import Request, Response
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
 from fitserve import api_keys, browser_sessions, db
 from fitserve.api_keys import ANONYMOUS, Identity
+from fitserve.data_model import DataModel
 from fitserve.errors import Forbidden, NotFound
 from fitserve.settings import Settings
 from fitserve.tables import Key
@@ -54,14 +55,14 @@ def revoke(key_id: str, request: Request, caller: KeyManager, ctx: Ctx) -> KeyIn
     return revoked
 
 
-class SignIn(BaseModel):
+class SignIn(DataModel):
     """A key to exchange for a session cookie, or the token of a one-time link."""
 
     model_config = ConfigDict(extra="forbid")
     token: str
 
 
-class Me(BaseModel):
+class Me(DataModel):
     """The caller."""
 
     key_id: str

@@ -9,13 +9,14 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import Query
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AwareDatetime, ConfigDict, Field, field_validator
 from sqlalchemy import ColumnElement, Engine, and_, event, func, or_, select
 from sqlalchemy.orm import Session, aliased
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fitserve import db
+from fitserve.data_model import DataModel
 from fitserve.errors import FitserveError
 from fitserve.tables import Audit
 from fitserve.wire import Page
@@ -30,7 +31,7 @@ SEARCHED_ROWS = 100_000  # that one request looks through
 _CHANGING_METHODS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 
-class AuditFilters(BaseModel):
+class AuditFilters(DataModel):
     """Which entries of the audit log a page holds."""
 
     model_config = ConfigDict(extra="forbid")

@@ -20,13 +20,13 @@ from typing import Any
 
 import anyio
 from fastapi import Request, Response
-from pydantic import BaseModel
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 from starlette.requests import ClientDisconnect
 
 from fitserve import db, telemetry
 from fitserve.blobs import disk_full_is_507, sha256_of
+from fitserve.data_model import DataModel
 from fitserve.datasets import store
 from fitserve.errors import Conflict, FitserveError, Malformed, NotFound, TooLarge, UnsupportedMedia
 from fitserve.ids import new_id
@@ -69,7 +69,7 @@ class UploadGone(FitserveError):
     title = "Gone"
 
 
-class UploadInfo(BaseModel):
+class UploadInfo(DataModel):
     """The state of a resumable upload; `dataset_id` once it is finished."""
 
     id: str
