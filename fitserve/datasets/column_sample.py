@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
+from unicodedata import category
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -27,10 +28,16 @@ from fitserve.datasets.column_texts import (
     without_missing,
     words_for_missing,
 )
-from fitserve.datasets.unusual_numbers import note_placeholder, note_placeholder_date, note_quantities
+from fitserve.datasets.unusual_numbers import (
+    note_lost_zeros,
+    note_placeholder,
+    note_placeholder_date,
+    note_quantities,
+    note_unusual_years,
+)
 from fitserve.parsing import ColumnFormat, TimeFormat, numbers, times
 from fitserve.parsing.column_format import PLAIN
-from fitserve.parsing.numbers import NumberEvidence, is_known_unit
+from fitserve.parsing.numbers import NumberEvidence, is_currency, is_known_unit
 from fitserve.parsing.times import TimeEvidence
 from fitserve.parsing.words import DISPUTABLE, FALSE, SOFT_MISSING, TRUE
 from fitserve.wire.notices import Notice
@@ -42,6 +49,7 @@ MAGNITUDES = frozenset(
 )
 # Dates and times from 1900 to 2100 without signs between their parts, by the smallest of them.
 COMPACT = {
+    1900_01: "months written 202401",
     1900_01_01: "dates written 20240131",
     1900_01_01_0000: "times written 202401312359",
     1900_01_01_000000: "times written 20240131235959",
@@ -59,6 +67,8 @@ _TIME_NAME = re.compile(
     r"(?:^|[_\s.-]|(?<=[a-z])(?=[A-Z]))(?i:ts|time|timestamp|date|datetime|at|unixtime|unix|created|updated)"
     r"(?:[_\s.-]{0,2}[(\[]?(?i:s|sec|secs|seconds|ms|millis|us|micros|ns|nanos|utc|gmt)[)\]]?)?$"
 )
+_DATE_NAME = re.compile(r"(?:^|[\W_]|(?<=[a-z])(?=[A-Z]))(?i:date|datetime|datum|fecha|data)(?:$|[\W_])")
+_COORDINATE = re.compile(r"(?:^|[\W_])(lat|lon|lng|latitude|longitude)(?:$|[\W_])", re.IGNORECASE)
 _DATE_PARTS = re.compile(r"\d{1,2}[^\W\d_]{3,9}\d{2,4}(\W|$)")  # 01JAN2023
 
 
@@ -89,7 +99,7 @@ class ColumnSample:
             self.numbers = numbers.evidence_of(counts)
         elif self.plain is not None:
             self.numbers = NumberEvidence(texts=len(distinct), numbers=len(distinct))
-        if self.plain is None and _look_like_times(distinct[:50]):
+        if (self.plain is None or has_leading_zeros(self.present)) and _look_like_times(distinct[:50]):
             self.times = times.evidence_of(counts, self.stated.first_year)
 
     def plan(self, prior: FilePrior) -> ColumnPlan:
@@ -153,7 +163,13 @@ class ColumnSample:
         """Return the decimal sign of a column that does not prove it, and why; "" where there is no doubt about it."""
         sign, texts = max(evidence.either.items(), key=lambda item: len(item[1]))
         if prior.proven_decimal is not None and (sign == "," or prior.proven_decimal == ","):
-            return prior.proven_decimal, f"{prior.decimal_proof}; {texts[0].strip()} could be read either way"
+            doubt = f"{prior.decimal_proof}; {texts[0].strip()} could be read either way"
+            if sign == "." and _COORDINATE.search(self.name):
+                return ".", f"the name is a coordinate's, although {doubt}"
+            return prior.proven_decimal, doubt
+        if is_currency(evidence.unit) and (sign == "," or prior.european) and evidence.unit[-1:] != "$":
+            why = f"amounts of money seldom have three decimals; {texts[0].strip()} could be read either way"
+            return ("." if sign == "," else ","), why
         if sign == ".":
             why = f"every value is like {texts[0].strip()}, which could be read either way" if prior.european else ""
             return ".", why
@@ -198,8 +214,12 @@ class ColumnSample:
             evidence.comma or evidence.point or self.stated.decimal or prior.decimal
         )
         notices = tuple(self._number_notices(format, evidence, doubt))
-        if not must and (odd_one := note_placeholder(self.name, self.present, parsed)) is not None:
-            notices += (odd_one,)
+        if not must:
+            notes = (
+                note_placeholder(self.name, self.present, parsed),
+                note_lost_zeros(self.name, self.present, format),
+            )
+            notices += tuple(note for note in notes if note is not None)
         return replace(plan, notices=notices, open_decimal=undecided, evidence=self._written(format))
 
     def _written(self, format: ColumnFormat) -> str:
@@ -244,6 +264,14 @@ class ColumnSample:
                 evidence=f"{next(iter(fewer)).strip()} says otherwise",
                 option=f"{option}.decimal={',' if format.decimal == '.' else '.'}",
             )
+        if evidence.dash:
+            yield Notice(
+                code="accounting_zero",
+                message=f"In {name!r}, {evidence.dash} is read as 0.",
+                column=name,
+                evidence="it has the currency of the others, as where a spreadsheet writes 0",
+                option=f"{option}.also_missing={evidence.dash}",
+            )
         if evidence.negatives:
             example = evidence.negatives[0]
             yield Notice(
@@ -267,6 +295,8 @@ class ColumnSample:
         if low is None or self.stated.decimal is not None:
             return None
         whole = pa.types.is_integer(parsed.type)
+        if (of_excel := self._excel_days(parsed, plan)) is not None:
+            return of_excel
         units = times.epochs_of(parsed)
         compact = next(
             (form for first, form in COMPACT.items() if first <= low and high < first + 201 * (first // 1900)), ""
@@ -297,6 +327,32 @@ class ColumnSample:
             )
             return replace(plan, notices=(notice,))
         return None
+
+    def _excel_days(self, parsed: pa.Array, plan: ColumnPlan) -> ColumnPlan | None:
+        """Return a plan for days as Excel counts them, where the name is a date's; note it where it is a time's."""
+        low, high = (value.as_py() for value in pc.min_max(parsed).values())
+        first, last = times.EXCEL_DAYS
+        if not (first <= low and high < last) or not (_DATE_NAME.search(self.name) or _TIME_NAME.search(self.name)):
+            return None
+        seen = "days as Excel counts them, from 1899-12-30"
+        if not _DATE_NAME.search(self.name):
+            notice = Notice(
+                code="looks_like_time",
+                message=f"{self.name!r} is read as numbers; they could be times: {seen}.",
+                column=self.name,
+                evidence=f"from {low} to {high}",
+                option=f"formats.{self.name}.time=excel",
+            )
+            return replace(plan, notices=(notice,))
+        notice = Notice(
+            code="epoch",
+            message=f"{self.name!r} is read as times: {seen}.",
+            column=self.name,
+            evidence=f"from {low} to {high}, and the name is a date's",
+            option=f"kinds.{self.name}=numeric",
+        )
+        format = self.stated.change(time="excel")
+        return replace(plan, storage="timestamp", format=format, notices=(notice,), evidence=seen)
 
     def _stated_epoch(self) -> TimeFormat | None:
         """Return how numbers are read that are to be times: 20240131, or since 1970; None: they are not numbers."""
@@ -347,14 +403,15 @@ class ColumnSample:
         )
         undecided = evidence is not None and bool(evidence.either) and not (evidence.day_first or evidence.month_first)
         notices = tuple(self._time_notices(format, evidence, prior))
-        if not must and (placeholder := note_placeholder_date(self.name, self.present, moments)) is not None:
-            notices += (placeholder,)
+        if not must:
+            notes = (note_placeholder_date(self.name, self.present, moments), note_unusual_years(self.name, moments))
+            notices += tuple(note for note in notes if note is not None)
         return replace(plan, notices=notices, open_order=undecided and self.stated.time is None and prior.order is None)
 
     def _are_seasons(self) -> bool:
         """Return whether texts are seasons such as 2008-09 rather than months."""
         texts = [text.strip() for text in self.present[:1000].to_pylist()]
-        if not all(len(text) == 7 and text[4] == "-" and (text[:4] + text[5:]).isdecimal() for text in texts):
+        if not all(len(text) == 7 and text[4] in "-/" and (text[:4] + text[5:]).isdecimal() for text in texts):
             return False
         return all((int(text[:4]) + 1) % 100 == int(text[5:]) for text in texts)
 
@@ -448,9 +505,11 @@ class ColumnSample:
         if (
             len(units) > 4
             or {*units} <= {"st", "nd", "rd", "th"}
-            or (evidence.prefixed and not all(is_known_unit(unit) for unit in units))
+            or any(unit[-1] in "<>≤≥~≈±=" for unit in units)
+            or (evidence.prefixed and not all(map(is_known_unit, units)) and not _are_amounts(units, evidence))
         ):
             return
+        example = next((text for text in self.present[:1000].to_pylist() if units[0] in text), "").strip()
         listed = ", ".join(units)
         mixed = len(units) > 1
         if {*units} <= MAGNITUDES and (mixed or evidence.bare):  # 5 K alone may be a temperature
@@ -458,7 +517,7 @@ class ColumnSample:
                 code="magnitudes",
                 message=f"{self.name!r} is left as text: its numbers have multipliers ({listed}), which are not read.",
                 column=self.name,
-                evidence=f"such as {(self.present[0].as_py() or '').strip()}; write them out to have numbers",
+                evidence=f"such as {example}; write them out to have numbers",
                 option=f"kinds.{self.name}=categorical",
             )
             return
@@ -466,8 +525,7 @@ class ColumnSample:
             code="mixed_units" if mixed else "unit_not_read",
             message=f"{self.name!r} is left as text, although its values are numbers with {listed}.",
             column=self.name,
-            evidence=f"such as {(self.present[0].as_py() or '').strip()}"
-            + ("; amounts in different units are not comparable" if mixed else ""),
+            evidence=f"such as {example}" + ("; amounts in different units are not comparable" if mixed else ""),
             option=f"formats.{self.name}.units=" + (f'["{units[0]}", "{units[1]}"]' if mixed else units[0]),
         )
 
@@ -515,6 +573,8 @@ def _look_like_times(texts: Sequence[str]) -> bool:
         bare = text.strip()
         if 5 <= len(bare) <= 60 and any("0" <= c <= "9" for c in bare) and any(c in "-/. ,WT年년" for c in bare[1:]):
             return True
+        if len(bare) == 8 and bare.isdecimal():  # 31012024
+            return True
         if _DATE_PARTS.match(bare):
             return True
     return False
@@ -522,6 +582,12 @@ def _look_like_times(texts: Sequence[str]) -> bool:
 
 def _consists_of(present: pa.Array, words: set[str]) -> bool:
     return bool(pc.all(pc.is_in(pc.utf8_lower(pc.utf8_trim_whitespace(present)), pa.array(sorted(words)))).as_py())
+
+
+def _are_amounts(units: Sequence[str], evidence: NumberEvidence) -> bool:
+    """Return whether what stands before numbers is a currency's sign, or a word before fractions: Room 5 is a name."""
+    have_fractions = bool(evidence.comma or evidence.point)
+    return all(category(unit[-1]) == "Sc" or (have_fractions and unit[-1].isalpha()) for unit in units)
 
 
 def _boolean_storage(present: pa.Array) -> Storage:

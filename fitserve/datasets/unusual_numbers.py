@@ -10,7 +10,9 @@ from datetime import date
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from fitserve.parsing import ColumnFormat
 from fitserve.parsing.times import DAY
 from fitserve.wire.notices import Notice
 
@@ -31,15 +33,20 @@ DATES = frozenset(
         *((2099, 12, 31), (2199, 12, 31), (2999, 12, 31), (3000, 1, 1), (9999, 12, 31), (9999, 1, 1)),
     )
 )
+USUAL_YEARS = (1600, 2200)
+MOST_VERSIONS = 60  # different texts that may be versions
 YEARS_APART = 3 * 365  # days
 _PLAIN = r"[+-]?\d{1,15}(?:[.,]\d{1,15})?"
+_MONTH = r"(?i:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]{0,6}\.?"
 _SHORT = r"(?:0|[1-9]\d{0,3})(?:[.,]\d{1,4})?"
 # Notations of numbers that are not read: each group is what they are called, with blanks for the underscores.
 _QUANTITY = re.compile(
     r"(?P<hexadecimal_numbers>[+-]?0[xX][0-9a-fA-F]{1,16})"
     r"|(?P<fractions>[+-]?(?:\d{1,3} )?\d{1,3} ?[/\u2044] ?\d{1,3}|\d{0,9} ?[½¼¾⅓⅔⅛⅜⅝⅞])"
-    r"|(?P<clock_times>-?\d{1,5}:[0-5]\d(?::[0-5]\d(?:[.,]\d{1,9})?)?(?: ?[AaPp][Mm])?)"
-    r"|(?P<durations>-?P[0-9YMWDTHS.]{2,30}|\d{1,5} ?h(?: ?\d{1,2} ?m(?:in)?)?|\d{1,5} ?m(?:in)? \d{1,2} ?s)"
+    r"|(?P<clock_times>-?\d{1,5}:[0-5]\d(?::[0-5]\d)?(?:[.,]\d{1,9})?(?: ?[AaPp][Mm])?)"
+    r"|(?P<durations>-?P[0-9YMWDTHS.]{2,30}|\d{1,5} ?h(?: ?\d{1,2} ?m(?:in)?)?|\d{1,5} ?m(?:in)? \d{1,2} ?s"
+    r"|-?\d{1,9} days?,? [+-]?\d{1,2}:\d{2}(?::\d{2}(?:\.\d{1,9})?)?)"
+    r"|(?P<ratios>\d{1,5} ?: ?\d{1,5})"
     r"|(?P<feet_and_inches>\d{1,3} ?['\u2032](?: ?\d{1,2}(?:\.\d{1,3})? ?(?:\"|\u2033|''|\u201d)?)?)"
     r"|(?P<degrees>[NSEW]? ?[+-]?\d{1,3}(?:\.\d{1,9})? ?°[0-9.'\"\u2032\u2033\u2019\u201d ]{0,20}[NSEWO]?)"
     r"|(?P<amounts_in_thousands_or_millions>[+-]?[A-Z]{0,3}[$€£¥₹] ?\d{1,12}(?:[.,]\d{1,9}){0,3}"
@@ -47,14 +54,22 @@ _QUANTITY = re.compile(
     rf"|(?P<powers_of_ten>{_PLAIN}(?: ?[x×*·] ?10(?:(?:\^|\*\*)[+-]?\d{{1,3}}|[⁺⁻⁰¹²³⁴-⁹]{{1,4}})|[dD][+-]?\d{{1,3}}))"
     rf"|(?P<numbers_marked_as_text>'{_PLAIN}|=\"{_PLAIN}\")"
     r"|(?P<quarters>\d{4}[-/ ]?Q[1-4]|Q[1-4][-/ ]?\d{4}|[1-4]Q\d{2,4})"
-    r"|(?P<months>\d{4}-?M(?:0[1-9]|1[0-2]))"
+    r"|(?P<months>(?:19|20)\d{2}(?:-?M0?|-)(?:[1-9]|1[0-2]))"
     r"|(?P<days_of_a_year>(?:19|20)\d{2}-(?:[0-2]\d{2}|3[0-6]\d))"
     r"|(?P<times_in_brackets>/Date\(-?\d{1,15}(?:[+-]\d{4})?\)/)"
     rf"|(?P<ranges>{_SHORT} ?(?:-|–|—|\.\.\.?|to|bis|à|~) ?{_SHORT})"
-    rf"|(?P<approximate_numbers>(?:[~≈≤≥<>]=?|ca?\.|about|approx\.?) ?{_PLAIN}|{_PLAIN} ?(?:±|\+/-) ?{_PLAIN})"
+    rf"|(?P<approximate_numbers>(?:[~≈≤≥<>]=?|ca?\.|about|approx\.?) ?{_PLAIN}|{_PLAIN} ?(?:±|\+/-) ?{_PLAIN}"
+    rf"|{_PLAIN} ?\({_PLAIN} ?%?\))"
+    rf"|(?P<complex_numbers>\(?{_PLAIN}[+-]\d{{1,15}}(?:\.\d{{1,15}})?[ij]\)?)"
+    rf"|(?P<lists_of_numbers>[\[({{] ?{_PLAIN}(?:(?: ?[,;] ?| ){_PLAIN}){{2,200}} ?[\])}}])"
+    r"|(?P<amounts_with_a_sign_between_their_digits>\d{1,9}[$€£¥]\d{2})"
     r"|(?P<ordinal_numbers>\d{1,9}(?:st|nd|rd|th|er|re|ème|º|ª|\.º|\.ª))"
-    rf"|(?P<pairs_of_numbers>[(\[]?{_PLAIN}(?: ?[,;x×] ?| ){_PLAIN}[)\]]?|POINT ?\({_PLAIN} {_PLAIN}\))"
+    rf"|(?P<several_numbers>[(\[]?{_PLAIN}(?:(?: ?[,;x×] ?| ){_PLAIN}){{1,3}}[)\]]?|POINT ?\({_PLAIN} {_PLAIN}\))"
+    rf"|(?P<days_without_a_year>{_MONTH} \d{{1,2}}|\d{{1,2}}[. -] ?{_MONTH})"
+    rf"|(?P<dates_in_a_notation_of_their_own>(?!.{{61}})\D{{0,30}}(?:\d{{4}}[-/.年]+\d{{1,2}}[-/.月]+\d{{1,2}}"
+    rf"|\d{{1,2}}[-/.]+(?:\d{{1,2}}|{_MONTH})[-/.]+\d{{4}}|令和\d{{1,2}}年\d{{1,2}}月\d{{1,2}}日)(?:\D.*)?)"
 )
+_NUMBER = re.compile(_PLAIN)
 MEANT = 0.95  # of a column's texts
 
 
@@ -122,7 +137,8 @@ def note_quantities(name: str, texts: Sequence[str]) -> Notice | None:
     present = [text.strip() for text in texts[:1000] if text.strip()]
     counts = Counter(match.lastgroup for text in present if (match := _QUANTITY.fullmatch(text)))
     what, count = counts.most_common(1)[0] if counts else (None, 0)
-    if what is None or count < 2 or count < MEANT * len(present):
+    plain = sum(_NUMBER.fullmatch(text) is not None for text in present)
+    if what is None or count < 2 or count + plain < MEANT * len(present):
         return None
     example = next(text for text in present if _QUANTITY.fullmatch(text))
     return Notice(
@@ -131,5 +147,43 @@ def note_quantities(name: str, texts: Sequence[str]) -> Notice | None:
         " times.",
         column=name,
         evidence=f"such as {example}; written as plain numbers, their size can be learned from",
+        option=f"kinds.{name}=categorical",
+    )
+
+
+def note_lost_zeros(name: str, texts: pa.Array, format: ColumnFormat) -> Notice | None:
+    """Note 3.9 beside 3.10: programs write amounts with one number of decimals, or without the zeros at their end."""
+    distinct = texts[:50_000].unique()
+    if len(distinct) > MOST_VERSIONS:
+        return None
+    sign = format.decimal or "."
+    parts = {text.strip(): text.strip().partition(sign)[2] for text in distinct.to_pylist()}
+    fractions = {text: part for text, part in parts.items() if part.isdecimal()}
+    zeros = [text for text, part in fractions.items() if part.endswith("0") and part.strip("0")]
+    shorter = min(fractions, key=lambda text: len(fractions[text]), default="")
+    if not zeros or len(fractions[shorter]) >= len(fractions[zeros[0]]):
+        return None
+    return Notice(
+        code="zeros_left_out",
+        message=f"{name!r} has both {shorter} and {zeros[0]}: as a number, {zeros[0]} is {zeros[0].rstrip('0')}.",
+        column=name,
+        evidence="versions and numbers of chapters are written so, amounts seldom",
+        option=f"kinds.{name}=categorical",
+    )
+
+
+def note_unusual_years(name: str, moments: pa.Array) -> Notice | None:
+    """Note dates that are all of years far from ours. `moments`: microseconds since 1970."""
+    low, high = (value.as_py() for value in pc.min_max(moments).values())
+    if low is None:
+        return None
+    first, last = 1970 + low / DAY / 365.25, 1970 + high / DAY / 365.25
+    if last >= USUAL_YEARS[0] and first < USUAL_YEARS[1]:
+        return None
+    return Notice(
+        code="unusual_years",
+        message=f"The dates of {name!r} are of the years {int(first)} to {int(last)}; they may be of another calendar.",
+        column=name,
+        evidence="they are read as dates of the Gregorian calendar",
         option=f"kinds.{name}=categorical",
     )

@@ -17,7 +17,7 @@ import numpy as np
 from fitserve.errors import BadInput, Problem
 from fitserve.parsing.column_format import PLAIN, ColumnFormat
 from fitserve.parsing.numbers import read_number
-from fitserve.parsing.times import microseconds_of_epoch, read_time
+from fitserve.parsing.times import microseconds_of_epoch, read_time, text_of_compact
 from fitserve.parsing.words import FALSE, TRUE
 
 if TYPE_CHECKING:
@@ -153,8 +153,8 @@ def as_boolean(value: Any, true: str, false: str, format: ColumnFormat = PLAIN) 
 def as_seconds(value: Any, format: ColumnFormat = PLAIN) -> float:
     """Return seconds since 1970 in UTC, from a text as the column's times are written, ISO 8601 or a number.
 
-    Seconds, milli-, micro- and nanoseconds are told apart by their size, unless the column has one unit. NaN if
-    missing. Raises TypeError, ValueError, OverflowError.
+    Seconds, milli-, micro- and nanoseconds are told apart by their size, unless the column has one unit; 20240131 is
+    a day where the column's dates begin with the year. NaN if missing. Raises TypeError, ValueError, OverflowError.
     """
     if value is None:
         return math.nan
@@ -163,6 +163,8 @@ def as_seconds(value: Any, format: ColumnFormat = PLAIN) -> float:
     if isinstance(value, (int, float, np.integer, np.floating)):
         if value != value:
             return math.nan
+        if format.time == "ymd" and (digits := text_of_compact(value)) is not None:
+            return _seconds_of_text(digits, format)
         return microseconds_of_epoch(float(value) if isinstance(value, np.generic) else value, format.time) / 1e6
     if isinstance(value, str):
         return math.nan if format.is_missing(value) else _seconds_of_text(value, format)

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, field_validator, model_serializer, model
 from fitserve.data_model import DataModel
 from fitserve.parsing.words import MISSING, SOFT_MISSING
 
-TimeFormat = Literal["ymd", "dmy", "mdy", "week", "epoch", "epoch_s", "epoch_ms", "epoch_us", "epoch_ns"]
+TimeFormat = Literal["ymd", "dmy", "mdy", "week", "epoch", "epoch_s", "epoch_ms", "epoch_us", "epoch_ns", "excel"]
 BLANKS = "\u00a0\u2007\u2009\u202f"  # that stand between thousands, beside the usual blank
 UNIT = Field(min_length=1, max_length=20)
 
@@ -50,7 +50,7 @@ class ColumnFormat(DataModel):
     time: TimeFormat | None = Field(
         None,
         description="Order of day, month and year where all are numbers; week: 2024-W05-3; epoch: a number since 1970,"
-        " its unit told by its size, or stated: epoch_s, epoch_ms, epoch_us, epoch_ns",
+        " its unit told by its size, or stated: epoch_s, epoch_ms, epoch_us, epoch_ns; excel: Excel's numbers of days",
     )
     first_year: int | None = Field(
         None, ge=1, le=9900, description="The first of the hundred years that two digits stand for; left out: 1969"
@@ -120,6 +120,11 @@ class ColumnFormat(DataModel):
     def is_number(self) -> bool:
         """Whether texts of the column are read as numbers."""
         return self.decimal is not None
+
+    @property
+    def is_number_of_time(self) -> bool:
+        """Whether the column's times are written as numbers: since 1970, or Excel's."""
+        return self.time is not None and (self.time.startswith("epoch") or self.time == "excel")
 
     @property
     def is_plain(self) -> bool:

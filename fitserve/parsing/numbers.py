@@ -36,7 +36,7 @@ _SIGNS: dict[str, str] = {
 }
 _BLANK: dict[str, str] = dict.fromkeys(BLANKS, " ")
 _SAME = {**str.maketrans({**_BLANK, **_SIGNS, "٫": ".", "٬": ","}), **str.maketrans(_DIGITS)}
-_INFINITE = frozenset({"inf", "infinity"})
+_INFINITE = frozenset({"inf", "infinity", "1.#inf", "1.#inf00", "∞"})
 # For Arrow, whose expressions take linear time: digits, in groups or not, by the sign between the groups.
 _GROUPED = {
     "": r"[0-9]+",
@@ -68,6 +68,10 @@ def _without_sign(text: str, units: Iterable[str]) -> tuple[str, bool]:
     """Return the digits without brackets, sign and unit, and whether the number is negative. Raises ValueError."""
     signs = 0
     negative = False
+    if units and text[-1:] == "-" and text[:-1].strip() in units:  # $ -
+        return "0", False
+    if text[-2:] in ("/-", "/="):  # 500/-: no paise
+        text = text[:-2].rstrip()
     if text[:1] == "(" and text[-1:] == ")":
         text, negative, signs = text[1:-1].strip(), True, 1
     for _ in range(2):  # a sign stands before the unit or after it
@@ -288,6 +292,7 @@ class NumberEvidence:
     bare: int = 0  # numbers without a unit
     prefixed: bool = False  # a unit stands before a number
     negatives: list[str] = field(default_factory=list)  # in brackets or with a sign behind
+    dash: str = ""  # a unit and a dash: 0
     odd: str = ""  # the first text that is no number
 
     @property
@@ -308,6 +313,14 @@ def evidence_of(texts: Mapping[str, int]) -> NumberEvidence:
     evidence = NumberEvidence()
     for text, count in texts.items():
         evidence.texts += count
+        bare = text.strip().translate(_SAME)
+        if bare.lstrip("+-").lower() in _INFINITE:
+            evidence.numbers, evidence.bare = evidence.numbers + count, evidence.bare + count
+            continue
+        if bare[-1:] == "-" and is_known_unit(bare[:-1].strip()):
+            evidence.numbers += count
+            evidence.dash = evidence.dash or text.strip()
+            continue
         parts = _parts(text)
         if parts is None or not _weigh(text, parts[1], count, evidence):
             evidence.odd = evidence.odd or text.strip()
@@ -326,7 +339,7 @@ def evidence_of(texts: Mapping[str, int]) -> NumberEvidence:
 
 def _parts(text: str) -> tuple[str, str, bool] | None:
     """Return a text's unit, its digits with the signs among them, and whether its minus is unusual; None: no number."""
-    bare = text.strip().translate(_SAME)
+    bare = text.strip().translate(_SAME).removesuffix("/-").removesuffix("/=")
     if not 0 < len(bare) <= 60:
         return None
     odd = (bare[0] == "(" and bare[-1] == ")") or (bare[-1] == "-" and bare[-2:-1] not in (".", ","))
@@ -353,6 +366,8 @@ def _weigh(text: str, core: str, count: int, evidence: NumberEvidence) -> bool:
     """Add what a number's digits prove; return whether they are a number."""
     mantissa, _, exponent = core.replace("E", "e").partition("e")
     if "e" in core.lower() and not exponent.lstrip("+-").isdecimal():
+        return False
+    if exponent.lstrip("+").isdecimal() and int(exponent) > 308:  # larger than float64 holds
         return False
     signs = [character for character in mantissa if not "0" <= character <= "9"]
     kinds = dict.fromkeys(signs)
@@ -393,3 +408,8 @@ def _groups(whole: str, sign: str) -> bool:
 def is_known_unit(unit: str) -> bool:
     """Return whether a text is a currency's sign or code, or per cent."""
     return unit in CURRENCIES or unit in PERCENT
+
+
+def is_currency(unit: str | None) -> bool:
+    """Return whether a text is a currency's sign or code."""
+    return unit in CURRENCIES

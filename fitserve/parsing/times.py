@@ -27,18 +27,22 @@ DAY = 86_400_000_000  # microseconds
 EARLIEST, LATEST = -62_135_596_800_000_000, 253_402_300_799_999_999  # of the years 1 to 9999
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LETTERS = "A-Za-zÀ-ɏЀ-ӿ"
+# +02:00, UTC+2, and GMT+0200 (CEST) as JavaScript writes it.
+_ZONE = r"z|Z|(?:UTC|GMT)?[+-]\d{2}(?::?\d{2})?|(?:UTC|GMT)[+-]\d|[A-Z]{3,4}"
+_LATE = "^[Pp下]|後|후"  # of the words for the halves of a day, those for its second half
 _CLOCK = (
-    r"(?:(?:T|t|,? {1,3}|:)(?P<hour>\d{1,2})(?:[:h.](?P<minute>\d{2}))?"
+    r"(?:(?:T|t|,? {1,3}|:)(?:(?P<half_before>[AaPp][Mm]|上午|下午|午前|午後|오전|오후) ?)?"
+    r"(?P<hour>\d{1,2})(?:[:h.](?P<minute>\d{2}))?"
     r"(?:[:.](?P<second>\d{2})(?:[.,](?P<fraction>\d{1,9}))?)?(?: ?(?:Uhr|uhr|h))?"
-    r"(?: ?(?P<half>[AaPp]\.?[Mm]\.?))?(?: ?(?P<zone>z|Z|[A-Z]{3,4}|[+-]\d{2}(?::?\d{2})?))?"
-    r"(?:\[[A-Za-z_/+-]{3,40}\])?)?"
+    rf"(?: ?(?P<half>[AaPp]\.?[ \xa0]?[Mm]\.?))?(?: ?(?P<zone>{_ZONE}))?"
+    r"(?:\[[A-Za-z_/+-]{3,40}\]| \([A-Za-z /+-]{3,60}\))?)?"
 )
 _WEEKDAY = f"(?:[{_LETTERS}]{{2,10}}\\.?,? )?"
 _NAME = f"(?P<month>[{_LETTERS}]{{3,12}})\\.?"
 _DAY = r"(?P<day>\d{1,2})(?:st|nd|rd|th|er|\.)?"
 # Tried in this order. Arrow's and Python's engines both take them.
 NUMERIC = (
-    rf"^{_WEEKDAY}(?P<first>\d{{1,4}})(?P<sign>[-/.]) ?(?P<middle>\d{{1,2}})(?P<same>[-/.]) ?(?P<last>\d{{1,4}})"
+    rf"^{_WEEKDAY}(?P<first>\d{{1,4}})(?P<sign>[-/. ]) ?(?P<middle>\d{{1,2}})(?P<same>[-/. ]) ?(?P<last>\d{{1,4}})"
     rf"\.?{_CLOCK}$"
 )
 DAY_NAME_YEAR = (
@@ -52,9 +56,12 @@ NAME_SHORT_YEAR = rf"^{_NAME}(?:[-/]| ?['’])(?P<year>\d{{2}})$"
 YEAR_MONTH = r"^(?P<year>\d{4})[-/](?P<number>\d{2})$"
 MONTH_YEAR = r"^(?P<number>\d{1,2})[-/](?P<year>\d{4})$"
 COMPACT = (
-    r"^(?P<year>\d{4})(?P<number>\d{2})(?P<day>\d{2})"
+    r"^(?P<year>\d{4})(?P<number>0[1-9]|1[0-2])(?P<day>0[1-9]|[12]\d|3[01])"
     r"(?:[T ]?(?P<hour>\d{2})(?P<minute>\d{2})(?P<second>\d{2})?(?P<zone>Z)?)?$"
 )
+COMPACT_MONTH = r"^(?P<year>(?:19|20)\d{2})(?P<number>0[1-9]|1[0-2])$"
+# 31012024; no such text has a month where COMPACT does.
+COMPACT_LAST = r"^(?P<first>\d{2})(?P<sign>)(?P<middle>\d{2})(?P<same>)(?P<last>(?:19|20)\d{2})$"
 EAST_ASIAN = rf"^(?P<year>\d{{4}}) ?[年년] ?(?P<number>\d{{1,2}}) ?[月월] ?(?P<day>\d{{1,2}}) ?[日일]{_CLOCK}$"
 WEEK = r"^(?P<year>\d{4})-?W(?P<week>\d{2})(?:-?(?P<weekday>[1-7]))?$"
 C_TIME = (
@@ -70,11 +77,16 @@ _NAME_SHORT_YEAR = re.compile(NAME_SHORT_YEAR, re.ASCII)
 _YEAR_MONTH = re.compile(YEAR_MONTH, re.ASCII)
 _MONTH_YEAR = re.compile(MONTH_YEAR, re.ASCII)
 _COMPACT = re.compile(COMPACT, re.ASCII)
+_COMPACT_MONTH = re.compile(COMPACT_MONTH, re.ASCII)
+_COMPACT_LAST = re.compile(COMPACT_LAST, re.ASCII)
 _EAST_ASIAN = re.compile(EAST_ASIAN, re.ASCII)
 _WEEK = re.compile(WEEK, re.ASCII)
 _C_TIME = re.compile(C_TIME, re.ASCII)
 # Seconds, milli-, micro- and nanoseconds since 1970 are told apart by their size: seconds up to the year 5138.
 _UNITS = {"epoch_s": 1_000_000, "epoch_ms": 1_000, "epoch_us": 1}
+_COMPACT_NUMBERS = tuple((1900_01_01 * scale, 2101_01_01 * scale) for scale in (1, 10_000, 1_000_000))
+EXCEL_1970 = 25_569  # days from Excel's day 0, 1899-12-30
+EXCEL_DAYS = (30_000, 55_154)  # from 1982 to 2050: what is taken for Excel's days
 FROM_2001, UNTIL_2100 = 978_307_200, 4_102_444_800  # seconds since 1970
 _FROM_MILLIS, _FROM_MICROS, _FROM_NANOS = 1e11, 1e14, 1e17
 
@@ -85,8 +97,8 @@ _FROM_MILLIS, _FROM_MICROS, _FROM_NANOS = 1e11, 1e14, 1e17
 def read_time(text: str, format: ColumnFormat) -> float:
     """Return a text's seconds since 1970 in UTC. Raises ValueError."""
     text = text.strip()
-    if format.time is not None and format.time.startswith("epoch"):
-        return microseconds_of_epoch(float(text), format.time) / 1e6
+    if format.is_number_of_time:
+        return microseconds_of_epoch(_number_of(text), format.time) / 1e6
     moment = _moment(text, format.time or "ymd", format.first_year or FIRST_YEAR)
     delta = moment - _EPOCH
     return (delta.days * DAY + delta.seconds * 1_000_000 + delta.microseconds) / 1e6
@@ -97,7 +109,9 @@ def microseconds_of_epoch(number: float, time: TimeFormat | None = None) -> int:
     if number != number or number in (float("inf"), float("-inf")):
         raise ValueError("not a time")
     size = abs(number)
-    if time == "epoch_ns" or (time not in _UNITS and size >= _FROM_NANOS):
+    if time == "excel":
+        micros = round((number - EXCEL_1970) * 86_400_000) * 1000  # a float64 tells milliseconds apart, no more
+    elif time == "epoch_ns" or (time not in _UNITS and size >= _FROM_NANOS):
         micros = int(number) // 1000
     else:
         unit = _UNITS.get(time or "") or (1_000_000 if size < _FROM_MILLIS else 1_000 if size < _FROM_MICROS else 1)
@@ -105,6 +119,18 @@ def microseconds_of_epoch(number: float, time: TimeFormat | None = None) -> int:
     if not EARLIEST <= micros <= LATEST:
         raise ValueError("a year beyond 1 to 9999")
     return micros
+
+
+def _number_of(text: str) -> int | float:
+    """Return a number with a decimal point or comma. Raises ValueError."""
+    return int(text) if text.lstrip("+-").isdecimal() else float(text.replace(",", "."))
+
+
+def text_of_compact(number: float) -> str | None:
+    """Return the digits of a number that is a day from 1900 to 2100, or a time of one, written 20240131; else None."""
+    if number != number or number % 1 or not any(low <= number < high for low, high in _COMPACT_NUMBERS):
+        return None
+    return str(int(number))
 
 
 def _moment(text: str, order: str, first_year: int) -> datetime:
@@ -124,24 +150,31 @@ def _moment(text: str, order: str, first_year: int) -> datetime:
             raise ValueError("not a month")
         year, month, day = parts["year"], str(month_number), parts.get("day") or "1"
     whole_year = number(year) if len(year) > 2 else first_year + (number(year) - first_year) % 100
-    hour = number(parts.get("hour") or 0)
-    if half := parts.get("half"):
-        if not 1 <= hour <= 12:
+    hour, minute, second = (number(parts.get(name) or 0) for name in ("hour", "minute", "second"))
+    if half := parts.get("half") or parts.get("half_before"):
+        is_late = re.search(_LATE, half) is not None
+        if hour > (23 if is_late else 12):  # 13:30 PM means what 13:30 does
             raise ValueError("not an hour")
-        hour = hour % 12 + (12 if half[0] in "Pp" else 0)
+        hour = hour % 12 + (12 if is_late else 0)
+    if (hour, minute, second) == (24, 0, 0):
+        more, hour = timedelta(days=1), 0
+    elif second == 60 and minute == 59:
+        more, second = timedelta(seconds=1), 59
+    else:
+        more = timedelta()
     fraction = (parts.get("fraction") or "0")[:6].ljust(6, "0")
     moment = datetime(
         whole_year,
         number(month),
         number(day),
         hour,
-        number(parts.get("minute") or 0),
-        number(parts.get("second") or 0),
+        minute,
+        second,
         number(fraction),
         tzinfo=UTC,
     )
     try:
-        return moment - timedelta(minutes=_offset(parts.get("zone")))
+        return moment + more - timedelta(minutes=_offset(parts.get("zone")))
     except OverflowError:
         raise ValueError("a year beyond 1 to 9999") from None
 
@@ -157,6 +190,8 @@ def _match(text: str) -> dict[str, Any]:
         or _YEAR_MONTH.fullmatch(text)
         or _MONTH_YEAR.fullmatch(text)
         or _COMPACT.fullmatch(text)
+        or _COMPACT_MONTH.fullmatch(text)
+        or _COMPACT_LAST.fullmatch(text)
         or _EAST_ASIAN.fullmatch(text)
         or _WEEK.fullmatch(text)
         or _C_TIME.fullmatch(text)
@@ -169,6 +204,8 @@ def _match(text: str) -> dict[str, Any]:
 def _in_order(parts: Mapping[str, str], order: str) -> tuple[str, str, str]:
     """Return year, month and day. Raises ValueError."""
     first, middle, last = parts["first"], parts["middle"], parts["last"]
+    if parts["sign"] == " " and 4 not in (len(first), len(last)):  # 1 2 23 are three numbers
+        raise ValueError("not a time")
     if len(first) == 4 or (order == "ymd" and len(first) == 2 and len(last) <= 2):
         if len(last) > 2:
             raise ValueError("not a time")
@@ -182,6 +219,8 @@ def _offset(zone: str | None) -> int:
     """Return minutes east of UTC. Raises ValueError."""
     if not zone:
         return 0
+    if zone[:3] in ("UTC", "GMT") and zone[3:4] in ("+", "-"):
+        zone = zone[3:] if len(zone) > 5 else f"{zone[3]}0{zone[4]}"
     if zone[0] not in "+-":
         if zone.upper() not in ZONES:
             raise ValueError("not a zone")
@@ -208,7 +247,7 @@ def parse_times(texts: pa.Array, format: ColumnFormat) -> tuple[pa.Array, np.nda
     count = len(texts)
     present = ~texts.is_null().to_numpy(zero_copy_only=False)
     micros, bad, zoned = np.zeros(count, np.int64), np.zeros(count, bool), np.zeros(count, bool)
-    if format.time is not None and format.time.startswith("epoch"):
+    if format.is_number_of_time:
         _parse_epochs(texts, format.time, micros, bad)
     elif (whole := _cast_iso(texts)) is not None:
         times, zone = whole
@@ -219,7 +258,8 @@ def parse_times(texts: pa.Array, format: ColumnFormat) -> tuple[pa.Array, np.nda
         left = np.flatnonzero(present)
         for pattern in (
             *(NUMERIC, DAY_NAME_YEAR, NAME_DAY_YEAR, YEAR_NAME_DAY),
-            *(NAME_YEAR, NAME_SHORT_YEAR, YEAR_MONTH, MONTH_YEAR, COMPACT, EAST_ASIAN, WEEK, C_TIME),
+            *(NAME_YEAR, NAME_SHORT_YEAR, YEAR_MONTH, MONTH_YEAR, COMPACT, COMPACT_MONTH, COMPACT_LAST),
+            *(EAST_ASIAN, WEEK, C_TIME),
         ):
             if not len(left):
                 break
@@ -246,13 +286,13 @@ def _cast_iso(texts: pa.Array) -> tuple[pa.Array, bool] | None:
     return None
 
 
-def _parse_epochs(texts: pa.Array, time: TimeFormat, micros: np.ndarray, bad: np.ndarray) -> None:
+def _parse_epochs(texts: pa.Array, time: TimeFormat | None, micros: np.ndarray, bad: np.ndarray) -> None:
     encoded = texts.dictionary_encode()
     codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
     epochs, wrong = np.zeros(len(encoded.dictionary) + 1, np.int64), np.zeros(len(encoded.dictionary) + 1, bool)
     for at, text in enumerate(encoded.dictionary.to_pylist()):
         try:
-            epochs[at] = microseconds_of_epoch(float(text) if "." in text or "e" in text.lower() else int(text), time)
+            epochs[at] = microseconds_of_epoch(_number_of(text), time)
         except (ValueError, OverflowError):
             wrong[at] = True
     micros[:], bad[:] = epochs[codes], wrong[codes]
@@ -285,6 +325,8 @@ def _combine(parts: pa.Array, format: ColumnFormat) -> tuple[np.ndarray, np.ndar
         year_first = (wide_first == 4) | ((order == "ymd") & (wide_first == 2) & (wide_last <= 2))
         year_last = (order != "ymd") & (wide_first <= 2) & ((wide_last == 2) | (wide_last == 4))
         good &= np.where(year_first, wide_last <= 2, year_last)
+        has_blanks = pc.equal(texts["sign"], " ").to_numpy(zero_copy_only=False)
+        good &= ~has_blanks | (wide_first == 4) | (wide_last == 4)
         month_first = order == "mdy"
         year, width = np.where(year_first, first, last), np.where(year_first, wide_first, wide_last)
         month = np.where(year_first, middle, first if month_first else middle)
@@ -303,11 +345,16 @@ def _combine(parts: pa.Array, format: ColumnFormat) -> tuple[np.ndarray, np.ndar
     good &= in_range
     hour, minute, second = number("hour"), number("minute"), number("second")
     if "half" in texts:
-        half = pc.utf8_lower(pc.utf8_slice_codeunits(texts["half"], 0, 1)).to_numpy(zero_copy_only=False)
-        clock = half != ""
-        good &= ~clock | ((hour >= 1) & (hour <= 12))
-        hour = np.where(clock, hour % 12 + np.where(half == "p", 12, 0), hour)
-    good &= (hour < 24) & (minute < 60) & (second < 60)
+        half, has_half = texts["half"], pc.not_equal(texts["half"], "")
+        if "half_before" in texts:
+            half = pc.if_else(has_half, half, texts["half_before"])
+            has_half = pc.not_equal(half, "")
+        is_late = pc.match_substring_regex(half, _LATE).to_numpy(zero_copy_only=False)
+        clock = has_half.to_numpy(zero_copy_only=False)
+        good &= ~clock | (hour <= np.where(is_late, 23, 12))
+        hour = np.where(clock, hour % 12 + np.where(is_late, 12, 0), hour)
+    good &= (hour < 24) | ((hour == 24) & (minute == 0) & (second == 0))
+    good &= (minute < 60) & ((second < 60) | ((second == 60) & (minute == 59)))
     fraction = _fractions(texts["fraction"]) if "fraction" in texts else 0
     minutes, zoned, known = _offsets(texts["zone"]) if "zone" in texts else (0, np.zeros(len(parts), bool), True)
     micros = days * DAY + ((hour * 60 + minute - minutes) * 60 + second) * 1_000_000 + fraction
@@ -429,9 +476,9 @@ def evidence_of(texts: Mapping[str, int], first_year: int | None = None) -> Time
             evidence.odd = evidence.odd or text
             continue
         evidence.readable += count
-        parts = _NUMERIC.fullmatch(text)
-        if parts is None:
-            evidence.short_years |= len(_match(text).get("year") or "") == 2
+        parts = _match(text)
+        if "first" not in parts:
+            evidence.short_years |= len(parts.get("year") or "") == 2
             continue
         if len(parts["first"]) == 4:
             continue

@@ -16,6 +16,8 @@ SOFT_MISSING = frozenset(
         *("unknown", "missing", "not available", "not known", "no data", "null", "nan", "tbd", "inconnu"),
         *("(blank)", "(null)", "(none)", "(missing)", "<null>", "[null]", "1.#qnan", "1.#ind", "-1.#ind"),
         *("无", "缺失", "–", "—", "#value!", "#div/0!", "#ref!", "#null!", "#num!", "#name?", "#n/a"),
+        *("nat", "not applicable", "not reported", "not recorded", "k.a.", "k. a.", "keine angabe", "s/d", "sin dato"),
+        *("нет данных", "н/д", "nc", "n.c."),
         *("0000-00-00", "0000-00-00 00:00:00", "00.00.0000", "00/00/0000"),
     )
 )
@@ -73,6 +75,7 @@ CURRENCIES = frozenset(
     (
         *"$€£¥₹₽₩₺₪₫฿₴₦₱₲₡₵₸₼₾¢元円",
         *("US$", "A$", "AU$", "C$", "CA$", "NZ$", "HK$", "S$", "R$", "NT$", "MX$", "Fr.", "SFr.", "Kč", "zł", "kr"),
+        *("Euro", "euro", "EURO", "usd", "eur", "gbp", "chf", "inr", "₿", "лв", "лв.", "грн", "грн."),
         *("kr.", "Rs", "Rs.", "RM", "Ft", "lei", "руб.", "руб", "р.", "万元"),
         *_CODES.split(),
     )

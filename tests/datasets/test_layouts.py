@@ -300,7 +300,7 @@ def test_a_first_line_that_is_a_row_is_said(api: Api) -> None:
 
 
 def test_the_first_advice_keeps_the_row(api: Api) -> None:
-    text = "a,b\n" + "".join(f"{'k.A.' if n == 7 else n},{n % 3}\n" for n in range(100))
+    text = "a,b\n" + "".join(f"{'fehlt' if n == 7 else n},{n % 3}\n" for n in range(100))
     (error,) = refusal(api, text.encode())["errors"]
     assert error["fix"].startswith("If it stands for a missing value, say so, which keeps the row:")
     option, value = error["fix"].split(": ", 1)[1].split(". Fix")[0].split("=")

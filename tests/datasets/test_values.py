@@ -125,6 +125,36 @@ CASES_OF_NUMBERS = {
     "feet and inches": Case(lines("a;b", "5'11;x", "6'2;y"), ["5'11", "6'2"], "categorical", {"number_like_text"}),
     "degrees": Case(us("48°51′24″N", "2.35° E"), ["48°51′24″N", "2.35° E"], "categorical", {"number_like_text"}),
     "millions of dollars": Case(us("$1.2bn", "$500"), ["$1.2bn", "$500"], "categorical", {"number_like_text"}),
+    "a spreadsheet's zero": Case(
+        us(" $ 1,234.00 ", " $ -   ", " $ (55.10)", "$3.50"),
+        [1234, 0, -55.1, 3.5],
+        "numeric",
+        {"unit_left_out", "accounting_zero", "accounting_negatives"},
+    ),
+    "rupees": Case(euro("Rs. 500/-", "Rs. 1,500/-"), [500, 1500], "numeric", {"unit_left_out", "decimal_sign"}),
+    "thousands of euros": Case(euro("1.500 €", "20 €"), [1500, 20], "numeric", {"unit_left_out", "decimal_sign"}),
+    "codes in small letters": Case(us("usd 5", "usd 6.5"), [5, 6.5], "numeric", {"unit_left_out"}),
+    "words before fractions": Case(us("lt 5.5", "lt 6"), ["lt 5.5", "lt 6"], "categorical", {"unit_not_read"}),
+    "rooms": Case(us("Room 5", "Room 6"), ["Room 5", "Room 6"], "categorical"),
+    "infinite in C": Case(us("1.#INF", "-1.#INF", "∞", "2.5"), ["Infinity", "-Infinity", "Infinity", 2.5], "numeric"),
+    "larger than float64": Case(
+        us("1e400", "1.5", "2.5", "3", "4"), ["1e400", "1.5"], "categorical", {"some_are_numbers"}
+    ),
+    "versions": Case(us("3.9", "3.10", "3.11"), [3.9, 3.1, 3.11], "numeric", {"zeros_left_out"}),
+    "amounts with cents": Case(us("3.90", "3.10", "3"), [3.9, 3.1, 3], "numeric"),
+    "coordinates beside commas": Case(
+        lines("lat;b", "48.001;1,5", "48.123;2,5"), [48.001, 48.123], "numeric", {"decimal_sign"}
+    ),
+    "limits beside numbers": Case(us("≥5", "≤3", "5", "4"), ["≥5", "≤3"], "categorical", {"number_like_text"}),
+    "numbers with their errors": Case(
+        us("5.1 (0.1)", "6.2 (0.3)"), ["5.1 (0.1)", "6.2 (0.3)"], "categorical", {"number_like_text"}
+    ),
+    "ratios": Case(us("1:2", "16:9"), ["1:2", "16:9"], "categorical", {"number_like_text"}),
+    "lists": Case(us("[1, 2, 3]", "[4, 5, 6]"), ["[1, 2, 3]", "[4, 5, 6]"], "categorical", {"number_like_text"}),
+    "complex numbers": Case(us("1+2j", "3-4.5j"), ["1+2j", "3-4.5j"], "categorical", {"number_like_text"}),
+    "durations of pandas": Case(
+        us("0 days 02:03:04", "1 day, 2:03:04"), ["0 days 02:03:04"], "categorical", {"number_like_text"}
+    ),
     "-999 far from the rest": Case(us("-999", *TENS, "-999"), [-999, *NUMBERS], "numeric", {"may_be_missing"}),
     "-999 by option": Case(
         us("-999", *TENS, "-999"), [None, *NUMBERS], "numeric", options={"formats.a.also_missing": "-999"}
@@ -135,6 +165,44 @@ CASES_OF_NUMBERS = {
     "999 as the end of a range": Case(us("999", *map(str, range(100, 999, 9)), "999"), [999, 100], "numeric"),
 }
 CASES_OF_TIMES = {
+    "blanks between": Case(us("05 01 2023", "13 01 2023 10:30"), ["2023-01-05", "2023-01-13T10:30"], "datetime"),
+    "three numbers": Case(us("05 01 23", "13 01 23"), ["05 01 23", "13 01 23"], "categorical", {"number_like_text"}),
+    "days first without signs": Case(us("05012023", "13012023"), ["2023-01-05", "2023-01-13"], "datetime"),
+    "pandas' NaT": Case(us(*["2024-01-05"] * 4, "NaT"), ["2024-01-05"] * 4 + [None], "datetime", {"read_as_missing"}),
+    "days of Excel": Case(
+        lines("order_date;b", "45000;x", "45000,5;y"), ["2023-03-15", "2023-03-15T12:00"], "datetime", {"epoch"}
+    ),
+    "days of Excel, perhaps": Case(
+        lines("created,b", "45000,x", "45000.5,y"), [45000, 45000.5], "numeric", {"looks_like_time"}
+    ),
+    "days of Excel by option": Case(us("45000"), ["2023-03-15"], "datetime", options={"formats.a.time": "excel"}),
+    "months without signs": Case(us("202311", "202401"), [202311, 202401], "numeric", {"looks_like_time"}),
+    "months without signs by kind": Case(
+        us("202311", "202401"), ["2023-11-01", "2024-01-01"], "datetime", options={"kinds.a": "datetime"}
+    ),
+    "the end of a day": Case(us("2024-01-05T24:00:00", "2024-01-05 10:00"), ["2024-01-06"], "datetime"),
+    "a leap second": Case(us("2016-12-31T23:59:60Z", "2016-12-31T23:59:58Z"), ["2017-01-01"], "datetime"),
+    "JavaScript's": Case(
+        us("Thu Jan 05 2023 10:00:00 GMT+0200 (Central European Time)", "2023-01-05 10:00 UTC+2"),
+        ["2023-01-05T08:00", "2023-01-05T08:00"],
+        "datetime",
+    ),
+    "halves of a day": Case(
+        us("2023/2/13 下午 3:04", "13/02/2023 10:30 p. m.", "2023-02-13 15:04 PM", "2023-02-13 00:30 AM"),
+        ["2023-02-13T15:04", "2023-02-13T22:30", "2023-02-13T15:04", "2023-02-13T00:30"],
+        "datetime",
+    ),
+    "years of the Buddha": Case(us("13/01/2566", "14/01/2566"), ["2566-01-13"], "datetime", {"unusual_years"}),
+    "days without a year": Case(us("Jan 5", "Feb 13"), ["Jan 5", "Feb 13"], "categorical", {"number_like_text"}),
+    "dates in brackets": Case(
+        us(*["[05/Jan/2023:10:00:00 +0000]"] * 2), ["[05/Jan/2023:10:00:00 +0000]"], "categorical", {"number_like_text"}
+    ),
+    "ranges of dates": Case(
+        us("2023-01-05/2023-02-01", "2023-01-06/2023-02-01"),
+        ["2023-01-05/2023-02-01"],
+        "categorical",
+        {"number_like_text"},
+    ),
     "month names": Case(
         us("01-JAN-2023", "2 Feb 2023", "March 3, 2023"), ["2023-01-01", "2023-02-02", "2023-03-03"], "datetime"
     ),
