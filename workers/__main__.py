@@ -8,6 +8,7 @@ import platform
 import signal
 import threading
 import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import celery.apps.worker
@@ -36,6 +37,12 @@ from workers.supervisor import Supervisor
 log = logging.getLogger(__name__)
 
 LOOP_SECONDS = 0.05
+SIDE_ATTEMPTS: dict[str, type[SideAttempt]] = {  # of the kinds of run that need no trainer
+    PREDICTION: BatchPredictionAttempt,
+    PART: PartAttempt,
+    CLEANUP: CleanupAttempt,
+    exports.KIND: ExportAttempt,
+}
 HURRY = signal.SIGUSR2  # a second Ctrl-C of `fitserve up`
 
 
@@ -66,77 +73,50 @@ def _silence_celery() -> None:
 def main() -> None:
     """Run until SIGTERM or SIGINT."""
     settings = Settings()
-    logs.configure("worker", settings.log_level)
-    _silence_celery()
-    tracing.configure(settings.otlp_endpoint, "worker")
-    telemetry.watch_disk(settings.home)
-    settings.scratch.mkdir(parents=True, exist_ok=True)
+    _configure_process(settings)
     # A call that hangs ends well before the lease does, so that the trainer is told to stop in time.
     patience = max(5.0, settings.lease_seconds / 2)
     engine = db.make_engine(settings.resolved_database_url, statement_seconds=patience, answer_seconds=patience)
     publisher = Publisher(settings)
     supervisor = Supervisor(settings, engine, blobs.open_store(settings.resolved_blob_url), publisher.publish)
     connected = threading.Event()
-
-    database = health_server.database_check(engine)
     signal.signal(HURRY, lambda *_: supervisor.hurry())
-    checks = {"database": database, "trainer": supervisor.is_ready, "broker": connected.is_set}
+    checks = {
+        "database": health_server.database_check(engine),
+        "trainer": supervisor.is_ready,
+        "broker": connected.is_set,
+    }
     health_server.serve(settings.host, settings.worker_metrics_port, checks)
     supervisor.start()
-    beside: dict[str, type[SideAttempt]] = {
-        PREDICTION: BatchPredictionAttempt,
-        PART: PartAttempt,
-        CLEANUP: CleanupAttempt,
-    }
-    beside[exports.KIND] = ExportAttempt
-    predictor = SideRunner(settings, engine, supervisor.blobs, supervisor.stopping, beside)
-    predictor.start()
-    driver = RolloutDriver(engine)
-    driver.start()
+    side_runner = SideRunner(settings, engine, supervisor.blobs, supervisor.stopping, SIDE_ATTEMPTS)
+    side_runner.start()
     Deliverer(settings, engine, supervisor.stopping).start()
     AutomationDriver(settings, engine, supervisor.blobs, publisher, supervisor.stopping).start()
+    rollouts = RolloutDriver(engine)
+    rollouts.start()
     sampler = Sampler(engine, "worker", settings.sample_seconds, settings.home)
     sampler.start()
-    app = make_app(settings, HintApp)
-    app.conf.worker_consumer = "workers.messages:HintConsumer"
-    app.steps["consumer"].add(ShortLoop)
-
-    @app.task(name=WAKE)
-    def wake(run_id: str) -> None:
-        predictor.wake()
-        supervisor.wake()
-
     finished = threading.Event()
-
-    def on_shutdown(**_: Any) -> None:
-        """On SIGTERM and SIGINT. Stops in a thread, because a signal handler must not wait."""
-        threading.Thread(target=stop, name="stop", daemon=True).start()
 
     def stop() -> None:
         supervisor.stop()
-        driver.stop()
+        rollouts.stop()
         sampler.stop()
-        predictor.join(settings.graceful_seconds)
+        side_runner.join(settings.graceful_seconds)
         tracing.stop()
         finished.set()
         # Celery may be waiting for a broker that is down; we have nothing left to do.
         threading.Event().wait(3)
         os._exit(0)
 
+    def on_shutdown(**_: Any) -> None:
+        """On SIGTERM and SIGINT. Stops in a thread, because a signal handler must not wait."""
+        threading.Thread(target=stop, name="stop", daemon=True).start()
+
     worker_shutting_down.connect(on_shutdown, weak=False)
     worker_ready.connect(lambda **_: connected.set(), weak=False)
     try:
-        app.Worker(
-            pool="threads",
-            concurrency=settings.trainers,
-            queues=[QUEUE],
-            hostname=f"{QUEUE}-{os.getpid()}@{platform.node() or 'localhost'}",
-            loglevel=settings.log_level,
-            without_gossip=True,
-            without_mingle=True,
-            without_heartbeat=True,
-            quiet=True,
-        ).start()
+        _make_celery_worker(settings, (side_runner.wake, supervisor.wake)).start()
     finally:
         if supervisor.stopping.is_set():
             finished.wait(settings.graceful_seconds + 5)
@@ -144,6 +124,39 @@ def main() -> None:
             supervisor.stop()
         publisher.close()
         engine.dispose()
+
+
+def _configure_process(settings: Settings) -> None:
+    """Set up logs, traces and this machine's folders."""
+    logs.configure("worker", settings.log_level)
+    _silence_celery()
+    tracing.configure(settings.otlp_endpoint, "worker")
+    telemetry.watch_disk(settings.home)
+    settings.scratch.mkdir(parents=True, exist_ok=True)
+
+
+def _make_celery_worker(settings: Settings, wakers: Sequence[Callable[[], object]]) -> Any:
+    """Return the Celery worker, in which each message calls all `wakers`."""
+    app = make_app(settings, HintApp)
+    app.conf.worker_consumer = "workers.messages:HintConsumer"
+    app.steps["consumer"].add(ShortLoop)
+
+    @app.task(name=WAKE)
+    def wake(run_id: str) -> None:
+        for waker in wakers:
+            waker()
+
+    return app.Worker(
+        pool="threads",
+        concurrency=settings.trainers,
+        queues=[QUEUE],
+        hostname=f"{QUEUE}-{os.getpid()}@{platform.node() or 'localhost'}",
+        loglevel=settings.log_level,
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+        quiet=True,
+    )
 
 
 if __name__ == "__main__":

@@ -17,12 +17,10 @@ from fitserve.spec.decision import Decision, resolve_decisions
 from fitserve.spec.decision import Output as DecisionOutput
 from fitserve.spec.ensemble import Ensemble, Folds, members_of
 from fitserve.spec.estimates import FLOAT_BYTES, over_limit, over_limits
-from fitserve.spec.feature import (
-    MOST_PIECES,
-    stored_numbers,
-)
+from fitserve.spec.feature import MOST_PIECES, EncodedInput, Feature, stored_numbers
 from fitserve.spec.graph import GraphNode, NetworkGraph, build_graph, check_connected, free_name, layer_name
 from fitserve.spec.held_out_checks import check_calibration, check_coverage_by, check_interval
+from fitserve.spec.initial_weights import InitialWeights
 from fitserve.spec.layers.core import Input
 from fitserve.spec.layers.shaping import Flatten
 from fitserve.spec.losses import Loss
@@ -180,6 +178,18 @@ def _with_shrunk(resolved: Resolved, shrunk: dict[str, int]) -> Resolved:
     return replace(resolved, spec=spec, warnings=[*others, shrunk_advice(spec)])
 
 
+@dataclass(frozen=True, slots=True)
+class _Data:
+    """What a spec takes from its table."""
+
+    spec: Spec  # its columns are named as the dataset stores them
+    targets: list[Target]
+    features: list[Feature]
+    inputs: Sequence[EncodedInput]
+    split: SplitSpec
+    encoding_kept: bool  # columns are encoded as for the network whose weights this one begins with
+
+
 def _resolve(
     spec: Spec,
     facts: DatasetFacts,
@@ -189,61 +199,112 @@ def _resolve(
     pieces: int,
     source: Source | None = None,
 ) -> Resolved:
-    """Resolve a spec whose default bins are at most so many, over all columns."""
-    problems: list[Problem] = _over_plain_limits(spec, limits)
-    SpecRefused.raise_for(problems)
-    problems += _check_dataset(spec, facts)
+    """Resolve a spec whose default bins are at most `pieces`, over all columns.
+
+    Each stage raises all of its problems together; the next one can rely on what it returned.
+    """
+    SpecRefused.raise_for(_over_plain_limits(spec, limits))
+    warnings: list[Advice] = []
+    data = _resolve_data(spec, facts, pieces, source, find_rows, warnings)
+    graph, outputs = _resolve_network(data, facts, source, warnings)
+    plan = _resolve_plan(data, graph, outputs, facts, limits, pace)
+    initial = resolve_initial_weights(data.spec, source, graph, plan.ensemble, data.encoding_kept)
+    summary, estimates = with_frozen(plan.summary, plan.estimates, initial, members_of(plan.ensemble))
+    plan = replace(plan, summary=summary, estimates=estimates)
+    targets = [one.target for one in outputs]
+    decisions = _resolve_decisions(data.spec, plan, targets, facts)
+    warnings += warnings_for(
+        graph, targets, data.features, plan.split, plan.training, plan.ensemble, plan.estimates, facts
+    )
+    warnings += budget_advice(data.spec, plan)
+    resolved = _write_out(data, graph, targets, plan, initial, decisions, facts)
+    warnings += advice(initial, source, resolved, facts)
+    return Resolved(resolved, plan.summary, _of_checks(spec, plan.estimates), warnings)
+
+
+def _resolve_data(
+    spec: Spec,
+    facts: DatasetFacts,
+    pieces: int,
+    source: Source | None,
+    find_rows: FindRows | None,
+    warnings: list[Advice],
+) -> _Data:
+    """Resolve targets, features and split, and check that their columns have rows to train on."""
+    problems = _check_dataset(spec, facts)
     spec = with_stored_names(spec, facts)
     spec, placed = with_columns(spec, facts, problems)
     targets = _resolve_targets(spec, facts, problems)
-    features = with_free_inputs(
-        spec, resolve_all_features(spec, placed, targets, facts, problems, pieces), targets, problems
-    )
+    features = resolve_all_features(spec, placed, targets, facts, problems, pieces)
+    features = with_free_inputs(spec, features, targets, problems)
     encoding_kept = keeps_encoding(spec, source, features, problems)
     if encoding_kept and source is not None and source.spec is not None:
         features = list(source.spec.features or ())
     split = _resolve_split(spec, facts, problems)
     if "method" not in spec.split.model_fields_set and targets[0].task in ("binary", "multiclass"):
         split = split.model_copy(update={"method": "stratified"})
-    warnings = _check_inferred_tasks(spec, targets, facts, problems)
+    warnings += _check_inferred_tasks(spec, targets, facts, problems)
     SpecRefused.raise_for(problems)
-
     check_usable_rows(spec, targets, features, facts, find_rows, problems, warnings)
     SpecRefused.raise_for(problems)
     inputs = source.inputs if encoding_kept and source is not None else inputs_of(features, facts)
-    graph = build_graph(default_network.network_of(spec, inputs, targets), inputs, targets)
+    return _Data(spec, targets, features, inputs, split, encoding_kept)
+
+
+def _resolve_network(
+    data: _Data, facts: DatasetFacts, source: Source | None, warnings: list[Advice]
+) -> tuple[NetworkGraph, list[Output]]:
+    """Connect the layers, and choose losses and output layers."""
+    problems: list[Problem] = []
+    network = default_network.network_of(data.spec, data.inputs, data.targets)
+    graph = build_graph(network, data.inputs, data.targets)
     SpecRefused.raise_for(graph.problems)
-    outputs = _resolve_outputs(spec, targets, graph, facts, problems, warnings, is_body(spec, source))
+    hidden = is_body(data.spec, source)
+    outputs = _resolve_outputs(data.spec, data.targets, graph, facts, problems, warnings, hidden)
     SpecRefused.raise_for(problems)
     check_connected(graph)
     SpecRefused.raise_for(graph.problems)
+    return graph, outputs
 
-    plan = Planner(spec, split, outputs, graph, facts, pace, problems).plan()
+
+def _resolve_plan(
+    data: _Data, graph: NetworkGraph, outputs: list[Output], facts: DatasetFacts, limits: Limits, pace: float
+) -> Plan:
+    """Choose how the network is trained, and check what depends on that."""
+    problems: list[Problem] = []
+    spec = data.spec
+    plan = Planner(spec, data.split, outputs, graph, facts, pace, problems).plan()
     SpecRefused.raise_for(problems)
-    numbers = stored_numbers(features, facts) + sum(one.target.units for one in outputs)
+    numbers = stored_numbers(data.features, facts) + sum(one.target.units for one in outputs)
     rows_bytes = FLOAT_BYTES * numbers * facts.rows
     plan = replace(plan, estimates=plan.estimates.model_copy(update={"rows_bytes": rows_bytes}))
     check_switches(plan.training, plan.training.restarts * members_of(plan.ensemble), spec.check is not None, problems)
     plan = replace(plan, training=_resolve_workers(spec, plan, problems))
     check_calibration(spec, plan, outputs, problems)
-    check_protected(spec, targets, plan, facts, problems)
+    check_protected(spec, data.targets, plan, facts, problems)
     check_interval(spec.interval, plan, outputs, facts, problems)
-    check_coverage_by(spec.coverage_by, plan, features, facts, problems)
+    check_coverage_by(spec.coverage_by, plan, data.features, facts, problems)
     problems += over_limits(plan.estimates, plan.training, plan.ensemble, limits)
     SpecRefused.raise_for(problems)
-    initial = resolve_initial_weights(spec, source, graph, plan.ensemble, encoding_kept)
-    summary, estimates = with_frozen(plan.summary, plan.estimates, initial, members_of(plan.ensemble))
-    plan = replace(plan, summary=summary, estimates=estimates)
-    chosen = [one.target for one in outputs]
-    decisions = _resolve_decisions(spec, plan, chosen, facts, problems)
-    SpecRefused.raise_for(problems)
-    warnings += warnings_for(graph, chosen, features, plan.split, plan.training, plan.ensemble, plan.estimates, facts)
-    warnings += budget_advice(spec, plan)
-    resolved = Spec(
+    return plan
+
+
+def _write_out(
+    data: _Data,
+    graph: NetworkGraph,
+    targets: Sequence[Target],
+    plan: Plan,
+    initial: InitialWeights | None,
+    decisions: tuple[Decision, ...],
+    facts: DatasetFacts,
+) -> Spec:
+    """Return the spec with everything that was decided."""
+    spec = data.spec
+    return Spec(
         dataset=DatasetRef(ref=f"{facts.name}@{facts.version}", sha256=facts.sha256),
-        target=tuple(one.target for one in outputs),
-        task=outputs[0].target.task if len(outputs) == 1 else None,
-        features=tuple(features),
+        target=tuple(targets),
+        task=targets[0].task if len(targets) == 1 else None,
+        features=tuple(data.features),
         rows_without_target=spec.rows_without_target,
         split=plan.split,
         clip=None,
@@ -263,8 +324,6 @@ def _resolve(
         protected=spec.protected,
         model=spec.model,
     )
-    warnings += advice(initial, source, resolved, facts)
-    return Resolved(resolved, plan.summary, _of_checks(spec, plan.estimates), warnings)
 
 
 def _resolve_workers(spec: Spec, plan: Plan, problems: list[Problem]) -> Training:
@@ -434,10 +493,9 @@ def _add_output(
     return node
 
 
-def _resolve_decisions(
-    spec: Spec, plan: Plan, targets: Sequence[Target], facts: DatasetFacts, problems: list[Problem]
-) -> tuple[Decision, ...]:
-    """Write out the decisions, and check that there are rows to choose them on."""
+def _resolve_decisions(spec: Spec, plan: Plan, targets: Sequence[Target], facts: DatasetFacts) -> tuple[Decision, ...]:
+    """Write out the decisions. Raises SpecRefused, also where there are no rows to choose them on."""
+    problems: list[Problem] = []
     outputs = [
         DecisionOutput(
             one.name,
@@ -446,7 +504,9 @@ def _resolve_decisions(
         )
         for one in targets
     ]
-    return resolve_decisions(spec.decision, outputs, plan.holds_out, problems)
+    decisions = resolve_decisions(spec.decision, outputs, plan.holds_out, problems)
+    SpecRefused.raise_for(problems)
+    return decisions
 
 
 def _entry(node: GraphNode) -> LayerEntry:
