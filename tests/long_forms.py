@@ -7,6 +7,29 @@ parameters of a test, a name with parameters for that case alone.
 from __future__ import annotations
 
 LONG_FORMS: dict[str, tuple[str, ...]] = {
+    # The oldest and the newest release every time.
+    "compatibility/test_releases.py": tuple(
+        f"{test}[{release}]"
+        for test in ("test_its_model_answers_as_it_did", "test_its_interrupted_run_goes_on_from_its_checkpoint")
+        for release in ("0002", "0003", "0004", "0005")
+    ),
+    # test_access_matrix asks every route, with objects that exist.
+    "control/test_access.py": ("test_every_route_requires_a_live_key", "test_a_wrong_scope_is_403"),
+    # CSV and Parquet; tests/datasets reads each format.
+    "cli/test_train.py": (
+        "test_a_table_of_each_format_ends_with_a_command_that_works[circle.csv.gz]",
+        "test_a_table_of_each_format_ends_with_a_command_that_works[circle.jsonl]",
+    ),
+    # Numbers as in "penguins", counts as in "bike_hour", times as in "nyc_taxis".
+    "telemetry/test_tables.py": (
+        "test_training_rows_do_not_drift_and_shifted_ones_do[insurance]",
+        "test_training_rows_do_not_drift_and_shifted_ones_do[winequality_red]",
+    ),
+    # Batches of one row are the last batch of "a last batch of one row".
+    "trainer/test_tiny_tables.py": (
+        "test_a_tiny_table_is_trained_and_served[batches of one row]",
+        "test_a_tiny_table_is_trained_and_served[two rows]",
+    ),
     # The commands of these pages are tested by the area that they are about; the other pages run every time.
     "docs/test_blocks.py": (
         "test_a_page[docs/how-to/canary.md]",
@@ -68,16 +91,17 @@ LONG_FORMS: dict[str, tuple[str, ...]] = {
     # Overfitting, vanishing gradients, dead units, a leaking column, weak slices and others. That a network without the
     # fault has no such finding is shown by all sound specs at once; twins that are left are about a table's columns.
     "insight/test_findings.py": tuple(
-        f"test_the_twin_does_not_have_the_finding[{rule}]"
-        for rule in ("dead_relus", "learning_rate_too_high", "overfitting", "vanishing_gradients")
+        f"test_the_twin_does_not_have_the_finding[{rule}]" for rule in ("overfitting", "vanishing_gradients")
     )
     + tuple(
         f"{test}[{rule}]"
         for test in ("test_a_rule_applies_and_its_patch_helps", "test_the_twin_does_not_have_the_finding")
         for rule in (
             "better_reference",
+            "dead_relus",
             "exploding_gradients",
             "few_columns",
+            "learning_rate_too_high",
             "restarts_disagree",
             "saturated_units",
             "stopped_too_early",
@@ -98,10 +122,10 @@ LONG_FORMS: dict[str, tuple[str, ...]] = {
             *("oip_json", "oip_binary", "oip_grpc", "csv_text", "fast_lane", "batch"),
         )
     ),
-    # Text as in "sms", many rows of few kinds as in "bank", numbers as in "insurance" and "winequality".
+    # Text as in "sms", many rows of few kinds as in "bank", numbers as in "insurance".
     "journey/test_real_tables.py": tuple(
         f"test_a_tables_own_lines_are_answered_as_training_saw_them[{name}]"
-        for name in ("imdb", "kddcup", "bike", "mpg")
+        for name in ("imdb", "kddcup", "bike", "mpg", "pima", "winequality")
     ),
     # The journey trains on these tables.
     "datasets/test_formats.py": ("test_real_tables_have_the_right_kinds",),
@@ -110,6 +134,7 @@ LONG_FORMS: dict[str, tuple[str, ...]] = {
         "test_each_optimizer_trains_as_in_fit[adam]",
         "test_each_optimizer_trains_as_in_fit[ftrl]",
         "test_each_optimizer_trains_as_in_fit[nadam]",
+        "test_each_optimizer_trains_as_in_fit[nesterov]",
         "test_each_optimizer_trains_as_in_fit[rmsprop-centered]",
         "test_each_regularizer_counts_as_in_fit[L1L2]",
         "test_an_embedding_trains_as_in_fit[RMSprop]",

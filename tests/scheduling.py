@@ -15,8 +15,24 @@ import pytest
 from tests.long_forms import LONG_FORMS
 
 # By processor time. A group that is not listed follows them.
-LONGEST_FIRST = ("tensorflow", "lessons", "readers", "server", "telemetry_running", "up", "layout", "faults")
-GROUP_OF_FIXTURE = {"reader_server": "readers", "lesson_server": "lessons", "main_server": "server"}
+LONGEST_FIRST = (
+    *("tensorflow", "lessons", "readers", "server", "dashboard", "telemetry_running", "up", "layout", "faults"),
+    *("served", "running"),
+)
+# Servers that are started once a process: the tests of each are one process's.
+GROUP_OF_FIXTURE = {
+    "reader_server": "readers",
+    "lesson_server": "lessons",
+    "main_server": "server",
+    "served": "served",
+    "own": "served",
+    "running": "running",
+    "two": "two",
+    "secured": "tls",
+    "wheel": "wheel",
+}
+# Half of the tests of `main_server` start a second one, so that two processes share them.
+GROUP_OF_FOLDER = {"dashboard": "dashboard"}
 # What `--fast` leaves out: folders that start whole systems, and fixtures that do.
 SLOW_FOLDERS = frozenset(
     ("compatibility", "dashboard", "deploy", "docs", "examples", "faults", "fresh", "fuzz", "hosts", "journey")
@@ -33,7 +49,7 @@ SLOW_FIXTURES = frozenset(
     ("browser", "cluster", "lesson_server", "main_server", "postgres", "reader_server", "s3_environment", "served")
 )
 SLOW_GROUPS = frozenset(
-    ("faults", "layout", "lessons", "node", "readers", "server", "telemetry_running", "tensorflow", "up")
+    ("dashboard", "faults", "layout", "lessons", "node", "readers", "server", "telemetry_running", "tensorflow", "up")
 )
 TESTS = Path(__file__).resolve().parent
 
@@ -45,7 +61,8 @@ def group_of(item: pytest.Item) -> str | None:
     if item.get_closest_marker("tensorflow"):
         return "tensorflow"
     fixtures = getattr(item, "fixturenames", ())
-    return next((group for fixture, group in GROUP_OF_FIXTURE.items() if fixture in fixtures), None)
+    group = next((group for fixture, group in GROUP_OF_FIXTURE.items() if fixture in fixtures), None)
+    return GROUP_OF_FOLDER.get(item.path.parent.name, group) if group else None
 
 
 def is_slow(item: pytest.Item) -> bool:

@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import Server
 from tests.dashboard.conftest import DASHBOARD, node, submit, wait_until_ended
 
-pytestmark = pytest.mark.xdist_group("server")
+pytestmark = pytest.mark.xdist_group("dashboard")
 EPOCHS = 100
 # Activation, penalty and its strength, sample (circle: cross-entropy; plane: squared error), batch size, learning rate
 CASES = [

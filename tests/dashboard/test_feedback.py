@@ -12,7 +12,7 @@ from tests.conftest import Server
 from tests.dashboard.conftest import check_accessibility
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.xdist_group("server")
+pytestmark = pytest.mark.xdist_group("dashboard")
 MODEL = "browser-small"
 
 

@@ -11,7 +11,7 @@ from tests.conftest import Server
 from tests.dashboard.firefox import Firefox, opened
 from tests.needs import need
 
-pytestmark = pytest.mark.xdist_group("server")
+pytestmark = pytest.mark.xdist_group("dashboard")
 
 # Drawn whole: a heading, nothing that is still being fetched, and no error.
 DRAWN = """(() => {

@@ -10,7 +10,7 @@ from playwright.sync_api import Page, Route, expect
 
 from tests.dashboard.conftest import wait_until_ended
 
-pytestmark = pytest.mark.xdist_group("server")
+pytestmark = pytest.mark.xdist_group("dashboard")
 
 
 def test_the_palette_goes_anywhere_by_keyboard(page: Page, trained: list[str]) -> None:

@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 
 from tests.dashboard.conftest import wait_until_ended
 
-pytestmark = pytest.mark.xdist_group("server")
+pytestmark = pytest.mark.xdist_group("dashboard")
 
 
 def test_a_lesson_is_gone_through_and_its_run_is_forked(page: Page, api: httpx2.Client) -> None:

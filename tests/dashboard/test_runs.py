@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 
 from tests.dashboard.conftest import submit, upload, wait_until_ended
 
-pytestmark = pytest.mark.xdist_group("server")
+pytestmark = pytest.mark.xdist_group("dashboard")
 
 
 def test_runs_are_found_named_ordered_and_deleted(page: Page, api: httpx2.Client) -> None:

@@ -22,7 +22,7 @@ from tests.conftest import PROJECT, free_ports
 from tests.predict.toy_registry import wait_ready
 from tests.waiting import PATIENCE
 
-pytestmark = pytest.mark.xdist_group("server")
+pytestmark = pytest.mark.xdist_group("dashboard")
 RUNS, RECORDED, EPOCHS, COMPARED = 10_000, 100, 1000, 20
 FIRST_PAINT_MS = 1500
 MAIN_THREAD_MS = 8  # of the 16.7 of a frame, while the playground learns
