@@ -28,6 +28,7 @@ from workers.attempt.gang import attempt_class
 from workers.attempt.gang_address import why_not_together
 from workers.attempt.telemetry import attempt_context
 from workers.attempt.trial_division import Publish, TrialDivision
+from workers.installed import release
 from workers.reaper import reclaim_expired_runs
 from workers.trainer_process import TrainerSlot
 
@@ -111,6 +112,7 @@ class Supervisor:
                     slot.worker,
                     lease_seconds=self.settings.lease_seconds,
                     running_limit=self.settings.limits.running_runs,
+                    release=release(),
                     # A run may come to wait for its trial; it must not wait for TensorFlow's start as well. A helper
                     # needs a new trainer anyway.
                     kinds=(*WHOLE_RUNS, *self._helps, *((TRIAL,) if slot.is_warm() else ())),

@@ -20,7 +20,7 @@ from fitserve.ids import new_id
 from fitserve.runs.create import NewRun, add_run
 from fitserve.runs.finish import end_parts, lock_run
 from fitserve.runs.lease import LET_OTHERS_GO_FIRST, WHOLE_RUNS, Lease
-from fitserve.states import HELPER, RunState
+from fitserve.states import HELPER, TERMINAL, RunState
 from fitserve.tables import GangMember, Run
 
 
@@ -38,29 +38,46 @@ class Helper:
     address: str
 
 
-def offer(engine: Engine, lease: Lease, count: int) -> list[str]:
-    """Queue so many helpers' parts, and end those of before. Return their runs' ids. Raises LeaseLost."""
+def offer(engine: Engine, lease: Lease, count: int, release: str) -> list[str]:
+    """Queue so many helpers' parts for workers of this release, and end those of before.
+
+    Returns their runs' ids. Raises LeaseLost.
+    """
     with db.transaction(engine) as session:
-        at = db.now(session)
         run = lock_run(session, lease)
-        end_parts(session, run.id, (HELPER,), at)
-        if run.cancel_requested_at is not None:
-            return []
-        ids = sorted(new_id("run") for _ in range(count))
-        for run_id in ids:
-            new_run = NewRun(
-                owner=run.owner,
-                dataset_id=run.dataset_id,
-                spec={"run": run.id, "attempt": lease.attempt},
-                resolved=run.resolved,
-                estimates=run.estimates,
-                kind=HELPER,
-                priority=run.priority,
-                parent_id=run.id,
-                key_id=run.key_id,
-            )
-            add_run(session, new_run, run_id, at)
-        return ids
+        end_parts(session, run.id, (HELPER,), db.now(session))
+        return _add_parts(session, run, lease, count, release)
+
+
+def offer_again(engine: Engine, lease: Lease, offered: Sequence[str], count: int, release: str) -> list[str]:
+    """Queue further parts for those offered that have ended, so that there are `count`. Return all ids that have not.
+
+    A worker that cannot help, because it has no free port for one, gives its part back. Raises LeaseLost.
+    """
+    with db.transaction(engine) as session:
+        run = lock_run(session, lease)
+        left = list(session.scalars(select(Run.id).where(Run.id.in_(offered), Run.state.not_in(TERMINAL))))
+        return sorted(left) + _add_parts(session, run, lease, count - len(left), release)
+
+
+def _add_parts(session: Session, run: Run, lease: Lease, count: int, release: str) -> list[str]:
+    if run.cancel_requested_at is not None:
+        return []
+    at, ids = db.now(session), sorted(new_id("run") for _ in range(count))
+    for run_id in ids:
+        new_run = NewRun(
+            owner=run.owner,
+            dataset_id=run.dataset_id,
+            spec={"run": run.id, "attempt": lease.attempt, "release": release},
+            resolved=run.resolved,
+            estimates=run.estimates,
+            kind=HELPER,
+            priority=run.priority,
+            parent_id=run.id,
+            key_id=run.key_id,
+        )
+        add_run(session, new_run, run_id, at)
+    return ids
 
 
 def joined(session: Session, offered: Sequence[str]) -> list[Helper]:

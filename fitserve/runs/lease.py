@@ -77,11 +77,14 @@ def claim(
     lease_seconds: float,
     running_limit: int,
     kinds: Sequence[str] = (*WHOLE_RUNS, HELPER, TRIAL),
+    release: str | None = None,
 ) -> Claim | None:
     """T2: claim the best queued run (highest priority, then oldest), or return None.
 
     The run that a wake-up message names is not preferred: priorities would not hold. A trial or part of a run that
     another worker holds comes after all whole runs, and so does a run that waits for helpers and let others go first.
+    With a `release` no helper's part is claimed whose leader has another one: a deployment may be in the middle of an
+    upgrade.
     Skipped are the runs of owners who have `running_limit` runs running, and of keys that have used up their own quota.
     """
     with db.transaction(engine) as session:
@@ -96,9 +99,10 @@ def claim(
         full_keys = quotas.exhausted_keys(session)
         run = None
         whole = [kind for kind in kinds if kind not in DIVIDED]
+        same_release = true() if release is None else Run.spec["release"].as_string() == release
         groups: list[tuple[Sequence[str], ColumnElement[bool]]] = [
             (whole, Run.id.not_in(LET_OTHERS_GO_FIRST)),
-            ([kind for kind in kinds if kind == HELPER], true()),
+            ([kind for kind in kinds if kind == HELPER], same_release),
             (whole, Run.id.in_(LET_OTHERS_GO_FIRST)),
             ([kind for kind in kinds if kind in DIVIDED and kind != HELPER], true()),
         ]

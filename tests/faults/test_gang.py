@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 
 import pytest
 from sqlalchemy import select
@@ -101,3 +102,19 @@ def test_a_helper_that_shuts_down_and_a_cancel(cluster: Cluster) -> None:
     finish.cancel(cluster.engine, run_id, None)
     assert cluster.wait_over(run_id, 30).state == "cancelled"
     wait_for(lambda: all(part.state in TERMINAL for part in parts_of(cluster, run_id)), 10, "the parts' end")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(0)
+def test_workers_that_cannot_help_keep_nobody_from_helping(cluster: Cluster) -> None:
+    """One has no free port, the name of another is unknown."""
+    idle_workers(cluster, 1)
+    run_id = cluster.submit(epochs=10, workers=TWO)
+    cluster.wait_state(run_id, "running")
+    with socket.create_server(("", 0)) as taken:
+        cluster.start("worker", FITSERVE_CLUSTER_PORTS=str(taken.getsockname()[1]))
+        wait_for(lambda: any(part.state == "cancelled" for part in parts_of(cluster, run_id)), 60, "a part given back")
+    cluster.start("worker", FITSERVE_CLUSTER_HOST="no.such.host.invalid", FITSERVE_CLUSTER_PUBLIC="true")
+    wait_for(lambda: "cannot be reached from here" in messages(cluster, run_id), 60, "a helper out of reach")
+    cluster.start("worker")
+    assert "2 workers train the network together" in check(cluster, run_id, 10)

@@ -50,8 +50,10 @@ def test_a_free_port_of_the_range_is_announced() -> None:
             Settings(cluster_ports=wrong)
 
 
-def test_loopback_reaches_the_same_machine_alone() -> None:
+def test_loopback_reaches_the_same_machine_alone_and_an_unknown_name_nobody() -> None:
     assert reachable("127.0.0.1:1", "one", "127.0.0.1:2", "one")
     assert not reachable("127.0.0.1:1", "one", "127.0.0.1:2", "other")
     assert not reachable("10.0.0.1:1", "one", "127.0.0.1:2", "other")
     assert reachable("10.0.0.1:1", "one", "10.0.0.2:2", "other")
+    assert reachable("[fd00::1]:1", "one", "[fd00::2]:2", "other")
+    assert not reachable("10.0.0.1:1", "one", "no.such.host.invalid:2", "other")

@@ -13,7 +13,7 @@ import logging
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, TypeVar
 
@@ -28,13 +28,20 @@ from fitserve.tables import Run
 from workers.attempt.attempt import CHECK_SECONDS, Attempt
 from workers.attempt.gang_address import NoFreePort, free_address, reachable, why_not_together
 from workers.attempt.outcome import RETRY_SECONDS, AttemptFailed, TrainerStopped
+from workers.installed import release
 from workers.trainer.channel import Message
 from workers.trainer.interface import GangPlace
 
 log = logging.getLogger(__name__)
 
+OFFER_AGAIN_SECONDS = 5.0  # between two looks at whether parts were given back
 ASK_SECONDS = 0.3  # between two looks at who has joined, or whether the gang has begun
 PATIENCE_SECONDS = 6.0  # for idle workers to claim the runs that are queued, before they count as waiting for this one
+_FIXES = {
+    "gang_address": "Close the cluster's ports to the outside; FITSERVE_CLUSTER_PUBLIC",
+    "gang_broken": "Open FITSERVE_CLUSTER_PORTS between the workers, in both directions",
+    "no_free_port": "Give FITSERVE_CLUSTER_PORTS a wider range, or close what listens in it",
+}
 BREAKS = 3  # without an epoch between them, after which the leader goes on alone
 T = TypeVar("T")
 
@@ -91,6 +98,7 @@ class LeaderAttempt(_GangAttempt):
     _helpers: Sequence[Helper] = ()  # while the gang trains
     _intact_at: float = 0.0
     _breaks: int = 0  # since the last epoch
+    _reachable: dict[str, bool] = field(default_factory=dict)  # helpers' addresses
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -100,9 +108,8 @@ class LeaderAttempt(_GangAttempt):
         self._count = int(workers.count)
 
     def _train(self) -> RunState | None:
-        while self._may_lead():
+        while (address := self._own_address()) is not None:
             try:
-                address = free_address(self.settings)
                 return self._train_with(self._gather(address), address)
             except GangLost as lost:
                 self._regroup(str(lost))
@@ -110,31 +117,37 @@ class LeaderAttempt(_GangAttempt):
                 return self._let_others_go_first()
         return super()._train()
 
-    def _may_lead(self) -> bool:
-        """Return whether helpers can be asked. Raises AttemptFailed where the run needs some."""
-        why, fix = why_not_together(self.settings), "Close the cluster's ports to the outside; FITSERVE_CLUSTER_PUBLIC"
-        if why is None and self._breaks < BREAKS:
-            return True
-        cause = "gang_address" if why else "gang_broken"
-        why = why or f"{self._breaks} times a worker was lost before an epoch ended"
+    def _own_address(self) -> str | None:
+        """Return where helpers reach this worker; None where it trains alone.
+
+        Raises AttemptFailed where the run needs helpers.
+        """
+        cause, why = "gang_address", why_not_together(self.settings)
+        if why is None and self._breaks >= BREAKS:
+            cause, why = "gang_broken", f"{self._breaks} times a worker was lost before an epoch ended"
+        if why is None:
+            try:
+                return free_address(self.settings)
+            except NoFreePort as error:
+                cause, why = "no_free_port", str(error)
         if self._at_least > 1:
             needs = f"The run needs {self._at_least} workers, and {why}"
-            raise AttemptFailed(cause, needs, {"fix": fix} if cause == "gang_address" else {}, final=True)
+            raise AttemptFailed(cause, needs, {"fix": _FIXES[cause]}, final=cause != "no_free_port")
         self._say("warn", f"One worker trains the network alone: {why}.")
-        return False
+        return None
 
     # --- before -----------------------------------------------------------------------------------------
 
     def _gather(self, address: str) -> list[Helper]:
         """Offer parts, and wait for the helpers to begin with. Raises OthersFirst, TrainerStopped."""
-        offered = self._until_available(lambda: gangs.offer(self.engine, self.lease, self._count - 1))
-        for run_id in offered:
-            self.division.publish(run_id)
-        deadline, others_since, announced = time.monotonic() + self._wait_seconds, float("inf"), False
+        offered = self._until_available(lambda: gangs.offer(self.engine, self.lease, self._count - 1, release()))
+        self._publish(offered)
+        offered_at = time.monotonic()
+        deadline, others_since, announced = offered_at + self._wait_seconds, float("inf"), False
         self.trainer = self.slot.trainer(self._housekeep, together=True)
         while True:
             self._pause()
-            helpers, others = self._until_available(partial(self._look, offered, address))
+            helpers, useless, others = self._until_available(partial(self._look, offered, address))
             now, enough = time.monotonic(), 1 + len(helpers) >= self._at_least
             if 1 + len(helpers) >= self._count:
                 return helpers
@@ -147,13 +160,37 @@ class LeaderAttempt(_GangAttempt):
                 announced = True
                 missing = self._count - 1 - len(helpers)
                 self._say("info", f"Waiting for {missing} more worker{'s' if missing > 1 else ''}.")
+            if now - offered_at >= OFFER_AGAIN_SECONDS:
+                offered_at, offered = now, self._offer_again(offered, useless)
 
-    def _look(self, offered: Sequence[str], address: str) -> tuple[list[Helper], bool]:
-        own = platform.node()
+    def _look(self, offered: Sequence[str], address: str) -> tuple[list[Helper], int, bool]:
+        """Return who has joined and can be reached, how many cannot, and whether other work waits."""
         with db.reading(self.engine) as session:
             helpers = gangs.joined(session, offered)
-        there = [one for one in helpers if reachable(address, own, one.address, one.hostname)]
-        return there, gangs.others_wait(self.engine, self.lease.run_id, self.settings.limits.running_runs)
+        there = [one for one in helpers if self._is_reachable(address, one)]
+        others = gangs.others_wait(self.engine, self.lease.run_id, self.settings.limits.running_runs)
+        return there, len(helpers) - len(there), others
+
+    def _is_reachable(self, address: str, helper: Helper) -> bool:
+        if helper.address not in self._reachable:
+            own = platform.node()
+            found = self._renewing_lease(lambda: reachable(address, own, helper.address, helper.hostname))
+            self._reachable[helper.address] = found
+            if not found:
+                message = f"{helper.hostname} cannot join: its address, {helper.address}, cannot be reached from here."
+                self._say("warn", message, {"fix": "Set FITSERVE_CLUSTER_HOST there to a name or address known here."})
+        return self._reachable[helper.address]
+
+    def _offer_again(self, offered: Sequence[str], useless: int) -> list[str]:
+        """Offer further parts for those of workers that have given theirs back, or cannot be reached."""
+        count = self._count - 1 + useless
+        left = self._until_available(lambda: gangs.offer_again(self.engine, self.lease, offered, count, release()))
+        self._publish([run_id for run_id in left if run_id not in offered])
+        return left
+
+    def _publish(self, parts: Sequence[str]) -> None:
+        for run_id in parts:
+            self.division.publish(run_id)
 
     def _let_others_go_first(self) -> RunState | None:
         self.slot.drop()

@@ -51,13 +51,18 @@ def free_address(settings: Settings) -> str:
                 continue
         host = settings.resolved_cluster_host
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    raise NoFreePort(f"Every port of {settings.cluster_ports} is in use")
+    raise NoFreePort(f"every port of {settings.cluster_ports} is in use")
 
 
 def reachable(own: str, own_hostname: str, other: str, other_hostname: str) -> bool:
-    """Return whether two addresses can reach each other: loopback ones only on one machine."""
+    """Return whether two addresses can reach each other: loopback ones on one machine alone, no name unknown here."""
     local = [_is_loopback(address) for address in (own, other)]
-    return own_hostname == other_hostname if any(local) else True
+    if any(local) and own_hostname != other_hostname:
+        return False
+    try:
+        return bool(socket.getaddrinfo(other.rpartition(":")[0].strip("[]"), None, type=socket.SOCK_STREAM))
+    except OSError:
+        return False
 
 
 def _is_loopback(address: str) -> bool:

@@ -17,6 +17,7 @@ from fitserve.dataset_facts import DatasetFacts
 from fitserve.errors import BadInput
 from fitserve.spec.ensemble import members_of
 from fitserve.spec.spec import Spec
+from workers.installed import versions
 from workers.trainer.data.feeds import EncodedRows
 from workers.trainer.data.preparation import (
     PARTS,
@@ -46,7 +47,7 @@ from workers.trainer.engine.network import (
 )
 from workers.trainer.engine.shared_steps import SharedCompiled
 from workers.trainer.engine.stacked_network import HeldOutRows
-from workers.trainer.export.receipt import digest_of, versions
+from workers.trainer.export.receipt import digest_of
 from workers.trainer.finished_run import FinishedEnsemble, FinishedRun
 from workers.trainer.insight.recording import TrialRecorder
 from workers.trainer.interface import OUT_OF_FOLD, Reporter, TrainingFailed, TrainingRequest, TrainingResult
@@ -255,7 +256,8 @@ def _trial_setup(
         callbacks=lambda: build_callbacks(spec),
         report=report,
         folder=request.folder,
-        fingerprint=digest_of([request.spec, fingerprint(prepared.whole), versions()]),
+        fingerprint=digest_of([request.spec, fingerprint(prepared.whole), versions(), prepared.streamed is not None]),
+        reading=feeds.reading,
         checkpoint_seconds=request.checkpoint_seconds,
         monitor=monitor,
         larger_is_better=stopping is not None and stopping.mode == "max",

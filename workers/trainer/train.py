@@ -10,6 +10,7 @@ from fitserve.spec.spec import Spec, parse
 from workers.trainer.checks.run_checks import run_checks
 from workers.trainer.data import preparation
 from workers.trainer.data.feeds import free_bytes
+from workers.trainer.engine.checkpoint import Checkpoint
 from workers.trainer.engine.collectives import Collectives
 from workers.trainer.engine.device import placed
 from workers.trainer.engine.gang import follow
@@ -29,6 +30,7 @@ def train(request: TrainingRequest, report: Reporter) -> TrainingResult:
         if request.gang is not None:
             group = Collectives(request.gang.addresses, request.gang.rank)
             group.connect()  # before anything else asks TensorFlow for a device
+        request = replace(request, room=_room(request))
         with placed(spec.training, report):
             if group is None:
                 result = _train(request, spec, facts, report)
@@ -58,11 +60,19 @@ def _train(request: TrainingRequest, spec: Spec, facts: DatasetFacts, report: Re
     return ready.finish(outcome, time.perf_counter() - began_at)
 
 
+def _room(request: TrainingRequest) -> Room:
+    """Return this process's room for rows; less than it has, where those before it had less: rows keep their order."""
+    reading = None if request.checkpoint is None else Checkpoint.reading(request.checkpoint)
+    memory = preparation.memory_budget() if reading in (None, "memory") else 0
+    return Room(memory, 0 if reading == "file" else free_bytes(request.folder))
+
+
 def _train_together(
     request: TrainingRequest, spec: Spec, facts: DatasetFacts, report: Reporter, group: Collectives
 ) -> TrainingResult:
     """Train as one of several processes. Only the leader returns a network. Raises GangBroken as well."""
-    request = replace(request, room=Room(*group.least([preparation.memory_budget(), free_bytes(request.folder)])))
+    assert request.room is not None
+    request = replace(request, room=Room(*group.least([request.room.memory, request.room.disk])))
     ready = make_ready(request, spec, facts, report, group=group)
     group.agree(ready.setup.fingerprint, "Rows, spec or release")
     setup, leader = ready.setup, ready.setup.leader

@@ -40,6 +40,7 @@ from workers.trainer.data.feeds import (
     read_picked,
     shuffled,
 )
+from workers.trainer.engine.checkpoint import Reading
 from workers.trainer.engine.compact_rows import Compact
 from workers.trainer.engine.compiled import RowTensors
 from workers.trainer.engine.loop import Feed
@@ -333,6 +334,7 @@ class Feeds:
     train: Callable[[int], Feed]
     validation: Callable[[int], Feed | None]
     held_out: Mapping[str, Feed]
+    reading: Reading = "memory"
 
 
 def as_tensors(spec: Spec, part: EncodedRows) -> RowTensors:
@@ -427,4 +429,5 @@ def _streamed_feeds(
         lambda seed: streamed("train", seed, take, lambda fold: fold.train),
         lambda seed: streamed("validation", seed, None, lambda fold: fold.held_out) if "validation" in parts else None,
         {part: streamed(part) for part in parts if part != "train"},
+        "spool" if spools else "file",
     )

@@ -14,12 +14,16 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import keras
 import numpy as np
 
 FORMAT = 1
+
+
+Reading = Literal["memory", "spool", "file"]
+"""Where an epoch's rows come from, and with it their order and what their encoding was fitted on."""
 
 
 class Unusable(Exception):
@@ -49,6 +53,15 @@ class Checkpoint:
         finally:
             os.close(folder)
 
+    @staticmethod
+    def reading(path: Path) -> Reading | None:
+        """Return where the rows came from that the checkpoint's run was trained on; None where the file is no use."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return cast(Reading | None, json.loads(file["body"].tobytes()).get("reading"))
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            return None
+
     @classmethod
     def read(cls, path: Path) -> Checkpoint:
         """Raises Unusable."""
@@ -66,6 +79,12 @@ class Checkpoint:
 def variables(model: keras.Model) -> dict[str, np.ndarray]:
     """Return all variables of a model in training, by group and index: `model/0`, `optimizer/3`, `metrics/1`."""
     return {name: variable.value.numpy() for name, variable in _variables(model).items()}
+
+
+def random_states(model: keras.Model) -> dict[str, np.ndarray]:
+    """Return the states of random generators among `variables`."""
+    states = {name: v for name, v in _variables(model).items() if v.name == "seed_generator_state"}
+    return {name: variable.value.numpy() for name, variable in states.items()}
 
 
 def restore(model: keras.Model, arrays: Mapping[str, np.ndarray]) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from workers.trainer.engine import checkpoint
 from workers.trainer.engine.compiled import Compiled, Logs, RowTensors, StepPlan
 
 BetweenCalls = Callable[[int, int], None]
@@ -55,6 +56,10 @@ class Position:
 
     epoch: int = 0
     step: int = 0
+    # Once only the epoch's validation is left: what its training came to, and the random generators' states, because
+    # recurrent layers draw numbers in validation too, and it is repeated as a whole.
+    logs: Logs = field(default_factory=dict)
+    random_states: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -97,6 +102,7 @@ class Loop:
             callbacks.on_epoch_begin(epoch)
             logs = self._epoch(epoch, callbacks)
             self.position.epoch, self.position.step = epoch + 1, 0
+            self.position.logs, self.position.random_states = {}, {}
             callbacks.on_epoch_end(epoch, logs)
             self.between_calls(epoch + 1, 0)
             if model.stop_training:
@@ -122,7 +128,7 @@ class Loop:
         # Short validation data in memory join the last training call, unless a callback acts in between.
         hooked = each_batch or _overrides(callbacks, "test_begin", "test_batch_begin", "test_batch_end", "test_end")
         block = self._short_validation() if validate and not hooked else None
-        logs: Logs = {}
+        logs = self.position.logs
         validation_logs: Logs | None = None
         unused = (self.validation or self.train).sample()
         for number, rows, order, plan in self._plans(epoch, each_batch):
@@ -142,6 +148,7 @@ class Loop:
             if not plan.close:
                 self.between_calls(epoch, self.position.step)
         if validate and validation_logs is None:
+            self.position.logs, self.position.random_states = logs, checkpoint.random_states(self.compiled.model)
             validation_logs = self.evaluate(self.validation, callbacks)  # type: ignore[arg-type]
         return {**logs, **{f"val_{name}": value for name, value in (validation_logs or {}).items()}}
 

@@ -10,7 +10,6 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-PACKAGES = ("fitserve", "tensorflow", "tensorflow-cpu", "keras", "numpy", "pyarrow", "onnxruntime")
+from workers.installed import versions
 
 
 def make_receipt(spec: Mapping[str, Any], dataset: str, split: str, seed: int, threads: int) -> dict[str, Any]:
@@ -44,14 +43,6 @@ def weights_digest(model: keras.Model) -> str:
     for weight in model.weights:
         digest.update(np.ascontiguousarray(weight.value.numpy()).tobytes())
     return digest.hexdigest()
-
-
-def versions() -> dict[str, str]:
-    installed = {"python": platform.python_version()}
-    for name in PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):
-            installed[name] = version(name)
-    return installed
 
 
 def _device() -> dict[str, Any]:

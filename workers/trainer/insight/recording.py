@@ -17,7 +17,7 @@ short epochs are not all recorded: `due` decides, from the number of steps alone
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fitserve.strictjson import finite_json
+from workers.trainer.engine.checkpoint import epochs_from_arrays, epochs_to_arrays
 from workers.trainer.engine.compiled import RowTensors
 from workers.trainer.engine.stacked_network import StackedNetwork
 from workers.trainer.insight.probe import ENDS, LayerProbe, ModelProbe, ProbedLayer, StackProbe
@@ -44,6 +45,7 @@ HISTOGRAM_VALUES = 20_000  # of a larger layer, every n-th weight is counted
 SNAPSHOTS = 12
 SNAPSHOT_BYTES = 32 * 1024 * 1024  # of one trial; two are held, the current one's and the best one's
 STACKED_BYTES = 2 * SNAPSHOT_BYTES  # of all trials that train stacked
+_SNAPSHOTS, _BEST = "snapshots", "best_snapshots"  # arrays of a checkpoint
 
 Array = NDArray[Any]
 Figures = dict[str, Any]
@@ -134,6 +136,19 @@ class TrialRecorder:
         probe.look_at(self._rows)
         return probe
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the snapshots as a checkpoint holds them."""
+        own, best = epochs_to_arrays(_SNAPSHOTS, self._snapshots), epochs_to_arrays(_BEST, self.best_snapshots)
+        return own | best
+
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Take the current trial's snapshots back from a checkpoint, after `begin`."""
+        self._snapshots = epochs_from_arrays(_SNAPSHOTS, arrays)
+
+    def restore_best(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Take the best trial's snapshots back from a checkpoint."""
+        self.best_snapshots = epochs_from_arrays(_BEST, arrays)
+
     def mark_best(self, snapshots: dict[int, Weights] | None = None) -> None:
         """Note that the trial that just ended is the best so far, or one of another worker with these snapshots."""
         self.best_snapshots = self._snapshots if snapshots is None else snapshots
@@ -159,6 +174,19 @@ class StackedTrialRecorder:
             if epoch in self._snapshot_epochs:
                 self._snapshots[epoch] = [self._stack.weights(index) for index in range(self._stack.replicas)]
             return figures
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the snapshots as a checkpoint holds them."""
+        arrays: dict[str, np.ndarray] = {}
+        for epoch, by_trial in self._snapshots.items():
+            arrays |= epochs_to_arrays(f"{_SNAPSHOTS}{epoch}", dict(enumerate(by_trial)))
+        return arrays
+
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Take the snapshots back from a checkpoint."""
+        for epoch in self._snapshot_epochs:
+            if by_trial := epochs_from_arrays(f"{_SNAPSHOTS}{epoch}", arrays):
+                self._snapshots[epoch] = [by_trial[trial] for trial in sorted(by_trial)]
 
     def snapshots(self, epochs: int) -> dict[int, list[Weights]]:
         """Return the weights of every trial after some of the first `epochs` epochs."""

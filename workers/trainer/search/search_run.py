@@ -26,12 +26,13 @@ from fitserve.spec.resolve_search import search_of, trial_spec
 from fitserve.spec.search import LEFT_OUT, Point, values_of
 from fitserve.spec.spec import Spec
 from fitserve.strictjson import finite_json
+from workers.installed import versions
 from workers.trainer.engine.checkpoint import Checkpoint, Unusable
 from workers.trainer.engine.kept_networks import tidy_up
 from workers.trainer.engine.network import build_network, serving_network
 from workers.trainer.engine.replica_settings import ReplicaSettings, signature
 from workers.trainer.export.export import graph_of
-from workers.trainer.export.receipt import digest_of, versions
+from workers.trainer.export.receipt import digest_of
 from workers.trainer.insight.ensemble import EnsembleOutputs
 from workers.trainer.interface import (
     Reporter,

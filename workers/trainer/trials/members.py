@@ -81,10 +81,12 @@ class StackedMembers:
         """Train all members. Raises TrainingStopped, and TrainingFailed where one of them diverged."""
         setup, trial = self._setup, self._trial
         self._callback_list.on_train_begin()
-        first = self._load_checkpoint(resume) if resume else 0
+        loaded = self._load_checkpoint(resume) if resume else None
+        first = int(loaded.body["epoch"]) if loaded else 0
         trial = self._trial
         if setup.recorder is not None:
             self._recorder = StackedTrialRecorder(self._stack, self._rows, setup.recorder, first)
+            self._recorder.restore(loaded.arrays if loaded else {})
         began_at = time.perf_counter() - trial.seconds
         for epoch in range(first, setup.epochs):
             if self._as_model.stop_training:
@@ -149,16 +151,18 @@ class StackedMembers:
             "trial": asdict(self._trial),
             "notes": self._setup.notes(),
         }
+        if self._recorder is not None:
+            arrays |= self._recorder.arrays()
         path = new_checkpoint_path(self._setup.folder)
         Checkpoint(body, arrays).write(path)
         self._setup.report.checkpoint(path, epoch)
 
-    def _load_checkpoint(self, path: Path) -> int:
-        """Restore a checkpoint of this run. Returns the epoch to continue with, 0 where it is unusable."""
+    def _load_checkpoint(self, path: Path) -> Checkpoint | None:
+        """Restore a checkpoint of this run. None where it is unusable: training then starts over."""
         report = self._setup.report
         loaded = restore_stack(self._setup, self._stack, "members", path)
         if loaded is None:
-            return 0
+            return None
         self._trial = TrialRecord(**loaded.body["trial"])
         self._losses = loaded.body["losses"]
         self._setup.restore_notes(loaded.body.get("notes"))
@@ -170,4 +174,4 @@ class StackedMembers:
         self._epoch_weights = {epoch: [own[epoch] for own in by_member] for epoch in by_member[0]}
         epoch = int(loaded.body["epoch"])
         report.event("info", f"Resumed at epoch {epoch + 1}.", {"epoch": epoch})
-        return epoch
+        return loaded

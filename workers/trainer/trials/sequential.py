@@ -22,6 +22,7 @@ from workers.trainer.engine.initial_values import state_of
 from workers.trainer.engine.loop import Loop, Position
 from workers.trainer.interface import TrainingFailed, TrainingResult, TrialAssignment
 from workers.trainer.trials.trial import (
+    OF_ANOTHER,
     EpochReporter,
     EpochWeights,
     Members,
@@ -37,6 +38,7 @@ from workers.trainer.trials.trial import (
 )
 
 _ASK_AGAIN_SECONDS = 0.3  # while other workers train all that remain
+_LOGS = "logs"  # arrays of a checkpoint: what an epoch's training came to, where its validation is left
 
 
 class SequentialTrials:
@@ -54,6 +56,7 @@ class SequentialTrials:
         self._members_epoch_weights: dict[int, EpochWeights] = {}
         self._callbacks: list[keras.callbacks.Callback] = []
         self._saved_position: tuple[int, int, int] | None = None
+        self._position = Position()  # of the current trial
         self._monitor = ProgressMonitor(setup, self._save)
 
     def run(self, resume: Path | None = None) -> TrialsOutcome:
@@ -187,6 +190,8 @@ class SequentialTrials:
             self._initialise(seed)
         if setup.recorder is not None:
             setup.recorder.begin(resumed.body["epoch"] if resumed else 0)
+            setup.recorder.restore(resumed.arrays if resumed else {})
+        self._position = _position_in(resumed) if resumed else Position()
         feed = setup.feed(seed)
         self._callbacks = setup.callbacks()
         reporter = EpochReporter(trial, setup, self._keep_epoch)
@@ -199,7 +204,7 @@ class SequentialTrials:
             setup.epochs,
             [guard, *self._callbacks, reporter, *self._switchers(), *followed],
             between_calls=self._monitor.check,
-            position=Position(resumed.body["epoch"], resumed.body["step"]) if resumed else Position(),
+            position=self._position,
             on_begin=(lambda: self._restore_callbacks(resumed)) if resumed else (lambda: None),
         )
         if setup.leader is not None:
@@ -256,6 +261,7 @@ class SequentialTrials:
         body = {
             "kind": "sequential",
             "fingerprint": self._setup.fingerprint,
+            "reading": self._setup.reading,
             "epoch": epoch,
             "step": step,
             "stopping": bool(self._model.stop_training),
@@ -263,12 +269,16 @@ class SequentialTrials:
             "trials": [asdict(trial) for trial in self._trials],
             "notes": self._setup.notes(),
         }
-        arrays |= checkpoint.variables(self._model) | checkpoint.with_prefix("best", self._best)
+        arrays |= checkpoint.variables(self._model) | self._position.random_states
+        arrays |= checkpoint.with_prefix("best", self._best)
         arrays |= checkpoint.epochs_to_arrays("kept", self._epoch_weights)
         arrays |= checkpoint.epochs_to_arrays("best_kept", self._best_epoch_weights)
         arrays |= checkpoint.epochs_to_arrays("member", self._members)
         for member, epochs in self._members_epoch_weights.items():
             arrays |= checkpoint.epochs_to_arrays(f"member_kept{member}", epochs)
+        arrays |= {f"{_LOGS}/{name}": np.asarray(value) for name, value in self._position.logs.items()}
+        if self._setup.recorder is not None:
+            arrays |= self._setup.recorder.arrays()
         path = new_checkpoint_path(self._setup.folder)
         Checkpoint(body, arrays).write(path)
         self._setup.report.checkpoint(path, epoch)
@@ -290,6 +300,8 @@ class SequentialTrials:
         self._members_epoch_weights = {
             member: checkpoint.epochs_from_arrays(f"member_kept{member}", loaded.arrays) for member in self._members
         }
+        if self._setup.recorder is not None:
+            self._setup.recorder.restore_best(loaded.arrays)
         self._report_resumed(loaded)
         return loaded
 
@@ -297,11 +309,14 @@ class SequentialTrials:
         """Read a checkpoint and restore the model's variables. Raises Unusable."""
         loaded = Checkpoint.read(path)
         if loaded.body["fingerprint"] != self._setup.fingerprint or loaded.body["kind"] != "sequential":
-            raise Unusable("it belongs to another spec, dataset or release")
+            raise Unusable(OF_ANOTHER)
         passed = [epoch for epoch in self._setup.optimizers_after if epoch <= loaded.body["epoch"]]
         if passed:
             self._setup.compiled.switch_optimizer(self._setup.optimizers_after[max(passed)]())
         checkpoint.restore(self._model, loaded.arrays)
+        if loaded.body["reading"] != self._setup.reading:
+            message = "This worker's disk has no room for the encoded rows: from here on they come in another order."
+            self._setup.report.event("warn", message)
         return loaded
 
     def _report_resumed(self, loaded: Checkpoint) -> None:
@@ -317,3 +332,9 @@ class SequentialTrials:
     def _restore_callbacks(self, resumed: Checkpoint) -> None:
         checkpoint.restore_callbacks(self._callbacks, self._model, resumed.body["callbacks"], resumed.arrays)
         self._model.stop_training = resumed.body["stopping"]
+
+
+def _position_in(resumed: Checkpoint) -> Position:
+    logs = checkpoint.under_prefix(_LOGS, resumed.arrays)
+    by_name = {name: value if value.ndim else float(value) for name, value in logs.items()}
+    return Position(resumed.body["epoch"], resumed.body["step"], by_name)

@@ -105,11 +105,13 @@ class StackedTrials:
         setup = self._setup
         for callbacks in self._callback_lists:
             callbacks.on_train_begin()
-        first = self._load_checkpoint(resume) if resume else 0
+        loaded = self._load_checkpoint(resume) if resume else None
+        first = int(loaded.body["epoch"]) if loaded else 0
         held_out = setup.validation(setup.seeds[0])
         validation = held_out.sample() if held_out else None
         if setup.recorder is not None:
             self._recorder = StackedTrialRecorder(self._stack, self._rows, setup.recorder, first)
+            self._recorder.restore(loaded.arrays if loaded else {})
         began_at = time.perf_counter()
         for epoch in range(first, setup.epochs):
             if not self._running():
@@ -237,18 +239,20 @@ class StackedTrials:
             "stacked": self._stacked,
             "notes": self._setup.notes(),
         }
+        if self._recorder is not None:
+            arrays |= self._recorder.arrays()
         path = new_checkpoint_path(self._setup.folder)
         Checkpoint(body, arrays).write(path)
         self._setup.report.checkpoint(path, epoch)
 
-    def _load_checkpoint(self, path: Path) -> int:
-        """Restore a checkpoint of this run. Returns the epoch to continue with, 0 where it is unusable."""
+    def _load_checkpoint(self, path: Path) -> Checkpoint | None:
+        """Restore a checkpoint of this run. None where it is unusable: training then starts over."""
         report = self._setup.report
         with contextlib.suppress(Unusable, KeyError, IndexError):
             self._keep(list(Checkpoint.read(path).body["stacked"]))
         loaded = restore_stack(self._setup, self._stack, "stacked", path)
         if loaded is None:
-            return 0
+            return None
         self._trials = [TrialRecord(**trial) for trial in loaded.body["trials"]]
         self._setup.restore_notes(loaded.body.get("notes"))
         for index, state in enumerate(loaded.body["callbacks"]):
@@ -259,4 +263,4 @@ class StackedTrials:
             self._epoch_weights[index] = checkpoint.epochs_from_arrays(f"epochs{index}", loaded.arrays)
         epoch = int(loaded.body["epoch"])
         report.event("info", f"Resumed at epoch {epoch + 1}.", {"epoch": epoch})
-        return epoch
+        return loaded

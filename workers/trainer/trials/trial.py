@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from workers.trainer.engine import checkpoint
-from workers.trainer.engine.checkpoint import Checkpoint, Unusable
+from workers.trainer.engine.checkpoint import Checkpoint, Reading, Unusable
 from workers.trainer.engine.compiled import Compiled, Logs
 from workers.trainer.engine.gang import Leader
 from workers.trainer.engine.initial_values import State
@@ -26,6 +26,7 @@ from workers.trainer.interface import Reporter, TrainingStopped
 EpochWeights = dict[int, list[np.ndarray]]
 """Weights after an epoch (from 1), as from `get_weights`."""
 
+OF_ANOTHER = "it belongs to another spec, dataset or release, or to a worker that does not stream where this one does"
 _FILE_KIND = "apart"
 _BETWEEN_RUNGS = 2.0  # seconds between two checkpoints that are written because trials were compared
 
@@ -44,7 +45,10 @@ class TrialSetup:
     callbacks: Callable[[], list[keras.callbacks.Callback]]
     report: Reporter
     folder: Path
-    fingerprint: str  # of spec, data and release: a checkpoint with another one is not used
+    # Of spec, data, release, and whether the rows are streamed, whose encoding is that of a sample: a checkpoint with
+    # another one is not used.
+    fingerprint: str
+    reading: Reading = "memory"
     checkpoint_seconds: float = 30.0
     monitor: str = "loss"
     larger_is_better: bool = False
@@ -120,7 +124,7 @@ def restore_stack(setup: TrialSetup, stack: StackedNetwork, kind: str, path: Pat
     try:
         loaded = Checkpoint.read(path)
         if loaded.body["fingerprint"] != setup.fingerprint or loaded.body["kind"] != kind:
-            raise Unusable("it belongs to another spec, dataset or release")
+            raise Unusable(OF_ANOTHER)
         if any(loaded.arrays[name].shape != tuple(variable.shape) for name, variable in variables.items()):
             raise Unusable("its variables are not this network's")
     except (Unusable, KeyError) as error:
@@ -198,7 +202,7 @@ class TrialFile:
         """Read trial `index`. Raises Unusable where the file is of anything else."""
         file = Checkpoint.read(path)
         if file.body.get("kind") != _FILE_KIND or file.body.get("fingerprint") != fingerprint:
-            raise Unusable("it belongs to another spec, dataset or release")
+            raise Unusable(OF_ANOTHER)
         trial = TrialRecord(**file.body["trial"])
         if trial.index != index:
             raise Unusable(f"it is trial {trial.index + 1}")

@@ -1,0 +1,65 @@
+"""Parts of a pattern are fetched side by side, and are one table in the order of their names."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from pydantic import SecretStr
+
+from fitserve.datasets.sources import objects
+from fitserve.datasets.sources.connections import Connection
+from fitserve.datasets.sources.fetched import Fetched, Place, SourceAway
+from fitserve.settings import Limits
+from fitserve.wire.datasets import UploadOptions
+from fitserve.wire.sources import ObjectSource
+
+MEETING = threading.Barrier(objects.SIDE_BY_SIDE, timeout=30)
+
+
+class MeetingStore(fsspec.implementations.memory.MemoryFileSystem):  # type: ignore[misc]
+    """Opens a part once as many are asked for as are fetched at once. `torn` cannot be read, which the others await."""
+
+    def __init__(self, *arguments: Any, meets: bool = True, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self.opened: list[str] = []
+        self._meets = meets
+
+    def open(self, path: str, mode: str = "rb", **more: Any) -> Any:
+        if mode == "rb":
+            self.opened.append(path)
+            if self._meets:
+                MEETING.wait()
+            if "torn" in path:
+                raise ConnectionError("reset by peer")
+        return super().open(path, mode, **more)
+
+
+def fetch(store: MeetingStore, folder: Path, monkeypatch: pytest.MonkeyPatch, parts: dict[str, bytes]) -> Fetched:
+    root = f"/{folder.name}"
+    for name, data in parts.items():
+        store.pipe(f"{root}/{name}", data)
+    monkeypatch.setattr(objects, "open_store", lambda *_: (store, f"{root}/*.csv"))
+    connection = Connection(url=SecretStr("s3://bucket"))
+    place = Place(folder, Limits(), UploadOptions())
+    return objects.fetch("s3", ObjectSource(connection="lake", path="*.csv"), connection, place)
+
+
+def test_parts_are_fetched_side_by_side_and_joined_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    count = 2 * objects.SIDE_BY_SIDE
+    parts = {f"{at:02}.csv": f"id,name\n{at},n{at}\n".encode() for at in range(count)}
+    fetched = fetch(MeetingStore(skip_instance_cache=True), tmp_path, monkeypatch, parts)
+    lines = fetched.path.read_text().splitlines()
+    assert [line.replace('"', "") for line in lines[1:]] == [f"{at},n{at}" for at in range(count)]
+    assert [part["name"].rpartition("/")[2] for part in fetched.snapshot["parts"]] == sorted(parts)
+
+
+def test_a_part_that_breaks_off_ends_the_fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = {"00-torn.csv": b"id\n1\n"} | {f"{at:03}.csv": b"id\n1\n" for at in range(1, 200)}
+    store = MeetingStore(meets=False, skip_instance_cache=True)
+    with pytest.raises(SourceAway, match="reset by peer"):
+        fetch(store, tmp_path, monkeypatch, parts)
+    assert "torn" in store.opened[0]
