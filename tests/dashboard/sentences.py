@@ -1,10 +1,13 @@
-"""The sentences that the code writes into findings, warnings and events, as templates: `{0}`, `{1}` for values."""
+"""The sentences that the code writes for people, as templates: `{0}`, `{1}` for values.
+
+Those of findings, warnings and events, and those of problems that the pages' forms are answered with.
+"""
 
 from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.conftest import PROJECT
@@ -35,17 +38,79 @@ RETURNS = (
     *("_cause_of_stagnation", "left_out", "explain_added", "_says", "open_question", "_written", "_sentence"),
     *("why_not_stacked", "stacking_obstacle", "described", "_nothing_learned"),
 )
+# Errors, by the class or function that makes them: the detail comes first.
+PROBLEMS = (
+    *("Problem", "SpecRefused", "TableRefused", "TableUnreadable", "InvalidValue", "BadInput", "Malformed", "NotFound"),
+    *("Conflict", "Forbidden", "Unauthenticated", "TooLarge", "TooMany", "Unavailable", "UnsupportedMedia", "NotReady"),
+)
+NAMED = ("detail", "fix", "expected")
+# What answers the pages: uploads, specs, runs, models, keys, automations, rollouts, webhooks, single predictions.
+PAGES = (
+    *("fitserve/spec", "fitserve/runs", "fitserve/datasets/readers", "fitserve/rollouts", "fitserve/automations"),
+    *(
+        "fitserve/encoding",
+        "fitserve/decisions",
+        "fitserve/api_keys.py",
+        "fitserve/registry.py",
+        "fitserve/webhooks.py",
+    ),
+    *("fitserve/datasets/ingest.py", "fitserve/datasets/split.py", "fitserve/datasets/store.py", "fitserve/explain.py"),
+    *("fitserve/datasets/kinds.py", "fitserve/datasets/appends.py", "fitserve/datasets/source_file.py"),
+    *("fitserve/conformal.py", "fitserve/submission.py", "fitserve/exports.py", "fitserve/outgoing.py"),
+    *(
+        "fitserve/datasets/sources/objects.py",
+        "fitserve/datasets/sources/https.py",
+        "fitserve/datasets/sources/query.py",
+    ),
+    *("services/control", "services/predict/serving", "services/http/auth.py"),
+)
 FOLDERS = ("fitserve/events.py", "fitserve/findings", "fitserve/spec", "fitserve/runs", "workers")
 
 
 def templates() -> dict[str, str]:
-    """Return every template with the place that it is written at."""
+    """Return every template of a finding, warning or event with the place that it is written at."""
+    return _collect(FOLDERS, _of)
+
+
+def problem_templates() -> dict[str, str]:
+    """Return every template of a problem that pages are answered with, and its place."""
+    return _collect(PAGES, _problems_of)
+
+
+def _collect(folders: tuple[str, ...], read: Callable[[Path], Iterator[tuple[ast.AST, str]]]) -> dict[str, str]:
     found: dict[str, str] = {}
-    for folder in FOLDERS:
+    for folder in folders:
         for path in [PROJECT / folder] if folder.endswith(".py") else sorted((PROJECT / folder).rglob("*.py")):
-            for node, text in _of(path):
-                found.setdefault(text, f"{path.relative_to(PROJECT)}:{node.lineno}")
+            for node, text in read(path):
+                found.setdefault(text, f"{path.relative_to(PROJECT)}:{getattr(node, 'lineno', 0)}")
     return found
+
+
+def _problems_of(path: Path) -> Iterator[tuple[ast.AST, str]]:
+    for scope in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(scope, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        assigned = _assignments(scope)
+        for node in ast.walk(scope):
+            if not isinstance(node, ast.Call):
+                continue
+            is_problem = getattr(node.func, "attr", getattr(node.func, "id", "")) in PROBLEMS
+            arguments = [keyword.value for keyword in node.keywords if keyword.arg in NAMED]
+            for argument in [*(node.args[:1] if is_problem else []), *arguments]:
+                for text in _texts(argument, assigned):
+                    if any(c.isalpha() for c in text):
+                        yield node, text
+
+
+def _assignments(scope: ast.AST) -> dict[str, list[ast.expr]]:
+    assigned: dict[str, list[ast.expr]] = {}
+    for node in ast.walk(scope):
+        if isinstance(node, ast.Assign):
+            for target in node.targets:
+                _assign(target, node.value, assigned)
+        elif isinstance(node, ast.AnnAssign) and node.value is not None:
+            _assign(node.target, node.value, assigned)
+    return assigned
 
 
 def _of(path: Path) -> Iterator[tuple[ast.AST, str]]:
@@ -53,13 +118,7 @@ def _of(path: Path) -> Iterator[tuple[ast.AST, str]]:
     for scope in ast.walk(tree):
         if not isinstance(scope, ast.FunctionDef | ast.Module):
             continue
-        assigned: dict[str, list[ast.expr]] = {}
-        for node in ast.walk(scope):
-            if isinstance(node, ast.Assign):
-                for target in node.targets:
-                    _assign(target, node.value, assigned)
-            elif isinstance(node, ast.AnnAssign) and node.value is not None:
-                _assign(node.target, node.value, assigned)
+        assigned = _assignments(scope)
         if isinstance(scope, ast.Module):
             for table in (value for name in TABLES for value in assigned.get(name, ()) if isinstance(value, ast.Dict)):
                 for value in table.values:
@@ -108,9 +167,9 @@ def _texts(node: ast.expr, assigned: dict[str, list[ast.expr]]) -> Iterator[str]
         for value in node.values:
             yield from _texts(value, assigned)
     elif isinstance(node, ast.Name):
+        others = {name: values for name, values in assigned.items() if name != node.id}  # a name made of itself
         for value in assigned.get(node.id, ()):
-            if not (isinstance(value, ast.Name) and value.id == node.id):
-                yield from _texts(value, assigned)
+            yield from _texts(value, others)
     elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         for left in _texts(node.left, assigned):
             for right in _texts(node.right, assigned):

@@ -1,4 +1,4 @@
-"""Findings, warnings and events have a Chinese text each. No browser."""
+"""Findings, warnings, events and the problems that pages meet have a Chinese text each. No browser."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import services.control.app
 from fitserve.errors import FitserveError
 from fitserve.findings import RULES
 from tests.conftest import PROJECT
-from tests.dashboard.sentences import templates
+from tests.dashboard.sentences import problem_templates, templates
 
 PAGES = PROJECT / "services" / "dashboard" / "src" / "i18n"
 
@@ -24,12 +24,15 @@ def _below(kind: type) -> Iterator[type[Any]]:
         yield from (one, *_below(one))
 
 
-def test_every_finding_warning_and_event_has_a_chinese_text() -> None:
+def test_every_sentence_that_a_page_shows_has_a_chinese_text() -> None:
     book = json.loads((PAGES / "zh.sentences.json").read_text())
     known = {**book["sentences"], **book["parts"], **book["problems"]}
     written = templates()
     assert len(written) > 150, "the search for sentences finds none any more"
     assert {text: place for text, place in written.items() if text not in known} == {}
+    problems = problem_templates()
+    assert len(problems) > 500, "the search for problems finds none any more"
+    assert {text: place for text, place in problems.items() if text not in known} == {}
     for english, chinese in known.items():
         assert set(re.findall(r"\{\d+\}", chinese)) == set(re.findall(r"\{\d+\}", english)), english
     kinds = re.findall(r'"problem.of.([a-z-]+)":', (PAGES / "zh.system.ts").read_text())

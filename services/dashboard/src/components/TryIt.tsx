@@ -271,8 +271,14 @@ function Contributions({ explanation, predictions, manifest }: { explanation: Ex
     .map((bar) => ({ ...bar, text: `${bar.value > 0 ? "+" : ""}${number(bar.value === 0 ? 0 : bar.value, 3)}` }));
   return (
     <Card title={output.task === "regression" ? t("try.why.value") : t("try.why", { answer: label ?? "" })} level={3}>
-      <Bars label={t("try.contributions")} bars={bars} />
-      <p className="small faint">{t("try.contributions")}</p>
+      {bars.every((bar) => bar.value === 0) ? (
+        <p className="muted">{t("try.why.typical")}</p>
+      ) : (
+        <>
+          <Bars label={t("try.contributions")} bars={bars} />
+          <p className="small faint">{t("try.contributions")}</p>
+        </>
+      )}
     </Card>
   );
 }

@@ -139,8 +139,16 @@ export function ProblemLine({ item }: { item: ProblemItem }) {
     <div className="break">
       <div>
         {position.length > 0 && <code className="faint">{position.join(" · ")} </code>}
-        {kind !== null && detail === item.detail && <strong>{kind} </strong>}
-        {detail}
+        {kind !== null && detail === item.detail ? (
+          <>
+            <strong>{kind}</strong>
+            <div className="small" lang="en">
+              {detail}
+            </div>
+          </>
+        ) : (
+          detail
+        )}
       </div>
       {(item.received !== undefined || item.expected !== undefined) && (
         <div className="small muted">

@@ -237,6 +237,7 @@ export const learningEn = {
   "try.typical": "Use a typical row",
   "try.why": "Why {answer}",
   "try.why.value": "Why this prediction",
+  "try.why.typical": "This row counts as typical, so no column moves the prediction away from it. Change a value to see what it contributes.",
   "verdict.bad": "has errors",
   "verdict.good": "ready",
   "verdict.line": "Line {line}",

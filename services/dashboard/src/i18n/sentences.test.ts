@@ -28,8 +28,14 @@ test("a sentence in front of another is not swallowed", () => {
 });
 
 test("every template finds itself", () => {
-  for (const [template, into] of Object.entries(book.sentences)) {
+  for (const [template, into] of Object.entries({ ...book.sentences, ...book.problems })) {
     const fill = (text: string) => text.replace(/\{(\d+)\}/g, (_, n: string) => `${Number(n) + 10}`);
     expect(said(fill(template)), template).toBe(fill(into));
   }
+});
+
+test("a short template does not swallow a sentence that is not known", () => {
+  for (const text of ["This is what nobody has put into the book yet.", "Expected a thing that no one has heard of."]) expect(said(text)).toBe(text);
+  expect(said("This is a gzip stream.")).toBe("這是 a gzip stream。");
+  expect(said("Column 'b' has an empty name.")).toBe("欄位 'b' 的名稱是空的。");
 });

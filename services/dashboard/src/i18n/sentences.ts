@@ -1,9 +1,9 @@
 /**
- * The server's sentences in Chinese: findings, warnings, events and the most common problems.
+ * The server's sentences in Chinese: findings, warnings, events and the problems that a person on the pages meets.
  *
  * The server writes them in English, also into its records. `zh.sentences.json` has a Chinese template for each English
  * one, with the same values; it is loaded once a Chinese page needs it. `tests/dashboard/test_sentences.py` finds every
- * sentence in the server's code that has none.
+ * sentence in the server's code that has none. Of other problems, the pages name the kind, above the English.
  */
 
 import { useEffect, useSyncExternalStore } from "react";
@@ -11,7 +11,7 @@ import { useLanguage } from ".";
 
 export interface Book {
   sentences: Record<string, string>;
-  /** What a refused request is answered with: sentences too, of which many are only in English. */
+  /** What a refused request is answered with: sentences too. */
   problems?: Record<string, string>;
   /** What stands inside of sentences: conditions, names of models, reasons. */
   parts: Record<string, string>;
@@ -20,7 +20,12 @@ export interface Book {
 interface Pattern {
   match: RegExp;
   into: string;
+  /** Of little text of its own: it could hold any sentence as its value. */
+  loose: boolean;
 }
+
+const LOOSE = 20; // characters of its own text
+const PROSE = /(?:[A-Za-z'-]+ ){4}/; // words in a row
 
 interface Reader {
   /** Those that begin with a text of their own: they cannot swallow another sentence. */
@@ -34,7 +39,7 @@ const escaped = (text: string): string => text.replace(/[.*+?^$()|[\]\\]/g, "\\$
 /** A template as a pattern whose groups are its values, in the order of their numbers. */
 function pattern([template, into]: [string, string]): Pattern {
   const pieces = template.split(/\{\d+\}/).map(escaped);
-  return { match: new RegExp(`^${pieces.join("([\\s\\S]*?)")}$`), into };
+  return { match: new RegExp(`^${pieces.join("([\\s\\S]*?)")}$`), into, loose: pieces.length > 1 && pieces.join("").length < LOOSE };
 }
 
 /** Templates with the most text of their own come first, so that none hides a more exact one. */
@@ -46,9 +51,9 @@ export function readerOf(book: Book): Reader {
 }
 
 function found(text: string, patterns: readonly Pattern[], reader: Reader): string | null {
-  for (const { match, into } of patterns) {
-    const values = match.exec(text);
-    if (values) return into.replace(/\{(\d+)\}/g, (_, place: string) => part(values[Number(place) + 1] ?? "", reader));
+  for (const { match, into, loose } of patterns) {
+    const values = match.exec(text)?.slice(1).map((value) => part(value, reader));
+    if (values && !(loose && values.some((value) => PROSE.test(value)))) return into.replace(/\{(\d+)\}/g, (_, place: string) => values[Number(place)] ?? "");
   }
   return null;
 }
@@ -64,6 +69,18 @@ export function inChinese(text: string, reader: Reader): string {
   const first = at < 0 ? null : found(text.slice(0, at + 1), reader.exact, reader);
   if (first !== null) return `${first}${inChinese(text.slice(at + 2), reader)}`;
   return found(text, reader.sentences, reader) ?? text;
+}
+
+const MOST_REMEMBERED = 2000; // sentences: a list draws the same ones again and again
+const remembered = new Map<string, string>();
+
+function recall(text: string, reader: Reader): string {
+  const known = remembered.get(text);
+  if (known !== undefined) return known;
+  if (remembered.size >= MOST_REMEMBERED) remembered.clear();
+  const said = inChinese(text, reader);
+  remembered.set(text, said);
+  return said;
 }
 
 let loaded: Reader | null = null;
@@ -95,5 +112,5 @@ export function useSentence(): (text: string) => string {
   useEffect(() => {
     if (language === "zh-Hant") load();
   }, [language]);
-  return (text) => (language === "zh-Hant" && reader !== null ? inChinese(text, reader) : text);
+  return (text) => (language === "zh-Hant" && reader !== null ? recall(text, reader) : text);
 }

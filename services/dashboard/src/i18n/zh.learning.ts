@@ -239,6 +239,7 @@ export const learningZh: Record<keyof typeof learningEn, string> = {
   "try.typical": "填入典型資料",
   "try.why": "為什麼預測為 {answer}",
   "try.why.value": "為什麼得到這個預測值",
+  "try.why.typical": "這一列就是典型列，沒有欄位使預測值偏離。改變任一個值，即可看到它的影響。",
   "verdict.bad": "設定有誤",
   "verdict.good": "可以開始",
   "verdict.line": "第 {line} 行",
