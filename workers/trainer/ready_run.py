@@ -239,6 +239,8 @@ def _trial_setup(
     if isinstance(compiled, SharedCompiled) and compiled.group.leads:
         leader, report = Leader(compiled), cast(Reporter, LeadersReporter(report, compiled))
 
+    streamed = ["streamed"] if prepared.streamed is not None else []
+
     def held_out_rows() -> HeldOutRows | None:
         validation, folds = rows["validation"], prepared.folds
         if not validation.count:
@@ -256,7 +258,8 @@ def _trial_setup(
         callbacks=lambda: build_callbacks(spec),
         report=report,
         folder=request.folder,
-        fingerprint=digest_of([request.spec, fingerprint(prepared.whole), versions(), prepared.streamed is not None]),
+        # Without a word for rows in memory: checkpoints of earlier releases are of these.
+        fingerprint=digest_of([request.spec, fingerprint(prepared.whole), versions(), *streamed]),
         reading=feeds.reading,
         checkpoint_seconds=request.checkpoint_seconds,
         monitor=monitor,

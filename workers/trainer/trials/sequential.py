@@ -314,7 +314,7 @@ class SequentialTrials:
         if passed:
             self._setup.compiled.switch_optimizer(self._setup.optimizers_after[max(passed)]())
         checkpoint.restore(self._model, loaded.arrays)
-        if loaded.body["reading"] != self._setup.reading:
+        if loaded.body.get("reading", "memory") != self._setup.reading:
             message = "This worker's disk has no room for the encoded rows: from here on they come in another order."
             self._setup.report.event("warn", message)
         return loaded
