@@ -29,6 +29,7 @@ CALLS: dict[str, tuple[int | str, ...]] = {
     "lose": (2,),
     "fail": (1,),
     "prune": (0,),
+    "left": (0,),
     "Finding": (3, 4, 5),
     "rule": ("threshold",),
 }

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import services.control.app
+from fitserve.datasets.samples import SAMPLES
 from fitserve.errors import FitserveError
 from fitserve.findings import RULES
 from tests.conftest import PROJECT
@@ -30,6 +31,7 @@ def test_every_sentence_that_a_page_shows_has_a_chinese_text() -> None:
     written = templates()
     assert len(written) > 150, "the search for sentences finds none any more"
     assert {text: place for text, place in written.items() if text not in known} == {}
+    assert {sample.info.title for sample in SAMPLES.values()} <= {*known}
     problems = problem_templates()
     assert len(problems) > 500, "the search for problems finds none any more"
     assert {text: place for text, place in problems.items() if text not in known} == {}

@@ -3,7 +3,7 @@ import { Fragment, useState } from "react";
 import { get, seg } from "../api/client";
 import type { RowsPage } from "../api/types";
 import { number } from "../format";
-import { useText } from "../i18n";
+import { named, useText } from "../i18n";
 import { Card, ErrorView, Loading, Scroll } from "./basics";
 
 const MOST_ROWS = 15;
@@ -35,7 +35,7 @@ export function RowList({ title, rows, dataset }: RowListProps) {
               <th scope="col">{t("row")}</th>
               {columns.map((name) => (
                 <th scope="col" key={name} className={align(name)}>
-                  {name.replaceAll("_", " ")}
+                  {named("rowlist", name, t)}
                 </th>
               ))}
             </tr>

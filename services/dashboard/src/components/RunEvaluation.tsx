@@ -3,7 +3,8 @@ import { useInsight } from "../api/runs";
 import type { Evaluation, Hardest, Importance, RunDetail } from "../api/types";
 import { Bars, ConfusionMatrix, XYChart } from "../charts/small";
 import { number } from "../format";
-import { useText } from "../i18n";
+import { named, useText } from "../i18n";
+import { useSentence } from "../i18n/sentences";
 import { factorOf, unitFactors } from "../spec/units";
 import { about } from "./RunBits";
 import { IntervalWidths } from "./IntervalWidths";
@@ -120,6 +121,7 @@ const HEAD = ["accuracy", "balanced_accuracy", "roc_auc", "f1_macro", "log_loss"
 
 function TargetFigures({ title, part, figures }: { title: string; part: Evaluation["part"]; figures: Figures }) {
   const t = useText();
+  const say = useSentence();
   const intervals = isFigures(figures.intervals) ? figures.intervals : {};
   const labels = Array.isArray(figures.labels) ? figures.labels.map(String) : [];
   const confusion = Array.isArray(figures.confusion) ? (figures.confusion as unknown[]).map(numbers) : null;
@@ -131,7 +133,7 @@ function TargetFigures({ title, part, figures }: { title: string; part: Evaluati
   const errorOf = (of: unknown) => number(Number(isFigures(of) ? of.calibration_error : NaN), 3);
   const calibration =
     calibrated.method === null
-      ? t("evaluation.calibration.none", { why: String(calibrated.why) })
+      ? t("evaluation.calibration.none", { why: say(String(calibrated.why)) })
       : isFigures(calibrated.before)
         ? t("evaluation.calibration.changed", { method: String(calibrated.method), before: errorOf(calibrated.before), after: errorOf(calibrated.after) })
         : undefined;
@@ -249,7 +251,7 @@ function LabelCurves({ title, labels, part, x, y, diagonal, before = [], note }:
   const half = { label: "", color: "var(--ink-3)", dash: true, points: [{ x: 0, y: 0 }, { x: 1, y: 1 }] };
   return (
     <Card title={title} level={3}>
-      <XYChart label={title} lines={diagonal ? [half, ...lines] : lines} x={[0, 1]} y={[0, 1]} xLabel={x.replaceAll("_", " ")} yLabel={y.replaceAll("_", " ")} />
+      <XYChart label={title} lines={diagonal ? [half, ...lines] : lines} x={[0, 1]} y={[0, 1]} xLabel={named("rowlist", x, t)} yLabel={named("rowlist", y, t)} />
       {note && <p className="small">{note}</p>}
       <div className="legend">
         {lines.map((line) => (

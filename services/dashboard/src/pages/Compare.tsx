@@ -201,7 +201,7 @@ function Figures({ runs, names, tables, ids, metric, onRemove }: FiguresProps) {
                   <td className="num">{values.length > 0 ? number(mode === "min" ? Math.min(...values) : Math.max(...values)) : "–"}</td>
                   <td className="num">{values.length > 1 ? `${number(Math.min(...values), 3)} – ${number(Math.max(...values), 3)} (${values.length})` : "–"}</td>
                   <td>{index === 0 ? <span className="faint">{t("compare.base")}</span> : comparison ? t(`compare.${comparison}`) : "–"}</td>
-                  <td className="right">
+                  <td className="right nowrap">
                     <button type="button" className="linklike small" onClick={() => onRemove(run.id)}>
                       {t("remove")}
                     </button>

@@ -9,6 +9,7 @@ import { ImportForm } from "../components/ImportForm";
 import { UploadBox } from "../components/UploadBox";
 import { ago, bytes, number } from "../format";
 import { useText } from "../i18n";
+import { useSentence } from "../i18n/sentences";
 
 export default function Datasets() {
   const t = useText();
@@ -124,13 +125,14 @@ function Samples() {
 
 function SampleItem({ sample }: { sample: SampleInfo }) {
   const t = useText();
+  const say = useSentence();
   const go = useNavigate();
   const queries = useQueryClient();
   const [busy, setBusy] = useState(false);
   return (
     <li>
       <div className="grow">
-        <strong>{sample.title}</strong>
+        <strong>{say(sample.title)}</strong>
         <div className="small muted">
           {t(sample.task === "classification" ? "task.classification" : "task.regression")} ·{" "}
           {t("rows.count", { n: number(sample.rows) })}
@@ -139,7 +141,7 @@ function SampleItem({ sample }: { sample: SampleInfo }) {
       <Button
         small
         disabled={busy}
-        label={`${t("samples.use")}: ${sample.title}`}
+        label={`${t("samples.use")}: ${say(sample.title)}`}
         onPress={() => {
           setBusy(true);
           makeSample({ sample: sample.sample })

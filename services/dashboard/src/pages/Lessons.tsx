@@ -101,7 +101,7 @@ const useTable = (name: string) =>
 function LessonView({ lesson, title }: { lesson: CourseLesson; title: string }) {
   const t = useText();
   const queries = useQueryClient();
-  const goal = useLanguage() === "zh-Hant" ? lessonsZh[lesson.id]?.goal : undefined;
+  const zh = useLanguage() === "zh-Hant" ? lessonsZh[lesson.id] : undefined;
   const [first] = lesson.specs;
   const name = datasetOf(first?.text ?? "");
   const table = useTable(name);
@@ -125,7 +125,7 @@ function LessonView({ lesson, title }: { lesson: CourseLesson; title: string }) 
   return (
     <div className="stack">
       <Card title={`${lesson.number}. ${title}`}>
-        <p>{goal ?? <Inline text={lesson.goal.replace(/\n/g, " ")} />}</p>
+        <p>{zh?.goal ?? <Inline text={lesson.goal.replace(/\n/g, " ")} />}</p>
       </Card>
       <Card title={t("lessons.steps")}>
         <ol className="stack plain-steps">
@@ -170,7 +170,7 @@ function LessonView({ lesson, title }: { lesson: CourseLesson; title: string }) 
           </Step>
           <Step done={null} title={t("lessons.look")}>
             <p className="small">
-              <Inline text={lesson.look.replace(/\n/g, " ")} />
+              <Inline text={(zh?.look ?? lesson.look).replace(/\n/g, " ")} />
             </p>
           </Step>
         </ol>
@@ -196,12 +196,13 @@ function Step({ done, title, children }: { done: boolean | null; title: string; 
 /** What the lesson's script found, as questions: think first, then see its figures. */
 function Questions({ lesson }: { lesson: CourseLesson }) {
   const t = useText();
+  const claims = useLanguage() === "zh-Hant" ? lessonsZh[lesson.id]?.claims : undefined;
   const [answers, setAnswers] = useState<Record<string, boolean>>({});
   return (
     <Card title={t("lessons.questions")}>
       <div className="stack">
         <p className="small muted">{t("lessons.questions.text")}</p>
-        {lesson.claims.map((claim) => {
+        {(claims ?? lesson.claims).map((claim) => {
           const answer = answers[claim];
           return (
             <div key={claim} className="stack tight">

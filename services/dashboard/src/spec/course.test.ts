@@ -1,4 +1,5 @@
 import { expect, test } from "vitest";
+import { lessonsZh } from "../i18n/zh.lessons";
 import { datasetOf, ownSpec, tableFor, tablesIn } from "./course";
 import { COURSE, documentOf } from "./course.files";
 
@@ -8,6 +9,10 @@ test("the sixteen lessons are read from their own files", () => {
     for (const part of [lesson.title, lesson.goal, lesson.look, lesson.figures]) expect(part, lesson.id).not.toBe("");
     expect(lesson.specs.length, lesson.id).toBeGreaterThan(0);
     expect(lesson.claims.length, lesson.id).toBeGreaterThan(0);
+    expect(lessonsZh[lesson.id]?.claims.length, lesson.id).toBe(lesson.claims.length);
+    // What is code stays what it is
+    const code = (text: string) => [...text.matchAll(/`[^`]+`/g)].map(([piece]) => piece.replace(/\s+/g, " ")).sort();
+    expect(code(lessonsZh[lesson.id]?.look ?? ""), lesson.id).toEqual(code(lesson.look));
     for (const spec of lesson.specs) expect(datasetOf(spec.text), spec.file).not.toBe("");
   }
   expect(COURSE[0]?.goal.startsWith("A network without a hidden layer")).toBe(true);

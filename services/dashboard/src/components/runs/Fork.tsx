@@ -16,7 +16,9 @@ const OPTIMIZERS = ["SGD", "Adam", "AdamW", "RMSprop", "Nadam", "Adagrad", "Adam
 export function ForkButton({ run, last, kept }: { run: RunDetail; last: number; kept: number | undefined }) {
   const t = useText();
   const [open, setOpen] = useState(false);
-  if (last < 1 || run.kind !== "training") return null;
+  // One network goes on: the server refuses averages and searches.
+  const several = ["ensemble", "search", "ablate", "check"].some((key) => Boolean(run.resolved[key]));
+  if (last < 1 || run.kind !== "training" || several) return null;
   return (
     <>
       <Button small onPress={() => setOpen(true)}>
