@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -22,8 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from typer.testing import CliRunner
 
 from docs import make_api, make_cli
+from fitserve.cli import app
 from fitserve.errors import FitserveError
 from fitserve.spec.search import is_search, read_search
 from fitserve.spec.spec import SpecRefused, parse
@@ -41,6 +44,8 @@ RUN = frozenset({"sh", "bash", "python"})
 _DOCTOR = (
     'fitserve() { command fitserve "$@" || { local code=$?; [ "$1" = doctor ] && [ $code = 1 ] || return $code; }; }'
 )
+# One command without anything that only a shell can do. `doctor` looks at TensorFlow, which stays out of this process.
+_ALONE = re.compile(r"fitserve (?!doctor)[^|<>&;$`*?~(){}#!\\]*")
 READ = frozenset({"yaml", "json", "toml"})
 SHOWN = frozenset({"", "text", "mermaid"})  # output, trees, drawings
 
@@ -135,6 +140,10 @@ class Reader:
         return text
 
     def _shell(self, block: Block, text: str) -> None:
+        if all(_ALONE.fullmatch(line) for line in text.splitlines()):
+            for line in text.splitlines():
+                self._command(block, line)
+            return
         if re.search(r"\bcurl\b", text):
             need("curl")
         variables = self.folder / ".environment"
@@ -153,21 +162,36 @@ class Reader:
         pairs = (line.partition("=") for line in variables.read_text().split("\0") if line)
         self.variables = {name: value for name, _, value in pairs if name not in ("_", "SHLVL", "PWD")}
 
+    def _command(self, block: Block, text: str) -> None:
+        """Run one command in this process: starting another takes longer than most commands do."""
+        with self._place():
+            done = CliRunner().invoke(app, shlex.split(text)[1:], prog_name="fitserve")
+        self.output += done.stdout
+        assert done.exit_code == 0, f"{block}:\n{text}\n{done.output[-3000:]}\n{done.exception!r}"
+
     def _python(self, block: Block, text: str) -> None:
         code = compile("\n" * block.line + text, str(block.page), "exec")
-        before = dict(os.environ)
-        os.environ.clear()
-        os.environ.update(self.variables)
         output = _Output()
         try:
-            with contextlib.chdir(self.folder), contextlib.redirect_stdout(output):  # type: ignore[type-var]
+            with self._place(), contextlib.redirect_stdout(output):  # type: ignore[type-var]
                 exec(code, self.names)
         except Exception as error:
             raise AssertionError(f"{block}: {error!r}") from error
         finally:
+            self.output += output.text
+
+    @contextlib.contextmanager
+    def _place(self) -> Iterator[None]:
+        """Have the page's folder and variables in this process."""
+        before = dict(os.environ)
+        os.environ.clear()
+        os.environ.update(self.variables)
+        try:
+            with contextlib.chdir(self.folder):
+                yield
+        finally:
             os.environ.clear()
             os.environ.update(before)
-            self.output += output.text
 
 
 class _Output:

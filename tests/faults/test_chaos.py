@@ -15,7 +15,7 @@ from tests.faults.cluster import Cluster
 def test_no_run_is_lost_doubled_or_stuck(tmp_path: Path) -> None:
     seed = int(os.environ.get("FITSERVE_TEST_SEED", random.SystemRandom().randrange(2**32)))
     print(f"seed {seed}  commit {commit_name()}")
-    plan = FaultPlan(seed=seed, runs=40, kills=12, stops=5, longest_stop=4, broker_kills=2, seconds=15)
+    plan = FaultPlan(seed=seed, runs=30, kills=10, stops=4, longest_stop=4, broker_kills=2, seconds=10)
     environment = {"FITSERVE_MAX_ATTEMPTS": "100"}
     with Cluster(tmp_path / "home", environment=environment, redis_append_only=False) as cluster:
         chaos = Chaos(plan, cluster)

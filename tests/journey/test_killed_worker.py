@@ -22,7 +22,7 @@ from tests.conftest import Server, start_server, stop_server
 from tests.journey.test_journey import SPEC, circle, wait
 from tests.waiting import PATIENCE, wait_until
 
-EPOCHS = 800
+EPOCHS = 400
 TRAINING = {
     "optimizer": {"Adam": {"learning_rate": 0.002}},
     "epochs": EPOCHS,

@@ -18,7 +18,6 @@ from workers.trainer.engine.kept_networks import KEPT
 from workers.trainer.engine.shared_steps import SharedCompiled
 from workers.trainer.interface import Reporter, Room, TrainingFailed, TrainingRequest, TrainingResult, TrainingStopped
 from workers.trainer.ready_run import make_ready, run_trials
-from workers.trainer.search.search_run import SearchRun
 from workers.trainer.trials.sequential import SequentialTrials
 
 
@@ -50,6 +49,8 @@ def _train(request: TrainingRequest, spec: Spec, facts: DatasetFacts, report: Re
     if spec.check is not None:
         return run_checks(request, spec, facts, report)
     if spec.search is not None:
+        from workers.trainer.search.search_run import SearchRun  # brings Optuna, which other runs do without
+
         search = SearchRun(request, facts, report)
         return search.result() if request.trial is None else search.divided_result(request.trial)
     ready = make_ready(request, spec, facts, report)
