@@ -20,8 +20,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from fitserve.errors import FitserveError, NotFound, StorageFull, Unavailable
+from fitserve.settings import MB
 
-CHUNK = 1024 * 1024
+CHUNK = MB
 CACHE_BYTES = 20 * 1024**3  # copies of remote blobs in one cache folder; beyond, those unused for longest are deleted
 CACHE_SECONDS = 3600.0  # a copy used more recently is kept: another process may be about to open it
 

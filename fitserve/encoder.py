@@ -30,6 +30,7 @@ from fitserve.encoding.raw_column import RawColumn, raw_columns
 from fitserve.encoding.row_plan import RowPlan
 from fitserve.encoding.row_warnings import RowWarnings
 from fitserve.errors import BadInput, Problem
+from fitserve.settings import MB
 from fitserve.spec.feature import EncodedInput, Feature, each_of, encoded_inputs
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 Rows = Sequence[Mapping[str, Any]] | Sequence[Sequence[Any]]
 
 MOST_PROBLEMS = 20  # shown at once
-MANY_BYTES = 1024 * 1024  # of encoded rows, from which a copy is worth avoiding
+MANY_BYTES = MB  # of encoded rows, from which a copy is worth avoiding
 ALIGNMENT = 64  # bytes, of memory that TensorFlow takes as it is
 FEW_ROWS = 16  # with fewer, plain Python row by row is quicker than NumPy column by column
 PLAIN_FOR_EACH_ODD = 16  # of an image-like table

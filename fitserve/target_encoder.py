@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fitserve.dataset_facts import DatasetFacts
-from fitserve.encoding.coercion import FALSE, TRUE, clipped, labels_of, numbers_of
+from fitserve.encoding.coercion import clipped, labels_of, numbers_of
 from fitserve.errors import BadInput, Problem
+from fitserve.parsing.words import FALSE, TRUE
 from fitserve.spec.target import Target
 
 if TYPE_CHECKING:

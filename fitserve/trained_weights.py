@@ -119,7 +119,7 @@ def _version(session: Session, reference: str, sees: str | None) -> tuple[Versio
 
 def source_of(artifact: Artifact, name: str, ids: Mapping[str, str | None]) -> Source:
     """Return a source from its manifest. Raises Conflict where it has no file of weights."""
-    entry: dict[str, Any] | None = artifact.manifest.get(uploaded_weights.KIND)
+    entry: dict[str, Any] | None = artifact.manifest.get(uploaded_weights.WEIGHTS_BLOB)
     if entry is None:
         raise Conflict(
             f"{name} was trained by an earlier release, which kept no weights by layer.",

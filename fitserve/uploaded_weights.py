@@ -20,7 +20,7 @@ from fitserve.settings import Limits
 from fitserve.spec.initial_weights import UPLOAD
 from fitserve.tables import UploadedWeights
 
-KIND = "weights"  # of the file in an artifact
+WEIGHTS_BLOB = "weights"  # of the file in an artifact
 
 
 def create(
@@ -36,7 +36,7 @@ def create(
         return known, False
     tensors = weights_file.check(path)
     shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
-    artifact, stored = artifacts.write(blobs, {KIND: path}, {KIND: {"members": 1, "tensors": shapes}})
+    artifact, stored = artifacts.write(blobs, {WEIGHTS_BLOB: path}, {WEIGHTS_BLOB: {"members": 1, "tensors": shapes}})
     with db.transaction(engine) as session:
         quotas.lock_owner(session, owner)  # also for the same file twice at once
         known = _same(session, owner, sha256)
@@ -101,7 +101,7 @@ def listing(session: Session, owner: str | None, *, before: str | None, limit: i
 
 def tensors_of(blobs: BlobStore, row: UploadedWeights) -> Mapping[str, list[int]]:
     """Return the shapes of the arrays, by layer and place."""
-    tensors: dict[str, list[int]] = artifacts.read(blobs, row.artifact).manifest[KIND]["tensors"]
+    tensors: dict[str, list[int]] = artifacts.read(blobs, row.artifact).manifest[WEIGHTS_BLOB]["tensors"]
     return tensors
 
 

@@ -128,6 +128,11 @@ def test_the_readme_names_every_package() -> None:
         assert str(package) in named or (listed and re.search(rf"\b{package.name}\b", tree[1])), package
 
 
+def test_the_index_of_runs_names_every_module() -> None:
+    modules = {path.stem for path in (PROJECT / "fitserve" / "runs").glob("*.py")} - {"__init__"}
+    assert set(re.findall(r"`(\w+)`", (PROJECT / "fitserve" / "runs" / "__init__.py").read_text())) == modules
+
+
 def test_web_processes_start_without_tensorflow() -> None:
     script = (
         "import sys, services.control.app, services.predict.app\n"

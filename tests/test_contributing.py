@@ -210,7 +210,7 @@ from services.predict.app import create_app
 settings = Settings(home=Path.cwd() / "home", auth=False, grpc_port=0)
 settings.home.mkdir()
 migrations.upgrade(settings.resolved_database_url)
-with TestClient(create_app(settings).state.front, base_url="http://localhost") as client:
+with TestClient(create_app(settings).state.protocol_app, base_url="http://localhost") as client:
     response = client.post("/v3/count", content=b"1\\n2\\n3\\n")
     assert (response.status_code, response.text) == (200, "3"), response.text
     assert "/v3/count" in client.get("/openapi.json").json()["paths"]

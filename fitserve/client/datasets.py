@@ -213,7 +213,7 @@ class Datasets(Resource):
     def import_from(
         self, name: str, source: Mapping[str, Any], *, kinds: Mapping[str, Kind] | None = None, **options: Any
     ) -> Dataset:
-        """Import a table from where it lives; new content under a name is its next version.
+        """Import a table from its source; new content under a name is its next version.
 
         Args:
             name: of the dataset.

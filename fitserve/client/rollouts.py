@@ -39,7 +39,7 @@ class Rollouts(Resource):
             min_truths: least predictions of it with ground truth, in each step that `live_accuracy` watches; by
                 default 0.
             deadline: most seconds that a step waits, after its hold, for requests or truths, before the rollout ends;
-                by default a week. `math.inf`: it may wait for ever.
+                by default a week. `math.inf`: it may wait indefinitely.
             guards: limits other than the usual ones: `errors`, `p99_ratio`, `prediction_drift`, `disagreement`,
                 `live_accuracy`. None turns a guard off.
             shadow: first send it a copy of the traffic.

@@ -27,9 +27,10 @@ from fitserve.datasets.column_texts import (
     words_for_missing,
 )
 from fitserve.datasets.plan_proposal import as_text_plan, propose_again
-from fitserve.encoding.coercion import FALSE, TRUE, labels_of
+from fitserve.encoding.coercion import labels_of
 from fitserve.parsing import ColumnFormat, numbers, times
 from fitserve.parsing.column_format import SOFT, folded
+from fitserve.parsing.words import FALSE, TRUE
 from fitserve.wire.notices import Notice
 
 MAX_SPELLINGS = 50  # distinct bad texts that are remembered

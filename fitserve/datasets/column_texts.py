@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from fitserve.dataset_facts import Storage
 from fitserve.parsing import ColumnFormat
 from fitserve.parsing.column_format import folded
-from fitserve.parsing.words import DISPUTABLE, FALSE_WORDS, MISSING, SOFT_MISSING, TRUE_WORDS
+from fitserve.parsing.words import DISPUTABLE, FALSE_IN_ANY_LANGUAGE, MISSING, SOFT_MISSING, TRUE_IN_ANY_LANGUAGE
 from fitserve.wire.notices import Notice
 
 MAX_MERGED = 1_000  # a column with more labels than this is not searched for two spellings of one label
@@ -30,8 +30,16 @@ def merge_spellings(format: ColumnFormat, counts: Mapping[str, int]) -> ColumnFo
     if format.fold_case:
         return format.change(labels=_most_frequent(bare))
     lowered = {text.lower() for text in bare}
-    if len(bare) > 2 and lowered <= TRUE_WORDS | FALSE_WORDS and lowered & TRUE_WORDS and lowered & FALSE_WORDS:
-        true, false = ({t: n for t, n in bare.items() if t.lower() in words} for words in (TRUE_WORDS, FALSE_WORDS))
+    if (
+        len(bare) > 2
+        and lowered <= TRUE_IN_ANY_LANGUAGE | FALSE_IN_ANY_LANGUAGE
+        and lowered & TRUE_IN_ANY_LANGUAGE
+        and lowered & FALSE_IN_ANY_LANGUAGE
+    ):
+        true, false = (
+            {t: n for t, n in bare.items() if t.lower() in words}
+            for words in (TRUE_IN_ANY_LANGUAGE, FALSE_IN_ANY_LANGUAGE)
+        )
         labels: dict[str, str] = {}
         for group in (true, false):
             best = max(sorted(group), key=lambda text: group[text])
@@ -110,7 +118,7 @@ def words_for_missing(odd: Mapping[str, int], others: int) -> tuple[str, ...]:
         return ()
     for word, count in words.items():
         is_word = any(c.isalpha() for c in word) and not any(c.isdigit() for c in word) and len(word) <= 20
-        if not is_word or count < 3 or word in TRUE_WORDS | FALSE_WORDS:
+        if not is_word or count < 3 or word in TRUE_IN_ANY_LANGUAGE | FALSE_IN_ANY_LANGUAGE:
             return ()
     return tuple(sorted(words))
 

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 from fitserve.dataset_facts import ColumnFacts, Kind, Storage
 from fitserve.datasets import TableRefused
-from fitserve.encoding.coercion import FALSE, TRUE
 from fitserve.errors import Problem
-from fitserve.parsing.words import FALSE_WORDS, TRUE_WORDS
+from fitserve.parsing.words import FALSE, FALSE_IN_ANY_LANGUAGE, TRUE, TRUE_IN_ANY_LANGUAGE
 
 LARGEST_EXACT = 2.0**53  # whole numbers beyond it lose digits in float64
 MAX_CODES = 12  # at most so many whole numbers without a gap are taken for codes of categories
@@ -138,6 +137,6 @@ def label_order(labels: Sequence[str], storage: Storage) -> list[str]:
     if storage in ("int64", "float64"):
         return sorted(labels, key=float)
     lowered = {label.strip().lower() for label in labels}
-    if len(labels) == 2 and len(lowered & TRUE_WORDS) == 1 and len(lowered & FALSE_WORDS) == 1:
-        return sorted(labels, key=lambda label: label.strip().lower() in TRUE_WORDS)
+    if len(labels) == 2 and len(lowered & TRUE_IN_ANY_LANGUAGE) == 1 and len(lowered & FALSE_IN_ANY_LANGUAGE) == 1:
+        return sorted(labels, key=lambda label: label.strip().lower() in TRUE_IN_ANY_LANGUAGE)
     return sorted(labels)

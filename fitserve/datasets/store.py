@@ -315,7 +315,7 @@ def check_visible(session: Session, owner: str | None, dataset_id: str) -> None:
     row = session.get(Dataset, dataset_id)
     if row is None or not (owner is None or row.owner == owner or row.shared):
         raise NotFound(
-            "The dataset of this run is not shared with you any more.",
+            "The dataset of this run is no longer shared with you.",
             received=dataset_id,
             fix="Ask its owner to share it again, or upload a copy.",
         )

@@ -11,7 +11,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import onnxruntime
 
-KIND = "distance"  # of its blob
+DISTANCE_BLOB = "distance"  # of its blob
 
 
 def distances(session: onnxruntime.InferenceSession, feeds: Mapping[str, Any]) -> npt.NDArray[np.float64]:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from fitserve.conformal import Conformal
 
-KIND = "held_out"  # of its blob
+HELD_OUT_BLOB = "held_out"  # of its blob
 CHOSEN_ON, JUDGED_ON = "validation", "test"
 
 Array = npt.NDArray[Any]

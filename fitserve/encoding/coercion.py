@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 else:
     Column = Any
 
-__all__ = ["FALSE", "TRUE"]
-
 
 def bad_value(column: str, row: int | None, received: Any, expected: str) -> BadInput:
     """Make the error for one unusable value, naming row (from 1), column, the value and what was expected."""

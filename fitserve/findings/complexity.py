@@ -10,16 +10,6 @@ from fitserve.findings.record import RunRecord
 from fitserve.strictjson import finite_json
 
 MAX_POINTS = 1000
-# Rules that show a network that has not learned enough.
-_UNDERFITTING = {
-    "underfitting",
-    "stuck_at_baseline",
-    "vanishing_gradients",
-    "learning_rate_too_low",
-    "learning_rate_too_high",
-    "target_scale",
-    "stopped_too_early",
-}
 _SENTENCES = {
     "overfitting": "The network has memorised its training rows.",
     "underfitting": "The network has not learned what there is to learn.",
@@ -91,7 +81,7 @@ def _verdict(record: RunRecord, held_out: bool, nothing_learned: bool) -> str:
     if any(finding.rule == "overfitting" for finding in diagnose(record)):
         return "overfitting"
     # Underfitting is a verdict even where it is the symptom of another finding, such as dead units.
-    if any(rule.name in _UNDERFITTING for rule, _ in evaluate(record)):
+    if any(rule.means_underfitting for rule, _ in evaluate(record)):
         return "underfitting"
     if nothing_learned:
         return "nothing learned"

@@ -146,6 +146,7 @@ def leaking_column(record: RunRecord) -> Evidence | None:
         "stopped_too_early",
         "dead_relus",
     ),
+    means_underfitting=True,
 )
 def target_scale(record: RunRecord) -> Evidence | None:
     target = record.target

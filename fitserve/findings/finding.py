@@ -42,6 +42,7 @@ class Rule:
     answer: str  # what the patch does
     check: Check
     hides: tuple[str, ...]
+    means_underfitting: bool  # the network has not learned enough
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +67,19 @@ _ORDER = {"critical": 0, "warning": 1, "info": 2}
 
 
 def rule(
-    title: str, severity: Severity, *, threshold: str, source: str, answer: str, hides: tuple[str, ...] = ()
+    title: str,
+    severity: Severity,
+    *,
+    threshold: str,
+    source: str,
+    answer: str,
+    hides: tuple[str, ...] = (),
+    means_underfitting: bool = False,
 ) -> Callable[[Check], Check]:
     """Register the decorated function as a rule."""
 
     def register(check: Check) -> Check:
-        RULES.append(Rule(check.__name__, title, severity, threshold, source, answer, check, hides))
+        RULES.append(Rule(check.__name__, title, severity, threshold, source, answer, check, hides, means_underfitting))
         return check
 
     return register

@@ -56,6 +56,7 @@ def _early_stopping(record: RunRecord) -> Operation:
     " both parts",
     source="Goodfellow, Bengio and Courville 2016, section 5.2",
     answer="wider layers (or hidden layers where there are none), weaker regularizers, less dropout",
+    means_underfitting=True,
 )
 def underfitting(record: RunRecord) -> Evidence | None:
     trial, final = record.trial, record.kept_epoch_index
@@ -101,6 +102,7 @@ def underfitting(record: RunRecord) -> Evidence | None:
     source="Prechelt 1998",
     answer="ten times as many epochs, with early stopping; or more patience",
     hides=("underfitting",),
+    means_underfitting=True,
 )
 def stopped_too_early(record: RunRecord) -> Evidence | None:
     trial = record.trial

@@ -35,6 +35,7 @@ def _snapshots(record: RunRecord) -> Sequence[LayerSnapshot]:
     " networks, AISTATS 2010",
     answer="ReLU with He initialization instead of sigmoid or tanh",
     hides=("stuck_at_baseline", "underfitting", "learning_rate_too_low", "stopped_too_early", "saturated_units"),
+    means_underfitting=True,
 )
 def vanishing_gradients(record: RunRecord) -> Evidence | None:
     ratios = []

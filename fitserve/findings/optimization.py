@@ -36,6 +36,7 @@ APART = 0.25
     " deep architectures, 2012",
     answer="a tenth of the learning rate; a usual one where it is more than ten times that",
     hides=("stuck_at_baseline", "underfitting", "overfitting", "dead_relus", "saturated_units", "stopped_too_early"),
+    means_underfitting=True,
 )
 def learning_rate_too_high(record: RunRecord) -> Evidence | None:
     trial, patch = record.trial, tuple(spec_edit.lower_learning_rate(record.spec))
@@ -106,6 +107,7 @@ def _mean_move(trial: TrialCurves, snapshots: int) -> float:
     source="Bengio 2012; Smith, Cyclical learning rates for training neural networks, 2017",
     answer="a learning rate with which weights would move by a few percent of their size in an epoch",
     hides=("stuck_at_baseline", "underfitting", "stopped_too_early"),
+    means_underfitting=True,
 )
 def learning_rate_too_low(record: RunRecord) -> Evidence | None:
     trial = record.trial
@@ -138,6 +140,7 @@ def learning_rate_too_low(record: RunRecord) -> Evidence | None:
     answer="remove what holds it there: weaker regularizers, hidden layers, wider layers, ReLU, less dropout, larger"
     " steps",
     hides=("underfitting", "stopped_too_early"),
+    means_underfitting=True,
 )
 def stuck_at_baseline(record: RunRecord) -> Evidence | None:
     trial, baseline = record.trial, record.baseline

@@ -24,7 +24,7 @@ SOFT_MISSING = frozenset(
 TRUE = frozenset({"true", "t", "yes", "y", "1", "on"})
 FALSE = frozenset({"false", "f", "no", "n", "0", "off"})
 # Truth values in other languages: they order a pair of labels, and tell that spellings are the same value.
-TRUE_WORDS = TRUE | {
+TRUE_IN_ANY_LANGUAGE = TRUE | {
     "ja",
     "oui",
     "sí",
@@ -39,7 +39,7 @@ TRUE_WORDS = TRUE | {
     "是",
     "真",
 }
-FALSE_WORDS = FALSE | {"nein", "non", "não", "nao", "nee", "falsch", "faux", "falso", "нет", "否", "假"}
+FALSE_IN_ANY_LANGUAGE = FALSE | {"nein", "non", "não", "nao", "nee", "falsch", "faux", "falso", "нет", "否", "假"}
 
 _MONTHS = (
     "january jan januar janvier janv enero ene gennaio gen janeiro januari"

@@ -128,7 +128,12 @@ def check_plan(
 ) -> Plan:
     """Return the plan that is asked for; `waits` has what each step waits for. Raises BadInput."""
     if not 1 <= len(steps) <= MOST_STEPS:
-        raise BadInput("How many steps?", pointer="/steps", received=len(steps), expected=f"1 to {MOST_STEPS}")
+        raise BadInput(
+            f"A rollout has 1 to {MOST_STEPS} steps.",
+            pointer="/steps",
+            received=len(steps),
+            expected=f"1 to {MOST_STEPS}",
+        )
     for place, (before, step) in enumerate(zip((0.0, *steps), steps, strict=False)):
         if not before < step <= 100:
             raise BadInput(

@@ -58,7 +58,7 @@ class RolloutPlan(DataModel):
         le=31_536_000,
         allow_inf_nan=False,
         description="Most seconds that a step waits, after its hold, for requests or ground truth. Then the rollout "
-        "ends, with the event rollout.stalled. Null: it may wait for ever",
+        "ends, with the event rollout.stalled. Null: it may wait indefinitely",
     )
     guards: RolloutGuards | None = Field(None, description="Limits other than the usual ones")
     shadow: bool = Field(False, description="First send it a copy of the traffic, which is compared and not returned")

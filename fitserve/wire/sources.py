@@ -66,7 +66,7 @@ class Source(OneKind):
 
 
 class ImportRequest(DataModel):
-    """Import a table from where it lives. New content under a name that you have is its next version."""
+    """Import a table from its source. New content under a name that you have is its next version."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

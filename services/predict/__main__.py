@@ -27,10 +27,10 @@ def serve(settings: Settings) -> None:
     gc.disable()
     from services.http.auth import refuse_unprotected_address
     from services.predict.app import create_app
-    from services.predict.server.http_server import listen, make_data_plane_server
+    from services.predict.server.http_server import listen, make_prediction_server
 
     refuse_unprotected_address(settings, settings.auth and _has_keys(settings))
-    server = make_data_plane_server(create_app(settings), settings)
+    server = make_prediction_server(create_app(settings), settings)
     gc.freeze()
     gc.enable()
     server.run(sockets=[listen(settings)])

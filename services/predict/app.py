@@ -16,7 +16,7 @@ from services.http import make_app
 from services.predict.protocols import PROTOCOLS
 from services.predict.protocols.transport import describe
 from services.predict.server.grpc_server import start_grpc_server
-from services.predict.server.http_server import DataPlane
+from services.predict.server.http_server import ProtocolMiddleware
 from services.predict.server.processes import combined_exposition
 from services.predict.serving.counters import Collector
 from services.predict.serving.prediction_service import PredictionService
@@ -24,7 +24,7 @@ from services.predict.serving.reading import read
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """Return the app with /metrics, /livez and /readyz. `app.state.front` has the protocols before it; serve that.
+    """Return the app with /metrics, /livez and /readyz. Serve `app.state.protocol_app`, which has the protocols too.
 
     The protocols come before all middleware: they have limits, telemetry and errors of their own.
     """
@@ -61,6 +61,6 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.service = service
-    app.state.front = DataPlane(app, service)
+    app.state.protocol_app = ProtocolMiddleware(app, service)
     describe(app, PROTOCOLS)
     return app

@@ -14,7 +14,7 @@ from fitserve.settings import Settings
 from services.predict.app import create_app
 from services.predict.catalog.loaded_model import LoadedModel
 from services.predict.server.fast_lane import FastLaneProtocol
-from services.predict.server.http_server import listen, make_data_plane_server
+from services.predict.server.http_server import listen, make_prediction_server
 
 explain, respond = LoadedModel.explain, FastLaneProtocol.respond
 overtaken = threading.Event()
@@ -41,4 +41,4 @@ if __name__ == "__main__":
     FastLaneProtocol._is_idle = always_idle  # type: ignore[method-assign]
     FastLaneProtocol.respond = respond_and_set  # type: ignore[method-assign]
     LoadedModel.explain = explain_when_overtaken  # type: ignore[method-assign]
-    make_data_plane_server(create_app(settings), settings).run(sockets=[listen(settings)])
+    make_prediction_server(create_app(settings), settings).run(sockets=[listen(settings)])

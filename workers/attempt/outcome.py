@@ -24,6 +24,7 @@ from fitserve.runs.blob_references import BlobVanished
 from fitserve.runs.history import Report
 from fitserve.runs.lease import Lease, LeaseLost
 from fitserve.runs.scores import scores_by_part
+from fitserve.settings import MB
 from fitserve.states import TERMINAL, TRIAL, RunState
 from fitserve.tables import Run
 from workers.trainer.interface import TrainingResult
@@ -31,7 +32,6 @@ from workers.trainer.interface import TrainingResult
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 0.5  # pause before another try while the database is unavailable
-_MB = 1024 * 1024
 _NEAR_LIMIT = 0.8  # of the memory limit: a crash above this is attributed to memory
 _CGROUP_EVENTS = Path("/sys/fs/cgroup/memory.events")
 
@@ -80,17 +80,17 @@ def exit_failure(code: int, peak: int, limit: int, kernel_kills: int = 0) -> Att
     if (code == -signal.SIGKILL and kernel_kills > 0) or (crashed and peak >= _NEAR_LIMIT * limit):
         how = "the kernel killed it" if kernel_kills else f"it exited with {name}"
         data["fix"] = "Use a smaller batch_size or network, or give the worker more memory."
-        message = f"The trainer ran out of memory at {peak // _MB} MB of {limit // _MB} MB: {how}"
+        message = f"The trainer ran out of memory at {peak // MB} MB of {limit // MB} MB: {how}"
         return AttemptFailed("out_of_memory", message, data, final=True)
     return AttemptFailed("killed", f"The trainer was killed ({name})", data)
 
 
 def memory_failure(peak: int, limit: int) -> AttemptFailed:
-    """Return a trainer reached `peak` of `limit` bytes."""
+    """Return the failure of a trainer that reached `peak` of `limit` bytes."""
     fix = "Use a smaller batch_size or network, or raise FITSERVE_TRAINER_MEMORY_BYTES."
     return AttemptFailed(
         "out_of_memory",
-        f"The trainer ran out of memory: it reached {peak // _MB} MB of {limit // _MB} MB",
+        f"The trainer ran out of memory: it reached {peak // MB} MB of {limit // MB} MB",
         {"limit_bytes": limit, "peak_bytes": peak, "fix": fix},
         final=True,
     )

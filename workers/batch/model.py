@@ -13,8 +13,7 @@ from fitserve.blobs import BlobStore
 from fitserve.conformal import Bounds, Conformal, RowFacts
 from fitserve.decisions.abstain import abstentions
 from fitserve.decisions.apply import Decider
-from fitserve.decisions.distance import KIND as DISTANCE
-from fitserve.decisions.distance import distances
+from fitserve.decisions.distance import DISTANCE_BLOB, distances
 from fitserve.encoder import Encoder
 from fitserve.encoding.coercion import group_labels
 from fitserve.live_coverage import moved_levels
@@ -46,7 +45,7 @@ class ArtifactModel:
             one["output"]: one for one in (manifest.get("decisions") if decisions is None else decisions) or ()
         }
         far = any((one.get("abstain") or {}).get("distance") is not None for one in self.decisions.values())
-        self.distance = artifacts.onnx_session(blobs.read(manifest[DISTANCE]["sha256"])) if far else None
+        self.distance = artifacts.onnx_session(blobs.read(manifest[DISTANCE_BLOB]["sha256"])) if far else None
         self.encoder = Encoder.from_json(manifest["encoder"])
         self.outputs = manifest["outputs"]
         self.session = artifacts.onnx_session(blobs.read(manifest["onnx"]["sha256"]))

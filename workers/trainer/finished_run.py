@@ -257,11 +257,11 @@ class FinishedRun:
         usual = {name: values[:DISTRIBUTION_ROWS] for name, values in self.encoded["train"].x.items()}
         try:
             if classified and distance_graph.write(self._one_network(), usual, path):
-                files[distance.KIND], session = path, onnx_session(path)
+                files[distance.DISTANCE_BLOB], session = path, onnx_session(path)
         except Exception as error:  # a network that cannot be measured is served all the same
             reason = f"{type(error).__name__}: {error}"[:200]
             message = f"The distance of rows from the training rows cannot be measured and is left out ({reason})."
-            self.setup.report.event("warn", message, {"left_out": distance.KIND})
+            self.setup.report.event("warn", message, {"left_out": distance.DISTANCE_BLOB})
         parts = held_out_rows(self.prepared, self.encoded, self._as_calibrated(served), session, conformal)
         try:
             parts = with_groups(parts, self.spec.protected, self.request.table, self.facts)
@@ -270,8 +270,8 @@ class FinishedRun:
             message = f"The groups of protected columns could not be read and are left out ({reason})."
             self.setup.report.event("warn", message, {"left_out": "fairness"})
         if parts.parts:
-            files[held_out.KIND] = self.request.folder / "held_out.parquet"
-            parts.write(files[held_out.KIND])
+            files[held_out.HELD_OUT_BLOB] = self.request.folder / "held_out.parquet"
+            parts.write(files[held_out.HELD_OUT_BLOB])
         return parts, files
 
     def _as_calibrated(self, served: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:

@@ -34,7 +34,7 @@ def list_events(
     limit: Limit = 100,
     cursor: Cursor = None,
 ) -> Page[RecordedEvent]:
-    """What webhooks are told. An admin sees every owner's events, others their own."""
+    """Events that webhooks receive. An admin sees every owner's events, others their own."""
     with db.reading(ctx.engine) as session:
         rows = events.latest(session, caller.owner_filter, limit=limit + 1, before=cursor, type=type)
         items = [RecordedEvent.model_validate(row) for row in rows[:limit]]

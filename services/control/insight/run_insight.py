@@ -23,6 +23,7 @@ from fitserve.explain import Inputs, Predict
 from fitserve.findings import EpochRow, RunRecord
 from fitserve.findings.record import flatten_insight
 from fitserve.runs import queries
+from fitserve.settings import MB
 from fitserve.states import DIVIDED, TERMINAL, RunState
 from fitserve.tables import Dataset, Epoch, Run
 from fitserve.target_encoder import TargetEncoder
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 MAX_EPOCHS = 5_000  # that the rules read; of more, every n-th
 
 # Artifacts, reports and networks by their hash: they never change, and a page asks for the same ones again and again.
-_cache: LoadingCache[Any] = LoadingCache(16, size=64 * 1024 * 1024)
+_cache: LoadingCache[Any] = LoadingCache(16, size=64 * MB)
 
 
 class NotReady(Conflict):

@@ -10,7 +10,7 @@ from fastapi import Query
 from fitserve import artifacts, db, registry
 from fitserve.artifacts import Artifact
 from fitserve.decisions.fairness import fairness
-from fitserve.decisions.held_out import KIND, HeldOutParts
+from fitserve.decisions.held_out import HELD_OUT_BLOB, HeldOutParts
 from fitserve.errors import NotFound
 from fitserve.wire.insight import Fairness, Slices
 from services.control.deps import Context, Ctx, ModelName, Reader, TargetName, VersionNumber
@@ -68,8 +68,8 @@ def get_version_fairness(name: ModelName, number: VersionNumber, caller: Reader,
 
 def _fairness(ctx: Context, artifact: Artifact, decisions: list[dict[str, Any]]) -> Fairness:
     rows = HeldOutParts()
-    if KIND in artifact.kinds:
-        rows = HeldOutParts.read(ctx.blobs.read(artifact.file(KIND).sha256), artifact.manifest)
+    if HELD_OUT_BLOB in artifact.kinds:
+        rows = HeldOutParts.read(ctx.blobs.read(artifact.file(HELD_OUT_BLOB).sha256), artifact.manifest)
     return Fairness(decisions=decisions, items=_items(artifact.manifest, decisions, rows))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from fitserve import artifacts, db, registry
 from fitserve.decisions.apply import shares_of
 from fitserve.decisions.choose import Cuts, choose, curve
-from fitserve.decisions.held_out import KIND, HeldOut, HeldOutParts
+from fitserve.decisions.held_out import HELD_OUT_BLOB, HeldOut, HeldOutParts
 from fitserve.errors import BadInput, Conflict, Problem
 from fitserve.spec.decision import Decision, Output, resolve_decision
 from fitserve.wire.decisions import DecidedOutput, DecisionChangeInfo, DecisionDetail, ThresholdCurve
@@ -89,9 +89,9 @@ def _read(ctx: Context, name: str, number: int, rows: bool = True) -> tuple[arti
     with db.reading(ctx.engine) as session:
         version = registry.version(session, name, number)
     artifact = artifacts.read(ctx.blobs, version.artifact, version.run_id)
-    if not rows or KIND not in artifact.kinds:
+    if not rows or HELD_OUT_BLOB not in artifact.kinds:
         return artifact, HeldOutParts()
-    return artifact, HeldOutParts.read(ctx.blobs.read(artifact.file(KIND).sha256), artifact.manifest)
+    return artifact, HeldOutParts.read(ctx.blobs.read(artifact.file(HELD_OUT_BLOB).sha256), artifact.manifest)
 
 
 def _check_possible(asked: Decision, artifact: artifacts.Artifact, held_out: HeldOutParts) -> None:

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 AsgiApp = Callable[[Any, Any, Any], Awaitable[None]]
 
 
-class DataPlane:
+class ProtocolMiddleware:
     """Answers the protocols' paths; everything else goes on to `app`."""
 
     def __init__(self, app: AsgiApp, service: PredictionService) -> None:
@@ -107,11 +107,11 @@ class DataPlane:
         return operation, status
 
 
-def make_data_plane_server(app: FastAPI, settings: Settings) -> Server:
+def make_prediction_server(app: FastAPI, settings: Settings) -> Server:
     """Return the server of one process; without TLS its HTTP protocol is the fast lane."""
     protocol = protocol_class(app.state.service) if settings.tls_certificate is None else limited(settings)
     return make_server(
-        app.state.front,
+        app.state.protocol_app,
         settings,
         port=settings.predict_port,
         http=protocol,

@@ -26,7 +26,8 @@ CLASSES_BY_NAME = 20  # the other classes of an output are counted together
 CLIENT_GONE = 499  # the status of requests whose client has left
 _GRPC_ERRORS = frozenset({"UNAVAILABLE", "INTERNAL", "UNKNOWN", "DATA_LOSS"})  # as the alert rules have them
 _GRPC_FINE = frozenset({"OK", "CANCELLED"})
-_PREDICTING = frozenset({"predict", "classify", "regress", "infer", "explain"})
+ROLLOUT_OPERATIONS = frozenset({"predict", "classify", "regress", "infer"})  # explanations take longer
+PREDICTION_OPERATIONS = ROLLOUT_OPERATIONS | {"explain"}
 
 
 def outcome_of(status: int | str) -> str | None:
@@ -155,7 +156,7 @@ class Counters:
 
     def count_refusal(self, operation: str, error: FitserveError) -> None:
         """Count a refused prediction: its rows at fault, or one where none is named."""
-        if operation in _PREDICTING and error.status not in (499, 500):  # those are nobody's rows at fault
+        if operation in PREDICTION_OPERATIONS and error.status not in (499, 500):  # those are nobody's rows at fault
             rows = {problem.row for problem in error.problems if problem.row is not None}
             self.refused[error.slug] += len(rows) or 1
 

@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from fitserve import artifacts, db, registry
 from fitserve.api_keys import Identity
 from fitserve.blobs import BlobStore
-from fitserve.decisions.distance import KIND, distances
+from fitserve.decisions.distance import DISTANCE_BLOB, distances
 from fitserve.errors import BadInput, DeadlineExceeded, NotFound, TooMany, Unavailable
 from fitserve.registry import ModelFacts, RolloutFacts
 from fitserve.settings import Settings
@@ -48,7 +48,7 @@ MODEL_BYTES = 300_000  # assumed of a model that is not loaded yet, against the 
 MAX_IN_FLIGHT = 2048  # requests of one process; more are answered 429
 
 
-class Predicted(Protocol):
+class PredictionRequest(Protocol):
     """What a prediction is told of its request, and notes of it: see `protocol_request`."""
 
     deadline: float | None
@@ -414,11 +414,11 @@ class PredictionService:
     def _distances(self, model: LoadedModel, rows: InputRows) -> Any:
         """In a thread: how far rows are from the training rows. The graph is read when it is first needed."""
         if model.distance is None:
-            model.distance = artifacts.onnx_session(self.blobs.read(model.manifest[KIND]["sha256"]))
+            model.distance = artifacts.onnx_session(self.blobs.read(model.manifest[DISTANCE_BLOB]["sha256"]))
         feeds, _ = model.columns.encode(model.columns.accept(rows))
         return distances(model.distance, feeds)
 
-    async def predict(self, request: Predicted, model: LoadedModel, rows: InputRows) -> Prediction:
+    async def predict(self, request: PredictionRequest, model: LoadedModel, rows: InputRows) -> Prediction:
         """Predict the rows of one request. Raises BadInput, TooLarge, TooMany, DeadlineExceeded."""
         request.check_count(rows.count)
         model.last_used = time.monotonic()

@@ -17,7 +17,7 @@ from services.predict.catalog.access import require_inspect, require_predict
 from services.predict.catalog.catalog import CatalogEntry
 from services.predict.catalog.loaded_model import LoadedModel, Prediction
 from services.predict.catalog.selector import Selector
-from services.predict.serving.counters import CLIENT_GONE
+from services.predict.serving.counters import CLIENT_GONE, ROLLOUT_OPERATIONS
 
 if TYPE_CHECKING:
     from services.predict.serving.prediction_service import PredictionService
@@ -26,7 +26,6 @@ log = logging.getLogger(__name__)
 
 LARGE_BODY_BYTES = 256 * 1024
 MAX_STORED_ROWS = 1_000  # of a prediction that is stored under an id
-PREDICTING = frozenset({"predict", "classify", "regress", "infer"})  # what rollouts count; explanations take longer
 T = TypeVar("T")
 _PREDICTION_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
@@ -165,9 +164,9 @@ class ProtocolRequest(ABC):
         """Count this request, whatever its outcome."""
         counters, now = self.service.counters, time.perf_counter()
         counters.requests[protocol, operation, str(status)] += 1
-        if self.rollout is not None and operation in PREDICTING and status != CLIENT_GONE:
+        if self.rollout is not None and operation in ROLLOUT_OPERATIONS and status != CLIENT_GONE:
             self._count_rollout(*self.rollout, status, now - self.started_at)
-        if self.error is not None and self.entry is not None and operation in PREDICTING:
+        if self.error is not None and self.entry is not None and operation in ROLLOUT_OPERATIONS:
             version = 0 if self.model is None else self.model.version
             counters.count_failure(self.entry.facts.name, version, operation, status, self.error)
         if self.model is None:

@@ -28,7 +28,7 @@ _FAR = 10.0  # mean square of a target over its variance
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class SanityResult:
     """One check: whether it is passed, what was seen, and what should have been."""
 
     check: str
@@ -45,25 +45,29 @@ def sanity(network: QuickNetwork, spec: Spec) -> list[dict[str, Any]]:
     return [asdict(check(network, spec)) for check in checks]
 
 
-def _first_loss(network: QuickNetwork, spec: Spec) -> Finding:
+def _first_loss(network: QuickNetwork, spec: Spec) -> SanityResult:
     name = "first_loss"
     wanted = _loss_of_nothing(spec, network.train.y)
     if wanted is None:
-        return Finding(name, None, None, "known for cross-entropy, squared and absolute errors", "The loss is another.")
+        return SanityResult(
+            name, None, None, "known for cross-entropy, squared and absolute errors", "Not checked for this loss."
+        )
     network.begin(first_rate(spec))
     loss = network.loss(network.train)
     expected = f"about {wanted:.3g}, that of a network which knows nothing"
     if (far := _far_from_0(spec, network.train.y)) is not None:
         says = f"The values of {far!r} are far from 0: most of the loss of {loss:.3g} is their mean."
-        return Finding(name, False, loss, expected, says, "target: {name: ..., standardize: true}")
+        return SanityResult(name, False, loss, expected, says, "target: {name: ..., standardize: true}")
     low, high = _BEGINNING
     if low * wanted <= loss <= high * wanted:
-        return Finding(name, True, loss, expected, f"It begins with a loss of {loss:.3g}.")
+        return SanityResult(name, True, loss, expected, f"It begins with a loss of {loss:.3g}.")
     says = f"It begins with a loss of {loss:.3g}: the first weights already say something, and wrongly."
-    return Finding(name, False, loss, expected, says, "Use the initializers that Keras chooses, and encoded inputs.")
+    return SanityResult(
+        name, False, loss, expected, says, "Use the initializers that Keras chooses, and encoded inputs."
+    )
 
 
-def _one_batch(network: QuickNetwork, spec: Spec) -> Finding:
+def _one_batch(network: QuickNetwork, spec: Spec) -> SanityResult:
     name, expected = "overfits_one_batch", f"at most {_FITTED:g} of the loss of a constant"
     rows = some(network.train, _distinct(network.train)[:_BATCH])
     constant = _loss_of_constant(network, spec, rows)
@@ -76,17 +80,17 @@ def _one_batch(network: QuickNetwork, spec: Spec) -> Finding:
                 break
         if share <= _FITTED:
             if factor == 1.0:
-                return Finding(name, True, share, expected, f"It learns {rows.count} rows by heart.")
+                return SanityResult(name, True, share, expected, f"It learns {rows.count} rows by heart.")
             says = f"It learns {rows.count} rows by heart only with ten times the learning rate."
-            return Finding(name, False, share, expected, says, f"learning_rate: {rate * factor:g}")
+            return SanityResult(name, False, share, expected, says, f"learning_rate: {rate * factor:g}")
     says = f"It cannot learn {rows.count} rows by heart: {share:.2g} of the loss of a constant is left."
-    return Finding(name, False, share, expected, says, "More units; an activation such as relu; check the loss.")
+    return SanityResult(name, False, share, expected, says, "More units; an activation such as relu; check the loss.")
 
 
-def _shuffled_labels(network: QuickNetwork, spec: Spec) -> Finding:
+def _shuffled_labels(network: QuickNetwork, spec: Spec) -> SanityResult:
     name, expected = "shuffled_labels", f"at least {_MARGIN:g} of the loss of a constant on validation rows"
     if network.validation is None:
-        return Finding(name, None, None, expected, "No rows are held out.", "split: {validation: 0.2}")
+        return SanityResult(name, None, None, expected, "No rows are held out.", "split: {validation: 0.2}")
     constant = _loss_of_constant(network, spec, network.validation)
     generator = np.random.default_rng(spec.training.seed)
     shares = []
@@ -96,12 +100,16 @@ def _shuffled_labels(network: QuickNetwork, spec: Spec) -> Finding:
         shares.append(network.loss(network.validation) / constant)
     share, error = float(np.mean(shares)), float(np.std(shares, ddof=1)) / math.sqrt(_SHUFFLES)
     if not math.isfinite(share) or share + _ERRORS * error >= _MARGIN:  # one shuffle may be lucky on few rows
-        return Finding(name, True, _finite(share), expected, "From shuffled labels it learns nothing that holds.")
+        return SanityResult(
+            name, True, _finite(share), expected, "As expected, it learns nothing from shuffled labels."
+        )
     says = f"Trained on shuffled labels it still predicts held-out rows: {share:.2g} of the loss of a constant."
-    return Finding(name, False, share, expected, says, "The held-out rows are not independent: split by group or time.")
+    return SanityResult(
+        name, False, share, expected, says, "The held-out rows are not independent: split by group or time."
+    )
 
 
-def _inputs_matter(network: QuickNetwork, spec: Spec) -> Finding:
+def _inputs_matter(network: QuickNetwork, spec: Spec) -> SanityResult:
     name, expected = "uses_its_inputs", f"below {_MARGIN:g} of the loss without inputs"
     held_out = network.validation or network.train
     network.begin(first_rate(spec))
@@ -110,9 +118,11 @@ def _inputs_matter(network: QuickNetwork, spec: Spec) -> Finding:
     blind = _lowest(network, without_inputs(network.train), without_inputs(held_out))
     share = seen / blind if blind else math.inf
     if share < _MARGIN:
-        return Finding(name, True, share, expected, f"With its inputs the loss is {share:.2g} of that without them.")
+        return SanityResult(
+            name, True, share, expected, f"With its inputs the loss is {share:.2g} of that without them."
+        )
     says = f"It predicts no better than from constant inputs: {share:.3g} of that loss."
-    return Finding(name, False, _finite(share), expected, says, "Other features, encodings or learning rate.")
+    return SanityResult(name, False, _finite(share), expected, says, "Other features, encodings or learning rate.")
 
 
 def _lowest(network: QuickNetwork, rows: Any, held_out: Any) -> float:

@@ -15,12 +15,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fitserve.datasets.parquet_batches import batches_of
+from fitserve.settings import MB
 from workers.trainer.engine.compiled import RowTensors
 from workers.trainer.engine.loop import Block
 
 PIECE = 8_192  # rows read at once
 SIDE_BY_SIDE = 8  # row groups read at once where there is no spool
-BLOCK_BYTES = 16 * 1024 * 1024  # of encoded rows in a block
+BLOCK_BYTES = 16 * MB  # of encoded rows in a block
 FREE_SPACE_FACTOR = 1.2  # free space that a spool must find, as a multiple of its size
 
 Order = Callable[[int, int], NDArray[np.int32]]
@@ -64,7 +65,7 @@ class EncodedRows:
 
 
 def shuffled(seed: int) -> Order:
-    """Return a new order in each epoch. It depends on seed and epoch alone: a resumed run continues with it."""
+    """Return an Order that differs in each epoch: by seed and epoch alone, so that a resumed run continues with it."""
 
     def order(rows: int, epoch: int) -> NDArray[np.int32]:
         return np.random.Generator(np.random.Philox([seed, epoch])).permutation(rows).astype(np.int32)
@@ -201,7 +202,7 @@ class Streamed:
 
         Args:
             picked: sorted row numbers, from 0.
-            kept: which of the picked rows are used; left out: all. The spool has all of them.
+            mask: which of the picked rows are used; left out: all. The spool has all of them.
             batch_size: rows of every batch but the epoch's last.
             seed: shuffles the rows; without one they come in the file's order.
             take: rows of an epoch, at most as many as are picked.

@@ -23,6 +23,7 @@ from fitserve.datasets.usable_rows import unusable
 from fitserve.encoder import Encoder
 from fitserve.encoding.coercion import numbers_of
 from fitserve.errors import BadInput, Problem
+from fitserve.settings import MB
 from fitserve.spec.ensemble import members_of
 from fitserve.spec.feature import encoded_inputs
 from fitserve.spec.spec import Spec, parse
@@ -48,7 +49,7 @@ from workers.trainer.interface import Reporter, TrainingRequest
 
 MEMORY_SHARE = 1 / 6  # of this process's memory limit, for encoded rows; raw rows and copies take as much again
 SAMPLE_ROWS = {"train": 200_000, "validation": 50_000, "test": 50_000}
-SAMPLE_BYTES = 256 * 1024 * 1024  # of these rows, encoded: wide rows are fewer
+SAMPLE_BYTES = 256 * MB  # of these rows, encoded: wide rows are fewer
 PARTS = ("train", "validation", "test")
 
 

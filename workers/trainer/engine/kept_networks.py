@@ -18,6 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from fitserve.settings import MB
 from fitserve.spec.spec import Spec
 from workers.trainer.engine.compiled import Compiled, RowTensors
 from workers.trainer.engine.device import release_graphs
@@ -26,7 +27,7 @@ from workers.trainer.engine.replica_settings import ReplicaSettings
 from workers.trainer.engine.stacked_network import StackedNetwork
 
 MAX_NETWORKS = 6
-MAX_BYTES = 48 * 1024 * 1024  # of variables, of all kept networks; about as much again for their graphs
+MAX_BYTES = 48 * MB  # of variables, of all kept networks; about as much again for their graphs
 # Of the spec's training: what never reaches a traced function, or reaches it as an argument or a variable.
 _FREE = (
     "seed",

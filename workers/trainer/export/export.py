@@ -190,7 +190,7 @@ def _spread(target: FittedTarget, predictions: np.ndarray) -> float:
 
 
 def serve(session: onnxruntime.InferenceSession, encoder: Encoder, rows: pa.Table) -> dict[str, Any]:
-    """Return the serving path: encode, then run the graph. Returns predictions by target, float32 `(rows, units)`."""
+    """Predict as the serving path does: encode, then run the graph. Returns float32 `(rows, units)` by target."""
     encoded = encoder.encode(rows)
     names = [output.name for output in session.get_outputs()]
     inputs = {i.name: encoded[i.name] for i in session.get_inputs()}

@@ -21,9 +21,9 @@ from keras import layers, ops
 
 from fitserve.encoder import Encoder
 from fitserve.encoding import FittedColumn
-from fitserve.encoding.coercion import FALSE, TRUE
 from fitserve.encoding.cyclic import phase
 from fitserve.encoding.robust import BOUND, LARGE
+from fitserve.parsing.words import FALSE, TRUE
 
 Floats = npt.NDArray[np.float64]
 Raw = Mapping[str, Any]  # raw inputs by name; those of `pieces` by the column's name

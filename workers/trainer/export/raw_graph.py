@@ -16,9 +16,9 @@ from onnx import TensorProto, compose, helper, numpy_helper
 
 from fitserve.encoder import Encoder
 from fitserve.encoding import FittedColumn
-from fitserve.encoding.coercion import FALSE, TRUE
 from fitserve.encoding.cyclic import phase
 from fitserve.encoding.robust import BOUND, LARGE
+from fitserve.parsing.words import FALSE, TRUE
 
 LABELS = "ai.onnx.ml"  # the operators' domain that has LabelEncoder
 

@@ -11,13 +11,14 @@ from typing import Any
 import keras
 import numpy as np
 
+from fitserve.settings import MB
 from fitserve.target_encoder import FittedTarget
 from workers.trainer.engine.network import functional_of, outputs_of, spec_name
 from workers.trainer.export import serving_graph
 from workers.trainer.insight.recording import Weights
 
 HIDDEN_UNITS = 512
-MAX_BYTES = 32 * 1024 * 1024
+MAX_BYTES = 32 * MB
 
 
 def write(

@@ -25,6 +25,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from fitserve.settings import MB
 from fitserve.strictjson import finite_json
 from workers.trainer.engine.checkpoint import epochs_from_arrays, epochs_to_arrays
 from workers.trainer.engine.compiled import RowTensors
@@ -43,7 +44,7 @@ DRAWN_WEIGHTS = 512  # of a network whose weights are recorded themselves
 DRAWN_RECORDINGS = 400  # with weights, about, of all trials that train at once
 HISTOGRAM_VALUES = 20_000  # of a larger layer, every n-th weight is counted
 SNAPSHOTS = 12
-SNAPSHOT_BYTES = 32 * 1024 * 1024  # of one trial; two are held, the current one's and the best one's
+SNAPSHOT_BYTES = 32 * MB  # of one trial; two are held, the current one's and the best one's
 STACKED_BYTES = 2 * SNAPSHOT_BYTES  # of all trials that train stacked
 _SNAPSHOTS, _BEST = "snapshots", "best_snapshots"  # arrays of a checkpoint
 

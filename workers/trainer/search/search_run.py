@@ -59,9 +59,15 @@ from workers.trainer.search.trial_ensemble import (
 )
 from workers.trainer.search.trial_reporter import TrialReporter
 from workers.trainer.trials.stacked import StackedTrials, why_not_stacked
-from workers.trainer.trials.trial import Members, TrialFile, TrialRecord, TrialSetup, TrialsOutcome, Weights
-
-ASK_AGAIN_SECONDS = 0.3  # while other workers train all that remain
+from workers.trainer.trials.trial import (
+    ASK_AGAIN_SECONDS,
+    Members,
+    TrialFile,
+    TrialRecord,
+    TrialSetup,
+    TrialsOutcome,
+    Weights,
+)
 
 
 @dataclass

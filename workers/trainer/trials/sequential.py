@@ -22,6 +22,7 @@ from workers.trainer.engine.initial_values import state_of
 from workers.trainer.engine.loop import Loop, Position
 from workers.trainer.interface import TrainingFailed, TrainingResult, TrialAssignment
 from workers.trainer.trials.trial import (
+    ASK_AGAIN_SECONDS,
     OF_ANOTHER,
     EpochReporter,
     EpochWeights,
@@ -37,7 +38,6 @@ from workers.trainer.trials.trial import (
     new_checkpoint_path,
 )
 
-_ASK_AGAIN_SECONDS = 0.3  # while other workers train all that remain
 _LOGS = "logs"  # arrays of a checkpoint: what an epoch's training came to, where its validation is left
 
 
@@ -139,7 +139,7 @@ class SequentialTrials:
             self._run_trial(assignment.trial, self._load_begun(assignment.trial, assignment.checkpoint))
         elif not assignment.finished:
             self._monitor.check(0, 0)
-            time.sleep(_ASK_AGAIN_SECONDS)
+            time.sleep(ASK_AGAIN_SECONDS)
 
     def _adopt(self, index: int, path: Path) -> bool:
         """Make a trial that another worker trained one of this run. False where its file is unusable."""

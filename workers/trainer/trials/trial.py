@@ -28,6 +28,7 @@ EpochWeights = dict[int, list[np.ndarray]]
 
 OF_ANOTHER = "it belongs to another spec, dataset or release, or to a worker that does not stream where this one does"
 _FILE_KIND = "apart"
+ASK_AGAIN_SECONDS = 0.3  # while other workers train all that remain
 _BETWEEN_RUNGS = 2.0  # seconds between two checkpoints that are written because trials were compared
 
 

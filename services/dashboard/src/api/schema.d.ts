@@ -1438,7 +1438,7 @@ export interface paths {
         };
         /**
          * List events, newest first
-         * @description What webhooks are told. An admin sees every owner's events, others their own.
+         * @description Events that webhooks receive. An admin sees every owner's events, others their own.
          */
         get: operations["list_events_api_v1_events_get"];
         put?: never;
@@ -5336,7 +5336,7 @@ export interface components {
             min_truths: number;
             /**
              * Deadline
-             * @description Most seconds that a step waits, after its hold, for requests or ground truth. Then the rollout ends, with the event rollout.stalled. Null: it may wait for ever
+             * @description Most seconds that a step waits, after its hold, for requests or ground truth. Then the rollout ends, with the event rollout.stalled. Null: it may wait indefinitely
              * @default 604800
              */
             deadline: number | null;
@@ -5385,7 +5385,7 @@ export interface components {
             min_truths: number;
             /**
              * Deadline
-             * @description Most seconds that a step waits, after its hold, for requests or ground truth. Then the rollout ends, with the event rollout.stalled. Null: it may wait for ever
+             * @description Most seconds that a step waits, after its hold, for requests or ground truth. Then the rollout ends, with the event rollout.stalled. Null: it may wait indefinitely
              * @default 604800
              */
             deadline: number | null;
@@ -6613,7 +6613,7 @@ export interface components {
         };
         /**
          * ImportRequest
-         * @description Import a table from where it lives. New content under a name that you have is its next version.
+         * @description Import a table from its source. New content under a name that you have is its next version.
          */
         ImportRequest: {
             /** Name */

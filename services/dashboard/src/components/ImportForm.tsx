@@ -8,7 +8,7 @@ import { Button, ErrorView, Field, Notice, Select } from "./basics";
 const KINDS = ["sql", "files", "delta", "https"] as const;
 type SourceKind = (typeof KINDS)[number];
 
-/** Imports a table from where it lives. */
+/** Imports a table from its source. */
 export function ImportForm() {
   const t = useText();
   const go = useNavigate();
