@@ -167,7 +167,7 @@ class ColumnSample:
             if sign == "." and _COORDINATE.search(self.name):
                 return ".", f"the name is a coordinate's, although {doubt}"
             return prior.proven_decimal, doubt
-        if is_currency(evidence.unit) and (sign == "," or prior.european) and evidence.unit[-1:] != "$":
+        if is_currency(evidence.unit) and (sign == "," or prior.european) and (evidence.unit or "")[-1:] != "$":
             why = f"amounts of money seldom have three decimals; {texts[0].strip()} could be read either way"
             return ("." if sign == "," else ","), why
         if sign == ".":

@@ -47,6 +47,10 @@ TEXT_ENCODINGS = frozenset(
     | {"shift_jis", "shift_jis_2004", "shift_jisx0213", "iso2022_jp", "iso2022_jp_1", "iso2022_jp_2", "iso2022_jp_3"}
     | {"iso2022_jp_2004", "iso2022_jp_ext", "iso2022_kr", "tis-620", "hp-roman8", "kz1048", "ptcp154"}
 )
+REPLACED = "\ufffd"
+FEW_WORDS = 3  # different ones, of which none is by chance what encoding twice gives
+TEXT_CHARACTERS = 20_000
+_NOT_ASCII = re.compile(r"\w*[^\x00-\x7f]\S*")
 _FOREIGN_FORMATS = {
     b"PK\x03\x04": "a ZIP archive or an Excel workbook",
     b"\xd0\xcf\x11\xe0": "an old Excel workbook",
@@ -60,6 +64,10 @@ _FOREIGN_FORMATS = {
     b"ORC": "an ORC file",
     b"Obj\x01": "an Avro file",
     b"\x93NUMPY": "a NumPy array",
+    b"\0" * 12 + b"\xc2\xea\x81\x60": "a table of SAS",
+    b"<stata_dta>": "a table of Stata",
+    b"RDX": "a file of R",
+    b"X\n\0\0\0": "a file of R",
     b"$FL2": "an SPSS file",
     b"{\\rtf": "a document in rich text",
     b"<!DOCTYPE": "a web page",
@@ -76,6 +84,8 @@ _SQL = re.compile(
 )
 _ARFF = re.compile(rb"\s*+(%[^\n]*+\n\s*+)*+@relation\s", re.IGNORECASE)
 _LIBSVM = re.compile(rb"([+-]?[0-9.]++( [0-9]++:[0-9.eE+-]++)++ *+\r?\n){2}")
+_YAML = re.compile(rb"(---[ \t]*+\r?\n)?- [A-Za-z_][^\n,;\t:]*+:( [^\n]*+)?\r?\n  [A-Za-z_][^\n,;\t:]*+:")
+_LOOSE_JSON = re.compile(rb"\s*+[\[{]?\s*+\{\s*+('[^'\n]*+'|[A-Za-z_]\w*+)\s*+:")
 _XML = re.compile(rb"\s*+<\?xml\s")
 _WEB_PAGE = re.compile(rb"\s*+<(!doctype\s++html|html|table)[\s>]", re.IGNORECASE)
 
@@ -88,6 +98,8 @@ def _foreign_text(head: bytes) -> str | None:
         "an ARFF file": _ARFF.match(head),
         "a LIBSVM file": _LIBSVM.match(head),
         "XML": _XML.match(head),
+        "YAML": _YAML.match(head),
+        "JSON whose names are not in double quotes": _LOOSE_JSON.match(head),
         "a web page": _WEB_PAGE.match(head),
     }
     return next((name for name, match in formats.items() if match), None)
@@ -242,6 +254,31 @@ def transcode_guessed(path: Path, position: int, folder: Path, limits: Limits) -
         )
     text = transcode(path, folder / "text", guess.encoding, limits)
     return Text(text, guess.encoding, _guess_notice(guess.encoding, guess.example))
+
+
+def note_damage(head: bytes) -> Notice | None:
+    """Note text that was damaged before the upload: encoded twice, or with characters that were replaced."""
+    text = head.decode("utf-8", "ignore")
+    if REPLACED in text:
+        line = next(line for line in text.splitlines() if REPLACED in line)
+        message = "Some characters of the text were lost before the upload: they are marks of what could not be read."
+        return Notice(code="characters_lost", message=message, evidence=f"such as {line.strip()[:60]!r}")
+    words = list(dict.fromkeys(_NOT_ASCII.findall(text[:TEXT_CHARACTERS])))
+    twice = [word for word in words if _encoded_once(word) is not None]
+    if len(twice) < FEW_WORDS or len(twice) < len(words):
+        return None
+    return Notice(
+        code="encoded_twice",
+        message="The text seems to have been encoded as UTF-8 twice: write the file anew.",
+        evidence=f"{twice[0]!r} may mean {_encoded_once(twice[0])!r}",
+    )
+
+
+def _encoded_once(word: str) -> str | None:
+    try:
+        return word.encode("cp1252").decode("utf-8")
+    except UnicodeError:
+        return None
 
 
 def _guess_notice(encoding: str, example: str) -> Notice:

@@ -7,6 +7,8 @@ import pyarrow as pa
 
 from fitserve.datasets.column_plan import ColumnPlan, FilePrior
 from fitserve.datasets.column_sample import COMPACT, ColumnSample
+from fitserve.datasets.unusual_numbers import note_placeholder
+from fitserve.parsing import times
 from fitserve.wire.notices import Notice
 
 MOST_VALUES = 200  # that are looked at, from the whole column
@@ -14,14 +16,23 @@ SMALLEST_TIME = min(COMPACT)
 
 
 def note_typed_values(name: str, values: pa.ChunkedArray, largest: float | None) -> list[Notice]:
-    """Note texts that are all numbers or times, and whole numbers that may be times. `largest`: of the numbers."""
+    """Note texts that are all numbers or times, whole numbers that may be times, and large ones that are floats.
+
+    `largest`: of the numbers.
+    """
     types = pa.types
     is_text = types.is_string(values.type) or types.is_large_string(values.type)
-    if not is_text and (not types.is_integer(values.type) or largest is None or largest < SMALLEST_TIME):
+    if not is_text and not (types.is_integer(values.type) or types.is_float64(values.type)):
         return []
     present = values.drop_null()
     if not len(present):
         return []
+    notices: list[Notice] = []
+    if not is_text:
+        notices = _note_numbers(name, present, largest or 0)
+        is_days = times.EXCEL_DAYS[0] <= (largest or 0) < times.EXCEL_DAYS[1]
+        if not is_days and (types.is_float64(values.type) or (largest or 0) < SMALLEST_TIME):
+            return notices
     chosen = np.linspace(0, len(present) - 1, min(len(present), MOST_VALUES)).astype(np.int64)
     texts = present.take(pa.array(chosen)).cast(pa.string()).combine_chunks()
     plan = ColumnSample(name, texts, ColumnPlan("string")).plan(FilePrior())
@@ -41,13 +52,30 @@ def note_typed_values(name: str, values: pa.ChunkedArray, largest: float | None)
             )
         ]
     if plan.storage != "timestamp":
-        return [notice for notice in plan.notices if notice.code == "looks_like_time"]
-    return [
-        Notice(
-            code="looks_like_time",
-            message=f"{name!r} is read as numbers, as its type says; they could be times: {plan.evidence}.",
-            column=name,
-            evidence=f"such as {example}, and the name is a time's",
-            option=f"kinds.{name}=datetime",
-        )
-    ]
+        return notices + [notice for notice in plan.notices if notice.code == "looks_like_time"]
+    option = f"formats.{name}.time=excel" if plan.format.time == "excel" else f"kinds.{name}=datetime"
+    message = f"{name!r} is read as numbers, as its type says; they could be times: {plan.evidence}."
+    why = f"such as {example}, and the name is a time's"
+    return [*notices, Notice(code="looks_like_time", message=message, column=name, evidence=why, option=option)]
+
+
+def _note_numbers(name: str, present: pa.ChunkedArray, largest: float) -> list[Notice]:
+    """Note numbers that may stand for missing values, and floats that have lost their last digits."""
+    values = present.combine_chunks()
+    placeholder = note_placeholder(name, values.cast(pa.string()), values)
+    lost = _note_large_wholes(name, values, largest) if pa.types.is_float64(values.type) else None
+    return [notice for notice in (placeholder, lost) if notice is not None]
+
+
+def _note_large_wholes(name: str, values: pa.Array, largest: float) -> Notice | None:
+    """Note whole numbers that float64 cannot tell from their neighbours, as programs make of ids with missing ones."""
+    numbers = values.to_numpy(zero_copy_only=False)
+    if not 2**53 <= largest < 2**64 or not (np.isfinite(numbers) & (numbers % 1 == 0)).all():
+        return None
+    return Notice(
+        code="digits_lost_before",
+        message=f"{name!r} holds whole numbers beyond 2^53 as float64, whose last digits were lost before the upload.",
+        column=name,
+        evidence=f"such as {int(numbers.max())}; if they are ids, write them as int64 or text",
+        option=f"kinds.{name}=ignored",
+    )

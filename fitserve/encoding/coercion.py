@@ -161,7 +161,7 @@ def as_seconds(value: Any, format: ColumnFormat = PLAIN) -> float:
     if isinstance(value, (int, float, np.integer, np.floating)):
         if value != value:
             return math.nan
-        if format.time == "ymd" and (digits := text_of_compact(value)) is not None:
+        if format.time == "ymd" and (digits := text_of_compact(float(value))) is not None:
             return _seconds_of_text(digits, format)
         return microseconds_of_epoch(float(value) if isinstance(value, np.generic) else value, format.time) / 1e6
     if isinstance(value, str):

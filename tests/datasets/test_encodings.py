@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.datasets.conftest import Api
-from tests.datasets.uploads import refusal, stored
+from tests.datasets.uploads import codes, refusal, stored
 
 TEXTS = {
     "chinese": ("姓名,城市,备注", "张伟,北京,很好", "王芳,上海,一般", "李娜,广州,需要改进"),
@@ -95,3 +95,17 @@ def test_latin_1_is_never_advised_for_gbk(api: Api) -> None:
     assert "latin" not in str(refusal(api, damaged))
     by_chance_utf8 = "联通,移动\n".encode("gbk") + "张伟,北京\n李娜,上海\n".encode("gbk")
     assert stored(api, by_chance_utf8)[0]["columns"][0]["name"] == "联通"
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["M\u00c3\u00bcller", "K\u00c3\u00b6ln", "J\u00c3\u00a4ger"], "encoded_twice"),
+        (["M\ufffdller"], "characters_lost"),
+    ],
+)
+def test_text_that_was_damaged_before_the_upload_is_named(api: Api, words: list[str], code: str) -> None:
+    body, _ = stored(api, ("a,b\n" + "".join(f"{word},1\n" for word in words)).encode())
+    assert codes(body) == [code]
+    fine, _ = stored(api, "a,b\nM\u00fcller,1\nK\u00f6ln,2\nJ\u00e4ger,3\n".encode())
+    assert codes(fine) == []

@@ -46,6 +46,10 @@ SEMICOLONS = TABLE.replace(",", ";")
         (TABLE.replace("\n", "\r\n") + "\x1a", ["end_of_file_mark"]),
         (TABLE.replace("\n", "\r"), []),
         (TABLE.replace(",", "^"), []),
+        (TABLE.replace(",", "\x01"), []),
+        (TABLE.replace(",", "::"), ["delimiter_of_two"]),
+        (TABLE.replace(",", "||"), ["delimiter_of_two"]),
+        ("".join(f'"{line}"\n' for line in TABLE.splitlines()), ["lines_quoted"]),
         (TABLE.replace(",", " "), []),
         (TABLE.replace(",", "    "), []),
         (TABLE.replace("x", "'x'").replace("y", "'y'").replace("z", "'z'"), ["quote"]),
@@ -290,6 +294,51 @@ def test_lines_are_counted_in_the_file(api: Api) -> None:
 def test_one_json_object_may_hold_a_table(api: Api, value: dict[str, Any], indent: int | None) -> None:
     body, rows = stored(api, json.dumps(value, indent=indent).encode())
     assert (names(body), rows, codes(body)) == (["a", "b"], [[1, "x"], [2, "y"]], ["rows_in_object"])
+
+
+@pytest.mark.parametrize("text", ['[["a","b"],[1,"x"],[2,"y"]]', '["a","b"]\n[1,"x"]\n[2,"y"]\n'])
+def test_lists_in_json_are_rows(api: Api, text: str) -> None:
+    body, rows = stored(api, text.encode())
+    assert (names(body), rows, codes(body)) == (["a", "b"], [[1, "x"], [2, "y"]], ["rows_in_object"])
+    assert names(stored(api, b'[[1, "x"], [2, "y"], [3, "z"]]')[0]) == ["column_1", "column_2"]
+
+
+def test_what_is_nearly_json_is_named(api: Api) -> None:
+    for text in ("{'a': 1}\n{'a': 2}\n", "{a: 1}\n{a: 2}\n", "[{'a': 1}, {'a': 2}]"):
+        assert "not in double quotes" in refusal(api, text.encode())["detail"]
+    assert "write null" in refusal(api, b'{"a": NaN}\n{"a": 1}\n')["errors"][0]["fix"]
+    assert refusal(api, b"- a: 1\n  b: x\n- a: 2\n  b: y\n")["detail"] == "This is YAML."
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "found"),
+    [
+        ("1::Toy Story: part 2::A|B\n2::Heat::A\n3::Up::B|C\n", [1, "Toy Story: part 2", "A|B"], "delimiter_of_two"),
+        ("name       age  city\nAnn Lee     31  Rome\nBo          4   New York\nCy Young    52  Rome\n",
+         ["Ann Lee", 31, "Rome"], "aligned_columns"),
+        ('"a,b"\n"1,""x, y"""\n"2,z"\n', [1, "x, y"], "lines_quoted"),
+    ],
+)  # fmt: skip
+def test_lines_are_written_anew_where_no_one_character_separates_fields(
+    api: Api, text: str, expected: list[Any], found: str
+) -> None:
+    body, rows = stored(api, text.encode())
+    assert rows[0] == expected
+    assert found in codes(body)
+
+
+def test_sentences_in_quotes_are_one_column(api: Api) -> None:
+    assert names(stored(api, b'"Yes, it is"\n"No, thanks"\n"Well, no"\n', header="false")[0]) == ["column_1"]
+    assert names(stored(api, b"a,m,b\n" + b"1,,2\n" * 9)[0]) == ["a", "m", "b"]
+
+
+def test_rows_that_begin_with_a_comments_mark_are_rows(api: Api) -> None:
+    comments = "# colours\n# made by hand\n"
+    body, rows = stored(api, (comments + "hex,name\n#FF0000,red\n#00FF00,green\n").encode())
+    assert (names(body), rows[0], codes(body)) == (["hex", "name"], ["#FF0000", "red"], ["comments_skipped"])
+    body, rows = stored(api, (comments + "hex,name\nnone,black\n#00FF00,green\nnone,x\n").encode())
+    assert rows[1] == ["#00FF00", "green"]
+    assert len(stored(api, (comments + "a,b\n1,2\n# 3,4\n5,6\n").encode())[1]) == 2
 
 
 def test_a_first_line_that_is_a_row_is_said(api: Api) -> None:

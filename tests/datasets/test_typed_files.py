@@ -193,6 +193,28 @@ def test_what_typed_values_may_mean_is_said(api: Api) -> None:
     ]
 
 
+def test_an_option_about_a_typed_column_is_obeyed(api: Api) -> None:
+    whole, text = [-999, *range(20, 40), -999], ["NA", "U", *["u"] * 20]
+    data = parquet({"n": whole, "x": [float(one) for one in whole], "t": text, "d": [45000.5] * 22})
+    made, _ = stored(api, data)
+    offered = {notice["option"] for notice in made["notices"]}
+    assert offered == {"formats.n.also_missing=-999", "formats.x.also_missing=-999"}
+    options = {
+        "formats.n.also_missing": "-999",
+        "formats.x.also_missing": "-999",
+        "formats.t": '{"missing": ["NA"], "fold_case": true}',
+        "formats.d.time": "excel",
+    }
+    made, rows = stored(api, data, **options)
+    assert rows[:2] == [[None, None, None, "2023-03-15T12:00:00"], [20, 20, "u", "2023-03-15T12:00:00"]]
+    assert [column["kind"] for column in made["columns"]][1:] == ["numeric", "categorical", "datetime"]
+
+
+def test_floats_that_have_lost_their_digits_are_named(api: Api) -> None:
+    made, _ = stored(api, parquet({"code": [float(2**60 + 1024 * at) for at in range(20)]}))
+    assert "digits_lost_before" in {notice["code"] for notice in made["notices"]}
+
+
 def test_objects_in_json_are_named(api: Api) -> None:
     body, rows = stored(api, b"".join(b'{"a": {"b": %d}, "c": [1], "y": %d}\n' % (n, n) for n in range(9)))
     assert rows[2] == ['{"b":2}', "[1]", 2]

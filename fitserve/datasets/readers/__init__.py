@@ -128,6 +128,8 @@ def open_reader(path: Path, options: UploadOptions, limits: Limits, folder: Path
         source_file.refuse_foreign_format(head)
         text = source_file.to_utf8(path, options.encoding, folder, limits)
         path, encoding, notice = text.path, text.encoding, text.notice
+        if encoding == "utf-8":
+            notice = source_file.note_damage(head)
     opened = reader(path, options, limits, folder)
     if notice is not None:
         opened.notices.insert(0, notice)

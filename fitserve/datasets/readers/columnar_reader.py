@@ -25,6 +25,7 @@ from fitserve.datasets.plan_proposal import propose_plans
 from fitserve.datasets.readers import Batches, ReadAgain, TableReader
 from fitserve.datasets.readers.plain_values import Overflow, readings_of
 from fitserve.errors import Problem, TooLarge, UnsupportedMedia
+from fitserve.parsing.column_format import PLAIN
 from fitserve.settings import MB, Limits
 from fitserve.wire.datasets import UploadOptions
 
@@ -72,9 +73,17 @@ class ColumnarReader(TableReader):
 
     @property
     def as_text(self) -> set[str]:
-        """The columns whose stated kind needs another storage class: read as texts, then parsed."""
-        kinds, columns = self.options.kinds, zip(self.names, self.types, strict=True)
-        return {name for name, kind in columns if kinds.get(name, "ignored") not in POSSIBLE[storage_of(kind)]}
+        """The columns whose stated kind or format asks for another reading than their type's: read as texts, parsed."""
+        return {name for name, kind in zip(self.names, self.types, strict=True) if self._is_read_anew(name, kind)}
+
+    def _is_read_anew(self, name: str, kind: pa.DataType) -> bool:
+        storage = storage_of(kind)
+        if self.options.kinds.get(name, "ignored") not in POSSIBLE[storage]:
+            return True
+        stated = self.options.formats.get(name, PLAIN)
+        if storage == "string":
+            return stated != PLAIN or self.options.missing is not None
+        return storage in ("int64", "float64") and stated != PLAIN
 
     def _refuse_nested(self, field: pa.Field) -> NoReturn:
         """Raise TableRefused for a column without plain values."""
@@ -117,11 +126,23 @@ class ColumnarReader(TableReader):
             for at, name in enumerate(self.names)
             if name in self.as_text
         }
-        plans = dict(zip(texts, propose_plans(texts, self.options), strict=True))
+        # Texts stay texts, as their type says, unless the request says how they are written as numbers or times.
+        stay = {
+            name
+            for name, kind in zip(self.names, self.types, strict=True)
+            if name in texts and name not in kinds and storage_of(kind) == "string" and not self._is_value(name)
+        }
+        options = self.options.model_copy(update={"kinds": {**kinds, **dict.fromkeys(stay, "categorical")}})
+        proposed = zip(texts, propose_plans(texts, options), strict=True)
+        plans = {name: replace(plan, stated_kind=None) if name in stay else plan for name, plan in proposed}
         return [
             plans[name] if name in plans else typed_plan(arrow_type, kinds.get(name))
             for name, arrow_type in zip(self.names, self.types, strict=True)
         ]
+
+    def _is_value(self, name: str) -> bool:
+        stated = self.options.formats.get(name, PLAIN)
+        return bool(stated.decimal or stated.thousands or stated.units or stated.time)
 
     def _first_batch(self) -> pa.RecordBatch | None:
         while True:

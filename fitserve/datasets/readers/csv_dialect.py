@@ -117,11 +117,15 @@ class _Detection:
                 return
         if count == len(lines):
             return
-        self.comment, self.hidden_header = mark, last[len(mark) :].strip() or None
+        self.hidden_header = last[len(mark) :].strip() or None
+        if self.options.comment is not None or not _are_rows(lines[count:], mark):
+            self.comment = mark
         self._skip(count)
         self._add(
             "comments_skipped",
-            f"Lines that begin with {mark} are comments, not rows.",
+            f"Lines that begin with {mark} are comments, not rows."
+            if self.comment
+            else f"The first lines, which begin with {mark}, are comments; those further down are rows.",
             f"comment={NO_CHARACTER}",
             f"the first line is {lines[0].strip()[:80]!r}" if lines[0].strip() else None,
         )
@@ -309,6 +313,18 @@ def unique_names(header: list[str]) -> tuple[tuple[str, ...], list[int]]:
         names.append(replacement)
         renamed.append(position)
     return tuple(names), renamed
+
+
+def _are_rows(lines: list[str], mark: str) -> bool:
+    """Return whether lines below a header that begin with a comment's mark are rows: #FF0000,red."""
+    header, *rest = [line.strip() for line in lines if line.strip()] or [""]
+    marked = [line for line in rest if line.startswith(mark)]
+    if not marked or len(marked) == len(rest) == 1:
+        return bool(marked)
+    delimiter = max(",;\t|", key=header.count)
+    are_alike = all(line.count(delimiter) == header.count(delimiter) for line in marked)
+    have_blanks = any(line[len(mark) :][:1].isspace() for line in marked)
+    return are_alike and (len(marked) * 2 >= len(rest) or (delimiter in header and not have_blanks))
 
 
 def _free_name(name: str, taken: set[str]) -> str:

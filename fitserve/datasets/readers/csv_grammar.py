@@ -19,7 +19,7 @@ from fitserve.datasets.readers.csv_layout import (
 from fitserve.wire.datasets import NO_CHARACTER
 
 DELIMITERS = (",", ";", "\t", "|")
-RARE_DELIMITERS = ("^", "~", "!", "&", ":")
+RARE_DELIMITERS = ("^", "~", "!", "&", ":", "\x01", "\x1f")
 _CLOCK = r"\d{1,2}:\d{2}(:\d{2}([.,]\d++)?)?( ?[AaPp][Mm])?(Z| ?[+-]\d{2}(:?\d{2})?)?"
 _TIME = re.compile(
     rf"\s*+(\d{{4}}-\d{{2}}-\d{{2}}([T ]{_CLOCK})?|\d{{1,2}}[./]\d{{1,2}}[./]\d{{2,4}},? {_CLOCK}|{_CLOCK})\s*+"

@@ -27,6 +27,7 @@ from fitserve.datasets.readers import Batches, ReadAgain, TableReader
 from fitserve.datasets.readers.csv_dialect import detect_dialect
 from fitserve.datasets.readers.csv_layout import Grammar, find_footer, parse
 from fitserve.datasets.readers.csv_region import Region, RegionReader
+from fitserve.datasets.readers.csv_rewrites import find_rewrite, write_anew
 from fitserve.datasets.source_file import first_invalid_utf8, transcode_guessed
 from fitserve.encoding.coercion import clipped
 from fitserve.errors import Problem, TooLarge
@@ -40,6 +41,7 @@ BATCH_BYTES = 4 * MB
 BATCH_ROWS = 32_768
 PIECES = 8  # sampled from beyond the file's first megabyte
 PIECE_BYTES = 128 * 1024
+HEAD_BYTES = 64 * 1024  # by which it is told whether lines are written anew
 TAIL_BYTES = 64 * 1024  # in which lines after the table are looked for
 SHOWN_RAGGED = 3  # rows with the same wrong number of fields
 END_OF_FILE = "\x1a\0"  # DOS's mark, and padding
@@ -67,6 +69,11 @@ class CsvReader(TableReader):
     is_text = True
 
     def __init__(self, path: Path, options: UploadOptions, limits: Limits, folder: Path) -> None:
+        with path.open("rb") as file:
+            rewrite = find_rewrite(file.read(HEAD_BYTES).rpartition(b"\n")[0].decode("utf-8", "replace"), options)
+        if rewrite is not None:
+            path = write_anew(path, folder / "rewritten", rewrite)
+            options = options.model_copy(update={"delimiter": rewrite.delimiter})
         super().__init__(path, options, limits, folder)
         self.block = FIRST_BLOCK
         self._skipped: list[int] = []  # data rows that the parser left out, ascending
@@ -101,6 +108,9 @@ class CsvReader(TableReader):
             self.description["quote"] = self.dialect.quote or NO_CHARACTER
         if options.quote is None and self.dialect.quote != '"':
             self._say_quote()
+        if rewrite is not None:
+            self.add_notice(rewrite.code, rewrite.message, evidence="each line has as many fields so")
+            self.description["delimiter"] = rewrite.shown or self.dialect.delimiter
 
     def _say_quote(self) -> None:
         quote = self.dialect.quote

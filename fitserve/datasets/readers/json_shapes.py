@@ -1,7 +1,7 @@
 """A JSON file that is one object: tables as programs write them, rather than a record for each row.
 
 Rows in a member (`{"data": [{...}, ...]}`), columns as lists or as pandas writes them (`{"a": [...]}`,
-`{"a": {"0": ...}}`), and pandas' `split`.
+`{"a": {"0": ...}}`), and pandas' `split`; or lists, a row each.
 """
 
 from __future__ import annotations
@@ -44,6 +44,22 @@ def rows_of(data: bytes) -> tuple[list[bytes], str] | None:
         elif len(inner) > 1 and list(inner) == [str(at) for at in range(len(inner))]:
             return [bytes(value) for value in members.values()], "each member is a row"
     return None
+
+
+def rows_of_lists(lists: Sequence[bytes]) -> tuple[list[bytes], str] | None:
+    """Return the rows of lists of values as a JSON object each, and what names them; None: they differ in length."""
+    try:
+        rows = [_list.decode(one) for one in lists]
+    except msgspec.DecodeError:
+        return None
+    if not rows[0] or any(len(row) != len(rows[0]) for row in rows):
+        return None
+    kinds = [[bytes(value)[:1] == b'"' for value in row] for row in rows]
+    names = _names.decode(lists[0]) if all(kinds[0]) else []
+    if len(rows) > 1 and len(set(names)) == len(rows[0]) and (not all(map(all, kinds[1:])) or len(rows) == 2):
+        return [_row(names, row) for row in rows[1:]], "the first list names the columns"
+    names = [f"column_{number}" for number in range(1, len(rows[0]) + 1)]
+    return [_row(names, row) for row in rows], "each list is a row, and none has names"
 
 
 def _split(members: dict[str, Raw]) -> list[bytes] | None:

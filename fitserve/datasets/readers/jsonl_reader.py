@@ -20,7 +20,7 @@ from fitserve.datasets import MAX_PROBLEMS, TableRefused, TableUnreadable, refus
 from fitserve.datasets.column_plan import ColumnPlan
 from fitserve.datasets.plan_proposal import propose_plans
 from fitserve.datasets.readers import Batches, ReadAgain, TableReader
-from fitserve.datasets.readers.json_shapes import rows_of
+from fitserve.datasets.readers.json_shapes import rows_of, rows_of_lists
 from fitserve.encoding.coercion import clipped
 from fitserve.errors import Problem, TooLarge
 from fitserve.settings import MB, Limits
@@ -32,6 +32,7 @@ NAMED_ROWS = 1_000  # whose members are the columns at first
 SAMPLED_ROWS = 2_000  # from which plans are proposed
 SAMPLED_VALUES = 1_000_000  # of a wide table
 ARRAY_BYTES = 64 * MB  # a larger array must have an object on each line
+_NO_NUMBER = re.compile(rb"[:\[,]\s*+-?(NaN|Infinity|nan|inf)\b")
 _decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # the last one: nested thousands deep
 
@@ -45,14 +46,18 @@ class JsonLinesReader(TableReader):
 
     format = "jsonl"
     suffixes = ("jsonl", "ndjson", "json")
-    signature = re.compile(rb'[\xef\xbb\xbf \t\r\n]*+[{\[]\s*+["{}]')
+    signature = re.compile(rb'[\xef\xbb\xbf \t\r\n]*+[{\[]\s*+["{}\[]')
     is_text = True
 
     def __init__(self, path: Path, options: UploadOptions, limits: Limits, folder: Path) -> None:
         path, where = _to_lines(path, folder / "lines")
         super().__init__(path, options, limits, folder)
         if where is not None:
-            self.add_notice("rows_in_object", "The file is one JSON object, read as a table.", evidence=where)
+            self.add_notice(
+                "rows_in_object",
+                "The JSON is read as a table, although its rows are no objects of their own.",
+                evidence=where,
+            )
         self.missing = frozenset(("", *(options.missing or ())))  # null is the usual spelling; a text is a text
         self._add_names(self._first_members())
 
@@ -197,12 +202,14 @@ def _repeated_name(text: bytes) -> str | None:
 
 def _unreadable(row: int, line: int, text: bytes, error: Exception) -> Problem:
     why = "it is nested too deeply" if isinstance(error, RecursionError) else error
+    no_number = _NO_NUMBER.search(text)
     return Problem(
         f"Row {row} (line {line}) cannot be read: {why}.",
         row=row,
         line=line,
         received=clipped(text.decode("utf-8", "replace")),
         expected="a JSON object on one line",
+        fix=f"JSON has no {no_number[1].decode()}: write null where a value is missing." if no_number else None,
     )
 
 
@@ -227,7 +234,13 @@ def _to_lines(path: Path, target: Path) -> tuple[Path, str | None]:
         try:
             items = [bytes(item) for item in msgspec.json.decode(data, type=list[msgspec.Raw])]
         except _UNREADABLE:
-            return path, None  # the error is reported with its line when the rows are read
+            items = [line for line in map(bytes.strip, data.split(b"\n")) if line]
+            if not all(line[:1] == b"[" and line[-1:] == b"]" for line in items):
+                return path, None  # the error is reported with its line when the rows are read
+        if items and all(item[:1] == b"[" for item in items):
+            if (lists := rows_of_lists(items)) is None:
+                return path, None
+            items, where = lists
     with target.open("wb") as out:
         for item in items:
             out.write(b" ".join(item.split(b"\n")) + b"\n")
