@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 class DataModel(BaseModel):
     """A Pydantic model whose validator is built when it is first used.
 
-    There are over two hundred of them, and a process needs few: a worker starts in three quarters of the time.
+    There are over two hundred of them, and a process needs few: the client is imported in three quarters of the time.
     """
 
     model_config = ConfigDict(defer_build=True)
