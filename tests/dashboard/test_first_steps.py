@@ -6,10 +6,11 @@ import re
 
 import httpx2
 import pytest
-from playwright.sync_api import Browser, Route, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from fitserve import api_keys, browser_sessions, db
 from tests.conftest import Server
+from tests.dashboard.conftest import upload
 
 LISTS = re.compile(r"/api/v1/(datasets|runs)\?")
 SCOPES = ["read", "upload", "train", "predict"]
@@ -72,3 +73,21 @@ def test_the_link_signs_in_once_and_the_first_page_offers_four_beginnings(
     expect(page.get_by_text("This link has been used already, or has expired.")).to_be_visible()
     other.close()
     api.delete("/datasets/circle@1").raise_for_status()  # other tests use the name
+
+
+def test_a_wide_table_draws_a_part_of_its_columns(page: Page, api: httpx2.Client) -> None:
+    names = [f"c{at}" for at in range(250)]
+    rows = "".join(",".join(str(at * row % 7) for at in range(250)) + "\n" for row in range(5))
+    ref = upload(api, "browser-wide", ",".join(names) + "\n" + rows)
+    page.goto(f"/datasets/{ref}")
+    expect(page.get_by_text("columns 1 to 100 of 250")).to_be_visible()
+    expect(page.locator("tbody tr")).to_have_count(100)
+    page.get_by_role("button", name="Next").click()
+    page.get_by_role("button", name="Next").click()
+    expect(page.locator("tbody tr")).to_have_count(50)
+    page.get_by_role("searchbox", name="Search columns").fill("c24")
+    expect(page.locator("tbody tr")).to_have_count(11)
+    page.get_by_role("tab", name="Rows").click()
+    expect(page.locator("thead th")).to_have_count(101)
+    page.get_by_role("searchbox", name="Search columns").fill("c249")
+    expect(page.locator("tbody tr").nth(3).locator("td").last).to_have_text(str(249 * 3 % 7))

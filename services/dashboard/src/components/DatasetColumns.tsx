@@ -11,6 +11,7 @@ import { en } from "../i18n/en";
 import { drawingOf } from "../pages/profile";
 import { useInAddress } from "../state/address";
 import { Badge, Button, Card, ErrorView, Scroll, Select } from "./basics";
+import { useColumnWindow } from "./ColumnWindow";
 import { Sheet } from "./dialogs";
 import { showMessage, showError } from "./toasts";
 
@@ -31,6 +32,7 @@ export function Columns({ dataset }: { dataset: DatasetDetail }) {
   const [busy, setBusy] = useState(false);
   const open = dataset.columns.find((column) => column.name === shown);
   const changed = Object.keys(kinds).length;
+  const { shown: drawn, bar } = useColumnWindow(dataset.columns, (column) => column.name);
 
   const choose = (column: Column, kind: Kind) =>
     setKinds((old) => {
@@ -65,6 +67,7 @@ export function Columns({ dataset }: { dataset: DatasetDetail }) {
         </div>
       )}
       <Card bare>
+        {bar}
         <Scroll>
           <table className="table">
             <thead>
@@ -78,7 +81,7 @@ export function Columns({ dataset }: { dataset: DatasetDetail }) {
               </tr>
             </thead>
             <tbody>
-              {dataset.columns.map((column) => (
+              {drawn.map(({ column }) => (
                 <tr key={column.name}>
                   <td>
                     <button type="button" className="linklike" onClick={() => setShown(column.name)}>

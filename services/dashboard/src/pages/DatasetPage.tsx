@@ -5,6 +5,7 @@ import { refreshDataset, useDataset, useRelations, useRows } from "../api/datase
 import type { DatasetDetail } from "../api/types";
 import { Bars } from "../charts/small";
 import { Button, Card, ErrorView, Loading, Notice, ProblemLine, Scroll, Select, Stat } from "../components/basics";
+import { AT_ONCE, useColumnWindow } from "../components/ColumnWindow";
 import { Columns } from "../components/DatasetColumns";
 import { AddressTabs } from "../components/dialogs";
 import { DatasetSharing } from "../components/Sharing";
@@ -13,6 +14,7 @@ import type { ProblemItem } from "../api/client";
 import { showMessage, showError } from "../components/toasts";
 import { bytes, cell, moment, number, percent } from "../format";
 import { useText } from "../i18n";
+import { useSentence } from "../i18n/sentences";
 import { useInAddress } from "../state/address";
 
 /** Imports a dataset again, and opens the version that came of it. */
@@ -135,16 +137,18 @@ function Rows({ reference }: { reference: string }) {
   const rows = useRows(reference, 50);
   const first = rows.data?.pages[0];
   const all = useMemo(() => rows.data?.pages.flatMap((page) => page.rows) ?? [], [rows.data]);
+  const { shown, bar } = useColumnWindow(first?.columns ?? [], (name) => name);
   if (rows.isPending) return <Loading />;
   if (rows.error) return <ErrorView error={rows.error} />;
   return (
     <Card bare>
+      {bar}
       <Scroll>
         <table className="table dense">
           <thead>
             <tr>
               <th scope="col" className="num">#</th>
-              {first?.columns.map((name) => (
+              {shown.map(({ column: name }) => (
                 <th scope="col" key={name}>
                   {name}
                 </th>
@@ -155,11 +159,14 @@ function Rows({ reference }: { reference: string }) {
             {all.map((row, index) => (
               <tr key={index}>
                 <td className="num faint">{index + 1}</td>
-                {row.map((value, column) => (
-                  <td key={column} className={typeof value === "number" ? "num" : ""}>
-                    {value === null ? <span className="faint">∅</span> : <span className="cell">{cell(value)}</span>}
-                  </td>
-                ))}
+                {shown.map(({ at }) => {
+                  const value = row[at];
+                  return (
+                    <td key={at} className={typeof value === "number" ? "num" : ""}>
+                      {value === null || value === undefined ? <span className="faint">∅</span> : <span className="cell">{cell(value)}</span>}
+                    </td>
+                  );
+                })}
               </tr>
             ))}
           </tbody>
@@ -179,9 +186,12 @@ function Rows({ reference }: { reference: string }) {
 
 function RelationsTab({ dataset, reference }: { dataset: DatasetDetail; reference: string }) {
   const t = useText();
+  const say = useSentence();
   const usable = dataset.columns.filter((column) => !["ignored", "text"].includes(column.kind) && (column.missing ?? 0) < column.rows); // that can be a target
   const [target, setTarget] = useInAddress("target", usable.at(-1)?.name);
   const relations = useRelations(reference, target);
+  const strongest = relations.data?.items.slice(0, AT_ONCE) ?? [];
+  const left = (relations.data?.items.length ?? 0) - strongest.length;
   return (
     <Card title={t("relations.title")}>
       <div className="stack">
@@ -195,18 +205,19 @@ function RelationsTab({ dataset, reference }: { dataset: DatasetDetail; referenc
           <Bars
             label={t("relations.title")}
             max={1}
-            bars={relations.data.items.map((item) => ({
+            bars={strongest.map((item) => ({
               label: item.column,
               value: item.strength,
               text: `${number(item.strength, 2)} ${item.direction != null ? (item.direction < 0 ? "↘" : "↗") : ""}${item.warning ? " ⚠" : ""}`,
             }))}
           />
         )}
-        {relations.data?.items
+        {left > 0 && <p className="small muted">{t("relations.more", { n: number(left) })}</p>}
+        {strongest
           .filter((item) => item.warning)
           .map((item) => (
             <Notice key={item.column} tone="warn">
-              <strong>{item.column}</strong>: {item.warning}
+              <strong>{item.column}</strong>: {say(item.warning ?? "")}
             </Notice>
           ))}
       </div>
