@@ -106,6 +106,11 @@ def test_it_learns_in_the_page_where_its_worker_cannot_be_started(page: Page) ->
     expect(page.get_by_test_id("epoch")).to_have_text("0020")
     page.get_by_role("button", name="Step one epoch").click()
     expect(page.get_by_test_id("epoch")).to_have_text("0021")
+    # Weights that grow without bound end it, and the page says what to do.
+    page.goto("/playground?sample=plane&rate=10&activation=relu&layers=8-8&epochs=200")
+    page.get_by_role("button", name="Play", exact=True).click()
+    expect(page.get_by_text("Lower the learning rate")).to_be_visible()
+    expect(page.get_by_role("button", name="Play", exact=True)).to_be_visible()
 
 
 def test_controls_can_be_hidden_and_test_data_shown(page: Page) -> None:

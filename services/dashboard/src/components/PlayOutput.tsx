@@ -8,7 +8,7 @@ import { toned, type Form } from "../spec/tinynet";
 import type { Losses } from "../spec/trainer";
 import type { Training } from "../spec/usePlayground";
 import type { Points } from "../spec/usePoints";
-import { Card, Check, Segment } from "./basics";
+import { Card, Check, Notice, Segment } from "./basics";
 import { PLANE } from "./PlayData";
 import type { HoveredUnit } from "./PlayNetwork";
 
@@ -62,7 +62,7 @@ export function PlayOutput({ controls, view, setView, form, points, training, ou
   }, [hovered, output, form.output]);
   const drawn = useMemo(() => [...points.train, ...(view.test ? points.test : [])], [points.train, points.test, view.test]);
   const { x, curves } = useMemo(() => {
-    const every = Math.ceil(drawnTo / MOST_DRAWN);
+    const every = playing ? Math.ceil(drawnTo / MOST_DRAWN) : 1; // every epoch once it rests: no spike is hidden
     const x = Array.from({ length: Math.ceil(drawnTo / every) || 0 }, (_, index) => Math.min(drawnTo, 1 + index * every));
     if (x.length > 0) x[x.length - 1] = drawnTo;
     const some = x.map((epoch) => losses[epoch - 1] as Losses);
@@ -74,7 +74,7 @@ export function PlayOutput({ controls, view, setView, form, points, training, ou
       ],
     };
     // eslint-disable-next-line react-hooks/exhaustive-deps -- `t` is new at each drawing
-  }, [losses, drawnTo]);
+  }, [losses, drawnTo, playing]);
   const marks = useMemo(() => (epoch > 0 && !playing ? [{ x: epoch, label: "" }] : []), [epoch, playing]);
   const at = losses[epoch - 1];
   return (
@@ -90,6 +90,7 @@ export function PlayOutput({ controls, view, setView, form, points, training, ou
             <span className="value valid">{number(at?.test, 3)}</span>
           </div>
         </div>
+        {at && !Number.isFinite(at.train) && <Notice tone="bad">{t("play.diverged", { epoch })}</Notice>}
         <HeatMap label={hovered?.name ?? t("play.surface")} grid={grid} points={drawn} x={PLANE} y={PLANE} size={300} discrete={view.discrete && !regression && hovered === null} />
         <span className="small faint" data-testid="surface">
           {epoch === 0 ? t("play.start") : t("play.weights.epoch", { epoch })}

@@ -152,6 +152,7 @@ export const learningEn = {
   "play.batch": "Batch size",
   "play.bias": "Bias",
   "play.data": "Data",
+  "play.diverged": "Training diverged by epoch {epoch}: the weights grew without bound. Lower the learning rate, then press Reset.",
   "play.discretize": "Discretize output",
   "play.edit": "Hover over a line to see its weight, click to edit it; the small square on a unit is its bias.",
   "play.edited": "Weights edited: Play continues training from them, Reset discards them.",

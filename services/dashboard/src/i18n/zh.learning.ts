@@ -154,6 +154,7 @@ export const learningZh: Record<keyof typeof learningEn, string> = {
   "play.batch": "批次大小",
   "play.bias": "偏置",
   "play.data": "資料",
+  "play.diverged": "訓練在第 {epoch} 個訓練週期發散：權重無限增大。請降低學習率，再按「重設」。",
   "play.discretize": "離散化輸出",
   "play.edit": "將游標移到連線上可查看權重，點一下即可修改；單元角落的小方塊是偏置。",
   "play.edited": "權重已修改：按「播放」會以此繼續訓練，按「重設」則捨棄修改。",

@@ -135,7 +135,9 @@ export class Learning {
     if (this.owed > 0) this.owed = Math.max(0, this.owed - losses.length);
     else this.due -= losses.length;
     const playing = this.frame !== null;
-    const ended = playing && this.losses.length % this.settings.epochs === 0;
+    const diverged = !Number.isFinite(this.losses.at(-1)?.train);
+    const ended = playing && (diverged || this.losses.length % this.settings.epochs === 0);
+    if (diverged) this.owed = 0;
     if (ended) this.pause();
     this.show({ epoch: this.follows ? this.losses.length : this.shown.epoch, maps: playing && !ended ? maps : null });
     if (this.owed > 0) this.goOn();
