@@ -170,7 +170,7 @@ const TopBar = memo(function TopBar({ controls, view, set }: PanelProps) {
   if (!(["rate", "activation", "regularization", "epochs"] as const).some(shown)) return null;
   return (
     <div className="card">
-      <div className="body fields">
+      <div className="body fields compact">
         {shown("rate") && <Select label={t("play.rate")} value={String(controls.rate)} choices={[...new Set([...RATES.map(String), String(controls.rate)])]} onChange={(value) => set({ rate: Number(value) })} />}
         {shown("activation") && <Select label={t("play.activation")} value={controls.activation} choices={ACTIVATIONS} onChange={(value) => set({ activation: value as Controls["activation"] })} />}
         {shown("regularization") && (
