@@ -2,20 +2,23 @@
 
 `make bench-search`, or `python -m benchmarks.search --seconds 30` for a shorter one. Both sides look for the lowest
 validation loss with TPE. `search_speedup` is the geometric mean over the tables of the seconds that Optuna had over the
-seconds in which ours reaches the loss that Optuna reached in them; 1 at most where it is not reached. `stacked64` is
-the time of a search of 64 trials that differ in rate, decay and dropout, over that of one trial by itself, both from
-table to exported network.
+seconds in which ours reaches the loss that Optuna reached in them; 1 at most where it is not reached. A line for each
+table says it for parts of these seconds too. `--processor` counts the process's processor time instead, of all threads:
+on a machine that does other work beside it. `stacked64` is the time of a search of 64 trials that differ in rate, decay
+and dropout, over that of one trial by itself, both from table to exported network.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +34,7 @@ import pyarrow.csv
 from fitserve.dataset_facts import DatasetFacts
 from fitserve.spec.spec import parse
 from tests.trainer.requests import RecordingReporter, request_of
+from workers.trainer.interface import StopReason, TrainingStopped
 from workers.trainer.ready_run import make_ready
 from workers.trainer.train import train
 
@@ -40,6 +44,10 @@ UNITS = [8, 16, 32, 64]
 RATES = (0.0003, 0.1)
 DROPOUT = 0.5
 MOST = 1_000  # trials of ours
+PARTS = (0.125, 0.25, 0.5, 1.0)  # of the seconds, for which the ratio is said
+Clock = Callable[[], float]
+Ended = list[tuple[float, float]]
+"""When each trial ended, and its loss."""
 
 
 @dataclass(frozen=True)
@@ -79,31 +87,38 @@ CASES = (
 
 @dataclass
 class Timed(RecordingReporter):
-    """A Reporter that notes when each trial ended, and its value."""
+    """A Reporter that notes when each trial ended, and its value, and stops the search after so many seconds."""
 
-    began_at: float = field(default_factory=time.perf_counter)
-    ended: list[tuple[float, float]] = field(default_factory=list)
+    clock: Clock = time.perf_counter
+    seconds: float = math.inf
+    ended: Ended = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.began_at = self.clock()
 
     def search_trial(self, row: dict[str, Any]) -> None:
         if row["state"] == "succeeded" and row.get("value") is not None:
-            self.ended.append((time.perf_counter() - self.began_at, float(row["value"])))
+            self.ended.append((self.clock() - self.began_at, float(row["value"])))
+
+    def stop(self) -> StopReason:
+        return "cancel" if self.clock() - self.began_at > self.seconds else ""
 
 
-def ours(case: Case, table: pa.Table, seconds: float, folder: Path) -> list[tuple[float, float]]:
+def ours(case: Case, table: pa.Table, seconds: float, folder: Path, clock: Clock) -> Ended:
     """Search for so many seconds. Returns when each trial ended, and its loss."""
     network = [
         {"Dense": {"units": {"search": UNITS}, "activation": "relu"}},
         {"Dropout": {"search": {"low": 0.0, "high": DROPOUT}}},
     ]
     rate = {"search": {"low": RATES[0], "high": RATES[1], "log": True}}
-    search = {"trials": MOST, "seconds": seconds, "pruner": "asha", "parallel": 32}
-    request = request_of(table, case.body(network, rate, search=search), folder)
-    reporter = Timed()
-    train(request, reporter)
+    request = request_of(table, case.body(network, rate, search={"trials": MOST, "parallel": 32}), folder)
+    reporter = Timed(clock=clock, seconds=seconds)
+    with contextlib.suppress(TrainingStopped):
+        train(request, reporter)
     return reporter.ended
 
 
-def theirs(case: Case, table: pa.Table, seconds: float, folder: Path) -> list[tuple[float, float]]:
+def theirs(case: Case, table: pa.Table, seconds: float, folder: Path, clock: Clock) -> Ended:
     """Search the same space with Optuna and `fit`, on the same encoded rows."""
     request = request_of(table, case.body([{"Dense": 8}], 0.001, split={"seed": 0}), folder)
     spec, facts = parse(request.spec), DatasetFacts.model_validate(request.facts)
@@ -112,8 +127,8 @@ def theirs(case: Case, table: pa.Table, seconds: float, folder: Path) -> list[tu
     (x, y), (held_x, held_y) = ((np.asarray(part.x["features"]), part.y[case.target]) for part in parts)
     output = spec.network[-1].layer
     loss = type(spec.training.loss[case.target]).__name__
-    began_at = time.perf_counter()
-    ended: list[tuple[float, float]] = []
+    began_at = clock()
+    ended: Ended = []
 
     def objective(trial: optuna.Trial) -> float:
         keras.utils.set_random_seed(0)
@@ -129,38 +144,44 @@ def theirs(case: Case, table: pa.Table, seconds: float, folder: Path) -> list[tu
         model.compile(optimizer=keras.optimizers.Adam(rate), loss=getattr(keras.losses, loss)())
         logs = model.fit(x, y, validation_data=(held_x, held_y), epochs=EPOCHS, batch_size=32, verbose=0)
         value = float(logs.history["val_loss"][-1])
-        ended.append((time.perf_counter() - began_at, value))
+        ended.append((clock() - began_at, value))
         keras.backend.clear_session()
         return value if math.isfinite(value) else 1e30
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0))
-    study.optimize(objective, timeout=seconds)
+    while clock() - began_at < seconds:
+        study.optimize(objective, n_trials=1)
     return ended
 
 
-def reached(ended: list[tuple[float, float]], loss: float) -> float | None:
-    """Return when a loss was reached first; None where it never was."""
-    return next((seconds for seconds, value in ended if value <= loss), None)
+def ratio_after(plain: Ended, searched: Ended, seconds: float) -> float | None:
+    """Return so many seconds of Optuna's over ours to the best loss of theirs; None where they had no trial yet.
+
+    Where ours never reached it: their seconds over all of ours, 1 at most.
+    """
+    best = min((value for after, value in plain if after <= seconds), default=None)
+    if best is None:
+        return None
+    ours = next((after for after, value in searched if value <= best), None)
+    return seconds / ours if ours is not None else min(1.0, seconds / searched[-1][0])
 
 
-def speedup(case: Case, seconds: float, folder: Path) -> tuple[float, str]:
-    """Return Optuna's seconds over ours to the same loss, and a line that says so."""
+def speedup(case: Case, seconds: float, folder: Path, clock: Clock) -> tuple[float, str]:
+    """Return Optuna's seconds over ours to the same loss, and lines that say so."""
     table = case.table()
-    plain, searched = theirs(case, table, seconds, folder / "theirs"), ours(case, table, seconds, folder / "ours")
-    best = min(value for _, value in plain)
-    their_seconds = reached(plain, best) or seconds
-    our_seconds = reached(searched, best)
-    ratio = seconds / (our_seconds or max(seconds, searched[-1][0]))
-    ours_best = min(value for _, value in searched)
-    said = f"{our_seconds:.1f} s" if our_seconds is not None else "not reached"
-    return ratio, (
-        f"{case.name:16} Optuna {len(plain):5} trials, {best:.5g} after {their_seconds:6.1f} s;"
-        f" ours {len(searched):5} trials, {said}, {ours_best:.5g} in all; ratio {ratio:.2f}"
+    searched = ours(case, table, seconds, folder / "ours", clock)
+    plain = theirs(case, table, seconds, folder / "theirs", clock)
+    plain = [(min(after, seconds), value) for after, value in plain]  # the last one may end later
+    ratios = {part * seconds: ratio_after(plain, searched, part * seconds) for part in PARTS}
+    said = ", ".join(f"{ratio:.1f} at {after:g} s" for after, ratio in ratios.items() if ratio is not None)
+    best, ours_best = (min(value for _, value in ended) for ended in (plain, searched))
+    return ratios[seconds] or 1.0, (
+        f"{case.name:16} Optuna {len(plain):5} trials, {best:.5g}; ours {len(searched)}, {ours_best:.5g}; ratio {said}"
     )
 
 
-def stacked(repeats: int, folder: Path) -> float:
+def stacked(repeats: int, folder: Path, clock: Clock) -> float:
     """Return the time of 64 stacked trials over that of one."""
     case = CASES[0]
     table = case.table()
@@ -173,9 +194,9 @@ def stacked(repeats: int, folder: Path) -> float:
     for repeat in range(repeats + 1):  # the first warms up
         for name, body in (("one", one), ("many", many)):
             request = request_of(table, body, folder / f"{name}{repeat}")
-            began_at = time.perf_counter()
+            began_at = clock()
             train(request, RecordingReporter())
-            seconds[name].append(time.perf_counter() - began_at)
+            seconds[name].append(clock() - began_at)
     medians = {name: statistics.median(own[1:]) for name, own in seconds.items()}
     print(f"one trial {medians['one']:.2f} s, 64 stacked {medians['many']:.2f} s")
     return medians["many"] / medians["one"]
@@ -186,14 +207,16 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=600, help="of each search, on each side")
     parser.add_argument("--cases", nargs="*", default=[case.name for case in CASES])
     parser.add_argument("--repeats", type=int, default=3, help="of the stacked search")
+    parser.add_argument("--processor", action="store_true", help="count processor time")
     args = parser.parse_args()
+    clock = time.process_time if args.processor else time.perf_counter
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        factor = stacked(args.repeats, folder)
+        factor = stacked(args.repeats, folder, clock)
         ratios = []
         for case in CASES:
             if case.name in args.cases:
-                ratio, line = speedup(case, args.seconds, folder / case.name)
+                ratio, line = speedup(case, args.seconds, folder / case.name, clock)
                 ratios.append(ratio)
                 print(line, flush=True)
     mean = math.exp(statistics.mean(math.log(ratio) for ratio in ratios)) if ratios else None

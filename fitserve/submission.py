@@ -72,8 +72,9 @@ def _check_search(engine: Engine, settings: Settings, written: dict[str, Any], o
     search, problems = read_search(written)
     if search is None:
         raise SpecRefused.because(problems)
-    for name in ("dataset", "model"):
-        if isinstance(search.body.get(name), dict) and "search" in search.body[name]:
+    for name in ("dataset", "model", "target"):
+        inside = name != "target"  # a target's encoding may be searched
+        if any(at == f"/{name}" or (inside and at.startswith(f"/{name}/")) for at in search.ranges):
             raise SpecRefused.because([Problem(f"A search has one {name}.", f"/{name}", fix="Submit one run each.")])
     if search.body.get("initial_weights") is not None:
         detail = "A search trains each configuration from random weights."

@@ -109,7 +109,7 @@ def problems_from(
         elif item["type"] == "extra_forbidden":
             problems.append(_unknown_field(str(item["loc"][-1]), pointer, _owner(model, item["loc"])))
         else:
-            problems.append(_invalid(item, pointer))
+            problems.append(_invalid(item, pointer, path))
     return problems
 
 
@@ -180,7 +180,15 @@ _EXPECTED = {
 }
 
 
-def _invalid(item: Mapping[str, Any], pointer: str) -> Problem:
+def _label(loc: Sequence[str | int], path: Sequence[str | int]) -> str:
+    """Return the name of what is wrong: the last of its location, or of its path, where that is a member of a union."""
+    last = str(loc[-1]) if loc else ""
+    types = ("int", "float", "str", "bool")
+    member = last in types or last.isdigit() or last.startswith("constrained-") or any(c in last for c in "[(")
+    return str(path[-1]) if member and path else last
+
+
+def _invalid(item: Mapping[str, Any], pointer: str, path: Sequence[str | int]) -> Problem:
     context = {key: str(value) for key, value in item.get("ctx", {}).items()}
     template = _EXPECTED.get(item["type"])
     fix = None
@@ -189,7 +197,7 @@ def _invalid(item: Mapping[str, Any], pointer: str) -> Problem:
         fix = did_you_mean(context.get("tag", item["input"]), [part.strip("' ") for part in allowed.split(",")])
     detail = item["msg"].removeprefix("Value error, ")
     return Problem(
-        f"`{item['loc'][-1]}`: {detail}." if item["loc"] and item["loc"][-1] != "" else f"{detail}.",
+        f"`{label}`: {detail}." if (label := _label(item["loc"], path)) else f"{detail}.",
         pointer,
         received=excerpt(item.get("input")),
         expected=template.format(**context) if template else None,

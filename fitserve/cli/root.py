@@ -12,6 +12,7 @@ from fitserve.cli import (
     datasets,
     demo,
     keys,
+    live,  # noqa: F401  (adds a command to those of models)
     local,
     mcp,
     models,

@@ -22,7 +22,7 @@ MOST_COSTS = 100  # labels of a cost matrix
 
 def _cost(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1e12:
-        detail = "The cost of an error must be above 0."
+        detail = "The cost of an error is a number above 0, at most 1e12."
         raise InvalidValue(detail, received=excerpt(value), expected="a number above 0", fix="Only ratios matter.")
     return float(value)
 

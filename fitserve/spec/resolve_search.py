@@ -189,6 +189,11 @@ def resolve_search(
         detail = "Each trial is an ensemble already." if several else "No rows are held out to choose trials by."
         problem = Problem(detail, "/search/ensemble", received=search.settings.ensemble)
         raise SpecRefused.because([problem])
+    wanted = search.settings.ensemble
+    if isinstance(wanted, int) and wanted > search.trials:
+        detail = f"An average of {wanted} trials of a search that trains {search.trials}."
+        fix = "Train more trials, or average fewer."
+        raise SpecRefused.because([Problem(detail, "/search/ensemble", received=wanted, fix=fix)])
     estimates = _estimates(search, valid)
     work = over_limit("multiply_adds", estimates.multiply_adds, limits.multiply_adds, "/search/trials", "multiply-adds")
     if work:
@@ -266,6 +271,12 @@ def _advice(search: SearchSpec, valid: list[Resolved], refused: list[BadInput], 
         detail = f"{len(refused)} of {len(valid) + len(refused)} configurations looked at are invalid: {why.detail}"
         fix = "Such a trial fails alone."
         advice.append(Advice(code="search-invalid", detail=detail, pointer=why.pointer or "/search", fix=fix))
+    for pointer, one in search.flat().items():
+        steps = one.count() if isinstance(one, Interval) and one.step is not None else None
+        if isinstance(one, Interval) and steps is not None and (last := one.value(steps - 1)) < one.high:
+            detail = f"The steps of {one.step:g} from {one.low:g} end at {last:g}: {one.high:g} is never tried."
+            fix = "Choose a step that divides the range."
+            advice.append(Advice(code="search-step", detail=detail, pointer=f"{pointer}/search", fix=fix))
     inside = [pointer for pointer in search.ranges if any(part in pointer for part in _IN_THE_LOSS)]
     if metric.endswith("loss") and inside:
         detail = f"{metric} depends directly on {inside[0]}, which is searched: it compares trials unfairly."

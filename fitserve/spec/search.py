@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError, model_validator
 
 from fitserve.data_model import DataModel
 from fitserve.errors import Problem, json_pointer
@@ -24,14 +24,29 @@ from fitserve.spec.argument_types import Above0, Flag, Positive, Seed
 from fitserve.validation import InvalidValue, excerpt, problems_from
 
 Point = dict[str, int | float]
-Sampler = Literal["tpe", "random", "grid", "cmaes"]
+Sampler = Literal["tpe", "random", "grid", "gp", "cmaes"]
 Pruner = Literal["asha", "median", "none"]
 KEY = "search"
 TRIALS = 32  # of a search that does not say
 MOST_RANGES = 100
 MOST_CHOICES = 1000
+MOST_VALUES = 2**53  # of a range, and the largest whole number of one: what a float counts exactly
 STACKED = 64  # trials that are trained at once where nothing is learnt from one for the next
 INFORMED = 16  # and where later ones follow from earlier ones
+
+
+def _number(value: Any) -> Any:
+    """Return a number as it was written, whole or not. Raises InvalidValue for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InvalidValue("Expected a number.", received=excerpt(value), expected="a number")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InvalidValue("Expected a finite number.", received=excerpt(value), expected="a finite number")
+    if isinstance(value, int) and abs(value) > MOST_VALUES:
+        raise InvalidValue("This number is too large.", received=excerpt(value), expected=f"at most {MOST_VALUES}")
+    return value
+
+
+End = Annotated[int | float, PlainValidator(_number)]
 
 
 class Interval(DataModel):
@@ -39,10 +54,10 @@ class Interval(DataModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    low: Annotated[float, Field(allow_inf_nan=False)] | int
-    high: Annotated[float, Field(allow_inf_nan=False)] | int
+    low: End
+    high: End
     log: Flag = False
-    step: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    step: Annotated[End, Field(gt=0)] | None = None
 
     @model_validator(mode="after")
     def _not_empty(self) -> Self:
@@ -54,6 +69,13 @@ class Interval(DataModel):
             raise ValueError(f"a logarithmic range starts above 0, not at {self.low:g}")
         if self.log and self.step is not None:
             raise ValueError("a logarithmic range has no step")
+        if not math.isfinite(self.high - self.low):
+            raise ValueError(f"the range from {self.low:g} to {self.high:g} is too long")
+        if self.step is not None and self.step > self.high - self.low:
+            longer = f"the step {self.step:g} is longer than the range from {self.low:g} to {self.high:g}"
+            raise ValueError(f"{longer}: only {self.low:g} would be tried")
+        if self.step is not None and (self.high - self.low) / self.step > MOST_VALUES:
+            raise ValueError(f"the step {self.step:g} is too small for the range: more values than can be counted")
         return self
 
     @property
@@ -105,6 +127,7 @@ class Search(DataModel):
     ensemble: Annotated[int, Field(ge=2, le=20, strict=True)] | Literal["greedy"] | None = Field(
         None, description="Serve the average of so many best trials, or of those that greedy selection takes"
     )
+    folds: int | dict[str, Any] | None = Field(None, description="The spec's folds: every trial is trained in them")
     spec: dict[str, Any] | None = Field(
         None, description="Written by the server: the spec with its ranges; what stands beside is one configuration"
     )
@@ -127,7 +150,7 @@ def is_search(body: Any) -> bool:
 
 
 def _is_range(value: Any) -> bool:
-    return isinstance(value, dict) and set(value) == {KEY} and isinstance(value[KEY], (list, dict))
+    return isinstance(value, dict) and set(value) == {KEY}
 
 
 def _nodes(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], Any]]:
@@ -151,6 +174,11 @@ def ranges_of(body: Any, path: tuple[str | int, ...] = ()) -> tuple[dict[str, Ra
             choice, refused = _choice(written, (*where, KEY))
             ranges[pointer] = choice
             problems += refused
+            continue
+        if not isinstance(written, dict):
+            expected = "a list of values, or {low, high}"
+            detail = "A range is a list of values, or an object with low and high."
+            problems.append(Problem(detail, json_pointer((*where, KEY)), received=excerpt(written), expected=expected))
             continue
         try:
             ranges[pointer] = Interval.model_validate(written)
@@ -188,7 +216,10 @@ def _inside(option: Any, where: tuple[str | int, ...]) -> tuple[dict[str, Range]
 
 
 def count(ranges: Mapping[str, Range]) -> int | None:
-    """Return how many configurations there are; None where a number may be anything between two."""
+    """Return how many configurations there are.
+
+    None where a number may be anything between two, or there are more than can be counted.
+    """
     total = 1
     for one in ranges.values():
         if isinstance(one, Interval):
@@ -199,7 +230,7 @@ def count(ranges: Mapping[str, Range]) -> int | None:
         if own is None:
             return None
         total *= own
-    return total
+    return total if total <= MOST_VALUES else None
 
 
 def every(ranges: Mapping[str, Range]) -> Iterator[Point]:
@@ -354,7 +385,13 @@ class SearchSpec:
 
 def read_search(body: dict[str, Any]) -> tuple[SearchSpec | None, list[Problem]]:
     """Return the search that a spec as sent is, and every problem of its ranges and settings."""
-    written = body.get(KEY) or {}
+    written = body.get(KEY)
+    if written is not None and not isinstance(written, dict):
+        detail = "The settings of a search are an object."
+        return None, [Problem(detail, f"/{KEY}", received=excerpt(written), expected="such as {trials: 32}")]
+    body, written, problems = _with_folds(body, written or {})
+    if problems:
+        return None, problems
     try:
         settings = Search.model_validate(written)
     except ValidationError as error:
@@ -376,9 +413,24 @@ def read_search(body: dict[str, Any]) -> tuple[SearchSpec | None, list[Problem]]
     search = SearchSpec(settings, template, ranges)
     if settings.sampler == "grid" and not problems and search.configurations is None:
         endless = [at for at, one in _flat(ranges) if isinstance(one, Interval) and one.count() is None]
-        detail = "A grid needs ranges that can be counted; this one has any number between its ends."
-        problems.append(Problem(detail, f"{endless[0]}/{KEY}", fix="Give it a step, or a list of values."))
+        if endless:
+            detail = "A grid needs ranges that can be counted; this one has any number between its ends."
+            problems.append(Problem(detail, f"{endless[0]}/{KEY}", fix="Give it a step, or a list of values."))
+        else:
+            detail = "A grid trains every configuration; there are more than can be counted."
+            problems.append(Problem(detail, f"/{KEY}/sampler", fix="sampler: random draws some of them"))
     return (None, problems) if problems else (search, [])
+
+
+def _with_folds(body: dict[str, Any], written: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], list[Problem]]:
+    """Return a spec and its search's settings, whose `folds` are the spec's: every trial is trained in folds."""
+    if written.get("folds") is None:
+        return body, written, []
+    if body.get("folds") is not None:
+        detail = "The folds are given twice."
+        return body, written, [Problem(detail, f"/{KEY}/folds", fix="Leave one of them out.")]
+    rest = {key: value for key, value in written.items() if key != "folds"}
+    return {**body, "folds": written["folds"]}, rest, []
 
 
 LEFT_OUT, SEED = f"/{ablation.KEY}", "/training/seed"  # the pointers of an ablation's ranges

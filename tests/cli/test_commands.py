@@ -60,6 +60,11 @@ def test_slices_and_fairness(fitserve: Fitserve, fitserve_json: FitserveJson, ru
     assert "by side" not in fitserve("runs", "fairness", run_id).output
 
 
+def test_drift(fitserve: Fitserve, fitserve_json: FitserveJson, run_id: str) -> None:
+    report = fitserve_json("models", "drift", "cli-circle")
+    assert fitserve("models", "drift", "cli-circle").output.startswith(f"version {report['version']}: ")
+
+
 # Datasets
 
 

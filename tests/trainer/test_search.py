@@ -101,6 +101,23 @@ def test_a_stacked_trial_is_what_it_is_alone(tmp_path: Path, what: str) -> None:
     assert result.result["search"]["values"] == best["values"]
 
 
+def test_a_trial_is_the_same_to_the_bit_in_any_stack(tmp_path: Path) -> None:
+    """Stacks of six, and twice three; the second search also finds the traced network that the first one left."""
+
+    def histories(at_once: int) -> dict[tuple[int, int], dict[str, float]]:
+        network = [{"Dense": {"units": 8, "activation": "relu"}}, {"Dropout": _of({"low": 0.0, "high": 0.5})}]
+        rates = _adam(learning_rate=_of({"low": 0.001, "high": 0.1, "log": True}))
+        body = _spec(network, {"trials": 6, "sampler": "random", "parallel": at_once}, **rates, metrics=["auc"])
+        body["training"]["epochs"] = 2
+        reporter = RecordingReporter()
+        train(request_of(_table(), body, tmp_path / str(at_once)), reporter)
+        return {(row["trial"], row["epoch"]): row["logs"] for row in reporter.epochs}
+
+    whole = histories(6)
+    assert len(whole) == 12
+    assert histories(3) == whole
+
+
 def test_a_search_goes_on_from_its_rows(tmp_path: Path) -> None:
     table = _table()
     body = _spec(

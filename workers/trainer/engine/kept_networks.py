@@ -27,6 +27,7 @@ from workers.trainer.engine.replica_settings import ReplicaSettings
 from workers.trainer.engine.stacked_network import StackedNetwork
 
 MAX_NETWORKS = 6
+MAX_STACKS = 3  # of one network
 MAX_BYTES = 48 * MB  # of variables, of all kept networks; about as much again for their graphs
 # Of the spec's training: what never reaches a traced function, or reaches it as an argument or a variable.
 _FREE = (
@@ -72,7 +73,7 @@ class KeptNetwork:
 
     compiled: Compiled
     values: InitialValues
-    stacks: dict[int, StackedNetwork] = field(default_factory=dict)  # by the number of replicas
+    stacks: OrderedDict[Any, StackedNetwork] = field(default_factory=OrderedDict)  # by what is traced of them
     probes: dict[Any, Any] = field(default_factory=dict)  # traced by whoever looks into the network
     _optimizer: State = field(default_factory=list)
     _nodes: list[tuple[Any, int, int]] = field(default_factory=list)
@@ -105,15 +106,20 @@ class KeptNetwork:
     def stack(
         self, members: Sequence[keras.Model | State], rows: RowTensors, settings: ReplicaSettings | None
     ) -> StackedNetwork:
-        """Replicas of the network with the members' values; kept, unless each has `settings` of its own."""
+        """Return replicas of the network with the members' values, each with its own settings where they are given."""
         model, size = self.compiled.model, self.compiled.batch_size
-        if settings is not None:
+        structure = settings.structure if settings is not None else ""
+        if structure is None:
             return StackedNetwork(model, members, rows, size, settings)
-        stack = self.stacks.get(len(members))
-        if stack is None or stack.replicas != len(members):
-            self.stacks = {len(members): StackedNetwork(model, members, rows, size)}
-            return self.stacks[len(members)]
-        stack.restart(members)
+        key = (len(members), structure)
+        stack = self.stacks.pop(key, None)
+        if stack is None or stack.replicas != len(members):  # it was shrunk
+            stack = StackedNetwork(model, members, rows, size, settings)
+        else:
+            stack.restart(members, settings)
+        self.stacks[key] = stack
+        while len(self.stacks) > MAX_STACKS:
+            self.stacks.popitem(last=False)
         return stack
 
 

@@ -5,12 +5,13 @@ Every update here is element by element, so a hyperparameter `(replicas, 1, ...)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 # Arguments besides learning_rate and weight_decay that may differ within a stack: Keras's formula, or ours, takes them
 # as an array. `momentum` decides in Keras's formula which operations there are, so ours replaces it.
@@ -33,16 +34,13 @@ class ReplicaOptimizer:
     def __init__(self, optimizer: Any, theirs: Sequence[Any]) -> None:
         self._optimizer = optimizer
         name = type(optimizer).__name__
-        values = {key: [getattr(one, key) for one in theirs] for key in VARYING.get(name, ())}
-        self._arrays = {key: np.asarray(own, np.float32) for key, own in values.items() if len(set(own)) > 1}
-        decays = np.asarray([one.weight_decay or 0.0 for one in theirs], np.float32)
-        self._decays = decays if decays.any() else None
+        self._arrays = {key: tf.Variable(own) for key, own in _differing(theirs).items()}
+        decays = _decays(theirs)
+        self._decays = tf.Variable(decays) if decays.any() else None
         optimizer.weight_decay = None  # applied here
-        schedules = keras.optimizers.schedules.LearningRateSchedule
-        self._rates = [
-            rate if isinstance(rate, schedules) else float(keras.ops.convert_to_numpy(rate))
-            for rate in (one._learning_rate for one in theirs)
-        ]
+        rates = _learning_rates(theirs)
+        constant = all(isinstance(rate, float) for rate in rates)
+        self._rates: Any = tf.Variable(np.asarray(rates, np.float32)) if constant else rates
         plain = not getattr(optimizer, "amsgrad", False) and not set(self._arrays)
         self._fused = name in ("Adam", "AdamW") and plain
         self._deltas: dict[int, Any] = {}
@@ -51,10 +49,18 @@ class ReplicaOptimizer:
         optimizer._all_reduce_sum_gradients = list
         optimizer._backend_update_step = self._step
 
+    def restart(self, theirs: Sequence[Any]) -> None:
+        """Take the hyperparameters of other optimizers, of the same `structure`."""
+        for key, values in _differing(theirs, self._arrays).items():
+            self._arrays[key].assign(values)
+        if self._decays is not None:
+            self._decays.assign(_decays(theirs))
+        self._rates.assign(np.asarray(_learning_rates(theirs), np.float32))
+
     def learning_rates(self) -> Any:
         """Return the current learning rate of each replica, `(replicas,)`."""
-        if all(isinstance(rate, float) for rate in self._rates):
-            return tf.constant(self._rates, tf.float32)
+        if isinstance(self._rates, tf.Variable):
+            return tf.convert_to_tensor(self._rates)
         step = self._optimizer.iterations
         now = [rate if isinstance(rate, float) else rate(step) for rate in self._rates]
         return tf.stack([tf.cast(tf.convert_to_tensor(rate), tf.float32) for rate in now])
@@ -132,6 +138,38 @@ class ReplicaOptimizer:
             spread = velocity - tf.square(average)
         momentum.assign(arrays["momentum"] * momentum + rate * gradient / tf.sqrt(spread + epsilon))
         raw.assign_sub(momentum)
+
+
+def structure(theirs: Sequence[Any]) -> list[Any] | None:
+    """Return what is traced of these optimizers as constants; None where a schedule is among them."""
+    if not all(isinstance(rate, float) for rate in _learning_rates(theirs)):
+        return None
+    differing, config = sorted(_differing(theirs)), widest(theirs).get_config()
+    for key in ("name", "learning_rate", "weight_decay", *differing):
+        config.pop(key, None)
+    return [type(theirs[0]).__name__, config, differing, bool(_decays(theirs).any())]
+
+
+def _differing(theirs: Sequence[Any], keys: Collection[str] | None = None) -> dict[str, NDArray[np.float32]]:
+    """Return the arguments in which the optimizers differ, or these, `(replicas,)` each."""
+    names = VARYING.get(type(theirs[0]).__name__, ())
+    values = {key: [getattr(one, key) for one in theirs] for key in names}
+    return {
+        key: np.asarray(own, np.float32)
+        for key, own in values.items()
+        if (len(set(own)) > 1 if keys is None else key in keys)
+    }
+
+
+def _decays(theirs: Sequence[Any]) -> NDArray[np.float32]:
+    return np.asarray([one.weight_decay or 0.0 for one in theirs], np.float32)
+
+
+def _learning_rates(theirs: Sequence[Any]) -> list[Any]:
+    """Return the learning rate of each: a number, or a schedule."""
+    schedules = keras.optimizers.schedules.LearningRateSchedule
+    rates = [one._learning_rate for one in theirs]
+    return [rate if isinstance(rate, schedules) else float(keras.ops.convert_to_numpy(rate)) for rate in rates]
 
 
 def widest(theirs: Sequence[Any]) -> Any:

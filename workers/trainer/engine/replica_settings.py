@@ -14,7 +14,7 @@ from typing import Any
 from fitserve.spec.losses import BinaryCrossentropy, CategoricalCrossentropy
 from fitserve.spec.spec import Spec
 from workers.trainer.engine.network import build_optimizer
-from workers.trainer.engine.replica_optimizer import VARYING
+from workers.trainer.engine.replica_optimizer import VARYING, structure
 
 _REGULARIZERS = ("L1", "L2", "L1L2")
 _SMOOTHED = (BinaryCrossentropy, CategoricalCrossentropy)
@@ -52,6 +52,17 @@ class ReplicaSettings:
         }
         smoothing = {target: own for target, own in smoothing.items() if any(own)}
         return cls(rates, penalties, smoothing, [build_optimizer(spec, steps_per_epoch) for spec in specs])
+
+    @property
+    def structure(self) -> str | None:
+        """Return what is traced of the settings as constants, as text; None where that is a learning rate's schedule.
+
+        Settings of one structure, and as many of them, can take each other's place in a traced stack.
+        """
+        optimizers = structure(self.optimizers)
+        dropped = sorted(name for name, own in self.rates.items() if any(own))
+        names = [dropped, sorted(map(list, self.penalties)), sorted(self.smoothing)]
+        return None if optimizers is None else json.dumps([optimizers, names], sort_keys=True, default=str)
 
     def of_some(self, replicas: Sequence[int]) -> ReplicaSettings:
         """Return the settings of these replicas."""

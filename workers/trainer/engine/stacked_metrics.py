@@ -6,6 +6,7 @@ In all of it `order` is int32 `(replicas, rows)`, the rows of `y` that each repl
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -17,9 +18,15 @@ def metrics_by_replica(model: keras.Model, y: Any, order: Any, predictions: dict
     compiled = model._compile_metrics
     if compiled is None or not compiled.metrics:
         return {}
-    if (means := _means_of_rows(compiled, len(predictions))) is not None:
-        return _all_at_once(means, y, order, *predictions.values())
-    return _one_by_one(compiled, y, order, predictions)
+    together = _at_once(compiled, len(predictions))
+    figures: dict[str, Any] = {}
+    if together:
+        (truth,), (predicted,) = tf.nest.flatten(y), predictions.values()
+        truth, predicted = tf.gather(truth, tf.transpose(order)), tf.cast(predicted, tf.float32)
+        figures = {metric.name: formula(metric, truth, predicted) for metric, formula in together}
+    if len(figures) == len(compiled.metrics):
+        return figures
+    return {**_one_by_one(compiled, y, order, predictions), **figures}
 
 
 def pooled_metrics(
@@ -38,19 +45,72 @@ def pooled_metrics(
     return _results(model._compile_metrics, truth, predicted)
 
 
-def _all_at_once(means: list[Any], y: Any, order: Any, predicted: Any) -> dict[str, Any]:
-    """Return metrics that are means over rows, computed for all replicas' rows in one call."""
-    (truth,) = tf.nest.flatten(y)
-    truth, predicted = tf.gather(truth, tf.transpose(order)), tf.cast(predicted, tf.float32)
-    rows = [
+Formula = Callable[[Any, Any, Any], Any]
+"""Takes a metric and truth and predictions, `(rows, replicas, ...)`; returns `(replicas,)`."""
+
+
+def _at_once(compiled: Any, outputs: int) -> list[tuple[Any, Formula]]:
+    """Return the metrics that have a formula for all replicas together, and it."""
+    names = [metric.name for metric in compiled.metrics]
+    if outputs != 1 or len(set(names)) < len(names):
+        return []
+    formulas = ((metric, _formula(metric)) for metric in compiled.metrics)
+    return [(metric, formula) for metric, formula in formulas if formula is not None]
+
+
+def _formula(metric: Any) -> Formula | None:
+    means: Any = keras.metrics.MeanMetricWrapper
+    own = type(metric)
+    if isinstance(metric, means) and own.update_state is means.update_state and own.result is means.result:
+        return _mean_of_rows
+    if own is keras.metrics.RootMeanSquaredError:
+        return _root_of_mean_square
+    if own is keras.metrics.AUC and _is_plain_area(metric):
+        return _area
+    return None
+
+
+def _mean_of_rows(metric: Any, truth: Any, predicted: Any) -> Any:
+    rows, replicas = tf.shape(predicted)[0], tf.shape(predicted)[1]
+    flat = [
         tf.ensure_shape(tf.reshape(part, tf.concat([[-1], tf.shape(part)[2:]], 0)), (None, *part.shape[2:]))
         for part in (truth, predicted)
     ]
-    results = {}
-    for metric in means:
-        by_row = tf.cast(metric._fn(*rows, **metric._fn_kwargs), tf.float32)
-        results[metric.name] = tf.reduce_mean(tf.reshape(by_row, [tf.shape(order)[1], order.shape[0], -1]), axis=[0, 2])
-    return results
+    by_row = tf.cast(metric._fn(*flat, **metric._fn_kwargs), tf.float32)
+    return tf.reduce_mean(tf.reshape(by_row, [rows, replicas, -1]), axis=[0, 2])
+
+
+def _root_of_mean_square(_: Any, truth: Any, predicted: Any) -> Any:
+    error = predicted - tf.reshape(tf.cast(truth, tf.float32), tf.shape(predicted))
+    return tf.sqrt(tf.reduce_mean(tf.reduce_mean(tf.square(error), axis=2), axis=0))
+
+
+def _is_plain_area(metric: Any) -> bool:
+    """Return whether it is the area under a ROC curve by even thresholds, of one probability."""
+    plain = str(metric.curve).endswith("ROC")
+    interpolated = str(metric.summation_method).endswith("INTERPOLATION")
+    odd = metric.multi_label or metric.label_weights is not None or metric._from_logits
+    return plain and interpolated and not odd and bool(metric._thresholds_distributed_evenly)
+
+
+def _area(metric: Any, truth: Any, predicted: Any) -> Any:
+    """Count the rows of each label between two thresholds; sums from above are then the curve's points."""
+    thresholds, replicas = len(metric._thresholds), tf.shape(predicted)[1]
+    positive = tf.cast(tf.cast(tf.reshape(truth, tf.shape(predicted)), tf.bool), tf.float32)
+    buckets = tf.cast(tf.nn.relu(tf.math.ceil(tf.clip_by_value(predicted, 0.0, 1.0) * (thresholds - 1)) - 1), tf.int32)
+    own = tf.reshape(tf.range(replicas) * thresholds, [1, -1] + [1] * (len(predicted.shape) - 2))
+    places = tf.reshape(tf.where(tf.math.is_nan(predicted), -1, buckets + own), [-1])  # -1: counted nowhere
+
+    def above(rows: Any) -> Any:
+        counts = tf.math.unsorted_segment_sum(tf.reshape(rows, [-1]), places, replicas * thresholds)
+        return tf.cumsum(tf.reshape(counts, [replicas, thresholds]), axis=1, reverse=True)
+
+    def rate(of: Any) -> Any:
+        return tf.math.divide_no_nan(of, of[:, :1])
+
+    recall, false_positives = rate(above(positive)), rate(above(1.0 - positive))
+    heights = (recall[:, :-1] + recall[:, 1:]) / 2.0
+    return tf.reduce_sum((false_positives[:, :-1] - false_positives[:, 1:]) * heights, axis=1)
 
 
 def _one_by_one(compiled: Any, y: Any, order: Any, predictions: dict[str, Any]) -> dict[str, Any]:
@@ -76,16 +136,3 @@ def _results(compiled: Any, truth: Any, predicted: dict[str, Any]) -> dict[str, 
     results = {name: tf.identity(value) for name, value in compiled.result().items() if len(value.shape) == 0}
     compiled.reset_state()
     return results
-
-
-def _means_of_rows(compiled: Any, outputs: int) -> list[Any] | None:
-    """Return the metrics, if each is a mean over rows: those of all replicas are then computed at once."""
-    means: type = keras.metrics.MeanMetricWrapper
-    plain = all(
-        isinstance(metric, means)
-        and type(metric).update_state is means.update_state  # type: ignore[attr-defined]
-        and type(metric).result is means.result  # type: ignore[attr-defined]
-        for metric in compiled.metrics
-    )
-    named = [metric.name for metric in compiled.metrics] == list(compiled.result())
-    return list(compiled.metrics) if plain and named and outputs == 1 else None

@@ -80,16 +80,22 @@ class StackedNetwork:
         self._own = [*model.trainable_variables, *_statistics(model)]
         self._dropouts = {spec_name(layer): layer for layer in model.layers if _drops(layer)}
         self._cached: list[NDArray[Any]] = []
+        self._settings: ReplicaSettings | None = settings
         self._create(*self._initial(members), settings)
 
-    def restart(self, members: Sequence[keras.Model | State]) -> None:
-        """Start again with other members, as many, and with the model's learning rate."""
+    def restart(self, members: Sequence[keras.Model | State], settings: ReplicaSettings | None = None) -> None:
+        """Start again with other members, as many, and with settings of the same structure, or the model's rate."""
         weights, masks = self._initial(members)
         variables = [*self._stacked.values(), *self._masks.values(), *self.optimizer.variables]
         for variable, value in zip(variables, [*weights, *masks, *self._first], strict=True):
             variable.assign(value)
         self._cached = []
-        if isinstance(self.model.optimizer.learning_rate, keras.Variable):
+        if settings is not None and self._own_rates is not None:
+            self._settings = settings
+            self._own_rates.restart(settings.optimizers)
+            for key, own in _numbers_of(settings).items():
+                self._numbers[key].assign(own)
+        elif isinstance(self.model.optimizer.learning_rate, keras.Variable):
             self.optimizer.learning_rate.assign(self.model.optimizer.learning_rate.value)
 
     def _initial(self, members: Sequence[keras.Model | State]) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
@@ -116,7 +122,8 @@ class StackedNetwork:
     ) -> None:
         """Make the stacked variables, and what depends on their number."""
         model = self.model
-        self.replicas, self._settings = len(weights[0]), settings
+        self.replicas = len(weights[0])
+        self._settings = settings
         stacked = [
             keras.Variable(values, name=own.name, trainable=own.trainable)
             for own, values in zip(self._own, weights, strict=True)
@@ -139,6 +146,7 @@ class StackedNetwork:
             fuse(self.optimizer)
         else:
             self._own_rates = ReplicaOptimizer(self.optimizer, settings.optimizers)
+        self._numbers = {key: tf.Variable(own) for key, own in _numbers_of(settings).items()}
         self._loss = [tf.Variable(tf.zeros(self.replicas)) for _ in range(2)]  # sum over rows, rows
         generators = (getattr(layer, "seed_generator", None) for layer in self._dropouts.values())
         masked = {id(generator.state) for generator in generators if generator is not None}
@@ -315,15 +323,11 @@ class StackedNetwork:
     def _setting_values(self) -> dict[int, Any]:
         """Return what differs between replicas besides their weights, `(replicas, ...)`, by `_setting_key`."""
         values: dict[tuple[str, str], Any] = {}
-        rates = self._settings.rates if self._settings is not None else {}
         for name, states in self._masks.items():
-            own = rates.get(name, [self._dropouts[name].rate] * self.replicas)
-            values["mask", name], values["rate", name] = states.value, tf.constant(own, tf.float32)
-        if self._settings is not None:
-            for (layer_name, variable), penalties in self._settings.penalties.items():
-                values["penalty", f"{layer_name}/{variable}"] = tf.constant(penalties, tf.float32)
-            for target, smoothing in self._settings.smoothing.items():
-                values["smoothing", target] = tf.constant(smoothing, tf.float32)
+            values["mask", name] = states.value
+            if ("rate", name) not in self._numbers:
+                values["rate", name] = tf.constant([self._dropouts[name].rate] * self.replicas, tf.float32)
+        values |= {key: tf.convert_to_tensor(own) for key, own in self._numbers.items()}
         self._setting_keys = {key: -1 - index for index, key in enumerate(values)}
         return {self._setting_keys[key]: value for key, value in values.items()}
 
@@ -505,6 +509,17 @@ def _statistics(model: keras.Model) -> list[Any]:
 def _spread(values: NDArray[Any]) -> NDArray[Any]:
     """`(replicas, units)` as `(replicas, 1, units)`, which broadcasts over a batch."""
     return values[:, None] if values.ndim == 2 else values
+
+
+def _numbers_of(settings: ReplicaSettings | None) -> dict[tuple[str, str], NDArray[np.float32]]:
+    """Return what differs between replicas besides weights and optimizers, `(replicas, ...)`, by kind and name."""
+    if settings is None:
+        return {}
+    penalties = {f"{layer}/{variable}": own for (layer, variable), own in settings.penalties.items()}
+    kinds: dict[str, dict[str, Any]] = {"rate": settings.rates, "penalty": penalties, "smoothing": settings.smoothing}
+    return {
+        (kind, name): np.asarray(own, np.float32) for kind, own_kind in kinds.items() for name, own in own_kind.items()
+    }
 
 
 def _drops(layer: Any) -> bool:

@@ -28,7 +28,7 @@ from fitserve.spec.spec import Spec
 from fitserve.strictjson import finite_json
 from workers.installed import versions
 from workers.trainer.engine.checkpoint import Checkpoint, Unusable
-from workers.trainer.engine.kept_networks import tidy_up
+from workers.trainer.engine.kept_networks import KEPT, tidy_up
 from workers.trainer.engine.network import build_network, serving_network
 from workers.trainer.engine.replica_settings import ReplicaSettings, signature
 from workers.trainer.export.export import graph_of
@@ -69,6 +69,8 @@ from workers.trainer.trials.trial import (
     Weights,
 )
 
+TIDY_EVERY = 8  # groups: going through all objects takes longer than many a group
+
 
 @dataclass
 class _Best:
@@ -91,6 +93,8 @@ class SearchRun:
         self._rows: dict[int, Row] = {row["trial"]: dict(row) for row in request.trials}
         self._specs: dict[int, Spec] = {}
         self._records: dict[int, TrialRecord] = {}
+        self._templates: dict[str, Spec] = {}  # of stacks, by what their trials have in common
+        self._groups = 0  # that were trained
         self._best: _Best | None = None
         self._weights: dict[int, Weights] = {}  # of trials that may be averaged
         self._data: tuple[str, Any] | None = None  # the last trial's, by what they follow from
@@ -151,21 +155,35 @@ class SearchRun:
             if number in self._specs:
                 groups.setdefault(signature(self._specs[number]) or number, []).append(number)
         alone: list[int] = []
-        for group in groups.values():
+        for common, group in groups.items():
+            if len(group) > 1:
+                self._templates.setdefault(common, self._specs[group[0]])
             if not any(self._rows[number]["state"] == "running" for number in group):
                 continue
-            if len(group) == 1 or not self._train_stacked(group):
+            template = self._templates.get(common)
+            if template is None or not self._train_stacked(group, template):
                 alone += group
-            tidy_up()
+            self._tidy_up()
         self._train_each([number for number in alone if self._rows[number]["state"] == "running"])
 
-    def _train_stacked(self, numbers: list[int]) -> bool:
-        """Train a group as one network. Returns False where that is impossible."""
+    def _tidy_up(self) -> None:
+        """Take networks back that the next trials may use; release now and then what is not kept."""
+        self._groups += 1
+        if self._groups % TIDY_EVERY:
+            KEPT.take_back()
+        else:
+            tidy_up()
+
+    def _train_stacked(self, numbers: list[int], template: Spec) -> bool:
+        """Train a group as one network, the template's, which is kept for later groups that have it in common.
+
+        Returns False where that is impossible.
+        """
         if self._late(numbers):
             return True
         reporter = TrialReporter(self._report, numbers, str(self._settings.metric))
         try:
-            ready = self._ready(self._specs[numbers[0]], reporter)
+            ready = self._ready(template, reporter)
             setup = self._resumable(self._stacked_setup(ready, numbers, reporter), numbers, reporter)
             if (obstacle := why_not_stacked(setup)) is not None:
                 self._report.event("info", f"Trials {_listed(numbers)} train alone: {obstacle} cannot be stacked.")
@@ -190,7 +208,7 @@ class SearchRun:
                 self._adopt(number, path)
             if assignment.trial is not None:
                 self._train_alone(assignment.trial, assignment.checkpoint)
-                tidy_up()
+                self._tidy_up()
             elif not assignment.finished:
                 self._report.progress()
                 if reason := self._report.stop():
@@ -306,6 +324,7 @@ class SearchRun:
         specs = [self._specs[number] for number in numbers]
         rows, size = ready.rows["train"].count, ready.setup.compiled.batch_size
         steps = specs[0].training.steps_per_epoch or -(-rows // size)
+        at_once = int(self._settings.parallel or 1)
         members: dict[Any, keras.Model] = {}
         left = iter(specs)
 
@@ -325,6 +344,7 @@ class SearchRun:
             seeds=[spec.training.seed for spec in specs],
             initialise=initialise,
             settings=ReplicaSettings.of(specs, steps),
+            widths=(max(2, at_once // 4), at_once),
             recorder=None,
             pruned=lambda epoch, running: self._pruned(numbers, reporter, epoch, running),
             out_of_time=self._out_of_time,

@@ -13,6 +13,7 @@ from typing import Any
 import optuna
 
 from fitserve.spec.search import Choice, Point, Range, SearchSpec, drawn, every
+from workers.trainer.search.gaussian_process import GaussianProcess
 
 _REPEATS = 20  # draws of a configuration that was tried already, before one is taken that was not
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -34,6 +35,7 @@ class Study:
         self._study = optuna.create_study(sampler=sampler, direction=direction)
         self._asked: list[optuna.trial.Trial] = []
         self._seen: set[Any] = set()
+        self._process = GaussianProcess(search.ranges, settings.seed) if settings.sampler == "gp" else None
         self._grid = every(search.ranges) if settings.sampler == "grid" else None
 
     def ask(self, count: int) -> list[Point]:
@@ -50,9 +52,11 @@ class Study:
                 self._note(point)
             return point
         for _ in range(_REPEATS):
-            if self._search.settings.sampler == "random":
+            trial = None
+            if self._process is not None:
+                point = self._process.propose([dict(asked.params) for asked in self._asked])
+            elif self._search.settings.sampler == "random":
                 point = drawn(self._search.ranges, self._generator)
-                trial = None
             else:
                 trial = self._study.ask()
                 point = _suggest(trial, self._search.ranges)
@@ -79,6 +83,12 @@ class Study:
     def tell(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Take in the results of the trials asked for last, in their order. A trial without a value is a failure."""
         trials, self._asked = self._asked, []
+        if self._process is not None:
+            sign = -1.0 if self._search.settings.direction == "max" else 1.0
+            for row in rows:
+                value = row.get("value")
+                known = row["state"] in ("succeeded", "pruned")
+                self._process.tell(row["point"], sign * float(value) if known and value is not None else None)
         states = optuna.trial.TrialState
         for trial, row in zip(trials, rows, strict=False):
             value = row.get("value")

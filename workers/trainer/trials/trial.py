@@ -61,6 +61,7 @@ class TrialSetup:
     held_out: Callable[[], HeldOutRows | None] = lambda: None  # of members that train stacked
     leader: Leader | None = None  # of the processes that train the network together, where this one leads them
     settings: ReplicaSettings | None = None  # hyperparameters of each trial's own, where they train stacked
+    widths: tuple[int, ...] = ()  # of stacks, rising: a search keeps those traced for its next trials
     # Says after an epoch (from 1) which of the running trials stop there, and why, in words.
     pruned: Callable[[int, Sequence[TrialRecord]], Mapping[int, str]] | None = None
     out_of_time: Callable[[], bool] = lambda: False  # asked after an epoch: all trials then end as they are

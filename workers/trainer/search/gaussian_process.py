@@ -1,0 +1,214 @@
+"""Points for a search's trials by a Gaussian process: where a better result than the best is most to be expected.
+
+Optuna's own sampler of this kind needs PyTorch, which is larger than everything else a worker installs.
+
+A point becomes a vector: a number its place between the ends of its range (of its logarithm, where the range is
+logarithmic), a choice one number for each option; what is not chosen is 0. Results are ranked and made normal, which
+bounds what a diverged trial does to the others. The kernel is Matern's of 5/2 with one length for each range, chosen by
+the likelihood among random ones; the expected improvement is that of the best of random points and of neighbours of
+the best trials. Points that were asked for and have no result yet count with what is expected of them.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from fitserve.spec.search import Choice, Interval, Point, Range, drawn
+
+FIRST = 10  # points that are drawn before anything is modelled
+LENGTHS = 40  # kernels that are tried
+CANDIDATES = 256  # points that are compared
+MOST_RESULTS = 150  # that are modelled: the best, and the last
+_NORMAL = NormalDist()
+Vector = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """The results that are modelled, by their places; their points as vectors, their scores, and the kernel."""
+
+    known: list[int]
+    x: Vector
+    y: Vector
+    lengths: Vector
+    noise: float
+
+
+class GaussianProcess:
+    """Proposes points from the results of those before; the smallest result is best."""
+
+    def __init__(self, ranges: Mapping[str, Range], seed: int) -> None:
+        self._ranges, self._generator = ranges, random.Random(seed)
+        self._points: list[Point] = []
+        self._results: list[float] = []
+        self._model: _Model | None = None  # of the results so far
+
+    def tell(self, point: Point, result: float | None) -> None:
+        """Take in a result; None is one of a trial that failed, as bad as the worst."""
+        self._points.append(point)
+        self._results.append(math.inf if result is None else result)
+        self._model = None
+
+    def propose(self, waiting: Sequence[Point]) -> Point:
+        """Return a point, beside those that are `waiting` for their results."""
+        if len(self._points) < FIRST:
+            return drawn(self._ranges, self._generator)
+        with threadpool_limits(1):  # matrices this small take longer on several threads, and spin beside other work
+            return self._most_promising(waiting)
+
+    def _most_promising(self, waiting: Sequence[Point]) -> Point:
+        if self._model is None:
+            known = self._modelled()
+            x = np.stack([self._vector(self._points[at]) for at in known])
+            y = _normal_scores([self._results[at] for at in known])
+            self._model = _Model(known, x, y, *self._kernel(x, y))
+        model = self._model
+        x, y, lengths, noise = model.x, model.y, model.lengths, model.noise
+        if waiting:
+            pending = np.stack([self._vector(point) for point in waiting])
+            x, y = np.concatenate([x, pending]), np.concatenate([y, _predict(x, y, pending, lengths, noise)[0]])
+        candidates = self._candidates(model.known)
+        mean, deviation = _predict(x, y, np.stack([self._vector(point) for point in candidates]), lengths, noise)
+        return candidates[int(np.argmax(_expected_improvement(mean, deviation, float(y.min()))))]
+
+    def _modelled(self) -> list[int]:
+        places = range(len(self._points))
+        if len(self._points) <= MOST_RESULTS:
+            return list(places)
+        best = sorted(places, key=lambda at: (self._results[at], at))[: MOST_RESULTS // 2]
+        last = [at for at in places[-MOST_RESULTS:] if at not in set(best)]
+        return sorted([*best, *last[-(MOST_RESULTS - len(best)) :]])
+
+    def _candidates(self, known: Sequence[int]) -> list[Point]:
+        """Return random points, half of them with most values of one of the best trials."""
+        points = [drawn(self._ranges, self._generator) for _ in range(CANDIDATES)]
+        best = sorted(known, key=lambda at: (self._results[at], at))[:5]
+        for at in range(CANDIDATES // 2):
+            points[at] = self._near(self._points[self._generator.choice(best)])
+        return points
+
+    def _near(self, point: Point) -> Point:
+        """Return a point with one or two ranges drawn anew, or numbers that lie close."""
+        ranges = _chosen(self._ranges, point)
+        near = dict(point)
+        numbers = [pointer for pointer, one in ranges.items() if isinstance(one, Interval)]
+        if numbers and self._generator.random() < 0.7:
+            for pointer in numbers:
+                near[pointer] = _beside(ranges[pointer], near[pointer], self._generator)
+            return near
+        fresh = drawn(self._ranges, self._generator)
+        pointer = self._generator.choice(list(self._ranges))
+        return {**_without(self._ranges[pointer], pointer, near), **_part(self._ranges[pointer], pointer, fresh)}
+
+    def _vector(self, point: Point) -> Vector:
+        return np.asarray(list(_numbers(self._ranges, point)), np.float64)
+
+    def _kernel(self, x: Vector, y: Vector) -> tuple[Vector, float]:
+        """Return the lengths and the noise of highest likelihood among random ones."""
+        generator = np.random.default_rng(len(x))
+        lengths = np.exp(generator.uniform(math.log(0.1), math.log(5.0), (LENGTHS, x.shape[1])))
+        lengths[: LENGTHS // 4] = lengths[: LENGTHS // 4, :1]  # some that are equal for all ranges
+        noises = np.exp(generator.uniform(math.log(1e-3), math.log(0.5), LENGTHS))
+        scored = [
+            (_likelihood(x, y, own, float(noise)), at)
+            for at, (own, noise) in enumerate(zip(lengths, noises, strict=True))
+        ]
+        best = max(scored)[1]
+        return lengths[best], float(noises[best])
+
+
+def _numbers(ranges: Mapping[str, Range], point: Point) -> Any:
+    for pointer, one in ranges.items():
+        at = point.get(pointer)
+        if isinstance(one, Choice):
+            yield from (float(at == index) for index in range(len(one.options)))
+            for inside in one.inside:
+                yield from _numbers(inside, point)
+        else:
+            yield 0.0 if at is None else _place(one, float(at))
+
+
+def _place(one: Interval, value: float) -> float:
+    low, high = float(one.low), float(one.high)
+    if one.log:
+        low, high, value = math.log(low), math.log(high), math.log(value)
+    return (value - low) / (high - low)
+
+
+def _beside(one: Range, value: float, generator: random.Random) -> int | float:
+    assert isinstance(one, Interval)
+    place = min(1.0, max(0.0, _place(one, float(value)) + generator.gauss(0.0, 0.1)))
+    low, high = float(one.low), float(one.high)
+    moved = math.exp(math.log(low) + place * math.log(high / low)) if one.log else low + place * (high - low)
+    if (count := one.count()) is not None and not one.log:
+        return one.value(min(count - 1, max(0, round((moved - low) / float(one.step or 1)))))
+    moved = min(high, max(low, moved))
+    return round(moved) if one.whole else moved
+
+
+def _chosen(ranges: Mapping[str, Range], point: Point) -> dict[str, Range]:
+    """Return the ranges that exist at a point."""
+    chosen: dict[str, Range] = {}
+    for pointer, one in ranges.items():
+        chosen[pointer] = one
+        if isinstance(one, Choice):
+            chosen |= _chosen(one.inside[int(point[pointer])], point)
+    return chosen
+
+
+def _part(one: Range, pointer: str, point: Point) -> Point:
+    """Return what a range, and those inside it, became."""
+    own = _chosen({pointer: one}, point)
+    return {at: value for at, value in point.items() if at in own}
+
+
+def _without(one: Range, pointer: str, point: Point) -> Point:
+    own = _part(one, pointer, point)
+    return {at: value for at, value in point.items() if at not in own}
+
+
+def _normal_scores(results: Sequence[float]) -> Vector:
+    """Return each result's rank as a quantile of the normal distribution; equal ones have the mean of their ranks."""
+    values = np.asarray(results, np.float64)
+    ranks = ((values[:, None] > values[None]).sum(1) + (values[:, None] >= values[None]).sum(1) - 1) / 2.0
+    return np.asarray([_NORMAL.inv_cdf((rank + 0.5) / len(values)) for rank in ranks])
+
+
+def _covariance(one: Vector, other: Vector, lengths: Vector) -> Vector:
+    a, b = one / lengths, other / lengths
+    squares = (a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2.0 * a @ b.T
+    apart = np.sqrt(5.0 * np.maximum(squares, 0.0))
+    return np.asarray((1.0 + apart + apart**2 / 3.0) * np.exp(-apart))
+
+
+def _likelihood(x: Vector, y: Vector, lengths: Vector, noise: float) -> float:
+    try:
+        factor = np.linalg.cholesky(_covariance(x, x, lengths) + noise * np.eye(len(x)))
+    except np.linalg.LinAlgError:
+        return -math.inf
+    half = np.linalg.solve(factor, y)
+    return float(-0.5 * half @ half - np.log(np.diag(factor)).sum())
+
+
+def _predict(x: Vector, y: Vector, at: Vector, lengths: Vector, noise: float) -> tuple[Vector, Vector]:
+    """Return the mean and the standard deviation of the results to be expected."""
+    factor = np.linalg.cholesky(_covariance(x, x, lengths) + noise * np.eye(len(x)))
+    shared = np.linalg.solve(factor, _covariance(x, at, lengths))
+    mean = shared.T @ np.linalg.solve(factor, y)
+    return mean, np.sqrt(np.maximum(1e-12, 1.0 - (shared**2).sum(0)))
+
+
+def _expected_improvement(mean: Vector, deviation: Vector, best: float) -> Vector:
+    ahead = (best - mean) / deviation
+    share = np.asarray([_NORMAL.cdf(value) for value in ahead])
+    density = np.exp(-0.5 * ahead**2) / math.sqrt(2.0 * math.pi)
+    return np.asarray(deviation * (ahead * share + density))
