@@ -152,7 +152,9 @@ def test_every_kind_of_run_goes_on_from_anywhere(tmp_path: Path, name: str) -> N
         _assert_equal(_resumed(whole, request, index), whole, index)
 
 
-@pytest.mark.parametrize("spooled", [True, False], ids=["spooled", "from the file"])
+@pytest.mark.parametrize(
+    "spooled", [pytest.param(True, id="spooled", marks=pytest.mark.long), pytest.param(False, id="from the file")]
+)
 def test_streamed_rows_keep_their_order_on_another_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spooled: bool
 ) -> None:
@@ -168,6 +170,7 @@ def test_streamed_rows_keep_their_order_on_another_machine(
     _assert_equal(_resumed(whole, request, 0), whole)
 
 
+@pytest.mark.long
 def test_rows_are_not_encoded_anew_in_the_middle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Streamed rows are encoded as a sample says: a worker that has to stream them starts over, and says so."""
     monkeypatch.setattr(preparation, "SAMPLE_ROWS", {"train": 30, "validation": 20, "test": 20})
