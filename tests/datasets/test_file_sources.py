@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import gzip
+import http.client
 import io
+import itertools
+import json
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import deltalake
 import fsspec
@@ -19,11 +24,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.large_import import peak_of
+from fitserve.datasets.sources import fetched, objects
 from fitserve.ids import new_id
 from tests.datasets.conftest import Api
 from tests.object_stores import AZURE_KEY, KINDS, emulated
 
 TABLE = "".join(f"{i},{i % 7},{i / 4},{i:06}\n" for i in range(20_000))
+MODIFIED = "Sat, 28 Nov 2026 08:00:00 GMT"
 CSV = ("id,group,size,code\n" + TABLE).encode()
 
 
@@ -143,6 +150,84 @@ def test_other_stores_are_read_too(api: Api, kind: str) -> None:
             assert AZURE_KEY not in refused.text
 
 
+@contextmanager
+def meddled(endpoint: str, before: Callable[[int], None]) -> Iterator[str]:
+    """Yield another address of the store, which calls `before` with the number of each read of an object's bytes."""
+    address, numbers = urlsplit(endpoint).netloc, itertools.count()
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            pass
+
+        def forward(self) -> None:
+            if self.command == "GET" and "?" not in self.path and "/data/" in self.path:
+                before(next(numbers))
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            store = http.client.HTTPConnection(address)
+            store.request(self.command, self.path, body, dict(self.headers))
+            response = store.getresponse()
+            content = response.read()
+            self.send_response(response.status)
+            for name, value in response.getheaders():
+                if name.lower() not in ("connection", "transfer-encoding", "content-length", "server", "date"):
+                    self.send_header(name, value)
+            length = response.headers.get("Content-Length") if self.command == "HEAD" else str(len(content))
+            self.send_header("Content-Length", length or "0")
+            self.end_headers()
+            self.wfile.write(content)
+            store.close()
+
+        do_GET = do_HEAD = do_POST = do_PUT = forward
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("format", ["csv", "parquet"])
+def test_an_object_that_changes_midway_is_never_half_of_a_dataset(
+    api: Api,
+    lake: Callable[[str, bytes], None],
+    s3_environment: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    format: str,
+) -> None:
+    monkeypatch.setattr(objects, "CHUNK", 4096)  # an object is read in several ranges
+    monkeypatch.setattr(fetched, "FIRST_PAUSE", 0.0)
+
+    def state(number: int) -> bytes:
+        values = [number * 100_000 + row for row in range(20_000)]
+        return parquet(n=values) if format == "parquet" else b"n\n" + b"".join(b"%d\n" % value for value in values)
+
+    for at, changes in (("listed", [0]), ("half read", [2]), ("always", range(1_000))):
+        folder = f"{format}-{at.replace(' ', '-')}"
+        for part in "ab":
+            lake(f"{folder}/{part}.{format}", state(1))
+
+        def overwrite(number: int, folder: str = folder, changes: Sequence[int] = changes) -> None:
+            if number in changes:
+                new = state(2 + number * (len(changes) > 1))
+                for part in "ab":
+                    lake(f"{folder}/{part}.{format}", new)
+
+        known = json.loads((api.settings.connections_file or Path()).read_text())["lake"]
+        before = api.blobs()
+        with meddled(s3_environment["AWS_ENDPOINT_URL"], overwrite) as endpoint:
+            options = {**known["options"], "client_kwargs": {"endpoint_url": endpoint}}
+            api.connect(meddled={"url": known["url"], "options": options})
+            answer = ask(api, folder, s3={"connection": "meddled", "path": f"{folder}/*"})
+        if at == "always":
+            assert (answer.status_code, "changed while it was read" in answer.text) == (503, True), answer.text
+            assert (api.blobs(), api.leftovers()) == (before, [])
+        else:
+            assert answer.status_code == 201, answer.text
+            table = api.ann.get(f"/datasets/{answer.json()['id']}/download", params={"format": "parquet"}).content
+            numbers = pq.read_table(io.BytesIO(table))["n"].to_pylist()
+            assert (len(numbers), {number // 100_000 for number in numbers}) == (40_000, {2}), at
+
+
 # --- an address ----------------------------------------------------------------------------------------------------
 
 
@@ -151,7 +236,8 @@ class BreakingFiles:
 
     def __init__(self) -> None:
         self.states, self.breaks, self.requests = [CSV], [len(CSV)], []
-        self.resumes = True
+        self.resumes, self.careless = True, False  # whether it heeds Range, and Range without If-Range
+        self.mark, self.block = "ETag", len(CSV)  # what identifies a state; the most bytes of a range
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -186,16 +272,18 @@ class BreakingFiles:
             to.send_response(304)
             to.end_headers()
             return
-        start = 0
-        if self.resumes and to.headers.get("If-Range") == etag:
+        start, end, mark = 0, len(data), (self.mark, etag if self.mark == "ETag" else MODIFIED)
+        if "Range" in to.headers and (self.careless or (self.resumes and to.headers["If-Range"] == mark[1])):
             start = int(to.headers["Range"].removeprefix("bytes=").rstrip("-"))
+            end = min(end, start + self.block)
         to.send_response(206 if start else 200)
         if start:
-            to.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
-        to.send_header("ETag", etag)
-        to.send_header("Content-Length", str(len(data) - start))
+            to.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(data)}")
+        if not (start and self.careless):
+            to.send_header(*mark)
+        to.send_header("Content-Length", str(end - start))
         to.end_headers()
-        to.wfile.write(data[start : start + most])
+        to.wfile.write(data[start : min(end, start + most)])
         to.close_connection = True
 
 
@@ -229,6 +317,20 @@ def test_a_broken_download_is_resumed_and_a_changed_file_begins_again(api: Api, 
         assert after.status_code == 201, after.text
         assert "changed" in [row["code"] for row in rows(api, after.json())[:3]]
         assert after.json()["bytes"] == len(changed)
+
+
+@pytest.mark.parametrize("mark", ["ETag", "Last-Modified"])
+def test_a_file_is_never_joined_from_two_states(api: Api, files: BreakingFiles, mark: str) -> None:
+    files.mark, files.breaks, files.block = mark, [100_000, len(CSV)], 150_000
+    answer = ask(api, f"blocks-{mark}", https={"url": f"{files.url}/blocks.csv"})  # a range is answered in parts
+    assert (answer.status_code, answer.json()["bytes"]) == (201, len(CSV)), answer.text
+
+    longer = CSV + b"20000,1,1,changed\n"
+    files.careless, files.requests, files.breaks = True, [], [100_000, len(longer)]
+    files.states = [CSV, longer]  # the server heeds no If-Range and says no ETag of its parts
+    again = ask(api, f"longer-{mark}", https={"url": f"{files.url}/longer.csv"})
+    assert (again.status_code, again.json()["bytes"]) == (201, len(longer)), again.text
+    assert [request.get("Range") for request in files.requests] == [None, "bytes=100000-", None]
 
 
 @pytest.mark.parametrize("format", ["csv", "parquet"])

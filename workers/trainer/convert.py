@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import onnx
 import pyarrow.parquet as pq
@@ -26,12 +27,13 @@ from fitserve.spec.ensemble import members_of
 from fitserve.spec.spec import parse
 from fitserve.target_encoder import TargetEncoder
 from workers.trainer.data.preparation import columns_of, read_columns, split_rows, usable_rows
+from workers.trainer.engine.compiled import MULTITHREADED_STEP
 from workers.trainer.export import keras_encoding, mlflow_model, plain_code, raw_graph
 from workers.trainer.export.export import NOISE_FACTOR, PARITY_LIMIT, largest_difference, raw_values, serve
 
 Predictions = Mapping[str, np.ndarray]
-LOSS_LIMIT = 1e-4  # of a loss, or of its share where it exceeds 1, in the first epochs
-LATER_LIMIT = 0.05  # of one in later epochs, to which the rounding of single numbers may have grown
+LOSS_LIMIT = 1e-4  # of a loss, or of its share where it exceeds 1
+LATER_LIMIT = 0.05  # of one in later epochs, where a step was spread over threads: its rounding may have grown
 _FIXED_TIME = (1980, 1, 1, 0, 0, 0)  # the same artifact gives the same bytes
 
 
@@ -95,7 +97,15 @@ def _code(
     (code / "train.ipynb").write_text(plain_code.notebook(text), encoding="utf-8")
     _zip(folder / "export", code)
     subprocess.run([sys.executable, "train.py"], cwd=code, env={**os.environ, "DATA": str(table)}, check=True)
-    return plain_code.differences(request["epochs"], json.loads((code / "history.json").read_text()))
+    spread = kind == plain_code.TOGETHER and _is_spread(folder / "model.keras", spec.training.batch_size, epoch)
+    compared = plain_code.FIRST_EPOCHS if spread else None
+    return plain_code.differences(request["epochs"], json.loads((code / "history.json").read_text()), compared)
+
+
+def _is_spread(model: Path, batch_size: int | str, rows: int) -> bool:
+    """Return whether networks side by side were computed in groups, whose sums round otherwise than the script's."""
+    weights = sum(int(np.prod(v.shape)) for v in keras.saving.load_model(model).trainable_variables)
+    return 3.0 * weights * (rows if batch_size == "full" else int(batch_size)) > MULTITHREADED_STEP
 
 
 def _zip(target: Path, folder: Path) -> None:
@@ -121,7 +131,6 @@ def _onnx_raw(folder: Path, encoder: Encoder, version: int) -> Callable[[Mapping
 
 def _saved_model(folder: Path, encoder: Encoder, version: int) -> Callable[[Mapping[str, Any]], Predictions]:
     """Export by Keras; zipped as TensorFlow Serving wants it, in a folder named by the version."""
-    import keras
     import tensorflow as tf
 
     whole = keras.saving.load_model(folder / "model.keras")

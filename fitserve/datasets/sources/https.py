@@ -20,7 +20,7 @@ SECONDS = 3_600.0  # for the whole file
 REDIRECTS = 5
 MAX_STALLS = 3  # attempts in a row without a byte
 POINTER = "/source/https/url"
-_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 _TRY_LATER = (408, 425, 429, 500, 502, 503, 504)
 
 
@@ -54,6 +54,7 @@ class _Download:
     def __init__(self, url: str, headers: dict[str, str], outgoing: Outgoing, place: Place) -> None:
         self.url, self.headers, self.outgoing, self.place = url, headers, outgoing, place
         self.marks: dict[str, str] = {}  # identifies this state of the file
+        self._total: int | None = None  # its bytes, where the server says so
         self._ends_at = time.monotonic() + SECONDS
         self._done = False
 
@@ -62,13 +63,15 @@ class _Download:
         stalls = 0
         path.write_bytes(b"")
         while not self._done:
-            before = path.stat().st_size
+            before, failure = path.stat().st_size, "it sends no further bytes."
             try:
                 self._request(path, before)
             except NoAnswer as error:
+                failure = error.detail
+            if not self._done:
                 stalls = 0 if path.stat().st_size > before else stalls + 1
                 if stalls >= MAX_STALLS or time.monotonic() > self._ends_at:
-                    raise SourceAway(f"The address does not answer: {error.detail}") from None
+                    raise SourceAway(f"The address does not answer: {failure}")
                 if stalls:
                     time.sleep(0.2 * 2**stalls)
 
@@ -88,11 +91,9 @@ class _Download:
         )
         with request as response:
             self._check(response)
-            marks = _marks(response)
-            start = self._start(response, have, marks)
-            self.marks = marks or self.marks
+            start, end = self._place_of(response, have)
             self._write(response, path, start)
-        self._done = True
+        self._done = end is None or path.stat().st_size >= end
 
     def _check(self, response: Response) -> None:
         status = response.status
@@ -106,14 +107,24 @@ class _Download:
         fix = "Name credentials: connection." if status in (401, 403) else None
         raise SourceRefused(what, problems=[Problem(what, POINTER, received=self.url[:200], fix=fix)])
 
-    def _start(self, response: Response, have: int, marks: dict[str, str]) -> int:
-        """Return the byte at which the body begins. Raises SourceAway if it belongs to another state of the file."""
-        if response.status == 200:
-            return 0  # the whole file: it has changed meanwhile, or the server does not resume
+    def _place_of(self, response: Response, have: int) -> tuple[int, int | None]:
+        """Return the byte at which the body begins, and the whole file's size where more may have to be requested.
+
+        Raises SourceAway if the body belongs to another state of the file.
+        """
+        marks = _marks(response)
+        if response.status == 200:  # the whole file: it has changed meanwhile, or the server does not resume
+            length = response.headers.get("Content-Length", "")
+            self.marks, self._total = marks, int(length) if length.isdigit() else None
+            return 0, None
         match = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
-        if match is None or int(match[1]) > have or (marks and marks != self.marks):
+        total = int(match[3]) if match and match[3] != "*" else None
+        # A part must repeat the ETag; it may leave out the time of modification, which If-Range named.
+        changed = marks != self.marks if marks or "etag" in self.marks else False
+        changed |= None not in (total, self._total) and total != self._total
+        if match is None or int(match[1]) > have or changed:
             raise SourceAway("The file changed while it was read.", fix="Import it once it is complete.")
-        return int(match[1])  # a cache may answer with whole blocks, which begin before the requested byte
+        return int(match[1]), total  # a cache may answer with whole blocks, which begin before the requested byte
 
     def _write(self, response: Response, path: Path, start: int) -> None:
         most = self.place.limits.upload_bytes

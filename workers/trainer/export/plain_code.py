@@ -22,9 +22,10 @@ from workers.trainer.engine.stacked_network import HELD_OUT_ROWS
 from workers.trainer.export import plain_templates as parts
 
 _MODULES = ("layers", "optimizers", "losses", "initializers", "regularizers", "constraints", "optimizers.schedules")
+_LIBRARIES = ("keras", "numpy as np", "pandas as pd", "tensorflow as tf")
 _MARK = "# %% "  # begins a cell
 
-FIRST_EPOCHS = 20  # whose losses must be the run's
+FIRST_EPOCHS = 20  # whose losses must be the run's, where the rounding of later ones cannot be
 SINGLE, TOGETHER, ONE_BY_ONE = "single", "together", "one by one"  # how the networks of a run were trained
 
 
@@ -43,23 +44,21 @@ def script(
     used += ["number"] if "robust" in used and "number" not in used else []
     helpers = "\n\n".join(parts.HELPERS[name] for name in parts.HELPERS if name in used)
     network, members = "\n".join(_network(spec["network"], kind)), members_of(parse(spec).ensemble)
-    constants, adam = _constants(training, kind, rows), _adam(training["optimizer"], kind)
+    constants, optimizer = _constants(training, kind, rows), _own_optimizer(training["optimizer"])
     fit = "\n".join(_FITS[kind](training, next(iter(training["loss"].values()))))
-    head = parts.HEAD.format(
-        **harmless, seed=int(training["seed"]), imports=_imports(network + adam, kind), rows=_rows(members)
-    )
+    batches = _batches(spec["network"], kind)
+    head = parts.HEAD.format(**harmless, seed=int(training["seed"]), imports=_imports(kind), rows=_rows(members))
     return (
         f"{head}{helpers}\n\n{encodings}\n{_target(target, types)}\n\n# %% Network\n{network}\n\n"
-        f"# %% Training\n{constants}\n\n\n{adam}{_BATCHES[kind].strip()}\n\n\n{fit}\n"
+        f"# %% Training\n{constants}\n\n\n{optimizer}{batches}\n\n\n{fit}\n"
     )
 
 
-def _imports(network: str, kind: str) -> str:
+def _imports(kind: str) -> str:
     """Return the modules that the script uses."""
     own = ["itertools"] if kind != SINGLE else []
     lines = [f"import {name}" for name in sorted(["json", "os", *own])]
-    tensors = ["import tensorflow as tf"] if kind == TOGETHER or "Dropout(" in network or "tf." in network else []
-    return "\n".join([*lines, "", "import keras", "import numpy as np", "import pandas as pd", *tensors])
+    return "\n".join([*lines, "", *(f"import {name}" for name in _LIBRARIES)])
 
 
 def _rows(members: int) -> str:
@@ -72,20 +71,17 @@ def _rows(members: int) -> str:
     return f'rows = np.load("rows.npz")  # which rows train and validate\n{read}'
 
 
-def _adam(optimizer: Mapping[str, Any], kind: str = SINGLE) -> str:
+def _own_optimizer(optimizer: Mapping[str, Any]) -> str:
     """Return the optimizer's class where the script has one of its own."""
     ((name, arguments),) = optimizer.items()
-    if name not in _OWN_ADAMS or arguments.get("amsgrad"):
+    if name not in _OWN_OPTIMIZERS or arguments.get("amsgrad") or arguments.get("centered"):
         return ""
-    # A stack of networks moves all rows of an embedding in every step, one network those of the batch.
-    dense = "gradient = tf.convert_to_tensor(gradient)"
-    sparse = dense if kind == TOGETHER else "return super().update_step(gradient, variable, learning_rate)"
-    return f"{parts.ADAM.format(name=name, sparse=sparse)}\n\n"
+    return f"{_OWN_OPTIMIZERS[name].replace('{name}', name)}\n\n"
 
 
 def _optimizer(training: Mapping[str, Any]) -> str:
     optimizer, text = training["optimizer"], _text(training["optimizer"])
-    return text.removeprefix("keras.optimizers.") if _adam(optimizer) else text
+    return text.removeprefix("keras.optimizers.") if _own_optimizer(optimizer) else text
 
 
 def _constants(training: Mapping[str, Any], kind: str, rows: int) -> str:
@@ -223,7 +219,7 @@ _TAKEN = {
     *("keras", "np", "pd", "tf", "json", "os", "itertools", "data", "rows", "train", "validation", "inputs", "target"),
     *("labels", "model", "seed", "Dropout", "mixed", "GOLDEN"),
 }
-_OWN_ADAMS = ("Adam", "AdamW")
+_OWN_OPTIMIZERS = {"Adam": parts.ADAM, "AdamW": parts.ADAM, "RMSprop": parts.RMSPROP}
 
 
 def _fit_single(training: Mapping[str, Any], loss: Any) -> Iterator[str]:
@@ -255,6 +251,12 @@ def _fit_one_by_one(training: Mapping[str, Any], loss: Any) -> Iterator[str]:
     yield "    histories.append(history.history)"
     yield parts.AVERAGE
     yield parts.SAVE.format(histories="histories").strip()
+
+
+def _batches(layers: Sequence[Mapping[str, Any]], kind: str) -> str:
+    """Return the classes that make batches; for networks side by side, also the layers that they have."""
+    used = [name for name in parts.AT_ONCE if any(name in node for node in layers)]
+    return _BATCHES[kind].replace("{branches}", "".join(parts.AT_ONCE[name] for name in used)).strip()
 
 
 _FITS = {SINGLE: _fit_single, TOGETHER: _fit_together, ONE_BY_ONE: _fit_one_by_one}
@@ -316,12 +318,14 @@ def _text(value: Any) -> str:
     return repr(value)
 
 
-def differences(recorded: Sequence[Sequence[Mapping[str, float]]], histories: Any) -> dict[str, Any]:
+def differences(
+    recorded: Sequence[Sequence[Mapping[str, float]]], histories: Any, compared: int | None = None
+) -> dict[str, Any]:
     """Compare histories' losses with those that a run recorded, by epoch: relative to them where they exceed 1.
 
     `recorded` is by network that was trained by itself, and so is a list of histories; one history stands alone.
-    `max_rel` is that of the first FIRST_EPOCHS, `later` that of all after them which both have: the last bit of a
-    weight, where two sums were rounded differently, grows without limit in a long training.
+    `max_rel` is that of the epochs to be compared, left out: of all, `later` that of those after them which both have:
+    the last bit of a weight, where two sums were rounded differently, grows without limit in a long training.
     """
     histories = histories if isinstance(histories, list) else [histories]
     first = 0.0 if len(histories) == len(recorded) else float("inf")
@@ -331,10 +335,10 @@ def differences(recorded: Sequence[Sequence[Mapping[str, float]]], histories: An
             own = np.array([one[name] for one in logs if name in one])
             reached = np.array(history.get(name, ()), float)
             both = min(len(own), len(reached))
-            if min(len(own), FIRST_EPOCHS) != min(len(reached), FIRST_EPOCHS):
+            if len(own[:compared]) != len(reached[:compared]):
                 first = float("inf")
             apart = np.abs(own[:both] - reached[:both]) / np.maximum(1.0, np.abs(own[:both]))
-            first = max([first, *apart[:FIRST_EPOCHS]])
-            later = max([later, *apart[FIRST_EPOCHS:]])
+            first = max([first, *apart[:compared]])
+            later = max([later, *(apart[compared:] if compared else ())])
     epochs = max(map(len, recorded), default=0)
     return {"epochs": epochs, "max_abs": float(first), "max_rel": float(first), "later": float(later)}

@@ -13,6 +13,8 @@ Needs keras, tensorflow, numpy, pandas and pyarrow. DATA is the dataset {dataset
 # %% Rows
 {imports}
 
+# Operations are computed as they are written: no sum is regrouped, and rounded otherwise than in the run.
+tf.config.optimizer.set_experimental_options({{"disable_meta_optimizer": True}})
 SEED = {seed}
 data = pd.read_parquet(os.environ.get("DATA", "data.parquet"))
 {rows}
@@ -85,7 +87,7 @@ class Dropout(keras.layers.Dropout):
         words = tf.cast(tf.range((tf.size(inputs) + 1) // 2), tf.uint32) * tf.constant(GOLDEN, tf.uint32)
         bits = tf.reshape(tf.bitcast(mixed(words + key), tf.uint16), [-1])[: tf.size(inputs)]
         kept = tf.reshape(bits, tf.shape(inputs)) >= tf.constant(round(self.rate * 65536), tf.uint16)
-        return tf.where(kept, inputs * (1 / (1 - self.rate)), 0.0)
+        return tf.where(kept, inputs * (1 / (1 - np.float32(self.rate))), 0.0)
 '''
 
 # Keras's own updates differ from ours in the last bit, which Adam magnifies a thousandfold within a few epochs.
@@ -94,7 +96,7 @@ ADAM = '''class {name}(keras.optimizers.{name}):
 
     def update_step(self, gradient, variable, learning_rate):
         if isinstance(gradient, tf.IndexedSlices):  # an embedding's
-            {sparse}
+            return super().update_step(gradient, variable, learning_rate)
         index, step = self._get_variable_index(variable), tf.cast(self.iterations + 1, tf.float32)
         variable = variable.value if isinstance(variable, keras.Variable) else variable
         tf.raw_ops.ResourceApplyAdam(
@@ -106,6 +108,30 @@ ADAM = '''class {name}(keras.optimizers.{name}):
             lr=tf.cast(learning_rate, tf.float32),
             beta1=self.beta_1,
             beta2=self.beta_2,
+            epsilon=self.epsilon,
+            grad=gradient,
+        )
+'''
+
+RMSPROP = '''class RMSprop(keras.optimizers.RMSprop):
+    """RMSprop in one TensorFlow operation, so that it rounds as the run did. Keras's own also works."""
+
+    def build(self, variables):
+        super().build(variables)
+        self.unused = [tf.Variable(tf.zeros(variable.shape)) for variable in variables]  # where there is no momentum
+
+    def update_step(self, gradient, variable, learning_rate):
+        if isinstance(gradient, tf.IndexedSlices):  # an embedding's
+            return super().update_step(gradient, variable, learning_rate)
+        index = self._get_variable_index(variable)
+        variable = variable.value if isinstance(variable, keras.Variable) else variable
+        tf.raw_ops.ResourceApplyRMSProp(
+            var=variable.handle,
+            ms=self._velocities[index].value.handle,
+            mom=(self._momentums[index].value if self.momentum else self.unused[index]).handle,
+            lr=tf.cast(learning_rate, tf.float32),
+            rho=self.rho,
+            momentum=float(self.momentum),
             epsilon=self.epsilon,
             grad=gradient,
         )
@@ -143,10 +169,9 @@ ENDLESS = '''def endless(own, seed):
 
 TOGETHER = (
     ENDLESS
-    + '''def pick(rows):
-    """Inputs and targets, those of each network in turn."""
-    chosen = tuple({name: values[own] for name, values in inputs.items()} for own in rows)
-    return chosen, tuple(target[own] for own in rows)
+    + '''def pick(rows, counted):
+    """Inputs, targets, and 1 for each row that counts: (rows, networks, columns)."""
+    return {name: values[rows] for name, values in inputs.items()}, target[rows], counted.astype("float32")
 
 
 class Batches(keras.utils.PyDataset):
@@ -155,26 +180,45 @@ class Batches(keras.utils.PyDataset):
     def __init__(self):
         super().__init__()
         self.streams = [endless(rows, SEED + number) for number, rows in enumerate(train)]
-        self.rows = [rows[:ROWS] for rows in train]  # Keras looks at a batch before the first epoch
+        self.rows = np.stack([rows[:ROWS] for rows in train], axis=1)  # Keras looks at a batch before the first epoch
 
     def __len__(self):
         return -(-ROWS // BATCH)
 
     def __getitem__(self, batch):
-        return pick([rows[batch * BATCH : (batch + 1) * BATCH] for rows in self.rows])
+        rows = self.rows[batch * BATCH : (batch + 1) * BATCH]
+        return pick(rows, np.ones(rows.shape))
 
     def on_epoch_begin(self):
-        self.rows = [np.fromiter(itertools.islice(stream, ROWS), np.int64) for stream in self.streams]
+        self.rows = np.stack([np.fromiter(itertools.islice(stream, ROWS), np.int64) for stream in self.streams], axis=1)
 
 
 class HeldOut(keras.utils.PyDataset):
-    """The rows that each network is held back from, some at once."""
+    """The rows that each network is held back from, some at once: those of a network with fewer are filled up."""
+
+    def __init__(self):
+        super().__init__()
+        most = max(map(len, validation))
+        self.rows = np.stack([np.pad(rows, (0, most - len(rows))) for rows in validation], axis=1)
+        self.counted = np.stack([np.arange(most) < len(rows) for rows in validation], axis=1)
 
     def __len__(self):
-        return -(-max(map(len, validation)) // CHUNK)
+        return -(-len(self.rows) // CHUNK)
 
     def __getitem__(self, batch):
-        return pick([rows[batch * CHUNK : (batch + 1) * CHUNK] for rows in validation])
+        part = slice(batch * CHUNK, (batch + 1) * CHUNK)
+        return pick(self.rows[part], self.counted[part])
+
+
+def at_once(layers, values, training):
+    """The same layer of each network on its own rows: (networks, rows, columns)."""
+    first, x = layers[0], values[0]
+
+    def stacked(name):
+        return tf.stack([getattr(layer, name).value for layer in layers])
+
+{branches}    each = zip(layers, *map(tf.unstack, values))
+    return tf.stack([layer(own if len(own) > 1 else own[0]) for layer, *own in each])
 
 
 class SideBySide(keras.Model):
@@ -185,26 +229,64 @@ class SideBySide(keras.Model):
         self.members = members
         self.mean = keras.metrics.Mean("loss")
 
-    def loss_of(self, member, x, y, training):
-        """The loss of one network; its mean over all rows is what is shown."""
-        count = tf.cast(tf.shape(y)[0], "float32")
-        total = tf.reduce_sum(LOSS.call(y, member(x, training=training)))
-        loss = total / tf.maximum(count, 1.0) + sum(member.losses)
-        self.mean.update_state(loss, sample_weight=count)
-        return loss
+    def losses_of(self, batch, training):
+        """The loss of each network; their mean over all rows is what is shown."""
+        x, y, counted = keras.tree.map_structure(lambda values: keras.ops.swapaxes(values, 0, 1), batch)
+        first = self.members[0]
+        tensors = {id(first.input[name]): values for name, values in x.items()}
+        for layers in zip(*(member.layers for member in self.members)):
+            if not isinstance(layers[0], keras.layers.InputLayer):
+                values = [tensors[id(tensor)] for tensor in keras.tree.flatten(layers[0].input)]
+                tensors[id(layers[0].output)] = at_once(layers, values, training)
+        counts = tf.reduce_sum(counted, axis=1)
+        losses = tf.reduce_sum(LOSS.call(y, tensors[id(first.outputs[0])]) * counted, axis=1) / tf.maximum(counts, 1.0)
+        losses += [sum(member.losses) for member in self.members]
+        self.mean.update_state(losses, sample_weight=counts)
+        return losses
 
     def train_step(self, batch):
         with tf.GradientTape() as tape:
-            loss = sum(self.loss_of(member, x, y, True) for member, x, y in zip(self.members, *batch))
+            loss = tf.reduce_sum(self.losses_of(batch, True))
         self.optimizer.apply(tape.gradient(loss, self.trainable_variables), self.trainable_variables)
         return {"loss": self.mean.result()}
 
     def test_step(self, batch):
-        for member, x, y in zip(self.members, *batch):
-            self.loss_of(member, x, y, False)
+        self.losses_of(batch, False)
         return {"loss": self.mean.result()}
 '''
 )
+
+# What a layer of several networks computes at once, so that its sums are those of the run.
+AT_ONCE = {
+    "Dense": """    if isinstance(first, keras.layers.Dense):
+        x = tf.matmul(x, stacked("kernel"))
+        return first.activation(x + stacked("bias")[:, None] if first.use_bias else x)
+""",
+    "Embedding": """    if isinstance(first, keras.layers.Embedding):
+        return tf.gather(stacked("embeddings"), tf.cast(x, "int32"), batch_dims=1)
+""",
+    "BatchNormalization": """    if isinstance(first, keras.layers.BatchNormalization):
+        if training:
+            mean, variance = tf.nn.moments(x, axes=[1], keepdims=True)
+            for layer, *new in zip(layers, tf.unstack(mean[:, 0]), tf.unstack(variance[:, 0])):
+                for moving, value in zip((layer.moving_mean, layer.moving_variance), new):
+                    moving.assign(moving * layer.momentum + value * (1 - layer.momentum))
+        else:
+            mean, variance = stacked("moving_mean")[:, None], stacked("moving_variance")[:, None]
+        x = (x - mean) * tf.math.rsqrt(variance + first.epsilon)
+        x = x * stacked("gamma")[:, None] if first.scale else x
+        return x + stacked("beta")[:, None] if first.center else x
+""",
+    "LayerNormalization": """    if isinstance(first, keras.layers.LayerNormalization):
+        mean, variance = tf.nn.moments(x, axes=[-1], keepdims=True)
+        x = (x - mean) * tf.math.rsqrt(variance + first.epsilon)
+        x = x * stacked("gamma")[:, None] if first.scale else x
+        return x + stacked("beta")[:, None] if first.center else x
+""",
+    "Dropout": """    if isinstance(first, Dropout):
+        return tf.stack([layer(own, training=training) for layer, own in zip(layers, tf.unstack(x))])
+""",
+}
 
 ONE_BY_ONE = (
     ENDLESS
