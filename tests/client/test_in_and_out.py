@@ -71,7 +71,13 @@ def test_predictions_go_to_a_table_and_a_bucket_and_come_in_again(
     source = {"sql": {"connection": "shop", "query": "SELECT * FROM inout.scores"}}
     again = client.datasets.import_from("in-and-out", source)
     files = {"s3": {"connection": "lake", "path": "scores/part-*.parquet"}}
-    assert client.datasets.import_from("in-and-out-files", files).rows == again.rows == 240
+    from_files = client.datasets.import_from("in-and-out-files", files)
+    assert from_files.rows == again.rows == 240
+    spec = {"dataset": from_files.ref, "target": "predicted_side", "features": ["x"], "network": [{"Dense": 2}]}
+    client.runs.create(spec, training={"epochs": 1}, model="in-and-out").wait(PATIENCE)
+    card = client.models.card("in-and-out", 1).replace("\\", "")
+    assert "| imported from | s3 scores/part-*.parquet through lake, objects: 1, 20" in card
+    client.models.delete("in-and-out")
     probabilities = [row["predicted_side_out"] for row in again.iter_rows(3)]
     assert probabilities == pytest.approx([row[0] for row in expected], abs=1e-6)
     with pytest.raises(FitserveError, match="exists already"):

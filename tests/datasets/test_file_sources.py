@@ -389,7 +389,10 @@ def test_a_delta_table_is_read_at_a_version(api: Api, tmp_path: Path) -> None:
     assert (before["rows"], again["sha256"]) == (3, before["sha256"])
     deltalake.DeltaTable(folder).delete("id = 4")
     assert api.ann.post("/datasets/visits/refresh").json()["version"] == 2
-    for path, version in (("visits", 99), ("none", None), ("../tables/visits", None)):
+    deltalake.write_deltalake(folder.parent / "torn", first)
+    (part,) = (folder.parent / "torn").glob("*.parquet")
+    part.write_bytes(b"PAR1" + bytes(part.stat().st_size - 8) + b"PAR1")
+    for path, version in (("visits", 99), ("none", None), ("../tables/visits", None), ("torn", None)):
         source = {"connection": "tables", "path": path, **({"version": version} if version else {})}
         answer = ask(api, "visits", delta=source)
         assert answer.status_code == 422, answer.text

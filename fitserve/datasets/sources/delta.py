@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
+
+import pyarrow as pa
 
 from fitserve.datasets.sources.arrow_file import ArrowFile
 from fitserve.datasets.sources.connections import Connection, SourceRefused
@@ -15,6 +18,7 @@ from fitserve.wire.sources import DeltaSource
 
 POINTER = "/source/delta"
 BATCH_ROWS = 65_536
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # of messages for terminals
 _REFUSED = (
     "not a delta table",
     "no delta table",
@@ -56,10 +60,11 @@ def fetch(source: DeltaSource, connection: Connection, place: Place) -> Fetched:
             file.write_all(joined_rows(parts, schema))
     except (FitserveError, Unchanged):
         raise
-    except (DeltaError, OSError, ValueError) as error:
-        detail = connection.redact(str(error).replace(address, source.path))
+    except (DeltaError, OSError, ValueError, pa.ArrowException) as error:
+        detail = connection.redact(_COLOUR.sub("", str(error)).replace(address, source.path))
         lowered = detail.lower()
-        kinds = (DeltaProtocolError, TableNotFoundError, FileNotFoundError)  # such as deletion vectors
+        # Deletion vectors and the like; no table; a file that is damaged, or of other types than the table says.
+        kinds = (DeltaProtocolError, TableNotFoundError, FileNotFoundError, pa.ArrowException)
         if isinstance(error, kinds) or any(word in lowered for word in _REFUSED) or "version" in lowered:
             what = f"The Delta table cannot be read: {detail}"
             raise SourceRefused(what, problems=[Problem(what, POINTER, received=source.path[:120])]) from None

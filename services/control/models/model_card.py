@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -84,6 +85,7 @@ def _data(recorded: Recorded) -> Iterator[Block]:
     facts = [
         ("dataset", f"{dataset.name}@{dataset.version}"),
         ("SHA-256", dataset.sha256),
+        ("imported from", _origin(dataset) if recorded.lineage is not None else None),
         ("rows", dataset.rows),
         *((f"rows for {part}", rows[part]) for part in ("train", "validation", "test") if part in rows),
         ("rows left out", left_out),
@@ -97,6 +99,22 @@ def _data(recorded: Recorded) -> Iterator[Block]:
     )
     if len(columns) > MOST_COLUMNS:
         yield Paragraph(f"{len(columns) - MOST_COLUMNS} more are in the manifest.")
+
+
+def _origin(dataset: Dataset) -> str | None:
+    """Return a dataset's source and the state that it had; of queries and addresses nothing that may be secret."""
+    imported = dataset.source.get("imported")
+    if imported is None:
+        return None
+    ((kind, stated),) = imported["from"].items()
+    place = stated.get("path") or urlsplit(stated.get("url", "")).hostname or ""
+    through = f" through {stated['connection']}" if stated.get("connection") else ""
+    snapshot = imported["snapshot"]
+    state = next(
+        (f", {name} {snapshot[name]}" for name in ("version", "etag", "last_modified") if name in snapshot), ""
+    )
+    state = f", {len(snapshot['parts'])} objects" if "parts" in snapshot else state
+    return f"{kind} {place}".strip() + f"{through}{state}, {imported['at']}"
 
 
 def _network(recorded: Recorded) -> Iterator[Block]:
