@@ -122,6 +122,7 @@ def translated(kind: str, connection: Connection, pointer: str, path: str) -> It
         if isinstance(error, PermissionError) or any(word in detail.lower() for word in _REFUSALS):
             fix = "The operator mends the connection's credentials."
             raise SourceRefused(f"The store refuses: {detail}", fix=fix) from None
-        if "changed" in detail or "PreconditionFailed" in detail:
-            raise SourceAway("The object changed while it was read.") from None
+        if type(error).__name__ == "FileExpired" or "PreconditionFailed" in str(error):
+            what, fix = "An object changed while it was read.", "Import it once it is complete."
+            raise SourceAway(what, fix=fix) from None
         raise SourceAway(f"The store of {kind} does not answer: {detail}") from None
