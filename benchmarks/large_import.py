@@ -2,19 +2,25 @@
 
     python -m benchmarks.large_import csv 100 10000          megabytes; each in a process of its own
     python -m benchmarks.large_import parquet 100 10000
+    python -m benchmarks.large_import s3 100 2000            a CSV object in a store that answers ranges as S3 does
+    python -m benchmarks.large_import sql 100 2000           a query on PostgreSQL; of 150 bytes a row
 
 Nothing is kept: the file, and the dataset made of it, are in a temporary folder below TMPDIR. It takes about twice the
-file's size there.
+file's size there, for an object or a query three times.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -24,8 +30,11 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from benchmarks.sql_import import QUERY, database
+
 MB = 1_000_000
 GROUP = 50_000  # rows
+ROW_BYTES = 150  # of the table of `sql_import`, about
 
 
 def rows(seed: int = 0) -> pa.Table:
@@ -70,6 +79,35 @@ class Generating(BaseHTTPRequestHandler):
                 written += table.nbytes
 
 
+class Stored(BaseHTTPRequestHandler):
+    """Answers for one object of a bucket, a file on disk, as S3 does: its size, and ranges of it."""
+
+    path_of: Path
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self._answer(0, self.path_of.stat().st_size, 200)
+
+    def do_GET(self) -> None:
+        first, _, last = self.headers["Range"].removeprefix("bytes=").partition("-")
+        start, end = int(first), min(int(last) + 1, self.path_of.stat().st_size)
+        self._answer(start, end, 206)
+        with self.path_of.open("rb") as file:
+            file.seek(start)
+            self.wfile.write(file.read(end - start))
+
+    def _answer(self, start: int, end: int, status: int) -> None:
+        self.send_response(status)
+        self.send_header("ETag", '"whole"')
+        self.send_header("Last-Modified", "Sat, 28 Nov 2026 08:00:00 GMT")
+        if status == 206:
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{self.path_of.stat().st_size}")
+        self.send_header("Content-Length", str(end - start))
+        self.end_headers()
+
+
 class Peak(threading.Thread):
     """Watches this process's own memory, in megabytes; the kernel takes pages of mapped files back."""
 
@@ -89,8 +127,8 @@ class Peak(threading.Thread):
         return int(line.split()[1]) * 1024 / MB
 
 
-def measure(address: str, folder: Path) -> dict[str, Any]:
-    """Import a file as the API does, on SQLite and local disk. Return rows, processor seconds and peaks."""
+def measure(stated: dict[str, Any], connections: Path, folder: Path) -> dict[str, Any]:
+    """Import a source as the API does, on SQLite and local disk. Return rows, processor seconds and peaks."""
     import migrations
     from fitserve import blobs, db
     from fitserve.datasets.sources import Importer
@@ -99,10 +137,10 @@ def measure(address: str, folder: Path) -> dict[str, Any]:
     from fitserve.wire.sources import Source
 
     url = f"sqlite:///{folder}/db"
-    settings = Settings(home=folder, database_url=url, outgoing_networks="127.0.0.1/32")
+    settings = Settings(home=folder, database_url=url, outgoing_networks="127.0.0.1/32", connections_file=connections)
     migrations.upgrade(url)
     imports = Importer(settings, db.make_engine(url), blobs.open_store(settings.resolved_blob_url), "ann")
-    source = Source.model_validate({"https": {"url": address}})
+    source = Source.model_validate(stated)
     place = folder / "fetched"
     place.mkdir()
     peak, began_at = Peak(), time.process_time()
@@ -112,24 +150,53 @@ def measure(address: str, folder: Path) -> dict[str, Any]:
     return {"rows": made.rows, "seconds": seconds, "before": peak.first, "peak": peak.most}
 
 
-def peak_of(format: str, megabytes: int) -> dict[str, Any]:
-    """Return what an import of a file of so many megabytes takes, in a process of its own."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Generating)
+@contextmanager
+def served(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Yield the address of a server with this handler."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        with tempfile.TemporaryDirectory(prefix="large-import-") as folder:
-            address = f"http://127.0.0.1:{server.server_port}/{megabytes}.{format}"
-            command = [sys.executable, "-m", "benchmarks.large_import", "--measure", address, folder]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            return {"format": format, "megabytes": megabytes, **json.loads(done.stdout.splitlines()[-1])}
+        yield f"http://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
         server.server_close()
 
 
+@contextmanager
+def source_of(kind: str, megabytes: int, folder: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Yield a source of so many megabytes, and the connections that it needs."""
+    if kind == "sql":
+        with database(megabytes * MB // ROW_BYTES) as url:
+            yield {"sql": {"connection": "large", "query": QUERY}}, {"large": {"url": url}}
+    elif kind == "s3":
+        path = folder / "object.csv"
+        with served(Generating) as address, urllib.request.urlopen(f"{address}/{megabytes}.csv") as body:
+            with path.open("wb") as file:
+                shutil.copyfileobj(body, file)
+        with served(type("Bucket", (Stored,), {"path_of": path})) as address:
+            options = {"key": "k", "secret": "s", "client_kwargs": {"endpoint_url": address}}
+            large = {"url": "s3://bucket", "options": options}
+            yield {"s3": {"connection": "large", "path": "object.csv"}}, {"large": large}
+    else:
+        with served(Generating) as address:
+            yield {"https": {"url": f"{address}/{megabytes}.{kind}"}}, {}
+
+
+def peak_of(kind: str, megabytes: int) -> dict[str, Any]:
+    """Return what an import of so many megabytes takes, in a process of its own."""
+    with tempfile.TemporaryDirectory(prefix="large-import-") as name:
+        folder, connections = Path(name), Path(name) / "connections.json"
+        with source_of(kind, megabytes, folder) as (source, known):
+            connections.write_text(json.dumps(known))
+            arguments = ["--measure", json.dumps(source), str(connections), name]
+            command = [sys.executable, "-m", "benchmarks.large_import", *arguments]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        return {"format": kind, "megabytes": megabytes, **json.loads(done.stdout.splitlines()[-1])}
+
+
 def main(arguments: list[str]) -> None:
     if arguments[0] == "--measure":
-        print(json.dumps(measure(arguments[1], Path(arguments[2]))))
+        print(json.dumps(measure(json.loads(arguments[1]), Path(arguments[2]), Path(arguments[3]))))
         return
     for megabytes in arguments[1:]:
         found = peak_of(arguments[0], int(megabytes))

@@ -322,13 +322,13 @@ def test_a_broken_download_is_resumed_and_a_changed_file_begins_again(api: Api, 
 @pytest.mark.parametrize("mark", ["ETag", "Last-Modified"])
 def test_a_file_is_never_joined_from_two_states(api: Api, files: BreakingFiles, mark: str) -> None:
     files.mark, files.breaks, files.block = mark, [100_000, len(CSV)], 150_000
-    answer = ask(api, f"blocks-{mark}", https={"url": f"{files.url}/blocks.csv"})  # a range is answered in parts
+    answer = ask(api, f"blocks-{mark.lower()}", https={"url": f"{files.url}/blocks.csv"})  # a range is answered in parts
     assert (answer.status_code, answer.json()["bytes"]) == (201, len(CSV)), answer.text
 
     longer = CSV + b"20000,1,1,changed\n"
     files.careless, files.requests, files.breaks = True, [], [100_000, len(longer)]
     files.states = [CSV, longer]  # the server heeds no If-Range and says no ETag of its parts
-    again = ask(api, f"longer-{mark}", https={"url": f"{files.url}/longer.csv"})
+    again = ask(api, f"longer-{mark.lower()}", https={"url": f"{files.url}/longer.csv"})
     assert (again.status_code, again.json()["bytes"]) == (201, len(longer)), again.text
     assert [request.get("Range") for request in files.requests] == [None, "bytes=100000-", None]
 

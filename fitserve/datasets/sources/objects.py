@@ -30,6 +30,7 @@ _REFUSALS = (
     "unauthorized",
 )
 _MARKS = ("ETag", "etag", "generation", "content_settings_etag", "VersionId", "last_modified", "LastModified", "mtime")
+_CHANGED = ("PreconditionFailed", "ConditionNotMet", "changed")
 # Do not wait long for an absent store, and leave the retries to us.
 _S3_DEFAULTS = {"config_kwargs": {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 1}}}
 
@@ -122,7 +123,7 @@ def translated(kind: str, connection: Connection, pointer: str, path: str) -> It
         if isinstance(error, PermissionError) or any(word in detail.lower() for word in _REFUSALS):
             fix = "The operator mends the connection's credentials."
             raise SourceRefused(f"The store refuses: {detail}", fix=fix) from None
-        if type(error).__name__ == "FileExpired" or "PreconditionFailed" in str(error):
+        if type(error).__name__ == "FileExpired" or any(word in str(error) for word in _CHANGED):
             what, fix = "An object changed while it was read.", "Import it once it is complete."
             raise SourceAway(what, fix=fix) from None
         raise SourceAway(f"The store of {kind} does not answer: {detail}") from None

@@ -113,7 +113,7 @@ def _origin(dataset: Dataset) -> str | None:
     state = next(
         (f", {name} {snapshot[name]}" for name in ("version", "etag", "last_modified") if name in snapshot), ""
     )
-    state = f", {len(snapshot['parts'])} objects" if "parts" in snapshot else state
+    state = f", objects: {len(snapshot['parts'])}" if "parts" in snapshot else state
     return f"{kind} {place}".strip() + f"{through}{state}, {imported['at']}"
 
 
