@@ -114,7 +114,7 @@ def test_workers_that_cannot_help_keep_nobody_from_helping(cluster: Cluster) -> 
     with socket.create_server(("", 0)) as taken:
         cluster.start("worker", FITSERVE_CLUSTER_PORTS=str(taken.getsockname()[1]))
         wait_for(lambda: any(part.state == "cancelled" for part in parts_of(cluster, run_id)), 60, "a part given back")
-    cluster.start("worker", FITSERVE_CLUSTER_HOST="no.such.host.invalid", FITSERVE_CLUSTER_PUBLIC="true")
-    wait_for(lambda: "cannot be reached from here" in messages(cluster, run_id), 60, "a helper out of reach")
-    cluster.start("worker")
-    assert "2 workers train the network together" in check(cluster, run_id, 10)
+        cluster.start("worker", FITSERVE_CLUSTER_HOST="no.such.host.invalid", FITSERVE_CLUSTER_PUBLIC="true")
+        wait_for(lambda: "cannot be reached from here" in messages(cluster, run_id), 60, "a helper out of reach")
+        cluster.start("worker")
+        assert "2 workers train the network together" in check(cluster, run_id, 10)
