@@ -321,8 +321,8 @@ def test_a_broken_download_is_resumed_and_a_changed_file_begins_again(api: Api, 
 
 @pytest.mark.parametrize("mark", ["ETag", "Last-Modified"])
 def test_a_file_is_never_joined_from_two_states(api: Api, files: BreakingFiles, mark: str) -> None:
-    files.mark, files.breaks, files.block = mark, [100_000, len(CSV)], 150_000
-    answer = ask(api, f"blocks-{mark.lower()}", https={"url": f"{files.url}/blocks.csv"})  # a range is answered in parts
+    files.mark, files.breaks, files.block = mark, [100_000, len(CSV)], 150_000  # a range is answered in parts
+    answer = ask(api, f"blocks-{mark.lower()}", https={"url": f"{files.url}/blocks.csv"})
     assert (answer.status_code, answer.json()["bytes"]) == (201, len(CSV)), answer.text
 
     longer = CSV + b"20000,1,1,changed\n"
