@@ -40,7 +40,7 @@ def create_app(settings: Settings) -> FastAPI:
         )
         service.start()
         sampler.start()
-        await service.first_poll()  # before any socket listens
+        await service.updates.first_poll()  # before any socket listens
         server = await start_grpc_server(service, settings) if settings.grpc_port else None
         try:
             yield
@@ -56,7 +56,7 @@ def create_app(settings: Settings) -> FastAPI:
         settings,
         title="fitserve prediction service",
         identify=service.access.identify,
-        readiness={"registry": service.check_ready},
+        readiness={"registry": service.updates.check_ready},
         exposition=combined_exposition(),
         lifespan=lifespan,
     )

@@ -239,7 +239,7 @@ def test_one_holder_at_a_time(engine: Engine, model: str) -> None:
         (2, {"steps": [10, 5]}, BadInput, "grow"),
         (2, {"steps": [0]}, BadInput, "grow"),
         (2, {"steps": [10, 200]}, BadInput, "grow"),
-        (2, {"steps": []}, BadInput, "How many"),
+        (2, {"steps": []}, BadInput, "1 to 20 steps"),
         (2, {"guards": {"latency": 1.0}}, BadInput, "No such guard"),
         (2, {"guards": {"disagreement": 0.1}}, BadInput, "both versions answer"),
         (2, {"kind": "ab", "steps": [10, 50]}, BadInput, "one share"),

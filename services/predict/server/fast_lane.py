@@ -55,7 +55,7 @@ class FastLane:
     def __init__(self, service: PredictionService) -> None:
         self.service = service
         self.cache = RequestCache(service)
-        service.on_change.append(self.cache.clear)
+        service.updates.on_change.append(self.cache.clear)
         self.pending: dict[tuple[LoadedModel, str, float | None], list[PendingRequest]] = {}
         self.pending_rows = 0
         self.started_at = 0.0

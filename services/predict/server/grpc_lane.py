@@ -76,7 +76,7 @@ class GrpcLane:
     def __init__(self, service: PredictionService) -> None:
         self._service = service
         self._callers: dict[Metadata, KnownCaller] = {}
-        service.on_change.append(self._callers.clear)
+        service.updates.on_change.append(self._callers.clear)
 
     def knows(self, metadata: Metadata) -> bool:
         """Return whether an earlier call with these metadata was answered."""

@@ -37,7 +37,7 @@ async def _live(request: GrpcRequest, message: Any) -> Any:
 
 
 async def _ready(request: GrpcRequest, message: Any) -> Any:
-    return pb.ServerReadyResponse(ready=request.service.ready)
+    return pb.ServerReadyResponse(ready=request.service.updates.ready)
 
 
 async def _model_ready(request: GrpcRequest, message: Any) -> Any:
@@ -78,7 +78,7 @@ def _stream_response(answer: Any, error: str) -> Any:
 
 async def _health(request: GrpcRequest, message: Any) -> Any:
     """Answer whether the server takes requests, for all of its services alike."""
-    status = "SERVING" if request.service.ready else "NOT_SERVING"
+    status = "SERVING" if request.service.updates.ready else "NOT_SERVING"
     return health.HealthCheckResponse(status=status)
 
 

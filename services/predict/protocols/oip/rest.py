@@ -115,7 +115,7 @@ async def _live(request: HttpRequest) -> HttpResponse:
 
 
 async def _ready(request: HttpRequest) -> HttpResponse:
-    ready = request.service.ready
+    ready = request.service.updates.ready
     return HttpResponse.json({"ready": ready}, 200 if ready else 503)
 
 
