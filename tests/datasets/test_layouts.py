@@ -41,6 +41,7 @@ SEMICOLONS = TABLE.replace(",", ";")
         (TABLE + "\n20 records selected.\n", ["footer_skipped"]),
         (TABLE + "Total,190,\n", ["footer_skipped"]),
         (TABLE + "\nSource: the office of records\n", ["footer_skipped"]),
+        (TABLE + "   \n  ", []),
         (TABLE + "\x1a", ["end_of_file_mark"]),
         (TABLE + "\0" * 100, ["end_of_file_mark"]),
         (TABLE.replace("\n", "\r\n") + "\x1a", ["end_of_file_mark"]),

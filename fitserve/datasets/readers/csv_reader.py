@@ -144,11 +144,14 @@ class CsvReader(TableReader):
             tail = file.read()
         marked = tail.rstrip(b"\r\n")
         content = marked.rstrip(b"\x1a\0")
+        if len(self.names) > 1:  # lines of blanks are no rows
+            content = _without_blank_lines(content)
         end = None
         if len(content) < len(marked):
             end = begin + len(content)
             tail = content
-            self.add_notice("end_of_file_mark", "Bytes after the table that only mark the file's end are left out.")
+            if content.rstrip() != marked.rstrip():
+                self.add_notice("end_of_file_mark", "Bytes after the table that only mark the file's end are left out.")
         if begin > region.start:
             cut = tail.find(b"\n") + 1
             begin, tail = begin + cut, tail[cut:]
@@ -519,6 +522,13 @@ class _BatchBuffer:
         if len(parts) == 1:
             return parts[0]
         return np.concatenate([numbers for numbers, _ in parts]), pa.concat_batches([batch for _, batch in parts])
+
+
+def _without_blank_lines(data: bytes) -> bytes:
+    """Return the data without lines of blanks at their end."""
+    while (last := data.rpartition(b"\n")[2]) and not last.strip(b" \r"):
+        data = data[: -len(last)].rstrip(b"\r\n")
+    return data
 
 
 def lines_of_rows(path: Path, region: Region, columns: int, rows: Sequence[int]) -> list[int | None]:
