@@ -108,13 +108,15 @@ def test_a_helper_that_shuts_down_and_a_cancel(cluster: Cluster) -> None:
 @pytest.mark.timeout(0)
 def test_workers_that_cannot_help_keep_nobody_from_helping(cluster: Cluster) -> None:
     """One has no free port, the name of another is unknown."""
-    idle_workers(cluster, 1)
+    patient = {"FITSERVE_LEASE_SECONDS": "60", "FITSERVE_HEARTBEAT_SECONDS": "2"}
+    cluster.start("worker", **patient)
     run_id = cluster.submit(epochs=10, workers=TWO)
-    cluster.wait_state(run_id, "running")
+    cluster.wait_state(run_id, "running", 60)
     with socket.create_server(("", 0)) as taken:
-        cluster.start("worker", FITSERVE_CLUSTER_PORTS=str(taken.getsockname()[1]))
+        cluster.start("worker", FITSERVE_CLUSTER_PORTS=str(taken.getsockname()[1]), **patient)
         wait_for(lambda: any(part.state == "cancelled" for part in parts_of(cluster, run_id)), 60, "a part given back")
-        cluster.start("worker", FITSERVE_CLUSTER_HOST="no.such.host.invalid", FITSERVE_CLUSTER_PUBLIC="true")
+        unknown = {"FITSERVE_CLUSTER_HOST": "no.such.host.invalid", "FITSERVE_CLUSTER_PUBLIC": "true"}
+        cluster.start("worker", **unknown, **patient)
         wait_for(lambda: "cannot be reached from here" in messages(cluster, run_id), 60, "a helper out of reach")
-        cluster.start("worker")
+        cluster.start("worker", **patient)
         assert "2 workers train the network together" in check(cluster, run_id, 10)
