@@ -11,7 +11,7 @@ from typing import Any
 
 from fitserve.errors import BadInput, Problem
 
-KIND = "export"  # of the run and of its blob
+EXPORT_BLOB = "export"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,23 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Literal
 
-TRIAL: Final = "trial"  # the kind of a run that is one trial of another run, for an idle worker
-PART: Final = "part"  # of a run that predicts a part of another run's rows
-HELPER: Final = "helper"  # of a run that is one worker's part in the training of another run's network
-CLEANUP: Final = "cleanup"  # of a run that removes what another run, which is over, has written outside
-PARTS: Final = (TRIAL, PART, HELPER)  # which end when their run does
-DIVIDED: Final = (*PARTS, CLEANUP)  # kinds of runs that are parts of another one: nobody submitted them
+
+class RunKind(StrEnum):
+    """What a run does."""
+
+    training = "training"  # what its spec says
+    reproduction = "reproduction"  # another run's training again, to be compared with it
+    prediction = "prediction"  # a whole dataset
+    export = "export"  # a version in another format
+    trial = "trial"  # one trial of another run, by an idle worker
+    part = "part"  # a part of another run's batch prediction
+    helper = "helper"  # one worker's share in training another run's network
+    cleanup = "cleanup"  # removal of what another run, which is over, has written outside
+
+
+WHOLE_TRAININGS: Final = (RunKind.training, RunKind.reproduction)  # trained from beginning to end by one trainer
+DEPENDENT_KINDS: Final = (RunKind.trial, RunKind.part, RunKind.helper)  # these end when their run does
+INTERNAL_KINDS: Final = (*DEPENDENT_KINDS, RunKind.cleanup)  # nobody submitted them
 
 
 class RunState(StrEnum):

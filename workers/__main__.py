@@ -16,15 +16,14 @@ from celery import bootsteps
 from celery.exceptions import SecurityWarning
 from celery.signals import worker_ready, worker_shutting_down
 
-from fitserve import blobs, db, exports, logs, telemetry, tracing
+from fitserve import blobs, db, logs, telemetry, tracing
 from fitserve.operations.sampler import Sampler
 from fitserve.queue import QUEUE, WAKE, Publisher, make_app
 from fitserve.settings import Settings
-from fitserve.states import CLEANUP, PART
+from fitserve.states import RunKind
 from workers import health_server
 from workers.automation_driver import AutomationDriver
 from workers.batch.cleanup import CleanupAttempt
-from workers.batch.prediction import KIND as PREDICTION
 from workers.batch.prediction import BatchPredictionAttempt, PartAttempt
 from workers.deliveries import Deliverer
 from workers.exports import ExportAttempt
@@ -38,10 +37,10 @@ log = logging.getLogger(__name__)
 
 LOOP_SECONDS = 0.05
 SIDE_ATTEMPTS: dict[str, type[SideAttempt]] = {  # of the kinds of run that need no trainer
-    PREDICTION: BatchPredictionAttempt,
-    PART: PartAttempt,
-    CLEANUP: CleanupAttempt,
-    exports.KIND: ExportAttempt,
+    RunKind.prediction: BatchPredictionAttempt,
+    RunKind.part: PartAttempt,
+    RunKind.cleanup: CleanupAttempt,
+    RunKind.export: ExportAttempt,
 }
 HURRY = signal.SIGUSR2  # a second Ctrl-C of `fitserve up`
 

@@ -44,7 +44,7 @@ class ExportAttempt(SideAttempt):
         blob = self.blobs.put_file(folder / "export")
         wanted = {name: request[name] for name in ("model", "format", "artifact")}
         outcome = {"model_version": request["version"], "file": blob.sha256, "bytes": blob.bytes}
-        return {**wanted, **outcome, "parity": result["parity"]}, {exports.KIND: blob}
+        return {**wanted, **outcome, "parity": result["parity"]}, {exports.EXPORT_BLOB: blob}
 
     def _lay_out(self, folder: Path, artifact: artifacts.Artifact) -> None:
         """Write what the conversion reads."""

@@ -23,7 +23,7 @@ from fitserve.runs import cleanup, finish, lease
 from fitserve.runs.history import EventReport, Level, Report
 from fitserve.runs.lease import LeaseLost, StoredCheckpoint
 from fitserve.settings import Settings
-from fitserve.states import DIVIDED, TERMINAL, RunState
+from fitserve.states import INTERNAL_KINDS, TERMINAL, RunState
 
 log = logging.getLogger(__name__)
 
@@ -73,9 +73,9 @@ class SideAttempt(ABC):
             self._over.set()
             heartbeat.join()
             shutil.rmtree(folder, ignore_errors=True)
-            if self.claim.run.kind not in DIVIDED:
+            if self.claim.run.kind not in INTERNAL_KINDS:
                 telemetry.RUN_SECONDS.observe(time.monotonic() - started)
-            if state in TERMINAL and self.claim.run.kind not in DIVIDED:
+            if state in TERMINAL and self.claim.run.kind not in INTERNAL_KINDS:
                 telemetry.RUNS_FINISHED.labels(str(state)).inc()
         return state
 
@@ -109,7 +109,7 @@ class SideAttempt(ABC):
         result = {} if remains is None else {"remains": remains}
         facts = {**evidence, **result}
         state = finish.fail(self.engine, self.claim.lease, cause, detail, facts, clean=remains == [])
-        if state == RunState.failed and self.claim.run.kind not in DIVIDED:
+        if state == RunState.failed and self.claim.run.kind not in INTERNAL_KINDS:
             telemetry.RUN_FAILURES.labels(cause).inc()
         return state
 
@@ -127,7 +127,7 @@ class SideAttempt(ABC):
         result = {} if remains is None else {"remains": remains}
         detail = detail.rstrip(".")
         state = finish.lose(self.engine, self.claim.lease, most, cause, detail, result, clean=remains == [])
-        if state == RunState.failed and self.claim.run.kind not in DIVIDED:
+        if state == RunState.failed and self.claim.run.kind not in INTERNAL_KINDS:
             telemetry.RUN_FAILURES.labels(cause).inc()
         return state
 

@@ -20,9 +20,8 @@ from fitserve.blobs import BlobStore
 from fitserve.errors import FitserveError
 from fitserve.ids import new_id
 from fitserve.runs import lease, worker_registry
-from fitserve.runs.lease import WHOLE_RUNS
 from fitserve.settings import Settings
-from fitserve.states import HELPER, TRIAL
+from fitserve.states import WHOLE_TRAININGS, RunKind
 from workers.attempt.attempt import Stopping
 from workers.attempt.gang import attempt_class
 from workers.attempt.gang_address import why_not_together
@@ -58,7 +57,7 @@ class Supervisor:
         for slot in self.slots:
             self._free.put(slot)
         # A worker that the others must not reach helps nobody.
-        self._helps = (HELPER,) if why_not_together(settings) is None else ()
+        self._helps = (RunKind.helper,) if why_not_together(settings) is None else ()
         self._heartbeat_at = {slot.worker: 0.0 for slot in self.slots}
         self._registered: set[str] = set()
         self._poller = threading.Thread(target=self._poll, name="poll", daemon=True)
@@ -115,7 +114,7 @@ class Supervisor:
                     release=release(),
                     # A run may come to wait for its trial; it must not wait for TensorFlow's start as well. A helper
                     # needs a new trainer anyway.
-                    kinds=(*WHOLE_RUNS, *self._helps, *((TRIAL,) if slot.is_warm() else ())),
+                    kinds=(*WHOLE_TRAININGS, *self._helps, *((RunKind.trial,) if slot.is_warm() else ())),
                 )
                 if claim is None:
                     return attempts

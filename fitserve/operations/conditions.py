@@ -14,7 +14,7 @@ from fitserve import db, telemetry, webhooks
 from fitserve.operations import samples
 from fitserve.runs import queries, worker_registry
 from fitserve.settings import Settings
-from fitserve.states import DIVIDED, RunState
+from fitserve.states import INTERNAL_KINDS, RunState
 from fitserve.tables import Automation, Delivery, Drifting, Run, Sample, Webhook, Worker
 
 Severity = Literal["warning", "critical"]
@@ -96,7 +96,7 @@ def _workers(look: _Look) -> Iterator[Condition]:
     beats = list(look.session.scalars(select(Worker.heartbeat_at)))
     alive = sum(beat > since for beat in beats)
     lost = len(beats) - alive
-    waiting_runs = select(func.count()).where(Run.state == RunState.queued, Run.kind.not_in(DIVIDED))
+    waiting_runs = select(func.count()).where(Run.state == RunState.queued, Run.kind.not_in(INTERNAL_KINDS))
     queued = look.session.scalar(waiting_runs) or 0
     if alive == 0:
         waiting = f", and {queued} runs wait" if queued else ""
@@ -181,7 +181,9 @@ def _disks(look: _Look) -> Iterator[Condition]:
 @_rule
 def _runs(look: _Look) -> Iterator[Condition]:
     ended = select(Run.state, func.count()).where(
-        Run.finished_at > look.at - timedelta(minutes=30), Run.kind.not_in(DIVIDED), Run.state != RunState.cancelled
+        Run.finished_at > look.at - timedelta(minutes=30),
+        Run.kind.not_in(INTERNAL_KINDS),
+        Run.state != RunState.cancelled,
     )
     counts: dict[str, int] = {row[0]: row[1] for row in look.session.execute(ended.group_by(Run.state))}
     failed, total = counts.get(RunState.failed, 0), sum(counts.values())

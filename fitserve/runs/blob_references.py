@@ -19,7 +19,7 @@ from fitserve import db
 from fitserve.blobs import BlobStore, Corrupt, StoredBlob
 from fitserve.errors import NotFound, Unavailable
 from fitserve.runs.history import add_blob_rows
-from fitserve.states import DIVIDED, TERMINAL
+from fitserve.states import INTERNAL_KINDS, TERMINAL
 from fitserve.tables import Blob, Dataset, Label, Run, UploadedWeights, Version
 
 # Columns that name an artifact, whose manifest names further files; and all that name a blob.
@@ -130,7 +130,7 @@ def _is_referenced(session: Session, sha256: str) -> bool:
 def _is_needed() -> ColumnElement[bool]:
     """Return the condition that a run's result is still needed; a trial's is until its run has ended."""
     whole = aliased(Run)
-    return not_(Run.kind.in_(DIVIDED) & exists().where(whole.id == Run.parent_id, whole.state.in_(TERMINAL)))
+    return not_(Run.kind.in_(INTERNAL_KINDS) & exists().where(whole.id == Run.parent_id, whole.state.in_(TERMINAL)))
 
 
 def referenced_blobs(session: Session, blobs: BlobStore) -> Iterator[str]:

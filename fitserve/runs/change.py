@@ -12,7 +12,7 @@ from fitserve import db
 from fitserve.errors import Conflict
 from fitserve.runs import cleanup
 from fitserve.runs.queries import get_owned
-from fitserve.states import DIVIDED, TERMINAL
+from fitserve.states import INTERNAL_KINDS, TERMINAL, RunKind
 from fitserve.tables import Epoch, Event, GangMember, Idempotency, Run, Trial, Version
 
 CHANGEABLE = frozenset({"name", "tags", "notes", "shared"})
@@ -49,7 +49,7 @@ def delete_run(engine: Engine, run_id: str, owner: str | None) -> None:
         assert run is not None
         if run.state not in TERMINAL:
             raise Conflict(f"The run is {run.state}.", received=run.state, fix="Cancel it first.")
-        if run.kind in DIVIDED:
+        if run.kind in INTERNAL_KINDS:
             raise Conflict(f"The run is a {run.kind} of another.", received=run.kind, fix=f"Delete {run.parent_id}.")
         if cleanup.is_pending(session, run_id):
             what = "What the run has written to its destination is still being removed."
@@ -66,9 +66,9 @@ def delete_run(engine: Engine, run_id: str, owner: str | None) -> None:
 
 def _delete(session: Session, run: Run) -> None:
     of_run = Run.parent_id == run.id
-    for trial in session.scalars(select(Run).where(of_run, Run.kind.in_(DIVIDED))):
+    for trial in session.scalars(select(Run).where(of_run, Run.kind.in_(INTERNAL_KINDS))):
         _delete(session, trial)
-    session.execute(update(Run).where(of_run, Run.kind == "reproduction").values(parent_id=None))
+    session.execute(update(Run).where(of_run, Run.kind == RunKind.reproduction).values(parent_id=None))
     session.execute(update(Run).where(of_run).values(parent_id=run.parent_id))
     # Events are append-only, but for those of a run that is being deleted.
     session.execute(update(Run).where(Run.id == run.id).values(deleted_at=db.now(session)))

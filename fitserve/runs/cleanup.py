@@ -15,14 +15,14 @@ from fitserve import db
 from fitserve.ids import new_id
 from fitserve.runs.create import NewRun, add_run
 from fitserve.runs.history import CLEANED_UP, Level, add_event
-from fitserve.states import CLEANUP, DIVIDED, PART, TERMINAL, RunState
+from fitserve.states import INTERNAL_KINDS, TERMINAL, RunKind, RunState
 from fitserve.tables import Event, Run
 
 
 def queue(session: Session, run: Run, at: datetime) -> str | None:
     """Queue the cleanup of a run that is ending. Return its id; None for a run that has written nothing outside."""
     destination = run.resolved.get("destination")
-    if run.kind in DIVIDED or destination is None or run.attempt == 0:
+    if run.kind in INTERNAL_KINDS or destination is None or run.attempt == 0:
         return None
     new = NewRun(
         owner=run.owner,
@@ -30,7 +30,7 @@ def queue(session: Session, run: Run, at: datetime) -> str | None:
         spec={"run": run.id},
         resolved={"destination": destination},
         estimates={},
-        kind=CLEANUP,
+        kind=RunKind.cleanup,
         priority=run.priority,
         parent_id=run.id,
     )
@@ -39,14 +39,14 @@ def queue(session: Session, run: Run, at: datetime) -> str | None:
 
 def is_pending(session: Session, run_id: str) -> bool:
     """Return whether what a run has written is still to be removed."""
-    mine = (Run.parent_id == run_id, Run.kind == CLEANUP, Run.state.not_in(TERMINAL))
+    mine = (Run.parent_id == run_id, Run.kind == RunKind.cleanup, Run.state.not_in(TERMINAL))
     return session.scalar(select(Run.id).where(*mine).limit(1)) is not None
 
 
 def has_writers(engine: Engine, run_id: str) -> bool:
     """Return whether another worker still holds a part of a run that is over, and may write it."""
     with db.reading(engine) as session:
-        mine = (Run.parent_id == run_id, Run.kind == PART, Run.state == RunState.running)
+        mine = (Run.parent_id == run_id, Run.kind == RunKind.part, Run.state == RunState.running)
         return session.scalar(select(Run.id).where(*mine).limit(1)) is not None
 
 

@@ -20,7 +20,7 @@ from fitserve.ids import new_id
 from fitserve.runs import blob_references, quotas
 from fitserve.runs.history import CREATED, add_event
 from fitserve.settings import Limits
-from fitserve.states import RunState
+from fitserve.states import RunKind, RunState
 from fitserve.tables import Idempotency, Run
 from fitserve.wire.admin import NO_QUOTAS, Quotas
 
@@ -46,7 +46,7 @@ class NewRun:
     resolved: dict[str, Any]
     estimates: dict[str, Any]
     model: str | None = None
-    kind: str = "training"
+    kind: str = RunKind.training
     priority: int = 0
     parent_id: str | None = None
     key_id: str | None = None  # of the API key that submits it

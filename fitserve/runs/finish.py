@@ -23,7 +23,7 @@ from fitserve.runs.history import CANCEL_REQUESTED, FINISHED, RELEASED, Report, 
 from fitserve.runs.lease import Lease, LeaseLost, queued
 from fitserve.runs.queries import get_owned
 from fitserve.runs.scores import scores_of
-from fitserve.states import DIVIDED, PARTS, TERMINAL, RunState
+from fitserve.states import DEPENDENT_KINDS, INTERNAL_KINDS, TERMINAL, RunState
 from fitserve.strictjson import finite_json
 from fitserve.tables import Epoch, Run, Trial
 
@@ -77,7 +77,7 @@ def succeed(
 
 def _record_end(session: Session, run: Run, state: RunState, at: datetime, facts: Mapping[str, Any]) -> None:
     """Record the event of a run's end. Nobody submitted a trial, so its end is not one."""
-    if run.kind in DIVIDED:
+    if run.kind in INTERNAL_KINDS:
         return
     data = {"run": run.id, "kind": run.kind, "dataset": run.dataset_id, "model": run.model, **facts}
     events.record(session, f"run.{state}", owner=run.owner, data=data, at=at)
@@ -206,7 +206,7 @@ def withdraw_trial(engine: Engine, lease: Lease, trial_run: str) -> Run | None:
     with db.transaction(engine) as session:
         at = db.now(session)
         lock_run(session, lease)
-        mine = and_(Run.id == trial_run, Run.parent_id == lease.run_id, Run.kind.in_(DIVIDED), queued())
+        mine = and_(Run.id == trial_run, Run.parent_id == lease.run_id, Run.kind.in_(INTERNAL_KINDS), queued())
         trial = session.scalars(select(Run).where(mine).with_for_update()).first()
         if trial is None:
             return None
@@ -219,7 +219,7 @@ def cancel_divided(engine: Engine, lease: Lease) -> None:
     """Cancel the trials or parts that other workers have, before their run ends. Raises LeaseLost."""
     with db.transaction(engine) as session:
         run = lock_run(session, lease)
-        end_parts(session, run.id, DIVIDED, db.now(session))
+        end_parts(session, run.id, INTERNAL_KINDS, db.now(session))
 
 
 def lock_run(session: Session, lease: Lease) -> Run:
@@ -305,7 +305,7 @@ def _end(
     if changed.rowcount != 1:
         return False
     if state in TERMINAL:
-        end_parts(session, run_id, PARTS, at)
+        end_parts(session, run_id, DEPENDENT_KINDS, at)
         if state != RunState.succeeded:  # whose last reports are recorded after this
             _end_trial_rows(session, run_id, state, at)
     return True

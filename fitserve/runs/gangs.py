@@ -19,8 +19,8 @@ from fitserve import db
 from fitserve.ids import new_id
 from fitserve.runs.create import NewRun, add_run
 from fitserve.runs.finish import end_parts, lock_run
-from fitserve.runs.lease import LET_OTHERS_GO_FIRST, WHOLE_RUNS, Lease
-from fitserve.states import HELPER, TERMINAL, RunState
+from fitserve.runs.lease import LET_OTHERS_GO_FIRST, Lease
+from fitserve.states import TERMINAL, WHOLE_TRAININGS, RunKind, RunState
 from fitserve.tables import GangMember, Run
 
 
@@ -45,7 +45,7 @@ def offer(engine: Engine, lease: Lease, count: int, release: str) -> list[str]:
     """
     with db.transaction(engine) as session:
         run = lock_run(session, lease)
-        end_parts(session, run.id, (HELPER,), db.now(session))
+        end_parts(session, run.id, (RunKind.helper,), db.now(session))
         return _add_parts(session, run, lease, count, release)
 
 
@@ -71,7 +71,7 @@ def _add_parts(session: Session, run: Run, lease: Lease, count: int, release: st
             spec={"run": run.id, "attempt": lease.attempt, "release": release},
             resolved=run.resolved,
             estimates=run.estimates,
-            kind=HELPER,
+            kind=RunKind.helper,
             priority=run.priority,
             parent_id=run.id,
             key_id=run.key_id,
@@ -93,7 +93,7 @@ def begin(engine: Engine, lease: Lease, helpers: Sequence[Helper], address: str)
     addresses = [address, *(helper.address for helper in helpers)]
     with db.transaction(engine) as session:
         run = lock_run(session, lease)
-        end_parts(session, run.id, (HELPER,), db.now(session), keep=[helper.run_id for helper in helpers])
+        end_parts(session, run.id, (RunKind.helper,), db.now(session), keep=[helper.run_id for helper in helpers])
         session.execute(delete(GangMember).where(GangMember.run_id == run.id))
         for rank, helper in enumerate(helpers, 1):
             session.execute(
@@ -117,7 +117,7 @@ def let_others_go_first(engine: Engine, lease: Lease, hostname: str) -> None:
     """Have the run, which is about to be released, claimed after all other whole runs. Raises LeaseLost."""
     with db.transaction(engine) as session:
         run = lock_run(session, lease)
-        end_parts(session, run.id, (HELPER,), db.now(session))
+        end_parts(session, run.id, (RunKind.helper,), db.now(session))
         session.merge(GangMember(run_id=run.id, gang_id=run.id, attempt=lease.attempt, hostname=hostname))
 
 
@@ -130,8 +130,8 @@ def others_wait(engine: Engine, run_id: str, running_limit: int) -> bool:
     with db.reading(engine) as session:
         running = select(Run.owner).where(Run.state == RunState.running)
         full = running.group_by(Run.owner).having(func.count() >= running_limit)
-        whole = and_(Run.kind.in_(WHOLE_RUNS), Run.id.not_in(LET_OTHERS_GO_FIRST))
-        older = and_(Run.kind == HELPER, Run.parent_id < run_id)
+        whole = and_(Run.kind.in_(WHOLE_TRAININGS), Run.id.not_in(LET_OTHERS_GO_FIRST))
+        older = and_(Run.kind == RunKind.helper, Run.parent_id < run_id)
         query = select(Run.id).where(Run.state == RunState.queued, or_(whole, older), Run.owner.not_in(full))
         return session.scalar(query.limit(1)) is not None
 

@@ -19,10 +19,9 @@ from fitserve.blobs import BlobStore, StoredBlob
 from fitserve.runs import quotas
 from fitserve.runs.blob_references import add_references
 from fitserve.runs.history import CLAIMED, Report, add_event, record_reports
-from fitserve.states import DIVIDED, HELPER, TRIAL, RunState
+from fitserve.states import INTERNAL_KINDS, WHOLE_TRAININGS, RunKind, RunState
 from fitserve.tables import GangMember, Run
 
-WHOLE_RUNS = ("training", "reproduction")  # kinds that a trainer trains from beginning to end
 LET_OTHERS_GO_FIRST = select(GangMember.run_id).where(GangMember.run_id == GangMember.gang_id)
 
 
@@ -76,7 +75,7 @@ def claim(
     *,
     lease_seconds: float,
     running_limit: int,
-    kinds: Sequence[str] = (*WHOLE_RUNS, HELPER, TRIAL),
+    kinds: Sequence[str] = (*WHOLE_TRAININGS, RunKind.helper, RunKind.trial),
     release: str | None = None,
 ) -> Claim | None:
     """T2: claim the best queued run (highest priority, then oldest), or return None.
@@ -98,13 +97,13 @@ def claim(
         )
         full_keys = quotas.exhausted_keys(session)
         run = None
-        whole = [kind for kind in kinds if kind not in DIVIDED]
+        whole = [kind for kind in kinds if kind not in INTERNAL_KINDS]
         same_release = true() if release is None else Run.spec["release"].as_string() == release
         groups: list[tuple[Sequence[str], ColumnElement[bool]]] = [
             (whole, Run.id.not_in(LET_OTHERS_GO_FIRST)),
-            ([kind for kind in kinds if kind == HELPER], same_release),
+            ([kind for kind in kinds if kind == RunKind.helper], same_release),
             (whole, Run.id.in_(LET_OTHERS_GO_FIRST)),
-            ([kind for kind in kinds if kind in DIVIDED and kind != HELPER], true()),
+            ([kind for kind in kinds if kind in INTERNAL_KINDS and kind != RunKind.helper], true()),
         ]
         for group, where in groups:
             if run is None and group:

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, aliased, load_only
 
 from fitserve.findings.lineage import spec_changes
 from fitserve.runs.scores import PARTS, scores_of
-from fitserve.states import DIVIDED, RunState
+from fitserve.states import INTERNAL_KINDS, RunState
 from fitserve.tables import PLAYGROUND, Dataset, Run
 
 SortKey = Literal["created", "finished", "duration", "name", "dataset", "model", "state", "metric"]
@@ -111,7 +111,7 @@ def _readable(owner: str | None) -> ColumnElement[bool]:
 
 def _filtered(query: Select[Any], wanted: RunFilter) -> Select[Any]:
     """Apply everything but the owner. Trials are left out: they are parts of a run."""
-    query = query.where(Run.kind.not_in(DIVIDED))
+    query = query.where(Run.kind.not_in(INTERNAL_KINDS))
     if wanted.states:
         query = query.where(Run.state.in_(wanted.states))
     if wanted.model is not None:

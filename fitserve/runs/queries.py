@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session, load_only
 from fitserve import db
 from fitserve.errors import Forbidden, NotFound
 from fitserve.runs.worker_registry import WORKER_TIMEOUT
-from fitserve.states import DIVIDED, RunState
+from fitserve.states import INTERNAL_KINDS, RunKind, RunState
 from fitserve.tables import Epoch, Event, Run, Trial, Worker
 
 _RECENT = 50  # finished runs that an estimate is made from
@@ -79,7 +79,7 @@ def latest_epoch(session: Session, run_id: str) -> Epoch | None:
 
 def running(session: Session, limit: int) -> list[Run]:
     """Return runs that train now, the latest first; parts of a run do not count."""
-    query = select(Run).where(Run.state == RunState.running, Run.kind.not_in(DIVIDED)).order_by(Run.id.desc())
+    query = select(Run).where(Run.state == RunState.running, Run.kind.not_in(INTERNAL_KINDS)).order_by(Run.id.desc())
     return list(session.scalars(query.limit(limit)))
 
 
@@ -89,7 +89,7 @@ def queue_position(session: Session, run: Run) -> QueuePosition | None:
     The estimate: runs ahead of it take turns on the live workers, each for the mean time of recent attempts.
     Trials of other runs come after it, and have no position of their own.
     """
-    if run.state != RunState.queued or run.kind in DIVIDED:
+    if run.state != RunState.queued or run.kind in INTERNAL_KINDS:
         return None
     ahead = or_(
         Run.priority > run.priority,
@@ -97,7 +97,8 @@ def queue_position(session: Session, run: Run) -> QueuePosition | None:
         and_(Run.priority == run.priority, Run.created_at == run.created_at, Run.id < run.id),
     )
     position = (
-        session.scalar(select(func.count()).where(Run.state == RunState.queued, Run.kind.not_in(DIVIDED), ahead)) or 0
+        session.scalar(select(func.count()).where(Run.state == RunState.queued, Run.kind.not_in(INTERNAL_KINDS), ahead))
+        or 0
     )
     at = db.now(session)
     alive = Worker.heartbeat_at > at - timedelta(seconds=WORKER_TIMEOUT)
@@ -115,7 +116,7 @@ def queue_position(session: Session, run: Run) -> QueuePosition | None:
 def _mean_seconds(session: Session) -> float:
     finished = (
         select(Run.started_at, Run.finished_at)
-        .where(Run.finished_at.is_not(None), Run.started_at.is_not(None), Run.kind.not_in(DIVIDED))
+        .where(Run.finished_at.is_not(None), Run.started_at.is_not(None), Run.kind.not_in(INTERNAL_KINDS))
         .order_by(Run.finished_at.desc())
         .limit(_RECENT)
     )
@@ -125,7 +126,9 @@ def _mean_seconds(session: Session) -> float:
 
 def count_by_state(session: Session) -> dict[str, int]:
     """Return the number of runs in every state. Trials do not count: they are parts of a run."""
-    rows = session.execute(select(Run.state, func.count()).where(Run.kind.not_in(DIVIDED)).group_by(Run.state)).all()
+    rows = session.execute(
+        select(Run.state, func.count()).where(Run.kind.not_in(INTERNAL_KINDS)).group_by(Run.state)
+    ).all()
     counts = {row[0]: row[1] for row in rows}
     return {str(state): int(counts.get(state, 0)) for state in RunState}
 
@@ -133,7 +136,7 @@ def count_by_state(session: Session) -> dict[str, int]:
 def oldest_queued_seconds(session: Session) -> float:
     """Return the age of the oldest queued run; 0 where none is queued."""
     oldest = session.scalar(
-        select(func.min(Run.created_at)).where(Run.state == RunState.queued, Run.kind.not_in(DIVIDED))
+        select(func.min(Run.created_at)).where(Run.state == RunState.queued, Run.kind.not_in(INTERNAL_KINDS))
     )
     return max(0.0, (db.now(session) - oldest).total_seconds()) if oldest else 0.0
 
@@ -168,7 +171,7 @@ def measured_pace(session: Session) -> float:
     """
     rows = session.execute(
         select(Run.estimates, Run.result)
-        .where(Run.state == RunState.succeeded, Run.kind == "training", Run.finished_at.is_not(None))
+        .where(Run.state == RunState.succeeded, Run.kind == RunKind.training, Run.finished_at.is_not(None))
         .order_by(Run.finished_at.desc())
         .limit(_PACED)
     )

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from fitserve import db
 from fitserve.errors import TooMany
 from fitserve.settings import Limits
-from fitserve.states import DIVIDED, RunState
+from fitserve.states import INTERNAL_KINDS, RunState
 from fitserve.tables import Key, Run
 from fitserve.wire.admin import Quotas
 
@@ -40,7 +40,7 @@ def check(session: Session, owner: str, key_id: str | None, quotas: Quotas, limi
 def _check_queued(session: Session, whose: ColumnElement[bool], limit: int, subject: str) -> None:
     count = session.scalar(select(func.count()).where(whose, Run.state == RunState.queued)) or 0
     if count >= limit:  # rare: only then are trials, which nobody submitted, left out
-        whole = select(func.count()).where(whose, Run.state == RunState.queued, Run.kind.not_in(DIVIDED))
+        whole = select(func.count()).where(whose, Run.state == RunState.queued, Run.kind.not_in(INTERNAL_KINDS))
         count = session.scalar(whole) or 0
     if count >= limit:
         raise TooMany(

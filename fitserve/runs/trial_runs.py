@@ -17,7 +17,7 @@ from fitserve.ids import new_id
 from fitserve.runs.create import NewRun, add_run
 from fitserve.runs.finish import lock_run
 from fitserve.runs.lease import Lease
-from fitserve.states import TRIAL, RunState
+from fitserve.states import RunKind, RunState
 from fitserve.tables import Run
 
 
@@ -32,7 +32,7 @@ class TrialRun:
     blob: str | None
 
 
-def offered_trials(session: Session, run_id: str, kind: str = TRIAL) -> dict[int, TrialRun]:
+def offered_trials(session: Session, run_id: str, kind: str = RunKind.trial) -> dict[int, TrialRun]:
     """Return a run's trials, or parts, that were ever offered, by number."""
     columns = (Run.id, Run.spec, Run.state, Run.attempt, Run.result)
     rows = session.execute(select(*columns).where(Run.parent_id == run_id, Run.kind == kind).order_by(Run.id))
@@ -42,7 +42,7 @@ def offered_trials(session: Session, run_id: str, kind: str = TRIAL) -> dict[int
     }
 
 
-def offer(engine: Engine, lease: Lease, trials: Sequence[int], kind: str = TRIAL) -> list[str]:
+def offer(engine: Engine, lease: Lease, trials: Sequence[int], kind: str = RunKind.trial) -> list[str]:
     """Queue those of these trials, or parts, that were not offered before. Return their runs' ids. Raises LeaseLost."""
     with db.transaction(engine) as session:
         at = db.now(session)

@@ -16,7 +16,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from fitserve.states import RunState
+from fitserve.states import RunKind, RunState
 from fitserve.tables.base import Base, partial_index
 
 _STATES = ", ".join(f"'{state}'" for state in RunState)
@@ -65,7 +65,7 @@ class Run(Base):
         ),
     )
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
-    kind: Mapped[str] = mapped_column(String(16), default="training")  # reproduction, trial, prediction
+    kind: Mapped[str] = mapped_column(String(16), default=RunKind.training)  # a RunKind
     owner: Mapped[str] = mapped_column(String(63))
     key_id: Mapped[str | None] = mapped_column(String(40))  # of the API key that submitted it
     shared: Mapped[bool] = mapped_column(default=False, server_default=false())

@@ -17,7 +17,7 @@ from sqlalchemy import select
 
 from fitserve import db
 from fitserve.runs import queries
-from fitserve.states import HELPER, TERMINAL, RunState
+from fitserve.states import TERMINAL, RunKind, RunState
 from fitserve.tables import Epoch, GangMember, Run
 from tests.faults.__main__ import LEASES
 from tests.faults.checker import AcknowledgedRun, Verdict, check_runs
@@ -223,7 +223,7 @@ class GangStorm:
     def _gang(self) -> Run | None:
         """The helper's part of a gang that trains and has not been disturbed."""
         query = select(Run).join(GangMember, GangMember.run_id == Run.id)
-        where = (Run.kind == HELPER, Run.state == RunState.running, GangMember.rank.is_not(None))
+        where = (Run.kind == RunKind.helper, Run.state == RunState.running, GangMember.rank.is_not(None))
         with db.reading(self.hosts.cluster.engine) as session:
             return next((part for part in session.scalars(query.where(*where)) if part.id not in self.hit), None)
 

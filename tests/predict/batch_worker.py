@@ -9,8 +9,8 @@ import threading
 from fitserve import blobs, db
 from fitserve.runs import finish, worker_registry
 from fitserve.settings import Settings
-from fitserve.states import PART
-from workers.batch.prediction import KIND, BatchPredictionAttempt, PartAttempt
+from fitserve.states import RunKind
+from workers.batch.prediction import BatchPredictionAttempt, PartAttempt
 from workers.side_runner import SideRunner
 
 
@@ -19,7 +19,7 @@ def main() -> None:
     settings = Settings()
     engine = db.make_engine(settings.resolved_database_url)
     worker_registry.register(engine, f"batch-{os.getpid()}", platform.node(), os.getpid())
-    attempts = {KIND: BatchPredictionAttempt, PART: PartAttempt}
+    attempts = {RunKind.prediction: BatchPredictionAttempt, RunKind.part: PartAttempt}
     store = blobs.open_store(settings.resolved_blob_url)
     SideRunner(settings, engine, store, threading.Event(), attempts).start()
     while True:

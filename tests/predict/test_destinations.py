@@ -32,7 +32,7 @@ from fitserve.errors import Conflict
 from fitserve.ids import new_id
 from fitserve.runs import change, create, finish, lease, queries, worker_registry
 from fitserve.settings import Settings
-from fitserve.states import CLEANUP, PART, RunState
+from fitserve.states import RunKind, RunState
 from fitserve.tables import Dataset, Run
 from tests.object_stores import KINDS, emulated
 from tests.predict.test_batch import upload
@@ -45,7 +45,7 @@ from workers.batch.prediction import BatchPredictionAttempt, PartAttempt
 
 ROWS = 2500
 PASSWORD = "s3kret/pass word"
-ATTEMPTS = {"prediction": BatchPredictionAttempt, PART: PartAttempt, CLEANUP: CleanupAttempt}
+ATTEMPTS = {"prediction": BatchPredictionAttempt, RunKind.part: PartAttempt, RunKind.cleanup: CleanupAttempt}
 
 
 def students(count: int = ROWS) -> pa.Table:
@@ -150,7 +150,7 @@ class Batch:
     def parts(self, run_id: str) -> list[Run]:
         """Return the parts that other workers have or had."""
         with db.reading(self.toys.engine) as session:
-            return list(session.scalars(select(Run).where(Run.parent_id == run_id, Run.kind == PART)))
+            return list(session.scalars(select(Run).where(Run.parent_id == run_id, Run.kind == RunKind.part)))
 
     def events(self, run_id: str) -> list[str]:
         with db.reading(self.toys.engine) as session:
@@ -234,13 +234,13 @@ def test_every_row_is_written_once_whoever_dies(
             kill_at(patched, cls, name, calls, after=after)
             with pytest.raises(Killed):
                 for _ in range(9):
-                    batch.attempt(*((PART,) if at == 1 and _ == 0 else ()))
+                    batch.attempt(*((RunKind.part,) if at == 1 and _ == 0 else ()))
         batch.expire()
         if name == "write":
             assert not any("_manifest" in one or "_SUCCESS" in one for one in objects_in(lake))
             assert columns_of(warehouse, "answers.scores") == {}
         if at == 0:
-            batch.attempt(PART)  # one part by another worker
+            batch.attempt(RunKind.part)  # one part by another worker
     assert batch.attempt() == RunState.succeeded
     assert predicted_ids(lake if place == "lake" else None, warehouse) == list(range(ROWS))
     result = batch.run(run_id).result
@@ -259,7 +259,7 @@ def test_two_workers_share_the_parts(batch: Batch, warehouse: Any, lake: Any) ->
         def help_out(over: threading.Event = over) -> int:
             helped = 0
             while not over.is_set():
-                helped += batch.attempt(PART) == RunState.succeeded
+                helped += batch.attempt(RunKind.part) == RunState.succeeded
                 over.wait(0.01)
             return helped
 
@@ -485,7 +485,7 @@ def test_what_a_lost_holder_has_written_is_removed_by_another_worker(
             assert batch.run(run.error["cleanup"]).parent_id == run_id
         with pytest.raises(Conflict, match="still being removed"):
             change.delete_run(batch.toys.engine, run_id, None)
-        assert batch.attempt(CLEANUP) == RunState.succeeded
+        assert batch.attempt(RunKind.cleanup) == RunState.succeeded
         assert batch.events(run_id)[-1] == "Nothing remains at the destination"
     assert objects_in(lake) == {}
     assert warehouse.execute(left).fetchone() == (0,)
@@ -505,7 +505,7 @@ def test_a_cleanup_that_cannot_be_done_says_what_remains(
     batch.expire(max_attempts=1)
     assert settings.connections_file is not None
     settings.connections_file.write_text("{}")
-    assert batch.attempt(CLEANUP) == RunState.failed
+    assert batch.attempt(RunKind.cleanup) == RunState.failed
     assert batch.events(run_id)[-1] == f"What remains: what {run_id} has written through warehouse (sql)"
 
 

@@ -28,7 +28,7 @@ from fitserve.errors import BadInput, FitserveError, NotFound, StorageFull, Unav
 from fitserve.runs import blob_references, finish, lease, queries
 from fitserve.runs.history import EpochReport, EventReport, Report, TrialReport
 from fitserve.settings import Settings
-from fitserve.states import TERMINAL, TRIAL, RunState
+from fitserve.states import TERMINAL, RunKind, RunState
 from fitserve.tables import Dataset, Trial
 from fitserve.wire.datasets import UploadOptions
 from workers.attempt.outcome import (
@@ -191,7 +191,7 @@ class Attempt:
             if dataset is None:
                 raise NotFound("The run's dataset is gone.")
             facts, table = store.facts_of(dataset), store.local_parquet(self.blobs, dataset, cache, again=True)
-            searching = run.parent_id if run.kind == TRIAL else run.id
+            searching = run.parent_id if run.kind == RunKind.trial else run.id
             begun = (
                 [_as_row(trial) for trial in queries.trials(session, str(searching))]
                 if run.resolved.get("search")
@@ -211,7 +211,7 @@ class Attempt:
             trials=begun,
             pace=float((run.estimates or {}).get("pace") or 1.0),
             limits=self.settings.limits.model_dump(mode="json"),
-            trial=run.spec["trial"] if run.kind == TRIAL else None,
+            trial=run.spec["trial"] if run.kind == RunKind.trial else None,
             source=source,
             weights=weights,
         )

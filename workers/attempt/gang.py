@@ -23,7 +23,7 @@ from fitserve.runs import finish, gangs
 from fitserve.runs.gangs import GangOver, Helper
 from fitserve.runs.history import EventReport
 from fitserve.spec.workers import Workers
-from fitserve.states import HELPER, RunState
+from fitserve.states import RunKind, RunState
 from fitserve.tables import Run
 from workers.attempt.attempt import CHECK_SECONDS, Attempt
 from workers.attempt.gang_address import NoFreePort, free_address, reachable, why_not_together
@@ -48,7 +48,7 @@ T = TypeVar("T")
 
 def attempt_class(run: Run) -> type[Attempt]:
     """Return what makes the attempts at a run."""
-    if run.kind == HELPER:
+    if run.kind == RunKind.helper:
         return HelperAttempt
     return Attempt if run.resolved.get("search") or _workers(run) is None else LeaderAttempt
 

@@ -25,7 +25,7 @@ from fitserve.runs.history import Report
 from fitserve.runs.lease import Lease, LeaseLost
 from fitserve.runs.scores import scores_by_part
 from fitserve.settings import MB
-from fitserve.states import TERMINAL, TRIAL, RunState
+from fitserve.states import TERMINAL, RunKind, RunState
 from fitserve.tables import Run
 from workers.trainer.interface import TrainingResult
 
@@ -135,7 +135,7 @@ class DurableResult:
 
 def make_durable(blobs: BlobStore, run: Run, trained: TrainingResult) -> DurableResult:
     """Store the files and the manifest of a result; of a divided trial, its one file. Raises StorageFull."""
-    if run.kind == TRIAL:
+    if run.kind == RunKind.trial:
         file = blobs.put_file(trained.files["trial"])
         result = {**trained.result, "blob": file.sha256, "bytes": file.bytes}
         return DurableResult(run, None, {"trial": file}, result, {})

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fitserve import logs, telemetry, tracing
 from fitserve.runs.history import EpochReport, Report
 from fitserve.runs.lease import Claim
-from fitserve.states import DIVIDED, TERMINAL, RunState
+from fitserve.states import INTERNAL_KINDS, TERMINAL, RunState
 from fitserve.tables import Run
 from fitserve.tracing import Span
 
@@ -23,7 +23,9 @@ _LOSSES = {"training": "loss", "validation": "val_loss"}
 def attempt_context(claim: Claim) -> Iterator[Span]:
     """Bind log lines and a span to one attempt. Without tracing the span does nothing."""
     telemetry.ATTEMPTS.inc()
-    if claim.run.kind not in DIVIDED:  # a trial is meant to wait until a worker is idle; its run doesn't wait for it
+    if (
+        claim.run.kind not in INTERNAL_KINDS
+    ):  # a trial is meant to wait until a worker is idle; its run doesn't wait for it
         telemetry.RUN_WAIT.observe(claim.waited)
     origin = claim.run.origin or {}
     attributes = {"run_id": claim.lease.run_id, "run_attempt": claim.lease.attempt, "run_model": claim.run.model}
@@ -47,7 +49,7 @@ class AttemptTelemetry:
 
     @property
     def _counts(self) -> bool:
-        return self.run.kind not in DIVIDED
+        return self.run.kind not in INTERNAL_KINDS
 
     def memory(self, resident: int) -> None:
         """Set the trainer's memory, in bytes."""

@@ -19,7 +19,7 @@ from fitserve.datasets.destinations import Part
 from fitserve.runs import finish, queries, trial_runs, worker_registry
 from fitserve.runs.lease import Lease
 from fitserve.runs.trial_runs import TrialRun
-from fitserve.states import PART, RunState
+from fitserve.states import RunKind, RunState
 from workers.reaper import reclaim_expired_runs
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class PartDivision:
 
     def _read(self) -> dict[int, TrialRun]:
         with db.reading(self.engine) as session:
-            return trial_runs.offered_trials(session, self.lease.run_id, PART)
+            return trial_runs.offered_trials(session, self.lease.run_id, RunKind.part)
 
     def _result(self, part: TrialRun) -> Part:
         with db.reading(self.engine) as session:
@@ -91,5 +91,5 @@ class PartDivision:
         with db.reading(self.engine) as session:
             others = worker_registry.count_others(session, platform.node(), os.getpid())
         if others:
-            offered = trial_runs.offer(self.engine, self.lease, parts, PART)
+            offered = trial_runs.offer(self.engine, self.lease, parts, RunKind.part)
             log.info("parts offered to other workers", extra={"parts": len(offered), "workers": others})

@@ -20,14 +20,13 @@ from fitserve.datasets.destinations import DestinationAway, DestinationRefused, 
 from fitserve.errors import NotFound
 from fitserve.runs.history import Report
 from fitserve.runs.lease import StoredCheckpoint
-from fitserve.states import PART
+from fitserve.states import RunKind
 from fitserve.wire.destinations import Destination
 from workers.batch.division import PartDivision
 from workers.batch.new_dataset import NewDataset
 from workers.batch.part_predictor import PartPredictor
 from workers.side_attempt import Interrupted, SideAttempt
 
-KIND = "prediction"
 _POLL = 0.1  # seconds between looks at the parts of other workers
 
 
@@ -111,7 +110,7 @@ class BatchPredictionAttempt(SideAttempt):
         stated = run.resolved.get("destination")
         if stated is None:
             return NewDataset(self.settings, self.engine, self.blobs, run.resolved, run.dataset_id, run.owner, folder)
-        whole = run.parent_id if run.kind == PART and run.parent_id else run.id
+        whole = run.parent_id if run.kind == RunKind.part and run.parent_id else run.id
         return open_target(self.settings, Destination.model_validate(stated), run.owner, whole)
 
     def _record(self, predicted: dict[int, Part], written: dict[int, Part], of: int | None) -> None:
@@ -144,7 +143,7 @@ class PartAttempt(BatchPredictionAttempt):
     """One attempt at one part of another worker's batch prediction."""
 
     def _work(self, folder: Path) -> tuple[dict[str, Any], dict[str, StoredBlob]]:
-        run, number = self.claim.run, int(self.claim.run.spec[PART])
+        run, number = self.claim.run, int(self.claim.run.spec[RunKind.part])
         part, path = _known_part(self, number, None, run.checkpoint)
         if part is None or path is None:
             part, path = self._predictor(folder).predict(number)
@@ -152,7 +151,7 @@ class PartAttempt(BatchPredictionAttempt):
         self._write((), StoredCheckpoint(stored, 1))
         self._open(folder).write(part, path)
         _count(part, run.resolved)
-        return {"rows": part.rows, "blob": part.blob, "bytes": part.bytes}, {PART: stored}
+        return {"rows": part.rows, "blob": part.blob, "bytes": part.bytes}, {RunKind.part: stored}
 
     def _undo(self) -> None:
         """Leave it to the run that this is a part of."""

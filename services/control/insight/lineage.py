@@ -12,7 +12,7 @@ from fitserve.datasets import store
 from fitserve.findings.lineage import Comparison, SeedScore, compare_scores, group_key, spec_changes
 from fitserve.findings.record import RunRecord
 from fitserve.runs import queries
-from fitserve.states import DIVIDED, RunState
+from fitserve.states import INTERNAL_KINDS, RunKind, RunState
 from fitserve.tables import Dataset, Run
 from fitserve.wire.insight import GroupInfo, Lineage
 from services.control.insight.run_insight import read_epochs
@@ -76,12 +76,12 @@ def _relatives(session: Session, run: Run) -> Sequence[Run]:
     while level and len(runs) < MAX_RUNS:
         weights = [artifact for one in level if (artifact := (one.result or {}).get("artifact"))]
         descends = or_(Run.parent_id.in_([one.id for one in level]), Run.initial_weights.in_(weights))
-        query = select(Run).where(descends, Run.owner == run.owner, Run.kind.not_in(DIVIDED)).order_by(Run.id)
+        query = select(Run).where(descends, Run.owner == run.owner, Run.kind.not_in(INTERNAL_KINDS)).order_by(Run.id)
         children = [child for child in session.scalars(query.limit(MAX_RUNS - len(runs))) if child.id not in runs]
         runs |= {child.id: child for child in children}
         level = children
     runs.setdefault(run.id, queries.get(session, run.id))  # in a large tree it may lie beyond the limit
-    return sorted((one for one in runs.values() if one.kind == "training" or one is run), key=lambda one: one.id)
+    return sorted((one for one in runs.values() if one.kind == RunKind.training or one is run), key=lambda one: one.id)
 
 
 def _scores(session: Session, run: Run) -> list[SeedScore]:

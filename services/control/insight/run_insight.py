@@ -24,7 +24,7 @@ from fitserve.findings import EpochRow, RunRecord
 from fitserve.findings.record import flatten_insight
 from fitserve.runs import queries
 from fitserve.settings import MB
-from fitserve.states import DIVIDED, TERMINAL, RunState
+from fitserve.states import INTERNAL_KINDS, TERMINAL, RunState
 from fitserve.tables import Dataset, Epoch, Run
 from fitserve.target_encoder import TargetEncoder
 from services.control.cache import LoadingCache
@@ -163,7 +163,7 @@ def load_insight(ctx: Context, caller: Caller, run_id: str) -> RunInsight:
 
 def require_training(run: Run) -> Run:
     """Return the run. Raises NotTraining if it is a batch prediction, or a trial of another run."""
-    if "training" not in run.resolved or run.kind in DIVIDED:
+    if "training" not in run.resolved or run.kind in INTERNAL_KINDS:
         raise NotTraining(f"The run is a {run.kind}.", received=run.kind, expected="a run that trains")
     return run
 

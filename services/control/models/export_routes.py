@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from fitserve import artifacts, db, exports, registry
 from fitserve.errors import Conflict, NotFound
 from fitserve.runs.create import NewRun
-from fitserve.states import RunState
+from fitserve.states import RunKind, RunState
 from fitserve.tables import Run
 from fitserve.wire.models import ExportInfo, ExportRequest
 from fitserve.wire.runs import RunInfo
@@ -54,7 +54,7 @@ def create_export(
         spec=body.model_dump(mode="json"),
         resolved=resolved,
         estimates={},
-        kind=exports.KIND,
+        kind=RunKind.export,
         parent_id=trained_by if caller.sees(run.owner, run.shared) else None,
         key_id=caller.key_id,
         quotas=caller.quotas,
@@ -102,7 +102,7 @@ def get_export(
 
 def _exports(session: Session, dataset_id: str, artifact: str) -> list[Run]:
     """Return all runs that export an artifact, oldest first."""
-    of_dataset = select(Run).where(Run.kind == exports.KIND, Run.dataset_id == dataset_id).order_by(Run.id)
+    of_dataset = select(Run).where(Run.kind == RunKind.export, Run.dataset_id == dataset_id).order_by(Run.id)
     return [run for run in session.scalars(of_dataset) if run.resolved["artifact"] == artifact]
 
 

@@ -15,6 +15,7 @@ from fitserve.datasets.destinations import find_connection
 from fitserve.errors import BadInput, NotFound, Problem
 from fitserve.runs import create, queries
 from fitserve.runs.create import NewRun
+from fitserve.states import RunKind
 from fitserve.tables import Dataset, Model, Run
 from fitserve.validation import unknown_name
 from fitserve.wire import Page
@@ -236,7 +237,7 @@ def predict_dataset(
             "columns": body.columns,
         },
         estimates={"rows": dataset.rows},
-        kind="prediction",
+        kind=RunKind.prediction,
         key_id=caller.key_id,
         quotas=caller.quotas,
     )

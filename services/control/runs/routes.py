@@ -18,7 +18,7 @@ from fitserve.runs.remaining import outlook, phase_of
 from fitserve.settings import Settings
 from fitserve.spec.decode import decode
 from fitserve.spec.resolve_search import search_of, trial_spec
-from fitserve.states import DIVIDED, RunState
+from fitserve.states import INTERNAL_KINDS, RunKind, RunState
 from fitserve.submission import check
 from fitserve.tables import Run
 from fitserve.wire import Page
@@ -249,9 +249,9 @@ def _repeat(submission: Submission, run_id: str, states: tuple[RunState, ...], *
     with db.reading(ctx.engine) as session:
         run = queries.get_owned(session, run_id, caller.owner_filter)
         store.check_visible(session, caller.owner_filter, run.dataset_id)
-        if run.kind == "prediction":
+        if run.kind == RunKind.prediction:
             check_batch_prediction(session, caller, str(run.resolved["model"]))
-    if run.kind in DIVIDED:
+    if run.kind in INTERNAL_KINDS:
         raise Conflict(
             f"The run is a {run.kind} of another.", received=run.kind, fix=f"Use its parent: {run.parent_id}."
         )
@@ -264,7 +264,7 @@ def _repeat(submission: Submission, run_id: str, states: tuple[RunState, ...], *
         resolved=run.resolved,
         estimates=run.estimates,
         model=None if reproduce else run.model,
-        kind="reproduction" if reproduce else run.kind,
+        kind=RunKind.reproduction if reproduce else run.kind,
         priority=run.priority,
         parent_id=run.id,
         key_id=caller.key_id,
@@ -305,7 +305,7 @@ def _progress(session: Session, run: Run) -> Progress | None:
     training: dict[str, Any] = run.resolved.get("training", {})
     epochs, trials = int(training.get("epochs", last.epoch)), int(training.get("restarts") or 1)
     trials = int((run.resolved.get("search") or {}).get("trials") or trials)
-    ahead = outlook(session, run, epochs, 1 if run.kind in DIVIDED else trials)
+    ahead = outlook(session, run, epochs, 1 if run.kind in INTERNAL_KINDS else trials)
     return Progress(
         trial=last.trial,
         epoch=last.epoch,
@@ -318,7 +318,7 @@ def _progress(session: Session, run: Run) -> Progress | None:
 
 
 def _reproduction(session: Session, run: Run) -> Reproduction | None:
-    if run.kind != "reproduction" or run.parent_id is None:
+    if run.kind != RunKind.reproduction or run.parent_id is None:
         return None
     compared, (expected, received) = queries.compare_epochs(session, run.parent_id, run.id)
     either = expected or received
