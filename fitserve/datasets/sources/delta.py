@@ -26,6 +26,7 @@ _REFUSED = (
     "invalid table",
     "does not exist",
     "access denied",
+    "deserialize",  # a damaged footer
 )
 # Names of options: fsspec's for S3, and deltalake's for the same.
 _S3_OPTIONS = {
