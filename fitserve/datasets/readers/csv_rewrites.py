@@ -20,6 +20,7 @@ MOST_LINES = 200  # that a file is judged by
 FEW_LINES = 3
 DOUBLED = ("::", "||", ";;", ",,", "~~", "^^", "##", "@@", "$$")
 _SINGLE = (",", ";", "\t", "|")
+_QUOTED = re.compile(rb'("[^"\n]*+")')
 _BLANKS = re.compile(rb'"[^"\n]*+"|[ \t]{2,}+')
 
 
@@ -76,10 +77,10 @@ def _doubled(lines: list[str]) -> Rewrite | None:
         # A colon stands in titles too; another sign that is single as well separates empty fields.
         if not _are_alike([line.count(sign) for line in lines]) or (single and sign != "::"):
             continue
-        pattern = re.compile(rb'"[^"\n]*+"|' + re.escape(sign.encode()))
 
-        def separated(line: bytes, pattern: re.Pattern[bytes] = pattern) -> bytes:
-            return pattern.sub(lambda found: found[0] if found[0][:1] == b'"' else SEPARATOR.encode(), line)
+        def separated(line: bytes, sign: bytes = sign.encode()) -> bytes:
+            parts = _QUOTED.split(line)  # what is quoted stands at odd places
+            return b"".join(part if at % 2 else part.replace(sign, SEPARATOR.encode()) for at, part in enumerate(parts))
 
         return Rewrite(separated, SEPARATOR, sign, "delimiter_of_two", f"Fields are separated by {sign!r}.")
     return None
