@@ -48,7 +48,7 @@ class Identity:
 
     @property
     def expired(self) -> bool:
-        """Whether the key has expired, by this machine's clock: known also while the database does not answer."""
+        """Whether the key has expired by this machine's clock, which works while the database does not answer."""
         return self.expires_at is not None and self.expires_at <= datetime.now(UTC)
 
     def may(self, scope: str) -> bool:
@@ -70,7 +70,7 @@ LOCAL_ADMIN = Identity("local", "admin", frozenset({Scope.admin}), None)  # who 
 
 
 def digest(secret: str) -> str:
-    """Return the hash that is stored of a secret. It has 256 random bits, so a plain SHA-256 is enough."""
+    """Return the hash under which a secret is stored. It has 256 random bits, so a plain SHA-256 is enough."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
@@ -136,7 +136,7 @@ def ensure(session: Session, token: str, *, owner: str, name: str, scopes: Itera
 
 
 def create_requested(session: Session, request: KeyRequest, maker: Identity) -> NewKey:
-    """Create the key that a request describes. Raises BadInput, Conflict, Forbidden where it exceeds its maker's."""
+    """Create the key that a request describes. Raises BadInput, Conflict; Forbidden if it exceeds its maker's."""
     models: Iterable[str] | None = request.models
     expires_at = request.expires_at
     if Scope.admin not in maker.scopes:
@@ -154,7 +154,7 @@ def create_requested(session: Session, request: KeyRequest, maker: Identity) -> 
 
 
 def _within(maker: Identity, request: KeyRequest) -> tuple[Iterable[str] | None, datetime | None]:
-    """Return the models and the expiry of a key that does not exceed its maker's. Raises Forbidden."""
+    """Return the models and the expiry of a new key, which may not exceed its maker's. Raises Forbidden."""
     if request.owner not in (None, maker.owner):
         raise Forbidden("Only an admin may create keys of other owners.", pointer="/owner", received=request.owner)
     if above := sorted(set(request.scopes) - maker.scopes):

@@ -54,7 +54,7 @@ def write(
 
 
 def read(blobs: BlobStore, sha256: str, run: str | None = None) -> Artifact:
-    """Return the artifact with that name. Raises NotFound, Corrupt; also where it is of another run than `run`."""
+    """Return the artifact with that name. Raises NotFound, Corrupt (also if it belongs to another run than `run`)."""
     manifest = json.loads(blobs.read(sha256))
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise Corrupt(f"Artifact {sha256} has a format that this release cannot read.")

@@ -51,7 +51,7 @@ def begin(session: Session, key_id: str, seconds: float) -> str:
 
 
 def issue_one_time_token(session: Session, key_id: str, seconds: float = ONE_TIME_SECONDS) -> str:
-    """Return a token that `redeem` takes once, within that time."""
+    """Return a token that `redeem` accepts once, within this time."""
     at = _now_without_expired(session)
     secret = secrets.token_urlsafe(16)  # 128 random bits: short enough for a link in a terminal
     row = BrowserSession(
@@ -67,7 +67,7 @@ def issue_one_time_token(session: Session, key_id: str, seconds: float = ONE_TIM
 
 
 def redeem(session: Session, token: str) -> Identity:
-    """Return the identity of an offer's key and end the offer. Raises Unauthenticated where it is used or expired."""
+    """Exchange a one-time token for its key's identity. Raises Unauthenticated where it is used or expired."""
     secret = token.removeprefix(ONE_TIME_PREFIX)
     mine = (BrowserSession.id == _offer_id(secret), BrowserSession.secret_sha256 == digest(secret))
     at = db.now(session)
@@ -102,7 +102,7 @@ def end(session: Session, token: str) -> None:
 
 
 def live(session: Session, id: str | None = None) -> Iterator[tuple[BrowserSession, Identity]]:
-    """Yield the live sessions, or one of them, with their identities: that of the key, until the session ends."""
+    """Yield the live sessions, or the one named, each with the identity of the key that signed in."""
     at = db.now(session)
     query = select(BrowserSession, Key).join(Key, Key.id == BrowserSession.key_id)
     query = query.where(BrowserSession.expires_at > at, Key.revoked_at.is_(None), _IS_SESSION)

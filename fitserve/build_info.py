@@ -1,4 +1,4 @@
-"""Which build this is: the commit and the day, as recorded in wheels and images; in a checkout, as Git tells."""
+"""Which build this is: commit and day, as recorded in wheels and images, or read from Git in a checkout."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def build_info() -> BuildInfo:
 
 
 def of_checkout(project: Path, built: str | None = None) -> BuildInfo:
-    """Return the commit of a checkout, and whether it has changes; unknown where that is not the top of one."""
+    """Return the commit of a checkout, and whether it has changes; unknown if the folder is not a checkout's top."""
     if not (project / ".git").exists():
         return BuildInfo(built=built)
     try:

@@ -50,7 +50,7 @@ def kept_scores(scores: Array, most: int = MOST_SCORES) -> dict[str, Any]:
 
 
 def read_level(value: Any, pointer: str = "/interval") -> float:
-    """Return the level that a request asks for; NO_LEVEL of `false`, or the header `none`. Raises BadInput."""
+    """Return the level that a request asks for; NO_LEVEL for `false` or the header `none`. Raises BadInput."""
     if value is False or value == "none":
         return NO_LEVEL
     level = math.nan
@@ -70,7 +70,7 @@ def read_level(value: Any, pointer: str = "/interval") -> float:
 
 
 def rows_needed(task: str, level: float) -> int:
-    """Return the fewest held-out rows of which a level can be promised."""
+    """Return the fewest held-out rows with which a level can be promised."""
     tail = (1 - level) / 2 if task == "regression" else 1 - level
     return math.ceil(1 / tail - 1 - 1e-9)
 
@@ -99,7 +99,7 @@ class Bounds:
         return {f"{self.output}_low": self.low, f"{self.output}_high": self.high}
 
     def listed(self) -> dict[str, list[Any]]:
-        """Return by name a value for each row: a number, or the labels of the set, in their own order."""
+        """Return values by name, one for each row: a number, or the labels of the set in label order."""
         if self.members is not None:
             chosen = [[one for one, inside in zip(self.labels, row, strict=True) if inside] for row in self.members]
             return {f"{self.output}_set": chosen}
@@ -138,7 +138,7 @@ NOTHING = RowFacts()
 
 @dataclass(frozen=True, slots=True)
 class _Limits:
-    """The limits of one output at one level, (groups + 1,): first those of all rows, then each group's.
+    """The limits of one output at one level, (groups + 1,): the first for all rows, then one for each group.
 
     For a regression, `low` and `high`, times the row's spread if there is one, are added to the prediction. For a
     classification, the labels whose score is at most `high` are in the set.
@@ -344,7 +344,7 @@ def _set(output: Mapping[str, Any], limits: _Limits, values: Array, places: Any)
 
 
 def _likely(row: list[float], labels: Sequence[str], limit: float) -> list[str]:
-    """Return the labels of one row's set, in their own order: as `likelier`, for plain numbers."""
+    """Return the labels in one row's set, in label order: the rule of `likelier`, on plain numbers."""
     shares = [1 - row[0], row[0]] if len(row) == 1 else row
     before, inside = 0.0, [False] * len(shares)
     for place in sorted(range(len(shares)), key=lambda place: -shares[place]):

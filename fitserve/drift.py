@@ -152,7 +152,7 @@ def count(distribution: Mapping[str, Any], values: Sequence[Any] | npt.NDArray[A
 
 
 def _count_numbers(edges: Sequence[float], numbers: npt.NDArray[Any]) -> BinCounts:
-    """Below the first edge, between the edges (a bin holds its lower edge), above the last, not a number."""
+    """Count numbers below the first edge, between edges (a bin holds its lower edge), above the last, and missing."""
     present = numbers[np.isfinite(numbers)]
     missing = len(numbers) - len(present)
     if not len(edges):
@@ -195,7 +195,7 @@ def _index(requested: npt.NDArray[Any], trained: npt.NDArray[Any]) -> float:
 
 
 def _without_rare(distribution: Mapping[str, Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Return the shares to compare, and for each bin the one that it belongs to: rare labels go with `other`."""
+    """Return the shares to compare, and the bin that each is counted in: rare labels are counted in `other`."""
     shares = np.asarray(training_shares(distribution), np.float64)
     if distribution["kind"] != "categorical":
         return shares, np.arange(len(shares))

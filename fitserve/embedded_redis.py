@@ -104,7 +104,7 @@ class EmbeddedRedis:
         return self
 
     def _starts(self, timeout: float) -> bool:
-        """Start the process. Whether it answers in time; if not, it has ended, by itself or stopped here."""
+        """Start the process; return whether it answers in time. If not, it has ended, by itself or stopped here."""
         self.socket.unlink(missing_ok=True)
         command = [
             *(self.binary or redis_binary(), "--port", "0"),
@@ -125,7 +125,7 @@ class EmbeddedRedis:
         return True
 
     def _set_files_aside(self) -> bool:
-        """Move the queue's files to the folder `unreadable`, replacing earlier ones. Whether there were any."""
+        """Move the queue's files to the folder `unreadable`, replacing earlier ones; return whether there were any."""
         files = [path for path in self.folder.glob("appendonly*") if path.exists()]
         aside = self.folder / "unreadable"
         if files:

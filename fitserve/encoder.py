@@ -251,7 +251,7 @@ class Encoder:
 
 
 def zeros(shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    """Return zeros; many of them begin where TensorFlow can use them without a copy."""
+    """Return zeros; a large array begins where TensorFlow can use it without a copy."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if size < MANY_BYTES:
         return np.zeros(shape, dtype)
@@ -271,7 +271,7 @@ def _takes_numbers(column: RawColumn) -> bool:
 
 
 class PlainNumbers:
-    """The fast path of an encoder whose columns are plain numbers of one input, but for a few odd ones.
+    """The fast path of an encoder whose columns are plain numbers of one input, except for a few.
 
     It encodes clean rows alone: no value missing, infinite or out of the training range. They are one matrix, into
     which the odd columns are then written one by one.

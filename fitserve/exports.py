@@ -83,7 +83,7 @@ def _of_encodings(format: str, holds: frozenset[str], manifest: Mapping[str, Any
 
 
 def _of_training(format: str, spec: Mapping[str, Any] | None) -> list[Problem]:
-    """Return what of a spec a script would train otherwise than the run was."""
+    """Return the parts of a spec that a script would train differently from the run."""
     if spec is None:
         return [Problem(f"{format} needs the spec of the version, which is not recorded.")]
     training = spec["training"]

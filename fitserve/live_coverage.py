@@ -71,7 +71,7 @@ def calibration_of(shares: Sequence[float], place: int) -> dict[str, Any]:
 
 
 def moved(error_rate: float, asked: float, gamma: float, covered: int, missed: int) -> float:
-    """Return the error rate that is aimed at after so many truths inside and outside (Gibbs and Candes 2021).
+    """Return the error rate to aim at after so many truths inside and outside (Gibbs and Candes 2021).
 
     `asked` is the error rate of the spec. The rate stays between 0 and 1.
     """
@@ -79,12 +79,12 @@ def moved(error_rate: float, asked: float, gamma: float, covered: int, missed: i
 
 
 def level_at(error_rate: float, task: str, rows: int) -> float:
-    """Return the level that answers for an error rate: one that so many held-out rows can promise."""
+    """Return the level that answers for an error rate, limited to what so many held-out rows can promise."""
     return min(max(LOWEST_LEVEL, 1.0 - error_rate), highest_level(task, rows))
 
 
 def moved_levels(conformal: Conformal, error_rates: Mapping[str, float]) -> dict[str, float]:
-    """Return the levels that answer instead of the spec's, by output; nothing of a version that is not adaptive."""
+    """Return the levels that answer in place of the spec's, by output; none for a version that is not adaptive."""
     if conformal.adaptive is None or conformal.level is None:
         return {}
     tasks = {one["name"]: one["task"] for one in conformal.outputs}
@@ -94,7 +94,7 @@ def moved_levels(conformal: Conformal, error_rates: Mapping[str, float]) -> dict
 
 
 def worse_than(expected: float, hits: int, rows: int, tests: int) -> bool:
-    """Return whether so many hits are fewer than a share leads one to expect, beyond chance in `tests` tests."""
+    """Return whether there are fewer hits than a share leads one to expect, beyond chance in `tests` tests."""
     if rows < FEWEST_ROWS:
         return False
     z = NormalDist().inv_cdf(1 - SIGNIFICANCE / max(1, tests))

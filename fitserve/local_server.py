@@ -60,7 +60,7 @@ class LocalServer:
         return f"{self.base_url}/"
 
     def is_this_process(self) -> bool:
-        """Return whether its process can be signalled from here: not one of another container or machine."""
+        """Return whether its process can be signalled from here; one in another container or machine cannot."""
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
@@ -83,7 +83,7 @@ def home_here() -> Path:
 
 
 def process_start(pid: int) -> str | None:
-    """Return the boot and the moment that a process started in; None where the system does not tell (no /proc)."""
+    """Return the boot and the moment in which a process started; None where the system does not tell (no /proc)."""
     try:
         moment = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}/{moment}"

@@ -413,7 +413,7 @@ def _run(run: Run) -> dict[str, Any]:
 
 
 def _column(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a column's profile in a line: of numbers the quartiles, else the most frequent values."""
+    """Return a column's profile in a line: the quartiles of numbers, else the most frequent values."""
     value = {"kind": facts["kind"], "missing": facts.get("missing") or None, "distinct": facts.get("distinct")}
     quantiles = facts.get("quantiles") or {}
     if facts["kind"] == "numeric" and quantiles:
@@ -425,7 +425,7 @@ def _column(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _short(patch: Any) -> Any:
-    """Return a patch, or its paths where it is long: `apply_finding` needs its number alone."""
+    """Return a patch, or only its paths where it is long: `apply_finding` needs no more than its number."""
     if len(json.dumps(patch)) <= 600:
         return patch
     return [f"{one.get('op')} {one.get('path')}" for one in patch]

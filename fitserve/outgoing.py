@@ -169,7 +169,7 @@ class Outgoing:
         redirects: int = 0,
         pointer: str | None = None,
     ) -> Iterator[Response]:
-        """Make a request, and yield its response. It ends, whole, after `seconds`.
+        """Make a request, and yield its response; all of it together takes at most `seconds`.
 
         Each of up to `redirects` redirects is checked like the first address; one more, or any with `redirects=0`, is
         answered as it is. `Authorization` and cookies are not sent on to another origin. Raises ForbiddenAddress,
@@ -237,7 +237,7 @@ def parse(url: str, pointer: str | None = None) -> Target:
 
 
 def _literal(host: str) -> Address | None:
-    """Return the address that a host is written as, in its usual form; None for a name."""
+    """Return the address that a host spells out, in its usual form; None for a name."""
     if ":" in host:
         try:
             return None if "%" in host else ipaddress.IPv6Address(host)
@@ -295,7 +295,7 @@ def _resolve(host: str, port: int) -> list[str]:
 
 
 class _Deadline:
-    """Ends a request after its time, also while the other side sends one byte now and then."""
+    """Ends a request after its time, even while the other side sends one byte now and then."""
 
     def __init__(self, seconds: float) -> None:
         self._ends_at = time.monotonic() + seconds

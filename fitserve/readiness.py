@@ -12,7 +12,7 @@ READINESS_SECONDS = 2.0  # that a dependency has to answer in
 
 
 class BoundedCheck:
-    """A readiness check that answers in time: one that hangs is reported, and not begun a second time meanwhile."""
+    """A readiness check that answers in time: one that hangs is reported, and not started again meanwhile."""
 
     def __init__(self, name: str, check: ReadinessCheck) -> None:
         self._check = check

@@ -77,7 +77,7 @@ class ModelFacts:
 
 
 def check_name(session: Session, model: str, owner: str) -> None:
-    """Raise BadInput or Conflict unless runs of that owner may register under that name."""
+    """Raise BadInput or Conflict unless that owner's runs may register under that name."""
     if not NAME.fullmatch(model):
         raise BadInput("This is not a model's name.", received=model, expected=NAME.pattern)
     row = session.get(Model, model)
@@ -307,7 +307,7 @@ def sharing(model: Model) -> str | None:
 
 
 def is_shared_to(shared_to: str | None, to: str) -> bool:
-    """Return whether a model shared to do `shared_to` is shared to do `to`."""
+    """Return whether a model that is shared for `shared_to` is also shared for `to`."""
     return shared_to is not None and SHARING.index(to) <= SHARING.index(shared_to)
 
 
@@ -352,13 +352,13 @@ def set_decisions(
 
 
 def decision_changes(session: Session, model: str, number: int, limit: int | None = None) -> list[DecisionChange]:
-    """Return how a version's decisions were changed, the last first."""
+    """Return the changes of a version's decisions, newest first."""
     query = select(DecisionChange).where(DecisionChange.model == model, DecisionChange.version == number)
     return list(session.scalars(query.order_by(DecisionChange.id.desc()).limit(limit)))
 
 
 def _moved_decisions(session: Session, models: Sequence[str]) -> dict[tuple[str, int], tuple[dict[str, Any], ...]]:
-    """Return the decisions in force of the versions of these models whose decisions were changed."""
+    """Return the decisions in force of these models' versions, where they were changed."""
     last = (
         select(func.max(DecisionChange.id))
         .where(DecisionChange.model.in_(models))

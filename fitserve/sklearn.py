@@ -143,7 +143,7 @@ class _FitserveEstimator(BaseEstimator):
         return tags
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy needs the model as much as the original does: once there is one, nobody deletes it by himself."""
+        """A copy needs the model as much as the original does: from then on nothing deletes it automatically."""
         if self._release is not None:
             self._release.detach()
             self._release = None

@@ -88,7 +88,7 @@ class Spread:
 
 
 def _as_bends(spread: Mapping[str, Any]) -> tuple[float, list[tuple[int, float, float]]]:
-    """Return the same sum as a constant and bends alone: the weight of what an input exceeds a knot by.
+    """Return the same sum as a constant and bends alone: the weight of the amount by which an input exceeds a knot.
 
     A slope between two ends is a bend at the lower one, and one that undoes everything at the upper one.
     """

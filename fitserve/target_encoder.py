@@ -40,11 +40,11 @@ class FittedTarget:
 
     @property
     def limits(self) -> tuple[float, float] | None:
-        """From where to where answers go; None where they are not limited."""
+        """The smallest and the largest answer; None where answers are not limited."""
         return None if self.low is None or self.high is None else (self.low, self.high)
 
     def answers(self, outputs: np.ndarray) -> np.ndarray:
-        """Return what is answered for outputs of the network: in the target's own units, and within its limits."""
+        """Return the answers for outputs of the network: in the target's own units, within its limits."""
         values = self.inverse(outputs)
         return values if self.limits is None else np.clip(values, *self.limits)
 
@@ -59,11 +59,11 @@ class FittedTarget:
 
     @property
     def rescaling(self) -> tuple[float, float, bool]:
-        """What makes the network's output a prediction in the target's units: scale, offset, whether in float64."""
+        """How an output becomes a prediction in the target's units: scale, offset, whether in float64."""
         return (self.scale, self.center, self.is_wide) if self.is_standardised else (1.0, 0.0, False)
 
     def inverse(self, predictions: np.ndarray) -> np.ndarray:
-        """Return predictions in the target's own units; those of other tasks than regression stay as they are."""
+        """Return predictions in the target's own units; those of other tasks than regression are unchanged."""
         if not self.is_standardised:
             return predictions
         return predictions * self.scale + self.center

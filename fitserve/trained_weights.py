@@ -23,7 +23,7 @@ from fitserve.tables import Run, Version
 
 
 def find_source(session: Session, blobs: BlobStore, spec: Spec, *, owner: str, sees: str | None) -> Source | None:
-    """Return what a spec's network begins with; None where it says nothing of that.
+    """Return what a spec's network begins with; None where the spec does not say.
 
     `sees` is whose runs, models and uploads may be used (None: all); of others' models, those shared for download.
     What is deleted can still be named by a run of `owner` that began with it. Raises NotFound, Forbidden, Conflict.
@@ -81,7 +81,7 @@ def _run(session: Session, run_id: str, sees: str | None) -> Run:
 
 
 def _version(session: Session, reference: str, sees: str | None) -> tuple[Version, str, list[str]]:
-    """Return a model's version, its name@version, and its artifacts, the one that is meant first."""
+    """Return a model's version, its name@version, and its artifacts, the requested one first."""
     pointer = "/initial_weights/model"
     name, _, which = reference.partition("@")
     model = registry.get(session, name)

@@ -276,7 +276,7 @@ def _new_delivery(row: Webhook, event: OutboxEvent, at: datetime) -> Delivery:
 
 
 def dispatch(engine: Engine, limit: int = 100) -> int:
-    """Make a delivery of each waiting event for each webhook that wants it. Return the number of events."""
+    """Make deliveries of the waiting events to the webhooks that want them. Returns the number of events."""
     with db.reading(engine) as session:
         if session.scalar(select(OutboxEvent.id).where(OutboxEvent.dispatched_at.is_(None)).limit(1)) is None:
             return 0

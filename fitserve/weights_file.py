@@ -75,7 +75,7 @@ def check(path: Path) -> dict[str, Tensor]:
 
 
 def _header(path: Path, size: int) -> tuple[dict[str, Any], int]:
-    """Return what a file's header says of each array, and where the numbers begin. Raises Malformed, BadInput."""
+    """Return a header's description of each array, and where the numbers begin. Raises Malformed, BadInput."""
     with path.open("rb") as file:
         start = file.read(_LENGTH)
         length = struct.unpack("<Q", start)[0] if len(start) == _LENGTH else 0

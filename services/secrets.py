@@ -46,7 +46,7 @@ def create_secrets(folder: Path) -> str | None:
 
 
 def share_secrets(folder: Path, shares: Path) -> None:
-    """Copy to each folder of `shares` what its containers need; what they no longer need goes."""
+    """Copy to each folder of `shares` what its containers need, and remove what they no longer need."""
     for share, names in SHARES.items():
         (shares / share).mkdir(parents=True, exist_ok=True)
         for name in names:

@@ -45,7 +45,7 @@ class CheckResult:
 
 
 class CheckFailed(Exception):
-    """A check failed. `fix` where the usual one does not help."""
+    """A check failed. `fix` is given where the usual one does not help."""
 
     def __init__(self, detail: str, fix: str | None = None) -> None:
         super().__init__(detail)

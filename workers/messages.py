@@ -101,7 +101,7 @@ class HintChannel(redis.Channel):  # type: ignore[misc]
             return True
 
     def _set_aside_foreign_keys(self) -> None:
-        """Rename keys of ours that another program has made of another type; without this no message ever arrives."""
+        """Rename our keys that another program has created with another type: no message would ever arrive."""
         types = dict.fromkeys(self.active_queues, b"list")
         types |= {self.unacked_key: b"hash", self.unacked_index_key: b"zset"}
         with self.conn_or_acquire() as client:

@@ -33,7 +33,7 @@ _TEST_HOOKS = ("FITSERVE_TEST_HOOKS", "FITSERVE_TRAINER_MODULE", "FITSERVE_CRASH
 
 
 def clean_environment(settings: Settings, folder: Path, together: bool = False, number: int = 0) -> dict[str, str]:
-    """Return the environment of a worker's trainer `number`, in its own folder; `together`: it opens sockets."""
+    """Return the environment of a worker's trainer `number`, in its own folder; with `together`, it opens sockets."""
     environment = {
         name: value for name, value in os.environ.items() if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
     }
@@ -58,7 +58,7 @@ def clean_environment(settings: Settings, folder: Path, together: bool = False, 
 
 
 def gpu_of(settings: Settings, number: int) -> str | None:
-    """Return the GPU of a worker's trainer `number`, where it has several of both: each would take all memory of all.
+    """Return the GPU of a worker's trainer `number`, if there are several of both: each would take all GPUs' memory.
 
     None: whatever there is.
     """
@@ -92,7 +92,7 @@ class TrainerProcess:
     def __init__(
         self, settings: Settings, spawner: ThreadPoolExecutor, together: bool = False, number: int = 0
     ) -> None:
-        """`together`: for one run that several trainers train, which TensorFlow wants to know before it begins."""
+        """`together`: for one run that several trainers train, which TensorFlow must know before it starts."""
         self.together = together
         self.started_at = time.monotonic()
         self.limit = memory_limit(settings)

@@ -12,7 +12,7 @@ ROWS_LEFT = 0.5  # least share of the rows that must still be there
 
 
 def compare(before: Dataset, after: Dataset, used: Sequence[str] | None = None) -> dict[str, Any]:
-    """Return what broke between two versions: `ok`, and `problems` by column. `used` limits it to these columns."""
+    """Compare two versions of a table. Returns `ok`, and `problems` by column; of the columns in `used`, if given."""
     old = {column["name"]: column for column in before.columns}
     new = {column["name"]: column for column in after.columns}
     names = [name for name in (used or old) if name in old]

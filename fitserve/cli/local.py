@@ -197,7 +197,7 @@ class LogFile:
     rest: bytes = b""
 
     def last(self, count: int) -> list[str]:
-        """Return its last lines, those of older files too where it has fewer."""
+        """Return the last lines, continuing into older files where the newest has fewer."""
         lines: list[bytes] = []
         data = self._read()
         self.position = len(data)

@@ -22,7 +22,7 @@ _GROUPS = {"runs": "run", "datasets": "dataset", "models": "model", "keys": "key
 
 
 def next_command_after(error: FitserveError, command: str) -> str | None:
-    """Return what to call next after an error of a command, such as `fitserve runs show`; None where it says so."""
+    """Return the command to call after an error, such as `fitserve runs show`; None where the error names it."""
     if any(_COMMAND.search(text) for text in (error.fix or "", error.detail)):
         return None
     words = command.split()[1:] or ["--help"]

@@ -148,7 +148,7 @@ def _report(validation: Validation) -> list[Any]:
 
 
 def _begins(row: SummaryRow) -> str:
-    """Return where a layer's first weights are from, and whether they stay."""
+    """Return a layer's initial weights in words: where they come from, and whether they are frozen."""
     return {"source": "the source's weights", "seed": "the seed's", None: ""}[row.begins] + ", frozen" * row.frozen
 
 

@@ -149,7 +149,7 @@ def _spec(
 
 
 def _check_target(what: str, target: list[str] | None) -> list[str]:
-    """Return the targets. Raises BadInput naming the columns where there is none, or none of that name."""
+    """Return the targets. Raises BadInput, listing the columns, where none is given or no column has that name."""
     names = header_of(Path(what))
     shown = ", ".join(names[:30]) + (", ..." if len(names) > 30 else "")
     if not target:
@@ -164,7 +164,7 @@ def _check_target(what: str, target: list[str] | None) -> list[str]:
 
 
 def header_of(path: Path) -> list[str]:
-    """Return the column names of a plain CSV file; none where they are not to be seen at once."""
+    """Return the column names of a plain CSV file; none where its first line does not show them."""
     if path.suffix.lower() not in (".csv", ".tsv", ".txt"):
         return []
     try:
@@ -224,7 +224,7 @@ def _quoted(text: str) -> str:
 
 
 def _defaults(dataset: Dataset, targets: list[str], model: str | None) -> dict[str, Any]:
-    """Return the spec of a table: all the rest is the server's choice."""
+    """Return a spec of the table and its targets alone; the server chooses the rest."""
     from fitserve.client.upload_body import dataset_name
 
     target: Any = targets[0] if len(targets) == 1 else targets

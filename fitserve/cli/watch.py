@@ -94,7 +94,7 @@ class RunDisplay:
 
     @property
     def seconds_left(self) -> float | None:
-        """The most that it can take: early stopping may end it sooner."""
+        """The longest that it can take; early stopping may end it sooner."""
         return None if not self.rate else max(0, self.epochs * self.trials - self.done) / self.rate
 
     @property

@@ -241,7 +241,7 @@ class Connection:
     def pages(
         self, path: str, make: Callable[[Any], T], query: Query | None = None, limit: int | None = None
     ) -> Iterator[T]:
-        """Yield what `make` makes of each item of a list, requesting page by page; at most `limit` of them."""
+        """Yield `make(item)` for each item of a list, requesting page by page; at most `limit` of them."""
         cursor: str | None = None
         left = limit
         while left is None or left > 0:
@@ -310,7 +310,7 @@ class Resource:
 
 
 class Handle(DataModel):
-    """Something that the server answered, with methods that ask about it further.
+    """An object of the server's answer, with methods that send further requests about it.
 
     Members that a newer server adds are ignored.
     """
@@ -334,6 +334,6 @@ class Handle(DataModel):
 
 
 def local(method: F) -> F:
-    """Mark a method that asks the server nothing: on an `AsyncClient`, too, it is called without `await`."""
+    """Mark a method that sends no request: on an `AsyncClient`, too, it is called without `await`."""
     method.local = True  # type: ignore[attr-defined]
     return method

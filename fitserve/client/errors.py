@@ -87,7 +87,7 @@ def error_of(response: httpx2.Response) -> FitserveError:
 
 
 def _problem_details(response: httpx2.Response) -> dict[str, Any]:
-    """Return problem details; or the prediction protocols' `{"error": "..."}` or a proxy's text in their form."""
+    """Return problem details, which a proxy's text and the protocols' `{"error": "..."}` are turned into."""
     try:
         body = response.json()
     except ValueError:

@@ -1,4 +1,4 @@
-"""Predictions as the prediction service answered them: a sequence of one entry a row, and a frame for who wants one."""
+"""Predictions as the prediction service answered them: a sequence of one entry a row, and a frame on request."""
 
 from __future__ import annotations
 

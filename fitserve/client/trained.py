@@ -55,7 +55,7 @@ def _standings(figures: Mapping[str, Any]) -> Iterator[Standing]:
 
 
 class Trained(Resource):
-    """A network that `client.train` trained: its dataset, its run, and what asks it for predictions."""
+    """A network that `client.train` trained: its dataset, its run, and calls for predictions."""
 
     def __init__(self, dataset: Dataset, run: Run, labels: Mapping[str, Any]) -> None:
         super().__init__(run._connection)
@@ -206,7 +206,7 @@ def _check_names(owner: str, names: Sequence[str], target: str | Sequence[str]) 
 
 
 def default_name(data: Any, name: str | None, target: str | Sequence[str]) -> str | None:
-    """Return a dataset's name: what was given; that of the file (None); for a frame that of its target."""
+    """Return a dataset's name: the one given; for a file (None) the file's own; for a frame its target's."""
     if name is not None or isinstance(data, str | PathLike | Dataset) or isinstance(getattr(data, "name", None), str):
         return name
     return dataset_name(target if isinstance(target, str) else target[0])

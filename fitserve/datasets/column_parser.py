@@ -1,4 +1,4 @@
-"""A column of texts as typed values, under a plan that is proposed from a sample and held against every row.
+"""A column of texts as typed values, under a plan that is proposed from a sample and checked against every row.
 
 A plan that does not fit the whole file is revised at the end of the pass (`ColumnParser.next_plan`), and the file is
 read once more: a proof that comes late counts as one that comes early.
@@ -228,14 +228,14 @@ class ColumnParser:
         return texts, None
 
     def _note_odd(self) -> tuple[Notice, ...]:
-        """Note a column that is text because some of its values are not what most of them are."""
+        """Note a column that is text because a few of its values are not of the type of all others."""
         if self.good < self.bad or self.plan.storage not in VALUES:
             return ()
         odd = next(iter(self.bad_spellings))
         return (note_odd_values(self.name, self.plan.storage, odd, self.good, self.good + self.bad),)
 
     def _better_plan(self) -> ColumnPlan | None:
-        """Return a plan under which the bad texts and the others are good; None where there is none."""
+        """Return a plan that reads the bad texts as well as the others; None where there is none."""
         texts = [*self.bad_spellings, *self.examples]
         plan = propose_again(self.name, self.plan, texts)
         return plan if plan is not None and plan not in self._tried and plan != self.first_plan else None

@@ -1,4 +1,4 @@
-"""How the texts of a column are parsed: a plan, which a sample proposes and every row is held against."""
+"""How the texts of a column are parsed: a plan, proposed from a sample and checked against every row."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ class ColumnSample:
         return self.of_times(base, prior) or self._of_texts(base)
 
     def _of_booleans(self, base: ColumnPlan) -> ColumnPlan:
-        """Return a plan for truth values: the usual words, or any two values, of which the second one means true."""
+        """Return a plan for truth values: the usual words, or any two values of which the second means true."""
         words = pa.array(sorted(TRUE | FALSE))
         known = pc.is_in(pc.utf8_lower(pc.utf8_trim_whitespace(self.present)), words)
         usual = 2 * (pc.sum(known).as_py() or 0) >= len(self.present)
@@ -355,7 +355,7 @@ class ColumnSample:
         return replace(plan, storage="timestamp", format=format, notices=(notice,), evidence=seen)
 
     def _stated_epoch(self) -> TimeFormat | None:
-        """Return how numbers are read that are to be times: 20240131, or since 1970; None: they are not numbers."""
+        """Return how to read numbers that are stated to be times: 20240131, or since 1970; None for other texts."""
         parsed, bad = numbers.parse_numbers(self.present, PLAIN)
         if not len(self.present) or bad.any() or has_leading_zeros(self.present):
             return None
@@ -550,7 +550,7 @@ class ColumnSample:
 
 
 def _counts(texts: pa.Array) -> dict[str, int]:
-    """Return how often each text occurs, for the first hundred of them."""
+    """Return how often each of the first hundred texts occurs."""
     counted = texts.value_counts()[:100]
     return dict(zip(counted.field(0).to_pylist(), counted.field(1).to_pylist(), strict=True))
 
@@ -568,7 +568,7 @@ def keep_digits(name: str) -> dict[str, Any]:
 
 
 def _look_like_times(texts: Sequence[str]) -> bool:
-    """Return whether any of some texts has digits and what stands between the parts of a date."""
+    """Return whether any of the texts has digits and a separator of dates."""
     for text in texts:
         bare = text.strip()
         if 5 <= len(bare) <= 60 and any("0" <= c <= "9" for c in bare) and any(c in "-/. ,WT年년" for c in bare[1:]):

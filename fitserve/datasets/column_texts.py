@@ -19,7 +19,7 @@ MAX_MERGED = 1_000  # a column with more labels than this is not searched for tw
 
 
 def merge_spellings(format: ColumnFormat, counts: Mapping[str, int]) -> ColumnFormat:
-    """Return the format under which spellings of one label that differ in blanks, or of one truth value, are one."""
+    """Return the format that merges the spellings of a label that differ in blanks, and those of a truth value."""
     if not 2 <= len(counts) <= MAX_MERGED or format.labels:
         return format
     bare = Counter[str]()
@@ -49,7 +49,7 @@ def merge_spellings(format: ColumnFormat, counts: Mapping[str, int]) -> ColumnFo
 
 
 def _most_frequent(counts: Mapping[str, int]) -> dict[str, str]:
-    """Return the most frequent spelling of each label, by what its spellings have in common."""
+    """Map what the spellings of a label have in common to the most frequent of them."""
     best: dict[str, str] = {}
     for text in sorted(counts, key=lambda text: (-counts[text], text)):
         best.setdefault(folded(text), text)
@@ -61,7 +61,7 @@ def count_of(counts: Mapping[str, int], word: str) -> int:
 
 
 def is_label(word: str, counts: Mapping[str, int]) -> bool:
-    """Return whether a spelling of missing is a label: written as all others are, and no rarer than the rarest."""
+    """Return whether a spelling of missing is a label: written like all others, and no rarer than the rarest."""
     others = {text.strip(): count for text, count in counts.items() if text.strip() and text.strip() not in MISSING}
     if not 2 <= len(others) <= 100 or count_of(counts, word) < min(others.values()):
         return False
@@ -73,7 +73,7 @@ def is_label(word: str, counts: Mapping[str, int]) -> bool:
 
 
 def without_missing(values: pa.Array, format: ColumnFormat, everything: bool) -> pa.Array:
-    """Return the values that are not missing; `everything`: also without spellings that are labels in some columns."""
+    """Return the values that are not missing; `everything`: nor spellings that are labels in some columns."""
     present = values.drop_null()
     spellings = set(format.missing_spellings)
     if not everything:

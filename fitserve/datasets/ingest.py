@@ -338,7 +338,7 @@ class _ParquetWriter:
 
 
 def _repetitive_columns(group: pa.Table) -> list[str]:
-    """Return the columns whose values repeat: a dictionary makes them small; for others it only takes time."""
+    """Return the columns whose values repeat: a dictionary makes those small, and costs only time for others."""
     repetitive = []
     for name in group.column_names:
         head = group.column(name).slice(0, 5_000)

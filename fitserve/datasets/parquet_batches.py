@@ -23,7 +23,7 @@ def batches_of(file: pq.ParquetFile, rows: int, **options: Any) -> Iterator[pa.R
 
 
 def _some_at_once(metadata: pq.FileMetaData) -> Iterator[Sequence[int]]:
-    """Yield runs of row groups: one, or as many as are small together."""
+    """Yield sequences of row groups: one large group, or several that are small together."""
     run: list[int] = []
     rows = size = 0
     for at in range(metadata.num_row_groups):

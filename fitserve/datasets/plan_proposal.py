@@ -99,7 +99,7 @@ def propose_again(
 def reconsider(
     before: Mapping[str, ColumnPlan], after: Mapping[str, ColumnPlan], examples: Mapping[str, Sequence[str]]
 ) -> list[ColumnPlan]:
-    """Return the plans for another pass; what a column has proven late decides for those that prove nothing."""
+    """Return the plans for another pass; what a column proved late decides for those that prove nothing."""
     plans = dict(after)
     for name, plan in after.items():
         old = before[name]

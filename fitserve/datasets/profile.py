@@ -58,7 +58,7 @@ class ColumnCounts:
         self.distinct.add(values)
 
     def labels(self) -> dict[str, int] | None:
-        """Return the texts of a column of few different ones, and how often they occur; None where they are many."""
+        """Return the texts of a column with few distinct ones, and their counts; None where there are many."""
         distinct, counts = self.distinct.finish()
         if counts is None or distinct > MAX_LABELS:
             return None
@@ -355,7 +355,7 @@ def _labels(value_counts: pa.Table | None, storage: Storage) -> tuple[tuple[str,
 
 
 def _text_traits(values: pa.ChunkedArray) -> dict[str, Any]:
-    """Return traits of a column of texts, of at most SAMPLED_TEXTS of them.
+    """Return traits of a column of texts, from at most SAMPLED_TEXTS of them.
 
     `words` and `letters` are means over texts, `tokens` says how they are tokenized, `max_tokens` counts the tokens
     of the longest text, `top_tokens` are the most frequent ones.

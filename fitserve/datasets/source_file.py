@@ -91,7 +91,7 @@ _WEB_PAGE = re.compile(rb"\s*+<(!doctype\s++html|html|table)[\s>]", re.IGNORECAS
 
 
 def _foreign_text(head: bytes) -> str | None:
-    """Return what a file is that begins so, if it is a text of another kind."""
+    """Return the kind of a file that begins like this, if it is a text but not a table."""
     formats = {
         "a table drawn with lines, as Markdown and database shells print it": _DRAWN_TABLE.match(head),
         "an SQL script": _SQL.match(head),
@@ -237,7 +237,7 @@ def to_utf8(path: Path, stated: str | None, folder: Path, limits: Limits) -> Tex
 
 
 def transcode_guessed(path: Path, position: int, folder: Path, limits: Limits) -> Text:
-    """Return a text whose byte at `position` is not UTF-8, from the likeliest encoding of the whole file.
+    """Return a text with a byte at `position` that is not UTF-8, transcoded from the file's likeliest encoding.
 
     Raises TableUnreadable where the text before it is UTF-8 beyond ASCII (then that byte is damage), or where no
     encoding is likelier than others.
@@ -291,7 +291,7 @@ def _guess_notice(encoding: str, example: str) -> Notice:
 
 
 def _characters_before(path: Path, position: int) -> int:
-    """Return how many characters beyond ASCII stand before a position, all valid UTF-8; at most about enough."""
+    """Return how many non-ASCII characters precede a position, all valid UTF-8; counts until there are enough."""
     count = 0
     with path.open("rb") as file:
         while position > 0 and count < SURE_CHARACTERS and (chunk := file.read(min(CHUNK, position))):

@@ -149,7 +149,7 @@ def _stratified(column: pa.ChunkedArray, spec: SplitSpec, generator: np.random.G
 
 
 def stratified_order(column: pa.ChunkedArray, generator: np.random.Generator) -> np.ndarray:
-    """Return the rows in an order in which any stretch has each stratum (a label, a tenth of many numbers) in share."""
+    """Order the rows so that every stretch has each stratum (a label, a tenth of many numbers) in its share."""
     if _is_ordered(column.type) and len(labels_of(column)[1]) > 20:
         values = numbers_of(column)
         ranks = np.empty(len(values), np.int64)

@@ -90,7 +90,7 @@ class Stage:
         raise Conflict(f"The name {name!r} is in use by many uploads at once.", received=name)
 
     def commit_due(self) -> int:
-        """Commit what has waited for long enough, of every name. Return how many versions were made."""
+        """Commit what has waited for long enough, for every name. Returns how many versions were made."""
         with db.reading(self.engine) as session:
             before = db.now(session) - timedelta(seconds=self.settings.append_commit_seconds)
             oldest = select(StagedRows.name).where(StagedRows.dataset_id.is_(None)).group_by(StagedRows.name)

@@ -311,7 +311,7 @@ def get(session: Session, owner: str | None, ref: str) -> Dataset:
 
 
 def check_visible(session: Session, owner: str | None, dataset_id: str) -> None:
-    """Raise NotFound unless `owner` still sees the dataset of a run: it may have been shared only then."""
+    """Raise NotFound unless `owner` still sees the dataset of a run, which may not be shared any more."""
     row = session.get(Dataset, dataset_id)
     if row is None or not (owner is None or row.owner == owner or row.shared):
         raise NotFound(
@@ -415,7 +415,7 @@ def local_parquet(blobs: BlobStore, dataset: Dataset, cache: Path, *, again: boo
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
-    """Return what changes when a file's bytes are written; nothing where there is no file."""
+    """Return what changes whenever a file is written; nothing where there is no file."""
     try:
         status = path.stat()
     except FileNotFoundError:

@@ -65,7 +65,7 @@ class Guess:
 
 
 def guess(path: Path) -> tuple[Guess | None, list[Guess]]:
-    """Return the likeliest encoding of a file that is not UTF-8, or None where others are as likely; and those."""
+    """Return the likeliest encoding of a file that is not UTF-8 (None if others are as likely), and those."""
     fields = _fields(path)
     rated = []
     for name in CANDIDATES:
@@ -128,7 +128,7 @@ def _decoded(fields: list[bytes], name: str) -> list[str] | None:
 
 
 def _rate(texts: list[str], name: str) -> float:
-    """Return how likely texts are what somebody wrote, at most about 1: the mean over bytes beyond ASCII."""
+    """Rate how plausible texts are, at most about 1: the mean over bytes beyond ASCII."""
     total = weight = 0.0
     for text in texts:
         for at, character in enumerate(text):
@@ -227,7 +227,7 @@ def _kind(character: str) -> tuple[str, str]:
 
 
 def wide_encoding(head: bytes) -> str | None:
-    """Return UTF-16 or UTF-32, of which order, for a text that begins so without a mark; None for other bytes."""
+    """Return UTF-16 or UTF-32 with its byte order for a text that begins so without a mark; None for other bytes."""
     if b"\0" not in head:
         return None
     if len(head) >= 8 and (name := _best_of(head, ("utf-32-le", "utf-32-be"), 4)):

@@ -75,7 +75,7 @@ MEANT = 0.95  # of a column's texts
 
 
 def note_placeholder(name: str, texts: pa.Array, numbers: pa.Array) -> Notice | None:
-    """Note a number that may stand for a missing value: repeated, far from all others, one that tables use so.
+    """Note a number that may stand for a missing value: repeated, far from all others, a usual placeholder.
 
     `numbers` are what `texts` were read as.
     """
@@ -107,7 +107,7 @@ def note_placeholder(name: str, texts: pa.Array, numbers: pa.Array) -> Notice | 
 
 
 def note_placeholder_date(name: str, texts: pa.Array, moments: pa.Array) -> Notice | None:
-    """Note a day that may stand for a missing one: repeated, years from all others, one that programs use so.
+    """Note a day that may stand for a missing one: repeated, years from all others, a usual placeholder.
 
     `moments` are what `texts` were read as: microseconds since 1970.
     """

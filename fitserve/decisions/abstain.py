@@ -1,4 +1,4 @@
-"""Why rows are given no label: by what a decision in force abstains for, and what is known of the rows."""
+"""Why rows get no label: what the decision in force abstains for, and what is known about the rows."""
 
 from __future__ import annotations
 

@@ -23,13 +23,13 @@ Booleans = npt.NDArray[np.bool_]
 
 
 def shares_of(values: npt.NDArray[Any], labels: int) -> Floats:
-    """Return the probability of each label, (rows, labels), float64: of a single unit, both of its labels'."""
+    """Return each label's probability, (rows, labels), float64; a single unit gives those of both its labels."""
     shares = np.asarray(values, np.float64).reshape(len(values), -1)
     return np.concatenate([1.0 - shares, shares], axis=1) if shares.shape[1] == 1 and labels == 2 else shares
 
 
 def likeliest(shares: Floats) -> Ints:
-    """Return the place of the largest probability, (rows,); of two equal labels the second."""
+    """Return the place of the largest probability, (rows,); on a tie of two labels the second."""
     if shares.shape[1] == 2:
         return (shares[:, 1] >= shares[:, 0]).astype(np.int64)
     return np.asarray(shares.argmax(axis=1), np.int64)
@@ -82,7 +82,7 @@ class Decider:
 
 
 def cost_matrix(costs: Mapping[str, Mapping[str, float]], labels: Sequence[str]) -> Floats:
-    """Return the costs by actual and predicted label, (labels, labels): 0 where right, 1 where nothing is said."""
+    """Return the costs by actual and predicted label, (labels, labels): 0 where right, 1 where nothing is stated."""
     matrix = 1.0 - np.eye(len(labels))
     for actual, row in costs.items():
         for predicted, cost in row.items():

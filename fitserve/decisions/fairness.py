@@ -92,7 +92,7 @@ def _likeliest(output: Output) -> dict[str, Any]:
 def _by_label(
     output: Output, decision: Mapping[str, Any], parts: Mapping[str, HeldOut]
 ) -> Iterator[tuple[str, Any, Any, Floats]]:
-    """Yield each label with who has it, who is answered it, and its probability; of two labels the positive one."""
+    """Yield each label with the rows that have it, the rows answered it, and its probability; of two the positive."""
     decider, labels = Decider(decision, output.labels), output.labels
     values = np.concatenate([part.values[output.name] for part in parts.values()])
     truth = np.concatenate([part.truth[output.name] for part in parts.values()])
@@ -152,7 +152,7 @@ def _label(names: list[Any], codes: Any, truth: Any, chosen: Any, share: Floats,
 
 
 def _differences(counts: Floats) -> dict[str, Any] | None:
-    """Return how groups differ, of their counts (groups, actual, answered), with 95% bootstrap intervals of rows."""
+    """Return how groups differ, from counts (groups, actual, answered), with 95% bootstrap intervals over rows."""
     if len(counts) < 2:
         return None
     total = int(counts.sum())

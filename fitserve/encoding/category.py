@@ -22,14 +22,14 @@ _NOT_FOUND = -2  # a place that no label has
 
 
 class _Places(dict[Any, int]):
-    """Places by value; that of a value that is not in it is `_NOT_FOUND`."""
+    """Places by value; a value that has none is `_NOT_FOUND`."""
 
     def __missing__(self, value: Any) -> int:
         return _NOT_FOUND
 
     @cached_property
     def has_truths(self) -> bool:
-        """Whether true or false would be found, as the numbers that they are equal to."""
+        """Whether true or false have a place, as the numbers that they are equal to."""
         return 0 in self or 1 in self
 
 
@@ -77,7 +77,7 @@ class LabelColumn(FittedColumn):
         return warning
 
     def known_values(self) -> dict[type, dict[Any, int]]:
-        """Return JSON values that are labels as they are, whatever the column's format: by type, with their places."""
+        """Return the JSON values that are labels as they are, whatever the column's format, by type and with places."""
         return {}
 
     def value_writer(self) -> ValueWriter:
@@ -136,7 +136,7 @@ class LabelColumn(FittedColumn):
         return np.full(len(values), _NOT_FOUND, np.int64)
 
     def _places_and_states(self, values: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
-        """Return the place of each value (-1 leaves zeros), and how usual it is: each distinct one is read once."""
+        """Return each value's place (-1 leaves zeros), and how usual it is; each distinct value is read once."""
         codes, distinct = by_value(values)
         places, states = np.full(len(distinct), -1, np.int64), np.zeros(len(distinct), np.int8)
         labels: dict[int, str] = {}  # by code

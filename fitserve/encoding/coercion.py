@@ -107,7 +107,7 @@ def group_labels(values: Iterable[Any], format: ColumnFormat) -> list[str | None
 
 
 def label_or_text(value: Any) -> str | None:
-    """Return a value as a category, of anything else its text; None if missing."""
+    """Return a value as a category, anything else as its text; None if missing."""
     try:
         return as_label(value)
     except TypeError:
@@ -184,7 +184,7 @@ def _seconds_of_text(text: str, format: ColumnFormat) -> float:
 
 
 def by_value(values: Sequence[Any]) -> tuple[np.ndarray, list[Any]]:
-    """Return int64 codes (rows,) into the distinct JSON values, and those: 1, 1.0 and true are different ones."""
+    """Return int64 codes (rows,) into the distinct JSON values, and those values: 1, 1.0 and true are distinct."""
     kinds = set(map(type, values))
     keys: Sequence[Any] = values
     if not (kinds <= {str, int, type(None)} or kinds <= {str, bool, type(None)}):  # of which no two are equal

@@ -92,7 +92,7 @@ class ValueWarning:
 
 @dataclass(slots=True)
 class Unusual:
-    """Which rows of a column's values are warned of, by the warning's code, and which are refused (rising, from 0)."""
+    """Which rows of a column's values get a warning, by its code, and which are refused (rising, from 0)."""
 
     warned: dict[str, np.ndarray] = field(default_factory=dict)
     refused: np.ndarray | None = None
@@ -194,7 +194,7 @@ class FittedColumn:
         return None
 
     def value_writer(self) -> ValueWriter:
-        """Return what writes a usual value into a row of the whole network input: what `encode_value` writes, quicker.
+        """Return a function that writes a usual value into a row of the whole network input: a fast `encode_value`.
 
         It returns False for a value that needs a warning or is refused: what it has written then is of no use.
         """

@@ -127,7 +127,7 @@ class NumericColumn(FittedColumn):
         return numbers, refused
 
     def outside(self, numbers: np.ndarray) -> np.ndarray | None:
-        """Return which numbers are warned of, bool (rows,); None where no number is. NaN is none of them."""
+        """Return which numbers get a warning, bool (rows,); None where no number does. NaN gets none."""
         return None
 
     def encode_column(self, column: Column, out: np.ndarray) -> None:

@@ -20,7 +20,7 @@ ROWS_A_BIN = 80  # fewer say little about the target within the bin
 
 
 def usual_bins(facts: ColumnFacts, most: int = MOST_BINS) -> int:
-    """Return how many bins a column has where the spec does not tell: at most one fewer than it has values."""
+    """Return how many bins a column has where the spec gives no number: at most one fewer than it has values."""
     return max(1, min(most, MOST_BINS, facts.rows // ROWS_A_BIN, facts.distinct - 1))
 
 
@@ -29,7 +29,7 @@ class PiecewiseLinearColumn(BinnedColumn):
 
     @cached_property
     def _below(self) -> np.ndarray:
-        """What is written for a number in bin k, but for the bin itself: (bins, bins)."""
+        """What is written for a number in bin k, except for the bin itself: (bins, bins)."""
         return np.tri(self.bins, self.bins, -1, dtype=np.float32)
 
     def number_writer(self) -> NumberWriter:

@@ -17,7 +17,7 @@ from fitserve.errors import BadInput
 
 
 def raw_columns(columns: Iterable[FittedColumn]) -> tuple[RawColumn, ...]:
-    """Return fitted columns by the raw column that they encode, in the order in which it is first met."""
+    """Return fitted columns by the raw column that they encode, in the order of its first occurrence."""
     parts: dict[str, list[FittedColumn]] = {}
     for column in columns:
         parts.setdefault(column.name, []).append(column)
@@ -93,7 +93,7 @@ class RawColumn:
         return [part.number_writer() for part in self.parts if isinstance(part, NumericColumn)]
 
     def writer(self, input: str, dtype: str) -> ValueWriter:
-        """Return what writes a usual value into a row of one network input, by the encodings that are a part of it.
+        """Return a function that writes a usual value into a row of one network input, by every encoding in it.
 
         It returns False of a value that is warned of or refused: what it has written then is of no use.
         """
@@ -127,7 +127,7 @@ def _one_after_the_other(writers: Sequence[ValueWriter]) -> ValueWriter:
 
 
 def _with_missing(other: ValueWriter, parts: Sequence[slice], blocks: Sequence[Row]) -> ValueWriter:
-    """Return `other`, but for a missing value that is marked: always the same numbers."""
+    """Return `other`, preceded by the case of a missing value that is marked: it always writes the same numbers."""
     ((part, block), *more) = zip(parts, blocks, strict=True)
 
     def write(value: Any, row: Row) -> bool:
@@ -164,7 +164,7 @@ def _with_numbers(other: ValueWriter, low: float, high: float, writers: Sequence
 def _with_times(
     other: ValueWriter, column: NumericColumn, low: float, high: float, writers: Sequence[NumberWriter]
 ) -> ValueWriter:
-    """Return `other`, but for a time in the usual range: it is read once for all encodings."""
+    """Return `other`, preceded by the case of a time in the usual range: it is read once for all encodings."""
     convert = column.convert
 
     def write(value: Any, row: Row) -> bool:

@@ -13,7 +13,7 @@ from fitserve.encoding.encoding import Unusual, ValueWarning
 
 
 def joined(several: Sequence[Unusual]) -> Unusual:
-    """Return what any encoding of a column warns of or refuses; each row counts once for a code."""
+    """Return what any of the encodings warns of or refuses; each row counts once for a code."""
     joined = Unusual()
     for one in several:
         for code, rows in one.warned.items():
@@ -45,7 +45,7 @@ class RowWarnings(Sequence[list[ValueWarning]]):
     def by_column(
         cls, rows: int, warned: Sequence[Mapping[str, np.ndarray]], make: Callable[[int, int], list[ValueWarning]]
     ) -> RowWarnings:
-        """Return the warnings of rows: for each column the rows by code, and what makes those of a row and column."""
+        """Return warnings by column: the rows by code, and a function that makes the warnings of a row and column."""
         self = cls(rows)
         for place, by_code in enumerate(warned):
             if by_code:

@@ -82,7 +82,7 @@ def _sum(figures: Iterable[dict[str, Any]], name: str) -> float:
 
 
 def _covered(figures: Iterable[dict[str, Any]]) -> float:
-    """Return how many seconds of a slot its samples cover: the current one is not over."""
+    """Return how many seconds of a slot its samples cover; the current slot is not over."""
     return float(max(1.0, *(one["counts"].get("seconds", 0) for one in figures)))
 
 

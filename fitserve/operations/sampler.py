@@ -25,7 +25,7 @@ PRUNE_SECONDS = 300.0
 
 @dataclass(slots=True)
 class _Open:
-    """A slot that this process is writing: where its counters stood before, and the largest gauges since."""
+    """A slot that this process is writing: its counters before the slot, and the largest gauges since."""
 
     slot: int
     start: Reading
@@ -91,7 +91,7 @@ class Sampler(threading.Thread):
             self.sample()
 
     def sample(self, at: float | None = None) -> None:
-        """Write what was counted since the slots that `at` lies in began."""
+        """Write what was counted since the beginning of the slots that `at` lies in."""
         self._guarded(lambda: self._sample(time.time() if at is None else at))
 
     def _sample(self, at: float) -> None:

@@ -135,7 +135,7 @@ def write(engine: Engine, process: str, kind: str, host: str, rows: Sequence[Row
 
 
 def write_traffic(session: Session, rows: Sequence[dict[str, Any]]) -> None:
-    """Write rows of `traffic_samples`, those of models that are there."""
+    """Write rows of `traffic_samples`, for models that exist."""
     names = {row["model"] for row in rows}
     known = set(session.scalars(select(Model.name).where(Model.name.in_(names)))) if names else set()
     if rows := [row for row in rows if row["model"] in known]:
@@ -164,7 +164,7 @@ def _write_faults(session: Session, faults: Sequence[Fault]) -> None:
 
 
 def slots_of(at: float) -> Iterator[tuple[int, int]]:
-    """Yield each length of a slot with the start of the one that a moment lies in."""
+    """Yield each length of a slot with the start of the slot that a moment lies in."""
     for step in KEPT:
         yield step, int(at) // step * step
 

@@ -27,7 +27,7 @@ _ALIKE = {
 
 
 def folded(text: str) -> str:
-    """Return what labels have in common that differ in case, blanks or the way characters are written alone."""
+    """Return what labels have in common that differ only in case, blanks or the way characters are written."""
     return " ".join(unicodedata.normalize("NFKC", text).translate(_ALIKE).split()).casefold()
 
 
@@ -96,7 +96,7 @@ class ColumnFormat(DataModel):
 
     @model_serializer(mode="wrap")
     def _without_defaults(self, serialize: Any) -> dict[str, Any]:
-        """Leave out what is as usual: a table may have thousands of columns."""
+        """Leave out what is at its default: a table may have thousands of columns."""
         return {name: value for name, value in serialize(self).items() if value not in (None, "", [], (), {}, False)}
 
     def change(self, **changes: Any) -> ColumnFormat:

@@ -169,7 +169,7 @@ def parse_numbers(texts: pa.Array, format: ColumnFormat, floats: bool = False) -
 
 
 def _simplified(texts: pa.Array, format: ColumnFormat) -> tuple[pa.Array, pa.Array]:
-    """Return texts without units and thousands signs and with a decimal point, and which of them are numbers so."""
+    """Return texts without units and thousands signs, with a decimal point, and which of them are numbers then."""
     import pyarrow.compute as pc
 
     if format.is_plain:

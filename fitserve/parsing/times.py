@@ -275,7 +275,7 @@ def parse_times(texts: pa.Array, format: ColumnFormat) -> tuple[pa.Array, np.nda
 
 
 def _cast_iso(texts: pa.Array) -> tuple[pa.Array, bool] | None:
-    """Return ISO 8601 texts as microseconds, and whether they have zones; None where any is another or they differ."""
+    """Return ISO 8601 texts as microseconds, and whether they have zones; None if one is not, or they differ."""
     import pyarrow as pa
 
     for zone in (None, "UTC"):
@@ -299,7 +299,7 @@ def _parse_epochs(texts: pa.Array, time: TimeFormat | None, micros: np.ndarray, 
 
 
 def _combine(parts: pa.Array, format: ColumnFormat) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the microseconds of what a pattern found (a struct of texts), which of them are times, and have zones."""
+    """Return the microseconds of a pattern's matches (a struct of texts), which of them are times, and have zones."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -446,7 +446,7 @@ class TimeEvidence:
         return len(self.lasts) >= FEW_DAYS and len(self.lasts) >= 2 * len(self.firsts)
 
     def order(self, prior: TimeFormat | None) -> TimeFormat:
-        """Return the order that reads most texts; of equals the proven one, that of other columns, the likelier."""
+        """Return the order that reads most texts; of equals the proven one, then other columns', then the likelier."""
         most = max(self.times.values(), default=0)
         best = [order for order in ("ymd", "dmy", "mdy", "week") if most and self.times.get(order) == most]
         if "ymd" in best and (not self.short_years or self.years_are_first):
@@ -497,7 +497,7 @@ def evidence_of(texts: Mapping[str, int], first_year: int | None = None) -> Time
 
 
 def epochs_of(numbers: pa.Array) -> list[TimeFormat]:
-    """Return the units of numbers that are all times from 2001 to 2100, told by their size; [] where any is not."""
+    """Return the units of numbers that are all times from 2001 to 2100, judged by size; [] where any is not."""
     present = numbers.drop_null().to_numpy(zero_copy_only=False)
     formats: list[TimeFormat] = []
     left = len(present)

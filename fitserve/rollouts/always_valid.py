@@ -113,12 +113,12 @@ def mean_interval(stream: Stream, alpha: float) -> tuple[float, float]:
 
 
 def _reach(limit: float) -> float:
-    """Return about how many standard deviations the end of an interval is away from its middle."""
+    """Return about how many standard deviations the end of an interval is from its middle."""
     return math.sqrt(2 * limit + 5)
 
 
 def _deviation(stream: Stream) -> float:
-    """Return the standard deviation of a mean, of one more hit and one more miss than there were."""
+    """Return the standard deviation of a mean, after one hit and one miss are added."""
     p = (stream.total + 1) / (stream.n + 2)
     return math.sqrt(p * (1 - p) / (stream.n + 2))
 
@@ -165,7 +165,7 @@ def _likeliest(new: Stream, base: Stream, difference: float, low: float, high: f
 
 @lru_cache(4096)
 def difference_interval(new: Stream, base: Stream, alpha: float, share: float = 0.5) -> tuple[float, float]:
-    """Return the confidence sequence of mean(new) - mean(base). `share`: about that of `new` in all values."""
+    """Return the confidence sequence of mean(new) - mean(base). `share` is about that of `new` among all values."""
     if new.mean is None or base.mean is None:
         return -1.0, 1.0
     limit, middle = -math.log(alpha), new.mean - base.mean

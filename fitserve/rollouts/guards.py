@@ -30,7 +30,7 @@ P99 = 0.99
 
 @dataclass(slots=True)
 class ArmCounts:
-    """Requests of one version. Of `outputs` each request counts once, shared by the bins of its rows."""
+    """Requests of one version. In `outputs` each request counts once, divided among the bins of its rows."""
 
     requests: int = 0
     errors: int = 0
@@ -92,7 +92,7 @@ class LiveErrors:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A guard at one moment: `value` with its bounds at all times, which breaches where `low` is above `limit`.
+    """A guard at one moment: `value` with bounds that hold at all times. It is breached where `low` is above `limit`.
 
     `base` and `new` are each version's own figure. All are None of too few requests.
     """

@@ -437,7 +437,7 @@ def _moved_by_hand(session: Session, row: Rollout, plan: Plan) -> str | None:
 
 
 def _record(entered: RolloutStep, figures: Sequence[Figure], at: datetime) -> None:
-    """Keep a step's figures, and a point of each curve that has grown by a fiftieth since its last one."""
+    """Store a step's figures, and a point of each curve that has grown by a fiftieth since its last one."""
     shown = [figure.to_json() for figure in figures]
     if shown == entered.figures:
         return

@@ -44,14 +44,14 @@ def is_pending(session: Session, run_id: str) -> bool:
 
 
 def has_writers(engine: Engine, run_id: str) -> bool:
-    """Return whether another worker still holds a part of a run that is over, and may write it."""
+    """Return whether another worker still holds a part of an ended run, and may write it."""
     with db.reading(engine) as session:
         mine = (Run.parent_id == run_id, Run.kind == RunKind.part, Run.state == RunState.running)
         return session.scalar(select(Run.id).where(*mine).limit(1)) is not None
 
 
 def record(session: Session, run_id: str, remains: list[str]) -> None:
-    """Add to the events of a run that is over what remains of what it had written; the first word stays."""
+    """Record in an ended run's events what remains of what it had written; the first such event stays."""
     run = session.get(Run, run_id, with_for_update=True)
     if run is None:
         return

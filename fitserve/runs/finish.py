@@ -323,7 +323,7 @@ def _end_trial_rows(session: Session, run_id: str, state: RunState, at: datetime
 
 
 def end_parts(session: Session, run_id: str, kinds: Sequence[str], at: datetime, keep: Sequence[str] = ()) -> None:
-    """Cancel a run's parts of these kinds that other workers have or may claim, but for those to keep.
+    """Cancel a run's parts of these kinds that other workers hold or may claim, except for those to keep.
 
     None outlives its run, however that ends. They are locked first: between two updates one could change its state,
     unseen by both.

@@ -114,7 +114,7 @@ def intact(engine: Engine, helpers: Sequence[Helper]) -> bool:
 
 
 def let_others_go_first(engine: Engine, lease: Lease, hostname: str) -> None:
-    """Have the run, which is about to be released, claimed after all other whole runs. Raises LeaseLost."""
+    """Have the run, which is about to be released, claimed after all other whole runs that wait. Raises LeaseLost."""
     with db.transaction(engine) as session:
         run = lock_run(session, lease)
         end_parts(session, run.id, (RunKind.helper,), db.now(session))
@@ -145,7 +145,7 @@ def join(engine: Engine, lease: Lease, hostname: str, address: str) -> None:
 
 
 def place(engine: Engine, lease: Lease, spec: Mapping[str, Any]) -> tuple[int, list[str]] | None:
-    """Return a helper's rank and all addresses, None while the leader waits for others. Raises GangOver."""
+    """Return a helper's rank and all addresses; None while the leader waits for others. Raises GangOver."""
     with db.reading(engine) as session:
         leads = (Run.id == spec["run"], Run.attempt == spec["attempt"])
         if session.scalar(select(Run.id).where(*leads, *_alive(session))) is None:

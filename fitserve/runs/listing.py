@@ -25,7 +25,7 @@ LONGEST_VALUE = 80  # characters of a changed value
 
 @dataclass(frozen=True, slots=True)
 class RunFilter:
-    """Which runs are listed: those for which all of it holds. `owner`: theirs and shared ones."""
+    """Which runs are listed: those that meet every condition. `owner`: theirs and shared ones."""
 
     owner: str | None = None
     states: Sequence[str] = ()
@@ -49,7 +49,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A run in a list, with what it was trained on and what it changes of the run before it."""
+    """A run in a list, with what it was trained on and what it changes compared with the run before it."""
 
     run: Run
     dataset: str

@@ -165,7 +165,7 @@ def _epochs_by_position(session: Session, run_id: str) -> dict[tuple[int, int], 
 
 
 def measured_pace(session: Session) -> float:
-    """Return how many times as long the workers take as estimated: the median over the last runs that succeeded.
+    """Return the ratio of measured to estimated training time: the median over the last runs that succeeded.
 
     A run that stopped early is compared with the estimate for as many epochs as it trained; 1 without such runs.
     """

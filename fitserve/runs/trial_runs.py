@@ -43,7 +43,7 @@ def offered_trials(session: Session, run_id: str, kind: str = RunKind.trial) -> 
 
 
 def offer(engine: Engine, lease: Lease, trials: Sequence[int], kind: str = RunKind.trial) -> list[str]:
-    """Queue those of these trials, or parts, that were not offered before. Return their runs' ids. Raises LeaseLost."""
+    """Queue those of these trials or parts that were never offered. Returns their runs' ids. Raises LeaseLost."""
     with db.transaction(engine) as session:
         at = db.now(session)
         run = lock_run(session, lease)

@@ -86,7 +86,7 @@ def check_parts(parts: Sequence[str], body: Body) -> list[Problem]:
 
 
 def without(part: str, body: Body) -> Body:
-    """Return a resolved spec without one of its parts. Input layers are left to be written out anew."""
+    """Return a resolved spec without one of its parts. Input layers are left out, to be written anew."""
     body = copy.deepcopy(body)
     kind, _, name = part.partition(":")
     if part in _OPTIONS:
@@ -119,7 +119,7 @@ def _layer(body: Body, which: str) -> str:
 
 
 def _remove(body: Body, name: str) -> None:
-    """Take a layer out: what it was the input of takes its inputs instead."""
+    """Remove a layer: the layers that read it read its inputs instead."""
     gone = next(entry for entry in body["network"] if entry["name"] == name)
     body["network"] = [entry for entry in body["network"] if entry is not gone]
     for entry in body["network"]:

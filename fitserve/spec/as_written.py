@@ -19,7 +19,7 @@ SEVERAL = ("search", "ablate", "check")  # ask for other runs than that of one s
 
 
 def as_sent(spec: Spec) -> dict[str, Any]:
-    """Return what a spec says, in the shortest form: neither defaults nor what may be written as a bare name."""
+    """Return a spec in its shortest form: without defaults, and with bare names where they say enough."""
     sent = spec.model_dump(mode="json", exclude_unset=True)
     for key, name, rest in (("target", "name", "columns"), ("features", "column", None)):
         if isinstance(sent.get(key), list):
@@ -30,7 +30,7 @@ def as_sent(spec: Spec) -> dict[str, Any]:
 
 
 def _bare(value: Any, name: str, rest: str | None) -> Any:
-    """Return the name alone of a mapping that says no more: `rest`, if it is there, holds the same name."""
+    """Return the bare name of a mapping that says no more; `rest`, if present, holds the same name."""
     if not isinstance(value, Mapping) or not {name} <= value.keys() <= {name, rest}:
         return value
     return value[name] if rest not in value or value[rest] == [value[name]] else value

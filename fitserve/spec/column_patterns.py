@@ -33,7 +33,7 @@ def is_pattern(name: str) -> bool:
 def expand(
     features: Sequence[Feature], facts: DatasetFacts, taken: frozenset[str], problems: list[Problem]
 ) -> list[Placed]:
-    """Return the features with patterns replaced by their columns, but for those of `taken` and ignored ones.
+    """Return the features with patterns replaced by their columns, except for ignored ones and those of `taken`.
 
     `*` matches any text, `?` one character. A leading `-` takes out what comes before it; first in the list, it takes
     out of all columns. A column that is also named on its own is that one feature alone. A column's exact name comes

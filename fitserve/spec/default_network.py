@@ -34,7 +34,7 @@ def leaves_network_out(spec: Spec) -> bool:
 
 
 def adds_linear_part(targets: Sequence[Target]) -> bool:
-    """Return whether the output also sees the inputs themselves: a number may be all but a sum of others."""
+    """Return whether the output also reads the inputs directly: a number may be almost a sum of others."""
     return any(target.task == "regression" for target in targets)
 
 

@@ -1,4 +1,4 @@
-"""Whether targets and split allow what is fitted on rows that training does not see: calibration, intervals."""
+"""Whether targets and split allow what is fitted on held-out rows: calibration and intervals."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _held_out_rows(plan: Plan, facts: DatasetFacts) -> int | None:
 def check_coverage_by(
     name: str | None, plan: Plan, features: Sequence[Feature], facts: DatasetFacts, problems: list[Problem]
 ) -> None:
-    """Check the column whose groups are covered each by itself. Appends to `problems`."""
+    """Check the column whose groups each get a coverage of their own. Appends to `problems`."""
     pointer = "/coverage_by"
     if name is None:
         return

@@ -50,7 +50,7 @@ def advice(target: Target, column: ColumnFacts, pointer: str) -> Advice | None:
 
 
 def contradictions(spec: Spec, target: Target, column: ColumnFacts, pointer: str) -> Iterator[Problem]:
-    """Yield what the spec says that does not go with the inferred task of a target of numbers."""
+    """Yield the parts of a spec that contradict the inferred task of a target of numbers."""
     reason = open_question(column)
     if reason is None:
         return
@@ -68,7 +68,7 @@ def contradictions(spec: Spec, target: Target, column: ColumnFacts, pointer: str
 
 
 def _stated_for_other_task(spec: Spec, target: Target, classification: bool) -> Iterator[tuple[str, str]]:
-    """Yield losses, metrics and activations that are for the other task, with their places."""
+    """Yield losses, metrics and activations that belong to the other task, with their places."""
     loss = spec.training.loss
     where = "/training/loss"
     if isinstance(loss, Mapping):

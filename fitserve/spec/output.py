@@ -100,7 +100,7 @@ def _last_activation(node: GraphNode) -> str | None:
 
 
 def explain_added(target: Target, choice: Output, node: GraphNode) -> tuple[str, str] | None:
-    """Return what to say, and the fix, where an output is added behind a layer that looks like one."""
+    """Return a notice and its fix where an output is added behind a layer that looks like one."""
     activation = _last_activation(node)
     if activation is None or choice.layer is None:
         return None

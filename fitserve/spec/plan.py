@@ -98,7 +98,7 @@ class Planner:
         return default_ensembles(rows, held_out, self.facts)
 
     def _as(self, ensemble: Ensemble | None, summary: list[SummaryRow], epochs: int | None = None) -> Plan:
-        """Return the plan with this ensemble, or with a single network; for so many epochs where they are given."""
+        """Return the plan with this ensemble, or with a single network; for the given number of epochs, if any."""
         split, by_column = self.split, self.split.method == "column"
         test = USUAL_TEST if by_column else split.test
         folds = ensemble is not None and ensemble.validation == "folds"
@@ -125,7 +125,7 @@ def shrunk_advice(spec: Spec) -> Advice:
 
 
 def budget_advice(spec: Spec, plan: Plan) -> list[Advice]:
-    """Return what the time budget made smaller, and where what the spec says does not fit it."""
+    """Return what the time budget made smaller, and where the spec's own values exceed it."""
     seconds, advice = plan.estimates.seconds, []
     if plan.shrunk:
         advice.append(shrunk_advice(spec.model_copy(update={"shrunk": plan.shrunk})))

@@ -1,4 +1,4 @@
-"""Protected columns: those by whose groups rates and errors are compared."""
+"""Protected columns: rates and errors are compared between their groups."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def resolve(
 
 
 def _for_checks(spec: Spec) -> Spec:
-    """Return a spec that is only checked as one of a single network. Raises SpecRefused."""
+    """Return a spec that is only checked, as one of a single network. Raises SpecRefused."""
     if spec.check is None:
         return spec
     problems = []
@@ -112,7 +112,7 @@ def _for_checks(spec: Spec) -> Spec:
 
 
 def _of_checks(spec: Spec, estimates: Estimates) -> Estimates:
-    """Return the cost of a run that only checks its spec; of any other, what it is."""
+    """Return the run's cost: that of its checks, if it only checks its spec."""
     if spec.check is None:
         return estimates
     whole, epochs = max(1, estimates.epochs), -(-most_batches(spec.check) // max(1, estimates.steps_per_epoch))
@@ -128,7 +128,7 @@ def _of_checks(spec: Spec, estimates: Estimates) -> Estimates:
 
 
 def _with_folds(spec: Spec) -> Spec:
-    """Return a spec that names folds with the ensemble and the split that they are. Raises SpecRefused."""
+    """Return a spec with `folds` as the ensemble and the split that they stand for. Raises SpecRefused."""
     folds = spec.folds
     if folds is None:
         return spec
@@ -327,7 +327,7 @@ def _write_out(
 
 
 def _resolve_workers(spec: Spec, plan: Plan, problems: list[Problem]) -> Training:
-    """Return the training with the number of workers that `auto` is."""
+    """Return the training with the number of workers that `auto` stands for."""
     training, estimates = plan.training, plan.estimates
     if training.workers is not None and training.workers.count == "auto":
         steps = max(1, estimates.steps_per_epoch * training.epochs)

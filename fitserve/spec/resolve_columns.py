@@ -135,7 +135,7 @@ def _nothing_left(facts: DatasetFacts, used: dict[str, str]) -> Problem:
 def with_free_inputs(
     spec: Spec, features: list[Feature], targets: list[Target], problems: list[Problem]
 ) -> list[Feature]:
-    """Give network inputs that are called as a target another name; refuse that where the spec names them."""
+    """Rename network inputs that share a target's name; refuse that where the spec itself names them."""
     outputs = {target.name for target in targets}
     taken = {str(feature.input) for feature in features}
     if not outputs & taken:

@@ -115,7 +115,7 @@ def _without(search: SearchSpec, point: Point, facts: DatasetFacts, limits: Limi
 
 
 def _with_parts(search: SearchSpec, facts: DatasetFacts, limits: Limits) -> SearchSpec:
-    """Return an ablation with its parts written out, all of them there. Raises SpecRefused."""
+    """Return an ablation with its parts written out. Raises SpecRefused for a part that the spec lacks."""
     own = search.ablation
     assert own is not None
     body = _whole(search, facts, limits).spec.to_json()
@@ -235,7 +235,7 @@ def _first(ranges: Mapping[str, Range]) -> Point:
 
 
 def _metric(search: SearchSpec, base: Spec) -> tuple[str, str]:
-    """Return what is searched for, and whether `min` or `max` of it is better. Raises SpecRefused."""
+    """Return the metric to optimise, and whether its `min` or `max` is better. Raises SpecRefused."""
     monitors = monitors_of(base)
     metric = search.settings.metric or ("val_loss" if "val_loss" in monitors else "loss")
     if search.settings.metric is None and search.ablation is not None and set(search.ablation.parts) & _LOSS_PARTS:
@@ -248,7 +248,7 @@ def _metric(search: SearchSpec, base: Spec) -> tuple[str, str]:
 
 
 def _estimates(search: SearchSpec, valid: list[Resolved]) -> Estimates:
-    """Return the cost of all trials, from those that were looked at; most of them train stacked where they can."""
+    """Return the cost of all trials, from the configurations that were tried; trials train stacked where they can."""
     base, trials = valid[0].estimates, search.trials
     stacked = all(row.layer in STACKED for row in valid[0].summary)
     share = MEMBER_SHARE if stacked else 1.0
@@ -286,7 +286,7 @@ def _advice(search: SearchSpec, valid: list[Resolved], refused: list[BadInput], 
 
 
 def search_of(resolved: Mapping[str, Any]) -> SearchSpec | None:
-    """Return the search of a run's resolved spec; None where it is none."""
+    """Return the search of a run's resolved spec; None where it has none."""
     if not isinstance(resolved.get("search"), dict):
         return None
     search, problems = read_search(dict(resolved))

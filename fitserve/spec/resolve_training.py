@@ -127,7 +127,7 @@ def resolve_training(
 
 
 def check_switches(training: Training, networks: int, checks: bool, problems: list[Problem]) -> None:
-    """Refuse another optimizer from an epoch on in a run that trains `networks`, or only `checks` its spec."""
+    """Refuse a change of optimizer in a run that trains `networks`, or only `checks` its spec."""
     pointer = "/training/switches"
     if training.switches and checks:
         problems.append(Problem("A check has one optimizer.", pointer, fix="Leave switches out, or check."))

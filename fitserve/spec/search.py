@@ -80,12 +80,12 @@ class Interval(DataModel):
 
     @property
     def whole(self) -> bool:
-        """Whether its values are integers: both ends are, and so is the step, or there is none."""
+        """Whether its values are integers: both ends are, and the step too, if there is one."""
         ends = isinstance(self.low, int) and isinstance(self.high, int)
         return ends and (self.step is None or float(self.step).is_integer())
 
     def count(self) -> int | None:
-        """Return how many values it has; None where they are any numbers between the ends."""
+        """Return how many values it has; None where it is continuous."""
         if self.step is None:
             return int(self.high - self.low) + 1 if self.whole else None
         return math.floor((self.high - self.low) / self.step + 1e-9) + 1
@@ -234,7 +234,7 @@ def count(ranges: Mapping[str, Range]) -> int | None:
 
 
 def every(ranges: Mapping[str, Range]) -> Iterator[Point]:
-    """Yield all points, the last range's values first. There may be very many."""
+    """Yield all points, varying the last range fastest. There may be very many."""
     items = list(ranges.items())
     if not items:
         yield {}
@@ -274,7 +274,7 @@ def at_point(body: Mapping[str, Any], point: Point) -> dict[str, Any]:
 
 
 def _filled(value: Any, path: tuple[str | int, ...], point: Point) -> Any:
-    """Return a value with its ranges replaced by what they became.
+    """Return a value with its ranges replaced by the values chosen.
 
     In a list, a range that became a list takes its place with all of its elements, and one that became null is left
     out: a block of layers, or none.
@@ -299,7 +299,7 @@ def _filled(value: Any, path: tuple[str | int, ...], point: Point) -> Any:
 
 
 def values_of(ranges: Mapping[str, Range], point: Point) -> dict[str, Any]:
-    """Return what each range became, by its short name, with what the ranges inside it became."""
+    """Return the value chosen for each range by its short name, and those of the ranges inside it."""
     flat = dict(_flat(ranges))
     names = short_names(list(flat))
     values: dict[str, Any] = {}
@@ -340,7 +340,7 @@ def all_names(ranges: Mapping[str, Range]) -> list[str]:
 
 
 def short_names(pointers: list[str]) -> dict[str, str]:
-    """Return each pointer's shortest ending that no other one has: `learning_rate`, `0/Dense/units`."""
+    """Return each pointer's shortest ending that no other pointer shares: `learning_rate`, `0/Dense/units`."""
     parts = {pointer: pointer.strip("/").split("/") for pointer in pointers}
     names = {}
     for pointer, own in parts.items():
@@ -371,7 +371,7 @@ class SearchSpec:
 
     @property
     def configurations(self) -> int | None:
-        """Return how many there are; None where a number may be anything between two."""
+        """Return how many configurations there are; None where a number is continuous."""
         return count(self.ranges)
 
     @property
@@ -384,7 +384,7 @@ class SearchSpec:
 
 
 def read_search(body: dict[str, Any]) -> tuple[SearchSpec | None, list[Problem]]:
-    """Return the search that a spec as sent is, and every problem of its ranges and settings."""
+    """Read the search in a spec as sent, and every problem of its ranges and settings."""
     written = body.get(KEY)
     if written is not None and not isinstance(written, dict):
         detail = "The settings of a search are an object."
@@ -437,7 +437,7 @@ LEFT_OUT, SEED = f"/{ablation.KEY}", "/training/seed"  # the pointers of an abla
 
 
 def _read_ablation(settings: Search, template: dict[str, Any]) -> tuple[SearchSpec | None, list[Problem]]:
-    """Return an ablation as a search: of what is left out, `nothing` first, and of the seed."""
+    """Return an ablation as a search over what is left out, `nothing` first, and over the seed."""
     written = template[ablation.KEY]
     body = {key: value for key, value in template.items() if key != ablation.KEY}
     problems = [

@@ -32,7 +32,7 @@ class UsedColumn:
 
 
 def unusable_columns(used: Sequence[UsedColumn]) -> Iterator[UsedColumn]:
-    """Yield the columns that some rows have no usable value of."""
+    """Yield the columns in which some rows have no usable value."""
     return (column for column in used if column.unusable)
 
 
@@ -54,7 +54,7 @@ def refuse(column: UsedColumn, facts: DatasetFacts, find_rows: FindRows | None) 
 
 
 def untrainable(used: Sequence[UsedColumn], facts: DatasetFacts, least: int) -> Iterator[Problem]:
-    """Yield what no network can be trained on: too few rows, weights of 0 alone, numbers beyond single precision."""
+    """Yield what rules out training: too few rows, weights of 0 alone, numbers beyond single precision."""
     most = max((column.unusable for column in used), default=0)
     rows = facts.rows - most
     if rows < least and most < facts.rows:  # where none is left, the column is refused
@@ -72,7 +72,7 @@ def untrainable(used: Sequence[UsedColumn], facts: DatasetFacts, least: int) -> 
 
 
 def left_out(column: UsedColumn, facts: DatasetFacts, find_rows: FindRows | None) -> str:
-    """Return what is said of a column whose unusable rows are left out."""
+    """Return the notice about a column whose unusable rows are left out."""
     return f"{_explain(column, facts, find_rows)[0]} These rows are left out."
 
 

@@ -32,7 +32,7 @@ _SHOWN = 10  # names in one sentence
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Trained weights, and what is known of the network that they are of."""
+    """Trained weights, and what is known about their network."""
 
     name: str  # in words: "the model admissions@3"
     artifact: str  # SHA-256 of the manifest
@@ -114,14 +114,14 @@ def _ensemble_of(own: Ensemble | None, spec: Spec, source: Source) -> Ensemble |
 
 
 def _with_own(target: Target, own: Sequence[Target]) -> Target:
-    """Return the source's target where the spec says no more of it than its columns."""
+    """Return the source's target where the spec names no more than its columns."""
     if target.model_fields_set - {"name", "columns"}:
         return target
     return next((one for one in own if (one.name, one.columns) == (target.name, target.columns)), target)
 
 
 def _check_labels(targets: Sequence[Target], own: Spec, facts: DatasetFacts) -> None:
-    """Refuse a target whose labels are not the source's: its network has an output for each of those."""
+    """Refuse a target whose labels differ from the source's: its network has an output for each of those."""
     outputs = {entry.output: entry.name for entry in own.network if entry.output}
     for index, target in enumerate(targets):
         column = facts.by_name.get(target.columns[0])
@@ -170,7 +170,7 @@ def keeps_encoding(spec: Spec, source: Source | None, features: Sequence[Feature
 def resolve_initial_weights(
     spec: Spec, source: Source | None, graph: NetworkGraph, ensemble: Ensemble | None, encoding_kept: bool
 ) -> InitialWeights | None:
-    """Return `initial_weights` written out: what was found, and the layers by name. Raises SpecRefused."""
+    """Return `initial_weights` written out: its source, and the layers by name. Raises SpecRefused."""
     wanted = spec.initial_weights
     if wanted is None or source is None:
         return None
@@ -273,7 +273,7 @@ def _members_differ(spec: Spec, source: Source, ensemble: Ensemble | None) -> li
 def with_frozen(
     summary: Sequence[SummaryRow], estimates: Estimates, initial: InitialWeights | None, members: int
 ) -> tuple[list[SummaryRow], Estimates]:
-    """Return the network's table and the run's cost with frozen layers as such."""
+    """Return the network's table and the run's cost with these layers frozen."""
     if initial is None:
         return list(summary), estimates
     frozen, fresh = set(initial.freeze), set(initial.reinitialize)

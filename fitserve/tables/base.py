@@ -53,5 +53,5 @@ class Base(DeclarativeBase):
 
 
 def partial_index(name: str, *columns: Any, where: str, unique: bool = False) -> Index:
-    """Return an index of the rows that a condition holds of, the same on SQLite and PostgreSQL."""
+    """Return an index of the rows that meet a condition, the same on SQLite and PostgreSQL."""
     return Index(name, *columns, unique=unique, sqlite_where=text(where), postgresql_where=text(where))

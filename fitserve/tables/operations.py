@@ -80,7 +80,7 @@ class Alarm(Base):
 
 
 class Leader(Base):
-    """Which process does something that one at a time may do, until its lease ends."""
+    """Which process holds a piece of work that one at a time may do, until its lease ends."""
 
     __tablename__ = "leaders"
     name: Mapped[str] = mapped_column(String(63), primary_key=True)

@@ -49,7 +49,7 @@ Block = Heading | Paragraph | Table | Code
 
 
 def to_markdown(blocks: Sequence[Block]) -> str:
-    """Return the document as Markdown (GitHub's, for its tables). What the texts hold is no markup."""
+    """Return the document as Markdown (GitHub's, for its tables); markup in its texts is escaped."""
     return "\n\n".join(_MARKDOWN[type(block)](block) for block in blocks) + "\n"
 
 

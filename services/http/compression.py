@@ -19,7 +19,7 @@ _NEVER = ("text/event-stream",)  # each event is sent as it comes
 
 @lru_cache(1024)
 def accepted(header: str, offered: tuple[str, ...] = ("gzip", "zstd")) -> str | None:
-    """Return the encoding to answer with, the last one offered of those that a client likes best; None for none."""
+    """Return the encoding that a client prefers of those offered, the last of equals; None for none."""
     weights: dict[str, float] = {}
     for part in header.lower().split(","):
         name, _, parameters = part.partition(";")

@@ -1,4 +1,4 @@
-"""Limits on connections, in the server itself: heads, headers, connections of an address, and how slow a client may be.
+"""Limits on connections in the server itself: heads, headers, connections of an address, slow clients.
 
 A proxy in front may have such limits as well; a server that is reached without one must not depend on it. Nothing here
 runs for each request but a few assignments: one sweep a second looks at all connections.
@@ -56,7 +56,7 @@ class ConnectionLimits:
 
 @lru_cache(10_000)
 def is_within(address: str, networks: str) -> bool:
-    """Return whether an address is one of some addresses and networks, with commas between; `*` is any."""
+    """Return whether an address is in a list of addresses and networks, with commas between; `*` is any."""
     for network in filter(None, map(str.strip, networks.split(","))):
         if network == "*":
             return True
@@ -69,7 +69,7 @@ def is_within(address: str, networks: str) -> bool:
 
 
 class HeadTooLarge(Exception):
-    """A head, or the trailers of a body, are beyond the limits."""
+    """A head, or the trailers of a body, exceed the limits."""
 
 
 class LimitedProtocol(HttpToolsProtocol):

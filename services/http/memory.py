@@ -25,7 +25,7 @@ def stay_small() -> None:
 
 
 def release_memory() -> None:
-    """Return what is free to the system. Takes some milliseconds."""
+    """Return free memory to the system. Takes some milliseconds."""
     pa.default_memory_pool().release_unused()
     trim = _of_libc("malloc_trim")
     if trim is not None:
@@ -41,5 +41,5 @@ class _WithoutPandas(importlib.abc.MetaPathFinder):
 
 
 def _of_libc(name: str) -> Any:
-    """Return a function that glibc has and other C libraries may not."""
+    """Return a function that glibc has and other C libraries may lack."""
     return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None

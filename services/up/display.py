@@ -87,7 +87,7 @@ class Display:
         _write("\n".join(lines))
 
     def stopping(self, waits_for: str, seconds: float) -> None:
-        """Someone has asked for the end; said again whenever `waits_for` changes."""
+        """Show that the end was requested; called again whenever `waits_for` changes."""
 
     def hurrying(self) -> None:
         """Someone has asked for the end a second time."""
@@ -101,7 +101,7 @@ class Display:
 
 
 class _LossyStream:
-    """A stream that may go away, as that of a closed terminal: what is then written to it is lost, and nothing else."""
+    """A stream that may go away, such as a closed terminal: what is then written to it is lost, without an error."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream

@@ -24,7 +24,7 @@ class FirstKey:
 
 
 def prepare(settings: Settings) -> FirstKey | None:
-    """Create a random admin key at the first start. Return the live key of the file; None without one, or keys off."""
+    """Create a random admin key at the first start. Return the file's live key; None without one, or with keys off."""
     if not settings.auth:
         return None
     path = settings.home / FIRST_KEY

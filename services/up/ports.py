@@ -1,4 +1,4 @@
-"""The ports: taken or free, the addresses that stand on them, and whether a process answers there."""
+"""The ports: whether they are free, the addresses that they are part of, and whether a process answers there."""
 
 from __future__ import annotations
 

@@ -416,7 +416,7 @@ class Attempt:
                 return self._fail_or_requeue(AttemptFailed("registration", error.detail, final=True))
 
     def _keep_out_of_fold(self, result: TrainingResult) -> TrainingResult:
-        """Keep the predictions for rows that were held back as a dataset; the same bytes make no second one."""
+        """Store the predictions for held-back rows as a dataset; the same bytes are the same dataset."""
         run, files = self.claim.run, dict(result.files)
         path = files.pop(OUT_OF_FOLD)
         name = f"{run.resolved['dataset']['ref'].partition('@')[0][:50].lower()}-out-of-fold"

@@ -59,7 +59,7 @@ def _workers(run: Run) -> Workers | None:
 
 
 class GangLost(Exception):
-    """A helper was lost, or wants to go: the rest begin again from the last checkpoint."""
+    """A helper was lost, or asks to leave: the rest begin again from the last checkpoint."""
 
 
 class OthersFirst(Exception):
@@ -71,7 +71,7 @@ class _GangAttempt(Attempt):
     """What leaders and helpers share."""
 
     def _until_available(self, work: Callable[[], T]) -> T:
-        """Do something in the database, however long it cannot be reached; the lease's end stops the wait."""
+        """Repeat work in the database while it cannot be reached; the lease's end stops the wait."""
         while True:
             try:
                 return work()
@@ -229,7 +229,7 @@ class LeaderAttempt(_GangAttempt):
         super()._handle(message)
 
     def _housekeep(self) -> None:
-        """Notice helpers whose leases are over, besides. Raises GangLost as well."""
+        """Do what every attempt does, and notice helpers whose leases are over. Raises GangLost as well."""
         super()._housekeep()
         now = time.monotonic()
         if self._helpers and now - self._intact_at >= CHECK_SECONDS:

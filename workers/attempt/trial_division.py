@@ -37,7 +37,7 @@ _OURS_AGAIN = (RunState.failed, RunState.cancelled)  # whatever the cause: the r
 
 
 def local_or_none(blobs: BlobStore, sha256: str | None, cache: Path) -> Path | None:
-    """Return a local copy of a blob; None where it is lost: training starts over, at the same result."""
+    """Return a local copy of a blob; None where it is lost: training then starts over, with the same result."""
     if sha256 is None:
         return None
     try:

@@ -30,7 +30,7 @@ _OURS_AGAIN = (RunState.failed, RunState.cancelled)  # whatever the cause: the r
 
 @dataclass(frozen=True)
 class Assignment:
-    """What is next: a part of ours, with the blob that another worker made of it; and what others have finished."""
+    """What is next: a part for this worker, with the blob that another one made of it; and what others finished."""
 
     own: int | None = None
     blob: str | None = None
@@ -70,7 +70,7 @@ class PartDivision:
         return Assignment(finished=finished)
 
     def end(self) -> bool:
-        """Cancel what others have, before the run ends. Return whether none of them is at work any more."""
+        """Cancel what others have, before the run ends. Return whether all of them have stopped."""
         finish.cancel_divided(self.engine, self.lease)
         reclaim_expired_runs(self.engine, self.max_attempts)
         return all(part.state != RunState.running for part in self._read().values())

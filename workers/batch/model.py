@@ -92,7 +92,7 @@ class ArtifactModel:
         feeds: Any,
         table: pa.Table,
     ) -> dict[str, Any]:
-        """Return the decided label, or labels, of each row; missing where none is answered, and a column says why."""
+        """Return each row's decided label or labels, missing where none is answered, and a column that says why."""
         name, labels = f"predicted_{output['name']}", [str(label) for label in output["labels"]]
         decider, limits = Decider(decision, labels), decision.get("abstain") or {}
         values, sizes, far, warnings = predicted[output["name"]], None, None, None

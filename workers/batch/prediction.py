@@ -114,7 +114,7 @@ class BatchPredictionAttempt(SideAttempt):
         return open_target(self.settings, Destination.model_validate(stated), run.owner, whole)
 
     def _record(self, predicted: dict[int, Part], written: dict[int, Part], of: int | None) -> None:
-        """Record which parts are predicted and written; with `of`, the number of all rows, say how many are done."""
+        """Record which parts are predicted and written; with `of`, the number of all rows, also how many are done."""
         body = {
             "predicted": [asdict(one) for one in predicted.values()],
             "written": [asdict(one) for one in written.values()],

@@ -44,7 +44,7 @@ def part_chunks(path: Path, first: int, last: int) -> Iterator[pa.Table]:
 
 
 def in_order(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
-    """Yield `function` of each item, in order, computed by so many threads: they are at most that far ahead.
+    """Yield `function(item)` for each item, in order, computed by so many threads, which are at most that far ahead.
 
     Raises what the first item in order to fail raised.
     """

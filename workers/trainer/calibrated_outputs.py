@@ -1,4 +1,4 @@
-"""A trained network's outputs before calibration, and what is fitted on those of rows that it did not train on."""
+"""A trained network's outputs before calibration, and what is fitted on those for rows that it did not train on."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class CalibratedOutputs:
         )
 
     def report(self, after: Mapping[str, Outputs]) -> dict[str, Any]:
-        """Return what calibration changes, by prediction: on the test part, else on its own rows, cross-fitted.
+        """Return what calibration changes, by prediction: on the test part, else cross-fitted on its own rows.
 
         `after` are the served outputs by part.
         """

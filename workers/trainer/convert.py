@@ -38,7 +38,7 @@ _FIXED_TIME = (1980, 1, 1, 0, 0, 0)  # the same artifact gives the same bytes
 
 
 class SilentReporter:
-    """A Reporter that tells nobody: the run has reported all of it."""
+    """A Reporter that discards everything: the run has reported it all."""
 
     def event(self, level: str, message: str, data: Any = None) -> None:
         pass

@@ -119,7 +119,7 @@ class FinishedRun:
         )
 
     def _answers_of_test_rows(self, exported: Exported) -> dict[str, Any]:
-        """Return what the serving graph gives for the test part, by target."""
+        """Return the serving graph's outputs for the test part, by target."""
         x, session = self.encoded["test"].x, exported.session
         names = [one.name for one in session.get_outputs()]
         served = session.run(names, {one.name: x[one.name] for one in session.get_inputs()})
@@ -195,7 +195,7 @@ class FinishedRun:
         return [self.setup.compiled.model.get_weights()]
 
     def _held_out_scores(self) -> HeldOutScores:
-        """Return what intervals and sets of the network with its current weights are answered from."""
+        """Return the scores that intervals and sets follow from, for the network with its current weights."""
         spec, prepared = self.spec, self.prepared
         groups = {part: groups_of(prepared, getattr(prepared.parts, part), spec.coverage_by) for part in PARTS[1:]}
         return HeldOutScores(self._calibrated, spec.interval, spec.coverage_by, groups)
@@ -232,7 +232,7 @@ class FinishedRun:
         return {name: value for name, value in metrics.items() if name not in names}
 
     def _served(self, exported: Exported, parts: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """Return the predictions of the serving path by part; of folds, those of the members that were held back."""
+        """Return the predictions of the serving path by part; with folds, those of the members that were held back."""
         served = {}
         for part in parts:
             rows = self.prepared.table.take(getattr(self.prepared.parts, part))
@@ -250,7 +250,7 @@ class FinishedRun:
     def _held_out(
         self, served: Mapping[str, Mapping[str, Any]], conformal: Conformal
     ) -> tuple[HeldOutParts, dict[str, Path]]:
-        """Return the held-out rows, by which decisions are chosen now and later, and their files."""
+        """Return the held-out rows on which decisions are chosen, now and later, and their files."""
         files: dict[str, Path] = {}
         path, session = self.request.folder / "distance.onnx", None
         classified = any(one.task != "regression" for one in self.prepared.encoding.targets.targets)
@@ -275,7 +275,7 @@ class FinishedRun:
         return parts, files
 
     def _as_calibrated(self, served: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-        """Return the same with calibrated probabilities of folds: their members' outputs are not the graph's."""
+        """Return the same with calibrated probabilities for folds, whose members' outputs are not the graph's."""
         parts = dict(served)
         if self.prepared.folds and "validation" in parts:
             fitted = {name: one.of_member for name, one in self._calibrated.fitted.items()}
@@ -290,7 +290,7 @@ class FinishedRun:
         return self._precise()
 
     def _predictions(self, part: str) -> dict[str, Any] | None:
-        """Return the predictions for a part's rows, where they are not those that are served; None where they are."""
+        """Return the predictions for a part's rows where they differ from what is served; else None."""
         return None
 
     def _snapshots(self) -> Mapping[int, list[np.ndarray]] | None:
@@ -334,7 +334,7 @@ class FinishedRun:
         }
 
     def _kept_weights(self) -> Mapping[int, Any]:
-        """Return what `_load` takes, after each of the epochs to keep."""
+        """Return the argument of `_load` for each of the epochs to keep."""
         return self.outcome.epoch_weights
 
     def _load(self, weights: Any) -> None:
@@ -460,7 +460,7 @@ class FinishedEnsemble(FinishedRun):
         return self._members.epoch_weights
 
     def _more(self) -> dict[str, Any]:
-        """Return what the ensemble is, and what it gained over one of its members on rows that none of them saw."""
+        """Return a description of the ensemble, and its gain over one of its members on rows that none of them saw."""
         ensemble, count = self.spec.ensemble, members_of(self.spec.ensemble)
         unseen = "test" if self.rows["test"].count else "validation" if not self.prepared.folds else None
         gain = None

@@ -132,7 +132,7 @@ class HeldOutScores:
         return {"groups": groups}
 
     def _residuals(self, target: FittedTarget, predicted: Array) -> Array:
-        """Truth minus prediction. With folds, those of single networks, shrunk to the error of their mean.
+        """Return truth minus prediction; with folds, those of single networks, shrunk to the error of their mean.
 
         The mean squared error of an average of networks is the average of theirs minus the variance between them
         (Krogh and Vedelsby 1995). The variance is taken on rows that no member was trained on.
@@ -186,7 +186,7 @@ class HeldOutScores:
     def _at(
         self, promises: Conformal, target: FittedTarget, level: float, served: Mapping[str, Array], by_group: bool
     ) -> dict[str, Any]:
-        """Return one level on the test part; where there is none, only the sizes, on the held-out rows."""
+        """Return one level's figures on the test part; without one, only the sizes, on the held-out rows."""
         part = "test" if self.calibrated.count("test") else "validation"
         x, groups = self.calibrated.encoded[part].x, self.groups.get(part)
         values = served if part == "test" else self.calibrated.before(part)
@@ -227,7 +227,7 @@ class HeldOutScores:
         }
 
     def _one_width(self, promises: Conformal) -> Conformal:
-        """Return the same intervals without what varies by row; groups stay."""
+        """Return the same intervals with one width for all rows of a group."""
 
         def without(entry: Mapping[str, Any]) -> dict[str, Any]:
             groups = {name: without(own) for name, own in entry.get("groups", {}).items()}

@@ -24,7 +24,7 @@ class GangPlace:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """Bytes that a process has for rows: those that train together decide alike what is streamed, and how."""
+    """Bytes that a process has for rows. Processes that train together decide alike what is streamed, and how."""
 
     memory: int  # of encoded rows
     disk: int
@@ -118,7 +118,7 @@ class TrainingStopped(Exception):
 
 
 class GangBroken(Exception):
-    """A process was lost of those that train one network together; training goes on from the last checkpoint."""
+    """A process was lost that trained one network with others; training goes on from the last checkpoint."""
 
 
 class TrainingFailed(Exception):

@@ -1,4 +1,4 @@
-"""A folder in a store of files: an object a part, under names that the run decides, then a manifest of them.
+"""A folder in a store of files: one object for each part, under names that the run decides, then a manifest.
 
 Whoever reads by the manifest never sees half of the predictions. `_SUCCESS`, for those who wait for it, comes last.
 """
@@ -38,7 +38,7 @@ class ObjectTarget:
         self._again(self._check_folder)
 
     def write(self, part: Part, path: Path) -> None:
-        """Write the part's object; again, it is the same bytes under the same name."""
+        """Write the part's object; a repeated call writes the same bytes under the same name."""
         self._again(lambda store, folder: store.put_file(str(path), f"{folder}/{self._name(part.number)}"))
 
     def finish(self, parts: Sequence[Part], about: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,7 +98,7 @@ class ObjectTarget:
         return []
 
     def _again(self, work: Callable[[Any, str], T]) -> T:
-        """Return what `work` does with the store and the folder; try it several times where the store is away."""
+        """Return what `work` returns for the store and the folder; try several times while the store is away."""
 
         def once() -> T:
             with translated(self._kind, self._connection, f"/destination/{self._kind}/path", self._stated.path):

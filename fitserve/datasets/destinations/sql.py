@@ -78,7 +78,7 @@ class SqlTarget:
             self._again(lambda: self._insert_part(engine, part, path))
 
     def finish(self, parts: Sequence[Part], about: Mapping[str, Any]) -> dict[str, Any]:
-        """Move all rows to the table, in one transaction with the ledger's line that says so."""
+        """Move all rows to the table, in one transaction with the ledger's entry of it."""
         with self._database() as engine:
             self._again(lambda: self._publish(engine, parts))
         entries = [part.as_entry(f"part {part.number} of {self._run} in {LEDGER}") for part in parts]
@@ -247,7 +247,7 @@ class SqlTarget:
         return f"{quote(self._schema)}.{quote(name)}" if self._schema else quote(name)
 
     def _renamed(self, engine: sa.Engine) -> str:
-        """Return the table's name as a renaming takes it: MySQL wants the schema again, the others none."""
+        """Return the table's name as a renaming takes it: MySQL needs the schema again, others do not."""
         own_schema = engine.dialect.name in ("mysql", "mariadb")
         return self._quoted(engine, self._name) if own_schema else engine.dialect.identifier_preparer.quote(self._name)
 
@@ -278,7 +278,7 @@ class SqlTarget:
             raise driver_missing(self._connection, error.name) from None
 
     def _again(self, work: Any) -> Any:
-        """Return what `work` returns; try it several times where the database is away."""
+        """Return what `work` returns; try several times while the database is away."""
 
         def once() -> Any:
             try:
@@ -309,7 +309,7 @@ class SqlTarget:
 
 
 def _nothing(staging: sa.Table, target: sa.Table) -> Any:
-    """Return the statement that would move the staged rows, for none of them."""
+    """Return the statement that moves the staged rows, restricted to none of them."""
     names = [column.name for column in staging.c]
     return target.insert().from_select(names, sa.select(*staging.c).where(sa.false()))
 

@@ -1,4 +1,4 @@
-"""What is written to a destination, and how it says that it cannot be."""
+"""What is written to a destination, and the errors of one that refuses it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ATTEMPTS = 6  # with pauses of half a second to eight between them
 
 
 class DestinationRefused(BadInput):
-    """A destination does not take the predictions, and asking again will not help."""
+    """The destination does not take the predictions, and another attempt will not help."""
 
     slug = "destination-refused"
     title = "Destination refused"
@@ -53,7 +53,7 @@ class Target(Protocol):
         """Write a part, whose Parquet file is local, once however often it is asked for."""
 
     def finish(self, parts: Sequence[Part], about: Mapping[str, Any]) -> dict[str, Any]:
-        """Publish all parts at once. Return what the run's result says of it."""
+        """Publish all parts at once. Returns what the run's result says about it."""
 
     @property
     def leftovers(self) -> str:
@@ -73,7 +73,7 @@ def refused(kind: str, detail: str, *, key: str = "", fix: str | None = None, **
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
-    """Return the type that a column is written as: that of a value, which databases and files both have."""
+    """Return the type that a column is written as: one that databases and files both have."""
     if pa.types.is_dictionary(kind):
         return plain_type(kind.value_type)
     if pa.types.is_null(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):

@@ -109,7 +109,7 @@ class TableReader(ABC):
             raise TooLarge("The table has more rows than the limit.", received=received, expected=expected)
 
     def refuse_if_strict(self, least: int = MAX_PROBLEMS) -> None:
-        """Raise TableRefused where a strict upload has at least so many bad records."""
+        """Raise TableRefused for a strict upload with at least this many bad records."""
         if not self.options.lenient and self.rejected >= least:
             raise refuse(self.locate(self.problems), self.rejected)
 

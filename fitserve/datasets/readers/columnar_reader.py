@@ -311,7 +311,7 @@ class ArrowReader(ColumnarReader):
 
 
 def _unchecked_texts(column: pa.Array) -> pa.Array:
-    """Return texts as bytes: one that is not UTF-8 is reported with its row, as one of Parquet is."""
+    """Return texts as bytes, so that one that is not UTF-8 is reported with its row, as in Parquet."""
     if pa.types.is_string(column.type):
         return column.view(pa.binary())
     return column.view(pa.large_binary()) if pa.types.is_large_string(column.type) else column

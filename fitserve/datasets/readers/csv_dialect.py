@@ -228,7 +228,7 @@ class _Detection:
         return is_header(records[0].fields, [record.fields for record in records[1:]])
 
     def _second_header(self, records: list[Record], beginning: Beginning) -> SecondHeader | None:
-        """Return what the records below the header say of the columns, where they are no rows; say so."""
+        """Return what the records below the header say about the columns, if they are not rows, and note it."""
         if beginning.row_names or beginning.trailing:
             return None
         second = find_second_header(records[0].fields, [record.fields for record in records[1:]])
@@ -243,7 +243,7 @@ class _Detection:
         return second
 
     def _hidden_fields(self, parsed: Parsed, width: int) -> list[str] | None:
-        """Return the names that the last comment before the table has, where it has one for each column."""
+        """Return the names in the last comment before the table, if it has one for each column."""
         if self.hidden_header is None:
             return None
         records = parse(self.hidden_header, parsed.grammar, whole=True).records
@@ -336,7 +336,7 @@ def _free_name(name: str, taken: set[str]) -> str:
 
 
 def _last_is_empty(body: list[list[str]], width: int) -> bool:
-    """Return whether no row has anything in its last field, or all lack it."""
+    """Return whether the last field is empty or absent in every row."""
     return all(len(fields) < width or not fields[width - 1].strip() for fields in body)
 
 

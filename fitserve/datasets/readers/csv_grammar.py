@@ -73,7 +73,7 @@ def _has_sentences(text: str) -> bool:
 
 
 def _score(parsed: Parsed) -> tuple[float, ...]:
-    """Rate a grammar: records that are alike, from the first one on, of clean fields, and many of them."""
+    """Rate a grammar: alike records from the first one on, clean fields, and many of them."""
     if parsed.width < 2:
         return (0.0, 0.0, 0.0, 0.0)
     others = set(DELIMITERS[1:]) - {parsed.grammar.delimiter}
@@ -162,14 +162,14 @@ def _has_escapes(text: str, delimiter: str) -> bool:
 
 
 def _is_typed(parsed: Parsed) -> bool:
-    """Return whether a fair part of the fields are numbers: rare delimiters occur in sentences."""
+    """Return whether a fair share of the fields are numbers: rare delimiters also occur in sentences."""
     body = parsed.records[find_beginning(parsed).first + 1 :]
     fields = [text for record in body for text in record.fields if text.strip()]
     return sum(map(is_number, fields)) >= 0.2 * len(fields) > 0
 
 
 def _by_blanks(text: str, comment: str | None, whole: bool) -> Parsed | None:
-    """Return the text as columns between blanks, where that gives each line as many, a good part of them numbers."""
+    """Return the text as columns between blanks, if each line has as many and a good share are numbers."""
     if text.count('"') % 2:
         return None
     lines = _BLANKS.sub(lambda run: run[0] if run[0][:1] == '"' else " ", text).split("\n")

@@ -237,7 +237,7 @@ class CsvReader(TableReader):
         return [start + MB + at * step for at in range(PIECES)] if step > 2 * PIECE_BYTES else []
 
     def _parse_piece(self, data: bytes) -> pa.Table | None:
-        """Return a piece's rows as texts; None where it does not parse: a sample is only a guess."""
+        """Return a piece's rows as texts; None where it does not parse, as a piece may begin within a record."""
         if not data:
             return None
         text = io.BytesIO(data.decode("utf-8", "replace").encode())
@@ -289,7 +289,7 @@ class CsvReader(TableReader):
             self.problems.clear()
 
     def _transcode(self) -> None:
-        """Read a text that is not UTF-8 after all from another encoding: its lines may begin at other bytes."""
+        """Transcode a text that is not UTF-8 after all; its lines may then begin at other bytes."""
         text = transcode_guessed(self.path, first_invalid_utf8(self.path) or 0, self.folder, self.limits)
         self.path, self.description["encoding"] = text.path, text.encoding
         with self.path.open("rb") as file:
@@ -348,7 +348,7 @@ class CsvReader(TableReader):
         return "skip" if self.options.lenient or self.rejected < MAX_PROBLEMS else "error"
 
     def refuse_if_strict(self, least: int = MAX_PROBLEMS) -> None:
-        """Raise TableRefused where a strict upload has so many bad records; many of a width are one problem."""
+        """Raise TableRefused for a strict upload with this many bad records; many of one width are one problem."""
         if not self.options.lenient and self.rejected >= least:
             raise refuse(self.locate([*self._summaries(), *self.problems]), self.rejected)
 
@@ -449,7 +449,7 @@ class CsvReader(TableReader):
         return numbers[~bad], batch.filter(pa.array(~bad))
 
     def _repeat_the_header(self, batch: pa.RecordBatch) -> np.ndarray:
-        """Return which rows hold the columns' names, as where files were put together: a mask (bool)."""
+        """Return a mask (bool) of the rows that repeat the header, as in files that were put together."""
         first = pc.equal(batch.column(0), self.names[0]).fill_null(False).to_numpy(zero_copy_only=False)
         again = np.zeros(batch.num_rows, bool)
         for at in np.flatnonzero(first):
@@ -462,7 +462,7 @@ class CsvReader(TableReader):
             self.problems.append(bad_value(row, column, received, expected))
 
     def _translate(self, message: str) -> Exception:
-        """Return what to raise for one of pyarrow's errors, which have no types of their own."""
+        """Return the error to raise for one of pyarrow's, which have no types of their own."""
         if "UTF8" in message or "UTF-8" in message:
             return _InvalidUtf8(message)
         if "straddling" in message:
@@ -479,7 +479,7 @@ class CsvReader(TableReader):
         return TableUnreadable(f"This cannot be read as CSV: {shown}")
 
     def _refuse_open_quote(self, last_batch: pa.RecordBatch, row: int) -> None:
-        """Raise TableRefused where the last field's quote is never closed: the parser closes it without a word."""
+        """Raise TableRefused where the last field's quote is never closed: the parser closes it in silence."""
         value = last_batch.column(last_batch.num_columns - 1)[last_batch.num_rows - 1].as_py()
         quote = self.dialect.quote
         if value is None or quote is None or self.region.is_filtered:
@@ -568,7 +568,7 @@ def lines_of_rows(path: Path, region: Region, columns: int, rows: Sequence[int])
 
 
 def _lines_have(lines: bytes, delimiter: int, wanted: int) -> bool:
-    """Return whether each line that is not blank has as many delimiters."""
+    """Return whether every line that is not blank has this many delimiters."""
     data = np.frombuffer(lines if lines.endswith(b"\n") else lines + b"\n", np.uint8)
     ends = np.flatnonzero(data == ord("\n"))
     counts = np.cumsum(data == delimiter)[ends]

@@ -1,4 +1,4 @@
-"""The part of a CSV file that is its table, as a stream of bytes for the parser: lines that are no rows are left out.
+"""The table of a CSV file as a stream of bytes for the parser, without the lines that are not rows.
 
 Lines keep their number: a comment becomes an empty line, which the parser ignores.
 """

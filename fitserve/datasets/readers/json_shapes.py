@@ -17,7 +17,7 @@ _names = msgspec.json.Decoder(list[str])
 
 
 def rows_of(data: bytes) -> tuple[list[bytes], str] | None:
-    """Return the rows of one JSON object, a JSON object each, and where they stood; None: it is a row itself."""
+    """Return the rows of a JSON object that is a table, and their places; None: the object is a row itself."""
     try:
         members = _object.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -83,7 +83,7 @@ class JsonLinesReader(TableReader):
             raise TableRefused("A member has an empty name.", expected="a name for each column")
 
     def _lines(self) -> Iterator[tuple[int, int, bytes]]:
-        """Yield row (from 1), line (from 1) and object of each line that has one; an array's punctuation is cut off."""
+        """Yield row (from 1), line (from 1) and object of each line that has one, without an array's punctuation."""
         row = line = 0
         most = max(self.limits.field_bytes * 2, 64 * MB)
         with self.path.open("rb") as file:
@@ -191,7 +191,7 @@ class JsonLinesReader(TableReader):
 
 
 def _repeated_name(text: bytes) -> str | None:
-    """Return a name that an object has twice; the decoder keeps the last one in silence."""
+    """Return a name that an object has twice: the decoder would keep the last value in silence."""
     names: set[str] = set()
     for name, _ in json.loads(text, object_pairs_hook=list, parse_int=str, parse_float=str):
         if name in names:
@@ -248,7 +248,7 @@ def _to_lines(path: Path, target: Path) -> tuple[Path, str | None]:
 
 
 def _is_one_object(path: Path) -> bool:
-    """Return whether a file that begins with an object may be that one alone: no second one begins a line."""
+    """Return whether a file that begins with an object may hold that one alone: no second one begins a line."""
     with path.open("rb") as file:
         file.readline(ARRAY_BYTES)
         return not any(line.startswith(b"{") for line in file)

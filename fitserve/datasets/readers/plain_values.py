@@ -112,7 +112,7 @@ def _uuid_texts(column: pa.Array) -> pa.Array:
 
 
 def _time_texts(column: pa.Array) -> pa.Array:
-    """Return times of day without the zeros at the end of their fractions, of which each format writes others."""
+    """Return times of day without zeros at the end of their fractions, whose number differs between formats."""
     without_zeros = pc.replace_substring_regex(column.cast(pa.string()), r"(\.\d*?)0+$", r"\1")
     return pc.utf8_rtrim(without_zeros, ".")
 

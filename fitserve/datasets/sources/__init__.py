@@ -1,4 +1,4 @@
-"""Imports: fetch a table to local disk, and make a dataset of it in the way an upload does.
+"""Imports: fetch a table to local disk, and make a dataset of it as an upload does.
 
 Nothing is stored before the whole table has arrived, so an import that breaks off leaves no partial dataset.
 """

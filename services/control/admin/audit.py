@@ -168,7 +168,7 @@ class AuditMiddleware:
 
 
 class _Entry:
-    """The row of one request. It is committed with the request's first change: there is neither without the other.
+    """The row of one request, committed with the request's first change: neither exists without the other.
 
     Its status is then the route's usual one. The log is only added to, so an error that is answered after a change
     has a row of its own.

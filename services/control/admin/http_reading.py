@@ -1,4 +1,4 @@
-"""What the API has answered since it started, for the history: read from the counters that Prometheus scrapes."""
+"""The API's answers since it started, for the history: read from the counters that Prometheus scrapes."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {status: {} for status in (404, 410
 
 
 def _set_headers(response: Response, row: Upload | None = None, **others: Any) -> Response:
-    """Set what every answer carries, when `row` expires, and `others`: `Upload_Offset=7` is `Upload-Offset: 7`."""
+    """Set the headers of every answer, when `row` expires, and `others`: `Upload_Offset=7` is `Upload-Offset: 7`."""
     if row is not None:
         others["Upload_Expires"] = format_datetime(row.expires_at, usegmt=True)
     for name, value in {"Tus_Resumable": TUS_VERSION, "Cache_Control": "no-store", **others}.items():

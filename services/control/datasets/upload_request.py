@@ -1,4 +1,4 @@
-"""An upload as a request brings it: its options, and its bytes on local disk, hashed and counted while they arrive.
+"""An upload as it arrives in a request: its options, and its bytes on local disk, hashed and counted meanwhile.
 
 The limit of size is enforced here, ahead of any parser.
 """

@@ -19,7 +19,7 @@ from services.control.runs.routes import Submission, create_and_publish, read_ru
 
 
 def over_seeds(spec: Mapping[str, Any], seeds: int | None) -> Mapping[str, Any]:
-    """Return a resolved spec that trains under at least so many seeds; an ensemble averages over seeds already."""
+    """Return a resolved spec that trains under at least so many seeds; an ensemble averages over seeds anyway."""
     if seeds is None or spec.get("ensemble"):
         return spec
     return {**spec, "training": {**spec["training"], "restarts": max(seeds, spec["training"]["restarts"])}}

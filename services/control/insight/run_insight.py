@@ -1,4 +1,4 @@
-"""What the insight routes read of a run: its recorded epochs, the trainer's report, and its networks as ONNX graphs."""
+"""What the insight routes read about a run: its epochs, the trainer's report, and its networks as ONNX graphs."""
 
 from __future__ import annotations
 

@@ -273,7 +273,7 @@ class FeedbackScorer:
 
 
 def _of_stored(stored: StoredPrediction, output: dict[str, Any], row: int, truth: Any) -> dict[str, Any]:
-    """Return what the truth of one row says of the stored interval or set, and of the probabilities."""
+    """Return what one row's truth says about the stored interval or set, and about the probabilities."""
     name, task = output["name"], output["task"]
     if task == "multilabel" or (isinstance(truth, list) and len(truth) != 1):
         return live_coverage.coverage_of(stored.bounds, "", row, None)

@@ -76,7 +76,7 @@ def can_see(identity: Identity, owner: str, shared: bool) -> bool:
 
 
 def may_use(identity: Identity, model: str) -> bool:
-    """Return whether a key may know of a model that its owner sees: not an upload key, nor one of other models."""
+    """Return whether a key may know of a model that its owner sees; one for uploads, or for other models, may not."""
     return identity.may("read") or identity.may("train") or identity.may_predict(model)
 
 

@@ -137,7 +137,7 @@ class CatalogEntry:
         yield from self.labels.values()
 
     def place_of(self, sticky_key: str) -> float:
-        """Return a key's place among all keys, from 0 to 1; of each rollout another one."""
+        """Return a key's place among all keys, from 0 to 1, which differs from rollout to rollout."""
         salt = self.facts.rollout.id if self.facts.rollout is not None else self.facts.name
         digest = hashlib.blake2b(f"{salt}\0{sticky_key}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
         return int.from_bytes(digest) / 2**64

@@ -136,7 +136,7 @@ class Columns:
         return self.encoder.encode_rows(values.tolist())
 
     def input_named(self, name: str) -> str | None:
-        """Return the column that a request names, without blanks around it; None of another column of the table.
+        """Return the column that a request names, ignoring blanks around it; None for another column of the table.
 
         Raises KeyError of one that neither the model nor its table has.
         """
@@ -186,7 +186,7 @@ class Columns:
         return columns
 
     def labels_in(self, name: str, rows: InputRows) -> list[str | None]:
-        """Return the rows' labels in a column, as groups of `coverage_by` are called; None of those without one."""
+        """Return the rows' labels in a column, as groups of `coverage_by` are named; None for rows without one."""
         place = self.names.index(name)
         if rows.columns is not None:
             raw: Sequence[Any] = rows.columns[place]

@@ -214,7 +214,7 @@ class LoadedModel:
 
     @property
     def answers_plainly(self) -> bool:
-        """Whether an answer is the numbers of one output, inferred at once, and nothing beside."""
+        """Whether an answer is no more than the numbers of one output, inferred at once."""
         return self.runs_inline and self.single_output and self.level is None
 
     def take_buffer(self) -> RowBuffer | None:

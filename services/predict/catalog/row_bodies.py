@@ -31,7 +31,7 @@ class RowsReader:
         self._by_column: Callable[[Any], list[list[Any]]] = eval(f"lambda rows: [{columns}]", {})  # noqa: S307
 
     def read(self, body: bytes) -> tuple[list[Any], float | bool | None] | None:
-        """Return the rows' values by column, and `interval`; None of a body that has anything else.
+        """Return the rows' values by column, and `interval`; None for a body that has anything else.
 
         Those of a numeric column are float64, NaN where missing.
         """

@@ -151,7 +151,7 @@ def _csv_input(model: LoadedModel, name: str) -> str | None:
 
 
 def _delimiter(model: LoadedModel, text: str) -> str:
-    """Return what stands between two fields: with which most of the header's names are columns of the table."""
+    """Return the delimiter under which most of the header's names are columns of the table."""
 
     def known(delimiter: str) -> int:
         header = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [])

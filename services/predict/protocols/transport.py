@@ -239,7 +239,7 @@ def prediction_headers(request: ProtocolRequest) -> list[tuple[bytes, bytes]]:
 
 
 def _left_out(counts: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Return one warning for all columns that are no inputs of the model."""
+    """Return one warning for all columns that are not inputs of the model."""
     if not counts:
         return []
     names = [name[:63] for name in sorted(counts)[:MAX_HEADER_WARNINGS]]

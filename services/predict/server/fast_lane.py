@@ -231,7 +231,7 @@ class FastLane:
 
 
 def _hand_over_unclean(requests: list[PendingRequest], clean: Any) -> list[PendingRequest]:
-    """Send requests with a row to be warned of, or refused, down the ordinary path; return the others."""
+    """Send requests with a row that needs a warning or a refusal down the ordinary path; return the others."""
     remaining, start = [], 0
     for request in requests:
         if clean[start : start + request.count].all():

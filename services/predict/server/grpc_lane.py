@@ -1,4 +1,4 @@
-"""The fast lane of gRPC: ModelInfer of one raw tensor of all columns, from a caller and of a model that are known.
+"""The fast lane of gRPC: ModelInfer of one raw tensor of all columns, for a caller and a model that are known.
 
 A call's metadata and model are checked once, on the ordinary way, and its message is read once: one of the same
 length that differs in the numbers at its end alone reads alike. Later calls go straight from those bytes to the
@@ -35,7 +35,7 @@ Metadata = tuple[Any, ...]
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """Messages that differ in their numbers alone: what they ask of which model, and the answer but for its numbers."""
+    """Messages that differ only in their numbers: what they ask of which model, and the answer without its numbers."""
 
     model: LoadedModel
     dtype: str  # of NumPy
@@ -43,7 +43,7 @@ class Form:
 
 
 class KnownCaller:
-    """The forms of one caller's messages: by their length that of the numbers, and by what stands before these."""
+    """The forms of one caller's messages, by the length of their numbers and by the bytes before these."""
 
     def __init__(self) -> None:
         self.models: dict[tuple[str, str], LoadedModel] = {}
@@ -51,13 +51,13 @@ class KnownCaller:
         self.forms: dict[bytes, Form] = {}
 
     def form_of(self, data: bytes) -> tuple[Form, Any] | None:
-        """Return the form of a message and its numbers; None of one that is not known."""
+        """Return the form of a message and its numbers; None if the form is not known."""
         start = len(data) - self.numbers.get(len(data), 0)
         form = self.forms.get(data[:start])
         return None if form is None else (form, np.frombuffer(data, form.dtype, offset=start))
 
     def learn(self, data: bytes, form: Form, numbers: bytes) -> None:
-        """Remember the form of a message, if it is a whole one and these numbers after it."""
+        """Remember the form of a message, if the message is complete and ends with these numbers."""
         end = RAW_CONTENTS + _varint(len(numbers)) + numbers
         if not data.endswith(end):
             return
@@ -83,7 +83,7 @@ class GrpcLane:
         return metadata in self._callers
 
     def remember(self, metadata: Metadata, request: ProtocolRequest, message: Any) -> None:
-        """Remember the caller and the model of a call that the ordinary way has answered, if others may go this way."""
+        """Remember the caller and model of a call that the ordinary path answered, if later ones may go this way."""
         model, entry = request.model, request.entry
         if model is None or entry is None or not all(key in _HARMLESS for key, _ in metadata):
             return
@@ -141,7 +141,7 @@ class GrpcLane:
 
 
 def _read(caller: KnownCaller, data: bytes) -> tuple[Form, Any] | None:
-    """Return a message's form, and remember it, with its numbers; None if it asks for anything but the plain answer."""
+    """Return a message's form, which is remembered, and its numbers; None if it asks for more than the plain answer."""
     try:
         message = pb.ModelInferRequest.FromString(data)
     except DecodeError:

@@ -145,7 +145,7 @@ class DriftMonitor(threading.Thread):
 
 
 def _bounds_to_store(prediction: Prediction) -> dict[str, Any] | None:
-    """Return what the truth is to be inside of, whatever level the request itself named; None of a plain version."""
+    """Return the bounds that the truth is to be inside of, whatever level was requested; None for a plain version."""
     model = prediction.model
     if model.level is None and model.conformal.coverage_by is None:
         return None

@@ -237,7 +237,7 @@ class ModelUpdates:
 
 
 def _decide_as_registered(servable: Servable, facts: ModelFacts) -> None:
-    """Put the decisions and levels in force that were moved last; a kept epoch keeps those of its manifest."""
+    """Put the newest decisions and levels in force; a kept epoch keeps those of its manifest."""
     model = servable.loaded_model
     if model is None:
         return

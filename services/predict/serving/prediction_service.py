@@ -43,7 +43,7 @@ MAX_IN_FLIGHT = 2048  # requests of one process; more are answered 429
 
 
 class PredictionRequest(Protocol):
-    """What a prediction is told of its request, and notes of it: see `protocol_request`."""
+    """What a prediction reads from its request, and what it notes there: see `protocol_request`."""
 
     deadline: float | None
     is_large: bool

@@ -64,7 +64,7 @@ class StepTraffic:
         self.changed, self.changed_at = True, time.monotonic()
 
     def compare(self, answered: Prediction, shadow: Prediction | None, disagreeing: float) -> None:
-        """Count a request that both versions were asked; None: the new one failed. Belongs to the event loop."""
+        """Count a request that both versions answered; None: the new one failed. Belongs to the event loop."""
         for counts in self.arms.values():
             counts.requests += 1
         if shadow is None:
@@ -78,7 +78,7 @@ class StepTraffic:
         self.changed, self.changed_at = True, time.monotonic()
 
     def disagreeing(self, answered: Prediction, shadow: Prediction) -> float:
-        """Return the largest share, of all outputs, of rows that are answered otherwise. Any thread may call it."""
+        """Return the largest share, over all outputs, of rows that the versions answer differently. From any thread."""
         shares = [0.0]
         for name, output in self.outputs.items():
             if name not in shadow.outputs:
@@ -110,7 +110,7 @@ class StepTraffic:
             self._count(self.arms[arm], model, joined, len(requests))
 
     def _count(self, arm: ArmCounts, model: LoadedModel, answers: Answers, requests: int) -> None:
-        """Count rows that are so many requests: each request counts once."""
+        """Count rows that belong to so many requests: each request counts once."""
         for name, values in answers.items():
             if requests == 1:
                 values = values[:: 1 + len(values) // MOST_ROWS]
@@ -170,7 +170,7 @@ def _few_classes(bins: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _scale(values: Mapping[str, Any] | None) -> float | None:
-    """Return what differences of a regression are measured by: the width of the middle of its training predictions."""
+    """Return the unit of a regression's differences: the width of the middle of its training predictions."""
     edges: Sequence[float] = (values or {}).get("edges") or ()
     if len(edges) < 2:
         return None

@@ -62,7 +62,7 @@ class Calibrator:
         return mapped if self.apart else mapped / mapped.sum(axis=1, keepdims=True)
 
     def stretched(self, ratios: Sequence[float]) -> Calibrator:
-        """Return the calibrator that gives for log odds what this one gives for `ratios` times as much.
+        """Return the calibrator that maps log odds as this one maps `ratios` times as much.
 
         `ratios` has one number for all units, or one for each that stands apart.
         """
@@ -120,7 +120,7 @@ def fit_temperature(probabilities: Floats, truth: Ints, apart: bool) -> tuple[fl
 
 
 def _error(scores: Floats, own: Floats, cold: float) -> float:
-    """Return the standard error of `cold`, by the sandwich estimator; very large where the rows say nothing."""
+    """Return the standard error of `cold`, by the sandwich estimator; very large where the rows tell nothing."""
     beta = np.exp(cold)
     shares = softmax(scores * beta, axis=1)
     expected = (shares * scores).sum(axis=1)
@@ -153,7 +153,7 @@ def fit_knots(scores: Floats, hits: NDArray[Any]) -> Knots:
 
 
 def matching_temperature(members: Floats, temperature: float, apart: bool) -> float:
-    """Return the temperature of an ensemble's mean whose members are calibrated by `temperature`.
+    """Return the temperature of an ensemble's mean that stands for `temperature` on each of its members.
 
     `members` are probabilities (members, rows, units) of rows that no member was trained on; labels are not needed.
     The mean of the members' log probabilities of what is true has one expectation, whether the members' calibrated
@@ -174,7 +174,7 @@ def matching_temperature(members: Floats, temperature: float, apart: bool) -> fl
 
 
 def _root(rising: Callable[[float], float], low: float, high: float) -> float:
-    """Return where a rising function is 0, or the end that is nearest."""
+    """Return where a rising function crosses 0, or the end that is nearest."""
     for _ in range(60):
         middle = 0.5 * (low + high)
         low, high = (middle, high) if rising(middle) < 0 else (low, middle)

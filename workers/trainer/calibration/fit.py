@@ -44,7 +44,7 @@ class CalibrationRows:
 
 @dataclass(frozen=True, slots=True)
 class FittedCalibration:
-    """`calibrator` is of what is served, None where it stays as it is; `of_member` of a single member of folds."""
+    """`calibrator` is for what is served, None for no change; `of_member` is for a single member of folds."""
 
     calibrator: Calibrator | None
     of_member: Calibrator | None
@@ -89,7 +89,7 @@ def fit(rows: CalibrationRows, method: str) -> FittedCalibration:
 
 @dataclass(frozen=True, slots=True)
 class _Temperature:
-    """Of what was fitted on, the standard error of its logarithm, and how many times that of what is served it is."""
+    """A fitted temperature, its logarithm's standard error, and the ratio of the served outputs' temperature to it."""
 
     temperature: float
     error: float

@@ -72,7 +72,7 @@ def fit_spread(values: Array, feeds: Mapping[str, Array], residuals: Floats, lev
 
 
 def _of_quantiles(values: Floats, residuals: Floats, order: Array, level: float) -> FittedSpread:
-    """Return the distance of the network's own quantiles, where it makes intervals narrower: nothing is fitted."""
+    """Return the distance between the network's own quantiles, if it makes intervals narrower: nothing is fitted."""
     distances = values[:, -1] - values[:, 0]
     floor = max(1e-3 * float(np.median(np.abs(distances))), 1e-12)
     spread, judged = np.maximum(distances, floor), order[: max(1, len(order) // 2)]
@@ -136,7 +136,7 @@ def _fit(x: Floats, sizes: Floats, names: list[str], alpha: float) -> dict[str, 
 
 
 def _bends(x: Floats) -> tuple[Array, Floats]:
-    """Return which inputs are bent, and where: at the quartiles that lie inside their range."""
+    """Return which inputs have bends, and where: at the quartiles inside their range."""
     places: list[int] = []
     knots: list[float] = []
     for place in range(x.shape[1] if x.shape[1] <= MOST_BENT else 0):

@@ -18,7 +18,7 @@ from workers.trainer.ready_run import ReadyRun
 
 
 def with_plain_rate(spec: Spec) -> Spec:
-    """Return the spec with a learning rate that is a number, and nothing that changes it: the check sets it."""
+    """Return the spec with a constant learning rate and nothing that changes it: the check sets the rate."""
     training = spec.training
     optimizer = training.optimizer.model_copy(update={"learning_rate": first_rate(spec)})
     plain = {"optimizer": optimizer, "warmup": None, "reduce_lr_on_plateau": None}

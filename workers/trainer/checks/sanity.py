@@ -29,7 +29,7 @@ _FAR = 10.0  # mean square of a target over its variance
 
 @dataclass(frozen=True, slots=True)
 class SanityResult:
-    """One check: whether it is passed, what was seen, and what should have been."""
+    """One check: whether it passed, what was measured, and what was expected."""
 
     check: str
     passed: bool | None  # None: it could not be made
@@ -177,7 +177,7 @@ def _far_from_0(spec: Spec, truth: Mapping[str, Any]) -> str | None:
 
 
 def _loss_of_constant(network: QuickNetwork, spec: Spec, rows: Any) -> float:
-    """Return the loss of the best constant prediction on these rows; for an unknown loss, that at the beginning."""
+    """Return the loss of the best constant prediction on these rows; for an unknown loss, the one at the beginning."""
     total = 0.0
     for target, loss in spec.training.loss.items():
         y, kind = rows.y[target].numpy().astype(np.float64), type(loss).__name__
@@ -201,7 +201,7 @@ def _loss_of_constant(network: QuickNetwork, spec: Spec, rows: Any) -> float:
 
 
 def _distinct(rows: Any) -> Any:
-    """Numbers of rows whose inputs differ: two labels of one input cannot both be learnt."""
+    """Return numbers of rows whose inputs differ: two labels of one input cannot both be learnt."""
     flat = [tf.reshape(tensor[:4096], (min(rows.count, 4096), -1)).numpy() for tensor in tf.nest.flatten(rows.x)]
     joined = np.concatenate([part.astype(np.float64) for part in flat], axis=1)
     _, first = np.unique(joined, axis=0, return_index=True)

@@ -144,7 +144,7 @@ def prepare(request: TrainingRequest, spec: Spec, facts: DatasetFacts, report: R
 
 
 def _encodable(parts: Split, spec: Spec, facts: DatasetFacts) -> Split:
-    """Return the same parts, in the same proportion, of a sample that can be encoded in memory."""
+    """Return the same parts, in the same proportion, of a sample that is small enough to be encoded in memory."""
     rows = sum(len(getattr(parts, part)) for part in PARTS)
     most = SAMPLE_BYTES // max(1, encoded_bytes(spec, facts) // max(1, facts.rows))
     if rows <= most:
@@ -273,7 +273,7 @@ def fit(table: pa.Table, spec: Spec, facts: DatasetFacts, source: Path | None = 
 
 
 def _as_in_source(targets: TargetEncoder, spec: Spec, manifest: Mapping[str, Any]) -> TargetEncoder:
-    """Targets with the scale that the source's outputs have; the range of answers is that of these rows."""
+    """Return targets with the scale of the source's outputs; the range of answers is that of these rows."""
     own = {target.name: target for target in TargetEncoder.from_json(manifest["targets"]).targets}
     same = {target.name for target in parse(manifest["spec"]).target if target in spec.target}
     return TargetEncoder(

@@ -137,7 +137,7 @@ class _Blocks:
         self._current: tuple[RowTensors, Any] | None = None
 
     def at(self, epoch: int, number: int) -> tuple[RowTensors, Any]:
-        """Return the rows and their order; a few rows and none of them where there is no such block."""
+        """Return the rows and their order; where there is no such block, a few rows and an empty order."""
         if number == NO_BLOCK:
             return self._feed.sample(), tf.zeros(0, tf.int32)
         if epoch != self._epoch or number < self._number:

@@ -33,7 +33,7 @@ class GivenWeights:
             variable.assign(value)
 
     def state(self, model: keras.Model, values: State, member: int) -> State:
-        """Return values of `state_of` the network with the given weights in place of its own."""
+        """Return the values of `state_of` the network, with the given weights in place of its own."""
         by_variable = {id(variable): value for variable, value in self._pairs(model, member)}
         return [by_variable.get(id(variable), value) for variable, value in zip(state_of(model), values, strict=True)]
 

@@ -46,7 +46,7 @@ _FREE = (
 
 
 def signature(spec: Spec, rows: Sequence[RowTensors], batch_size: int, steps: int, compact: Any = None) -> str:
-    """Return what the traced functions of a resolved spec's network have as constants, as text.
+    """Return, as text, what the traced functions of a resolved spec's network hold as constants.
 
     Args:
         rows: of each part that they are called with; their structure, dtypes and widths count.
@@ -124,7 +124,7 @@ class KeptNetwork:
 
 
 class KeptNetworks:
-    """The kept networks of a trainer process, the last used ones; one that is lent is not lent again."""
+    """The kept networks of a trainer process, the most recently used ones; one that is lent is not lent again."""
 
     def __init__(self, networks: int = MAX_NETWORKS, size: int = MAX_BYTES) -> None:
         self._most, self._size = networks, size

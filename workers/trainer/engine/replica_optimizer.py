@@ -29,7 +29,7 @@ VARYING = {
 
 
 class ReplicaOptimizer:
-    """Makes `optimizer`, which is built on stacked variables, update each replica as its own one of `theirs` would."""
+    """Makes `optimizer`, built on stacked variables, update each replica as that replica's one of `theirs` would."""
 
     def __init__(self, optimizer: Any, theirs: Sequence[Any]) -> None:
         self._optimizer = optimizer
@@ -173,7 +173,7 @@ def _learning_rates(theirs: Sequence[Any]) -> list[Any]:
 
 
 def widest(theirs: Sequence[Any]) -> Any:
-    """Return an optimizer with a slot for each that one of `theirs` has: momentum is 0 in some, not in others."""
+    """Return an optimizer with every slot that any of `theirs` has: momentum is 0 in some, not in others."""
     config = theirs[0].get_config()
     if "momentum" in config:
         config["momentum"] = max(one.momentum for one in theirs)

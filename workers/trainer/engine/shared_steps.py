@@ -124,7 +124,7 @@ class SharedCompiled(Compiled):
 
 
 def shared_weight(loss: Any) -> Any:
-    """Return a loss, weighted by the share of the batch that it is of."""
+    """Return a loss weighted by the share of the batch that its rows are."""
     share = _SHARE.get()
     return loss if share is None else loss * tf.cast(share.weight, loss.dtype)
 

@@ -1,4 +1,4 @@
-"""What keeps networks from being trained stacked, as one network with a replica axis: see `stacked_network`."""
+"""Reasons why networks cannot be trained stacked, as one network with a replica axis: see `stacked_network`."""
 
 from __future__ import annotations
 

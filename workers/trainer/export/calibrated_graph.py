@@ -53,7 +53,7 @@ def _interpolated(scores: Any, starts: Any, widths: Any, rises: Any, first: floa
 
 
 def _before(tensor: Any, function: str) -> Any | None:
-    """Return the input of `function` (sigmoid or softmax) where a layer ends with it; None of any other tensor."""
+    """Return the input of `function` (sigmoid or softmax) where a layer ends with it; None for any other tensor."""
     layer, node = tensor._keras_history.operation, tensor._keras_history
     source = layer._inbound_nodes[node.node_index].arguments.keras_tensors
     if getattr(getattr(layer, "activation", None), "__name__", None) != function or len(source) != 1:
@@ -154,7 +154,7 @@ class _GraphWriter:
         return add("Log", [add("Div", [add("Max", [one, smallest]) for one in odds])])
 
     def _share(self, source: str) -> float | None:
-        """Return the sum of the weights of a weighted sum of sigmoids; None of anything else."""
+        """Return the sum of the weights in a weighted sum of sigmoids; None for anything else."""
         node = self._nodes.get(source)
         if node is None:
             return None
@@ -171,11 +171,11 @@ class _GraphWriter:
         return total
 
     def _summed(self, node: Any) -> list[str]:
-        """Return the inputs that a mean is taken of, without constants."""
+        """Return the inputs that a mean is taken over, without constants."""
         return list(node.input) if node.op_type == "Add" else [node.input[0]]
 
     def _mean_again(self, source: str, negative: bool) -> str:
-        """Return the same mean of 1 / (1 + exp(x)), where x is what the sigmoid was taken of, or its negative."""
+        """Return the mean with 1 / (1 + exp(x)) in place of sigmoids, where x is their input or its negative."""
         node, add = self._nodes[source], self._graph.add
         if node.op_type == "Sigmoid":
             x = add("Neg", [node.input[0]]) if negative else node.input[0]

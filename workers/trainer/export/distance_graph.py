@@ -73,7 +73,7 @@ def _activations(model: keras.Model, rows: Mapping[str, Array]) -> Array:
 
 
 def _whitening(activations: Array) -> tuple[Array, Array]:
-    """Return the centre, (units,), and what makes centred activations of unit spread, (units, directions)."""
+    """Return the centre, (units,), and the map of centred activations to unit spread, (units, directions)."""
     center = activations.mean(axis=0)
     variances, directions = np.linalg.eigh(np.cov(activations - center, rowvar=False).reshape(len(center), -1))
     variances, directions = variances[::-1][:MOST_DIRECTIONS], directions[:, ::-1][:, :MOST_DIRECTIONS]

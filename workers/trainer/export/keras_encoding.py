@@ -209,7 +209,7 @@ class PiecewiseLinear(KerasEncoding, names=("piecewise_linear",)):
 
 
 def _passed(columns: Sequence[Any], numbers: Any) -> Any:
-    """Return the share of each bin of some columns that a number has passed: float64, one number for each bin."""
+    """Return how much of each bin of some columns a number has passed: float64, one number for each bin."""
     low = np.concatenate([column.halves[:-1] for column in columns])
     widths = np.concatenate([np.diff(column.halves) for column in columns])
     halves = rescaled(numbers, 0.5, 0.0)

@@ -48,7 +48,7 @@ def write(folder: Path, model: Any, encoder: Encoder, version: int) -> None:
 
 
 def _description(graph: Any, encoder: Encoder, version: int) -> dict[str, Any]:
-    """Return what MLmodel says. The same artifact gives the same text."""
+    """Return the text of MLmodel. The same artifact gives the same text."""
     digest = uuid.uuid5(uuid.NAMESPACE_OID, graph.SerializeToString().hex())
     return {
         "flavors": {
@@ -84,7 +84,7 @@ def _write_yaml(path: Path, value: Any) -> None:
 
 
 def predictor(folder: Path, rows: pd.DataFrame) -> Callable[[Mapping[str, Any]], Mapping[str, np.ndarray]]:
-    """Return what predicts these rows as MLflow would: by the folder's own loader."""
+    """Return a function that predicts these rows as MLflow would: by the folder's own loader."""
     specification = importlib.util.spec_from_file_location(LOADER, folder / "code" / f"{LOADER}.py")
     assert specification is not None
     assert specification.loader is not None

@@ -62,7 +62,7 @@ def _imports(kind: str) -> str:
 
 
 def _rows(members: int) -> str:
-    """Return the lines that read which rows train and validate: of an ensemble, those of each network."""
+    """Return the lines that read which rows train and validate; for an ensemble, those of each network."""
     if members == 1:
         read = 'train, validation = rows["train"], rows["validation"]'
     else:
@@ -97,7 +97,7 @@ def _constants(training: Mapping[str, Any], kind: str, rows: int) -> str:
 
 
 def _harmless(text: str) -> str:
-    """Return text that cannot end the docstring that it stands in: names are whatever a client chose."""
+    """Return text that cannot end the docstring that contains it: names are whatever a client chose."""
     return re.sub(r"[^\w .,@:/()-]", "_", " ".join(text.split()))
 
 
@@ -321,7 +321,7 @@ def _text(value: Any) -> str:
 def differences(
     recorded: Sequence[Sequence[Mapping[str, float]]], histories: Any, compared: int | None = None
 ) -> dict[str, Any]:
-    """Compare histories' losses with those that a run recorded, by epoch: relative to them where they exceed 1.
+    """Compare histories' losses with those that a run recorded, by epoch; relative to the latter where they exceed 1.
 
     `recorded` is by network that was trained by itself, and so is a list of histories; one history stands alone.
     `max_rel` is that of the epochs to be compared, left out: of all, `later` that of those after them which both have:

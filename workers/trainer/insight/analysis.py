@@ -290,7 +290,7 @@ class _Analysis:
         }
 
     def _attempt(self, what: str, compute: Callable[[], Any], instead: Any) -> Any:
-        """Return what is computed; where that fails, `instead`: a diagnosis that fails ends no run, and is said."""
+        """Return a diagnosis, or `instead` with a warning where it fails: a diagnosis that fails does not end a run."""
         try:
             return compute()
         except Exception as error:
@@ -315,7 +315,7 @@ class _Analysis:
         return references.fit_all(self.designs["train"], self.truth["train"], labels, seconds, self.seed)
 
     def _reference_figures(self, reference: Reference) -> dict[str, Any]:
-        """Return the figures of a simpler model on the same rows, without curves; none where it was fitted on them."""
+        """Return a simpler model's figures on the same rows, without curves; none on rows that it was fitted on."""
         if self.held_out == "validation" and self.trained.folds:
             return {}
         truth, predicted = self.truth[self.held_out], reference.predict(self.designs[self.held_out])

@@ -27,14 +27,14 @@ Outputs = dict[str, Array]
 
 
 def serving_ends(spec: Spec) -> dict[str, str | None]:
-    """Return what makes probabilities of each target's outputs, by name; None where they are served as they are."""
+    """Return what makes probabilities of each target's outputs, by name; None where they are served unchanged."""
     layers = {node.output: node.layer for node in spec.network if node.output}
     return {t.name: serving_activation(t, spec.training.loss[t.name], layers[t.name]) for t in spec.target}
 
 
 @dataclass(slots=True)
 class EnsembleOutputs:
-    """The outputs of an ensemble's members. `held_out_by` is, for each row of the validation part, its member.
+    """The outputs of an ensemble's members. `held_out_by` names the member that each row of the validation part has.
 
     `model` is a compiled network like each of them; its weights are replaced.
     """
@@ -51,7 +51,7 @@ class EnsembleOutputs:
         return {name: np.stack([outputs[name] for outputs in members]) for name in members[0]}
 
     def combined(self, part: str, x: Mapping[str, Any]) -> Outputs:
-        """Return the ensemble's outputs for the rows of a part, `(rows, units)`; of folds, the held back member's."""
+        """Return the ensemble's outputs for the rows of a part, `(rows, units)`; with folds, the held-back member's."""
         if part != "validation" or self.held_out_by is None:
             return {name: values.mean(axis=0) for name, values in self.by_member(x).items()}
         combined: Outputs = {}
@@ -64,7 +64,7 @@ class EnsembleOutputs:
         return combined
 
     def served(self, raw: Mapping[str, Array], targets: Sequence[FittedTarget]) -> Outputs:
-        """Return what is answered for such outputs: probabilities, or numbers in the target's own units."""
+        """Return the answers for such outputs: probabilities, or numbers in the target's own units."""
         ends = serving_ends(self.spec)
         served: Outputs = {}
         for target in targets:
@@ -131,7 +131,7 @@ class EnsembleOutputs:
         return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
     def _penalty(self) -> float:
-        """Return what regularizers add to the loss, on average over the members."""
+        """Return the regularizers' part of the loss, averaged over the members."""
         if not self.model.losses:
             return 0.0
         total = 0.0

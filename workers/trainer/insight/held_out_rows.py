@@ -107,7 +107,7 @@ def choose_decisions(
 
 
 def _warned(prepared: PreparedData, rows: Array) -> Array | None:
-    """Return which rows have a value unlike those of training; None where they are too many to look at."""
+    """Return which rows have a value unlike those in training; None where there are too many rows to look at."""
     encoder: Encoder = prepared.encoding.encoder
     if len(rows) > WARNED_ROWS:
         return None

@@ -57,7 +57,7 @@ class Reference:
 
 
 def simple_places(encoder: Encoder) -> dict[str, NDArray[np.int64]]:
-    """Return the places of each input of real numbers without those of further encodings that only spread a number out.
+    """Return the places of each input of real numbers, without encodings that only spread a number out again.
 
     A tree finds its own thresholds, and a linear model is to be linear in the column.
     """

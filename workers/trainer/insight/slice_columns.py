@@ -118,7 +118,7 @@ def _ranges(column: ColumnFacts, values: pa.ChunkedArray) -> SlicedColumn:
 
 
 def quantile_edges(known: Array, ranges: int) -> Array:
-    """Return where ranges of about equal numbers of rows begin, but for the first; of few values one for each."""
+    """Return where ranges of about equal numbers of rows begin, except for the first; for few values one for each."""
     distinct = np.unique(known)
     if len(distinct) <= ranges:
         return distinct[1:]

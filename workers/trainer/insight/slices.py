@@ -82,7 +82,7 @@ def sampled_rows(rows: int, columns: int, seed: int) -> NDArray[Any]:
 
 
 def report(columns: Sequence[SlicedColumn], figures: RowFigures, *, seconds: float, seed: int) -> dict[str, Any]:
-    """Return the worst slices and the figures by column; of very many columns those that `seconds` suffice for."""
+    """Return the worst slices and the figures by column; of very many columns, as many as `seconds` suffice for."""
     losses = figures.losses
     slices = []
     if len(losses) >= MIN_ROWS and np.ptp(losses) > 0:
@@ -179,7 +179,7 @@ def _worst(columns: Sequence[SlicedColumn], figures: RowFigures, deadline: float
 
 
 def _entry(figures: RowFigures, inside: Booleans, outside: Booleans) -> dict[str, Any]:
-    """Return the mean loss of some rows and what it differs by from that of others, with 95% intervals."""
+    """Return the mean loss of some rows and its difference from that of the others, with 95% intervals."""
     own, rest = figures.losses[inside], figures.losses[outside]
     entry: dict[str, Any] = {
         "value": own.mean(),

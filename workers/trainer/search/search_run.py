@@ -217,7 +217,7 @@ class SearchRun:
             remaining = [number for number in remaining if self._rows[number]["state"] == "running"]
 
     def _late(self, numbers: Sequence[int]) -> bool:
-        """End trials that have not begun once the time is up. One trial at least is trained."""
+        """End trials that have not begun when the time is up. At least one trial is trained."""
         if not self._out_of_time() or self._best_number() is None:
             return False
         for number in numbers:
@@ -378,7 +378,7 @@ class SearchRun:
     # --- results --------------------------------------------------------------------------------------
 
     def _take(self, numbers: Sequence[int], outcome: TrialsOutcome, reporter: TrialReporter) -> None:
-        """Write the rows of trials that ended, and keep the network of the best."""
+        """Write the rows of trials that ended, and store the network of the best."""
         for number, record in zip(numbers, outcome.trials, strict=True):
             history = reporter.history[number]
             at = (record.best_epoch or record.epochs) if record.state == "succeeded" else record.epochs
@@ -463,7 +463,7 @@ class SearchRun:
     # --- several trials as one network ----------------------------------------------------------------
 
     def _averaged(self, number: int, ready: ReadyRun) -> tuple[ReadyRun, dict[str, Any]]:
-        """Return the network of several trials, ready for export, and which they are; the best alone if none helps."""
+        """Return the average of several trials as a network to export, and those trials; the best if none helps."""
         sign = -1.0 if self._settings.direction == "max" else 1.0
         done = [row for row in self._rows.values() if row["state"] == "succeeded" and row.get("value") is not None]
         ranked = sorted(done, key=lambda row: (sign * row["value"], row["trial"]))[:POOL]
@@ -520,7 +520,7 @@ class SearchRun:
         return self._weights[number]
 
     def _cost(self, finished: TrainingResult, number: int) -> dict[str, Any]:
-        """Return what a prediction of one row takes, of the best trial alone and of what is served."""
+        """Return the time of predicting one row, by the best trial alone and by the network that is served."""
         reporter = TrialReporter(self._report, [number], str(self._settings.metric), quiet=True)
         ready = self._ready(self._specs[number], reporter)
         ready.setup.compiled.model.set_weights(self._weights_of(number))

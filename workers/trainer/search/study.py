@@ -39,7 +39,7 @@ class Study:
         self._grid = every(search.ranges) if settings.sampler == "grid" else None
 
     def ask(self, count: int) -> list[Point]:
-        """Return points that no trial had; fewer than asked for once there are no more."""
+        """Return points that no trial had before; fewer than asked for once there are no more."""
         points: list[Point] = []
         while len(points) < count and (point := self._next()) is not None:
             points.append(point)

@@ -74,7 +74,7 @@ def predict(model: keras.Model, rows: RowTensors) -> dict[str, np.ndarray]:
 
 
 def select_greedily(outputs: Mapping[int, Outputs], first: int, measure: Measure) -> Counter[int]:
-    """Return how often each trial is taken; `measure` is less where outputs are better."""
+    """Return how often each trial is taken; outputs are better where `measure` is less."""
     taken = Counter([first])
     best = measure(outputs[first])
     total = {name: values.astype(np.float64) for name, values in outputs[first].items()}

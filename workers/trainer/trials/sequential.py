@@ -239,7 +239,7 @@ class SequentialTrials:
             variable.assign(value)
 
     def _keep_epoch(self, epoch: int) -> None:
-        """Keep the weights that training would end with now: some optimizers write averages into them at the end."""
+        """Store the weights that training would end with now: some optimizers write averages into them at the end."""
         if epoch not in self._setup.keep_epochs:
             return
         current = [variable.value.numpy() for variable in self._model.trainable_weights]

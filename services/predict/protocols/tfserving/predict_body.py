@@ -56,7 +56,7 @@ _find_rows = msgspec.json.Decoder(_UnreadRows).decode
 def _read_parts(
     model: LoadedModel, body: bytes, check_count: Callable[[int], None]
 ) -> tuple[InputRows, float | bool | None] | None:
-    """Return the rows and `interval` of a large body, of which some thousand are read at a time; None of others.
+    """Return the rows and `interval` of a large body, read some thousand at a time; None for other bodies.
 
     While one call reads JSON, no other thread of the process has its turn.
     """
@@ -79,7 +79,7 @@ def _read_parts(
 
 
 def _read_known(columns: Columns, body: bytes) -> tuple[InputRows, float | bool | None] | None:
-    """Return the rows and `interval` of a body of scalars, by the quickest way that can read it; None of others.
+    """Return the rows and `interval` of a body of scalars, by the quickest reader that fits; None for other bodies.
 
     Whatever is wrong with those is named where they are read as any JSON.
     """

@@ -118,7 +118,7 @@ async def _regress(request: HttpRequest) -> HttpResponse:
 
 
 def _bounds_of(prediction: Prediction, output: ModelOutput, level: float | None) -> dict[str, list[Any]]:
-    """Return what stands beside `results`: the interval or the set of one output, a value for each row."""
+    """Return what is added to `results`: the interval or the set of one output, a value for each row."""
     if output.task == "multilabel":  # has none, also where others do
         return {}
     return {name: listed for one in prediction.bounds(level, output.name) for name, listed in one.listed().items()}
