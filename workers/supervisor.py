@@ -137,7 +137,7 @@ class Supervisor:
         return attempts
 
     def _poll(self) -> None:
-        """Every few seconds, in each free slot: warm a trainer, send a heartbeat, look for expired and queued runs."""
+        """In each free slot, every few seconds: warm a trainer, send a heartbeat, look for expired and queued runs."""
         while not self.stopping.is_set():
             for _ in self.slots:
                 try:

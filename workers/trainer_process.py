@@ -68,7 +68,7 @@ def gpu_of(settings: Settings, number: int) -> str | None:
 
 
 def data_folders(settings: Settings) -> list[Path]:
-    """Folders of tables and checkpoints: local copies of blobs, and the blob store where it is a folder."""
+    """Return folders of tables and checkpoints: local copies of blobs, and the blob store where it is a folder."""
     copies = settings.scratch / "blobs"
     scheme, _, path = settings.resolved_blob_url.partition("://")
     return [copies, Path(path)] if scheme == "file" else [copies]
@@ -79,7 +79,7 @@ def _test_folders() -> list[str]:
 
 
 def memory_limit(settings: Settings) -> int:
-    """Most bytes that one trainer may hold."""
+    """Return most bytes that one trainer may hold."""
     return settings.trainer_memory_bytes or int(psutil.virtual_memory().total * 0.75) // max(1, settings.trainers)
 
 

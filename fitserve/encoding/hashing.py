@@ -114,7 +114,7 @@ def siphash24(data: bytes, key: tuple[int, int]) -> int:
 
 
 def _siphash24_words(words: Sequence[np.ndarray], key: tuple[int, int]) -> np.ndarray:
-    """`siphash24` of many texts with the same number of 64-bit words, the last of which holds their lengths."""
+    """Return `siphash24` of many texts with the same number of 64-bit words, the last of which holds their lengths."""
     k0, k1 = np.uint64(key[0] & _MASK), np.uint64(key[1] & _MASK)
     start = (0x736F6D6570736575, 0x646F72616E646F6D, 0x6C7967656E657261, 0x7465646279746573)
     v0, v1, v2, v3 = (np.full(len(words[0]), k ^ np.uint64(s)) for k, s in zip((k0, k1, k0, k1), start, strict=True))
@@ -126,7 +126,7 @@ def _siphash24_words(words: Sequence[np.ndarray], key: tuple[int, int]) -> np.nd
 
 
 def _rounds(v0: Any, v1: Any, v2: Any, v3: Any, count: int) -> tuple[Any, Any, Any, Any]:
-    """`_round`, `count` times, on arrays of uint64, whose sums wrap around by themselves."""
+    """Apply `_round` `count` times on arrays of uint64, whose sums wrap around by themselves."""
 
     def rotated(v: Any, bits: int) -> Any:
         return (v << np.uint64(bits)) | (v >> np.uint64(64 - bits))

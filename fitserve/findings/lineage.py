@@ -97,7 +97,7 @@ def _by_seed(scores: Sequence[SeedScore]) -> list[float]:
 
 
 def _half_width(a: Sequence[float], b: Sequence[float]) -> float:
-    """Half of the 95% interval of the difference; Welch-Satterthwaite degrees of freedom, rounded down."""
+    """Return half of the 95% interval of the difference; Welch-Satterthwaite degrees of freedom, rounded down."""
     first, second = variance(a) / len(a), variance(b) / len(b)
     if first + second == 0:
         return 0.0

@@ -113,7 +113,7 @@ def _workers(look: _Look) -> Iterator[Condition]:
 
 @_rule
 def _processes(look: _Look) -> Iterator[Condition]:
-    """Kinds of process that wrote samples within the last hour, and of which none writes any more."""
+    """Return kinds of process that wrote samples within the last hour, and of which none writes any more."""
     there = {row.kind for row in look.newest()}
     for kind in sorted({row.kind for row in look.hour} - there):
         if kind in SERVICES and kind != "worker":  # workers have heartbeats

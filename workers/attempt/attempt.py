@@ -306,7 +306,7 @@ class Attempt:
             raise AttemptFailed("no_progress", f"The trainer reported nothing for {seconds} s", {"seconds": seconds})
 
     def _lease_is_over(self, now: float) -> bool:
-        """By our own clock: while the database cannot be reached, another worker may claim the run."""
+        """Return whether it is, by our own clock: another worker may claim the run while the database is away."""
         return now - self._renewed_at > self.settings.lease_seconds
 
     def _write(self) -> None:

@@ -81,7 +81,7 @@ class CalibratedOutputs:
         return CalibrationRows(probabilities, truth, apart, source, self.members(target) if self.folds else None)
 
     def members(self, target: FittedTarget) -> Array:
-        """Every member's probabilities of rows that none of them was trained on (members, rows, units)."""
+        """Return every member's probabilities of rows that none of them was trained on (members, rows, units)."""
         part = "test" if self.count("test") >= FEWEST_UNSEEN else "validation"
         x = {name: values[:MOST_UNSEEN] for name, values in self.encoded[part].x.items()}
         raw = self.outputs.by_member(x)

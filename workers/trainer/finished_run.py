@@ -211,7 +211,7 @@ class FinishedRun:
         return CalibratedOutputs(outputs, targets, self.encoded, self.spec.calibrate, folds, training.seed)
 
     def _metrics(self) -> dict[str, Any]:
-        """Loss and metrics of the model with its current weights, on each part that has rows and is not too large."""
+        """Return loss and metrics with the current weights, on each part that has rows and is not too large."""
         metrics = {}
         held_out = self.rows["validation"] if self.rows["validation"].count else self.rows["train"]
         for part in PARTS:
@@ -240,7 +240,7 @@ class FinishedRun:
         return served
 
     def _evaluation(self, served: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-        """Simple figures by part, from the predictions of the serving path."""
+        """Return simple figures by part, from the predictions of the serving path."""
         evaluation = {}
         for part, predictions in served.items():
             rows = self.prepared.table.take(getattr(self.prepared.parts, part))
@@ -294,7 +294,7 @@ class FinishedRun:
         return None
 
     def _snapshots(self) -> Mapping[int, list[np.ndarray]] | None:
-        """Weights of the network by epoch; None for the recorder's."""
+        """Return weights of the network by epoch; None for the recorder's."""
         return None
 
     def _analyse(self, exported: Exported, calibration: Mapping[str, Any]) -> tuple[dict[str, Path], dict[str, Any]]:

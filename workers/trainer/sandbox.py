@@ -117,7 +117,7 @@ def restrict_files(reads: Iterable[Path], writes: Iterable[Path], private: Path)
 
 
 def _readable(reads: Iterable[Path], private: Path) -> set[Path]:
-    """Folders of the system, the interpreter, the libraries and the data; none that contains `private`.
+    """Return folders of the system, the interpreter, the libraries and the data; none that contains `private`.
 
     Landlock cannot revoke rights beneath a path, so of our own project only the packages are listed.
     """

@@ -118,7 +118,7 @@ def _time_texts(column: pa.Array) -> pa.Array:
 
 
 def _decimal_readings(kind: Any) -> list[Reading]:
-    """Whole numbers are int64 where that holds them, else their digits; others stay decimals."""
+    """Read whole numbers as int64 where that holds them, else as their digits; others stay decimals."""
     if kind.scale <= 0:
         return [Reading(pa.int64(), _cast_or_overflow(pa.int64())), _digits_as_text()]
     if kind.precision <= 38:
@@ -149,7 +149,7 @@ def _cast_or_overflow(target: pa.DataType) -> Callable[[pa.Array], Checked]:
 
 
 def _time_reading(kind: Any) -> Reading:
-    """Dates and times of the years 1 to 9999, to the microsecond."""
+    """Read dates and times of the years 1 to 9999, to the microsecond."""
     is_date, zone = pa.types.is_date(kind), getattr(kind, "tz", None)
     if zone is not None and not _is_known_zone(zone):
         zone = "UTC"

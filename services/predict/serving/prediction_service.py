@@ -233,7 +233,7 @@ class PredictionService:
         return {output.name: decide(prediction, output, decider, measured) for output, decider in chosen.items()}
 
     def _distances(self, model: LoadedModel, rows: InputRows) -> Any:
-        """In a thread: how far rows are from the training rows. The graph is read when it is first needed."""
+        """Return how far rows are from the training rows, in a thread. The graph is read when it is first needed."""
         if model.distance is None:
             model.distance = artifacts.onnx_session(self.blobs.read(model.manifest[DISTANCE_BLOB]["sha256"]))
         feeds, _ = model.columns.encode(model.columns.accept(rows))

@@ -87,7 +87,7 @@ class Calibrator:
 
 
 def log_odds(probabilities: Floats) -> Floats:
-    """log(p / (1 - p)) of each, float64."""
+    """Return log(p / (1 - p)) of each, float64."""
     p = np.clip(np.asarray(probabilities, np.float64), SMALLEST, LARGEST)
     return np.asarray(np.log(p) - np.log1p(-p))
 

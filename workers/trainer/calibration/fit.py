@@ -128,7 +128,7 @@ def _sample(rows: int) -> Array:
 
 
 def cross_fitted(rows: CalibrationRows, method: str) -> Array:
-    """Calibrated probabilities of the rows themselves, each by a calibrator that was fitted on other rows."""
+    """Return calibrated probabilities of the rows themselves, each by a calibrator that was fitted on other rows."""
     fold = np.random.default_rng(0).permutation(len(rows.truth)) % CROSS_FITS
     calibrated = np.array(rows.probabilities, np.float64)
     for held in range(CROSS_FITS):

@@ -41,7 +41,7 @@ class EncodedRows:
         return len(next(iter(self.y.values())))
 
     def __getitem__(self, rows: Any) -> EncodedRows:
-        """Some of the rows, by a slice or by their numbers."""
+        """Return some of the rows, by a slice or by their numbers."""
         x, y, weight = (
             None if part is None else {name: array[rows] for name, array in part.items()}
             for part in (self.x, self.y, self.weight)
@@ -79,7 +79,7 @@ def in_file_order(rows: int, epoch: int) -> NDArray[np.int32]:
 
 
 def partial_epochs(order: Order, take: int) -> Order:
-    """Epochs of `take` rows: each continues where the last one ended, pass after pass over all rows."""
+    """Return epochs of `take` rows: each continues where the last one ended, pass after pass over all rows."""
 
     def part(rows: int, epoch: int) -> NDArray[np.int32]:
         taken: list[NDArray[np.int32]] = []
@@ -218,7 +218,7 @@ class Streamed:
         self._block_rows = max(1, BLOCK_BYTES // max(1, row_bytes) // batch_size) * batch_size
 
     def sample(self) -> RowTensors:
-        """Two rows."""
+        """Return two rows."""
         return self._sample
 
     def spooled(self, folder: Path, progress: Callable[[], None]) -> Spool:

@@ -198,14 +198,14 @@ def _unusable(name: str, mask: np.ndarray, is_target: bool) -> Problem:
 
 
 def encoded_bytes(spec: Spec, facts: DatasetFacts) -> int:
-    """Bytes that all rows take once encoded."""
+    """Return bytes that all rows take once encoded."""
     inputs = encoded_inputs(list(spec.features or ()), facts)
     width = sum(int(np.prod(one.shape)) for one in inputs) + sum(target.units for target in spec.target)
     return 4 * width * facts.rows
 
 
 def memory_budget() -> int:
-    """Bytes of encoded rows that may be held in memory."""
+    """Return bytes of encoded rows that may be held in memory."""
     limit = resource.getrlimit(resource.RLIMIT_DATA)[0]
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return int(MEMORY_SHARE * (memory if limit == resource.RLIM_INFINITY else min(memory, limit)))
@@ -239,7 +239,7 @@ def split_rows(table: pa.Table, spec: Spec, usable: np.ndarray | None = None) ->
 
 
 def fingerprint(parts: Split) -> str:
-    """SHA-256 of which rows train, validate and test."""
+    """Return SHA-256 of which rows train, validate and test."""
     digest = hashlib.sha256()
     for rows in (parts.train, parts.validation, parts.test):
         digest.update(len(rows).to_bytes(8, "little") + np.ascontiguousarray(rows, "<i8").tobytes())
@@ -321,7 +321,7 @@ def _sample_weights(table: pa.Table, name: str) -> np.ndarray:
 
 
 def _evenly_spread(rows: np.ndarray, most: int) -> np.ndarray:
-    """At most `most` of these row numbers."""
+    """Return at most `most` of these row numbers."""
     return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
 
 
@@ -339,7 +339,7 @@ class Feeds:
 
 
 def as_tensors(spec: Spec, part: EncodedRows) -> RowTensors:
-    """Arrays as `train_step` of the spec's network takes them: targets in the structure of the outputs."""
+    """Return arrays as `train_step` of the spec's network takes them: targets in the structure of the outputs."""
     names = [target.name for target in spec.target]
     weight = None if part.weight is None else {name: part.weight[name] for name in names}
     return RowTensors.of(part.x, {name: part.y[name] for name in names}, weight)
@@ -361,7 +361,7 @@ def make_feeds(
     report: Reporter,
     compact: Compact | None = None,
 ) -> Feeds:
-    """Feeds of `rows`, or of the file where the run is streamed; its rows then have the same form."""
+    """Return feeds of `rows`, or of the file where the run is streamed; its rows then have the same form."""
     take = epoch_rows(spec, prepared, batch_size)
     if prepared.streamed is None:
         return _resident_feeds(spec, prepared, rows, take)

@@ -98,7 +98,7 @@ def restore(model: keras.Model, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def with_prefix(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Arrays under `prefix/`."""
+    """Return arrays under `prefix/`."""
     return {f"{prefix}/{name}": array for name, array in arrays.items()}
 
 
@@ -108,7 +108,7 @@ def under_prefix(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.
 
 
 def epochs_to_arrays(group: str, weights: Mapping[int, Sequence[np.ndarray]]) -> dict[str, np.ndarray]:
-    """Weights by epoch, or by another number, as named arrays: `group/12/0`."""
+    """Return weights by epoch, or by another number, as named arrays: `group/12/0`."""
     return {f"{group}/{epoch}/{at}": w for epoch, of_epoch in weights.items() for at, w in enumerate(of_epoch)}
 
 

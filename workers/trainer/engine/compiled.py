@@ -40,7 +40,7 @@ class RowTensors:
 
     @classmethod
     def of(cls, x: Any, y: Any, weight: Any = None) -> RowTensors:
-        """From NumPy arrays; large ones are shared, and read-only from then on."""
+        """Make it from NumPy arrays; large ones are shared, and read-only from then on."""
         return cls(x, y, weight).map(_tensor)
 
     def map(self, function: Callable[[Any], Any]) -> RowTensors:

@@ -38,7 +38,7 @@ def state_of(model: keras.Model) -> list[Any]:
 
 
 def values_of(model: keras.Model) -> State:
-    """Copies of the values of `state_of`."""
+    """Return copies of the values of `state_of`."""
     return [variable.value.numpy() for variable in state_of(model)]
 
 

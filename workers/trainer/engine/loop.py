@@ -113,7 +113,7 @@ class Loop:
         return history
 
     def evaluate(self, feed: Feed, callbacks: keras.callbacks.CallbackList | None = None) -> Logs:
-        """Loss and metrics on `feed`, as `Model.evaluate` gives them."""
+        """Return loss and metrics on `feed`, as `Model.evaluate` gives them."""
         if callbacks:
             callbacks.on_test_begin()
         self.compiled.model.reset_metrics()

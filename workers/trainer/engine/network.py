@@ -52,7 +52,7 @@ def functional_of(model: keras.Model) -> Any:
 
 
 def inputs_of(model: keras.Model) -> dict[str, Any]:
-    """Input tensors by name: a dict's keys where the model takes a dict, else the tensors' names."""
+    """Return input tensors by name: a dict's keys where the model takes a dict, else the tensors' names."""
     structure = functional_of(model)._inputs_struct
     if isinstance(structure, Mapping):
         return dict(structure)
@@ -60,7 +60,7 @@ def inputs_of(model: keras.Model) -> dict[str, Any]:
 
 
 def outputs_of(model: keras.Model) -> dict[str, Any]:
-    """Output tensors by name: a dict's keys where the model returns a dict, else the layers' names."""
+    """Return output tensors by name: a dict's keys where the model returns a dict, else the layers' names."""
     functional = functional_of(model)
     if isinstance(functional._outputs_struct, Mapping):
         return dict(functional._outputs_struct)

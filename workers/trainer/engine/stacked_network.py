@@ -366,7 +366,7 @@ class StackedNetwork:
         return [tf.nest.pack_sequence_as(tensors, [part[group] for part in parts]) for group in range(self._groups)]
 
     def _forward(self, x: Any, values: dict[int, Any], training: bool) -> dict[int, Any]:
-        """Every tensor of the network, by the id of the model's."""
+        """Return every tensor of the network, by the id of the model's."""
         inputs = inputs_of(self.model)
         by_name = x if isinstance(x, dict) else dict(zip(inputs, tf.nest.flatten(x), strict=True))
         tensors = {id(tensor): by_name[name] for name, tensor in inputs.items()}
@@ -425,7 +425,7 @@ class StackedNetwork:
         known: Any | None = None,
         values: dict[int, Any] | None = None,
     ) -> Any:
-        """`(replicas,)`: the weighted sum of the outputs' losses, each a mean over the batch as in Keras.
+        """Return the weighted sum of the outputs' losses, `(replicas,)`, each a mean over the batch as in Keras.
 
         `known`, `(replicas, rows)`, is 1 for the rows that count.
         """
@@ -451,7 +451,7 @@ class StackedNetwork:
         return [path[-1] if path and path[-1] in names else names[path[-1] if path else 0] for path in paths]
 
     def _penalties(self, values: dict[int, Any]) -> Any:
-        """`(replicas,)`: what L1 and L2 regularizers add to each replica's loss; 0 without any."""
+        """Return what L1 and L2 regularizers add to each replica's loss, `(replicas,)`; 0 without any."""
         total: Any = 0.0
         if self._settings is not None:
             return self._own_penalties(values)
@@ -467,7 +467,7 @@ class StackedNetwork:
         return total
 
     def _own_penalties(self, values: dict[int, Any]) -> Any:
-        """`_penalties`, at strengths of each replica's own."""
+        """Return `_penalties` with strengths of each replica's own."""
         total: Any = 0.0
         for layer in self.model.layers:
             for variable in layer.trainable_variables:
@@ -501,13 +501,13 @@ def _groups(model: keras.Model, replicas: int, batch_size: int) -> int:
 
 
 def _statistics(model: keras.Model) -> list[Any]:
-    """Weights that are not trained, such as the moving averages of a batch normalisation."""
+    """Return weights that are not trained, such as the moving averages of a batch normalisation."""
     trainable = {id(v) for v in model.trainable_variables}
     return [v for v in model.weights if id(v) not in trainable]
 
 
 def _spread(values: NDArray[Any]) -> NDArray[Any]:
-    """`(replicas, units)` as `(replicas, 1, units)`, which broadcasts over a batch."""
+    """Return `(replicas, units)` as `(replicas, 1, units)`, which broadcasts over a batch."""
     return values[:, None] if values.ndim == 2 else values
 
 

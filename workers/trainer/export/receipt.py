@@ -33,12 +33,12 @@ def make_receipt(spec: Mapping[str, Any], dataset: str, split: str, seed: int, t
 
 
 def digest_of(body: Any) -> str:
-    """SHA-256 of a JSON value in canonical form: sorted keys, no whitespace."""
+    """Return SHA-256 of a JSON value in canonical form: sorted keys, no whitespace."""
     return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def weights_digest(model: keras.Model) -> str:
-    """SHA-256 of a network's weights, in order."""
+    """Return SHA-256 of a network's weights, in order."""
     digest = hashlib.sha256()
     for weight in model.weights:
         digest.update(np.ascontiguousarray(weight.value.numpy()).tobytes())

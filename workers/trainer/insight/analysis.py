@@ -98,7 +98,7 @@ class Prediction:
         return "regression" if not self.labels else "binary" if len(self.labels) == 2 else "multiclass"
 
     def truth(self, encoded: Mapping[str, Array]) -> Array:
-        """From encoded targets: label indices, or numbers in the target's own units, (rows,)."""
+        """Return the label indices of encoded targets, or their numbers in the target's own units, (rows,)."""
         values = encoded[self.target.name]
         if not self.labels:
             return self.target.inverse(values.astype(np.float64)).reshape(len(values), -1)[:, 0]
@@ -125,7 +125,7 @@ class Prediction:
 
 
 def _probability(values: Array) -> Array:
-    """From one output: a probability as it is; a score from -1 to 1 (hinge losses) rescaled; a logit by a sigmoid."""
+    """Return one output as a probability: a score from -1 to 1 (hinge losses) rescaled, a logit by a sigmoid."""
     low, high = float(values.min(initial=0.0)), float(values.max(initial=1.0))
     if low >= 0.0 and high <= 1.0:
         return values
@@ -135,7 +135,7 @@ def _probability(values: Array) -> Array:
 
 
 def _probabilities(values: Array) -> Array:
-    """From an output for each label: probabilities as they are, logits by a softmax."""
+    """Return the probabilities in an output for each label: as they are, or logits by a softmax."""
     if values.min(initial=0.0) >= 0.0 and np.allclose(values.sum(1), 1.0, atol=1e-3):
         return values
     exponentials = np.exp(values - values.max(1, keepdims=True))
@@ -363,7 +363,7 @@ class _Analysis:
         return hardest_rows.hardest_numbers(rows, parts, truth, predicted)
 
     def _slices(self) -> dict[str, Any] | None:
-        """Figures by category and range, and the worst slices; None where no rows are held out."""
+        """Return figures by category and range, and the worst slices; None where no rows are held out."""
         if not len(self.sliced):
             return None
         truth, predicted = self.sliced.of(self.truth), self.sliced.of(self.predicted)
@@ -381,7 +381,7 @@ class _Analysis:
 
 
 def _first_weights(model: keras.Model, columns: Sequence[RawColumn]) -> dict[str, float]:
-    """By column: the root mean square of the first Dense layers' weights for it, in encoded units."""
+    """Return by column the root mean square of the first Dense layers' weights for it, in encoded units."""
     kernels: dict[str, Array] = {}
     inputs = {id(tensor): name for name, tensor in inputs_of(model).items()}
     for layer in functional_of(model).layers:

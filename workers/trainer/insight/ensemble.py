@@ -46,7 +46,7 @@ class EnsembleOutputs:
     _call: Any = field(default=None, init=False)
 
     def by_member(self, x: Mapping[str, Any]) -> Outputs:
-        """Every member's outputs as its loss takes them, `(members, rows, units)`."""
+        """Return every member's outputs as its loss takes them, `(members, rows, units)`."""
         members = [self._outputs(member, x) for member in range(len(self.weights))]
         return {name: np.stack([outputs[name] for outputs in members]) for name in members[0]}
 
@@ -77,7 +77,7 @@ class EnsembleOutputs:
         return served
 
     def metrics(self, raw: Mapping[str, Array], rows: RowTensors) -> dict[str, Any]:
-        """Loss and metrics of such outputs, as Keras's `evaluate` gives them."""
+        """Return loss and metrics of such outputs, as Keras's `evaluate` gives them."""
         model = self.model
         predicted = {name: tf.convert_to_tensor(values) for name, values in raw.items()}
         losses, metrics = model._compile_loss, model._compile_metrics

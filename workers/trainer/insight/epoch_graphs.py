@@ -58,7 +58,7 @@ def write(
 
 
 def _within_budget(epochs: list[int], graph_bytes: int) -> list[int]:
-    """Evenly spread epochs whose graphs fit into MAX_BYTES together."""
+    """Return evenly spread epochs whose graphs fit into MAX_BYTES together."""
     count = max(0, min(len(epochs), MAX_BYTES // max(1, graph_bytes)))
     indices = np.linspace(0, len(epochs) - 1, count).round().astype(int).tolist()
     return [epochs[index] for index in dict.fromkeys(indices)]
@@ -80,7 +80,7 @@ def _assign(model: keras.Model, weights: Weights) -> None:
 
 
 def _hidden_layers(model: keras.Model) -> list[Any]:
-    """Layers with units, between inputs and outputs."""
+    """Return layers with units, between inputs and outputs."""
     functional = functional_of(model)
     outputs = {id(tensor) for tensor in functional.outputs}
     kinds = (keras.layers.Dense, keras.layers.RNN, keras.layers.Bidirectional)

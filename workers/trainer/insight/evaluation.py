@@ -134,7 +134,7 @@ def _by_label(truth: Ints, chosen: Ints, shares: Floats, labels: Sequence[str]) 
 
 
 def _curves(own: Ints, share: Floats) -> dict[str, Any]:
-    """ROC, precision and recall, and calibration of one label against the rest."""
+    """Return ROC, precision and recall, and calibration of one label against the rest."""
     false_positive, true_positive, _ = metrics.roc_curve(own, share)
     precision, recall, _ = metrics.precision_recall_curve(own, share)
     observed, predicted = calibration_curve(own, share, n_bins=BINS, strategy="uniform")
@@ -161,7 +161,7 @@ def _brier(truth: Ints, shares: Floats) -> float:
 
 
 def _calibration_error(truth: Ints, shares: Floats) -> float:
-    """Expected calibration error of the most probable label, over ten bins (Naeini et al. 2015)."""
+    """Return expected calibration error of the most probable label, over ten bins (Naeini et al. 2015)."""
     confidence, correct = shares.max(1), shares.argmax(1) == truth
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
     total = 0.0
@@ -199,7 +199,7 @@ def regression(truth: Floats, predicted: Floats, *, seed: int = 0, brief: bool =
 
 
 def _residual_deciles(predicted: Floats, residual: Floats) -> list[dict[str, Any]]:
-    """Residuals (predicted minus actual) within tenths of the rows, ordered by prediction."""
+    """Return residuals (predicted minus actual) within tenths of the rows, ordered by prediction."""
     parts = [part for part in np.array_split(np.argsort(predicted, kind="stable"), 10) if len(part)]
     return [
         {
@@ -249,7 +249,7 @@ def _thin(values: Floats) -> Floats:
 
 
 def simple_figures(targets: TargetEncoder, table: pa.Table, predictions: dict[str, np.ndarray]) -> dict[str, Any]:
-    """By target: `accuracy` (multilabel: over all labels), or `r2`, `mae` and `rmse` in the target's units."""
+    """Return by target `accuracy` (multilabel: over all labels), or `r2`, `mae` and `rmse` in the target's units."""
     truth = targets.encode(table)
     return {
         target.name: _simple_figures(target, truth[target.name], predictions[target.name]) for target in targets.targets

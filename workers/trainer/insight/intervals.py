@@ -42,7 +42,7 @@ class Resamples:
         return cls(picked, weights, (count / rows) ** 0.5 if rows else 1.0)
 
     def sums(self, values: Floats) -> Floats:
-        """Sums of `(rows,)` or `(rows, figures)` over each resample."""
+        """Return sums of `(rows,)` or `(rows, figures)` over each resample."""
         total: Floats = self.weights @ np.asarray(values, np.float64)[self.picked]
         return total
 
@@ -69,7 +69,7 @@ def mean(values: Floats, seed: int) -> Interval:
 def classification(
     figures: dict[str, Any], truth: Ints, chosen: Ints, shares: Floats, seed: int
 ) -> tuple[dict[str, Interval], list[dict[str, Interval]]]:
-    """Intervals of figures by name, and of each label's own figures. `figures` are those of all rows."""
+    """Return intervals of figures by name, and of each label's own figures. `figures` are those of all rows."""
     drawn = Resamples.of(len(truth), seed)
     own = shares[np.arange(len(truth)), truth]
     labels = np.arange(shares.shape[1])
@@ -101,7 +101,7 @@ def classification(
 
 
 def areas(drawn: Resamples, positive: NDArray[np.bool_], share: Floats) -> tuple[Floats, Floats]:
-    """Area under the ROC curve and average precision of every resample; NaN where it has only one label."""
+    """Return area under the ROC curve and average precision of every resample; NaN where it has only one label."""
     order = np.argsort(-share[drawn.picked], kind="stable")
     score, ones = share[drawn.picked][order], positive[drawn.picked][order].astype(np.float64)
     ends = np.flatnonzero(np.append(np.diff(score) != 0, True))  # thresholds: equal scores share one
@@ -115,7 +115,7 @@ def areas(drawn: Resamples, positive: NDArray[np.bool_], share: Floats) -> tuple
 
 
 def regression(figures: dict[str, Any], truth: Floats, residual: Floats, seed: int) -> dict[str, Interval]:
-    """Intervals of `rmse`, `mae` and `r2`."""
+    """Return intervals of `rmse`, `mae` and `r2`."""
     drawn = Resamples.of(len(truth), seed)
     squares, centered = drawn.means(residual**2), truth - np.mean(truth)
     spread = drawn.means(centered**2) - drawn.means(centered) ** 2
@@ -127,7 +127,7 @@ def regression(figures: dict[str, Any], truth: Floats, residual: Floats, seed: i
 
 
 def _share(part: Floats, whole: Floats) -> Floats:
-    """part / whole, or 0 where the whole is 0."""
+    """Return part / whole, or 0 where the whole is 0."""
     return np.where(whole > 0, part / np.maximum(whole, 1e-300), 0.0)
 
 

@@ -68,7 +68,7 @@ class LayerProbe:
         self._rows = _probed_rows(rows)
 
     def weights(self) -> list[list[Array]]:
-        """Copies of each probed layer's trainable weights, replicas first."""
+        """Return copies of each probed layer's trainable weights, replicas first."""
         return [[self._replicas_first(v.value.numpy()) for v in variables] for variables in self._variables]
 
     def run(self) -> ProbeResult:

@@ -60,7 +60,7 @@ def due(epoch: int, epochs: int, steps: int, trials: int = 1) -> bool:
 
 
 def snapshot_epochs(epochs: int) -> list[int]:
-    """At most `SNAPSHOTS` epochs, the first and the last among them, dense at the start, where most happens."""
+    """Return at most `SNAPSHOTS` epochs, the first and the last among them, dense at the start, where most happens."""
     return sorted({round(epoch) for epoch in np.geomspace(1, epochs, min(SNAPSHOTS, epochs))})
 
 
@@ -215,7 +215,7 @@ class LayerRecorder:
         self._epoch, self._weights = epoch, self.probe.weights()
 
     def record(self, epoch: int) -> list[Figures]:
-        """Every replica's `{"penalty": ..., "layers": [...]}` after epoch `epoch` (from 1), as JSON values.
+        """Return every replica's `{"penalty": ..., "layers": [...]}` after epoch `epoch` (from 1), as JSON values.
 
         `penalty` is what regularizers add to the loss. A number that is not finite becomes None.
         """
@@ -266,7 +266,7 @@ class LayerRecorder:
 def _weight_figures(
     weights: Sequence[Array], gradients: Sequence[Array], updates: Sequence[Array] | None
 ) -> dict[str, Any]:
-    """Figures by name, each with one value for each replica; arrays have the replicas first."""
+    """Return figures by name, each with one value for each replica; arrays have the replicas first."""
     replicas = len(weights[0])
     size = sum(value.size for value in weights) // replicas
     small = sum(np.count_nonzero(np.abs(_flat(value)) < SMALL_WEIGHT, axis=1) for value in weights)
@@ -285,7 +285,7 @@ def _weight_figures(
 
 
 def _unit_figures(layer: ProbedLayer, output: Array) -> dict[str, Any]:
-    """Shares of saturated or of dead units. A unit is a channel: its rows and positions are counted together."""
+    """Return shares of saturated or of dead units. A unit is a channel: its rows and positions are counted together."""
     flat = output.reshape(len(output), -1, output.shape[-1])
     if layer.activation not in ENDS:
         return {"dead": (flat.max(axis=1) <= 0.0).mean(axis=1)}
@@ -296,7 +296,7 @@ def _unit_figures(layer: ProbedLayer, output: Array) -> dict[str, Any]:
 
 
 def histogram(values: Array) -> dict[str, Any] | None:
-    """`{"low", "high", "counts"}` of finite values in `BINS` equal bins; None where a value is not finite."""
+    """Return `{"low", "high", "counts"}` of finite values in `BINS` equal bins; None where a value is not finite."""
     values = values[:: max(1, len(values) // HISTOGRAM_VALUES)]
     if not np.isfinite(values).all():
         return None

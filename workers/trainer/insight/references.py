@@ -46,7 +46,7 @@ class Reference:
     seconds: float
 
     def predict(self, matrix: Matrix) -> NDArray[np.float64]:
-        """Probabilities of every label, including labels that the training rows lack; or numbers."""
+        """Return probabilities of every label, including labels that the training rows lack; or numbers."""
         with _threads_for(matrix):
             if not self.labels:
                 return np.asarray(self.model.predict(matrix), np.float64).reshape(-1)

@@ -222,7 +222,7 @@ class StackedTrials:
         return [trial for trial in self._trials if trial.state == "running"]
 
     def _all_that_ended(self) -> TrialsOutcome:
-        """Trials of a search: whoever searches decides what is best; that all of them failed is no failure here."""
+        """Return the trials of a search, even if all of them failed: the search decides what is best."""
         best = best_trial(self._trials, self._setup.larger_is_better)
         weights = {trial.index: self._replicas[trial.index].final_weights for trial in self._trials}
         finished = {index: own for index, own in weights.items() if own is not None}

@@ -170,7 +170,7 @@ class TrialsOutcome:
     weights: Mapping[int, Weights] = field(default_factory=dict)  # of a search's trials that succeeded
 
     def spread(self) -> dict[str, float]:
-        """Minimum, maximum, mean and population standard deviation of the scores."""
+        """Return minimum, maximum, mean and population standard deviation of the scores."""
         scores = [trial.score for trial in self.trials if trial.score is not None]
         return {name: float(getattr(np, name)(scores)) for name in ("min", "max", "mean", "std")}
 
