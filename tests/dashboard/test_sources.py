@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from fitserve.findings import RULES
 from fitserve.settings import Settings
 from services.control.app import create_app
 from tests.dashboard.conftest import DASHBOARD, node
@@ -26,11 +24,6 @@ def run_node(script: str, *arguments: str) -> None:
 
 def test_unit_tests_pass() -> None:
     run_node("vitest/vitest.mjs", "run")
-
-
-def test_translated_findings_are_those_of_rules() -> None:
-    text = (DASHBOARD / "src" / "i18n" / "zh.findings.ts").read_text()
-    assert set(re.findall(r"^  (\w+): \{ title", text, re.MULTILINE)) <= {rule.name for rule in RULES}
 
 
 def test_generated_types_are_current(tmp_path: Path, sqlite_url: str) -> None:

@@ -5,9 +5,8 @@ import { newId } from "../api/newId";
 import { isLive, useInsight } from "../api/runs";
 import type { Complexity, FindingInfo, Findings, Lineage, RunDetail } from "../api/types";
 import { number } from "../format";
-import { useLanguage, useText } from "../i18n";
+import { useText } from "../i18n";
 import { useSentence } from "../i18n/sentences";
-import { findingsZh } from "../i18n/zh.findings";
 import { Badge, Button, Card, Empty, ErrorView, Loading, Notice, Scroll, type Tone } from "./basics";
 import { showMessage, showError } from "./toasts";
 
@@ -56,12 +55,11 @@ function FindingCard({ run, finding }: { run: RunDetail; finding: FindingInfo })
       .finally(() => setBusy(false));
   };
   const values = Object.entries(finding.values);
-  const text = (useLanguage() === "zh-Hant" ? findingsZh[finding.rule] : undefined) ?? finding;
   return (
     <Card
       title={
         <span className="row tight">
-          <Badge tone={TONES[finding.severity]}>{t(`severity.${finding.severity}`)}</Badge> {text.title}
+          <Badge tone={TONES[finding.severity]}>{t(`severity.${finding.severity}`)}</Badge> {say(finding.title)}
         </span>
       }
       actions={
@@ -74,7 +72,7 @@ function FindingCard({ run, finding }: { run: RunDetail; finding: FindingInfo })
     >
       <div className="stack tight">
         <p>{say(finding.sentence)}</p>
-        {text.answer && finding.patch.length > 0 && <p className="muted">→ {text.answer}</p>}
+        {finding.answer && finding.patch.length > 0 && <p className="muted">→ {say(finding.answer)}</p>}
         {finding.patch.length > 0 && (
           <details>
             <summary className="small">{t("findings.patch")}</summary>
