@@ -29,11 +29,11 @@ from fitserve.settings import MB, Limits
 from fitserve.wire.datasets import UploadOptions
 from fitserve.wire.notices import Notice
 
-MAX_PASSES = 6
-GROUP_ROWS = 65_536
+MAX_PASSES = 6  # over the file: each but the last one has found a column that its plan does not fit
+GROUP_ROWS = 65_536  # of a Parquet row group: large enough to compress well, small enough to be read alone
 GROUP_BYTES = 16 * MB
-SAMPLE_ROWS = 100_000
-SAMPLE_BYTES = 48 * MB
+SAMPLE_ROWS = 100_000  # that quantiles and histograms are computed from: an error of a third of a per cent of the rows
+SAMPLE_BYTES = 48 * MB  # of wide rows, fewer are kept
 MAX_NOTICES = 100  # of one table
 MOST_LEFT_OUT = 0.1  # of the rows, in lenient mode; one row may always go
 

@@ -9,12 +9,13 @@ from fitserve.findings import spec_edit
 from fitserve.findings.finding import Evidence, Operation, rule
 from fitserve.findings.record import RISE, RunRecord, mean
 
-FAR_BEHIND = 0.70
-BEHIND_LINEAR = 1.15
-NEGLIGIBLE = 0.02
-UNFINISHED = 0.08
-EASIER = 0.80
-PATIENCE = 10
+# Limits that separate a diagnosis from noise. The rules below say them in their `threshold`.
+FAR_BEHIND = 0.70  # of the network's validation loss, at which boosted trees are far better
+BEHIND_LINEAR = 1.15  # of the linear model's loss, from which the network is worse than a straight line
+NEGLIGIBLE = 0.02  # of the trivial baseline's loss, below which there is nothing left to learn
+UNFINISHED = 0.08  # of the loss's whole fall, in the last fifth of the epochs: it was still falling
+EASIER = 0.80  # of the training loss, below which a validation loss is not by chance the lower one
+PATIENCE = 10  # epochs, where the spec stops early without saying so: several times the usual jitter of a loss
 
 
 @rule(

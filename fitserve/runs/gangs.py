@@ -19,7 +19,7 @@ from fitserve import db
 from fitserve.ids import new_id
 from fitserve.runs.create import NewRun, add_run
 from fitserve.runs.finish import end_parts, lock_run
-from fitserve.runs.lease import LET_OTHERS_GO_FIRST, Lease
+from fitserve.runs.lease import YIELDING_RUNS, Lease
 from fitserve.states import TERMINAL, WHOLE_TRAININGS, RunKind, RunState
 from fitserve.tables import GangMember, Run
 
@@ -113,7 +113,7 @@ def intact(engine: Engine, helpers: Sequence[Helper]) -> bool:
     return all(run_id in done or alive.get(run_id) == attempt for run_id, attempt in attempts.items())
 
 
-def let_others_go_first(engine: Engine, lease: Lease, hostname: str) -> None:
+def yield_to_other_runs(engine: Engine, lease: Lease, hostname: str) -> None:
     """Have the run, which is about to be released, claimed after all other whole runs that wait. Raises LeaseLost."""
     with db.transaction(engine) as session:
         run = lock_run(session, lease)
@@ -130,7 +130,7 @@ def others_wait(engine: Engine, run_id: str, running_limit: int) -> bool:
     with db.reading(engine) as session:
         running = select(Run.owner).where(Run.state == RunState.running)
         full = running.group_by(Run.owner).having(func.count() >= running_limit)
-        whole = and_(Run.kind.in_(WHOLE_TRAININGS), Run.id.not_in(LET_OTHERS_GO_FIRST))
+        whole = and_(Run.kind.in_(WHOLE_TRAININGS), Run.id.not_in(YIELDING_RUNS))
         older = and_(Run.kind == RunKind.helper, Run.parent_id < run_id)
         query = select(Run.id).where(Run.state == RunState.queued, or_(whole, older), Run.owner.not_in(full))
         return session.scalar(query.limit(1)) is not None

@@ -22,7 +22,7 @@ from fitserve.runs.history import CLAIMED, Report, add_event, record_reports
 from fitserve.states import INTERNAL_KINDS, WHOLE_TRAININGS, RunKind, RunState
 from fitserve.tables import GangMember, Run
 
-LET_OTHERS_GO_FIRST = select(GangMember.run_id).where(GangMember.run_id == GangMember.gang_id)
+YIELDING_RUNS = select(GangMember.run_id).where(GangMember.run_id == GangMember.gang_id)
 
 
 class LeaseLost(Exception):
@@ -87,25 +87,11 @@ def claim(
     Skipped are the runs of owners who have `running_limit` runs running, and of keys that have used up their own quota.
     """
     with db.transaction(engine) as session:
-        full_owners = list(
-            session.scalars(
-                select(Run.owner)
-                .where(Run.state == RunState.running)
-                .group_by(Run.owner)
-                .having(func.count() >= running_limit)
-            )
-        )
+        running = select(Run.owner).where(Run.state == RunState.running).group_by(Run.owner)
+        full_owners = list(session.scalars(running.having(func.count() >= running_limit)))
         full_keys = quotas.exhausted_keys(session)
         run = None
-        whole = [kind for kind in kinds if kind not in INTERNAL_KINDS]
-        same_release = true() if release is None else Run.spec["release"].as_string() == release
-        groups: list[tuple[Sequence[str], ColumnElement[bool]]] = [
-            (whole, Run.id.not_in(LET_OTHERS_GO_FIRST)),
-            ([kind for kind in kinds if kind == RunKind.helper], same_release),
-            (whole, Run.id.in_(LET_OTHERS_GO_FIRST)),
-            ([kind for kind in kinds if kind in INTERNAL_KINDS and kind != RunKind.helper], true()),
-        ]
-        for group, where in groups:
+        for group, where in _groups_in_order(kinds, release):
             if run is None and group:
                 run = _best_queued(session, full_owners, full_keys, group, where)
         if run is None or not _below_limit(session, run, running_limit):
@@ -133,6 +119,20 @@ def claim(
         session.refresh(run)
         session.expunge(run)
         return Claim(lease, run, (at - run.created_at).total_seconds())
+
+
+def _groups_in_order(kinds: Sequence[str], release: str | None) -> list[tuple[Sequence[str], ColumnElement[bool]]]:
+    """Return kinds of runs with a condition, those to claim first before the others."""
+    whole = [kind for kind in kinds if kind not in INTERNAL_KINDS]
+    helpers = [kind for kind in kinds if kind == RunKind.helper]
+    parts = [kind for kind in kinds if kind in INTERNAL_KINDS and kind != RunKind.helper]
+    same_release = true() if release is None else Run.spec["release"].as_string() == release
+    return [
+        (whole, Run.id.not_in(YIELDING_RUNS)),
+        (helpers, same_release),  # a gang waits for them
+        (whole, Run.id.in_(YIELDING_RUNS)),  # helpers were offered before, in vain: whoever could help had better to do
+        (parts, true()),  # the worker that holds their run does them itself, where nobody else does
+    ]
 
 
 def _best_queued(

@@ -20,7 +20,8 @@ from fitserve.tables import Epoch, Event, Run, Trial, Worker
 
 _RECENT = 50  # finished runs that an estimate is made from
 _PACED = 9  # finished runs whose seconds are compared with their estimates
-_SLOWEST = 100.0
+_SLOWEST = 100.0  # times the estimate, or the other way round: beyond it a measurement is not believed
+_UNKNOWN_SECONDS = 10.0  # assumed of a run while none has finished yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,7 @@ def _mean_seconds(session: Session) -> float:
         .limit(_RECENT)
     )
     seconds = [(end - start).total_seconds() for start, end in session.execute(finished) if start and end]
-    return sum(seconds) / len(seconds) if seconds else 10.0
+    return sum(seconds) / len(seconds) if seconds else _UNKNOWN_SECONDS
 
 
 def count_by_state(session: Session) -> dict[str, int]:

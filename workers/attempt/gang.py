@@ -114,7 +114,7 @@ class LeaderAttempt(_GangAttempt):
             except GangLost as lost:
                 self._regroup(str(lost))
             except OthersFirst:
-                return self._let_others_go_first()
+                return self._yield_to_other_runs()
         return super()._train()
 
     def _own_address(self) -> str | None:
@@ -192,12 +192,12 @@ class LeaderAttempt(_GangAttempt):
         for run_id in parts:
             self.division.publish(run_id)
 
-    def _let_others_go_first(self) -> RunState | None:
+    def _yield_to_other_runs(self) -> RunState | None:
         self.slot.drop()
         why = f"Fewer than {self._at_least} workers are there; other runs go first"
 
         def end() -> RunState:
-            gangs.let_others_go_first(self.engine, self.lease, platform.node())
+            gangs.yield_to_other_runs(self.engine, self.lease, platform.node())
             return finish.release(self.engine, self.lease, tuple(self._pending), why)
 
         return self._end(end)
