@@ -73,12 +73,12 @@ class CalibratedOutputs:
         if target.task == "regression" or not self.count("validation"):
             return None
         probabilities = self.before("validation")[target.name]
-        apart = is_apart(target, probabilities.shape[1])
-        if not _are_probabilities(probabilities, apart):
+        independent = has_independent_units(target, probabilities.shape[1])
+        if not _are_probabilities(probabilities, independent):
             return None
-        truth = truth_of(target, self.encoded["validation"].y[target.name], apart)
+        truth = truth_of(target, self.encoded["validation"].y[target.name], independent)
         source: Source = "out_of_fold" if self.folds else "validation"
-        return CalibrationRows(probabilities, truth, apart, source, self.members(target) if self.folds else None)
+        return CalibrationRows(probabilities, truth, independent, source, self.members(target) if self.folds else None)
 
     def members(self, target: FittedTarget) -> Array:
         """Return every member's probabilities of rows that none of them was trained on (members, rows, units)."""
@@ -127,25 +127,25 @@ class CalibratedOutputs:
         return {target.name: fit.cross_fitted(rows, self.method)}
 
 
-def is_apart(target: FittedTarget, units: int) -> bool:
+def has_independent_units(target: FittedTarget, units: int) -> bool:
     """Return whether each unit of a classification is a probability by itself; else a row's units sum to 1."""
     return target.task == "multilabel" or units == 1
 
 
-def truth_of(target: FittedTarget, encoded: Array, apart: bool) -> Array:
-    """Label indices (rows,), or 0 and 1 (rows, units) of units that stand apart."""
-    if apart:
+def truth_of(target: FittedTarget, encoded: Array, independent: bool) -> Array:
+    """Return label indices (rows,), or 0 and 1 (rows, units) of independent units."""
+    if independent:
         return encoded.reshape(len(encoded), -1).astype(np.int64)
     if target.encoding == "one_hot":
         return np.asarray(encoded.argmax(axis=-1))
     return encoded.reshape(len(encoded)).astype(np.int64)
 
 
-def _are_probabilities(values: Array, apart: bool) -> bool:
+def _are_probabilities(values: Array, independent: bool) -> bool:
     inside = (
         bool(np.isfinite(values).all()) and float(values.min(initial=0.0)) >= 0 and float(values.max(initial=1.0)) <= 1
     )
-    return inside and (apart or bool(np.allclose(values.sum(axis=1), 1.0, atol=1e-3)))
+    return inside and (independent or bool(np.allclose(values.sum(axis=1), 1.0, atol=1e-3)))
 
 
 def brief(report: Mapping[str, Any]) -> dict[str, Any]:

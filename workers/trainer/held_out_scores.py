@@ -154,7 +154,7 @@ class HeldOutScores:
             return None
         shares = np.asarray(rows.probabilities, np.float64)
         shares = shares if fitted.of_member is None else fitted.of_member.apply(shares)
-        if rows.apart:
+        if rows.independent:
             shares = np.concatenate([1 - shares, shares], axis=1)
         truth = rows.truth.reshape(len(shares))
         return np.asarray(conformal.likelier(shares)[np.arange(len(shares)), truth])

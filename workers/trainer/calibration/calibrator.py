@@ -38,33 +38,33 @@ class Knots:
 
 @dataclass(frozen=True, slots=True)
 class Calibrator:
-    """The map of one output. `apart`: each unit is a probability by itself; else the units of a row sum to 1.
+    """The map of one output. `independent`: each unit is a probability by itself; else the units of a row sum to 1.
 
-    `temperatures` divide logits or log odds, one for all units, or one for each that stands apart. `knots` are an
-    isotonic map's, by unit; the units of a row are divided by their sum afterwards, unless they stand apart.
+    `temperatures` divide logits or log odds, one for all units, or one for each independent one. `knots` are an
+    isotonic map's, by unit; the units of a row are divided by their sum afterwards, unless they are independent.
     """
 
     method: Method
-    apart: bool
+    independent: bool
     temperatures: tuple[float, ...] = ()
     knots: tuple[Knots, ...] = ()
 
     def apply(self, probabilities: Floats) -> Floats:
         """Return calibrated probabilities, float64 (rows, units)."""
         if self.method == "temperature":
-            scores = log_odds(probabilities) if self.apart else np.log(np.maximum(probabilities, SMALLEST))
+            scores = log_odds(probabilities) if self.independent else np.log(np.maximum(probabilities, SMALLEST))
             scores = scores / np.asarray(self.temperatures)
-            return np.asarray(expit(scores) if self.apart else softmax(scores, axis=1), np.float64)
-        scores = log_odds(probabilities) if self.apart else odds_against_rest(probabilities)
+            return np.asarray(expit(scores) if self.independent else softmax(scores, axis=1), np.float64)
+        scores = log_odds(probabilities) if self.independent else odds_against_rest(probabilities)
         mapped = np.stack(
             [np.interp(scores[:, at], one.log_odds, one.probabilities) for at, one in enumerate(self.knots)], axis=1
         )
-        return mapped if self.apart else mapped / mapped.sum(axis=1, keepdims=True)
+        return mapped if self.independent else mapped / mapped.sum(axis=1, keepdims=True)
 
     def stretched(self, ratios: Sequence[float]) -> Calibrator:
         """Return the calibrator that maps log odds as this one maps `ratios` times as much.
 
-        `ratios` has one number for all units, or one for each that stands apart.
+        `ratios` has one number for all units, or one for each independent one.
         """
         of = np.broadcast_to(np.asarray(ratios, np.float64), (max(len(self.knots), len(self.temperatures)),)).tolist()
         knots = tuple(
@@ -77,7 +77,7 @@ class Calibrator:
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON."""
         members = asdict(self)
-        del members["apart"]
+        del members["independent"]
         if self.method == "temperature":
             del members["knots"]
             members["temperature"] = list(members.pop("temperatures"))
@@ -98,12 +98,12 @@ def odds_against_rest(probabilities: Floats) -> Floats:
     return np.asarray(np.log(p) - np.log(p @ (1.0 - np.eye(p.shape[1]))))
 
 
-def fit_temperature(probabilities: Floats, truth: Ints, apart: bool) -> tuple[float, float]:
+def fit_temperature(probabilities: Floats, truth: Ints, independent: bool) -> tuple[float, float]:
     """Fit the temperature of the lowest log loss (Guo et al. 2017), and the standard error of its logarithm.
 
-    Of units that stand apart, one (rows, 1).
+    Of independent units, one (rows, 1).
     """
-    if apart:
+    if independent:
         z = log_odds(probabilities[:, 0])
         scores = np.stack([np.zeros(len(z)), z], axis=1)
         labels = np.asarray(truth).reshape(len(z)).astype(int)
@@ -152,7 +152,7 @@ def fit_knots(scores: Floats, hits: NDArray[Any]) -> Knots:
     return Knots(tuple(map(float, x)), tuple(map(float, y)))
 
 
-def matching_temperature(members: Floats, temperature: float, apart: bool) -> float:
+def matching_temperature(members: Floats, temperature: float, independent: bool) -> float:
     """Return the temperature of an ensemble's mean that stands for `temperature` on each of its members.
 
     `members` are probabilities (members, rows, units) of rows that no member was trained on; labels are not needed.
@@ -160,7 +160,7 @@ def matching_temperature(members: Floats, temperature: float, apart: bool) -> fl
     probabilities are believed or the ensemble's: the temperature that makes these equal is returned.
     """
     members = np.asarray(members, np.float64)
-    if apart:
+    if independent:
         members = np.concatenate([1.0 - members, members], axis=2)
     logs = np.log(np.maximum(members, SMALLEST))
     expected = float((softmax(logs / temperature, axis=2) * logs).sum(axis=2).mean())

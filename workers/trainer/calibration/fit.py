@@ -30,14 +30,15 @@ Array = NDArray[Any]
 class CalibrationRows:
     """One output's probabilities before calibration on held-out rows, with their truth.
 
-    `truth` is label indices (rows,), or 0 and 1 (rows, units) where each unit is a probability by itself (`apart`).
+    `truth` is label indices (rows,), or 0 and 1 (rows, units) where each unit is a probability by itself:
+    `independent`.
     With folds, `probabilities` are those of single members, each on the rows that it was held back from; `members` are
     then all members' probabilities (members, rows, units) of rows that none of them was trained on.
     """
 
     probabilities: Array
     truth: Array
-    apart: bool
+    independent: bool
     source: Source
     members: Array | None = None
 
@@ -69,7 +70,7 @@ def fit(rows: CalibrationRows, method: str) -> FittedCalibration:
         return left("calibrate: none")
     if count < FEWEST_ROWS:
         return left(f"{count} held-out rows are too few; it takes {FEWEST_ROWS}")
-    fitted = [_temperature(rows, unit) for unit in range(units if rows.apart else 1)]
+    fitted = [_temperature(rows, unit) for unit in range(units if rows.independent else 1)]
     away = [abs(float(np.log(one.temperature / one.ratio))) / one.error for one in fitted]
     helps = [method != "auto" or one >= ERRORS for one in away]
     if not any(helps):
@@ -79,7 +80,7 @@ def fit(rows: CalibrationRows, method: str) -> FittedCalibration:
         if method == "isotonic"
         else Calibrator(
             "temperature",
-            rows.apart,
+            rows.independent,
             tuple(one.temperature if used else one.ratio for one, used in zip(fitted, helps, strict=True)),
         )
     )
@@ -99,26 +100,26 @@ class _Temperature:
 def _temperature(rows: CalibrationRows, unit: int) -> _Temperature:
     picked = _sample(len(rows.truth))
     probabilities, truth, members = rows.probabilities[picked], rows.truth[picked], rows.members
-    if rows.apart:
+    if rows.independent:
         probabilities, truth = probabilities[:, unit : unit + 1], truth[:, unit]
         members = None if members is None else members[:, :, unit : unit + 1]
-    temperature, error = fit_temperature(probabilities, truth, rows.apart)
+    temperature, error = fit_temperature(probabilities, truth, rows.independent)
     ratio = 1.0
     if members is not None and members.shape[1]:
-        ratio = temperature / matching_temperature(members, temperature, rows.apart)
+        ratio = temperature / matching_temperature(members, temperature, rows.independent)
     return _Temperature(temperature, error, ratio)
 
 
 def _isotonic(rows: CalibrationRows) -> Calibrator:
     picked = _sample(len(rows.truth))
     probabilities, truth = rows.probabilities[picked], rows.truth[picked]
-    if rows.apart:
+    if rows.independent:
         scores, hits = log_odds(probabilities), truth > 0
     else:
         scores = odds_against_rest(probabilities)
         hits = truth[:, None] == np.arange(probabilities.shape[1])
     knots = tuple(fit_knots(scores[:, unit], hits[:, unit]) for unit in range(scores.shape[1]))
-    return Calibrator("isotonic", rows.apart, knots=knots)
+    return Calibrator("isotonic", rows.independent, knots=knots)
 
 
 def _sample(rows: int) -> Array:

@@ -38,13 +38,13 @@ def calibrated_network(network: keras.Model, calibrators: Mapping[str, Calibrato
 def _calibrated(output: Any, calibrator: Calibrator) -> Any:
     if calibrator.method == "temperature":
         inverse = np.divide(1.0, calibrator.temperatures, dtype=np.float32)
-        if calibrator.apart:
+        if calibrator.independent:
             return ops.sigmoid(ops.multiply(_log_odds(output), inverse))
         return ops.softmax(ops.multiply(_logits(output), inverse), axis=-1)
-    scores = _log_odds(output) if calibrator.apart else _against_rest(output)
+    scores = _log_odds(output) if calibrator.independent else _against_rest(output)
     mapped = [_interpolated(scores[:, at : at + 1], *knots_of(calibrator, at)) for at in range(len(calibrator.knots))]
     joined = L.Concatenate(axis=-1, dtype="float32")(mapped) if len(mapped) > 1 else mapped[0]
-    return joined if calibrator.apart else ops.divide(joined, ops.sum(joined, axis=-1, keepdims=True))
+    return joined if calibrator.independent else ops.divide(joined, ops.sum(joined, axis=-1, keepdims=True))
 
 
 def _interpolated(scores: Any, starts: Any, widths: Any, rises: Any, first: float) -> Any:
@@ -122,13 +122,13 @@ def write_calibration(graph: Graph, source: str, units: int, *, calibrator: Cali
     writer = _GraphWriter(graph)
     if calibrator.method == "temperature":
         inverse = graph.constant(np.divide(1.0, calibrator.temperatures))
-        if calibrator.apart:
+        if calibrator.independent:
             return graph.add("Sigmoid", [graph.add("Mul", [writer.log_odds(source), inverse])])
         return graph.add("Softmax", [graph.add("Mul", [writer.logits(source), inverse])], axis=-1)
-    scores = writer.log_odds(source) if calibrator.apart else writer.against_rest(source, units)
+    scores = writer.log_odds(source) if calibrator.independent else writer.against_rest(source, units)
     mapped = [writer.interpolated(scores, at, units, calibrator) for at in range(units)]
     joined = graph.add("Concat", mapped, axis=-1) if units > 1 else mapped[0]
-    if calibrator.apart:
+    if calibrator.independent:
         return joined
     return graph.add("Div", [joined, graph.add("ReduceSum", [joined, graph.constant([-1], np.int64)], keepdims=1)])
 
