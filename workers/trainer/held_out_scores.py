@@ -164,8 +164,8 @@ class HeldOutScores:
 
         `outputs` are the manifest's; `served` holds the predictions of the test part as they are served.
         """
-        promises = Conformal({"outputs": outputs, **self.entries})
-        shown = tuple(level for level in SHOWN if level not in promises.levels and not self._lacking(level))
+        intervals = Conformal({"outputs": outputs, **self.entries})
+        shown = tuple(level for level in SHOWN if level not in intervals.levels and not self._lacking(level))
         report: dict[str, Any] = {}
         for target in self.calibrated.targets:
             if target.name not in self.conformal:
@@ -177,24 +177,24 @@ class HeldOutScores:
                 if spread.spread is not None:
                     entry["scored_rows"] = scores["by_row"]["rows"]
             entry["levels"] = [
-                self._at(promises, target, level, served, by_group=level not in shown or level == USUAL)
-                for level in (*promises.levels, *shown)
+                self._at(intervals, target, level, served, by_group=level not in shown or level == USUAL)
+                for level in (*intervals.levels, *shown)
             ]
             report[target.name] = entry
         return report
 
     def _at(
-        self, promises: Conformal, target: FittedTarget, level: float, served: Mapping[str, Array], by_group: bool
+        self, intervals: Conformal, target: FittedTarget, level: float, served: Mapping[str, Array], by_group: bool
     ) -> dict[str, Any]:
         """Return one level's figures on the test part; without one, only the sizes, on the held-out rows."""
         part = "test" if self.calibrated.count("test") else "validation"
         x, groups = self.calibrated.encoded[part].x, self.groups.get(part)
         values = served if part == "test" else self.calibrated.before(part)
-        (bounds,) = promises.bounds(values, level, RowFacts(groups, x), only=target.name)
+        (bounds,) = intervals.bounds(values, level, RowFacts(groups, x), only=target.name)
         sizes = bounds.sizes()
         figures: dict[str, Any] = {"level": level, "part": part, "mean_size": float(sizes.mean())}
         if bounds.members is None:
-            (one_width,) = self._one_width(promises).bounds(values, level, RowFacts(groups), only=target.name)
+            (one_width,) = self._one_width(intervals).bounds(values, level, RowFacts(groups), only=target.name)
             figures["one_width"] = float(one_width.sizes().mean())
         else:
             figures["sizes"] = np.bincount(sizes.astype(np.int64))[1 : MOST_SIZES + 1].tolist()  # of 1, 2, ... labels
@@ -226,7 +226,7 @@ class HeldOutScores:
             name: (own.get("by_row", {"rows": 0}) if by_row else own)["rows"] for name, own in scores["groups"].items()
         }
 
-    def _one_width(self, promises: Conformal) -> Conformal:
+    def _one_width(self, intervals: Conformal) -> Conformal:
         """Return the same intervals with one width for all rows of a group."""
 
         def without(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -234,7 +234,7 @@ class HeldOutScores:
             return {key: value for key, value in entry.items() if key != "by_row"} | {"groups": groups}
 
         scores = {name: without(entry) for name, entry in self.conformal.items()}
-        return Conformal({"outputs": promises.outputs, **self.entries, "conformal": scores})
+        return Conformal({"outputs": intervals.outputs, **self.entries, "conformal": scores})
 
     def _truth(self, target: FittedTarget) -> Array:
         encoded = self.calibrated.encoded["test"].y[target.name]

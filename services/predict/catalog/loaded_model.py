@@ -85,8 +85,7 @@ class Prediction:
         level = self.model.level if level is None else level
         if not level:
             return []
-        promises = self.model.conformal
-        return promises.bounds(self.outputs, level, RowFacts(self.groups, self.feeds), only)
+        return self.model.conformal.bounds(self.outputs, level, RowFacts(self.groups, self.feeds), only)
 
     @property
     def groups(self) -> list[str | None] | None:
@@ -153,7 +152,7 @@ class LoadedModel:
         self.sampler: Sampler | None = None  # set by the service once the model is served
         self.deciders: dict[str, Decider] = {}  # by output: the decisions in force
         self.distance: onnxruntime.InferenceSession | None = None  # read once a decision needs it
-        self.decide_by(manifest.get("decisions") or ())
+        self.set_decisions(manifest.get("decisions") or ())
         self.last_used = time.monotonic()
         self.seconds_per_row = self._warm_up()
         self.runs_inline = self.seconds_per_row < INLINE_SECONDS_PER_ROW
@@ -184,11 +183,11 @@ class LoadedModel:
             raise ValueError(asked)
         return asked
 
-    def aim_at(self, error_rates: Mapping[str, float]) -> None:
+    def set_error_rates(self, error_rates: Mapping[str, float]) -> None:
         """Take over the error rates that ground truth has moved, by output."""
         self.moved_levels = moved_levels(self.conformal, error_rates)
 
-    def decide_by(self, decisions: Iterable[Mapping[str, Any]]) -> None:
+    def set_decisions(self, decisions: Iterable[Mapping[str, Any]]) -> None:
         """Put decisions in force."""
         labels = {output.name: output.labels or () for output in self.outputs}
         self.deciders = {one["output"]: Decider(one, labels[one["output"]]) for one in decisions}
@@ -213,7 +212,7 @@ class LoadedModel:
         return sorted(seconds[2:])[1]
 
     @property
-    def answers_plainly(self) -> bool:
+    def answers_numbers_only(self) -> bool:
         """Whether an answer is no more than the numbers of one output, inferred at once."""
         return self.runs_inline and self.single_output and self.level is None
 
@@ -231,7 +230,7 @@ class LoadedModel:
         except ValueError:
             return None
 
-    def give_back(self, buffer: RowBuffer) -> None:
+    def return_buffer(self, buffer: RowBuffer) -> None:
         """Let other requests use a buffer."""
         self._buffers.append(buffer)
 
@@ -255,7 +254,7 @@ class LoadedModel:
                     feeds = buffer.feeds(rows.count) if self.conformal.needs_feeds else {}
                     return self.prediction(answers, None, rows, feeds, *seconds)
             finally:
-                self.give_back(buffer)
+                self.return_buffer(buffer)
         feeds, warnings = self.columns.encode(rows)
         encoded_at = time.perf_counter()
         outputs = self.infer(feeds)

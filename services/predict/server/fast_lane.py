@@ -274,7 +274,7 @@ def _infer_few(
         values = buffer.infer(count)[model.output_names[0]].copy()
         return values, buffer.feeds(count) if keep else {}, encoded_at
     finally:
-        model.give_back(buffer)
+        model.return_buffer(buffer)
 
 
 def _write_few(buffer: RowBuffer, kind: str, requests: list[PendingRequest]) -> int:

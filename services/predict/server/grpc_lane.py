@@ -87,7 +87,7 @@ class GrpcLane:
         model, entry = request.model, request.entry
         if model is None or entry is None or not all(key in _HARMLESS for key, _ in metadata):
             return
-        if entry.shadows or entry.canaries or not model.answers_plainly or model.label:
+        if entry.shadows or entry.canaries or not model.answers_numbers_only or model.label:
             return
         if model.columns.plain_numbers is None or set(MATRIX_NAMES) & set(model.columns.names):
             return
@@ -122,7 +122,7 @@ class GrpcLane:
             (values,) = buffer.infer(len(flat) // len(model.columns.names)).values()
             return values.astype(_TYPES[model.outputs[0].datatype])
         finally:
-            model.give_back(buffer)
+            model.return_buffer(buffer)
 
     def _count(self, model: LoadedModel, flat: Any, values: Any, started: float) -> None:
         counters = model.counters.get(PROTOCOL) or self._service.counters.of_version(model, PROTOCOL)

@@ -243,5 +243,5 @@ def _decide_as_registered(servable: Servable, facts: ModelFacts) -> None:
         return
     own = next((v for v in facts.versions if (v.version, v.artifact) == (model.version, model.artifact)), None)
     moved = None if own is None else own.decisions
-    model.aim_at({} if own is None else own.error_rates)
-    model.decide_by(model.manifest.get("decisions") or () if moved is None else moved)
+    model.set_error_rates({} if own is None else own.error_rates)
+    model.set_decisions(model.manifest.get("decisions") or () if moved is None else moved)
