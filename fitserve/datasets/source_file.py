@@ -50,7 +50,6 @@ TEXT_ENCODINGS = frozenset(
 REPLACED = "\ufffd"
 FEW_WORDS = 3  # different ones, of which none is by chance what encoding twice gives
 TEXT_CHARACTERS = 20_000
-_NOT_ASCII = re.compile(r"\w*[^\x00-\x7f]\S*")
 _FOREIGN_FORMATS = {
     b"PK\x03\x04": "a ZIP archive or an Excel workbook",
     b"\xd0\xcf\x11\xe0": "an old Excel workbook",
@@ -263,7 +262,7 @@ def note_damage(head: bytes) -> Notice | None:
         line = next(line for line in text.splitlines() if REPLACED in line)
         message = "Some characters of the text were lost before the upload: they are marks of what could not be read."
         return Notice(code="characters_lost", message=message, evidence=f"such as {line.strip()[:60]!r}")
-    words = list(dict.fromkeys(_NOT_ASCII.findall(text[:TEXT_CHARACTERS])))
+    words = list(dict.fromkeys(word for word in text[:TEXT_CHARACTERS].split() if not word.isascii()))
     twice = [word for word in words if _encoded_once(word) is not None]
     if len(twice) < FEW_WORDS or len(twice) < len(words):
         return None

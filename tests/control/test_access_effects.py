@@ -270,7 +270,7 @@ def test_unsharing_a_dataset_ends_training_on_it(server: Server, action: str, st
     body = {"json": {"epoch": 1, "learning_rate": 0.1}} if action == "fork" else {}
     answer = server.ask("POST", f"/runs/{run}/{action}", bob, **body)
     assert answer.status_code == 404, answer.text
-    assert "not shared" in answer.text
+    assert "no longer shared" in answer.text
     assert len(rows_of(server)[Run]) == count
     if action in ("reproduce", "retry"):
         server.ask("PATCH", "/datasets/table", ada, json={"shared": True}).raise_for_status()
