@@ -16,8 +16,8 @@ from tests.long_forms import LONG_FORMS
 
 # By processor time. A group that is not listed follows them.
 LONGEST_FIRST = (
-    *("tensorflow", "lessons", "readers", "server", "dashboard", "telemetry_running", "up", "layout", "faults"),
-    *("served", "running"),
+    *("trainer", "server", "tensorflow", "readers", "lessons", "dashboard", "telemetry_running", "up", "layout"),
+    *("faults", "served", "running"),
 )
 # Servers that are started once a process: the tests of each are one process's.
 GROUP_OF_FIXTURE = {
@@ -49,8 +49,8 @@ SLOW_FIXTURES = frozenset(
     ("browser", "cluster", "lesson_server", "main_server", "postgres", "reader_server", "s3_environment", "served")
 )
 SLOW_GROUPS = frozenset(
-    ("dashboard", "faults", "layout", "lessons", "node", "readers", "server", "telemetry_running", "tensorflow", "up")
-)
+    ("dashboard", "faults", "layout", "lessons", "node", "readers", "server", "telemetry_running", "tensorflow")
+).union(("trainer", "up"))
 TESTS = Path(__file__).resolve().parent
 
 
@@ -59,7 +59,7 @@ def group_of(item: pytest.Item) -> str | None:
     if mark := item.get_closest_marker("xdist_group"):
         return str(mark.args[0] if mark.args else mark.kwargs["name"])
     if item.get_closest_marker("tensorflow"):
-        return "tensorflow"
+        return "trainer" if item.path.parent.name == "trainer" else "tensorflow"  # too long for one process
     fixtures = getattr(item, "fixturenames", ())
     group = next((group for fixture, group in GROUP_OF_FIXTURE.items() if fixture in fixtures), None)
     return GROUP_OF_FOLDER.get(item.path.parent.name, group) if group else None

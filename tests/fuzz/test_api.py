@@ -65,6 +65,7 @@ def _create_objects(url: str, token: str, toys: ToyRegistry) -> dict[str, list[o
         dataset = client.put("/api/v1/datasets/table", content=table).raise_for_status().json()
         spec = {"dataset": "table", "target": "y", "network": [{"Dense": 2}]}
         run = client.post("/api/v1/runs", json=spec).raise_for_status().json()
+        client.get("/api/v1/schemas/spec").raise_for_status()  # built at its first request, which may take its time
         upload = client.post("/api/v1/uploads", headers={"Upload-Length": "5"}).raise_for_status()
     cancelled = create.create_run(
         toys.engine, create.NewRun("ada", dataset["id"], spec, run["resolved"], {}), Limits()

@@ -1,46 +1,48 @@
 """Points for a search's trials by a Gaussian process: where a better result than the best is most to be expected.
 
-Optuna's own sampler of this kind needs PyTorch, which is larger than everything else a worker installs.
+Optuna's own sampler of this kind needs PyTorch, which is larger than everything else a worker installs; scikit-learn's
+regressor does the same arithmetic.
 
 A point becomes a vector: a number its place between the ends of its range (of its logarithm, where the range is
 logarithmic), a choice one number for each option; what is not chosen is 0. Results are ranked and made normal, which
-bounds what a diverged trial does to the others. The kernel is Matern's of 5/2 with one length for each range, chosen by
-the likelihood among random ones; the expected improvement is that of the best of random points and of neighbours of
-the best trials. Points that were asked for and have no result yet count with what is expected of them.
+bounds what a diverged trial does to the others. The kernel is Matern's of 5/2 with one length for each range. The
+expected improvement (Jones, Schonlau and Welch 1998) is that of the best of random points and of neighbours of the
+best trials. Points that were asked for and have no result yet count with what is expected of them.
 """
 
 from __future__ import annotations
 
 import math
 import random
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import norm, rankdata
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import Matern, WhiteKernel
 from threadpoolctl import threadpool_limits
 
 from fitserve.spec.search import Choice, Interval, Point, Range, drawn
 
 FIRST = 10  # points that are drawn before anything is modelled
-LENGTHS = 40  # kernels that are tried
 CANDIDATES = 256  # points that are compared
 MOST_RESULTS = 150  # that are modelled: the best, and the last
-_NORMAL = NormalDist()
 Vector = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class _Model:
-    """The results that are modelled, by their places; their points as vectors, their scores, and the kernel."""
+    """The results that are modelled, by their places; their points as vectors, their scores, and the fitted process."""
 
     known: list[int]
     x: Vector
     y: Vector
-    lengths: Vector
-    noise: float
+    process: GaussianProcessRegressor
 
 
 class GaussianProcess:
@@ -70,15 +72,18 @@ class GaussianProcess:
             known = self._modelled()
             x = np.stack([self._vector(self._points[at]) for at in known])
             y = _normal_scores([self._results[at] for at in known])
-            self._model = _Model(known, x, y, *self._kernel(x, y))
+            self._model = _Model(known, x, y, _fitted(x, y))
         model = self._model
-        x, y, lengths, noise = model.x, model.y, model.lengths, model.noise
+        process, best = model.process, float(model.y.min())
         if waiting:
             pending = np.stack([self._vector(point) for point in waiting])
-            x, y = np.concatenate([x, pending]), np.concatenate([y, _predict(x, y, pending, lengths, noise)[0]])
+            expected = process.predict(pending)
+            again = GaussianProcessRegressor(process.kernel_, optimizer=None)
+            process = again.fit(np.concatenate([model.x, pending]), np.concatenate([model.y, expected]))
+            best = min(best, float(expected.min()))
         candidates = self._candidates(model.known)
-        mean, deviation = _predict(x, y, np.stack([self._vector(point) for point in candidates]), lengths, noise)
-        return candidates[int(np.argmax(_expected_improvement(mean, deviation, float(y.min()))))]
+        vectors = np.stack([self._vector(point) for point in candidates])
+        return candidates[int(np.argmax(_expected_improvement(process, vectors, best)))]
 
     def _modelled(self) -> list[int]:
         places = range(len(self._points))
@@ -111,19 +116,6 @@ class GaussianProcess:
 
     def _vector(self, point: Point) -> Vector:
         return np.asarray(list(_numbers(self._ranges, point)), np.float64)
-
-    def _kernel(self, x: Vector, y: Vector) -> tuple[Vector, float]:
-        """Return the lengths and the noise of highest likelihood among random ones."""
-        generator = np.random.default_rng(len(x))
-        lengths = np.exp(generator.uniform(math.log(0.1), math.log(5.0), (LENGTHS, x.shape[1])))
-        lengths[: LENGTHS // 4] = lengths[: LENGTHS // 4, :1]  # some that are equal for all ranges
-        noises = np.exp(generator.uniform(math.log(1e-3), math.log(0.5), LENGTHS))
-        scored = [
-            (_likelihood(x, y, own, float(noise)), at)
-            for at, (own, noise) in enumerate(zip(lengths, noises, strict=True))
-        ]
-        best = max(scored)[1]
-        return lengths[best], float(noises[best])
 
 
 def _numbers(ranges: Mapping[str, Range], point: Point) -> Any:
@@ -178,37 +170,21 @@ def _without(one: Range, pointer: str, point: Point) -> Point:
 
 def _normal_scores(results: Sequence[float]) -> Vector:
     """Return each result's rank as a quantile of the normal distribution; equal ones have the mean of their ranks."""
-    values = np.asarray(results, np.float64)
-    ranks = ((values[:, None] > values[None]).sum(1) + (values[:, None] >= values[None]).sum(1) - 1) / 2.0
-    return np.asarray([_NORMAL.inv_cdf((rank + 0.5) / len(values)) for rank in ranks])
+    return np.asarray(norm.ppf((rankdata(results) - 0.5) / len(results)), np.float64)
 
 
-def _covariance(one: Vector, other: Vector, lengths: Vector) -> Vector:
-    a, b = one / lengths, other / lengths
-    squares = (a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2.0 * a @ b.T
-    apart = np.sqrt(5.0 * np.maximum(squares, 0.0))
-    return np.asarray((1.0 + apart + apart**2 / 3.0) * np.exp(-apart))
+def _fitted(x: Vector, y: Vector) -> GaussianProcessRegressor:
+    """Return a process whose lengths and noise are of the highest likelihood, starting from equal ones."""
+    kernel = Matern(np.ones(x.shape[1]), (0.1, 5.0), nu=2.5) + WhiteKernel(0.05, (1e-3, 0.5))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a length at a bound: its range tells nothing
+        return GaussianProcessRegressor(kernel).fit(x, y)
 
 
-def _likelihood(x: Vector, y: Vector, lengths: Vector, noise: float) -> float:
-    try:
-        factor = np.linalg.cholesky(_covariance(x, x, lengths) + noise * np.eye(len(x)))
-    except np.linalg.LinAlgError:
-        return -math.inf
-    half = np.linalg.solve(factor, y)
-    return float(-0.5 * half @ half - np.log(np.diag(factor)).sum())
-
-
-def _predict(x: Vector, y: Vector, at: Vector, lengths: Vector, noise: float) -> tuple[Vector, Vector]:
-    """Return the mean and the standard deviation of the results to be expected."""
-    factor = np.linalg.cholesky(_covariance(x, x, lengths) + noise * np.eye(len(x)))
-    shared = np.linalg.solve(factor, _covariance(x, at, lengths))
-    mean = shared.T @ np.linalg.solve(factor, y)
-    return mean, np.sqrt(np.maximum(1e-12, 1.0 - (shared**2).sum(0)))
-
-
-def _expected_improvement(mean: Vector, deviation: Vector, best: float) -> Vector:
+def _expected_improvement(process: GaussianProcessRegressor, at: Vector, best: float) -> Vector:
+    """Return by how much less than `best` a result is to be expected at each point, on average over what it may be."""
+    mean, deviation = process.predict(at, return_std=True)
+    noise = float(process.kernel_.k2.noise_level)  # of a result, not of what is to be expected
+    deviation = np.sqrt(np.maximum(1e-12, deviation**2 - noise))
     ahead = (best - mean) / deviation
-    share = np.asarray([_NORMAL.cdf(value) for value in ahead])
-    density = np.exp(-0.5 * ahead**2) / math.sqrt(2.0 * math.pi)
-    return np.asarray(deviation * (ahead * share + density))
+    return np.asarray(deviation * (ahead * norm.cdf(ahead) + norm.pdf(ahead)))
