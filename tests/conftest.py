@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import getpass
+import itertools
 import os
 import shutil
 import signal
@@ -242,14 +244,25 @@ class Server:
         return {"Authorization": f"Bearer {self.token}"}
 
 
+def _ports_of_this_process() -> Iterator[int]:
+    """Yield ports below those that the kernel gives to connections, which are no other test process's."""
+    process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 8
+    first = 20_000 + 1_500 * process
+    begin = os.getpid() % 1_500  # another one for each run of the suite
+    return itertools.cycle([*range(first + begin, first + 1_500), *range(first, first + begin)])
+
+
+_ports = _ports_of_this_process()
+
+
 def free_ports(count: int) -> list[int]:
-    """Return ports that are free right now."""
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [int(probe.getsockname()[1]) for probe in probes]
-    for probe in probes:
-        probe.close()
+    """Return ports that are free right now, and that nobody else takes before they are used."""
+    ports: list[int] = []
+    while len(ports) < count:
+        port = next(_ports)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            ports.append(port)
     return ports
 
 
