@@ -11,8 +11,8 @@ from fitserve.cli import (
     batch,  # noqa: F401  (adds a command to those of models)
     datasets,
     demo,
+    drift,  # noqa: F401  (adds a command to those of models)
     keys,
-    live,  # noqa: F401  (adds a command to those of models)
     local,
     mcp,
     models,

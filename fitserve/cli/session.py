@@ -123,7 +123,7 @@ class Session:
 
     @contextmanager
     def progress_bar(self, name: str, then: str = "") -> Iterator[Callable[[int, int | None], None] | None]:
-        """Yield a function of the bytes moved and the bytes in all that advances a bar; None without a terminal.
+        """Yield a function `(bytes moved, bytes in all)` that advances a bar; None without a terminal.
 
         `then` describes what is awaited once all bytes have moved.
         """

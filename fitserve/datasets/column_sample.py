@@ -308,24 +308,10 @@ class ColumnSample:
         what = " or ".join(EPOCH_UNITS[unit] for unit in units)
         seen = compact or f"{what} since 1970, by their size"
         if _TIME_NAME.search(self.name):
-            notice = Notice(
-                code="epoch",
-                message=f"{self.name!r} is read as times: {seen}.",
-                column=self.name,
-                evidence=f"from {low} to {high}, and the name is a time's",
-                option=f"kinds.{self.name}=numeric",
-            )
             format = self.stated.change(time="ymd" if compact else "epoch")
-            return replace(plan, storage="timestamp", format=format, notices=(notice,), evidence=f"{seen}")
+            return self._read_as_times(plan, format, seen, f"from {low} to {high}, and the name is a time's")
         if compact or len(units) > 1 or (whole and units[0] in ("epoch_ms", "epoch_us")):
-            notice = Notice(
-                code="looks_like_time",
-                message=f"{self.name!r} is read as numbers; they could be times: {seen}.",
-                column=self.name,
-                evidence=f"from {low} to {high}",
-                option=f"kinds.{self.name}=datetime",
-            )
-            return replace(plan, notices=(notice,))
+            return self._could_be_times(plan, seen, f"from {low} to {high}", f"kinds.{self.name}=datetime")
         return None
 
     def _excel_days(self, parsed: pa.Array, plan: ColumnPlan) -> ColumnPlan | None:
@@ -336,23 +322,21 @@ class ColumnSample:
             return None
         seen = "days as Excel counts them, from 1899-12-30"
         if not _DATE_NAME.search(self.name):
-            notice = Notice(
-                code="looks_like_time",
-                message=f"{self.name!r} is read as numbers; they could be times: {seen}.",
-                column=self.name,
-                evidence=f"from {low} to {high}",
-                option=f"formats.{self.name}.time=excel",
-            )
-            return replace(plan, notices=(notice,))
-        notice = Notice(
-            code="epoch",
-            message=f"{self.name!r} is read as times: {seen}.",
-            column=self.name,
-            evidence=f"from {low} to {high}, and the name is a date's",
-            option=f"kinds.{self.name}=numeric",
-        )
-        format = self.stated.change(time="excel")
+            return self._could_be_times(plan, seen, f"from {low} to {high}", f"formats.{self.name}.time=excel")
+        evidence = f"from {low} to {high}, and the name is a date's"
+        return self._read_as_times(plan, self.stated.change(time="excel"), seen, evidence)
+
+    def _read_as_times(self, plan: ColumnPlan, format: ColumnFormat, seen: str, evidence: str) -> ColumnPlan:
+        """Return a plan that reads numbers as times, with the notice of it."""
+        message, option = f"{self.name!r} is read as times: {seen}.", f"kinds.{self.name}=numeric"
+        notice = Notice(code="epoch", message=message, column=self.name, evidence=evidence, option=option)
         return replace(plan, storage="timestamp", format=format, notices=(notice,), evidence=seen)
+
+    def _could_be_times(self, plan: ColumnPlan, seen: str, evidence: str, option: str) -> ColumnPlan:
+        """Return a plan for numbers with the notice that they could be times."""
+        message = f"{self.name!r} is read as numbers; they could be times: {seen}."
+        notice = Notice(code="looks_like_time", message=message, column=self.name, evidence=evidence, option=option)
+        return replace(plan, notices=(notice,))
 
     def _stated_epoch(self) -> TimeFormat | None:
         """Return how to read numbers that are stated to be times: 20240131, or since 1970; None for other texts."""

@@ -29,7 +29,7 @@ VARYING = {
 
 
 class ReplicaOptimizer:
-    """Makes `optimizer`, built on stacked variables, update each replica as that replica's one of `theirs` would."""
+    """Updates stacked variables by `optimizer` as each replica's own optimizer, one of `theirs`, would update it."""
 
     def __init__(self, optimizer: Any, theirs: Sequence[Any]) -> None:
         self._optimizer = optimizer
