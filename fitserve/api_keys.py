@@ -18,6 +18,7 @@ from fitserve import db
 from fitserve.errors import BadInput, Conflict, Forbidden, NotFound, Unauthenticated
 from fitserve.ids import new_id
 from fitserve.tables import Key
+from fitserve.visibility import owned_by
 from fitserve.wire.admin import NO_QUOTAS, KeyInfo, KeyRequest, NewKey, Quotas
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
@@ -51,15 +52,28 @@ class Identity:
         """Whether the key has expired by this machine's clock, which works while the database does not answer."""
         return self.expires_at is not None and self.expires_at <= datetime.now(UTC)
 
+    @property
+    def is_admin(self) -> bool:
+        return Scope.admin in self.scopes
+
+    @property
+    def owner_filter(self) -> str | None:
+        """Whose things this identity sees, for `fitserve.visibility`; None for an admin, who sees every owner's."""
+        return None if self.is_admin else self.owner
+
+    def sees(self, owner: str, shared: bool = False) -> bool:
+        """Return whether this identity sees something of `owner`."""
+        return shared or owner == self.owner or self.is_admin
+
     def may(self, scope: str) -> bool:
-        return scope in self.scopes or Scope.admin in self.scopes
+        return scope in self.scopes or self.is_admin
 
     def may_predict(self, model: str) -> bool:
         return self.may(Scope.predict) and (self.models is None or model in self.models)
 
     def may_manage(self, key: Key) -> bool:
         """Return whether this identity may see and revoke a key: an admin any, others what does not exceed it."""
-        if Scope.admin in self.scopes:
+        if self.is_admin:
             return True
         within = self.models is None or (key.models is not None and set(key.models) <= self.models)
         return self.may(Scope.keys) and key.owner == self.owner and set(key.scopes) <= self.scopes and within
@@ -232,5 +246,5 @@ def revoke(session: Session, key_id: str) -> Key:
 
 def listing(session: Session, owner: str | None = None) -> list[Key]:
     """Return all keys, or those of one owner, newest first."""
-    query = select(Key).order_by(Key.created_at.desc(), Key.id)
-    return list(session.scalars(query if owner is None else query.where(Key.owner == owner)))
+    query = select(Key).where(owned_by(Key, owner)).order_by(Key.created_at.desc(), Key.id)
+    return list(session.scalars(query))

@@ -17,6 +17,7 @@ from fitserve import db
 from fitserve.ids import new_id
 from fitserve.strictjson import finite_json
 from fitserve.tables import OutboxEvent
+from fitserve.visibility import owned_by
 
 # Every type of event, with what its `data` holds. A new type is added here, where it is recorded, and nowhere else.
 TYPES: Final[Mapping[str, str]] = {
@@ -63,9 +64,7 @@ def latest(
     session: Session, owner: str | None, *, limit: int, before: str | None = None, type: str | None = None
 ) -> list[OutboxEvent]:
     """Return the events of an owner (None: of all), newest first, older than the id `before`."""
-    query = select(OutboxEvent).order_by(OutboxEvent.id.desc()).limit(limit)
-    if owner is not None:
-        query = query.where(OutboxEvent.owner == owner)
+    query = select(OutboxEvent).where(owned_by(OutboxEvent, owner)).order_by(OutboxEvent.id.desc()).limit(limit)
     if before is not None:
         query = query.where(OutboxEvent.id < before)
     if type is not None:

@@ -19,11 +19,11 @@ from sqlalchemy.orm import Session
 from fitserve import db, events
 from fitserve.errors import BadInput, Conflict, NotFound
 from fitserve.tables import AdaptiveLevel, DecisionChange, Label, Model, Rollout, RolloutCount, RolloutStep, Version
+from fitserve.visibility import SHARING, sharing, visible_to
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 CHAMPION = "champion"
 ROLLOUT = "rollout"  # the label of a version that `fitserve.rollouts` is making the champion
-SHARING = ("ask", "inspect", "download")  # what a model is shared for; each includes those before it
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +146,7 @@ def get(session: Session, model: str) -> Model:
 
 def list_models(session: Session, *, owner: str | None = None, after: str = "", limit: int = 100) -> list[Model]:
     """Return models by name, from the one after `after`; with an owner: theirs and the shared ones."""
-    query = select(Model).where(Model.name > after).order_by(Model.name).limit(limit)
-    if owner is not None:
-        query = query.where((Model.owner == owner) | Model.shared)
+    query = select(Model).where(Model.name > after, visible_to(Model, owner)).order_by(Model.name).limit(limit)
     return list(session.scalars(query))
 
 
@@ -299,16 +297,6 @@ def set_shared(session: Session, model: str, shared: bool, to: str = SHARING[0])
 def set_open_feedback(session: Session, model: str, open_feedback: bool) -> None:
     """Set whether ground truth that other owners post counts in a model's live figures. Raises NotFound."""
     _change(session, model, open_feedback=open_feedback)
-
-
-def sharing(model: Model) -> str | None:
-    """Return what other owners may do with a model, one of SHARING; None where it is private."""
-    return (model.sharing or SHARING[0]) if model.shared else None
-
-
-def is_shared_to(shared_to: str | None, to: str) -> bool:
-    """Return whether a model that is shared for `shared_to` is also shared for `to`."""
-    return shared_to is not None and SHARING.index(to) <= SHARING.index(shared_to)
 
 
 def delete(session: Session, model: str) -> None:

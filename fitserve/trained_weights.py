@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from fitserve import artifacts, registry, uploaded_weights
+from fitserve import artifacts, registry, uploaded_weights, visibility
 from fitserve.artifacts import Artifact
 from fitserve.blobs import BlobStore
 from fitserve.encoder import Encoder
@@ -63,7 +63,7 @@ def _source_named(session: Session, blobs: BlobStore, wanted: InitialWeights, se
 def _run(session: Session, run_id: str, sees: str | None) -> Run:
     """Return a run of the caller's that has a network. Raises NotFound, Forbidden, Conflict."""
     run = queries.get(session, run_id, sees)
-    if sees is not None and run.owner != sees:
+    if not visibility.owns(sees, run):
         raise Forbidden(
             f"The run {run.id} is shared with you to read it, not to take its weights.",
             pointer="/initial_weights/run",
@@ -85,15 +85,9 @@ def _version(session: Session, reference: str, sees: str | None) -> tuple[Versio
     pointer = "/initial_weights/model"
     name, _, which = reference.partition("@")
     model = registry.get(session, name)
-    if sees is not None and model.owner != sees:
-        if not model.shared:
-            raise NotFound(f"No model {name}.", pointer=pointer, received=name)
-        if not registry.is_shared_to(registry.sharing(model), "download"):
-            raise Forbidden(
-                f"The model {name} is shared with you to {registry.sharing(model)}, not to download it.",
-                pointer=pointer,
-                fix=f"Ask its owner: fitserve models share {name} --to download",
-            )
+    if not visibility.sees(sees, model):
+        raise NotFound(f"No model {name}.", pointer=pointer, received=name)
+    visibility.check_use(sees, model, "download", pointer)
     labels = {label.label: label for label in registry.labels(session, name)}
     label = None if which.isdecimal() else labels.get(which or registry.CHAMPION)
     if which.isdecimal():

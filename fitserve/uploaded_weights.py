@@ -19,6 +19,7 @@ from fitserve.runs import blob_references, quotas
 from fitserve.settings import Limits
 from fitserve.spec.initial_weights import UPLOAD
 from fitserve.tables import UploadedWeights
+from fitserve.visibility import owned_by, owns
 
 WEIGHTS_BLOB = "weights"  # of the file in an artifact
 
@@ -84,16 +85,15 @@ def _check_room(session: Session, owner: str, size: int, limits: Limits) -> None
 def get(session: Session, weights_id: str, owner: str | None) -> UploadedWeights:
     """Return uploaded weights of an owner (None: of any). Raises NotFound."""
     row = session.get(UploadedWeights, weights_id) if len(weights_id) <= 40 and weights_id.isprintable() else None
-    if row is None or (owner is not None and row.owner != owner):
+    if row is None or not owns(owner, row):
         raise NotFound(f"No uploaded weights {weights_id[:64]}.", received=weights_id[:64])
     return row
 
 
 def listing(session: Session, owner: str | None, *, before: str | None, limit: int) -> list[UploadedWeights]:
     """Return uploaded weights, newest first, those before an id."""
-    query = select(UploadedWeights).order_by(UploadedWeights.id.desc()).limit(limit)
-    if owner is not None:
-        query = query.where(UploadedWeights.owner == owner)
+    query = select(UploadedWeights).where(owned_by(UploadedWeights, owner))
+    query = query.order_by(UploadedWeights.id.desc()).limit(limit)
     if before is not None:
         query = query.where(UploadedWeights.id < before)
     return list(session.scalars(query))

@@ -27,6 +27,7 @@ from fitserve.ids import new_id
 from fitserve.outgoing import Outgoing
 from fitserve.settings import Settings
 from fitserve.tables import Delivery, OutboxEvent, Webhook
+from fitserve.visibility import owned_by, owns
 from fitserve.wire.webhooks import PREFIX, DeliveryInfo, WebhookPatch, WebhookRequest
 
 ROTATION = timedelta(hours=24)  # for which a replaced secret signs beside the new one
@@ -158,15 +159,15 @@ def matches(pattern: str, type: str) -> bool:
 def get(session: Session, id: str, owner: str | None) -> Webhook:
     """Return a webhook of an owner, or of anybody for owner None. Raises NotFound."""
     row = session.get(Webhook, id)
-    if row is None or (owner is not None and row.owner != owner):
+    if row is None or not owns(owner, row):
         raise NotFound(f"No webhook {id[:64]}.", received=id[:64])
     return row
 
 
 def listing(session: Session, owner: str | None) -> list[Webhook]:
     """Return the webhooks of an owner, or all, newest first."""
-    query = select(Webhook).order_by(Webhook.id.desc())
-    return list(session.scalars(query if owner is None else query.where(Webhook.owner == owner)))
+    query = select(Webhook).where(owned_by(Webhook, owner)).order_by(Webhook.id.desc())
+    return list(session.scalars(query))
 
 
 def change(session: Session, row: Webhook, patch: WebhookPatch, settings: Settings) -> Webhook:

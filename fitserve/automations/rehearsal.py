@@ -19,6 +19,7 @@ from fitserve.automations.triggers import FEWEST_TRUTHS
 from fitserve.blobs import BlobStore
 from fitserve.errors import FitserveError
 from fitserve.tables import Dataset, Feedback, OutboxEvent, Run, Version
+from fitserve.visibility import visible_to
 from fitserve.wire.automations import On, Policy, Rehearsal, RehearsedTick
 
 MOST_TICKS = 200
@@ -56,9 +57,7 @@ def _versions(session: Session, model: str | None) -> list[tuple[Version, Run]]:
 
 
 def _tables(session: Session, name: str, owner: str | None) -> list[Dataset]:
-    query = select(Dataset).where(Dataset.name == name).order_by(Dataset.version)
-    if owner is not None:
-        query = query.where((Dataset.owner == owner) | Dataset.shared)
+    query = select(Dataset).where(Dataset.name == name, visible_to(Dataset, owner)).order_by(Dataset.version)
     return list(session.scalars(query))
 
 

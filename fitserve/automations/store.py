@@ -8,7 +8,7 @@ from sqlalchemy import delete, func, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from fitserve import db, registry
+from fitserve import db, registry, visibility
 from fitserve.automations import cron
 from fitserve.datasets import store as datasets
 from fitserve.errors import BadInput, Conflict, NotFound, TooMany
@@ -17,6 +17,7 @@ from fitserve.rollouts.lifecycle import Plan, check_plan
 from fitserve.settings import Limits
 from fitserve.spec.spec import parse
 from fitserve.tables import Automation, AutomationFiring, Dataset, Label, Run, Version
+from fitserve.visibility import owned_by
 from fitserve.wire.automations import AutomationRequest, Policy
 from fitserve.wire.rollouts import RolloutPlan
 
@@ -67,7 +68,7 @@ def check(session: Session, policy: Policy, owner: str, sees: str | None) -> str
         _check_rollout(policy.rollout)
     model: str | None
     for name in (policy.on.drift, policy.on.live_metric, policy.do.champion):
-        if name is not None and not _visible(session, name, sees):
+        if name is not None and not _owns(session, name, sees):
             raise NotFound(f"No model {name}.", received=name)
     if policy.on.appended is not None:
         datasets.get(session, sees, policy.on.appended)
@@ -105,12 +106,11 @@ def _check_rollout(plan: RolloutPlan) -> None:
         raise
 
 
-def _visible(session: Session, model: str, sees: str | None) -> bool:
+def _owns(session: Session, model: str, sees: str | None) -> bool:
     try:
-        row = registry.get(session, model)
+        return visibility.owns(sees, registry.get(session, model))
     except NotFound:
         return False
-    return sees is None or row.owner == sees
 
 
 def champion(session: Session, model: str) -> Version | None:
@@ -146,9 +146,7 @@ def _name_of(session: Session, dataset_id: str) -> str | None:
 
 def get(session: Session, id: str, owner: str | None) -> Automation:
     """Return an automation by id or name, among the owner's, or among all for owner None. Raises NotFound."""
-    query = select(Automation).where(or_(Automation.id == id, Automation.name == id))
-    if owner is not None:
-        query = query.where(Automation.owner == owner)
+    query = select(Automation).where(or_(Automation.id == id, Automation.name == id), owned_by(Automation, owner))
     row = session.scalars(query.order_by(Automation.id.desc()).limit(1)).first()
     if row is None:
         raise NotFound(f"No automation {id[:64]}.", received=id[:64])
@@ -157,8 +155,8 @@ def get(session: Session, id: str, owner: str | None) -> Automation:
 
 def listing(session: Session, owner: str | None) -> list[Automation]:
     """Return the automations of an owner, or all, newest first."""
-    query = select(Automation).order_by(Automation.id.desc())
-    return list(session.scalars(query if owner is None else query.where(Automation.owner == owner)))
+    query = select(Automation).where(owned_by(Automation, owner)).order_by(Automation.id.desc())
+    return list(session.scalars(query))
 
 
 def change(

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet as pq
-from sqlalchemy import ColumnElement, Engine, func, or_, select, true, update
+from sqlalchemy import Engine, func, or_, select, update
 from sqlalchemy import delete as sql_delete
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, defer
@@ -28,6 +28,7 @@ from fitserve.errors import BadInput, Conflict, NotFound, Problem
 from fitserve.ids import new_id
 from fitserve.settings import Limits
 from fitserve.tables import PLAYGROUND, Blob, Dataset, Run, StagedRows
+from fitserve.visibility import sees, visible_to
 from fitserve.wire.datasets import NAME, UploadOptions
 from fitserve.wire.notices import Notice
 
@@ -293,7 +294,7 @@ def get(session: Session, owner: str | None, ref: str) -> Dataset:
 
     An `owner` sees their own datasets and shared ones; None sees all.
     """
-    query = select(Dataset).where(_visible_to(owner))
+    query = select(Dataset).where(visible_to(Dataset, owner))
     name, _, version = ref.partition("@")
     if version:
         number = version.removeprefix("v")
@@ -313,7 +314,7 @@ def get(session: Session, owner: str | None, ref: str) -> Dataset:
 def check_visible(session: Session, owner: str | None, dataset_id: str) -> None:
     """Raise NotFound unless `owner` still sees the dataset of a run, which may not be shared any more."""
     row = session.get(Dataset, dataset_id)
-    if row is None or not (owner is None or row.owner == owner or row.shared):
+    if row is None or not sees(owner, row):
         raise NotFound(
             "The dataset of this run is no longer shared with you.",
             received=dataset_id,
@@ -331,7 +332,7 @@ def list_datasets(
     playground: bool = True,
 ) -> tuple[Sequence[Dataset], str | None]:
     """Return the datasets that `owner` sees, the newest first, and the next cursor; columns and profiles deferred."""
-    query = select(Dataset).where(_visible_to(owner))
+    query = select(Dataset).where(visible_to(Dataset, owner))
     if name is not None:
         query = query.where(Dataset.name == name)
     if not playground:
@@ -341,10 +342,6 @@ def list_datasets(
     query = query.options(defer(Dataset.columns), defer(Dataset.profile)).order_by(Dataset.id.desc())
     rows = session.scalars(query.limit(limit + 1)).all()
     return rows[:limit], (rows[limit - 1].id if len(rows) > limit else None)
-
-
-def _visible_to(owner: str | None) -> ColumnElement[bool]:
-    return true() if owner is None else or_(Dataset.owner == owner, Dataset.shared.is_(True))
 
 
 def set_shared(session: Session, dataset_id: str, shared: bool) -> Dataset:

@@ -15,6 +15,7 @@ from fitserve.findings.lineage import spec_changes
 from fitserve.runs.scores import PARTS, scores_of
 from fitserve.states import INTERNAL_KINDS, RunState
 from fitserve.tables import PLAYGROUND, Dataset, Run
+from fitserve.visibility import visible_to
 
 SortKey = Literal["created", "finished", "duration", "name", "dataset", "model", "state", "metric"]
 SORT_KEYS: tuple[SortKey, ...] = get_args(SortKey)
@@ -78,7 +79,7 @@ def list_runs(
     """Return one page of runs, without their specs. `before`: those older than this id, in the usual order alone."""
     brief = load_only(*_BRIEF, raiseload=True)
     if order != Order() or offset:  # the ids alone are sorted and skipped: whole rows would be carried along
-        query = _filtered(select(Run.id), wanted).where(_readable(wanted.owner))
+        query = _filtered(select(Run.id), wanted).where(visible_to(Run, wanted.owner))
         ids = list(session.scalars(query.order_by(*_order_by(session, order)).offset(offset).limit(limit)))
         by_id = {run.id: run for run in session.scalars(select(Run).options(brief).where(Run.id.in_(ids)))}
         return [by_id[run_id] for run_id in ids if run_id in by_id]
@@ -95,18 +96,14 @@ def list_runs(
 
 def count_runs(session: Session, wanted: RunFilter) -> int:
     """Return how many runs a filter lets through."""
-    query = _filtered(select(func.count()).select_from(Run), wanted).where(_readable(wanted.owner))
+    query = _filtered(select(func.count()).select_from(Run), wanted).where(visible_to(Run, wanted.owner))
     return session.scalar(query) or 0
 
 
 def tags_in_use(session: Session, owner: str | None, limit: int = 200) -> list[str]:
     """Return the tags of the newest tagged runs that an owner may read, by name."""
-    query = select(Run.tags).where(cast(Run.tags, String) != "[]", _readable(owner)).order_by(Run.id.desc())
+    query = select(Run.tags).where(cast(Run.tags, String) != "[]", visible_to(Run, owner)).order_by(Run.id.desc())
     return sorted({str(tag) for tags in session.scalars(query.limit(2000)) for tag in tags})[:limit]
-
-
-def _readable(owner: str | None) -> ColumnElement[bool]:
-    return or_(Run.owner == owner, Run.shared) if owner is not None else Run.id.is_not(None)
 
 
 def _filtered(query: Select[Any], wanted: RunFilter) -> Select[Any]:

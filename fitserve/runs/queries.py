@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session, load_only
 
-from fitserve import db
+from fitserve import db, visibility
 from fitserve.errors import Forbidden, NotFound
 from fitserve.runs.worker_registry import WORKER_TIMEOUT
 from fitserve.states import INTERNAL_KINDS, RunKind, RunState
@@ -35,7 +35,7 @@ class QueuePosition:
 def get(session: Session, run_id: str, owner: str | None = None) -> Run:
     """Return a run; with an owner, one of theirs or a shared one. Raises NotFound."""
     run = session.get(Run, run_id) if len(run_id) <= 40 and run_id.isprintable() else None
-    if run is None or not (owner is None or run.owner == owner or run.shared):
+    if run is None or not visibility.sees(owner, run):
         raise NotFound(f"No run {run_id[:64]}.", received=run_id[:64])
     return run
 
@@ -43,7 +43,7 @@ def get(session: Session, run_id: str, owner: str | None = None) -> Run:
 def get_owned(session: Session, run_id: str, owner: str | None) -> Run:
     """Return a run that this owner may change. Raises NotFound, Forbidden where they may only read it."""
     run = get(session, run_id, owner)
-    if owner is not None and run.owner != owner:
+    if not visibility.owns(owner, run):
         raise Forbidden("You may only read this run.", fix="Submit its resolved spec as a run of your own.")
     return run
 

@@ -25,19 +25,6 @@ _bearer = HTTPBearer(auto_error=False, description="An API key: `id.secret`.")
 class Caller(Identity):
     """The identity behind a request."""
 
-    @property
-    def is_admin(self) -> bool:
-        return "admin" in self.scopes
-
-    @property
-    def owner_filter(self) -> str | None:
-        """The owner to restrict a query to; None for an admin, who sees every owner's."""
-        return None if self.is_admin else self.owner
-
-    def sees(self, owner: str, shared: bool = False) -> bool:
-        """Return whether something of `owner` is visible to this caller."""
-        return self.is_admin or shared or owner == self.owner
-
     def check_may_share(self) -> None:
         """Raise Forbidden unless the caller may read what it is about to let others read."""
         if not self.may("read"):

@@ -64,6 +64,10 @@ class Connection(DataModel):
             raise ValueError("A connection's url begins with its scheme, such as postgresql://.")
         return url
 
+    def is_open_to(self, owner: str) -> bool:
+        """Return whether an owner may use it."""
+        return self.owners is None or owner in self.owners
+
     @property
     def scheme(self) -> str:
         """The URL's scheme without a driver: `mysql` of `mysql+pymysql`."""
@@ -169,14 +173,14 @@ def visible(settings: Settings, owner: str | None) -> list[ConnectionInfo]:
     return [
         ConnectionInfo(name=name, kind=one.scheme, sources=one.sources, writable=one.writable)
         for name, one in sorted(load(settings).items())
-        if owner is None or one.owners is None or owner in one.owners
+        if owner is None or one.is_open_to(owner)
     ]
 
 
 def find(settings: Settings, name: str, kind: str, owner: str, pointer: str | None = None) -> Connection:
     """Return the connection of a name for a kind of source or destination. Raises BadInput with a pointer."""
     pointer = pointer or f"/source/{kind}/connection"
-    allowed = {key: one for key, one in load(settings).items() if one.owners is None or owner in one.owners}
+    allowed = {key: one for key, one in load(settings).items() if one.is_open_to(owner)}
     fitting = [key for key, one in allowed.items() if kind in one.sources]
     if name not in allowed:
         fix = "The operator names connections in FITSERVE_CONNECTIONS_FILE."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy.orm import Session
 
-from fitserve import registry
+from fitserve import registry, visibility
 from fitserve.errors import Forbidden, NotFound
 from fitserve.tables import Model
 from fitserve.wire.models import Sharing
@@ -16,17 +16,8 @@ def visible_model(session: Session, caller: Caller, name: str, to: Sharing = "as
     model = registry.get(session, name)
     if not caller.sees(model.owner, model.shared):
         raise NotFound(f"No model {name[:63]}.", received=name[:100])
-    if not may(caller, model, to):
-        raise Forbidden(
-            f"The model {name} is shared with you to {registry.sharing(model)}, not to {to} it.",
-            fix=f"Ask its owner: fitserve models share {name} --to {to}",
-        )
+    visibility.check_use(caller.owner_filter, model, to)
     return model
-
-
-def may(caller: Caller, model: Model, to: Sharing) -> bool:
-    """Return whether the caller may use a model in that way."""
-    return caller.sees(model.owner) or registry.is_shared_to(registry.sharing(model), to)
 
 
 def check_owner(session: Session, caller: Caller, name: str) -> None:

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 from sqlalchemy.orm import Session
 
-from fitserve import artifacts, db, drift, live_coverage, monitoring, registry, telemetry
+from fitserve import artifacts, db, drift, live_coverage, monitoring, registry, telemetry, visibility
 from fitserve.blobs import BlobStore
 from fitserve.conformal import Conformal
 from fitserve.decisions.apply import Decider, shares_of
@@ -36,7 +36,7 @@ from fitserve.wire.models import (
     VersionTraffic,
 )
 from services.control.deps import MAX_INTEGER, Ctx, Label, ModelName, Predictor, Reader
-from services.control.models.access import check_may_predict, may, visible_model
+from services.control.models.access import check_may_predict, visible_model
 from services.control.models.predict_proxy import predict_address, predict_tls
 from services.control.models.routes import serving_version
 from services.http import Caller, Router
@@ -156,7 +156,7 @@ def post_feedback(
     with db.reading(ctx.engine) as session:
         model = visible_model(session, caller, name)
         scorer = FeedbackScorer(session, ctx.blobs, model, caller)
-        shows_figures = may(caller, model, "inspect")
+        shows_figures = visibility.may_use(caller.owner_filter, model, "inspect")
         rows = [scorer.score(index, item) for index, item in enumerate(body.items)]
     known = [row for row in rows if row is not None]
     unknown = [item.id for item, row in zip(body.items, rows, strict=True) if row is None]

@@ -9,7 +9,8 @@ from datetime import datetime
 
 from fitserve.api_keys import ANONYMOUS, Identity, digest, not_valid, split_token
 from fitserve.errors import Forbidden, Unauthenticated, Unavailable
-from fitserve.registry import ModelFacts, is_shared_to
+from fitserve.registry import ModelFacts
+from fitserve.visibility import is_shared_to
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +71,6 @@ class Access:
         return self.identify(token.strip() if scheme.lower() == "bearer" and token.strip() else None)
 
 
-def can_see(identity: Identity, owner: str, shared: bool) -> bool:
-    """Return whether a model of that owner is visible to the caller."""
-    return shared or owner == identity.owner or "admin" in identity.scopes
-
-
 def may_use(identity: Identity, model: str) -> bool:
     """Return whether a key may know of a model that its owner sees; one for uploads, or for other models, may not."""
     return identity.may("read") or identity.may("train") or identity.may_predict(model)
@@ -91,7 +87,7 @@ def require_use(identity: Identity, model: str) -> None:
 
 def require_inspect(identity: Identity, model: ModelFacts) -> None:
     """Raise Forbidden where a model is shared to be asked only."""
-    if model.owner != identity.owner and not identity.may("admin") and not is_shared_to(model.sharing, "inspect"):
+    if not identity.sees(model.owner) and not is_shared_to(model.sharing, "inspect"):
         raise Forbidden(
             f"The model {model.name} is shared with you to ask, not to inspect: an explanation shows training rows.",
             fix=f"Ask its owner: fitserve models share {model.name} --to inspect",

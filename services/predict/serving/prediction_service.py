@@ -22,7 +22,7 @@ from fitserve.decisions.distance import DISTANCE_BLOB, distances
 from fitserve.errors import BadInput, DeadlineExceeded, NotFound, TooMany, Unavailable
 from fitserve.registry import RolloutFacts
 from fitserve.settings import Settings
-from services.predict.catalog.access import Access, can_see, may_use, require_use
+from services.predict.catalog.access import Access, may_use, require_use
 from services.predict.catalog.catalog import Catalog, CatalogEntry, Pointer
 from services.predict.catalog.columns import InputRows
 from services.predict.catalog.loaded_model import LoadedModel, ModelOutput, Prediction
@@ -141,7 +141,7 @@ class PredictionService:
         entry = self.catalog.entries.get(name)
         if not self.updates.polled:
             raise Unavailable("The registry has not been read yet.", retry_after=1)
-        if entry is None or not can_see(identity, entry.facts.owner, entry.facts.shared):
+        if entry is None or not identity.sees(entry.facts.owner, entry.facts.shared):
             raise NotFound(f"No model {name[:63]}.", received=name[:100])
         require_use(identity, name)
         return entry
@@ -152,7 +152,7 @@ class PredictionService:
         return [
             entry
             for entry in entries
-            if can_see(identity, entry.facts.owner, entry.facts.shared) and may_use(identity, entry.facts.name)
+            if identity.sees(entry.facts.owner, entry.facts.shared) and may_use(identity, entry.facts.name)
         ]
 
     def find_pointer(self, entry: CatalogEntry, selector: Selector, sticky_key: str | None = None) -> Pointer:
