@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,20 +23,25 @@ FIELDS_OF_A_CHUNK = 400
 MARGIN = 0.06  # between the best reading and another one, below which it is asked
 MARGIN_OF_OLD = 0.3  # the same, between code pages of the eighties, under which each letter is some letter
 LEAST = 0.25  # of a reading that is taken
+IN_PLACE = 1.02  # the rating of a sign that stands where such signs stand, which no letter reaches
 # A field with a byte beyond ASCII. It is tried at the beginning of a field alone, so that the time is linear.
 _FIELD = re.compile(rb"(?<![^\r\n,;\t|\"])[^\x80-\xff\r\n,;\t|\"]*+[\x80-\xff][^\r\n,;\t|\"]*+")
-# Letters by their frequency: those that are common in a language, and those that are rare or stand in names.
-_LATIN = ("éèüöäßñçáíóúàâêôåøæÉÖÜÄÑÇÅØ", "îûëïõãœìòùýÁÍÓÚÈÀÂÊÎÔÛËÏÃÕÆŒÝ")
-_CENTRAL = ("łąęśćżŁŻŚřšěčžůőűŘŠČŽáíéöüä", "źńóĆĄĘŃÓŹýúňťďŮŇŤĎÝÁÍÉÚŐŰÖÜăâîşţĂÂÎŞŢđĐßôľ")
-_LETTERS = {
-    "cp1252": _LATIN,
-    "cp850": _LATIN,
-    "mac_roman": _LATIN,
+# Letters beyond ASCII of languages: French, German, Spanish, Portuguese, Italian, Swedish, Danish, Dutch,
+# Catalan; Polish, Czech, Slovak, Hungarian, Romanian, Croatian; Turkish; Lithuanian, Latvian, Estonian.
+_WESTERN = (
+    *("éèêëàâîïôûùüçœæÿ", "äöüß", "áéíóúñü", "áâãàçéêíóôõúü", "àèéìòù", "åäöé", "æøåé", "éëïöüè"),
+    "àçéèíïóòúü",
+)
+_CENTRAL = ("ąćęłńóśźż", "áčďéěíňóřšťúůýž", "áäčďéíĺľňóôŕšťúýž", "áéíóöőúüű", "ăâîşţ", "čćđšž", "äöüßé")
+_LANGUAGES = {
+    "cp1252": _WESTERN,
+    "cp850": _WESTERN,
+    "mac_roman": _WESTERN,
     "cp1250": _CENTRAL,
     "iso8859-2": _CENTRAL,
     "cp852": _CENTRAL,
-    "cp1254": ("ışğçöüİŞ", "ĞÇÖÜâîû"),
-    "cp1257": ("āčēģīķļņšūžąęėįų", "ĀČĒĢĪĶĻŅŠŪŽĄĘĖĮŲõäöüÕÄÖÜ"),
+    "cp1254": ("çğıİöşüâîû",),
+    "cp1257": ("ąčęėįšųūž", "āčēģīķļņšūž", "äõöüšž"),
 }
 _RUSSIAN = "оеаинтсрвлкмдпуяыьгзбчйхжшюцщэфъё"
 _GREEK = "αοιετσνηυρπκμλςόίέάήύγδωώθχφβζξψϊϋΐΰ"
@@ -46,14 +52,25 @@ _SINGLE = ("cp1253", "cp1255", "cp1256", "cp874")
 # The same bytes are often the same text under several of these; the first one is named.
 CANDIDATES = (
     *("cp1252", "gb18030", "big5hkscs", "cp932", "cp949", "euc_jp", "cp1251", "koi8-r", "koi8-u", "cp866", "cp1250"),
-    *("iso8859-2", "cp1254", "cp1253", "cp1255", "cp1256", "cp874", "cp1257", "iso8859-5", "mac_cyrillic"),
-    *("cp850", "mac_roman", "cp852"),
+    *("iso8859-2", "cp1254", "cp1253", "cp1255", "cp1256", "cp874", "cp1257", "mac_roman", "iso8859-5"),
+    *("mac_cyrillic", "cp850", "cp852"),
 )
 # Rare nowadays: they must be better than the others by so much.
 _RARE = {"cp850": 0.12, "mac_roman": 0.12, "cp852": 0.15, "iso8859-5": 0.05, "mac_cyrillic": 0.05, "iso8859-2": 0.03}
 _RARE |= {"koi8-u": 0.01, "cp1257": 0.03, "cp1254": 0.01, "euc_jp": 0.01}
 _SCRIPTS = ("LATIN", "CYRILLIC", "GREEK", "HEBREW", "ARABIC", "THAI", "CJK", "HIRAGANA", "KATAKANA", "HANGUL")
-_TYPOGRAPHY = frozenset("–—‘’“”„‚€£°§«»…©®±×·¿¡²³µ¥½¼º\xa0™†•´№")
+_TYPOGRAPHY = frozenset("–—‘’“”„‚€£°§«»…©®±×·¿¡²³µ¥½¼¾ºª\xa0™†•´№Ø")
+# A sign where it belongs, between its neighbours (a blank where the field ends): units, money, quotes, dashes.
+_IN_PLACE = re.compile(
+    r"[\d\s(\[/]°[\s\dCFKNSEW).,/\]]|[\s(]±[\s\d.]|\d±[\s\d.]|\d[½¼¾][\s\w).,-]|\s[½¼¾][\s).,-]|[\s\d(\[/]µ[A-Za-z]"
+    r"|[\s\d(\[/kKM+-][€£¥][\s\d).,/\]-]|[A-Za-z)\d][²³][\s).,/\]-]|[\d\s]×[\d\s]|[\s(/]Ø[\s\d]|[\dMN][ºª][\s.,)]"
+    r"|[A-Za-z]’[A-Za-z\s.,)]|[\s(]’[\ds]|[\s(][“‘„«¿¡]\S|\S[”’»][\s.,;:!?)]|[\s\d)][–—][\s\d(]|[\w\s.]…[\s.,)]"
+    r"|[\w\s)][®™†][\s).,]|[\s(]©[\s\d]|[\s(]§[\s\d§]|\s[•·]\s|l·l|[\s(]«\s|\s»[\s.,;:!?)]|[\s(]№[\s\d]|[^a-zA-Z]\xa0[^a-zA-Z]"
+)
+_WORDS_OF_ONE_LETTER = frozenset("àèéóíáåöæâÀÈÉÓÍÁÅÖÆÂ")
+
+
+_Rated = tuple[float, str, list[str]]  # a rating, an encoding, and the fields as they read under it
 
 
 @dataclass(frozen=True)
@@ -67,18 +84,28 @@ class Guess:
 def guess(path: Path) -> tuple[Guess | None, list[Guess]]:
     """Return the likeliest encoding of a file that is not UTF-8 (None if others are as likely), and those."""
     fields = _fields(path)
-    rated = []
+    rated: list[_Rated] = []
     for name in CANDIDATES:
         texts = _decoded(fields, name)
         if texts is not None:
             rated.append((_rate(texts, name) - _RARE.get(name, 0), name, texts))
-    rated.sort(key=lambda item: -item[0])
+    rated.sort(key=lambda item: (-item[0], CANDIDATES.index(item[1])))
+    rated = _of_distinct_texts(rated)
     guesses = [Guess(name, max(texts[:20], key=len).strip()[:30]) for _, name, texts in rated[:3]]
     if not rated or rated[0][0] < LEAST:
         return None, guesses
     best, _, texts = rated[0]
-    rivals = [item for item in rated[1:] if item[2] != texts and best - item[0] < _margin(rated[0][1], item[1])]
+    rivals = [item for item in rated[1:] if best - item[0] < _margin(rated[0][1], item[1])]
     return (None if rivals else guesses[0]), guesses
+
+
+def _of_distinct_texts(rated: list[_Rated]) -> list[_Rated]:
+    """Keep one of each text, with its best rating and the commonest of the encodings that read it so."""
+    kept: dict[tuple[str, ...], _Rated] = {}
+    for rating, name, texts in rated:
+        best, commonest, _ = kept.get(tuple(texts), (rating, name, texts))
+        kept[tuple(texts)] = (best, min(commonest, name, key=CANDIDATES.index), texts)
+    return list(kept.values())
 
 
 def _margin(one: str, other: str) -> float:
@@ -130,14 +157,19 @@ def _decoded(fields: list[bytes], name: str) -> list[str] | None:
 def _rate(texts: list[str], name: str) -> float:
     """Rate how plausible texts are, at most about 1: the mean over bytes beyond ASCII."""
     total = weight = 0.0
+    letters: Counter[str] = Counter()
     for text in texts:
         for at, character in enumerate(text):
             if character < "\x80":
                 continue
             bytes_taken = 2.0 if name in _WIDE and character > "\xff" and not "\uff61" <= character <= "\uff9f" else 1.0
             before, after = text[at - 1] if at else " ", text[at + 1] if at + 1 < len(text) else " "
-            total += bytes_taken * _rate_character(character, before, after, name)
+            is_in_place = bool(_IN_PLACE.match(before + character + after))
+            total += bytes_taken * (IN_PLACE if is_in_place else _rate_character(character, before, after, name))
             weight += bytes_taken
+            letters[character] += name in _LANGUAGES and character.isalpha() and not is_in_place
+    if name in _LANGUAGES:
+        total += max(_rate_letters(letters, language, name) for language in _LANGUAGES[name])
     if name == "euc_jp" and not any("\u3040" <= character <= "\u30ff" for text in texts for character in text):
         total -= 0.1 * weight  # Japanese has kana; without them, these bytes are Chinese
     return total / weight if weight else 0.0
@@ -149,24 +181,22 @@ def _rate_character(character: str, before: str, after: str, name: str) -> float
         return -3.0
     if name in _WIDE:
         return _rate_wide(character, script, before, after, name)
-    in_word = before.isalpha() and after.isalpha()
     if category[0] != "L" and category[0] != "M":
-        if in_word and character != "’":
-            return -1.5
-        return 0.55 if character in _TYPOGRAPHY else -1.0
+        return _rate_sign_out_of_place(character, before.isalpha() and after.isalpha())
     for neighbour in (before, after):
         if neighbour.isalpha() and _kind(neighbour)[1] != script:
             return -1.5
     # A capital after a small letter is not how words are written.
     value = (-0.6 if before.islower() else -0.25 if before.isupper() else 0.0) if category == "Lu" else 0.0
-    if name not in _LETTERS and not before.isalpha() and not after.isalpha():
+    if before.isdigit() or after.isdigit():
+        value -= 0.8
+    elif not before.isalpha() and not after.isalpha() and character not in _WORDS_OF_ONE_LETTER:
         value -= 0.35  # a word of one letter
     if name in _CYRILLIC:
         place = _RUSSIAN.find(character.lower())
         value += (1.0 - 0.02 * place) if place >= 0 else 0.75 if character.lower() in "іїєґў" else -0.5
         return value if script == "CYRILLIC" else -0.5
-    if name in _LETTERS:
-        value += 0.95 if character in _LETTERS[name][0] else 0.75 if character in _LETTERS[name][1] else -0.6
+    if name in _LANGUAGES:  # the letter itself is rated by `_rate_letters`
         # Most letters of a Latin word are ASCII; a capital stands at its beginning.
         value -= 0.7 if not before.isascii() and not after.isascii() and before.isalpha() and after.isalpha() else 0.0
         return value - (0.3 if category == "Lu" and after.islower() and before.isalpha() else 0.0)
@@ -177,6 +207,27 @@ def _rate_character(character: str, before: str, after: str, name: str) -> float
         return value + (1.0 - 0.02 * place if place >= 0 else -0.5)
     expected = {"cp1255": "HEBREW", "cp1256": "ARABIC", "cp874": "THAI"}[name]
     return value + 0.9 if script == expected else -0.6
+
+
+def _rate_letters(letters: Mapping[str, int], language: str, name: str) -> float:
+    """Rate the letters of a text as those of one language; a table may hold words of its encoding's other ones."""
+    others = "".join(_LANGUAGES[name])
+    rated = (
+        (0.95 if _is_in(one, language) else 0.75 if _is_in(one, others) else -0.6, n) for one, n in letters.items()
+    )
+    return sum(value * count for value, count in rated)
+
+
+def _is_in(letter: str, language: str) -> bool:
+    return letter in language or letter.lower() in language
+
+
+def _rate_sign_out_of_place(character: str, in_word: bool) -> float:
+    if in_word and character not in "\xa0–—":  # these part words
+        return -1.5
+    if character == "\xa0":
+        return 0.8
+    return 0.55 if character in _TYPOGRAPHY else -1.0
 
 
 def _rate_wide(character: str, script: str, before: str, after: str, name: str) -> float:
@@ -193,6 +244,8 @@ def _rate_wide(character: str, script: str, before: str, after: str, name: str) 
         return 0.6
     if script != "CJK":
         return 0.2 if character in _TYPOGRAPHY or character in "★☆○●◎◇◆□■△▲▽▼→←↑↓①②③④⑤" else -0.6
+    if before.isascii() and after.isascii() and character.encode(name)[-1] < 0x80:
+        return 0.5  # alone, and its second byte is an ASCII letter: rather a sign and that letter
     return 0.9 if _is_common(character, name) else 0.1
 
 

@@ -67,6 +67,51 @@ def test_where_two_readings_are_as_likely_it_is_asked(api: Api, encoding: str) -
     assert stored(api, data, encoding=encoding)[1][0] == ["Élodie", "Besançon", 12]
 
 
+def test_a_blank_that_does_not_break_is_a_blank(api: Api) -> None:
+    text = "question,answer\n" + "knowledge\xa0of food,Not much\xa0\n" * 30
+    body, rows = stored(api, text.encode("mac_roman"))
+    assert (rows[0][0], body["source"]["encoding"]) == ("knowledge\xa0of food", "mac_roman")
+    assert "cp1252 ('knowledge\\xa0of" in refusal(api, text.encode("cp1252"))["fix"]  # or 'knowledgeáof', in cp850
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "23 °C",
+        "Größe [m²]",
+        "£12",
+        "12 €",
+        "1\xa0234",
+        "±3",
+        "12 µg",
+        "don’t",
+        "“quoted”",
+        "x – y",
+        "5½",
+        "Nº",
+        "« mot »",
+    ],
+)
+def test_a_sign_in_its_place_is_no_letter_of_another_encoding(api: Api, field: str) -> None:
+    """Read as others, they are `23蚓`, `Ł12`, `ą3`, `don稚`, `1á234`."""
+    body, _ = stored(api, f"{field},b\n1,2\n3,4\n".encode("cp1252"), header="true")
+    assert (body["source"]["encoding"], body["columns"][0]["name"]) == ("cp1252", field)
+
+
+@pytest.mark.parametrize(
+    ("words", "encoding"),
+    [
+        (["naïve", "crème brûlée", "Sœur"], "cp1252"),
+        (["Curaçao", "São Paulo"], "cp1252"),
+        (["Dvořák", "Český", "Jiří"], "cp1250"),
+        (["Łódź", "Gdańsk"], "cp1250"),
+    ],
+)
+def test_letters_of_one_language_stand_together(api: Api, words: list[str], encoding: str) -> None:
+    _, rows = stored(api, ("word,n\n" + "".join(f"{word},1\n" for word in words)).encode(encoding))
+    assert [row[0] for row in rows] == words
+
+
 @pytest.mark.parametrize("content_type", ["text/csv; charset=koi8-r", 'text/csv; charset="KOI8-R"'])
 def test_a_declared_charset_is_obeyed(api: Api, content_type: str) -> None:
     data = "а,б\nмир,1\n".encode("koi8-r")
