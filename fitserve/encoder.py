@@ -23,13 +23,13 @@ from fitserve.dataset_facts import DatasetFacts
 from fitserve.encoding import Encoding, FittedColumn, ValueWarning
 from fitserve.encoding.boolean import BooleanColumn
 from fitserve.encoding.category import MOST_EXACT, CategoryColumn
-from fitserve.encoding.coercion import clipped
 from fitserve.encoding.encoding import Row
 from fitserve.encoding.number import NumberWriter, NumericColumn
 from fitserve.encoding.raw_column import RawColumn, raw_columns
 from fitserve.encoding.row_plan import RowPlan
 from fitserve.encoding.row_warnings import RowWarnings
 from fitserve.errors import BadInput, Problem
+from fitserve.excerpts import excerpt_of_cell
 from fitserve.settings import MB
 from fitserve.spec.feature import EncodedInput, Feature, each_of, encoded_inputs
 
@@ -230,8 +230,8 @@ class Encoder:
         if isinstance(row, Mapping):
             values = [row.get(name) for name in self.names]
             if len(row) > len(self.names) or any(name not in self._known for name in row):
-                extra = next(name for name in row if name not in self._known)
-                raise _bad_row(number, f"there is no column {clipped(extra)!r}", extra, ", ".join(self.names[:20]))
+                extra = excerpt_of_cell(next(name for name in row if name not in self._known))
+                raise _bad_row(number, f"there is no column {extra!r}", extra, ", ".join(self.names[:20]))
             return values
         if isinstance(row, (list, tuple)):
             if len(row) != len(self.names):
@@ -261,7 +261,7 @@ def zeros(shape: tuple[int, ...], dtype: str) -> np.ndarray:
 
 
 def _bad_row(number: int, what: str, received: Any, expected: str) -> BadInput:
-    problem = Problem(f"Row {number}: {what}.", row=number, received=clipped(received), expected=expected)
+    problem = Problem(f"Row {number}: {what}.", row=number, received=excerpt_of_cell(received), expected=expected)
     return BadInput(problem.detail, problems=[problem])
 
 

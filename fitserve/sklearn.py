@@ -33,7 +33,7 @@ from fitserve.client.predictions import Predictions
 from fitserve.dataset_facts import Kind
 from fitserve.errors import FitserveError
 from fitserve.ids import new_id
-from fitserve.parsing.words import MISSING, SOFT_MISSING
+from fitserve.parsing.missing import may_be_missing
 
 ROWS_AT_ONCE = 5_000  # of one request for predictions
 LARGEST_SEED = 2**31 - 1
@@ -315,7 +315,7 @@ def _label_texts(classes: Any) -> list[str]:
     """Return how classes are called on the server: their texts, or numbers where a table would not keep these."""
     texts = [str(label) for label in classes]
     words = {text.strip().casefold() for text in texts}
-    plain = all(text == text.strip() and text not in MISSING and text.casefold() not in SOFT_MISSING for text in texts)
+    plain = all(text == text.strip() and not may_be_missing(text) for text in texts)
     return texts if plain and len(words) == len(texts) else [f"class {n}" for n in range(len(texts))]
 
 

@@ -39,6 +39,32 @@ class RunState(StrEnum):
     cancelled = "cancelled"
 
 
+class FailureCause(StrEnum):
+    """Why a run failed: `error.cause` of the run, and the label of the telemetry series of failures."""
+
+    # Another attempt would end the same way.
+    bad_data = "bad_data"  # its table cannot be trained on, or not be predicted
+    diverged = "diverged"  # the loss is not a finite number
+    search = "search"  # no trial of a search succeeded
+    parity = "parity"  # what would be served differs from Keras
+    export = "export"  # the conversion to another format
+    registration = "registration"  # its model's name was taken meanwhile
+    out_of_memory = "out_of_memory"
+    gang_address = "gang_address"  # other workers cannot reach this one
+    gang_broken = "gang_broken"  # the connections between workers break again and again
+    destination_refused = "destination_refused"  # a batch prediction's destination does not take it
+    # Another attempt may go well: a run fails with these once its attempts are used up.
+    worker_lost = "worker_lost"  # its lease expired
+    killed = "killed"  # the trainer, by a signal
+    no_progress = "no_progress"  # the trainer reported nothing for too long
+    trainer_start = "trainer_start"  # no trainer process would start
+    incomplete_history = "incomplete_history"  # epochs are missing, so it starts over
+    disk_full = "disk_full"
+    no_free_port = "no_free_port"  # for the trainers of a gang
+    destination_away = "destination_away"  # a batch prediction's destination does not answer
+    internal_error = "internal_error"  # a fault of ours; final where the trainer reports it
+
+
 # What is being done about a run that has not ended. `taken_back`: queued again, after an attempt was lost.
 Phase = Literal["queued", "taken_back", "preparing", "training", "exporting", "evaluating"]
 TERMINAL = frozenset({RunState.succeeded, RunState.failed, RunState.cancelled})

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fitserve.dataset_facts import DatasetFacts
-from fitserve.encoding.coercion import clipped, labels_of, numbers_of
+from fitserve.encoding.coercion import labels_of, numbers_of
 from fitserve.errors import BadInput, Problem
+from fitserve.excerpts import excerpt_of_cell
 from fitserve.parsing.words import FALSE, TRUE
 from fitserve.spec.target import Target
 
@@ -115,7 +116,7 @@ def _refuse_rows(rows: np.ndarray, name: str, values: np.ndarray, expected: str)
             f"The target {name!r} is {_shown(values[row])} in row {row + 1}.",
             row=int(row) + 1,
             column=name,
-            received=clipped(values[row]),
+            received=excerpt_of_cell(values[row]),
             expected=expected,
             fix="Leave rows without a target out of the dataset.",
         )
@@ -126,7 +127,7 @@ def _refuse_rows(rows: np.ndarray, name: str, values: np.ndarray, expected: str)
 
 def _shown(value: Any) -> str:
     missing = value is None or (isinstance(value, float) and value != value)
-    return "missing" if missing else repr(clipped(value))
+    return "missing" if missing else repr(excerpt_of_cell(value))
 
 
 @dataclass(frozen=True)

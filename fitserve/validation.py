@@ -13,8 +13,8 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from fitserve.errors import BadInput, Problem, json_pointer
+from fitserve.excerpts import excerpt
 
-MAX_EXCERPT = 120  # characters of what was received that an error repeats
 MAX_LISTED = 100  # allowed names that an error lists
 
 
@@ -71,21 +71,6 @@ def unknown_name(
         expected=f"one of {', '.join(list(allowed)[:MAX_LISTED])}",
         fix=did_you_mean(name, allowed) or fix,
     )
-
-
-def excerpt(value: Any) -> Any:
-    """Return what was received, short enough for an error and with control characters escaped."""
-    if isinstance(value, (bool, type(None), float)):
-        return value
-    if isinstance(value, int):
-        return value if abs(value) < 10**30 else f"an integer of {value.bit_length()} bits"
-    if isinstance(value, (list, tuple)) and len(value) > 20:
-        return f"a list of {len(value)}"
-    if isinstance(value, dict) and len(value) > 20:
-        return f"a mapping of {len(value)}"
-    text = value if isinstance(value, str) else repr(value)[: 2 * MAX_EXCERPT]
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[: 2 * MAX_EXCERPT])
-    return text if len(text) <= MAX_EXCERPT else text[:MAX_EXCERPT] + "..."
 
 
 def problems_from(

@@ -20,6 +20,7 @@ from fitserve import artifacts, db, exports
 from fitserve.blobs import StoredBlob
 from fitserve.datasets import store
 from fitserve.errors import NotFound
+from fitserve.states import FailureCause
 from fitserve.tables import Dataset, Epoch
 from workers.side_attempt import DeterministicFailure, Interrupted, SideAttempt
 from workers.trainer_process import clean_environment
@@ -40,7 +41,7 @@ class ExportAttempt(SideAttempt):
         self._convert(folder)
         result = json.loads((folder / "result.json").read_text())
         if "cause" in result:
-            raise DeterministicFailure(result["cause"], result["detail"], result["parity"])
+            raise DeterministicFailure(FailureCause(result["cause"]), result["detail"], result["parity"])
         blob = self.blobs.put_file(folder / "export")
         wanted = {name: request[name] for name in ("model", "format", "artifact")}
         outcome = {"model_version": request["version"], "file": blob.sha256, "bytes": blob.bytes}
@@ -85,4 +86,5 @@ class ExportAttempt(SideAttempt):
                 time.sleep(_POLL)
         if process.returncode != 0:
             last = log.read_text(errors="replace").strip().splitlines()[-1:] or ["it was killed"]
-            raise DeterministicFailure("export", f"The export failed: {last[0][:300]}", {"exit": process.returncode})
+            message = f"The export failed: {last[0][:300]}"
+            raise DeterministicFailure(FailureCause.export, message, {"exit": process.returncode})

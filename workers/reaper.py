@@ -28,7 +28,7 @@ from fitserve.queue import Publisher
 from fitserve.rollouts import lifecycle
 from fitserve.runs import blob_references, create, finish, queries, worker_registry
 from fitserve.settings import Settings
-from fitserve.states import TERMINAL, RunState
+from fitserve.states import TERMINAL, FailureCause, RunState
 from fitserve.tables import Rollout
 from workers import health_server
 from workers.automation_driver import AutomationDriver
@@ -62,7 +62,7 @@ def reclaim_expired_runs(engine: Engine, max_attempts: int) -> None:
         if state in TERMINAL:
             telemetry.RUNS_FINISHED.labels(str(state)).inc()
         if state == RunState.failed:
-            telemetry.RUN_FAILURES.labels("worker_lost").inc()
+            telemetry.RUN_FAILURES.labels(FailureCause.worker_lost).inc()
         log.warning("worker lost", extra={"run": run_id, "state": str(state)})
         crash_point("reaper.mid_round")
 

@@ -1,4 +1,7 @@
-"""One attempt at a run that needs no trainer: its lease, and the state that it is left in."""
+"""One attempt at a run without a trainer process: its lease, and the state that it is left in.
+
+Batch predictions, exports and cleanups are such runs; a training's attempt is `workers/attempt/attempt.py`.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ from fitserve.runs import cleanup, finish, lease
 from fitserve.runs.history import EventReport, Level, Report
 from fitserve.runs.lease import LeaseLost, StoredCheckpoint
 from fitserve.settings import Settings
-from fitserve.states import INTERNAL_KINDS, TERMINAL, RunState
+from fitserve.states import INTERNAL_KINDS, TERMINAL, FailureCause, RunState
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +34,7 @@ log = logging.getLogger(__name__)
 class DeterministicFailure(Exception):
     """The work failed, and would fail again."""
 
-    def __init__(self, cause: str, detail: str, evidence: Mapping[str, Any]) -> None:
+    def __init__(self, cause: FailureCause, detail: str, evidence: Mapping[str, Any]) -> None:
         super().__init__(detail)
         self.cause, self.detail, self.evidence = cause, detail, evidence
 
@@ -42,7 +45,7 @@ class Interrupted(Exception):
 
 @dataclass
 class SideAttempt(ABC):
-    """One attempt at one run."""
+    """One attempt at one run, whose work this process does itself, or a process of its own that is no trainer."""
 
     settings: Settings
     engine: Engine
@@ -97,14 +100,15 @@ class SideAttempt(ABC):
             return self._fail(error.cause, error.detail, error.evidence)
         except (BadInput, NotFound, Corrupt, Conflict) as error:
             problems = [problem.as_dict() for problem in error.problems]
-            cause = "destination_refused" if isinstance(error, DestinationRefused) else "bad_data"
+            refused = isinstance(error, DestinationRefused)
+            cause = FailureCause.destination_refused if refused else FailureCause.bad_data
             return self._fail(cause, error.detail, {"errors": problems} | ({"fix": error.fix} if error.fix else {}))
         except LeaseLost:
             raise
         except Exception as error:
             return self._lose(error)
 
-    def _fail(self, cause: str, detail: str, evidence: Mapping[str, Any]) -> RunState:
+    def _fail(self, cause: FailureCause, detail: str, evidence: Mapping[str, Any]) -> RunState:
         remains = self._undo()
         result = {} if remains is None else {"remains": remains}
         facts = {**evidence, **result}
@@ -115,9 +119,9 @@ class SideAttempt(ABC):
 
     def _lose(self, error: Exception) -> RunState:
         """Spend an attempt on what another one may not meet."""
-        cause = "internal_error"
+        cause = FailureCause.internal_error
         if isinstance(error, DestinationAway):
-            cause = "destination_away"
+            cause = FailureCause.destination_away
             log.warning("destination is away", extra={"run": self.claim.lease.run_id, "error": error.detail})
         else:
             log.exception("the attempt failed", extra={"run": self.claim.lease.run_id})

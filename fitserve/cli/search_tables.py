@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from fitserve.cli import screen
+from fitserve.excerpts import shorten
 
 if TYPE_CHECKING:
     from fitserve.wire.runs import TrialInfo
@@ -44,7 +45,7 @@ _STATES = ("succeeded", "pruned", "failed", "running")
 
 def _short(value: Any) -> str:
     text = screen.number(value) if isinstance(value, float) else value if isinstance(value, str) else _flow(value)
-    return text if len(text) <= _WIDEST else text[: _WIDEST - 1] + "…"
+    return shorten(text, _WIDEST)
 
 
 def _flow(value: Any) -> str:

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from fitserve.encoding.coercion import clipped
 from fitserve.errors import BadInput, Malformed, Problem
+from fitserve.excerpts import excerpt_of_cell
 
 MAX_PROBLEMS = 20  # that one error shows
 LENIENT_FIX = "Fix the row, or upload with lenient=true, which leaves such rows out and reports them."
@@ -32,12 +32,12 @@ class TableUnreadable(Malformed):
 
 def bad_value(row: int, column: str, received: Any, expected: str, note: str = "") -> Problem:
     """Return the problem of a field whose value is not of its column's kind."""
-    detail = f"Row {row}, column {column!r}: {clipped(received)!r} is not {expected}.{note}"
+    detail = f"Row {row}, column {column!r}: {excerpt_of_cell(received)!r} is not {expected}.{note}"
     fix = f"{LENIENT_FIX} If the column is of another kind, say so: kinds.{column}=categorical."
     if expected != "a text" and isinstance(received, str) and received.strip():
-        option = f"formats.{column}.also_missing={clipped(received.strip(), 40)}"
+        option = f"formats.{column}.also_missing={excerpt_of_cell(received.strip(), 40)}"
         fix = f"If it stands for a missing value, say so, which keeps the row: {option}. {fix}"
-    return Problem(detail, row=row, column=column, received=clipped(received), expected=expected, fix=fix)
+    return Problem(detail, row=row, column=column, received=excerpt_of_cell(received), expected=expected, fix=fix)
 
 
 def refuse(problems: Iterable[Problem], total: int | None = None) -> TableRefused:

@@ -19,17 +19,12 @@ from fitserve.dataset_facts import Kind, Storage
 from fitserve.datasets import MAX_PROBLEMS
 from fitserve.datasets.column_plan import ColumnPlan
 from fitserve.datasets.column_sample import keep_digits
-from fitserve.datasets.column_texts import (
-    are_soft_missing,
-    has_leading_zeros,
-    merge_spellings,
-    note_odd_values,
-    words_for_missing,
-)
+from fitserve.datasets.column_texts import has_leading_zeros, merge_spellings, note_odd_values
 from fitserve.datasets.plan_proposal import as_text_plan, propose_again
 from fitserve.encoding.coercion import labels_of
 from fitserve.parsing import ColumnFormat, numbers, times
-from fitserve.parsing.column_format import SOFT, folded
+from fitserve.parsing.column_format import folded
+from fitserve.parsing.missing import SOFT_MISSING, are_soft_missing, find_missing, words_for_missing
 from fitserve.parsing.words import FALSE, TRUE
 from fitserve.wire.notices import Notice
 
@@ -125,14 +120,10 @@ class ColumnParser:
     def _without_missing(self, values: pa.Array) -> pa.Array:
         """Return the values, null where they spell a missing one; such spellings are counted."""
         plan = self.plan
-        spellings = plan.format.missing_spellings
-        soft = plan.soft_missing and plan.storage != "string"
-        bare = pc.utf8_trim_whitespace(values) if plan.storage != "string" or plan.format.trim else values
-        missing = pc.is_in(bare, pa.array(sorted({*spellings, *_BLANK}), pa.string()))
-        if plan.format.also_missing or soft:
-            also = {text.lower() for text in plan.format.also_missing}.union(SOFT if soft else ())
-            missing = pc.or_(missing, pc.is_in(pc.utf8_lower(pc.utf8_trim_whitespace(values)), pa.array(sorted(also))))
-        missing = pc.and_(missing, values.is_valid())
+        is_value = plan.storage != "string"
+        in_any_case = {*plan.format.also_missing, *(SOFT_MISSING if plan.soft_missing and is_value else ())}
+        spellings = {*plan.format.missing_spellings, *_BLANK}
+        missing = find_missing(values, spellings, in_any_case, trim=is_value or plan.format.trim)
         if not pc.any(missing).as_py():
             return values
         missing_counts = values.filter(missing).value_counts()
@@ -368,7 +359,7 @@ class ColumnParser:
     def _note_soft(self) -> None:
         """Note words that were read as missing because everything else in the column is a number or a time."""
         format, stated = self.plan.format, self.plan.stated
-        decided = {*(SOFT if self.plan.soft_missing else ()), *format.also_missing} - {
+        decided = {*(SOFT_MISSING if self.plan.soft_missing else ()), *format.also_missing} - {
             word.lower() for word in stated.also_missing
         }
         words = {word: count for word, count in self.read_as_missing.items() if word.lower() in decided}

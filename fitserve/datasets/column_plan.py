@@ -36,7 +36,7 @@ class ColumnPlan:
     format: ColumnFormat = PLAIN
     zoned: bool = False  # times name their zone
     trim: bool = False  # blanks around a value mean nothing
-    soft_missing: bool = False  # the texts of SOFT_MISSING are missing
+    soft_missing: bool = False  # the texts of `parsing.missing.SOFT_MISSING` are missing
     strict: bool = False  # values that do not fit are refused instead of changing the plan
     typed: bool = False  # values have a type already (Parquet, Arrow) and keep it
     quoted: bool = False  # the reader has taken care of unquoted spellings of missing: what is left was quoted

@@ -19,14 +19,12 @@ import pyarrow.compute as pc
 from fitserve.dataset_facts import Storage
 from fitserve.datasets.column_plan import SHARE, ColumnPlan, FilePrior
 from fitserve.datasets.column_texts import (
-    are_soft_missing,
     count_of,
     has_leading_zeros,
     is_label,
     merge_spellings,
     note_odd_values,
     without_missing,
-    words_for_missing,
 )
 from fitserve.datasets.unusual_numbers import (
     note_lost_zeros,
@@ -37,9 +35,10 @@ from fitserve.datasets.unusual_numbers import (
 )
 from fitserve.parsing import ColumnFormat, TimeFormat, numbers, times
 from fitserve.parsing.column_format import PLAIN
+from fitserve.parsing.missing import DISPUTABLE, SOFT_MISSING, are_soft_missing, words_for_missing
 from fitserve.parsing.numbers import NumberEvidence, is_currency, is_known_unit
 from fitserve.parsing.times import TimeEvidence
-from fitserve.parsing.words import DISPUTABLE, FALSE, SOFT_MISSING, TRUE
+from fitserve.parsing.words import FALSE, TRUE
 from fitserve.wire.notices import Notice
 
 HALF = 0.5

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 from fitserve.dataset_facts import Storage
 from fitserve.parsing import ColumnFormat
 from fitserve.parsing.column_format import folded
-from fitserve.parsing.words import DISPUTABLE, FALSE_IN_ANY_LANGUAGE, MISSING, SOFT_MISSING, TRUE_IN_ANY_LANGUAGE
+from fitserve.parsing.missing import DISPUTABLE, MISSING, find_missing
+from fitserve.parsing.words import FALSE_IN_ANY_LANGUAGE, TRUE_IN_ANY_LANGUAGE
 from fitserve.wire.notices import Notice
 
 MAX_MERGED = 1_000  # a column with more labels than this is not searched for two spellings of one label
@@ -75,15 +76,8 @@ def is_label(word: str, counts: Mapping[str, int]) -> bool:
 def without_missing(values: pa.Array, format: ColumnFormat, everything: bool) -> pa.Array:
     """Return the values that are not missing; `everything`: nor spellings that are labels in some columns."""
     present = values.drop_null()
-    spellings = set(format.missing_spellings)
-    if not everything:
-        spellings -= {*DISPUTABLE}
-    trimmed = pc.utf8_trim_whitespace(present)
-    missing = pc.is_in(trimmed, pa.array(sorted(spellings), pa.string()))
-    if format.also_missing:
-        also = pa.array([text.strip().lower() for text in format.also_missing], pa.string())
-        missing = pc.or_(missing, pc.is_in(pc.utf8_lower(trimmed), also))
-    return present.filter(pc.invert(missing))
+    spellings = format.missing_spellings if everything else format.missing_spellings - {*DISPUTABLE}
+    return present.filter(pc.invert(find_missing(present, spellings, format.also_missing)))
 
 
 def has_leading_zeros(texts: pa.Array) -> bool:
@@ -103,26 +97,6 @@ def has_leading_zeros(texts: pa.Array) -> bool:
     return bool((((second >= ord("0")) & (second <= ord("9"))) | (second == ord("x")) | (second == ord("X"))).any())
 
 
-def words_for_missing(odd: Mapping[str, int], others: int) -> tuple[str, ...]:
-    """Return the odd texts of a column of numbers or times if they stand for a missing value: BDL, not measured.
-
-    They are up to three words without digits, each of them repeated, beside many different values: where those are
-    few, they may be codes, of which one is a word.
-
-    Args:
-        odd: how often each text occurs that is neither a number nor a time.
-        others: how many different values the column has.
-    """
-    words = {text.strip().lower(): count for text, count in odd.items()}
-    if not 0 < len(odd) <= 3 or others < 30:
-        return ()
-    for word, count in words.items():
-        is_word = any(c.isalpha() for c in word) and not any(c.isdigit() for c in word) and len(word) <= 20
-        if not is_word or count < 3 or word in TRUE_IN_ANY_LANGUAGE | FALSE_IN_ANY_LANGUAGE:
-            return ()
-    return tuple(sorted(words))
-
-
 def note_odd_values(name: str, storage: Storage, odd: str, fit: int, values: int) -> Notice:
     """Note that a column is text although most of its values are numbers or times; `odd` is one that is neither."""
     is_time = storage == "timestamp"
@@ -134,7 +108,3 @@ def note_odd_values(name: str, storage: Storage, odd: str, fit: int, values: int
         evidence=f"{fit} of {values} values are {what}",
         option=f"kinds.{name}={'datetime' if is_time else 'numeric'}",
     )
-
-
-def are_soft_missing(texts: Iterable[str]) -> bool:
-    return all(text.strip().lower() in SOFT_MISSING for text in texts)

@@ -17,8 +17,9 @@ from fitserve.dataset_facts import MAX_LABELS, ColumnFacts, Kind, Storage
 from fitserve.datasets.column_parser import ColumnParser, storage_of
 from fitserve.datasets.kinds import LARGEST_EXACT, Traits, check_kind, infer_kind, label_order
 from fitserve.datasets.typed_values import note_typed_values
-from fitserve.encoding.coercion import as_label, clipped, numbers_of, texts_of
+from fitserve.encoding.coercion import as_label, numbers_of, texts_of
 from fitserve.encoding.text import tokenize, tokens_for
+from fitserve.excerpts import excerpt_of_cell
 from fitserve.wire.datasets import Column
 from fitserve.wire.notices import Notice
 
@@ -378,7 +379,7 @@ def _text_traits(values: pa.ChunkedArray) -> dict[str, Any]:
         "letters": float(np.mean([len(text) for text in present])) if present else 0.0,
         "tokens": how,
         "max_tokens": most,
-        "top_tokens": [{"token": clipped(token), "count": count} for token, count in counts.most_common(TOP)],
+        "top_tokens": [{"token": excerpt_of_cell(token), "count": count} for token, count in counts.most_common(TOP)],
     }
 
 
@@ -451,4 +452,4 @@ def _top_values(value_counts: pa.Table | None, sample: pa.ChunkedArray, facts: C
 def _shown(value: Any, facts: ColumnFacts) -> Any:
     if facts.storage == "timestamp" and isinstance(value, int):
         return datetime.fromtimestamp(value / 1e6, UTC).replace(tzinfo=None).isoformat()
-    return clipped(as_label(value)) if not isinstance(value, (int, float)) else clipped(value)
+    return excerpt_of_cell(as_label(value)) if not isinstance(value, (int, float)) else excerpt_of_cell(value)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from fitserve.encoding.coercion import clipped, labels_of, numbers_of
+from fitserve.encoding.coercion import labels_of, numbers_of
 from fitserve.errors import BadInput, Problem
+from fitserve.excerpts import excerpt_of_cell
 from fitserve.spec.spec import SplitSpec
 
 TRAIN, VALIDATION, TEST = range(3)
@@ -122,7 +123,7 @@ def _by_column(column: pa.ChunkedArray, name: str) -> np.ndarray:
     if len(bad):
         problems = []
         for at in bad[:20]:
-            received = None if codes[at] < 0 else clipped(labels[codes[at]])
+            received = None if codes[at] < 0 else excerpt_of_cell(labels[codes[at]])
             detail, row = f"Column {name!r}, row {at + 1}: {received!r} names no part.", int(at) + 1
             expected = "train, validation or test"
             problems.append(Problem(detail, row=row, column=name, received=received, expected=expected))

@@ -10,9 +10,10 @@ import numpy as np
 from pydantic import Field
 
 from fitserve.dataset_facts import MAX_LABELS, ColumnFacts
-from fitserve.encoding.coercion import Column, as_label, bad_value, by_value, clipped, labels_of
+from fitserve.encoding.coercion import Column, as_label, bad_value, by_value, labels_of
 from fitserve.encoding.encoding import Encoding, FittedColumn, Row, Unusual, ValueWarning, ValueWriter
 from fitserve.errors import BadInput
+from fitserve.excerpts import excerpt_of_cell
 from fitserve.parsing.column_format import PLAIN
 
 _SIMPLE = frozenset({str, int, float, bool})  # whose values can be looked up
@@ -68,8 +69,8 @@ class LabelColumn(FittedColumn):
             place = self.place_of(label)
             if place is None:
                 place = self.place_of_unknown(label, row)
-                message = f"{self.name} is {clipped(label)!r}, which training rows did not have"
-                warning = ValueWarning(self.name, "unknown_category", message, clipped(label))
+                message = f"{self.name} is {excerpt_of_cell(label)!r}, which training rows did not have"
+                warning = ValueWarning(self.name, "unknown_category", message, excerpt_of_cell(label))
         if self.integer:
             out[0] = place
         else:

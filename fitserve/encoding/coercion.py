@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from fitserve.errors import BadInput, Problem
+from fitserve.excerpts import excerpt_of_cell
 from fitserve.parsing.column_format import PLAIN, ColumnFormat
 from fitserve.parsing.numbers import read_number
 from fitserve.parsing.times import microseconds_of_epoch, read_time, text_of_compact
@@ -30,23 +31,12 @@ else:
 
 def bad_value(column: str, row: int | None, received: Any, expected: str) -> BadInput:
     """Make the error for one unusable value, naming row (from 1), column, the value and what was expected."""
-    shown = clipped(received)
+    shown = excerpt_of_cell(received)
     where = f"column {column!r}" + ("" if row is None else f", row {row}")
     problem = Problem(
         f"In {where}: {shown!r} is not {expected}.", row=row, column=column, received=shown, expected=expected
     )
     return BadInput(problem.detail, problems=[problem])
-
-
-def clipped(value: Any, length: int = 80) -> Any:
-    """Return the value, shortened to fit a problem and representable in JSON."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if value is None or isinstance(value, (bool, float)) or (isinstance(value, int) and abs(value) < 1 << 53):
-        return value
-    text = value if isinstance(value, str) else repr(value)[: length + 1]
-    text = text.encode("utf-8", "replace").decode("utf-8")
-    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def as_label(value: Any, format: ColumnFormat = PLAIN) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fitserve.findings import spec_edit
 from fitserve.findings.finding import Evidence, rule
 from fitserve.findings.record import RunRecord
+from fitserve.states import FailureCause
 
 MANY_COLUMNS = 8
 FEW = 0.34  # of the columns
@@ -161,7 +162,7 @@ def target_scale(record: RunRecord) -> Evidence | None:
     reference = record.best_reference("validation") or record.best_reference("train")
     if loss is not None and reference is not None and loss < 1.15 * reference:
         return None
-    if loss is None and record.failed != "diverged":
+    if loss is None and record.failed != FailureCause.diverged:
         return None
     return Evidence(
         f"{target['name']!r} has mean {facts.mean:.3g} and standard deviation {facts.std:.3g}. Weights start near 0 and"

@@ -10,6 +10,7 @@ from fitserve.findings import spec_edit
 from fitserve.findings.finding import Evidence, Operation, rule
 from fitserve.findings.record import RunRecord, TrialCurves, mean
 from fitserve.spec.activations import SATURATING
+from fitserve.states import FailureCause
 
 ABOVE_BASELINE = 1.2
 RISING_EPOCHS = 0.35
@@ -42,7 +43,7 @@ def learning_rate_too_high(record: RunRecord) -> Evidence | None:
     trial, patch = record.trial, tuple(spec_edit.lower_learning_rate(record.spec))
     losses = zip(trial.epochs, trial.train, strict=True) if trial is not None else ()
     broken = tuple(epoch for epoch, loss in losses if not math.isfinite(loss))
-    if broken or record.failed == "diverged":
+    if broken or record.failed == FailureCause.diverged:
         return Evidence("The loss became NaN or infinite: the steps are too large.", broken[:1], {}, patch)
     if trial is None or len(trial.train) < 4:
         return None

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, field_validator, model_serializer, model_validator
 
 from fitserve.data_model import DataModel
-from fitserve.parsing.words import MISSING, SOFT_MISSING
+from fitserve.parsing.missing import MISSING
 
 TimeFormat = Literal["ymd", "dmy", "mdy", "week", "epoch", "epoch_s", "epoch_ms", "epoch_us", "epoch_ns", "excel"]
 BLANKS = "\u00a0\u2007\u2009\u202f"  # that stand between thousands, beside the usual blank
@@ -149,7 +149,7 @@ class ColumnFormat(DataModel):
 
     @cached_property
     def _also_missing(self) -> frozenset[str]:
-        return frozenset(text.lower() for text in self.also_missing)
+        return frozenset(text.strip().lower() for text in self.also_missing)
 
     def is_missing(self, text: str) -> bool:
         """Return whether a text stands for a missing value in this column."""
@@ -169,4 +169,3 @@ class ColumnFormat(DataModel):
 
 
 PLAIN = ColumnFormat()
-SOFT = tuple(sorted(SOFT_MISSING))

@@ -1,26 +1,7 @@
-"""Words that stand for a missing value, a truth value, a month or a currency."""
+"""Words that stand for a truth value, a month, a currency, a unit or a zone."""
 
 from __future__ import annotations
 
-# Texts that mean a missing value in every column, unless the upload's options name others.
-MISSING = (
-    *("", "NA", "N/A", "n/a", "#N/A", "#NA", "<NA>", "NaN", "nan", "NAN", "-nan", "-NaN"),
-    *("null", "NULL", "Null", "None", "?", "\\N"),
-)
-# Those of them that are labels in some columns: Namibia, North America, "None" among "Mild" and "Severe".
-DISPUTABLE = ("NA", "None", "?")
-# Texts, in lower case, that mean a missing value in a column where everything else is a number or a time.
-SOFT_MISSING = frozenset(
-    (
-        *("-", "--", "---", ".", "..", "...", "*", "na", "n.a.", "n.a", "n/a", "n/d", "nd", "nil", "none", "unk"),
-        *("unknown", "missing", "not available", "not known", "no data", "null", "nan", "tbd", "inconnu"),
-        *("(blank)", "(null)", "(none)", "(missing)", "<null>", "[null]", "1.#qnan", "1.#ind", "-1.#ind"),
-        *("无", "缺失", "–", "—", "#value!", "#div/0!", "#ref!", "#null!", "#num!", "#name?", "#n/a"),
-        *("nat", "not applicable", "not reported", "not recorded", "k.a.", "k. a.", "keine angabe", "s/d", "sin dato"),
-        *("нет данных", "н/д", "nc", "n.c."),
-        *("0000-00-00", "0000-00-00 00:00:00", "00.00.0000", "00/00/0000"),
-    )
-)
 TRUE = frozenset({"true", "t", "yes", "y", "1", "on"})
 FALSE = frozenset({"false", "f", "no", "n", "0", "off"})
 # Truth values in other languages: they order a pair of labels, and tell that spellings are the same value.

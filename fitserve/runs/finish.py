@@ -23,7 +23,7 @@ from fitserve.runs.history import CANCEL_REQUESTED, FINISHED, RELEASED, Report, 
 from fitserve.runs.lease import Lease, LeaseLost, queued
 from fitserve.runs.queries import get_owned
 from fitserve.runs.scores import scores_of
-from fitserve.states import DEPENDENT_KINDS, INTERNAL_KINDS, TERMINAL, RunState
+from fitserve.states import DEPENDENT_KINDS, INTERNAL_KINDS, TERMINAL, FailureCause, RunState
 from fitserve.strictjson import finite_json
 from fitserve.tables import Epoch, Run, Trial
 
@@ -94,7 +94,7 @@ def _check_history(session: Session, run_id: str) -> None:
 def fail(
     engine: Engine,
     lease: Lease,
-    cause: str,
+    cause: FailureCause,
     message: str,
     data: Mapping[str, Any] | None = None,
     reports: Sequence[Report] = (),
@@ -134,7 +134,7 @@ def lose(
     engine: Engine,
     lease: Lease,
     max_attempts: int,
-    cause: str,
+    cause: FailureCause,
     message: str,
     data: Mapping[str, Any] | None = None,
     reports: Sequence[Report] = (),
@@ -171,7 +171,9 @@ def expire_leases(engine: Engine, max_attempts: int, limit: int = 100) -> list[t
                 continue
             where = and_(Run.id == run_id, Run.state == RunState.running, Run.lease_token == run.lease_token)
             message = f"The worker {run.worker} stopped renewing its lease"
-            outcomes.append((run_id, _Ending(session, run, where, at).lose(max_attempts, "worker_lost", message, {})))
+            outcomes.append(
+                (run_id, _Ending(session, run, where, at).lose(max_attempts, FailureCause.worker_lost, message, {}))
+            )
     return outcomes
 
 
@@ -257,7 +259,7 @@ class _Ending:
         _record_end(self.session, self.run, RunState.cancelled, self.at, {})
         return RunState.cancelled
 
-    def fail(self, cause: str, message: str, data: Mapping[str, Any], **values: Any) -> RunState:
+    def fail(self, cause: FailureCause, message: str, data: Mapping[str, Any], **values: Any) -> RunState:
         error = finite_json({"cause": cause, "detail": message, **data, **self._clean_up()})
         self._end(RunState.failed, error=error, **values)
         self._add_event(FINISHED, RunState.failed, message, level="error", data=error)
@@ -277,7 +279,7 @@ class _Ending:
         self._add_event(RELEASED, RunState.queued, message, level="warn" if spent else "info", data=data)
         return RunState.queued
 
-    def lose(self, max_attempts: int, cause: str, message: str, data: Mapping[str, Any]) -> RunState:
+    def lose(self, max_attempts: int, cause: FailureCause, message: str, data: Mapping[str, Any]) -> RunState:
         """Spend an attempt: queue the run again, or fail it where that was the last one."""
         if self.run.cancel_requested_at is not None:
             return self.cancel()

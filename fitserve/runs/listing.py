@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 from sqlalchemy import ColumnElement, Select, String, case, cast, func, nulls_last, or_, select
 from sqlalchemy.orm import Session, aliased, load_only
 
+from fitserve.excerpts import shorten
 from fitserve.findings.lineage import spec_changes
 from fitserve.runs.scores import PARTS, scores_of
 from fitserve.states import INTERNAL_KINDS, RunState
@@ -242,7 +243,7 @@ def _brief(changes: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _cut(value: Any) -> Any:
     value = _in_words(value)
-    return f"{value[:LONGEST_VALUE]}…" if isinstance(value, str) and len(value) > LONGEST_VALUE else value
+    return shorten(value, LONGEST_VALUE) if isinstance(value, str) else value
 
 
 def _in_words(value: Any) -> Any:

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, WithJsonSchema
 
-from fitserve.validation import InvalidValue, excerpt, unknown_name
+from fitserve.excerpts import excerpt
+from fitserve.validation import InvalidValue, unknown_name
 
 ACTIVATIONS = (
     "linear",

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, StrictBool, WithJsonSchema
 
-from fitserve.validation import InvalidValue, excerpt
+from fitserve.excerpts import excerpt
+from fitserve.validation import InvalidValue
 
 MAX_INTEGER = 2**53  # larger ones do not survive JSON in every language
 MAX_ARRAY = 10_000  # numbers in an array

@@ -30,7 +30,8 @@ from pydantic_core import CoreSchema, core_schema
 
 from fitserve.data_model import DataModel
 from fitserve.errors import json_pointer
-from fitserve.validation import InvalidValue, excerpt, problems_from, unknown_name
+from fitserve.excerpts import excerpt
+from fitserve.validation import InvalidValue, problems_from, unknown_name
 
 _CONCRETE: list[type[Component]] = []  # every class that a spec can name, in order of definition
 

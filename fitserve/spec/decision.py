@@ -10,8 +10,9 @@ from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_v
 
 from fitserve.data_model import DataModel
 from fitserve.errors import Problem, json_pointer
+from fitserve.excerpts import excerpt
 from fitserve.spec.argument_types import Flag, Inside, Share, ShareAbove0
-from fitserve.validation import InvalidValue, excerpt, unknown_name
+from fitserve.validation import InvalidValue, unknown_name
 
 Measure = Literal["f1", "balanced_accuracy", "accuracy", "mcc"]
 ERRORS = ("false_positive", "false_negative")

@@ -22,9 +22,9 @@ from yaml.scanner import Scanner
 
 from fitserve import strictjson
 from fitserve.errors import Malformed, UnsupportedMedia
+from fitserve.excerpts import excerpt
 from fitserve.settings import Limits
 from fitserve.spec.spec import Spec, SpecRefused, parse
-from fitserve.validation import excerpt
 
 try:
     from yaml.cyaml import CParser as EventParser  # type: ignore[attr-defined]

@@ -7,8 +7,9 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from fitserve.data_model import DataModel
+from fitserve.excerpts import excerpt
 from fitserve.spec.argument_types import Inside
-from fitserve.validation import InvalidValue, excerpt
+from fitserve.validation import InvalidValue
 
 MAX_LEVELS = 10
 GAMMA = 0.005

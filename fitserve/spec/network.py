@@ -26,10 +26,11 @@ from pydantic import (
 
 from fitserve.data_model import DataModel
 from fitserve.errors import Problem
+from fitserve.excerpts import excerpt
 from fitserve.spec.component import deferred_ref, dump_components
 from fitserve.spec.layers import LAYERS, AnyLayer
 from fitserve.spec.layers.core import Input
-from fitserve.validation import InvalidValue, did_you_mean, excerpt
+from fitserve.validation import InvalidValue, did_you_mean
 
 ENTRY_KEYS = ("name", "inputs", "output")  # of an entry, beside its layer
 MAX_LAYERS = 20_000  # where `parse` is given no limits

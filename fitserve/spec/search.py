@@ -18,10 +18,11 @@ from pydantic import ConfigDict, Field, PlainValidator, TypeAdapter, ValidationE
 
 from fitserve.data_model import DataModel
 from fitserve.errors import Problem, json_pointer
+from fitserve.excerpts import excerpt
 from fitserve.spec import ablation
 from fitserve.spec.ablation import Ablation, AnyAblation
 from fitserve.spec.argument_types import Above0, Flag, Positive, Seed
-from fitserve.validation import InvalidValue, excerpt, problems_from
+from fitserve.validation import InvalidValue, problems_from
 
 Point = dict[str, int | float]
 Sampler = Literal["tpe", "random", "grid", "gp", "cmaes"]

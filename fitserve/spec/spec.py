@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_
 
 from fitserve.data_model import DataModel
 from fitserve.errors import BadInput, Problem
+from fitserve.excerpts import excerpt
 from fitserve.settings import Limits
 from fitserve.spec.ablation import AnyAblation
 from fitserve.spec.argument_types import Above0, Flag, Natural, Seed
@@ -22,7 +23,7 @@ from fitserve.spec.network import DEFAULT, Network, read_network
 from fitserve.spec.search import Search
 from fitserve.spec.target import Targets, Task
 from fitserve.spec.training import Training
-from fitserve.validation import InvalidValue, excerpt, problems_from
+from fitserve.validation import InvalidValue, problems_from
 
 NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 REFERENCE = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}(@[1-9][0-9]{0,8})?$"

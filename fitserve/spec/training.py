@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from fitserve.data_model import DataModel
+from fitserve.excerpts import excerpt
 from fitserve.spec.argument_types import (
     Flag,
     Inside,
@@ -32,7 +33,7 @@ from fitserve.spec.losses import LOSSES, Loss
 from fitserve.spec.metrics import METRICS
 from fitserve.spec.optimizers import Adam, AnyOptimizer
 from fitserve.spec.workers import AnyWorkers
-from fitserve.validation import InvalidValue, excerpt
+from fitserve.validation import InvalidValue
 
 # Names that Keras interprets by the task.
 GENERIC_METRICS = ("accuracy", "acc", "crossentropy", "ce")

@@ -28,7 +28,7 @@ from fitserve.errors import BadInput, FitserveError, NotFound, StorageFull, Unav
 from fitserve.runs import blob_references, finish, lease, queries
 from fitserve.runs.history import EpochReport, EventReport, Report, TrialReport
 from fitserve.settings import Settings
-from fitserve.states import TERMINAL, RunKind, RunState
+from fitserve.states import TERMINAL, FailureCause, RunKind, RunState
 from fitserve.tables import Dataset, Trial
 from fitserve.wire.datasets import UploadOptions
 from workers.attempt.outcome import (
@@ -65,7 +65,7 @@ class Stopping(threading.Event):
 
 @dataclass
 class Attempt:
-    """An attempt at a claimed run, in a slot."""
+    """An attempt at a claimed run that a trainer process trains, in a slot; see `SideAttempt` for the others."""
 
     settings: Settings
     engine: Engine
@@ -125,14 +125,14 @@ class Attempt:
             state = self._fail_or_requeue(self._trainer_exit())
         except FitserveError as error:
             self.slot.drop()
-            cause = "disk_full" if isinstance(error, StorageFull) else "internal_error"
+            cause = FailureCause.disk_full if isinstance(error, StorageFull) else FailureCause.internal_error
             data = {"fix": error.fix} if error.fix else {}
             state = self._fail_or_requeue(AttemptFailed(cause, error.detail, data))
         except Exception as error:
             log.exception("attempt failed", extra={"run": self.lease.run_id})
             self.slot.drop()
             message = f"The worker failed: {type(error).__name__}"
-            state = self._fail_or_requeue(AttemptFailed("internal_error", message))
+            state = self._fail_or_requeue(AttemptFailed(FailureCause.internal_error, message))
         finally:
             shutil.rmtree(self.folder, ignore_errors=True)
             seconds = time.monotonic() - started
@@ -147,7 +147,7 @@ class Attempt:
     # --- training --------------------------------------------------------------------------------------
 
     def _train(self) -> RunState | None:
-        request = self._renewing_lease(self._request, "bad_data")
+        request = self._renewing_lease(self._request, FailureCause.bad_data)
         self.trainer = self.slot.trainer(self._housekeep)
         return self._finish(self.trainer, self._trained(self.trainer, request))
 
@@ -303,7 +303,8 @@ class Attempt:
                 raise TrainerStopped
         if self.trainer is not None and now - self._progress_at > self.settings.no_progress_seconds:
             seconds = round(now - self._progress_at)
-            raise AttemptFailed("no_progress", f"The trainer reported nothing for {seconds} s", {"seconds": seconds})
+            message = f"The trainer reported nothing for {seconds} s"
+            raise AttemptFailed(FailureCause.no_progress, message, {"seconds": seconds})
 
     def _lease_is_over(self, now: float) -> bool:
         """Return whether it is, by our own clock: another worker may claim the run while the database is away."""
@@ -360,7 +361,7 @@ class Attempt:
             self._cancel_requested = True
             self._stop_sent_at = None  # a trainer told to hand back is told again, with less time to obey
 
-    def _renewing_lease(self, work: Callable[[], T], cause: str | None = None) -> T:
+    def _renewing_lease(self, work: Callable[[], T], cause: FailureCause | None = None) -> T:
         """Do slow work (disk, object store) in a thread while the lease is renewed.
 
         With a `cause`, a FitserveError of the work fails the run for good.
@@ -386,13 +387,14 @@ class Attempt:
             state = self._commit_result(decoded(TrainingResult, message["result"]))
         elif message["type"] == "stopped":
             state = self._cancel_or_release()
-        elif message["cause"] == "out_of_memory":
+        elif message["cause"] == FailureCause.out_of_memory:
             failure = memory_failure(trainer.peak, trainer.limit)
             failure.data |= message["data"]
             state = self._fail_or_requeue(failure)
         else:
-            final = message["cause"] != "disk_full"
-            failure = AttemptFailed(message["cause"], message["message"], message["data"], final=final)
+            cause = FailureCause(message["cause"])
+            final = cause != FailureCause.disk_full
+            failure = AttemptFailed(cause, message["message"], message["data"], final=final)
             state = self._fail_or_requeue(failure)
         self.slot.release(trainer)
         return state
@@ -411,9 +413,9 @@ class Attempt:
                 self._cancel_requested = True
                 return self._cancel_or_release()
             except finish.IncompleteHistory as gap:
-                return self._fail_or_requeue(AttemptFailed("incomplete_history", str(gap), start_over=True))
+                return self._fail_or_requeue(AttemptFailed(FailureCause.incomplete_history, str(gap), start_over=True))
             except FitserveError as error:  # another run took the model's name meanwhile
-                return self._fail_or_requeue(AttemptFailed("registration", error.detail, final=True))
+                return self._fail_or_requeue(AttemptFailed(FailureCause.registration, error.detail, final=True))
 
     def _keep_out_of_fold(self, result: TrainingResult) -> TrainingResult:
         """Store the predictions for held-back rows as a dataset; the same bytes are the same dataset."""
@@ -472,7 +474,7 @@ class Attempt:
     def _trainer_exit(self) -> AttemptFailed:
         """Return why the trainer closed its channel."""
         if self.trainer is None:
-            failure = AttemptFailed("trainer_start", "No trainer process would start")
+            failure = AttemptFailed(FailureCause.trainer_start, "No trainer process would start")
         else:
             code, kills = self.trainer.kill(), kernel_memory_kills() - self._kernel_kills
             failure = exit_failure(code, self.trainer.peak, self.trainer.limit, kills)

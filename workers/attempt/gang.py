@@ -23,7 +23,7 @@ from fitserve.runs import finish, gangs
 from fitserve.runs.gangs import GangOver, Helper
 from fitserve.runs.history import EventReport
 from fitserve.spec.workers import Workers
-from fitserve.states import RunKind, RunState
+from fitserve.states import FailureCause, RunKind, RunState
 from fitserve.tables import Run
 from workers.attempt.attempt import CHECK_SECONDS, Attempt
 from workers.attempt.gang_address import NoFreePort, free_address, reachable, why_not_together
@@ -38,9 +38,9 @@ OFFER_AGAIN_SECONDS = 5.0  # between two looks at whether parts were given back
 ASK_SECONDS = 0.3  # between two looks at who has joined, or whether the gang has begun
 PATIENCE_SECONDS = 6.0  # for idle workers to claim the runs that are queued, before they count as waiting for this one
 _FIXES = {
-    "gang_address": "Close the cluster's ports to the outside; FITSERVE_CLUSTER_PUBLIC",
-    "gang_broken": "Open FITSERVE_CLUSTER_PORTS between the workers, in both directions",
-    "no_free_port": "Give FITSERVE_CLUSTER_PORTS a wider range, or close what listens in it",
+    FailureCause.gang_address: "Close the cluster's ports to the outside; FITSERVE_CLUSTER_PUBLIC",
+    FailureCause.gang_broken: "Open FITSERVE_CLUSTER_PORTS between the workers, in both directions",
+    FailureCause.no_free_port: "Give FITSERVE_CLUSTER_PORTS a wider range, or close what listens in it",
 }
 BREAKS = 3  # without an epoch between them, after which the leader goes on alone
 T = TypeVar("T")
@@ -122,17 +122,17 @@ class LeaderAttempt(_GangAttempt):
 
         Raises AttemptFailed where the run needs helpers.
         """
-        cause, why = "gang_address", why_not_together(self.settings)
+        cause, why = FailureCause.gang_address, why_not_together(self.settings)
         if why is None and self._breaks >= BREAKS:
-            cause, why = "gang_broken", f"{self._breaks} times a worker was lost before an epoch ended"
+            cause, why = FailureCause.gang_broken, f"{self._breaks} times a worker was lost before an epoch ended"
         if why is None:
             try:
                 return free_address(self.settings)
             except NoFreePort as error:
-                cause, why = "no_free_port", str(error)
+                cause, why = FailureCause.no_free_port, str(error)
         if self._at_least > 1:
             needs = f"The run needs {self._at_least} workers, and {why}"
-            raise AttemptFailed(cause, needs, {"fix": _FIXES[cause]}, final=cause != "no_free_port")
+            raise AttemptFailed(cause, needs, {"fix": _FIXES[cause]}, final=cause != FailureCause.no_free_port)
         self._say("warn", f"One worker trains the network alone: {why}.")
         return None
 
@@ -211,13 +211,13 @@ class LeaderAttempt(_GangAttempt):
         alone = "No other worker has joined: this one trains the network alone."
         self._say("info", f"{count} workers train the network together." if helpers else alone, {"workers": count})
         self.claim.run.checkpoint = self._checkpoint_blob  # of this attempt, where the gang begins again
-        request = self._renewing_lease(self._request, "bad_data")
+        request = self._renewing_lease(self._request, FailureCause.bad_data)
         trainer = self.trainer
         assert trainer is not None
         self._helpers = helpers
         ended = self._trained(trainer, replace(request, gang=GangPlace(addresses, 0) if helpers else None))
         self._helpers = ()
-        if ended["type"] == "failed" and ended["cause"] == "gang_broken":
+        if ended["type"] == "failed" and ended["cause"] == FailureCause.gang_broken:
             raise GangLost(ended["message"])
         if ended["type"] == "stopped" and self._stop_sent_at is None:
             raise GangLost("it shuts down")

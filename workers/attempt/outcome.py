@@ -25,7 +25,7 @@ from fitserve.runs.history import Report
 from fitserve.runs.lease import Lease, LeaseLost
 from fitserve.runs.scores import scores_by_part
 from fitserve.settings import MB
-from fitserve.states import TERMINAL, RunKind, RunState
+from fitserve.states import TERMINAL, FailureCause, RunKind, RunState
 from fitserve.tables import Run
 from workers.trainer.interface import TrainingResult
 
@@ -37,14 +37,14 @@ _CGROUP_EVENTS = Path("/sys/fs/cgroup/memory.events")
 
 
 class AttemptFailed(Exception):
-    """The attempt ends with this cause.
+    """The attempt, which had a trainer, ends with this cause.
 
     `final`: another attempt would end the same way, so none is made. `start_over`: the next one uses no checkpoint.
     """
 
     def __init__(
         self,
-        cause: str,
+        cause: FailureCause,
         message: str,
         data: dict[str, Any] | None = None,
         *,
@@ -81,15 +81,15 @@ def exit_failure(code: int, peak: int, limit: int, kernel_kills: int = 0) -> Att
         how = "the kernel killed it" if kernel_kills else f"it exited with {name}"
         data["fix"] = "Use a smaller batch_size or network, or give the worker more memory."
         message = f"The trainer ran out of memory at {peak // MB} MB of {limit // MB} MB: {how}"
-        return AttemptFailed("out_of_memory", message, data, final=True)
-    return AttemptFailed("killed", f"The trainer was killed ({name})", data)
+        return AttemptFailed(FailureCause.out_of_memory, message, data, final=True)
+    return AttemptFailed(FailureCause.killed, f"The trainer was killed ({name})", data)
 
 
 def memory_failure(peak: int, limit: int) -> AttemptFailed:
     """Return the failure of a trainer that reached `peak` of `limit` bytes."""
     fix = "Use a smaller batch_size or network, or raise FITSERVE_TRAINER_MEMORY_BYTES."
     return AttemptFailed(
-        "out_of_memory",
+        FailureCause.out_of_memory,
         f"The trainer ran out of memory: it reached {peak // MB} MB of {limit // MB} MB",
         {"limit_bytes": limit, "peak_bytes": peak, "fix": fix},
         final=True,

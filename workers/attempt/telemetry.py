@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fitserve import logs, telemetry, tracing
 from fitserve.runs.history import EpochReport, Report
 from fitserve.runs.lease import Claim
-from fitserve.states import INTERNAL_KINDS, TERMINAL, RunState
+from fitserve.states import INTERNAL_KINDS, TERMINAL, FailureCause, RunState
 from fitserve.tables import Run
 from fitserve.tracing import Span
 
@@ -68,7 +68,7 @@ class AttemptTelemetry:
             if isinstance(loss := last.logs.get(name), int | float):
                 telemetry.LAST_LOSS.labels(self.run.model, part).set(loss)
 
-    def run_failed(self, cause: str) -> None:
+    def run_failed(self, cause: FailureCause) -> None:
         if self._counts:
             telemetry.RUN_FAILURES.labels(cause).inc()
 

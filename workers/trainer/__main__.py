@@ -23,6 +23,7 @@ from pathlib import Path
 import psutil
 
 from fitserve.crash_points import crash_point, hooks_allowed
+from fitserve.states import FailureCause
 from workers.trainer.channel import Channel, ChannelClosed, ChannelReporter, Message, Sender, decoded
 from workers.trainer.interface import (
     GangBroken,
@@ -145,14 +146,14 @@ def answer_request(train: Train, request: TrainingRequest, reporter: Reporter) -
     except TrainingFailed as failed:
         return {"type": "failed", "cause": failed.cause, "message": str(failed), "data": failed.data}
     except GangBroken as broken:
-        return {"type": "failed", "cause": "gang_broken", "message": str(broken), "data": {}}
+        return {"type": "failed", "cause": FailureCause.gang_broken, "message": str(broken), "data": {}}
     except BaseException as error:
         traceback.print_exception(error)
-        cause, message = "internal_error", f"{type(error).__name__}: {error}"[:2000]
+        cause, message = FailureCause.internal_error, f"{type(error).__name__}: {error}"[:2000]
         if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
-            cause, message = "out_of_memory", "The trainer ran out of memory"
+            cause, message = FailureCause.out_of_memory, "The trainer ran out of memory"
         elif isinstance(error, OSError) and error.errno == 28:
-            cause, message = "disk_full", "The trainer's disk is full"
+            cause, message = FailureCause.disk_full, "The trainer's disk is full"
         return {"type": "failed", "cause": cause, "message": message, "data": {}}
 
 

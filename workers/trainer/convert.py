@@ -25,6 +25,7 @@ from fitserve.artifacts import onnx_session
 from fitserve.encoder import Encoder
 from fitserve.spec.ensemble import members_of
 from fitserve.spec.spec import parse
+from fitserve.states import FailureCause
 from fitserve.target_encoder import TargetEncoder
 from workers.trainer.data.preparation import columns_of, read_columns, split_rows, usable_rows
 from workers.trainer.engine.compiled import MULTITHREADED_STEP
@@ -60,7 +61,7 @@ def main(folder: Path) -> None:
         parity, limit = {**parity, "max_rel": parity["later"]}, LATER_LIMIT
     if not parity["max_rel"] <= limit:
         detail = f"{what} {parity['max_rel']:.1e}; allowed are {limit:.1e}."
-        result |= {"cause": "parity", "detail": detail}
+        result |= {"cause": FailureCause.parity, "detail": detail}
         parity |= {name: None for name in ("max_abs", "max_rel") if not np.isfinite(parity[name])}
     (folder / "result.json").write_text(json.dumps(result))
 

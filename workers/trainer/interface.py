@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from fitserve.states import FailureCause
+
 StopReason = Literal["", "cancel", "release"]
 OUT_OF_FOLD = "out_of_fold"  # the kind of a file that becomes a dataset, no part of the artifact
 
@@ -122,12 +124,9 @@ class GangBroken(Exception):
 
 
 class TrainingFailed(Exception):
-    """A deterministic failure: training again would end the same way, so the run fails without a retry.
+    """A deterministic failure: training again would end the same way, so the run fails without a retry."""
 
-    `cause` is one of `bad_data`, `diverged`, `out_of_memory`, `parity`, `internal_error`.
-    """
-
-    def __init__(self, cause: str, message: str, data: dict[str, Any] | None = None) -> None:
+    def __init__(self, cause: FailureCause, message: str, data: dict[str, Any] | None = None) -> None:
         super().__init__(message)
         self.cause = cause
         self.data = data or {}

@@ -17,6 +17,7 @@ from fitserve.dataset_facts import DatasetFacts
 from fitserve.errors import BadInput
 from fitserve.spec.ensemble import members_of
 from fitserve.spec.spec import Spec
+from fitserve.states import FailureCause
 from workers.installed import versions
 from workers.trainer.data.feeds import EncodedRows
 from workers.trainer.data.preparation import (
@@ -128,7 +129,7 @@ def prepare_data(
         prepared = prepare(request, spec, facts, report)
         return prepared, encode_parts(prepared)
     except BadInput as error:
-        raise TrainingFailed("bad_data", error.detail, error.as_problem()) from error
+        raise TrainingFailed(FailureCause.bad_data, error.detail, error.as_problem()) from error
 
 
 def encode_parts(prepared: PreparedData) -> dict[str, EncodedRows]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from fitserve.parsing.words import MISSING, SOFT_MISSING, TYPES, UNITS
+from fitserve.parsing.missing import may_be_missing
+from fitserve.parsing.words import TYPES, UNITS
 
 FEW_NUMBERS = 3  # that can be names, where what is below them is of another kind
 MANY_NUMBERS = 10  # that are names where they ascend and no row does
@@ -167,7 +168,7 @@ def _is_numeric(rows: list[list[str]], at: int) -> bool:
 
 
 def _is_missing(text: str) -> bool:
-    return text not in ("", "-", "–", "—") and (text in MISSING or text.lower() in SOFT_MISSING)
+    return text not in ("", "-", "–", "—") and may_be_missing(text)
 
 
 def _is_unit(text: str) -> bool:

@@ -29,9 +29,9 @@ from fitserve.datasets.readers.csv_layout import Grammar, find_footer, parse
 from fitserve.datasets.readers.csv_region import Region, RegionReader
 from fitserve.datasets.readers.csv_rewrites import find_rewrite, write_anew
 from fitserve.datasets.source_file import first_invalid_utf8, transcode_guessed
-from fitserve.encoding.coercion import clipped
 from fitserve.errors import Problem, TooLarge
-from fitserve.parsing.words import DISPUTABLE, MISSING
+from fitserve.excerpts import excerpt_of_cell
+from fitserve.parsing.missing import MISSING, UNDISPUTED
 from fitserve.settings import MB, Limits
 from fitserve.wire.datasets import NO_CHARACTER, UploadOptions
 
@@ -96,7 +96,7 @@ class CsvReader(TableReader):
         elif options.missing is not None:
             self.missing = ("", *options.missing)
         else:
-            self.missing = MISSING if self.quoted_words else tuple(word for word in MISSING if word not in DISPUTABLE)
+            self.missing = MISSING if self.quoted_words else UNDISPUTED
         if self.dialect.index is not None:
             self.set_aside(self.dialect.index, "a first column without a header, as pandas and R write row names")
         self.description = {
@@ -340,7 +340,7 @@ class CsvReader(TableReader):
             problem = Problem(
                 f"Row {number} has {row.actual_columns} fields; the header has {len(self.names)}.",
                 row=number,
-                received=clipped(row.text),
+                received=excerpt_of_cell(row.text),
                 expected=f"{len(self.names)} fields",
                 fix=f"{LENIENT_FIX} Is a quote missing?",
             )

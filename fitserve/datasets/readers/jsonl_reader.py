@@ -21,8 +21,8 @@ from fitserve.datasets.column_plan import ColumnPlan
 from fitserve.datasets.plan_proposal import propose_plans
 from fitserve.datasets.readers import Batches, ReadAgain, TableReader
 from fitserve.datasets.readers.json_shapes import rows_of, rows_of_lists
-from fitserve.encoding.coercion import clipped
 from fitserve.errors import Problem, TooLarge
+from fitserve.excerpts import excerpt_of_cell
 from fitserve.settings import MB, Limits
 from fitserve.wire.datasets import UploadOptions
 
@@ -207,7 +207,7 @@ def _unreadable(row: int, line: int, text: bytes, error: Exception) -> Problem:
         f"Row {row} (line {line}) cannot be read: {why}.",
         row=row,
         line=line,
-        received=clipped(text.decode("utf-8", "replace")),
+        received=excerpt_of_cell(text.decode("utf-8", "replace")),
         expected="a JSON object on one line",
         fix=f"JSON has no {no_number[1].decode()}: write null where a value is missing." if no_number else None,
     )

@@ -21,6 +21,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from fitserve.states import FailureCause
 from workers.trainer.engine import dropout
 from workers.trainer.engine.collectives import Collectives
 from workers.trainer.engine.compiled import Compiled, Logs, RowTensors, StepPlan
@@ -79,7 +80,8 @@ class SharedCompiled(Compiled):
             return super().__call__(train, order, validation, plan)
 
     def _fall_back(self, reason: str) -> None:
-        raise TrainingFailed("internal_error", f"Several workers cannot train this network together: {reason}")
+        message = f"Several workers cannot train this network together: {reason}"
+        raise TrainingFailed(FailureCause.internal_error, message)
 
     def _run_step(self, step: Callable[[Any], Any], start: Any, stop: Any, rows: Callable[[Any, Any], Any]) -> None:
         if self._alone:

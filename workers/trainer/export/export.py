@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from fitserve.artifacts import onnx_session
 from fitserve.encoder import Encoder
+from fitserve.states import FailureCause
 from fitserve.target_encoder import FittedTarget, TargetEncoder
 from workers.trainer.calibration.calibrator import Calibrator
 from workers.trainer.engine.network import inputs_of, outputs_of
@@ -57,7 +58,7 @@ def export(
     """Write both files into `folder` and compare them on up to PARITY_ROWS of `held_out`.
 
     `stack` is the same network where it is an ensemble, for a smaller serving graph; `calibrators` are by target.
-    Raises TrainingFailed("parity") where the serving path and Keras disagree.
+    Raises TrainingFailed (parity) where the serving path and Keras disagree.
     """
     folder.mkdir(exist_ok=True)
     calibrators = calibrators or {}
@@ -71,7 +72,7 @@ def export(
         parity["noise"] = rounding_noise(raw, network, encoder, targets, held_out.slice(0, PARITY_ROWS))
         if not parity["max_rel"] <= PARITY_LIMIT + NOISE_FACTOR * parity["noise"]:
             raise TrainingFailed(
-                "parity",
+                FailureCause.parity,
                 f"The serving graph differs from Keras by {parity['max_rel']:.1e} of the predictions' spread; allowed"
                 f" are {PARITY_LIMIT:.0e} plus {NOISE_FACTOR:g} times this network's rounding noise"
                 f" ({parity['noise']:.1e}).",

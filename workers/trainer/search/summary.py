@@ -10,6 +10,7 @@ import numpy as np
 
 from fitserve.spec.search import LEFT_OUT, SearchSpec, short_names
 from fitserve.spec.spec import Spec
+from fitserve.states import FailureCause
 from fitserve.strictjson import finite_json
 from workers.trainer.interface import Reporter, TrainingFailed
 from workers.trainer.search.effects import effects
@@ -25,7 +26,7 @@ def no_trial(rows: Sequence[Row]) -> TrainingFailed:
     reasons = [str(row["reason"]) for row in rows if row["state"] == "failed"]
     message = f"No trial of {len(rows)} succeeded: {len(reasons)} failed, {pruned} were pruned."
     first = f" The first failure: {reasons[0]}" if reasons else ""
-    return TrainingFailed("search", message + first, {"failed": len(reasons), "pruned": pruned})
+    return TrainingFailed(FailureCause.search, message + first, {"failed": len(reasons), "pruned": pruned})
 
 
 def summarize(

@@ -16,6 +16,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from fitserve.states import FailureCause
 from workers.trainer.engine import checkpoint
 from workers.trainer.engine.checkpoint import Checkpoint
 from workers.trainer.engine.stacked_network import StackedNetwork
@@ -97,7 +98,7 @@ class StackedMembers:
         self._callback_list.on_train_end(trial.logs)
         trial.finish(self._callbacks)
         if trial.score is None:
-            raise TrainingFailed("diverged", str((trial.failure or {}).get("message")), trial.failure)
+            raise TrainingFailed(FailureCause.diverged, str((trial.failure or {}).get("message")), trial.failure)
         best = int(trial.best_epoch or trial.epochs)
         weights = [self._stack.weights(member) for member in range(self._stack.replicas)]
         snapshots = self._recorder.snapshots(trial.epochs) if self._recorder is not None else {}
@@ -129,8 +130,8 @@ class StackedMembers:
         setup = replace(self._setup, seeds=[self._setup.seeds[member]], ensemble=False, recorder=None, keep_epochs=())
         outcome = SequentialTrials(setup).run()  # usually raises TrainingFailed, which says more than we know
         message = f"The loss of member {member + 1} became {losses[member]} in epoch {epoch + 1}."
-        failure = {"cause": "diverged", "message": message, "epoch": epoch + 1, "member": member}
-        raise TrainingFailed("diverged", message, outcome.trials[0].failure or failure)
+        failure = {"cause": FailureCause.diverged, "message": message, "epoch": epoch + 1, "member": member}
+        raise TrainingFailed(FailureCause.diverged, message, outcome.trials[0].failure or failure)
 
     # --- checkpoints ------------------------------------------------------------------------------------
 

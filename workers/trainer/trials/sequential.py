@@ -15,6 +15,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from fitserve.states import FailureCause
 from workers.trainer.engine import checkpoint
 from workers.trainer.engine.checkpoint import Checkpoint, Unusable
 from workers.trainer.engine.divergence import Diverged, DivergenceGuard
@@ -68,7 +69,7 @@ class SequentialTrials:
         best = self._best_trial()
         if best is None:
             failure = self._trials[0].failure or {}
-            raise TrainingFailed("diverged", str(failure.get("message")), failure)
+            raise TrainingFailed(FailureCause.diverged, str(failure.get("message")), failure)
         checkpoint.restore(self._model, self._best)
         members = self._all_members() if self._setup.ensemble else None
         return TrialsOutcome(self._trials, best.index, self._best_epoch_weights, members)
@@ -79,7 +80,7 @@ class SequentialTrials:
             if trial.index not in self._members:
                 failure = trial.failure or {}
                 message = f"Member {trial.index + 1} of the ensemble failed. {failure.get('message')}"
-                raise TrainingFailed("diverged", message, failure)
+                raise TrainingFailed(FailureCause.diverged, message, failure)
         members = sorted(self._members)
         in_all = set.intersection(*(set(self._members_epoch_weights[member]) for member in members))
         return Members(

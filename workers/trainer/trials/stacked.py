@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from fitserve.states import FailureCause
 from workers.trainer.engine import checkpoint
 from workers.trainer.engine.checkpoint import Checkpoint, Unusable
 from workers.trainer.engine.compiled import Logs, RowTensors, work
@@ -233,7 +234,7 @@ class StackedTrials:
         alone = SequentialTrials(replace(self._setup, seeds=self._setup.seeds[:1]))
         outcome = alone.run()  # usually raises TrainingFailed, which says more than we know
         failure = self._trials[0].failure or {}
-        return TrainingFailed("diverged", str(failure.get("message") or outcome.trials[0].failure), failure)
+        return TrainingFailed(FailureCause.diverged, str(failure.get("message") or outcome.trials[0].failure), failure)
 
     # --- checkpoints ------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from fitserve.states import FailureCause
 from workers.trainer.engine import checkpoint
 from workers.trainer.engine.checkpoint import Checkpoint, Reading, Unusable
 from workers.trainer.engine.compiled import Compiled, Logs
@@ -100,7 +101,10 @@ class TrialRecord:
                 self.score = float(callback.best) if callback.monitor == self.monitor else self.score
         if self.score is None or not np.isfinite(self.score):
             self.state, self.score = "failed", None
-            self.failure = {"cause": "diverged", "message": f"{self.monitor} is not a finite number at the end."}
+            self.failure = {
+                "cause": FailureCause.diverged,
+                "message": f"{self.monitor} is not a finite number at the end.",
+            }
 
     def prune(self, why: str) -> None:
         """Record that a search stops the trial here, and why."""
@@ -108,7 +112,7 @@ class TrialRecord:
 
     def fail(self, report: Reporter, message: str, data: dict[str, Any]) -> None:
         """Record and report that the loss diverged."""
-        self.state, self.failure = "failed", {"cause": "diverged", "message": message, **data}
+        self.state, self.failure = "failed", {"cause": FailureCause.diverged, "message": message, **data}
         report.event("warn", f"Trial {self.index + 1} failed. {message}", data)
 
 

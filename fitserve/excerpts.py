@@ -1,0 +1,38 @@
+"""Excerpts: texts and values made short enough for a message, an answer or a cell of a table on the screen."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+LONGEST = 120  # characters of a value of a request that an error repeats
+LONGEST_CELL = 80  # of a table's
+
+
+def shorten(text: str, length: int) -> str:
+    """Return the text, or as much of it as `length` characters hold, the last of them an ellipsis."""
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def excerpt(value: Any) -> Any:
+    """Return a value of a request, short enough for an error and with control characters escaped."""
+    if isinstance(value, (bool, type(None), float)):
+        return value
+    if isinstance(value, int):
+        return value if abs(value) < 10**30 else f"an integer of {value.bit_length()} bits"
+    if isinstance(value, (list, tuple)) and len(value) > 20:
+        return f"a list of {len(value)}"
+    if isinstance(value, dict) and len(value) > 20:
+        return f"a mapping of {len(value)}"
+    text = (value if isinstance(value, str) else repr(value))[: 2 * LONGEST]
+    return shorten("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text), LONGEST)
+
+
+def excerpt_of_cell(value: Any, length: int = LONGEST_CELL) -> Any:
+    """Return a value of a table as it is, short enough for an error, and one that JSON can hold."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if value is None or isinstance(value, (bool, float)) or (isinstance(value, int) and abs(value) < 1 << 53):
+        return value
+    text = value if isinstance(value, str) else repr(value)[: length + 1]
+    return shorten(text.encode("utf-8", "replace").decode("utf-8"), length)

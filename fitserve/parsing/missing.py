@@ -1,0 +1,84 @@
+"""Missing values: the texts that stand for one, in every column or in some, and which of a column's texts are missing.
+
+What counts in one column is in its `ColumnFormat`, which an upload writes and predictions read: a spelling that an
+upload took for a missing value here is one in every later prediction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fitserve.parsing.words import FALSE_IN_ANY_LANGUAGE, TRUE_IN_ANY_LANGUAGE
+
+# Texts that mean a missing value in every column, unless the upload's options name others.
+MISSING = (
+    *("", "NA", "N/A", "n/a", "#N/A", "#NA", "<NA>", "NaN", "nan", "NAN", "-nan", "-NaN"),
+    *("null", "NULL", "Null", "None", "?", "\\N"),
+)
+# Those of them that are labels in some columns: Namibia, North America, "None" among "Mild" and "Severe".
+DISPUTABLE = ("NA", "None", "?")
+UNDISPUTED = tuple(word for word in MISSING if word not in DISPUTABLE)
+# Texts, in lower case, that mean a missing value in a column where everything else is a number or a time.
+SOFT_MISSING = frozenset(
+    (
+        *("-", "--", "---", ".", "..", "...", "*", "na", "n.a.", "n.a", "n/a", "n/d", "nd", "nil", "none", "unk"),
+        *("unknown", "missing", "not available", "not known", "no data", "null", "nan", "tbd", "inconnu"),
+        *("(blank)", "(null)", "(none)", "(missing)", "<null>", "[null]", "1.#qnan", "1.#ind", "-1.#ind"),
+        *("无", "缺失", "–", "—", "#value!", "#div/0!", "#ref!", "#null!", "#num!", "#name?", "#n/a"),
+        *("nat", "not applicable", "not reported", "not recorded", "k.a.", "k. a.", "keine angabe", "s/d", "sin dato"),
+        *("нет данных", "н/д", "nc", "n.c."),
+        *("0000-00-00", "0000-00-00 00:00:00", "00.00.0000", "00/00/0000"),
+    )
+)
+
+
+def may_be_missing(text: str) -> bool:
+    """Return whether a text stands for a missing value in every column, or among numbers and times."""
+    return text in MISSING or text.lower() in SOFT_MISSING
+
+
+def are_soft_missing(texts: Iterable[str]) -> bool:
+    """Return whether all texts mean a missing value among numbers and times."""
+    return all(text.strip().lower() in SOFT_MISSING for text in texts)
+
+
+def find_missing(
+    values: pa.Array, spellings: Collection[str], in_any_case: Collection[str] = (), *, trim: bool = True
+) -> pa.Array:
+    """Return which texts stand for a missing value.
+
+    Args:
+        values: texts.
+        spellings: count as they are written.
+        in_any_case: count in upper and lower case, whatever blanks are around them.
+        trim: whether blanks around a text are left out before it is compared with `spellings`.
+    """
+    trimmed = pc.utf8_trim_whitespace(values) if trim or in_any_case else values
+    missing = pc.is_in(trimmed if trim else values, pa.array(sorted(spellings), pa.string()))
+    if in_any_case:
+        lowered = pa.array(sorted({text.strip().lower() for text in in_any_case}), pa.string())
+        missing = pc.or_(missing, pc.is_in(pc.utf8_lower(trimmed), lowered))
+    return pc.and_(missing, values.is_valid())
+
+
+def words_for_missing(odd: Mapping[str, int], others: int) -> tuple[str, ...]:
+    """Return the odd texts of a column of numbers or times if they stand for a missing value: BDL, not measured.
+
+    They are up to three words without digits, each of them repeated, beside many different values: where those are
+    few, they may be codes, of which one is a word.
+
+    Args:
+        odd: how often each text occurs that is neither a number nor a time.
+        others: how many different values the column has.
+    """
+    words = {text.strip().lower(): count for text, count in odd.items()}
+    if not 0 < len(odd) <= 3 or others < 30:
+        return ()
+    for word, count in words.items():
+        is_word = any(c.isalpha() for c in word) and not any(c.isdigit() for c in word) and len(word) <= 20
+        if not is_word or count < 3 or word in TRUE_IN_ANY_LANGUAGE | FALSE_IN_ANY_LANGUAGE:
+            return ()
+    return tuple(sorted(words))
