@@ -114,7 +114,7 @@ class Encoder:
 
     @cached_property
     def plain_numbers(self) -> PlainNumbers | None:
-        """The fast path, if all columns are plain numbers of one input, or all but a few, as the pixels of images."""
+        """What encodes a matrix of numbers; None unless all columns but a few are plain numbers of one input."""
         if len(self.inputs) != 1 or self.inputs[0].dtype != "float32" or not self.columns:
             return None
         odd = [column for column in self.raw_columns if column.plain_range is None]
@@ -271,7 +271,7 @@ def _takes_numbers(column: RawColumn) -> bool:
 
 
 class PlainNumbers:
-    """The fast path of an encoder whose columns are plain numbers of one input, except for a few.
+    """Encodes a matrix of numbers at once, for columns that are plain numbers of one input, except for a few.
 
     It encodes clean rows alone: no value missing, infinite or out of the training range. They are one matrix, into
     which the odd columns are then written one by one.

@@ -222,7 +222,7 @@ class LiveGauges:
 
 
 def _set_rollout(row: Rollout, figures: list[dict[str, Any]], seconds: float) -> None:
-    telemetry.ROLLOUT_SHARE.labels(row.model, str(row.to)).set(lifecycle.Plan.read(row.plan).shares[row.step])
+    telemetry.ROLLOUT_SHARE.labels(row.model, str(row.to)).set(lifecycle.StoredPlan.read(row.plan).shares[row.step])
     telemetry.ROLLOUT_STEP_SECONDS.labels(row.model).set(seconds)
     for figure in figures:
         if figure["low"] is not None and figure["limit"] > 0:

@@ -24,7 +24,7 @@ from fitserve.settings import Settings
 from fitserve.states import WHOLE_TRAININGS, RunKind
 from workers.attempt.attempt import Stopping
 from workers.attempt.gang import attempt_class
-from workers.attempt.gang_address import why_not_together
+from workers.attempt.gang_address import why_no_gang
 from workers.attempt.telemetry import attempt_context
 from workers.attempt.trial_division import Publish, TrialDivision
 from workers.installed import release
@@ -57,7 +57,7 @@ class Supervisor:
         for slot in self.slots:
             self._free.put(slot)
         # A worker that the others must not reach helps nobody.
-        self._helps = (RunKind.helper,) if why_not_together(settings) is None else ()
+        self._helps = (RunKind.helper,) if why_no_gang(settings) is None else ()
         self._heartbeat_at = {slot.worker: 0.0 for slot in self.slots}
         self._registered: set[str] = set()
         self._poller = threading.Thread(target=self._poll, name="poll", daemon=True)

@@ -32,8 +32,8 @@ _INHERITED_PREFIXES = ("LC_", "LD_", "PYTHON", "TF_", "KERAS_", "XLA_", "CUDA_",
 _TEST_HOOKS = ("FITSERVE_TEST_HOOKS", "FITSERVE_TRAINER_MODULE", "FITSERVE_CRASH_AT", "FITSERVE_CRASH_TOKENS")
 
 
-def clean_environment(settings: Settings, folder: Path, together: bool = False, number: int = 0) -> dict[str, str]:
-    """Return the environment of a worker's trainer `number`, in its own folder; with `together`, it opens sockets."""
+def clean_environment(settings: Settings, folder: Path, in_gang: bool = False, number: int = 0) -> dict[str, str]:
+    """Return the environment of a worker's trainer `number`, in its own folder; with `in_gang`, it opens sockets."""
     environment = {
         name: value for name, value in os.environ.items() if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
     }
@@ -47,11 +47,11 @@ def clean_environment(settings: Settings, folder: Path, together: bool = False, 
             "reads": [str(path) for path in data_folders(settings)],
             "writes": [str(folder), str(settings.scratch / "runs"), *_test_folders()],
             "private": str(settings.home.resolve()),
-            "network": settings.trainer_network or together,
+            "network": settings.trainer_network or in_gang,
         }
     )
-    if together:
-        environment["TRAINER_TOGETHER"] = "1"
+    if in_gang:
+        environment["TRAINER_IN_GANG"] = "1"
     if (gpu := gpu_of(settings, number)) is not None:
         environment["CUDA_VISIBLE_DEVICES"] = gpu
     return environment
@@ -89,11 +89,9 @@ _DRIVERS_GPUS = Path("/proc/driver/nvidia/gpus")
 class TrainerProcess:
     """One trainer: a process group of its own, and the channel to it."""
 
-    def __init__(
-        self, settings: Settings, spawner: ThreadPoolExecutor, together: bool = False, number: int = 0
-    ) -> None:
-        """`together`: for one run that several trainers train, which TensorFlow must know before it starts."""
-        self.together = together
+    def __init__(self, settings: Settings, spawner: ThreadPoolExecutor, in_gang: bool = False, number: int = 0) -> None:
+        """`in_gang`: for one run that several trainers train, which TensorFlow must know before it starts."""
+        self.in_gang = in_gang
         self.started_at = time.monotonic()
         self.limit = memory_limit(settings)
         # The sandbox can only allow folders that exist; before the first upload there is no blob store yet.
@@ -105,7 +103,7 @@ class TrainerProcess:
             self.process = spawner.submit(
                 subprocess.Popen,
                 [sys.executable, "-m", "workers.trainer", str(theirs.fileno()), str(os.getpid())],
-                env=clean_environment(settings, self.folder, together, number),
+                env=clean_environment(settings, self.folder, in_gang, number),
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
@@ -162,12 +160,12 @@ class TrainerSlot:
         self._spawner = spawner
         self._trainer: TrainerProcess | None = None
 
-    def warm(self, together: bool = False) -> None:
-        """Start a trainer unless one is alive; one that trains together with others, if so wanted."""
-        if self._trainer is not None and (not self._trainer.alive or self._trainer.together != together):
+    def warm(self, in_gang: bool = False) -> None:
+        """Start a trainer unless one is alive; with `in_gang`, one that trains with others."""
+        if self._trainer is not None and (not self._trainer.alive or self._trainer.in_gang != in_gang):
             self.drop()
         if self._trainer is None:
-            self._trainer = TrainerProcess(self.settings, self._spawner, together, self._number)
+            self._trainer = TrainerProcess(self.settings, self._spawner, in_gang, self._number)
 
     def is_warm(self) -> bool:
         """Return whether a trainer is ready."""
@@ -176,10 +174,10 @@ class TrainerSlot:
         except ChannelClosed:
             return False
 
-    def trainer(self, while_waiting: Callable[[], None], together: bool = False) -> TrainerProcess:
+    def trainer(self, while_waiting: Callable[[], None], in_gang: bool = False) -> TrainerProcess:
         """Return a ready trainer, calling `while_waiting` while it starts. Raises ChannelClosed where none will."""
         for _ in range(3):
-            self.warm(together)
+            self.warm(in_gang)
             assert self._trainer is not None
             try:
                 while not self._trainer.wait_ready(0.1):
@@ -202,7 +200,7 @@ class TrainerSlot:
             while (message := trainer.receive(max(0.0, deadline - time.monotonic()))) is not None:
                 if message["type"] == "idle":
                     large = message["resident"] > trainer.limit // 2
-                    if not trainer.together and trainer.runs < self.settings.trainer_runs and not large:
+                    if not trainer.in_gang and trainer.runs < self.settings.trainer_runs and not large:
                         return
                     break
         except ChannelClosed:

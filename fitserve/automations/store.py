@@ -13,7 +13,7 @@ from fitserve.automations import cron
 from fitserve.datasets import store as datasets
 from fitserve.errors import BadInput, Conflict, NotFound, TooMany
 from fitserve.ids import new_id
-from fitserve.rollouts.lifecycle import Plan, check_plan
+from fitserve.rollouts.lifecycle import StoredPlan, check_plan
 from fitserve.settings import Limits
 from fitserve.spec.spec import parse
 from fitserve.tables import Automation, AutomationFiring, Dataset, Label, Run, Version
@@ -97,7 +97,7 @@ def check(session: Session, policy: Policy, owner: str, sees: str | None) -> str
 
 def _check_rollout(plan: RolloutPlan) -> None:
     """Raise BadInput where rollouts of this plan could not start."""
-    waits = Plan(hold=plan.hold, min_truths=plan.min_truths)
+    waits = StoredPlan(hold=plan.hold, min_truths=plan.min_truths)
     options = plan.options()
     try:
         check_plan(options["steps"], options["guards"], plan.shadow, "rollout", waits)

@@ -25,9 +25,9 @@ from fitserve.datasets.parquet_batches import batches_of
 from fitserve.datasets.readers import open_reader
 from fitserve.datasets.store import (
     COMMIT_ATTEMPTS,
+    NewVersion,
     ReceivedFile,
     commit,
-    inherited,
     latest_version,
     local_parquet,
     scratch_folder,
@@ -174,15 +174,17 @@ def append_parts(
     _concatenate([local_parquet(blobs, parent, folder, again=True), *parts], whole)
     table = with_formats(ingest(whole, UploadOptions(format="parquet", kinds=kinds), limits, folder), parent)
     stored = blobs.put_file(table.parquet)
-    values = {
-        "sha256": hashlib.sha256(f"{parent.sha256}+{appended['sha256']}".encode()).hexdigest(),
-        "bytes": parent.bytes + received_bytes,
-        "source": {**parent.source, "appended": dict(appended)},
-        "refused": refused,
-        "notices": [*parent.notices, *(notice for notice in notices if notice not in parent.notices)],
-        **inherited(parent),
-    }
-    return commit(engine, table, stored, values, parent.name, check=check, after=after)
+    version = NewVersion.of_parent(
+        parent,
+        table,
+        stored,
+        sha256=hashlib.sha256(f"{parent.sha256}+{appended['sha256']}".encode()).hexdigest(),
+        bytes=parent.bytes + received_bytes,
+        source={**parent.source, "appended": dict(appended)},
+        refused=refused,
+        notices=[*parent.notices, *(notice for notice in notices if notice not in parent.notices)],
+    )
+    return commit(engine, version, check=check, after=after)
 
 
 def _kinds_that_keep_storage(parent: Dataset) -> dict[str, Kind]:

@@ -47,6 +47,54 @@ class ReceivedFile:
     filename: str | None = None
 
 
+@dataclass(frozen=True)
+class NewVersion:
+    """A dataset that is to be committed as the next version of its name. `source` says what it was made of, and how."""
+
+    name: str
+    owner: str
+    table: IngestedTable
+    blob: StoredBlob  # the table's Parquet file
+    sha256: str  # of what was sent
+    bytes: int  # of what was sent
+    source: dict[str, Any]
+    refused: dict[str, Any] | None
+    notices: list[dict[str, Any]]
+    shared: bool = False
+    parent_id: str | None = None  # None: the version before it
+
+    @classmethod
+    def of_parent(cls, parent: Dataset, table: IngestedTable, blob: StoredBlob, **values: Any) -> NewVersion:
+        """Return a version that takes its name, its owner and who sees it from its parent."""
+        return cls(parent.name, parent.owner, table, blob, shared=parent.shared, parent_id=parent.id, **values)
+
+    def insert(self, session: Session, name: str, newest: Dataset | None) -> Dataset:
+        """Insert the rows of its file and of the dataset, after the newest version of `name`."""
+        moment, table = db.now(session), self.table
+        file = {"sha256": self.blob.sha256, "bytes": self.blob.bytes, "kind": "dataset", "created_at": moment}
+        db.insert_new(session, Blob, [file])
+        row = Dataset(
+            id=new_id("ds"),
+            name=name,
+            version=(newest.version if newest else 0) + 1,
+            owner=self.owner,
+            shared=self.shared,
+            parent_id=self.parent_id or (newest.id if newest else None),
+            blob=self.blob.sha256,
+            sha256=self.sha256,
+            bytes=self.bytes,
+            source=self.source,
+            refused=self.refused,
+            notices=self.notices,
+            rows=table.rows,
+            columns=table.columns,
+            profile=table.profile,
+            created_at=moment,
+        )
+        session.add(row)
+        return row
+
+
 @contextmanager
 def scratch_folder(scratch: Path) -> Iterator[Path]:
     """Yield a new folder under `scratch`; it is removed when the block ends, whatever happens."""
@@ -133,17 +181,18 @@ def create(
     with scratch_folder(scratch) as folder:
         table = ingest(received.path, reading or options, limits, folder)
         stored = blobs.put_file(table.parquet)
-    values = {
-        "owner": owner,
-        "sha256": received.sha256,
-        "bytes": received.bytes,
-        "source": {**table.source, "options": stated, "filename": received.filename, **(origin or {})},
-        "refused": table.refused,
-        "notices": [*(notice.model_dump(mode="json") for notice in notices), *table.notices],
-        "shared": False,
-    }
-    wanted = name or _name_from_file(received.filename, received.sha256)
-    return commit(engine, table, stored, values, wanted, chosen=name is not None, as_version=as_version, reuse=True)
+    version = NewVersion(
+        name=name or _name_from_file(received.filename, received.sha256),
+        owner=owner,
+        table=table,
+        blob=stored,
+        sha256=received.sha256,
+        bytes=received.bytes,
+        source={**table.source, "options": stated, "filename": received.filename, **(origin or {})},
+        refused=table.refused,
+        notices=[*(notice.model_dump(mode="json") for notice in notices), *table.notices],
+    )
+    return commit(engine, version, chosen=name is not None, as_version=as_version, reuse=True)
 
 
 def correct_kinds(
@@ -163,15 +212,17 @@ def correct_kinds(
         table = with_formats(ingest(local_parquet(blobs, parent, folder, again=True), options, limits, folder), parent)
         stored = blobs.put_file(table.parquet)
     stated = parent.source.get("options", {})
-    values = {
-        "sha256": parent.sha256,
-        "bytes": parent.bytes,
-        "source": {**parent.source, "options": {**stated, "kinds": {**stated.get("kinds", {}), **kinds}}},
-        "refused": parent.refused,
-        "notices": [notice for notice in parent.notices if notice["column"] not in kinds] + table.notices,
-        **inherited(parent),
-    }
-    return commit(engine, table, stored, values, parent.name)[0]
+    version = NewVersion.of_parent(
+        parent,
+        table,
+        stored,
+        sha256=parent.sha256,
+        bytes=parent.bytes,
+        source={**parent.source, "options": {**stated, "kinds": {**stated.get("kinds", {}), **kinds}}},
+        refused=parent.refused,
+        notices=[notice for notice in parent.notices if notice["column"] not in kinds] + table.notices,
+    )
+    return commit(engine, version)[0]
 
 
 def with_formats(table: IngestedTable, parent: Dataset) -> IngestedTable:
@@ -186,16 +237,9 @@ def with_formats(table: IngestedTable, parent: Dataset) -> IngestedTable:
     return replace(table, columns=columns)
 
 
-def inherited(parent: Dataset) -> dict[str, Any]:
-    return {"owner": parent.owner, "shared": parent.shared, "parent_id": parent.id}
-
-
 def commit(
     engine: Engine,
-    table: IngestedTable,
-    stored: StoredBlob,
-    values: Mapping[str, Any],
-    name: str,
+    new: NewVersion,
     *,
     chosen: bool = True,
     as_version: bool = True,
@@ -203,7 +247,7 @@ def commit(
     check: Callable[[Session, Dataset | None], Dataset | None] = lambda session, newest: None,
     after: Callable[[Session, Dataset], None] = lambda session, row: None,
 ) -> tuple[Dataset, bool]:
-    """Insert a row as the next version of its name, and return it.
+    """Insert a dataset as the next version of its name, and return its row.
 
     `check` sees the newest version in the same transaction; a row that it returns is returned instead, and False.
     `after` sees the new row in it.
@@ -211,38 +255,24 @@ def commit(
     A name that nobody has `chosen` gives way to one that is taken. With `reuse`, a row of the same content that was
     committed meanwhile is returned instead, and False. Raises Conflict.
     """
+    name = new.name
     for attempt in range(COMMIT_ATTEMPTS):
         try:
             with db.transaction(engine) as session:
                 if reuse:
-                    stated = values["source"]["options"]
-                    content = (values["owner"], values["sha256"], stated, name if chosen else None)
-                    existing = _find_same_content(session, *content)
+                    same_name = name if chosen else None
+                    existing = _find_same_content(session, new.owner, new.sha256, new.source["options"], same_name)
                     if existing is not None:
                         return existing, False
                 newest = latest_version(session, name)
                 if (known := check(session, newest)) is not None:
                     return known, False
                 if chosen:
-                    _check_name_is_free(name, newest, values["owner"], as_version)
+                    _check_name_is_free(name, newest, new.owner, as_version)
                 elif newest is not None:
-                    name = _alternative_name(name, values["sha256"], attempt)
+                    name = _alternative_name(name, new.sha256, attempt)
                     continue
-                moment = db.now(session)
-                blob = {"sha256": stored.sha256, "bytes": stored.bytes, "kind": "dataset", "created_at": moment}
-                db.insert_new(session, Blob, [blob])
-                row = Dataset(
-                    id=new_id("ds"),
-                    name=name,
-                    version=(newest.version if newest else 0) + 1,
-                    blob=stored.sha256,
-                    rows=table.rows,
-                    columns=table.columns,
-                    profile=table.profile,
-                    created_at=moment,
-                    **{"parent_id": newest.id if newest else None, **values},
-                )
-                session.add(row)
+                row = new.insert(session, name, newest)
                 session.flush()
                 _record_version(session, row, newest)
                 after(session, row)

@@ -39,8 +39,8 @@ _STALLED = "stalled"
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """How a rollout goes: percentages of the traffic, seconds and requests of each step, limits of its guards."""
+class StoredPlan:
+    """How a rollout goes, as its row has it: each step's share, seconds and requests, and the limits of its guards."""
 
     steps: tuple[float, ...] = STEPS
     hold: float | None = HOLD_SECONDS  # None: until somebody decides
@@ -67,7 +67,7 @@ class Plan:
         }
 
     @classmethod
-    def read(cls, plan: Mapping[str, Any]) -> Plan:
+    def read(cls, plan: Mapping[str, Any]) -> StoredPlan:
         return cls(**{**plan, "steps": tuple(plan["steps"])})
 
 
@@ -94,7 +94,7 @@ def start(
 
     `guards` moves limits, and turns those off that are None. Raises BadInput, NotFound, Conflict.
     """
-    waits = Plan(hold=hold, min_requests=min_requests, min_truths=min_truths, deadline=deadline)
+    waits = StoredPlan(hold=hold, min_requests=min_requests, min_truths=min_truths, deadline=deadline)
     plan = check_plan(steps, guards, shadow, kind, waits)
     registry.get(session, model)
     base = _base(session, model, to)
@@ -124,8 +124,8 @@ def start(
 
 
 def check_plan(
-    steps: Sequence[float], guards: Mapping[str, float | None] | None, shadow: bool, kind: str, waits: Plan
-) -> Plan:
+    steps: Sequence[float], guards: Mapping[str, float | None] | None, shadow: bool, kind: str, waits: StoredPlan
+) -> StoredPlan:
     """Return the plan that is asked for; `waits` has what each step waits for. Raises BadInput."""
     if not 1 <= len(steps) <= MOST_STEPS:
         raise BadInput(
@@ -278,7 +278,7 @@ def _changing(session: Session, model: str, id: str) -> Rollout:
 # How a rollout moves
 
 
-def _enter_step(session: Session, row: Rollout, plan: Plan, step: int, at: datetime) -> None:
+def _enter_step(session: Session, row: Rollout, plan: StoredPlan, step: int, at: datetime) -> None:
     share = plan.shares[step]
     row.step, row.step_at = step, at
     session.add(RolloutStep(rollout_id=row.id, step=step, started_at=at, figures=[], curves={}))
@@ -293,7 +293,7 @@ def _finish(session: Session, row: Rollout, state: str, reason: dict[str, Any]) 
         registry.remove_label(session, row.model, LABEL)
     if state == "succeeded":
         registry.set_label(session, row.model, registry.CHAMPION, version_number=row.to)
-    compared = comparison(session, row, Plan.read(row.plan).shares)
+    compared = comparison(session, row, StoredPlan.read(row.plan).shares)
     row.reason = {**reason, "step": row.step, "comparison": compared}
     row.state, row.paused_at, row.finished_at = state, None, db.now(session)
     _record_event(session, row, "rollout.stalled" if reason["why"] == _STALLED else _EVENTS[state], **reason)
@@ -342,7 +342,7 @@ def advance(engine: Engine, id: str, holder: str) -> Advance | None:
         row = session.get(Rollout, id)
         if row is None or row.state not in ACTIVE:
             return None
-        plan, step, counts = Plan.read(row.plan), row.step, counts_of(session, id)
+        plan, step, counts = StoredPlan.read(row.plan), row.step, counts_of(session, id)
         live = live_errors(session, row, counts) if "live_accuracy" in (plan.guards or {}) else {}
     shares, guards = plan.shares, plan.guards or {}
     figures = {number: measure(shares, number, guards, counts, live) for number in range(step + 1)}
@@ -384,7 +384,12 @@ def _audit(session: Session, row: Rollout, moved: str, at: datetime) -> None:
 
 
 def _move(
-    session: Session, row: Rollout, plan: Plan, figures: Mapping[int, list[Figure]], missing: str | None, at: datetime
+    session: Session,
+    row: Rollout,
+    plan: StoredPlan,
+    figures: Mapping[int, list[Figure]],
+    missing: str | None,
+    at: datetime,
 ) -> str | None:
     """Take the rollout back, a step further, or to its end; return what was done. `missing` is what its step lacks."""
     if (taken := _moved_by_hand(session, row, plan)) is not None:
@@ -412,7 +417,7 @@ def _move(
     return "succeeded"
 
 
-def _missing(plan: Plan, step: int, counts: StepCounts, truths: float) -> str | None:
+def _missing(plan: StoredPlan, step: int, counts: StepCounts, truths: float) -> str | None:
     """Return what a step still waits for, as a sentence; None where it has what was asked."""
     share = plan.shares[step]
     seen = counts.compared if share == 0 else counts.new.requests
@@ -423,7 +428,7 @@ def _missing(plan: Plan, step: int, counts: StepCounts, truths: float) -> str | 
     return None
 
 
-def _moved_by_hand(session: Session, row: Rollout, plan: Plan) -> str | None:
+def _moved_by_hand(session: Session, row: Rollout, plan: StoredPlan) -> str | None:
     """Return how labels were changed by somebody else meanwhile; None if they were not."""
     labels = {label.label: label for label in registry.labels(session, row.model)}
     champion, own, share = labels.get(registry.CHAMPION), labels.pop(LABEL, None), plan.shares[row.step]

@@ -10,14 +10,14 @@ from fitserve.errors import Problem
 from fitserve.spec.feature import Feature
 from fitserve.spec.interval import Interval
 from fitserve.spec.output import Output
-from fitserve.spec.plan import Plan
+from fitserve.spec.plan import TrainingPlan
 from fitserve.spec.spec import Spec
 from fitserve.spec.target import is_classification, unknown_column
 
 MOST_ISOTONIC_LABELS = 100
 
 
-def check_calibration(spec: Spec, plan: Plan, outputs: Sequence[Output], problems: list[Problem]) -> None:
+def check_calibration(spec: Spec, plan: TrainingPlan, outputs: Sequence[Output], problems: list[Problem]) -> None:
     """Check a `calibrate` that asks for something. Appends to `problems`."""
     if spec.calibrate in ("auto", "none"):
         return
@@ -44,7 +44,7 @@ def check_calibration(spec: Spec, plan: Plan, outputs: Sequence[Output], problem
 
 def check_interval(
     interval: Interval | None,
-    plan: Plan,
+    plan: TrainingPlan,
     outputs: Sequence[Output],
     facts: DatasetFacts,
     problems: list[Problem],
@@ -74,7 +74,7 @@ def check_interval(
                 problems.append(Problem(detail, pointer, received=level, expected=expected, fix=fix))
 
 
-def _held_out_rows(plan: Plan, facts: DatasetFacts) -> int | None:
+def _held_out_rows(plan: TrainingPlan, facts: DatasetFacts) -> int | None:
     """Return about how many rows training does not see, other than the test part; None where a column says it."""
     if plan.split.method == "column":
         return None
@@ -84,7 +84,7 @@ def _held_out_rows(plan: Plan, facts: DatasetFacts) -> int | None:
 
 
 def check_coverage_by(
-    name: str | None, plan: Plan, features: Sequence[Feature], facts: DatasetFacts, problems: list[Problem]
+    name: str | None, plan: TrainingPlan, features: Sequence[Feature], facts: DatasetFacts, problems: list[Problem]
 ) -> None:
     """Check the column whose groups each get a coverage of their own. Appends to `problems`."""
     pointer = "/coverage_by"

@@ -21,7 +21,7 @@ USUAL_VALIDATION, USUAL_TEST = 0.1, 0.1  # shares of the rows, where a column sa
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class TrainingPlan:
     """How a network is trained, and what that costs. `shrunk` is what the time budget made smaller."""
 
     split: SplitSpec
@@ -50,7 +50,7 @@ class Planner:
     pace: float
     problems: list[Problem] = field(default_factory=list)
 
-    def plan(self) -> Plan:
+    def plan(self) -> TrainingPlan:
         """Return the best plan that fits the time budget, else the cheapest. Appends to `problems`."""
         spec, summary = self.spec, summarize(self.graph)
         budget = (
@@ -59,7 +59,7 @@ class Planner:
             else None
         )
         options = self._ensembles()
-        tried: list[Plan] = []
+        tried: list[TrainingPlan] = []
         for ensemble in options:
             tried.append(self._as(ensemble, summary))
             if self.problems or budget is None or tried[-1].estimates.seconds <= budget:
@@ -97,7 +97,7 @@ class Planner:
             return [None]
         return default_ensembles(rows, held_out, self.facts)
 
-    def _as(self, ensemble: Ensemble | None, summary: list[SummaryRow], epochs: int | None = None) -> Plan:
+    def _as(self, ensemble: Ensemble | None, summary: list[SummaryRow], epochs: int | None = None) -> TrainingPlan:
         """Return the plan with this ensemble, or with a single network; for the given number of epochs, if any."""
         split, by_column = self.split, self.split.method == "column"
         test = USUAL_TEST if by_column else split.test
@@ -115,7 +115,7 @@ class Planner:
             training = training.model_copy(update={"epochs": epochs})
         training = resolve_training(training, self.outputs, validates, self.problems)
         estimates = estimate(self.graph, summary, training, max(1, rows), members_of(ensemble), self.pace)
-        return Plan(split, training, ensemble, summary, estimates, {})
+        return TrainingPlan(split, training, ensemble, summary, estimates, {})
 
 
 def shrunk_advice(spec: Spec) -> Advice:
@@ -124,7 +124,7 @@ def shrunk_advice(spec: Spec) -> Advice:
     return Advice(code="shrunk", detail=detail, pointer="/time_budget", fix="A larger time_budget")
 
 
-def budget_advice(spec: Spec, plan: Plan) -> list[Advice]:
+def budget_advice(spec: Spec, plan: TrainingPlan) -> list[Advice]:
     """Return what the time budget made smaller, and where the spec's own values exceed it."""
     seconds, advice = plan.estimates.seconds, []
     if plan.shrunk:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from fitserve.dataset_facts import ColumnFacts, DatasetFacts
 from fitserve.errors import Problem
-from fitserve.spec.plan import Plan
+from fitserve.spec.plan import TrainingPlan
 from fitserve.spec.spec import Spec
 from fitserve.spec.target import Target, unknown_column
 
@@ -15,7 +15,7 @@ FEW_NUMBERS = 10  # up to which each number of a column is a group
 
 
 def check_protected(
-    spec: Spec, targets: Sequence[Target], plan: Plan, facts: DatasetFacts, problems: list[Problem]
+    spec: Spec, targets: Sequence[Target], plan: TrainingPlan, facts: DatasetFacts, problems: list[Problem]
 ) -> None:
     """Check that protected columns have groups to compare, and that rows are held out. Appends to `problems`."""
     predicted = {column for target in targets for column in target.columns}

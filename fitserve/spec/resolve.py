@@ -26,7 +26,7 @@ from fitserve.spec.layers.shaping import Flatten
 from fitserve.spec.losses import Loss
 from fitserve.spec.network import LayerEntry
 from fitserve.spec.output import Output
-from fitserve.spec.plan import Plan, Planner, budget_advice, shrunk_advice
+from fitserve.spec.plan import Planner, TrainingPlan, budget_advice, shrunk_advice
 from fitserve.spec.protected import check_protected
 from fitserve.spec.resolve_columns import (
     check_usable_rows,
@@ -159,7 +159,7 @@ def _with_folds(spec: Spec) -> Spec:
     return spec.model_copy(update={"ensemble": ensemble, "split": split})
 
 
-def _resolved_folds(spec: Spec, plan: Plan) -> Folds | None:
+def _resolved_folds(spec: Spec, plan: TrainingPlan) -> Folds | None:
     if spec.folds is None:
         return None
     method = None if plan.split.method == "column" else plan.split.method
@@ -269,7 +269,7 @@ def _resolve_network(
 
 def _resolve_plan(
     data: _Data, graph: NetworkGraph, outputs: list[Output], facts: DatasetFacts, limits: Limits, pace: float
-) -> Plan:
+) -> TrainingPlan:
     """Choose how the network is trained, and check what depends on that."""
     problems: list[Problem] = []
     spec = data.spec
@@ -293,7 +293,7 @@ def _write_out(
     data: _Data,
     graph: NetworkGraph,
     targets: Sequence[Target],
-    plan: Plan,
+    plan: TrainingPlan,
     initial: InitialWeights | None,
     decisions: tuple[Decision, ...],
     facts: DatasetFacts,
@@ -326,7 +326,7 @@ def _write_out(
     )
 
 
-def _resolve_workers(spec: Spec, plan: Plan, problems: list[Problem]) -> Training:
+def _resolve_workers(spec: Spec, plan: TrainingPlan, problems: list[Problem]) -> Training:
     """Return the training with the number of workers that `auto` stands for."""
     training, estimates = plan.training, plan.estimates
     if training.workers is not None and training.workers.count == "auto":
@@ -493,7 +493,9 @@ def _add_output(
     return node
 
 
-def _resolve_decisions(spec: Spec, plan: Plan, targets: Sequence[Target], facts: DatasetFacts) -> tuple[Decision, ...]:
+def _resolve_decisions(
+    spec: Spec, plan: TrainingPlan, targets: Sequence[Target], facts: DatasetFacts
+) -> tuple[Decision, ...]:
     """Write out the decisions. Raises SpecRefused, also where there are no rows to choose them on."""
     problems: list[Problem] = []
     outputs = [

@@ -112,7 +112,7 @@ class Rollout(Base):
     kind: Mapped[str] = mapped_column(String(16))
     base: Mapped[int]  # the version that was champion
     to: Mapped[int]
-    plan: Mapped[dict[str, Any]]  # steps, hold, min_requests, guards, shadow: `fitserve.rollouts.Plan`
+    plan: Mapped[dict[str, Any]]  # steps, hold, min_requests, guards, shadow: `fitserve.rollouts.lifecycle.StoredPlan`
     state: Mapped[str] = mapped_column(String(16))
     step: Mapped[int]  # place in `plan.steps`
     step_at: Mapped[datetime]  # when the step began, moved on by pauses

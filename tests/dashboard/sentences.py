@@ -57,6 +57,7 @@ PAGES = (
     ),
     *("fitserve/datasets/ingest.py", "fitserve/datasets/split.py", "fitserve/datasets/store.py", "fitserve/explain.py"),
     *("fitserve/datasets/kinds.py", "fitserve/datasets/appends.py", "fitserve/datasets/source_file.py"),
+    *("fitserve/datasets/utf8.py", "fitserve/visibility.py"),
     *("fitserve/conformal.py", "fitserve/submission.py", "fitserve/exports.py", "fitserve/outgoing.py"),
     *(
         "fitserve/datasets/sources/objects.py",

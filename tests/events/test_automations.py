@@ -135,7 +135,7 @@ def test_what_happens_then(served: World, then: str, decision: str) -> None:
     assert (firing.state, firing.decision, firing.version) == ("done", decision, 2)
     with db.reading(served.engine) as session:
         started = lifecycle.active(session, "m")
-    plan = started and lifecycle.Plan.read(started.plan)
+    plan = started and lifecycle.StoredPlan.read(started.plan)
     assert (plan is not None) is (then == "rollout")
     if plan is not None:
         assert (plan.steps, plan.deadline, "errors" in (plan.guards or {})) == ((30.0,), None, False)

@@ -219,7 +219,7 @@ def _take_back(served: RunningService, name: str) -> TakenBack:
         with db.reading(toys.engine) as session:
             at = db.now(session)
             found = evidence.counts_of(session, rollout.id)
-            shares = lifecycle.Plan.read(lifecycle.get(session, name, rollout.id).plan).shares
+            shares = lifecycle.StoredPlan.read(lifecycle.get(session, name, rollout.id).plan).shares
         if any(one.breached for one in measure(shares, 0, {"errors": 0.005}, found, {})):
             return True
         times["before"] = at

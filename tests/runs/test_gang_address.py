@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from fitserve.settings import Settings
 from workers.attempt import gang_address
-from workers.attempt.gang_address import NoFreePort, free_address, reachable, why_not_together
+from workers.attempt.gang_address import NoFreePort, free_address, reachable, why_no_gang
 
 
 def interfaces(*addresses: str) -> Any:
@@ -34,9 +34,9 @@ def test_a_public_address_is_refused(
     monkeypatch: pytest.MonkeyPatch, host: str, own: list[str], refused: str | None
 ) -> None:
     monkeypatch.setattr(gang_address.psutil, "net_if_addrs", interfaces(*own))
-    why = why_not_together(Settings(cluster_host=host))
+    why = why_no_gang(Settings(cluster_host=host))
     assert why is None if refused is None else refused in str(why)
-    assert why_not_together(Settings(cluster_host=host, cluster_public=True)) is None
+    assert why_no_gang(Settings(cluster_host=host, cluster_public=True)) is None
 
 
 def test_a_free_port_of_the_range_is_announced() -> None:

@@ -197,7 +197,7 @@ def test_a_divided_trial_that_diverges_is_a_failed_trial_of_its_run(
     assert trials[2]["failure"]["cause"] == "diverged"
     assert [trials[at]["score"] for at in (0, 1, 3)] == [wanted.result["trials"][at]["score"] for at in (0, 1, 3)]
     assert any(message.startswith("Trial 3 failed") for _, message, _ in reporter.events)
-    monkeypatch.setattr(training, "FinishedRun", lambda *_: pytest.fail("there is nothing to export"))
+    monkeypatch.setattr(training, "TrainedRun", lambda *_: pytest.fail("there is nothing to export"))
     with pytest.raises(TrainingFailed):
         all_failed = {index: _renumbered(path, index, tmp_path) for index in range(4)}
         train(request, AssigningReporter(answers=[TrialAssignment(finished=all_failed)]))

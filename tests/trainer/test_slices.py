@@ -245,7 +245,7 @@ def test_a_run_has_slices_of_columns_that_are_no_features_and_fairness(
         raise ZeroDivisionError("no rows")
 
     monkeypatch.setattr(analysis.slices, "report", fail)
-    monkeypatch.setattr("workers.trainer.finished_run.with_groups", fail)
+    monkeypatch.setattr("workers.trainer.trained_run.with_groups", fail)
     reporter = RecordingReporter()
     failed = train(request_of(table, {**spec, "training": {"epochs": 1}}, tmp_path / "failed"), reporter)
     assert json.loads(failed.files["insight"].read_text())["targets"]["y"]["slices"] is None

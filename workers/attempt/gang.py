@@ -26,7 +26,7 @@ from fitserve.spec.workers import Workers
 from fitserve.states import FailureCause, RunKind, RunState
 from fitserve.tables import Run
 from workers.attempt.attempt import CHECK_SECONDS, Attempt
-from workers.attempt.gang_address import NoFreePort, free_address, reachable, why_not_together
+from workers.attempt.gang_address import NoFreePort, free_address, reachable, why_no_gang
 from workers.attempt.outcome import RETRY_SECONDS, AttemptFailed, TrainerStopped
 from workers.installed import release
 from workers.trainer.channel import Message
@@ -122,7 +122,7 @@ class LeaderAttempt(_GangAttempt):
 
         Raises AttemptFailed where the run needs helpers.
         """
-        cause, why = FailureCause.gang_address, why_not_together(self.settings)
+        cause, why = FailureCause.gang_address, why_no_gang(self.settings)
         if why is None and self._breaks >= BREAKS:
             cause, why = FailureCause.gang_broken, f"{self._breaks} times a worker was lost before an epoch ended"
         if why is None:
@@ -144,7 +144,7 @@ class LeaderAttempt(_GangAttempt):
         self._publish(offered)
         offered_at = time.monotonic()
         deadline, others_since, announced = offered_at + self._wait_seconds, float("inf"), False
-        self.trainer = self.slot.trainer(self._housekeep, together=True)
+        self.trainer = self.slot.trainer(self._housekeep, in_gang=True)
         while True:
             self._pause()
             helpers, useless, others = self._until_available(partial(self._look, offered, address))
@@ -252,7 +252,7 @@ class HelperAttempt(_GangAttempt):
     """An attempt at a helper's part. It is never repeated: the leader offers new parts where it needs them."""
 
     def _train(self) -> RunState | None:
-        self.trainer = self.slot.trainer(self._housekeep, together=True)
+        self.trainer = self.slot.trainer(self._housekeep, in_gang=True)
         try:
             rank, addresses = self._join()
         except (GangOver, NoFreePort) as error:

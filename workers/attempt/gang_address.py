@@ -20,7 +20,7 @@ class NoFreePort(Exception):
     """Every port of the range is in use."""
 
 
-def why_not_together(settings: Settings) -> str | None:
+def why_no_gang(settings: Settings) -> str | None:
     """Return why this worker must not train together with others; None where it may."""
     if settings.cluster_public:
         return None

@@ -87,7 +87,7 @@ def load() -> tuple[Train, Callable[[], None]]:
     from workers.trainer.engine.kept_networks import tidy_up
 
     # Trainers that train together compute nothing before they have met.
-    prepare = set_threads if os.environ.get("TRAINER_TOGETHER") else warm_up
+    prepare = set_threads if os.environ.get("TRAINER_IN_GANG") else warm_up
     prepare(int(os.environ.get("TRAINER_THREADS", "0")))
     train = importlib.import_module("workers.trainer.train").train
     gc.freeze()  # what is imported stays: going through it takes each later collection 0.25 s

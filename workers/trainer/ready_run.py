@@ -49,9 +49,9 @@ from workers.trainer.engine.network import (
 from workers.trainer.engine.shared_steps import SharedCompiled
 from workers.trainer.engine.stacked_network import HeldOutRows
 from workers.trainer.export.receipt import digest_of
-from workers.trainer.finished_run import FinishedEnsemble, FinishedRun
 from workers.trainer.insight.recording import TrialRecorder
 from workers.trainer.interface import OUT_OF_FOLD, Reporter, TrainingFailed, TrainingRequest, TrainingResult
+from workers.trainer.trained_run import TrainedEnsemble, TrainedRun
 from workers.trainer.trials.members import StackedMembers
 from workers.trainer.trials.sequential import SequentialTrials
 from workers.trainer.trials.stacked import StackedTrials, why_not_stacked
@@ -78,7 +78,7 @@ class ReadyRun:
         """Export, evaluate and analyse what was trained in so many seconds."""
         self.setup.report.progress()
         seconds = {"prepare": self.seconds, "train": trained}
-        kind = FinishedRun if outcome.members is None else FinishedEnsemble
+        kind = TrainedRun if outcome.members is None else TrainedEnsemble
         own = (self.request, self.spec, self.facts, self.prepared, self.encoded, self.rows, self.feeds, self.setup)
         result = kind(*own, outcome, seconds).result()
         refits = self.spec.folds is not None and self.spec.folds.then == "refit"

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from fitserve.datasets import MAX_PROBLEMS, refuse, source_file
+from fitserve.datasets import MAX_PROBLEMS, refuse, source_file, utf8
 from fitserve.datasets.column_plan import ColumnPlan
 from fitserve.errors import Problem, TooLarge
 from fitserve.settings import Limits
@@ -126,10 +126,10 @@ def open_reader(path: Path, options: UploadOptions, limits: Limits, folder: Path
     encoding = notice = None
     if reader.is_text:
         source_file.refuse_foreign_format(head)
-        text = source_file.to_utf8(path, options.encoding, folder, limits)
+        text = utf8.to_utf8(path, options.encoding, folder, limits)
         path, encoding, notice = text.path, text.encoding, text.notice
         if encoding == "utf-8":
-            notice = source_file.note_damage(head)
+            notice = utf8.note_damage(head)
     opened = reader(path, options, limits, folder)
     if notice is not None:
         opened.notices.insert(0, notice)

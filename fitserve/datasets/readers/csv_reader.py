@@ -28,7 +28,7 @@ from fitserve.datasets.readers.csv_dialect import detect_dialect
 from fitserve.datasets.readers.csv_layout import Grammar, find_footer, parse
 from fitserve.datasets.readers.csv_region import Region, RegionReader
 from fitserve.datasets.readers.csv_rewrites import find_rewrite, write_anew
-from fitserve.datasets.source_file import first_invalid_utf8, transcode_guessed
+from fitserve.datasets.utf8 import first_invalid_utf8, transcode_guessed
 from fitserve.errors import Problem, TooLarge
 from fitserve.excerpts import excerpt_of_cell
 from fitserve.parsing.missing import MISSING, UNDISPUTED

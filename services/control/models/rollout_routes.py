@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from fitserve import db
 from fitserve.rollouts import evidence, lifecycle
-from fitserve.rollouts.lifecycle import Plan
+from fitserve.rollouts.lifecycle import StoredPlan
 from fitserve.tables import Rollout
 from fitserve.wire import Page
 from fitserve.wire.rollouts import LiveComparison, RolloutDetail, RolloutInfo, RolloutRequest, RolloutStepInfo
@@ -62,7 +62,7 @@ def get_rollout(name: ModelName, rollout_id: RolloutId, caller: Reader, ctx: Ctx
     with db.reading(ctx.engine) as session:
         visible_model(session, caller, name, "inspect")
         row = lifecycle.get(session, name, rollout_id)
-        shares = Plan.read(row.plan).shares
+        shares = StoredPlan.read(row.plan).shares
         steps = [
             RolloutStepInfo.model_validate(
                 {
@@ -109,7 +109,7 @@ def _change(
 
 
 def _facts(row: Rollout) -> dict[str, Any]:
-    plan = Plan.read(row.plan)
+    plan = StoredPlan.read(row.plan)
     share = plan.shares[row.step] if row.state in lifecycle.ACTIVE else float(row.state == "succeeded")
     names = ("id", "model", "kind", "base", "to", "state", "step", "reason", "owner")
     times = ("created_at", "step_at", "finished_at")

@@ -97,7 +97,7 @@ def _concatenated(columns: Sequence[Any]) -> Any:
 
 
 class Columns:
-    """The raw columns of a model, in order, and their encoder. `plain_numbers` is its fast path, if it has one."""
+    """The raw columns of a model, in order, and their encoder; `plain_numbers` encodes matrices, if it has that."""
 
     def __init__(self, manifest: Mapping[str, Any]) -> None:
         self.encoder = Encoder.from_json(manifest["encoder"])

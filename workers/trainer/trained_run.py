@@ -1,4 +1,4 @@
-"""A run whose network is trained: exported, evaluated, analysed."""
+"""A run whose network is trained, and the result that is made of it: exported, evaluated, analysed."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ DISTRIBUTION_ROWS = 20_000  # training rows whose predictions are a reference fo
 
 
 @dataclass
-class FinishedRun:
+class TrainedRun:
     """A run whose trials are trained: `setup.compiled.model` has the best one's weights."""
 
     request: TrainingRequest
@@ -373,7 +373,7 @@ class FinishedRun:
 
 
 @dataclass
-class FinishedEnsemble(FinishedRun):
+class TrainedEnsemble(TrainedRun):
     """A run whose members are trained: they are served as one network."""
 
     def __post_init__(self) -> None:

@@ -1,0 +1,241 @@
+"""A text file as UTF-8, transcoded from the encoding that its first bytes or the upload name, or else a likely one."""
+
+from __future__ import annotations
+
+import codecs
+from dataclasses import dataclass
+from pathlib import Path
+
+from fitserve.blobs import CHUNK, disk_full_is_507
+from fitserve.datasets import TableUnreadable, text_encoding
+from fitserve.datasets.source_file import read_head
+from fitserve.errors import Problem, TooLarge
+from fitserve.settings import MB, Limits
+from fitserve.wire.notices import Notice
+
+CHECKED_BYTES = 4 * MB  # checked to be UTF-8 before parsing; the parser checks the rest
+SURE_CHARACTERS = 12  # of UTF-8 before a byte that is not: then the rest is UTF-8 too, and the byte is damage
+BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+# What `encoding` may name, beside the families iso8859-, cp (code pages), mac- and koi8-.
+TEXT_ENCODINGS = frozenset(
+    {"ascii", "utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-16-le", "utf-32", "utf-32-be", "utf-32-le"}
+    | {
+        "big5",
+        "big5hkscs",
+        "gb2312",
+        "gbk",
+        "gb18030",
+        "hz",
+        "euc_jp",
+        "euc_jis_2004",
+        "euc_jisx0213",
+        "euc_kr",
+        "johab",
+    }
+    | {"shift_jis", "shift_jis_2004", "shift_jisx0213", "iso2022_jp", "iso2022_jp_1", "iso2022_jp_2", "iso2022_jp_3"}
+    | {"iso2022_jp_2004", "iso2022_jp_ext", "iso2022_kr", "tis-620", "hp-roman8", "kz1048", "ptcp154"}
+)
+REPLACED = "\ufffd"
+FEW_WORDS = 3  # different ones, of which none is by chance what encoding twice gives
+TEXT_CHARACTERS = 20_000
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text in UTF-8, without a byte order mark."""
+
+    path: Path
+    encoding: str  # that it came in
+    notice: Notice | None = None  # where that was guessed
+
+
+def to_utf8(path: Path, stated: str | None, folder: Path, limits: Limits) -> Text:
+    """Return the text as UTF-8: the file itself where it is so, else a copy in `folder`.
+
+    The encoding is that of the byte order mark, else the stated one, else UTF-8 where the text is valid, else the
+    likeliest one. Raises TableUnreadable, also where several are as likely.
+    """
+    head = read_head(path)
+    for mark, name in BYTE_ORDER_MARKS:
+        if head.startswith(mark):
+            return Text(transcode(path, folder / "text", name, limits), name)
+    if stated is not None:
+        encoding = _stated_encoding(stated)
+        if encoding in ("utf-8", "ascii"):
+            _refuse_invalid_utf8(path, encoding)
+            return Text(path, encoding)
+        return Text(transcode(path, folder / "text", encoding, limits), encoding)
+    if (wide := text_encoding.wide_encoding(head)) is not None:
+        return Text(transcode(path, folder / "text", wide, limits), wide, _guess_notice(wide, ""))
+    position = first_invalid_utf8(path, CHECKED_BYTES)
+    return Text(path, "utf-8") if position is None else transcode_guessed(path, position, folder, limits)
+
+
+def transcode_guessed(path: Path, position: int, folder: Path, limits: Limits) -> Text:
+    """Return a text with a byte at `position` that is not UTF-8, transcoded from the file's likeliest encoding.
+
+    Raises TableUnreadable where the text before it is UTF-8 beyond ASCII (then that byte is damage), or where no
+    encoding is likelier than others.
+    """
+    guess, others = text_encoding.guess(path)
+    if _characters_before(path, position) >= SURE_CHARACTERS or (guess is None and _characters_before(path, position)):
+        raise _damage(path, position)
+    if guess is None:
+        shown = ", ".join(f"{other.encoding} ({other.example!r})" for other in others)
+        raise TableUnreadable(
+            "The text is not UTF-8, and its encoding cannot be told from its words.",
+            expected="UTF-8, or the name of the encoding",
+            fix=f"Name it: encoding=..., such as {shown}." if shown else "Name it: encoding=...",
+        )
+    text = transcode(path, folder / "text", guess.encoding, limits)
+    return Text(text, guess.encoding, _guess_notice(guess.encoding, guess.example))
+
+
+def note_damage(head: bytes) -> Notice | None:
+    """Note text that was damaged before the upload: encoded twice, or with characters that were replaced."""
+    text = head.decode("utf-8", "ignore")
+    if REPLACED in text:
+        line = next(line for line in text.splitlines() if REPLACED in line)
+        message = "Some characters of the text were lost before the upload: they are marks of what could not be read."
+        return Notice(code="characters_lost", message=message, evidence=f"such as {line.strip()[:60]!r}")
+    words = list(dict.fromkeys(word for word in text[:TEXT_CHARACTERS].split() if not word.isascii()))
+    twice = [word for word in words if _encoded_once(word) is not None]
+    if len(twice) < FEW_WORDS or len(twice) < len(words):
+        return None
+    return Notice(
+        code="encoded_twice",
+        message="The text seems to have been encoded as UTF-8 twice: write the file anew.",
+        evidence=f"{twice[0]!r} may mean {_encoded_once(twice[0])!r}",
+    )
+
+
+def _encoded_once(word: str) -> str | None:
+    try:
+        return word.encode("cp1252").decode("utf-8")
+    except UnicodeError:
+        return None
+
+
+def _guess_notice(encoding: str, example: str) -> Notice:
+    return Notice(
+        code="encoding_recognised",
+        message=f"The text is read as {encoding}.",
+        evidence=f"so it reads {example!r}" if example else "every other byte of its separators is zero",
+        option="encoding=...",
+    )
+
+
+def _characters_before(path: Path, position: int) -> int:
+    """Return how many non-ASCII characters precede a position, all valid UTF-8; counts until there are enough."""
+    count = 0
+    with path.open("rb") as file:
+        while position > 0 and count < SURE_CHARACTERS and (chunk := file.read(min(CHUNK, position))):
+            position -= len(chunk)
+            if not chunk.isascii():
+                count += sum(byte >= 0xC0 for byte in chunk)
+    return count
+
+
+def _refuse_invalid_utf8(path: Path, encoding: str) -> None:
+    """Raise TableUnreadable where a text is not in the encoding that was declared for it."""
+    position = first_invalid_utf8(path)
+    if position is not None:
+        raise _damage(path, position, f"{encoding}, as declared")
+
+
+def _damage(path: Path, position: int, expected: str = "UTF-8, as the lines before it") -> TableUnreadable:
+    line = 1 + _count_newlines(path, position)
+    with path.open("rb") as file:
+        file.seek(position)
+        received = repr(file.read(4))[2:-1]
+    problem = Problem(
+        f"Line {line} has a byte that is not UTF-8.",
+        line=line,
+        received=received,
+        expected=expected,
+        fix="Fix the line, or name the encoding of the whole file: encoding=...",
+    )
+    return TableUnreadable(problem.detail, problems=[problem])
+
+
+def _stated_encoding(stated: str) -> str:
+    try:
+        return _text_encoding(stated)
+    except (LookupError, ValueError):
+        expected = "a name such as utf-8 or gb18030"
+        raise TableUnreadable(f"The encoding {stated!r} is not known.", received=stated, expected=expected) from None
+
+
+def _text_encoding(stated: str) -> str:
+    """Return a character encoding's name in Python. Raises LookupError, ValueError.
+
+    Python's codecs include others: archives (zip, base64, uu), and some whose decoders take quadratic time (punycode).
+    """
+    codec = codecs.lookup(stated)
+    allowed = codec.name in TEXT_ENCODINGS or codec.name.startswith(("iso8859-", "cp", "mac-", "koi8-"))
+    if not allowed:
+        raise LookupError(stated)
+    return codec.name
+
+
+def first_invalid_utf8(path: Path, most: int | None = None) -> int | None:
+    """Return the position of the first byte that is not UTF-8, or None; `most` limits the bytes that are checked."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    done = 0
+    with path.open("rb") as file:
+        while (most is None or done < most) and (chunk := file.read(4 * MB)):
+            if not chunk.isascii() or decoder.getstate()[0]:
+                pending = len(decoder.getstate()[0])
+                try:
+                    decoder.decode(chunk)
+                except UnicodeDecodeError as error:
+                    return done - pending + error.start
+            done += len(chunk)
+    pending = len(decoder.getstate()[0])
+    return done - pending if pending and (most is None or done < most) else None
+
+
+def _count_newlines(path: Path, until: int) -> int:
+    count = 0
+    with path.open("rb") as file:
+        while until > 0 and (chunk := file.read(min(CHUNK, until))):
+            count += chunk.count(b"\n")
+            until -= len(chunk)
+    return count
+
+
+def transcode(path: Path, target: Path, encoding: str, limits: Limits) -> Path:
+    """Write the text as UTF-8 without a byte order mark.
+
+    Raises TableUnreadable naming the line of the first bytes that do not decode, TooLarge.
+    """
+    written = lines = 0
+    try:
+        decoder = codecs.getincrementaldecoder(encoding)("strict")
+        with disk_full_is_507(), path.open("rb") as source, target.open("wb") as out:
+            while True:
+                chunk = source.read(CHUNK)
+                data = decoder.decode(chunk, final=not chunk).encode("utf-8")
+                lines += data.count(b"\n")
+                written += out.write(data)
+                if written > limits.expanded_bytes:
+                    raise TooLarge("The text is larger than the limit.", expected=f"{limits.expanded_bytes} bytes")
+                if not chunk:
+                    return target
+    except (UnicodeError, LookupError) as error:
+        bad, start = getattr(error, "object", b""), getattr(error, "start", 0)
+        is_bytes = isinstance(bad, bytes)
+        line = lines + 1 + (bad[:start].count(b"\n") if is_bytes else 0)
+        problem = Problem(
+            f"Line {line} has bytes that are not {encoding}.",
+            line=line,
+            received=repr(bad[start : start + 4] if is_bytes else str(error)),
+            expected=encoding,
+        )
+        raise TableUnreadable(problem.detail, problems=[problem]) from None
