@@ -274,32 +274,3 @@ def _kind(character: str) -> tuple[str, str]:
     """Return a character's general category and its script."""
     name = unicodedata.name(character, "")
     return unicodedata.category(character), next((script for script in _SCRIPTS if name.startswith(script)), "")
-
-
-# --- two and four bytes for each character -------------------------------------------------------------------------
-
-
-def wide_encoding(head: bytes) -> str | None:
-    """Return UTF-16 or UTF-32 with its byte order for a text that begins so without a mark; None for other bytes."""
-    if b"\0" not in head:
-        return None
-    if len(head) >= 8 and (name := _best_of(head, ("utf-32-le", "utf-32-be"), 4)):
-        return name
-    return _best_of(head, ("utf-16-le", "utf-16-be"), 2)
-
-
-def _best_of(head: bytes, names: tuple[str, str], size: int) -> str | None:
-    rated = []
-    for name in names:
-        try:
-            text = head[: len(head) // size * size].decode(name, "strict" if size == 4 else "ignore")
-        except UnicodeDecodeError:
-            continue
-        usual = sum(character in ',;\t\n\r |.0123456789"' for character in text)
-        odd = sum(
-            unicodedata.category(character) in ("Cc", "Co", "Cn") and character not in "\t\n\r\x1a"
-            for character in text
-        )
-        if text and odd == 0 and usual * 12 >= len(text) and ("\n" in text or "\r" in text):
-            rated.append((usual / len(text), name))
-    return max(rated)[1] if rated else None

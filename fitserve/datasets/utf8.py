@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,10 +72,36 @@ def to_utf8(path: Path, stated: str | None, folder: Path, limits: Limits) -> Tex
             _refuse_invalid_utf8(path, encoding)
             return Text(path, encoding)
         return Text(transcode(path, folder / "text", encoding, limits), encoding)
-    if (wide := text_encoding.wide_encoding(head)) is not None:
+    if (wide := _wide_encoding(head)) is not None:
         return Text(transcode(path, folder / "text", wide, limits), wide, _guess_notice(wide, ""))
     position = first_invalid_utf8(path, CHECKED_BYTES)
     return Text(path, "utf-8") if position is None else transcode_guessed(path, position, folder, limits)
+
+
+def _wide_encoding(head: bytes) -> str | None:
+    """Return UTF-16 or UTF-32 with its byte order for a text that begins so without a mark; None for other bytes."""
+    if b"\0" not in head:
+        return None
+    if len(head) >= 8 and (name := _best_of(head, ("utf-32-le", "utf-32-be"), 4)):
+        return name
+    return _best_of(head, ("utf-16-le", "utf-16-be"), 2)
+
+
+def _best_of(head: bytes, names: tuple[str, str], size: int) -> str | None:
+    rated = []
+    for name in names:
+        try:
+            text = head[: len(head) // size * size].decode(name, "strict" if size == 4 else "ignore")
+        except UnicodeDecodeError:
+            continue
+        usual = sum(character in ',;\t\n\r |.0123456789"' for character in text)
+        odd = sum(
+            unicodedata.category(character) in ("Cc", "Co", "Cn") and character not in "\t\n\r\x1a"
+            for character in text
+        )
+        if text and odd == 0 and usual * 12 >= len(text) and ("\n" in text or "\r" in text):
+            rated.append((usual / len(text), name))
+    return max(rated)[1] if rated else None
 
 
 def transcode_guessed(path: Path, position: int, folder: Path, limits: Limits) -> Text:
