@@ -27,16 +27,16 @@ import numpy.typing as npt
 from fitserve.errors import BadInput
 from fitserve.spread import Spread
 
-MOST_SCORES = 1_000  # kept of a target; those between them are rounded outwards
-MOST_GROUPS = 50  # of `coverage_by`
+MAX_SCORES = 1_000  # kept of a target; those between them are rounded outwards
+MAX_GROUPS = 50  # of `coverage_by`
 NO_LEVEL = 0.0  # of a request that wants no interval, whatever the version answers by itself
-MOST_CACHED = 64  # levels whose limits are looked up once
+MAX_CACHED = 64  # levels whose limits are looked up once
 TASKS = ("regression", "binary", "multiclass")
 
 Array = npt.NDArray[Any]
 
 
-def kept_scores(scores: Array, most: int = MOST_SCORES) -> dict[str, Any]:
+def kept_scores(scores: Array, most: int = MAX_SCORES) -> dict[str, Any]:
     """Return order statistics of scores as JSON: `rows`, and `scores[i]`, the `ranks[i]`-th smallest (from 1)."""
     ordered = np.sort(np.asarray(scores, np.float64))
     rows = len(ordered)
@@ -297,7 +297,7 @@ class Conformal:
         spread = None if by_row is None else self._spreads[name]
         labels = tuple(map(str, output.get("labels") or ()))
         limits = _Limits(np.array(low), np.array(high), spread, (low, high), labels)
-        if len(self._limits) >= MOST_CACHED * len(self.outputs):
+        if len(self._limits) >= MAX_CACHED * len(self.outputs):
             self._limits.clear()
         self._limits[name, level] = limits
         return limits

@@ -22,7 +22,7 @@ import numpy as np
 from fitserve.dataset_facts import DatasetFacts
 from fitserve.encoding import Encoding, FittedColumn, ValueWarning
 from fitserve.encoding.boolean import BooleanColumn
-from fitserve.encoding.category import MOST_EXACT, CategoryColumn
+from fitserve.encoding.category import MAX_EXACT, CategoryColumn
 from fitserve.encoding.encoding import Row
 from fitserve.encoding.number import NumberWriter, NumericColumn
 from fitserve.encoding.raw_column import RawColumn, raw_columns
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 Rows = Sequence[Mapping[str, Any]] | Sequence[Sequence[Any]]
 
-MOST_PROBLEMS = 20  # shown at once
+MAX_PROBLEMS = 20  # shown at once
 MANY_BYTES = MB  # of encoded rows, from which a copy is worth avoiding
 ALIGNMENT = 64  # bytes, of memory that TensorFlow takes as it is
 FEW_ROWS = 16  # with fewer, plain Python row by row is quicker than NumPy column by column
@@ -191,13 +191,13 @@ class Encoder:
         """Raise what refuses the first of these rows."""
         problems: list[Problem] = []
         arrays = self._zeros(1)
-        for at in rows[:MOST_PROBLEMS].tolist():
+        for at in rows[:MAX_PROBLEMS].tolist():
             try:
                 for values, column in zip(columns, self.raw_columns, strict=True):
                     column.encode_value(values[at], arrays, 0, at + 1)
             except BadInput as error:
                 problems.extend(error.problems)
-        raise BadInput(problems[0].detail, problems=problems[:MOST_PROBLEMS])
+        raise BadInput(problems[0].detail, problems=problems[:MAX_PROBLEMS])
 
     def encode_one_by_one(self, rows: Rows) -> tuple[dict[str, np.ndarray], list[list[ValueWarning]]]:
         """Encode as `encode_rows` does, row by row: quicker for a few rows, slower for many."""
@@ -215,11 +215,11 @@ class Encoder:
                         of_row += column.encode_value(value, arrays, at)
                 except BadInput as error:
                     problems.extend(error.problems)
-                    if len(problems) >= MOST_PROBLEMS:
+                    if len(problems) >= MAX_PROBLEMS:
                         break
             warnings.append(of_row)
         if problems:
-            raise BadInput(problems[0].detail, problems=problems[:MOST_PROBLEMS])
+            raise BadInput(problems[0].detail, problems=problems[:MAX_PROBLEMS])
         return arrays, warnings
 
     def _zeros(self, rows: int) -> dict[str, np.ndarray]:
@@ -340,7 +340,7 @@ class PlainNumbers:
 
     def are_exact(self, values: np.ndarray) -> bool:
         """Return whether numbers of odd columns are small enough that an integer has the label of an equal float."""
-        return all(abs(value) < MOST_EXACT for place, _, _ in self.odd for value in values[:, place].tolist())
+        return all(abs(value) < MAX_EXACT for place, _, _ in self.odd for value in values[:, place].tolist())
 
     def encode(self, values: np.ndarray) -> np.ndarray | None:
         """Encode finite float64 (rows, columns) as float32 (rows, width); None where an odd column's value is unusual.
@@ -373,7 +373,7 @@ class PlainNumbers:
             for part in parts:
                 out[:, part] = 0.0
             for value, row in zip(values[:, place].tolist(), views, strict=True):
-                if not abs(value) < MOST_EXACT or not write(value, row):
+                if not abs(value) < MAX_EXACT or not write(value, row):
                     return False
         return True
 

@@ -29,13 +29,13 @@ Predict = Callable[[Inputs], NDArray[np.float64]]  # (rows, units)
 PredictRows = Callable[[list[list[Any]]], Mapping[str, Array]]  # rows by position; by output, (rows, units)
 Row = Mapping[str, Any]
 
-MOST_STEPS = 200
+MAX_STEPS = 200
 CHUNK = 4096  # rows of one call
 PATH_STEPS = (8, 64)
 PATH_ROWS = 200_000
 EXACT_COLUMNS = 8  # up to so many, all coalitions are evaluated
 PERMUTATION_PAIRS = 16  # of more columns: permutations, each with its reverse
-MOST_EVALUATIONS = 200_000  # rows that one request may have inferred
+MAX_EVALUATIONS = 200_000  # rows that one request may have inferred
 
 
 # Surfaces
@@ -55,9 +55,9 @@ def axis_of(encoder: Encoder, name: str, steps: int, low: float | None = None, h
     Raises NotFound, and BadInput where the column is text or hashed, or the bounds are not usable.
     """
     column = column_of(encoder, name).leading
-    if not 2 <= steps <= MOST_STEPS:
-        raise BadInput("That many steps cannot be shown.", received=steps, expected=f"2 to {MOST_STEPS} steps")
-    return Axis(name, tuple(column.axis_values(steps, low, high)[:MOST_STEPS]))
+    if not 2 <= steps <= MAX_STEPS:
+        raise BadInput("That many steps cannot be shown.", received=steps, expected=f"2 to {MAX_STEPS} steps")
+    return Axis(name, tuple(column.axis_values(steps, low, high)[:MAX_STEPS]))
 
 
 def column_of(encoder: Encoder, name: str) -> RawColumn:
@@ -186,11 +186,11 @@ def shapley(rows: Sequence[Sequence[Any]], baseline: Sequence[Any], predict: Pre
     """
     width = len(baseline)
     coalitions = list(_coalitions(width))
-    if len(rows) * len(coalitions) > MOST_EVALUATIONS:
+    if len(rows) * len(coalitions) > MAX_EVALUATIONS:
         raise TooLarge(
             "These rows have too many columns to explain at once.",
             received=len(rows),
-            expected=f"at most {MOST_EVALUATIONS // len(coalitions)} rows",
+            expected=f"at most {MAX_EVALUATIONS // len(coalitions)} rows",
         )
     of_baseline = predict([list(baseline)])
     contributions: dict[str, list[Array]] = {name: [] for name in of_baseline}

@@ -19,7 +19,7 @@ from fitserve import db, drift, events, live_coverage
 from fitserve.tables import Drifting, Feedback, Model, ModelFault, StoredPrediction, TrafficSample, Window
 
 SLICES = 12  # of a window
-MOST_SLICES = 50  # of a version and target: labels of `coverage_by`
+MAX_SLICES = 50  # of a version and target: labels of `coverage_by`
 TRUTH_COLUMNS = (  # of `Feedback`, None where they are not known
     *("level", "covered", "slice"),
     *("confidence", "confidence_bin", "likeliest_right", "brier", "log_loss"),
@@ -277,7 +277,7 @@ def live_slices(
 
 def _judged_slices(rows: Sequence[Any], classified: bool) -> list[dict[str, Any]]:
     """Judge the slices of one target: label, rows, rows with bounds, covered ones, mean level, right ones."""
-    largest = sorted(rows, key=lambda row: (-row[1], row[0]))[:MOST_SLICES]
+    largest = sorted(rows, key=lambda row: (-row[1], row[0]))[:MAX_SLICES]
     accuracy = sum(int(row[5]) for row in rows) / sum(row[1] for row in rows)
     tests, slices = len(largest) * (1 + classified), []
     for label, count, judged, covered, level, right in largest:

@@ -18,7 +18,7 @@ from fitserve.spec.target import Target
 if TYPE_CHECKING:
     import pyarrow as pa
 
-MOST_PROBLEMS = 20  # shown at once
+MAX_PROBLEMS = 20  # shown at once
 WIDE_OFFSET = 16.0  # in standard deviations: a larger offset leaves float32 too few digits for the spread
 
 
@@ -120,7 +120,7 @@ def _refuse_rows(rows: np.ndarray, name: str, values: np.ndarray, expected: str)
             expected=expected,
             fix="Leave rows without a target out of the dataset.",
         )
-        for row in rows[:MOST_PROBLEMS]
+        for row in rows[:MAX_PROBLEMS]
     ]
     raise BadInput(f"The target {name!r} is missing or unusable in {len(rows)} rows.", problems=problems)
 

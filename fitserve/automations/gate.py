@@ -24,7 +24,7 @@ from fitserve.spec.spec import parse
 from fitserve.tables import Dataset
 from fitserve.wire.automations import Gate
 
-MOST_ROWS = 50_000  # to predict, evenly spread: more would change no decision
+MAX_ROWS = 50_000  # to predict, evenly spread: more would change no decision
 FEWEST_UNSEEN = 30  # rows new to the champion; with fewer, all held-out rows are compared
 RESAMPLES = 2_000
 _LEAST = 1e-7  # probability, so that its logarithm is finite
@@ -63,8 +63,8 @@ def held_out_rows(
         rows, unseen = rows[rows >= known_rows], True
     if not len(rows):
         raise BadInput("The new version has no held-out rows to compare it on.", fix="Give its split a test share.")
-    if len(rows) > MOST_ROWS:
-        rows = rows[np.linspace(0, len(rows) - 1, MOST_ROWS).astype(np.int64)]
+    if len(rows) > MAX_ROWS:
+        rows = rows[np.linspace(0, len(rows) - 1, MAX_ROWS).astype(np.int64)]
     return HeldOut(table.take(rows), name, str(target.task), unseen)
 
 

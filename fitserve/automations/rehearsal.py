@@ -22,8 +22,8 @@ from fitserve.tables import Dataset, Feedback, OutboxEvent, Run, Version
 from fitserve.visibility import visible_to
 from fitserve.wire.automations import On, Policy, Rehearsal, RehearsedTick
 
-MOST_TICKS = 200
-MOST_COMPARISONS = 20  # each loads two networks and predicts the held-out rows with both
+MAX_TICKS = 200
+MAX_COMPARISONS = 20  # each loads two networks and predicts the held-out rows with both
 
 
 def rehearse(
@@ -39,11 +39,11 @@ def rehearse(
         notes: list[str] = []
         moments = _moments(session, policy.on, tables, versions, at, notes)
     play = _Play(engine, blobs, scratch, policy, tables, versions, columns_of(written))
-    ticks = [play.step(moment, reason) for moment, reason in moments[-MOST_TICKS:]]
-    if len(moments) > MOST_TICKS:
-        notes.append(f"Only the last {MOST_TICKS} of {len(moments)} times are shown.")
-    if play.comparisons > MOST_COMPARISONS:
-        notes.append(f"Only the first {MOST_COMPARISONS} comparisons were made.")
+    ticks = [play.step(moment, reason) for moment, reason in moments[-MAX_TICKS:]]
+    if len(moments) > MAX_TICKS:
+        notes.append(f"Only the last {MAX_TICKS} of {len(moments)} times are shown.")
+    if play.comparisons > MAX_COMPARISONS:
+        notes.append(f"Only the first {MAX_COMPARISONS} comparisons were made.")
     count = {name: sum(tick.outcome == name for tick in ticks) for name in ("promoted", "refused", "skipped")}
     trained = sum(tick.outcome in ("promoted", "rejected", "trained") for tick in ticks)
     return Rehearsal(ticks=ticks, trained=trained, notes=notes, **count)
@@ -72,7 +72,7 @@ def _moments(
     """Return when the policy would have been due, and why, in order of time."""
     if on.schedule is not None:
         since = min([*(table.created_at for table in tables), *(version.created_at for version, _ in versions), at])
-        moments = list(islice(cron.times(on, since, at), 10 * MOST_TICKS))
+        moments = list(islice(cron.times(on, since, at), 10 * MAX_TICKS))
         return [(moment, f"The schedule {on.schedule} was due.") for moment in moments]
     if on.appended is not None:
         return _appended(session, on)
@@ -169,7 +169,7 @@ class _Play:
             why = "No gate was asked for." if self.policy.gate is None else "It would have been the first version."
             return tick("promoted" if acted else "trained", f"Version {version.version}: {why}")
         self.comparisons += 1
-        if self.comparisons > MOST_COMPARISONS:
+        if self.comparisons > MAX_COMPARISONS:
             return tick("trained", f"Version {version.version} was not compared: enough comparisons were made.")
         try:
             with db.reading(self.engine) as session:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _START_SECONDS = 120
 _NETWORK = [{"Dense": {"units": 16, "activation": "relu", "kernel_regularizer": {"L2": 0.01}}}, {"Dropout": 0.2}]
 _COUNTER = re.compile(r"fitserve_\w++(?<=_total|_count)(\{[^{}]*+\})? ")
-_MOST_LINES = 24
+_MAX_LINES = 24
 
 
 @dataclass(frozen=True)
@@ -307,7 +307,7 @@ def _show_changes(session: Session, changes: dict[str, list[str]]) -> None:
     if session.json:
         return
     session.out.rule("/metrics: what changed", align="left", style="dim")
-    for name, (old, new) in list(changes.items())[:_MOST_LINES]:
+    for name, (old, new) in list(changes.items())[:_MAX_LINES]:
         session.out.print(f"{name}  {float(old):g} -> {float(new):g}", markup=False, overflow="ellipsis", no_wrap=True)
-    if len(changes) > _MOST_LINES:
-        session.out.print(f"... and {len(changes) - _MOST_LINES} more", style="dim")
+    if len(changes) > _MAX_LINES:
+        session.out.print(f"... and {len(changes) - _MAX_LINES} more", style="dim")

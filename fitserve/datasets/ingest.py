@@ -35,7 +35,7 @@ GROUP_BYTES = 16 * MB
 SAMPLE_ROWS = 100_000  # that quantiles and histograms are computed from: an error of a third of a per cent of the rows
 SAMPLE_BYTES = 48 * MB  # of wide rows, fewer are kept
 MAX_NOTICES = 100  # of one table
-MOST_LEFT_OUT = 0.1  # of the rows, in lenient mode; one row may always go
+MAX_LEFT_OUT = 0.1  # of the rows, in lenient mode; one row may always go
 
 
 @dataclass(frozen=True)
@@ -97,13 +97,13 @@ def _check_enough_is_left(reader: TableReader, table: _ParsingPass) -> None:
     """Raise TableRefused where a lenient upload would leave out more than a tenth of the rows."""
     left_out = reader.rejected + table.rejected
     total = table.rows + left_out
-    if left_out <= max(1, MOST_LEFT_OUT * total):
+    if left_out <= max(1, MAX_LEFT_OUT * total):
         return
     problems = reader.locate([*reader.problems, *table.problems])[:MAX_PROBLEMS]
     raise TableRefused(
         f"{left_out} of {total} rows would be left out, which is more than a tenth: nothing is stored.",
         received=left_out,
-        expected=f"at most {int(max(1, MOST_LEFT_OUT * total))} bad rows in a lenient upload",
+        expected=f"at most {int(max(1, MAX_LEFT_OUT * total))} bad rows in a lenient upload",
         fix="Read it in another way (delimiter, quote, skip_rows, kinds, missing), or fix the rows that are listed.",
         problems=problems,
     )

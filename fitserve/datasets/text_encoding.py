@@ -18,7 +18,7 @@ from pathlib import Path
 
 from fitserve.blobs import CHUNK
 
-MOST_BYTES = 48 * 1024  # of distinct fields
+MAX_BYTES = 48 * 1024  # of distinct fields
 FIELDS_OF_A_CHUNK = 400
 MARGIN = 0.06  # between the best reading and another one, below which it is asked
 MARGIN_OF_OLD = 0.3  # the same, between code pages of the eighties, under which each letter is some letter
@@ -124,7 +124,7 @@ def _fields(path: Path) -> list[bytes]:
             fields[match[0]] = None
             size += len(match[0])
             taken += 1
-            if size > MOST_BYTES:
+            if size > MAX_BYTES:
                 return list(fields)
             if taken >= FIELDS_OF_A_CHUNK:
                 break

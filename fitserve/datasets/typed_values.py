@@ -11,7 +11,7 @@ from fitserve.datasets.unusual_numbers import note_placeholder
 from fitserve.parsing import times
 from fitserve.wire.notices import Notice
 
-MOST_VALUES = 200  # that are looked at, from the whole column
+MAX_VALUES = 200  # that are looked at, from the whole column
 SMALLEST_TIME = min(COMPACT)
 
 
@@ -33,7 +33,7 @@ def note_typed_values(name: str, values: pa.ChunkedArray, largest: float | None)
         is_days = times.EXCEL_DAYS[0] <= (largest or 0) < times.EXCEL_DAYS[1]
         if not is_days and (types.is_float64(values.type) or (largest or 0) < SMALLEST_TIME):
             return notices
-    chosen = np.linspace(0, len(present) - 1, min(len(present), MOST_VALUES)).astype(np.int64)
+    chosen = np.linspace(0, len(present) - 1, min(len(present), MAX_VALUES)).astype(np.int64)
     texts = present.take(pa.array(chosen)).cast(pa.string()).combine_chunks()
     plan = ColumnSample(name, texts, ColumnPlan("string")).plan(FilePrior())
     example = texts[0].as_py().strip()[:40]

@@ -34,7 +34,7 @@ DATES = frozenset(
     )
 )
 USUAL_YEARS = (1600, 2200)
-MOST_VERSIONS = 60  # different texts that may be versions
+MAX_VERSIONS = 60  # different texts that may be versions
 YEARS_APART = 3 * 365  # days
 _PLAIN = r"[+-]?\d{1,15}(?:[.,]\d{1,15})?"
 _MONTH = r"(?i:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]{0,6}\.?"
@@ -155,7 +155,7 @@ def note_quantities(name: str, texts: Sequence[str]) -> Notice | None:
 def note_lost_zeros(name: str, texts: pa.Array, format: ColumnFormat) -> Notice | None:
     """Note 3.9 beside 3.10: programs write amounts with one number of decimals, or without the zeros at their end."""
     distinct = texts[:50_000].unique()
-    if len(distinct) > MOST_VERSIONS:
+    if len(distinct) > MAX_VERSIONS:
         return None
     sign = format.decimal or "."
     parts = {text.strip(): text.strip().partition(sign)[2] for text in distinct.to_pylist()}

@@ -22,7 +22,7 @@ from fitserve.spec.decision import ERRORS, Decision, Output
 
 NEVER = float(np.nextafter(np.float32(1), np.float32(2)))  # a threshold that no probability reaches
 ROUNDS = 5  # over all labels, of weights
-MOST_STEPS = 512  # weights of one label that are tried
+MAX_STEPS = 512  # weights of one label that are tried
 POWERS = (1.0, 0.25, 0.35, 0.5, 0.7, 0.85, 1.2, 1.5, 2.0, 3.0, 5.0, 10.0)
 
 
@@ -220,8 +220,8 @@ def _better_weight(
     if not len(points):
         return weights, score
     steps = np.concatenate([[points[0] / 2], (points[1:] + points[:-1]) / 2, [points[-1] * 2]])
-    if len(steps) > MOST_STEPS:
-        steps = steps[np.linspace(0, len(steps) - 1, MOST_STEPS).round().astype(int)]
+    if len(steps) > MAX_STEPS:
+        steps = steps[np.linspace(0, len(steps) - 1, MAX_STEPS).round().astype(int)]
     best, best_step = score, None
     for step in steps.tolist():
         reached = _measured(name, truth, np.where(turns < step, place, rival), shares.shape[1])

@@ -17,7 +17,7 @@ from fitserve.decisions.held_out import HeldOut, HeldOutParts
 from fitserve.spec.decision import Output
 
 MIN_GROUP = 20  # answered rows, below which a group is shown and not compared
-MOST_LABELS = 20
+MAX_LABELS = 20
 DRAWS = 1_000
 BINS = 10
 _Z = 1.959963984540054
@@ -98,14 +98,14 @@ def _by_label(
     truth = np.concatenate([part.truth[output.name] for part in parts.values()])
     if output.task == "multilabel":
         applies = decider.applies(values)
-        for place, label in enumerate(labels[:MOST_LABELS]):
+        for place, label in enumerate(labels[:MAX_LABELS]):
             yield label, truth[:, place] > 0.5, applies[:, place], np.asarray(values[:, place], np.float64)
         return
     shares, chosen = shares_of(values, len(labels)), decider.places(values)
     if len(labels) == 2:
         wanted = [1 if decision.get("label") in (None, labels[1]) else 0]
     else:
-        wanted = list(range(min(len(labels), MOST_LABELS)))
+        wanted = list(range(min(len(labels), MAX_LABELS)))
     for place in wanted:
         yield labels[place], truth == place, chosen == place, shares[:, place]
 

@@ -14,7 +14,7 @@ from fitserve.decisions.apply import Decider, cost_matrix
 from fitserve.decisions.held_out import HeldOut
 from fitserve.spec.decision import ERRORS, Output
 
-MOST_LABELS = 50  # of a confusion matrix
+MAX_LABELS = 50  # of a confusion matrix
 
 
 def measure(name: str, true: Any, false: Any, missed: Any, spared: Any) -> Any:
@@ -79,7 +79,7 @@ def _of_labels(decision: Mapping[str, Any], output: Output, truth: Any, places: 
     labels = len(output.labels)
     table = np.bincount(truth * labels + places, minlength=labels * labels).reshape(labels, labels)
     figures: dict[str, Any] = {"accuracy": float((truth == places).mean()) if len(truth) else None}
-    if labels <= MOST_LABELS:
+    if labels <= MAX_LABELS:
         figures["confusion"] = table.tolist()  # by actual, then by predicted label
     if labels == 2:
         place = 1 if decision.get("label") in (None, output.labels[1]) else 0

@@ -17,7 +17,7 @@ from fitserve.excerpts import excerpt_of_cell
 from fitserve.parsing.column_format import PLAIN
 
 _SIMPLE = frozenset({str, int, float, bool})  # whose values can be looked up
-MOST_EXACT = 1e15  # up to which an integer and the float that is equal to it have the same label
+MAX_EXACT = 1e15  # up to which an integer and the float that is equal to it have the same label
 _USUAL, _MISSING, _UNKNOWN, _REFUSED = range(4)  # how usual a value is
 _NOT_FOUND = -2  # a place that no label has
 
@@ -248,7 +248,7 @@ def _number_of(label: str) -> float | None:
         number = float(label)
     except ValueError:
         return None
-    if not (abs(number) < MOST_EXACT and as_label(number) == label):
+    if not (abs(number) < MAX_EXACT and as_label(number) == label):
         return None
     return int(number) if number.is_integer() else number  # an integer is found quicker by its like
 

@@ -15,13 +15,13 @@ from fitserve.encoding.binned import BinnedColumn, BinnedNumber, quantile_edges
 from fitserve.encoding.encoding import Indicator, Row
 from fitserve.encoding.number import NumberWriter
 
-MOST_BINS = 32
+MAX_BINS = 32
 ROWS_A_BIN = 80  # fewer say little about the target within the bin
 
 
-def usual_bins(facts: ColumnFacts, most: int = MOST_BINS) -> int:
+def usual_bins(facts: ColumnFacts, most: int = MAX_BINS) -> int:
     """Return how many bins a column has where the spec gives no number: at most one fewer than it has values."""
-    return max(1, min(most, MOST_BINS, facts.rows // ROWS_A_BIN, facts.distinct - 1))
+    return max(1, min(most, MAX_BINS, facts.rows // ROWS_A_BIN, facts.distinct - 1))
 
 
 class PiecewiseLinearColumn(BinnedColumn):

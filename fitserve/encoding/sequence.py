@@ -12,7 +12,7 @@ from fitserve.dataset_facts import ColumnFacts
 from fitserve.encoding.encoding import Row
 from fitserve.encoding.text import Text, TextColumn
 
-MOST_TOKENS = 256  # of a text, where `length` is left out
+MAX_TOKENS = 256  # of a text, where `length` is left out
 
 
 class SequenceColumn(TextColumn):
@@ -49,11 +49,11 @@ class TokenSequence(Text):
     length: int | None = Field(default=None, ge=1, le=100_000, description="Left out: the longest text's, at most 256")
 
     def defaults(self, facts: ColumnFacts) -> dict[str, Any]:
-        length = max(1, min(facts.max_tokens or MOST_TOKENS, MOST_TOKENS))
+        length = max(1, min(facts.max_tokens or MAX_TOKENS, MAX_TOKENS))
         return super().defaults(facts) | ({"length": length} if self.length is None else {})
 
     def width(self, facts: ColumnFacts) -> int:
-        return self.length or MOST_TOKENS
+        return self.length or MAX_TOKENS
 
     def cardinality(self, facts: ColumnFacts) -> int:
         return self.max_tokens

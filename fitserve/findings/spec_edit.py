@@ -16,7 +16,7 @@ from fitserve.encoding.piecewise_linear import PiecewiseLinear, usual_bins
 from fitserve.errors import BadInput
 from fitserve.findings.finding import Operation
 from fitserve.findings.record import Json
-from fitserve.spec.feature import DENSE, MOST_PIECES, Feature, default_features, encoded_inputs
+from fitserve.spec.feature import DENSE, MAX_PIECES, Feature, default_features, encoded_inputs
 from fitserve.spec.network import ENTRY_KEYS
 from fitserve.spec.optimizers import OPTIMIZERS
 
@@ -182,7 +182,7 @@ def add_bins(spec: Json, facts: DatasetFacts) -> Iterator[Operation]:
         features.append(feature)
         column = facts.by_name[feature["column"]]
         scaled = feature["encoding"]["type"] in ("standardize", "robust", "min_max", "log", "quantile")
-        bins = usual_bins(column, MOST_PIECES // max(1, len(encodings)))
+        bins = usual_bins(column, MAX_PIECES // max(1, len(encodings)))
         if scaled and encodings[column.name] == 1 and column.kind == "numeric" and bins > 1:
             binned = PiecewiseLinear(bins=bins, indicator=False)
             features.append({**feature, "encoding": binned.model_dump(mode="json")})

@@ -35,7 +35,7 @@ LEADER = "alarms"
 HOLD_SECONDS = 30.0
 CLEAR_SECONDS = 60.0
 KEPT_SECONDS = 30 * 86_400.0
-MOST_KEPT = 5_000
+MAX_KEPT = 5_000
 OWNER = ""  # of the events: no key has it, so only webhooks with `all_owners` hear of them
 
 Key = tuple[str, str]  # name, subject
@@ -188,7 +188,7 @@ def latest(session: Session, *, limit: int, before: str | None = None) -> list[A
     return list(session.scalars(query))
 
 
-def delete_old(session: Session, most: int = MOST_KEPT) -> None:
+def delete_old(session: Session, most: int = MAX_KEPT) -> None:
     """Delete alarms that ended long ago, or are too many."""
     old = db.now(session) - timedelta(seconds=KEPT_SECONDS)
     session.execute(delete(Alarm).where(Alarm.ended_at < old))

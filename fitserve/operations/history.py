@@ -25,7 +25,7 @@ from fitserve.wire.operations import (
 
 WindowName = Literal["hour", "day"]
 WINDOWS: dict[str, tuple[int, int]] = {"hour": (samples.MINUTE, 3600), "day": (samples.TEN_MINUTES, 86_400)}
-MOST_PROCESSES = 50
+MAX_PROCESSES = 50
 DRIFT = "drift"  # the process of rows that hold a version's index
 
 
@@ -109,7 +109,7 @@ def _processes(rows: Sequence[Sample], slots: Sequence[int]) -> list[ProcessHist
         if row.slot in place:
             one.cpu[place[row.slot]] = figures["counts"].get("cpu_seconds", 0) / _covered([figures])
             one.memory_bytes[place[row.slot]] = int(figures["most"].get("memory_bytes", 0))
-    return sorted(processes.values(), key=lambda one: (-one.seen_at.timestamp(), one.process))[:MOST_PROCESSES]
+    return sorted(processes.values(), key=lambda one: (-one.seen_at.timestamp(), one.process))[:MAX_PROCESSES]
 
 
 def of_model(session: Session, model: str, window: WindowName) -> ModelHistory:

@@ -20,8 +20,8 @@ from fitserve.tables import Model, ModelFault, Sample, TrafficSample
 
 MINUTE, TEN_MINUTES = 60, 600
 KEPT = {MINUTE: 2 * 3600, TEN_MINUTES: 25 * 3600}  # seconds, by the length of a slot
-MOST_ROWS = 100_000  # of each table and length: the oldest go first
-MOST_VERSIONS = 200  # of one process in one slot, those with the most requests
+MAX_ROWS = 100_000  # of each table and length: the oldest go first
+MAX_VERSIONS = 200  # of one process in one slot, those with the most requests
 BOUNDS: Mapping[str, Sequence[float]] = {"predictions": telemetry.FAST, "requests": telemetry.REQUEST}  # of buckets
 
 
@@ -98,7 +98,7 @@ def between(step: int, slot: int, start: Reading, end: Reading, most: Mapping[st
             }
             traffic.append((*key, added))
     traffic.sort(key=lambda one: -one[2]["requests"])
-    return Row(step, slot, figures, traffic[:MOST_VERSIONS])
+    return Row(step, slot, figures, traffic[:MAX_VERSIONS])
 
 
 def _less(counts: Sequence[int], before: Sequence[int] | None) -> list[int]:
@@ -169,7 +169,7 @@ def slots_of(at: float) -> Iterator[tuple[int, int]]:
         yield step, int(at) // step * step
 
 
-def delete_old(engine: Engine, most_rows: int = MOST_ROWS) -> int:
+def delete_old(engine: Engine, most_rows: int = MAX_ROWS) -> int:
     """Delete rows that are too old or too many. Return how many."""
     removed = 0
     with db.transaction(engine) as session:

@@ -40,7 +40,7 @@ _PLANNED_ROWS = 2_000  # at which the asymptotic interval is narrowest
 
 # Differences in standard deviations of one value that the tilts are best for: found after some 64 to a million values.
 _EFFECTS = [sign * 2.0**-place for place in range(1, 9) for sign in (1, -1)]
-_MOST_TILT = 30.0
+_MAX_TILT = 30.0
 _LEAST_DEVIATION = 1e-6
 _LEAST_EVIDENCE = 12.0  # so much against a mean is less than no evidence: mixtures cost about half of that
 _MUCH = 40.0  # evidence, as a logarithm: beyond every limit that is asked
@@ -83,7 +83,7 @@ def _log_tilts(arms: Sequence[tuple[Stream, np.ndarray, float]]) -> np.ndarray:
     common = np.array(_EFFECTS)[:, None] / np.maximum(np.sqrt(variance), _LEAST_DEVIATION)
     exponents = np.zeros_like(common)
     for stream, means, weight in arms:
-        tilts = np.clip(common * weight, -_MOST_TILT, _MOST_TILT)
+        tilts = np.clip(common * weight, -_MAX_TILT, _MAX_TILT)
         exponents += tilts * stream.total - stream.n * np.log1p(means * np.expm1(tilts))
     highest = exponents.max(axis=0)
     return np.asarray(highest + np.log(np.exp(exponents - highest).mean(axis=0)))
@@ -93,7 +93,7 @@ def _log_tilts(arms: Sequence[tuple[Stream, np.ndarray, float]]) -> np.ndarray:
 def log_evidence(stream: Stream, p: float) -> float:
     """Return log M_n(p): evidence against the mean p."""
     deviation = max(math.sqrt(p * (1.0 - p)), _LEAST_DEVIATION)
-    tilts = [min(max(effect / deviation, -_MOST_TILT), _MOST_TILT) for effect in _EFFECTS]
+    tilts = [min(max(effect / deviation, -_MAX_TILT), _MAX_TILT) for effect in _EFFECTS]
     exponents = [tilt * stream.total - stream.n * math.log1p(p * math.expm1(tilt)) for tilt in tilts]
     learned = _log_mixture(stream) - _log_likelihood(stream, p)
     highest = max(learned, *exponents)

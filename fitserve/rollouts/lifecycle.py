@@ -28,12 +28,12 @@ from fitserve.tables import Audit, Label, Rollout, RolloutStep
 LABEL = registry.ROLLOUT
 ACTIVE = ("running", "paused")
 STEPS = (1.0, 10.0, 50.0, 100.0)
-MOST_STEPS = 20
+MAX_STEPS = 20
 HOLD_SECONDS = 3_600.0
 MIN_REQUESTS = 100
 DEADLINE_SECONDS = 604_800.0  # after its hold, of a step that does not get the requests or truths that it waits for
 LEASE_SECONDS = 3.0
-MOST_POINTS = 200  # of a guard's curve in one step
+MAX_POINTS = 200  # of a guard's curve in one step
 _EVENTS = {"succeeded": "rollout.finished", "rolled_back": "rollout.rolled_back", "aborted": "rollout.aborted"}
 _STALLED = "stalled"
 
@@ -127,12 +127,12 @@ def check_plan(
     steps: Sequence[float], guards: Mapping[str, float | None] | None, shadow: bool, kind: str, waits: StoredPlan
 ) -> StoredPlan:
     """Return the plan that is asked for; `waits` has what each step waits for. Raises BadInput."""
-    if not 1 <= len(steps) <= MOST_STEPS:
+    if not 1 <= len(steps) <= MAX_STEPS:
         raise BadInput(
-            f"A rollout has 1 to {MOST_STEPS} steps.",
+            f"A rollout has 1 to {MAX_STEPS} steps.",
             pointer="/steps",
             received=len(steps),
-            expected=f"1 to {MOST_STEPS}",
+            expected=f"1 to {MAX_STEPS}",
         )
     for place, (before, step) in enumerate(zip((0.0, *steps), steps, strict=False)):
         if not before < step <= 100:
@@ -454,6 +454,6 @@ def _record(entered: RolloutStep, figures: Sequence[Figure], at: datetime) -> No
         if figure.value is not None and (figure.breached or rows > last * 1.02 + 1):
             point = {"at": at.isoformat(), "rows": rows, "value": figure.value, "low": figure.low, "high": figure.high}
             points.append(point)
-            if len(points) > MOST_POINTS:
+            if len(points) > MAX_POINTS:
                 del points[1::2]
     entered.figures, entered.curves = shown, curves

@@ -20,7 +20,7 @@ from fitserve.visibility import visible_to
 
 SortKey = Literal["created", "finished", "duration", "name", "dataset", "model", "state", "metric"]
 SORT_KEYS: tuple[SortKey, ...] = get_args(SortKey)
-MOST_CHANGES = 8  # shown of one run
+MAX_CHANGES = 8  # shown of one run
 SHORTEST_ID_PART = 4  # a shorter word is in too many ids
 LONGEST_VALUE = 80  # characters of a changed value
 
@@ -238,7 +238,7 @@ def _specs(session: Session, ids: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 def _brief(changes: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the first changes, with long values cut."""
-    return [{**change, "from": _cut(change["from"]), "to": _cut(change["to"])} for change in changes[:MOST_CHANGES]]
+    return [{**change, "from": _cut(change["from"]), "to": _cut(change["to"])} for change in changes[:MAX_CHANGES]]
 
 
 def _cut(value: Any) -> Any:

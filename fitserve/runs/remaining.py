@@ -13,7 +13,7 @@ from fitserve.tables import Epoch, Event, Run
 
 LAST = 10  # epochs whose time is taken for that of the next ones
 LAST_EVENTS = 20  # among which the one that begins a phase is looked for
-MOST_SECONDS = 10 * 365 * 86_400.0  # in an estimate; a longer time could overflow a date
+MAX_SECONDS = 10 * 365 * 86_400.0  # in an estimate; a longer time could overflow a date
 
 
 class Outlook(NamedTuple):
@@ -60,7 +60,7 @@ def outlook(session: Session, run: Run, epochs: int, trials: int) -> Outlook | N
     rounds = -(-max(0, trials - len(by_trial)) // side_by_side)
     left = max((epochs - epoch for epoch in going_on), default=0) + rounds * epochs
     done = sum(epoch if at >= recent else epochs for _, epoch, at in by_trial)
-    finish = last.created_at + timedelta(seconds=min(each * left, MOST_SECONDS))
+    finish = last.created_at + timedelta(seconds=min(each * left, MAX_SECONDS))
     return Outlook(min(1.0, done / max(1, epochs * trials)), finish)
 
 

@@ -19,7 +19,7 @@ from fitserve.validation import unknown_name
 KEY = "ablate"
 WHOLE = "nothing"  # is left out: the spec itself
 SEEDS = 5
-MOST_PARTS = 100
+MAX_PARTS = 100
 _DROPOUT = ("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianDropout", "AlphaDropout")
 _NORMALIZATION = ("BatchNormalization",)
 # Layers that only reshape are no parts of their own in `all`.

@@ -14,7 +14,7 @@ Json = Mapping[str, Any]
 # How a member is written, given what was written, what it resolved to, and what it is to be.
 Way = Callable[[Any, Any, Any], Any]
 _ABSENT: Any = object()
-MOST_ROUNDS = 6  # what is written decides other defaults: a network alone is no ensemble
+MAX_ROUNDS = 6  # what is written decides other defaults: a network alone is no ensemble
 SEVERAL = ("search", "ablate", "check")  # ask for other runs than that of one spec, which `changed` is
 
 
@@ -48,7 +48,7 @@ def rewrite(written: Json, changed: Json, resolve: Callable[[Json], Json]) -> Js
     for layers, features in itertools.product((_changed_layers, _all_layers), (_named_features, _all_features)):
         candidate = written
         try:
-            for _ in range(MOST_ROUNDS):
+            for _ in range(MAX_ROUNDS):
                 resolved = resolve(candidate)
                 if _without_names(resolved) == _without_names(meant):
                     return candidate

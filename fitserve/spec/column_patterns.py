@@ -12,7 +12,7 @@ from fitserve.errors import Problem
 from fitserve.spec.feature import Feature
 from fitserve.spec.target import unknown_column
 
-MOST_PATTERNS = 100
+MAX_PATTERNS = 100
 _OUT = "-"
 _WILD = re.compile(r"[*?]")
 
@@ -40,9 +40,9 @@ def expand(
     first, whatever characters are in it.
     """
     patterns = [feature.column for feature in features if _is_one(feature, facts) and _WILD.search(feature.column)]
-    if len(patterns) > MOST_PATTERNS:
+    if len(patterns) > MAX_PATTERNS:
         detail = f"The features have {len(patterns)} patterns."
-        problems.append(Problem(detail, "/features", received=len(patterns), expected=f"at most {MOST_PATTERNS}"))
+        problems.append(Problem(detail, "/features", received=len(patterns), expected=f"at most {MAX_PATTERNS}"))
         return []
     named = {feature.column for feature in features if not _is_one(feature, facts)}
     open_to_patterns = [

@@ -18,7 +18,7 @@ Measure = Literal["f1", "balanced_accuracy", "accuracy", "mcc"]
 ERRORS = ("false_positive", "false_negative")
 RULES = ("maximize", "cost", "recall_at_least", "precision_at_least", "threshold")
 MAX_DECISIONS = 100
-MOST_COSTS = 100  # labels of a cost matrix
+MAX_COSTS = 100  # labels of a cost matrix
 
 
 def _cost(value: Any) -> float:
@@ -295,9 +295,9 @@ def _check_costs(costs: Mapping[str, Any], output: Output, pointer: str, problem
         detail = "The labels of a multi-label target are decided one by one."
         problems.append(Problem(detail, pointer, expected="false_positive and false_negative"))
         return
-    if len(output.labels) > MOST_COSTS:
-        detail = f"{output.name!r} has {len(output.labels)} labels; costs are weighed for up to {MOST_COSTS}."
-        problems.append(Problem(detail, pointer, received=len(output.labels), expected=f"at most {MOST_COSTS}"))
+    if len(output.labels) > MAX_COSTS:
+        detail = f"{output.name!r} has {len(output.labels)} labels; costs are weighed for up to {MAX_COSTS}."
+        problems.append(Problem(detail, pointer, received=len(output.labels), expected=f"at most {MAX_COSTS}"))
     for actual, row in costs.items():
         for keys in ([actual], *([actual, predicted] for predicted in row)):
             if keys[-1] not in output.labels:

@@ -24,7 +24,7 @@ FEWEST_EPOCHS = 20  # to which a time budget reduces those that a spec leaves ou
 # Rows up to which a batch has so many rows. Small batches are essential on a few thousand rows, slow on many.
 BATCHES = ((4_500, 32), (9_000, 64), (18_000, 128), (50_000, 256), (200_000, 512))
 LARGEST_BATCH = 1024
-MOST_EMBEDDED = 64
+MAX_EMBEDDED = 64
 PIECES = (96, 48, 0)  # bins of all columns together, to which a time budget reduces those that a spec leaves out
 
 
@@ -64,7 +64,7 @@ def _joined(inputs: Sequence[EncodedInput]) -> list[Any]:
             continue
         taken = {layer["name"] for layer in layers} | {other.name for other in inputs}
         name, end = (_free(f"{one.name.replace('/', '_')}_{what}", taken) for what in ("embedding", "embedded"))
-        width = min(MOST_EMBEDDED, max(2, round(1.6 * one.cardinality**0.56)))
+        width = min(MAX_EMBEDDED, max(2, round(1.6 * one.cardinality**0.56)))
         embedding = {"Embedding": {"input_dim": one.cardinality, "output_dim": width}}
         layers += [
             {**embedding, "name": name, "inputs": [one.name]},

@@ -16,7 +16,7 @@ Validated = Literal["folds", "holdout"]
 MEMBERS = 8
 FEWEST = 4  # to which a time budget reduces the members that a spec leaves out
 FOLD_ROWS = 18_000  # rows up to which members are reduced before folds are given up
-MOST_FOLD_ROWS = 100_000  # rows above which every member sees most of what there is to see anyway
+MAX_FOLD_ROWS = 100_000  # rows above which every member sees most of what there is to see anyway
 FEW_ROWS = 40  # below, a fold would have less than five rows
 FIRST_PAST = 0.5  # of a time split's rows: so many train every member, and the folds follow them
 
@@ -99,12 +99,12 @@ def default_ensembles(rows: int, held_out: HeldOut, facts: DatasetFacts) -> list
     if rows < FEW_ROWS or (most < 2 and not held_out.stated):
         return [None]
     folds = Ensemble(members=most, validation="folds")
-    if held_out.stated or rows > MOST_FOLD_ROWS:
+    if held_out.stated or rows > MAX_FOLD_ROWS:
         if held_out.stated and held_out.method != "column" and held_out.validation == 0:
             return _down_from(folds)
-        most, fewest = (MEMBERS, FEWEST) if rows <= MOST_FOLD_ROWS else (FEWEST, 2)
+        most, fewest = (MEMBERS, FEWEST) if rows <= MAX_FOLD_ROWS else (FEWEST, 2)
         holdouts: list[Ensemble | None] = [*_down_from(Ensemble(members=most, validation="holdout"), fewest)]
-        return holdouts if rows <= MOST_FOLD_ROWS else [*holdouts, None]
+        return holdouts if rows <= MAX_FOLD_ROWS else [*holdouts, None]
     if rows <= FOLD_ROWS:
         return _down_from(folds)
     return [folds, Ensemble(members=FEWEST, validation="holdout")]

@@ -31,7 +31,7 @@ DEFAULTS: dict[Kind, str] = {
     "ignored": "one_hot",
 }
 MAX_ONE_HOT = 100  # labels; more are hashed, or get an Embedding where the network is ours too
-MOST_PIECES = 192  # bins of all columns together, where the network is ours too
+MAX_PIECES = 192  # bins of all columns together, where the network is ours too
 ROWS_A_LABEL = 4  # in the mean, of a column with an Embedding: the most frequent labels, else unknown
 MAX_ENCODINGS = 20  # of one feature
 WIDE_ONE_HOT = 512  # one-hot numbers of an input from which a trainer stores the places of their ones
@@ -126,7 +126,7 @@ class Defaults:
     """
 
     numeric_columns: int | None = None
-    pieces: int = MOST_PIECES
+    pieces: int = MAX_PIECES
     unbounded: bool = False
 
     def encodings(self, facts: ColumnFacts) -> list[Encoding]:

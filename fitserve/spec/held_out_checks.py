@@ -14,7 +14,7 @@ from fitserve.spec.plan import TrainingPlan
 from fitserve.spec.spec import Spec
 from fitserve.spec.target import is_classification, unknown_column
 
-MOST_ISOTONIC_LABELS = 100
+MAX_ISOTONIC_LABELS = 100
 
 
 def check_calibration(spec: Spec, plan: TrainingPlan, outputs: Sequence[Output], problems: list[Problem]) -> None:
@@ -36,9 +36,9 @@ def check_calibration(spec: Spec, plan: TrainingPlan, outputs: Sequence[Output],
         detail = "Calibration is fitted on rows that training does not see; the split holds none out."
         fix = "split: {validation: 0.2}, or ensemble: folds"
         problems.append(Problem(detail, "/calibrate", received=spec.calibrate, fix=fix))
-    many = next((one for one in classified if one.units > MOST_ISOTONIC_LABELS), None)
+    many = next((one for one in classified if one.units > MAX_ISOTONIC_LABELS), None)
     if spec.calibrate == "isotonic" and many is not None:
-        detail = f"Isotonic calibration takes at most {MOST_ISOTONIC_LABELS} labels; {many.name!r} has {many.units}."
+        detail = f"Isotonic calibration takes at most {MAX_ISOTONIC_LABELS} labels; {many.name!r} has {many.units}."
         problems.append(Problem(detail, "/calibrate", received="isotonic", fix="calibrate: temperature"))
 
 
@@ -101,9 +101,9 @@ def check_coverage_by(
     elif column.kind in ("text", "datetime"):
         detail = f"{name!r} is {column.kind}: its values are no groups."
         problems.append(Problem(detail, pointer, column=name, received=column.kind, expected=kinds))
-    elif column.kind == "numeric" and column.distinct > conformal.MOST_GROUPS:
+    elif column.kind == "numeric" and column.distinct > conformal.MAX_GROUPS:
         detail = f"{name!r} has {column.distinct} distinct numbers, which are no groups."
-        expected = f"at most {conformal.MOST_GROUPS} of them, or {kinds}"
+        expected = f"at most {conformal.MAX_GROUPS} of them, or {kinds}"
         fix = "Divide it into ranges, in a column of its own."
         problems.append(Problem(detail, pointer, column=name, received=column.distinct, expected=expected, fix=fix))
     elif column.labels is None:

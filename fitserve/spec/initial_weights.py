@@ -12,10 +12,10 @@ from fitserve.data_model import DataModel
 VERSION_REFERENCE = r"^[a-z0-9][a-z0-9._-]{0,62}(@[a-z0-9][a-z0-9._-]{0,62})?$"
 RUN = "run_"  # an id of a run begins so,
 UPLOAD = "wts_"  # and one of uploaded weights
-MOST_PATTERNS = 1000
+MAX_PATTERNS = 1000
 Patterns = Annotated[
     tuple[Annotated[str, Field(min_length=1, max_length=255)], ...],
-    Field(max_length=MOST_PATTERNS),
+    Field(max_length=MAX_PATTERNS),
     BeforeValidator(lambda value: (value,) if isinstance(value, str) else () if value is None else value),
 ]
 

@@ -10,7 +10,7 @@ from fitserve.spec.plan import TrainingPlan
 from fitserve.spec.spec import Spec
 from fitserve.spec.target import Target, unknown_column
 
-MOST_GROUPS = 50  # of a column that is not divided into ranges
+MAX_GROUPS = 50  # of a column that is not divided into ranges
 FEW_NUMBERS = 10  # up to which each number of a column is a group
 
 
@@ -31,10 +31,10 @@ def check_protected(
         elif (groups := column.distinct + (column.missing > 0)) < 2:
             detail = f"{name!r} has one value in all rows: there are no groups to compare."
             problems.append(Problem(detail, pointer, column=name, received=groups, expected="2 groups or more"))
-        elif not has_ranges(column) and groups > MOST_GROUPS:
+        elif not has_ranges(column) and groups > MAX_GROUPS:
             detail = f"{name!r} has {groups} values; groups of so few rows tell nothing."
             fix = "Upload a column with broader groups."
-            expected = f"at most {MOST_GROUPS} values, or numbers"
+            expected = f"at most {MAX_GROUPS} values, or numbers"
             problems.append(Problem(detail, pointer, column=name, received=groups, expected=expected, fix=fix))
     if spec.protected and not plan.holds_out and plan.split.test == 0:
         detail = "Groups are compared on rows that training does not see; the split holds none out."
@@ -45,5 +45,5 @@ def check_protected(
 def has_ranges(column: ColumnFacts) -> bool:
     """Return whether a column's groups are ranges of its numbers or times."""
     return column.storage in ("int64", "float64", "timestamp") and column.distinct > (
-        MOST_GROUPS if column.kind == "categorical" else FEW_NUMBERS
+        MAX_GROUPS if column.kind == "categorical" else FEW_NUMBERS
     )

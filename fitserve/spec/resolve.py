@@ -17,7 +17,7 @@ from fitserve.spec.decision import Decision, resolve_decisions
 from fitserve.spec.decision import Output as DecisionOutput
 from fitserve.spec.ensemble import Ensemble, Folds, members_of
 from fitserve.spec.estimates import FLOAT_BYTES, over_limit, over_limits
-from fitserve.spec.feature import MOST_PIECES, EncodedInput, Feature, stored_numbers
+from fitserve.spec.feature import MAX_PIECES, EncodedInput, Feature, stored_numbers
 from fitserve.spec.graph import GraphNode, NetworkGraph, build_graph, check_connected, free_name, layer_name
 from fitserve.spec.held_out_checks import check_calibration, check_coverage_by, check_interval
 from fitserve.spec.initial_weights import InitialWeights
@@ -80,7 +80,7 @@ def resolve(
     """
     limits = limits or Limits()
     spec = _with_folds(_for_checks(with_source(spec, source, facts)))
-    whole = resolved = _resolve(spec, facts, limits, pace, find_rows, MOST_PIECES, source)
+    whole = resolved = _resolve(spec, facts, limits, pace, find_rows, MAX_PIECES, source)
     if not default_network.leaves_network_out(spec) or spec.time_budget is None or not _bins(whole.spec):
         return whole
     for pieces in default_network.PIECES:

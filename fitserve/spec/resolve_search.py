@@ -11,7 +11,7 @@ from typing import Any
 from fitserve.dataset_facts import DatasetFacts
 from fitserve.errors import BadInput, Problem
 from fitserve.settings import Limits
-from fitserve.spec.ablation import MOST_PARTS, WHOLE, check_parts, parts_of, without
+from fitserve.spec.ablation import MAX_PARTS, WHOLE, check_parts, parts_of, without
 from fitserve.spec.assessment import Advice, Estimates
 from fitserve.spec.estimates import MEMBER_SHARE, STACKED, over_limit
 from fitserve.spec.resolve import Resolved, resolve
@@ -123,8 +123,8 @@ def _with_parts(search: SearchSpec, facts: DatasetFacts, limits: Limits) -> Sear
     problems = check_parts(parts, body) if own.parts != "all" else []
     if not parts:
         problems = [Problem("The spec has no part that could be left out.", "/ablate")]
-    if len(parts) > MOST_PARTS:
-        detail = f"An ablation has at most {MOST_PARTS} parts."
+    if len(parts) > MAX_PARTS:
+        detail = f"An ablation has at most {MAX_PARTS} parts."
         problems = [Problem(detail, "/ablate", received=len(parts), fix="Name those that matter.")]
     SpecRefused.raise_for(problems)
     written = {**search.body, "ablate": {"parts": parts, "seeds": own.seeds}}

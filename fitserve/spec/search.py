@@ -29,9 +29,9 @@ Sampler = Literal["tpe", "random", "grid", "gp", "cmaes"]
 Pruner = Literal["asha", "median", "none"]
 KEY = "search"
 TRIALS = 32  # of a search that does not say
-MOST_RANGES = 100
-MOST_CHOICES = 1000
-MOST_VALUES = 2**53  # of a range, and the largest whole number of one: what a float counts exactly
+MAX_RANGES = 100
+MAX_CHOICES = 1000
+MAX_VALUES = 2**53  # of a range, and the largest whole number of one: what a float counts exactly
 STACKED = 64  # trials that are trained at once where nothing is learnt from one for the next
 INFORMED = 16  # and where later ones follow from earlier ones
 
@@ -42,8 +42,8 @@ def _number(value: Any) -> Any:
         raise InvalidValue("Expected a number.", received=excerpt(value), expected="a number")
     if isinstance(value, float) and not math.isfinite(value):
         raise InvalidValue("Expected a finite number.", received=excerpt(value), expected="a finite number")
-    if isinstance(value, int) and abs(value) > MOST_VALUES:
-        raise InvalidValue("This number is too large.", received=excerpt(value), expected=f"at most {MOST_VALUES}")
+    if isinstance(value, int) and abs(value) > MAX_VALUES:
+        raise InvalidValue("This number is too large.", received=excerpt(value), expected=f"at most {MAX_VALUES}")
     return value
 
 
@@ -75,7 +75,7 @@ class Interval(DataModel):
         if self.step is not None and self.step > self.high - self.low:
             longer = f"the step {self.step:g} is longer than the range from {self.low:g} to {self.high:g}"
             raise ValueError(f"{longer}: only {self.low:g} would be tried")
-        if self.step is not None and (self.high - self.low) / self.step > MOST_VALUES:
+        if self.step is not None and (self.high - self.low) / self.step > MAX_VALUES:
             raise ValueError(f"the step {self.step:g} is too small for the range: more values than can be counted")
         return self
 
@@ -196,8 +196,8 @@ def _choice(written: list[Any], where: tuple[str | int, ...]) -> tuple[Choice, l
     pointer = json_pointer(where)
     if not written:
         return Choice((), ()), [Problem("The range is empty.", pointer, received=[], expected="at least one value")]
-    if len(written) > MOST_CHOICES:
-        detail = f"A range has at most {MOST_CHOICES} values."
+    if len(written) > MAX_CHOICES:
+        detail = f"A range has at most {MAX_CHOICES} values."
         return Choice((), ()), [Problem(detail, pointer, received=len(written))]
     inside, problems = [], []
     for index, option in enumerate(written):
@@ -231,7 +231,7 @@ def count(ranges: Mapping[str, Range]) -> int | None:
         if own is None:
             return None
         total *= own
-    return total if total <= MOST_VALUES else None
+    return total if total <= MAX_VALUES else None
 
 
 def every(ranges: Mapping[str, Range]) -> Iterator[Point]:
@@ -409,8 +409,8 @@ def read_search(body: dict[str, Any]) -> tuple[SearchSpec | None, list[Problem]]
         detail = "Nothing in the spec is searched."
         fix = "Write a value as a range: units: {search: [32, 64]}, or leave search out."
         problems.append(Problem(detail, f"/{KEY}", fix=fix))
-    if len(dict(_flat(ranges))) > MOST_RANGES:
-        problems.append(Problem(f"A search has at most {MOST_RANGES} ranges.", f"/{KEY}", received=len(ranges)))
+    if len(dict(_flat(ranges))) > MAX_RANGES:
+        problems.append(Problem(f"A search has at most {MAX_RANGES} ranges.", f"/{KEY}", received=len(ranges)))
     search = SearchSpec(settings, template, ranges)
     if settings.sampler == "grid" and not problems and search.configurations is None:
         endless = [at for at, one in _flat(ranges) if isinstance(one, Interval) and one.count() is None]

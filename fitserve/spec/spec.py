@@ -28,7 +28,7 @@ from fitserve.validation import InvalidValue, problems_from
 NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 REFERENCE = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}(@[1-9][0-9]{0,8})?$"
 MAX_PROBLEMS = 50
-MOST_PROTECTED = 20
+MAX_PROTECTED = 20
 TIME_BUDGET = 120.0
 Calibrate = Literal["auto", "temperature", "isotonic", "none"]
 SplitMethod = Literal["random", "stratified", "time", "group", "column"]
@@ -210,7 +210,7 @@ class Spec(DataModel):
     )
     protected: Annotated[tuple[str, ...], BeforeValidator(_columns)] = Field(
         (),
-        max_length=MOST_PROTECTED,
+        max_length=MAX_PROTECTED,
         description="Columns by whose groups rates and errors are compared (fairness); they need not be features",
     )
     model: str | None = Field(None, pattern=NAME, description="Registered under this name when it succeeds")

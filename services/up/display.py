@@ -27,7 +27,7 @@ from fitserve.log_lines import LogLine, clock, parse, printable
 
 TITLES = {"api": "API", "predict": "predictions"}
 _REPEAT_SECONDS = 30.0  # within which the same error of the same part is printed once
-_MOST_RECENT = 20  # lines of each part that may explain its end
+_MAX_RECENT = 20  # lines of each part that may explain its end
 _MARGIN = "  "
 
 
@@ -261,10 +261,10 @@ class Screen(Display):
         parsed = parse(line)
         if parsed is None:
             if line.strip():
-                self.recent.setdefault(name, deque(maxlen=_MOST_RECENT)).append(line)
+                self.recent.setdefault(name, deque(maxlen=_MAX_RECENT)).append(line)
             return
         if parsed.level in ("ERROR", "CRITICAL"):
-            self.recent.setdefault(name, deque(maxlen=_MOST_RECENT)).append(parsed.summary)
+            self.recent.setdefault(name, deque(maxlen=_MAX_RECENT)).append(parsed.summary)
             if name != "up":  # what we log ourselves is on the screen already
                 self._print_error(name, parsed)
 

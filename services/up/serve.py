@@ -29,7 +29,7 @@ from services.up.stop_requests import StopRequests
 
 log = logging.getLogger("fitserve.up")
 
-_MOST_DEATHS = 3  # of a part that was never ready, before a person is told instead of another try
+_MAX_DEATHS = 3  # of a part that was never ready, before a person is told instead of another try
 _SETTLE_SECONDS = 5  # beyond a trainer's time, for a worker to hand its runs back
 
 
@@ -197,7 +197,7 @@ class Up:
         reason = f"ended with code {child.exit_code}"
         if isinstance(self.display, Screen):
             reason = self.display.reason(child.name, child.exit_code)
-            if child.name not in self._was_ready and child.deaths >= _MOST_DEATHS:
+            if child.name not in self._was_ready and child.deaths >= _MAX_DEATHS:
                 self.display.failed(child.name, reason, fix)
                 raise StartFailed(f"The part {child.name} would not start: it {reason}.", fix=fix)
         self.display.failed(child.name, f"{reason}; starting it again", fix)

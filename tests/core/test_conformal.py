@@ -51,7 +51,7 @@ def test_a_set_covers_its_share_and_is_never_empty(level: float) -> None:
 def test_kept_scores_are_bounded_and_round_outwards() -> None:
     scores = np.random.default_rng(2).normal(size=200_000)
     kept = conformal.kept_scores(scores)
-    assert len(kept["scores"]) <= conformal.MOST_SCORES
+    assert len(kept["scores"]) <= conformal.MAX_SCORES
     for level in (0.5, 0.9, 0.99, 0.999):
         (found,) = conformal.bounds({"outputs": [NUMBER], "conformal": {"y": kept}}, {"y": np.zeros((1, 1))}, level)
         (exact,) = np.quantile(scores, [1 - (1 - level) / 2])

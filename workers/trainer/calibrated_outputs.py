@@ -19,7 +19,7 @@ from workers.trainer.insight.analysis import Prediction
 from workers.trainer.insight.ensemble import EnsembleOutputs
 
 FEWEST_UNSEEN = 30  # rows on which members are compared; with fewer, the held-out rows are used
-MOST_UNSEEN = 5_000
+MAX_UNSEEN = 5_000
 
 Array = NDArray[Any]
 Outputs = dict[str, Array]
@@ -83,7 +83,7 @@ class CalibratedOutputs:
     def members(self, target: FittedTarget) -> Array:
         """Return every member's probabilities of rows that none of them was trained on (members, rows, units)."""
         part = "test" if self.count("test") >= FEWEST_UNSEEN else "validation"
-        x = {name: values[:MOST_UNSEEN] for name, values in self.encoded[part].x.items()}
+        x = {name: values[:MAX_UNSEEN] for name, values in self.encoded[part].x.items()}
         raw = self.outputs.by_member(x)
         count = len(next(iter(raw.values())))
         return np.stack(

@@ -22,7 +22,7 @@ from workers.trainer.interface import Reporter
 
 USUAL = 0.9  # the level at which widths are compared where a spec names none
 SHOWN = (0.5, 0.8, USUAL, 0.95, 0.99)  # levels that are evaluated whether or not a spec names them
-MOST_SIZES = 50  # of sets
+MAX_SIZES = 50  # of sets
 SCORES_OF_GROUPS = 8_000  # kept of all groups together
 
 Array = NDArray[Any]
@@ -122,7 +122,7 @@ class HeldOutScores:
         named = np.array(["" if label is None else label for label in labels], object)
         present = np.array([label is not None for label in labels])
         groups: dict[str, Any] = {}
-        chosen = [name for name, _ in Counter(named[present]).most_common(conformal.MOST_GROUPS)]
+        chosen = [name for name, _ in Counter(named[present]).most_common(conformal.MAX_GROUPS)]
         most = max(100, SCORES_OF_GROUPS // max(1, len(chosen)))
         for name in chosen:
             own = present & (named == name)
@@ -197,7 +197,7 @@ class HeldOutScores:
             (one_width,) = self._one_width(intervals).bounds(values, level, RowFacts(groups), only=target.name)
             figures["one_width"] = float(one_width.sizes().mean())
         else:
-            figures["sizes"] = np.bincount(sizes.astype(np.int64))[1 : MOST_SIZES + 1].tolist()  # of 1, 2, ... labels
+            figures["sizes"] = np.bincount(sizes.astype(np.int64))[1 : MAX_SIZES + 1].tolist()  # of 1, 2, ... labels
         if part != "test":
             return figures
         inside = bounds.covers(self._truth(target))

@@ -9,7 +9,7 @@ from itertools import islice
 
 from fitserve.datasets.readers.csv_header import is_number
 from fitserve.datasets.readers.csv_layout import (
-    MOST_RECORDS,
+    MAX_RECORDS,
     Grammar,
     Parsed,
     find_beginning,
@@ -52,7 +52,7 @@ def choose_grammar(text: str, delimiter: str | None, quote: str | None, comment:
 def _is_one_column(text: str, comment: str | None, whole: bool) -> bool:
     """Return whether each line is one time, or, below a name without a delimiter, one amount such as 68,527.00."""
     lines = [
-        line for line in lines_of(text)[:MOST_RECORDS] if line.strip() and not (comment and line.startswith(comment))
+        line for line in lines_of(text)[:MAX_RECORDS] if line.strip() and not (comment and line.startswith(comment))
     ]
     first, *rest = (lines if whole else lines[:-1]) or [""]
     is_named = not _TIME.fullmatch(first)
@@ -114,7 +114,7 @@ def _is_well_quoted(text: str, delimiter: str, whole: bool) -> bool:
     """Return whether each quote that is opened is closed before a delimiter or at a line's end."""
     reader = csv.reader(lines_of(text.replace("\0", " ")), delimiter=delimiter, strict=True)
     try:
-        for _ in islice(reader, MOST_RECORDS):
+        for _ in islice(reader, MAX_RECORDS):
             pass
     except csv.Error as error:
         return not whole and "unexpected end" in str(error)

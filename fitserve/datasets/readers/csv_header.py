@@ -12,7 +12,7 @@ from fitserve.parsing.words import TYPES, UNITS
 
 FEW_NUMBERS = 3  # that can be names, where what is below them is of another kind
 MANY_NUMBERS = 10  # that are names where they ascend and no row does
-MOST_COMPARED = 100  # rows, with a header
+MAX_COMPARED = 100  # rows, with a header
 LONGEST_UNIT = 20
 _NUMBER = re.compile(r"\s*+[+-]?(\d++[.,]?\d*+|[.,]\d++)([eE][+-]?\d++)?\s*+")
 _BRACKETED = re.compile(r"\(.*\)|\[.*\]|\{.*\}|<.*>")
@@ -71,7 +71,7 @@ def names_are_numbers(first: list[str], body: list[list[str]]) -> bool:
     after the empty name of a column that counts rows.
     """
     columns = [at for at, text in enumerate(first) if is_number(text)]
-    rows = [fields for fields in body[:MOST_COMPARED] if len(fields) >= len(first)]
+    rows = [fields for fields in body[:MAX_COMPARED] if len(fields) >= len(first)]
     if len(columns) < FEW_NUMBERS or not rows:
         return False
     names = _steps([first[at] for at in columns])
@@ -132,7 +132,7 @@ def find_second_header(names: list[str], body: list[list[str]]) -> SecondHeader 
     """
     if len(body) <= FEW_NUMBERS or any(len(fields) != len(names) for fields in body[:2]):
         return None
-    second, rows = [text.strip() for text in body[0]], body[1:MOST_COMPARED]
+    second, rows = [text.strip() for text in body[0]], body[1:MAX_COMPARED]
     if any(begins_as_number(text) and _is_numeric(rows, at) for at, text in enumerate(second)):
         return None  # as in almost all tables
     numeric = [at for at in range(len(names)) if _is_numeric(rows, at)]

@@ -15,12 +15,12 @@ from itertools import islice
 
 from fitserve.datasets.readers.csv_header import begins_as_number, is_header
 
-MOST_RECORDS = 500  # that a layout is judged by
+MAX_RECORDS = 500  # that a layout is judged by
 FEW_RECORDS = 20
 FEW_ROWS = 4  # that are alike below lines of one field
-MOST_BEFORE = 200  # lines before a table
-MOST_AFTER = 20  # lines after a table
-MOST_SPARSE = 40  # records that are looked at for a header below a title
+MAX_BEFORE = 200  # lines before a table
+MAX_AFTER = 20  # lines after a table
+MAX_SPARSE = 40  # records that are looked at for a header below a title
 _SEP_LINE = re.compile(r'"?[sS][eE][pP]=(.)"?')
 _TOTALS = re.compile(
     r"\W*+(grand |sub)?(total|totals|totale|summe|gesamt|insgesamt|sum|suma|somme|average|mean|mittelwert|moyenne|итого"
@@ -71,7 +71,7 @@ class Parsed:
     widths: Counter[int] = field(default_factory=Counter)
 
 
-def parse(text: str, grammar: Grammar, whole: bool, comment: str | None = None, most: int = MOST_RECORDS) -> Parsed:
+def parse(text: str, grammar: Grammar, whole: bool, comment: str | None = None, most: int = MAX_RECORDS) -> Parsed:
     """Parse the first records; one that may be cut off by the text's end, blank lines and comments are left out."""
     csv.field_size_limit(1 << 30)
     lines = lines_of(text)
@@ -84,7 +84,7 @@ def parse(text: str, grammar: Grammar, whole: bool, comment: str | None = None, 
         skipinitialspace=grammar.blank_before_quote,
     )
     records, line = [], 0
-    for fields in islice(reader, most + MOST_BEFORE):
+    for fields in islice(reader, most + MAX_BEFORE):
         begin, line = line, reader.line_num
         if fields and not (comment and fields[0].startswith(comment)):
             records.append(Record(fields, begin, line))
@@ -135,7 +135,7 @@ class Beginning:
 def find_beginning(parsed: Parsed, *, may_skip: bool = True) -> Beginning:
     """Find the first record of the table, past a preamble or an empty record where that is allowed."""
     records, width = parsed.records, parsed.width
-    for at, record in enumerate(records[: MOST_BEFORE if may_skip else 1]):
+    for at, record in enumerate(records[: MAX_BEFORE if may_skip else 1]):
         after = [other.fields for other in records[at + 1 :]]
         first_width = len(record.fields)
         if record.is_blank and at + 1 < len(records):
@@ -147,7 +147,7 @@ def find_beginning(parsed: Parsed, *, may_skip: bool = True) -> Beginning:
         )
         if at and len(after) < at and not _is_above_short_table(records[:at], record, after, width):
             return Beginning(0)  # more would be skipped than read
-        if first_width == width and may_skip and _is_sparse(record) and _header_follows(records[at : at + MOST_SPARSE]):
+        if first_width == width and may_skip and _is_sparse(record) and _header_follows(records[at : at + MAX_SPARSE]):
             continue
         lacks_one = first_width == width - 1 and bool(after) and len(after[0]) == width and _share(after, width) > 0.9
         begins = first_width == width or lacks_one
@@ -234,7 +234,7 @@ def find_footer(tail: str, body: list[list[str]], grammar: Grammar, width: int) 
         return 0, "", 0
     numeric = any(_is_numeric(body[:100], at) for at in range(width))
     cut = len(lines)
-    for at in range(len(lines) - 1, max(-1, len(lines) - 1 - MOST_AFTER), -1):
+    for at in range(len(lines) - 1, max(-1, len(lines) - 1 - MAX_AFTER), -1):
         text = lines[at].strip()
         if not text:
             continue

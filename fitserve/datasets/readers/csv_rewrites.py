@@ -16,7 +16,7 @@ from fitserve.settings import MB
 from fitserve.wire.datasets import UploadOptions
 
 SEPARATOR = "\x1f"  # the unit separator of ASCII, for which no delimiter is taken that fields may hold
-MOST_LINES = 200  # that a file is judged by
+MAX_LINES = 200  # that a file is judged by
 FEW_LINES = 3
 DOUBLED = ("::", "||", ";;", ",,", "~~", "^^", "##", "@@", "$$")
 _SINGLE = (",", ";", "\t", "|")
@@ -39,7 +39,7 @@ def find_rewrite(head: str, options: UploadOptions) -> Rewrite | None:
     """Return how the lines of a file that begins with `head` are written anew; None: they are parsed as they are."""
     if options.delimiter is not None or options.quote is not None:
         return None
-    lines = [line for line in head.splitlines()[:MOST_LINES] if line.strip()]
+    lines = [line for line in head.splitlines()[:MAX_LINES] if line.strip()]
     if len(lines) < FEW_LINES:
         return None
     if all(len(line) > 2 and line[0] == '"' == line[-1] for line in lines):

@@ -21,7 +21,7 @@ from services.http import Caller, Router
 router = Router(tags=["models"])
 _PATH = "/models/{name}/versions/{number}/decision"
 POINTS = 200  # of a curve
-MOST_LABELS = 20  # with a curve
+MAX_LABELS = 20  # with a curve
 HISTORY = 100  # moves that are shown
 
 
@@ -159,11 +159,11 @@ def _output(output: Output, held_out: HeldOutParts) -> DecidedOutput:
 def _curves(output: Output, part: str, rows: HeldOut) -> list[ThresholdCurve]:
     """Return a curve for the second of two labels, or for each of several."""
     values, truth = rows.values.get(output.name), rows.truth.get(output.name)
-    if values is None or truth is None or (not 2 <= len(output.labels) <= MOST_LABELS and output.task != "multilabel"):
+    if values is None or truth is None or (not 2 <= len(output.labels) <= MAX_LABELS and output.task != "multilabel"):
         return []
     shares = np.asarray(values, np.float64) if output.task == "multilabel" else shares_of(values, len(output.labels))
     curves = []
-    for place, label in list(enumerate(output.labels))[:MOST_LABELS]:
+    for place, label in list(enumerate(output.labels))[:MAX_LABELS]:
         if output.task != "multilabel" and len(output.labels) == 2 and place == 0:
             continue
         positive = truth[:, place] > 0.5 if output.task == "multilabel" else truth == place

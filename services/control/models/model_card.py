@@ -29,8 +29,8 @@ FIGURES = {
     "mae": "MAE",
 }
 OTHERS = {"baseline": "guessing", "linear": "linear model", "trees": "boosted trees"}
-MOST_SLICES = 10
-MOST_COLUMNS = 50
+MAX_SLICES = 10
+MAX_COLUMNS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +95,10 @@ def _data(recorded: Recorded) -> Iterator[Block]:
     columns = (manifest.get("encoder") or {}).get("columns") or ()
     yield Table(
         ("column", "kind", "encoding"),
-        [(one["name"], one["kind"], one["encoding"]["type"]) for one in columns[:MOST_COLUMNS]],
+        [(one["name"], one["kind"], one["encoding"]["type"]) for one in columns[:MAX_COLUMNS]],
     )
-    if len(columns) > MOST_COLUMNS:
-        yield Paragraph(f"{len(columns) - MOST_COLUMNS} more are in the manifest.")
+    if len(columns) > MAX_COLUMNS:
+        yield Paragraph(f"{len(columns) - MAX_COLUMNS} more are in the manifest.")
 
 
 def _origin(dataset: Dataset) -> str | None:
@@ -192,7 +192,7 @@ def _calibration(recorded: Recorded) -> Iterator[Block]:
 
 def _slices(recorded: Recorded) -> Iterator[Block]:
     tables = {
-        name: target["slices"]["worst"][:MOST_SLICES]
+        name: target["slices"]["worst"][:MAX_SLICES]
         for name, target in ((recorded.report or {}).get("targets") or {}).items()
         if target.get("slices")
     }

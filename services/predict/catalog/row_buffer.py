@@ -14,8 +14,8 @@ import onnxruntime
 
 from fitserve.encoder import FEW_NUMBERS, Encoder
 
-MOST_ROWS = 64
-MOST_BYTES = 1 << 20  # of the inputs; wide ones have room for fewer rows
+MAX_ROWS = 64
+MAX_BYTES = 1 << 20  # of the inputs; wide ones have room for fewer rows
 
 
 class RowBuffer:
@@ -27,7 +27,7 @@ class RowBuffer:
     def __init__(self, encoder: Encoder, session: onnxruntime.InferenceSession, outputs: Sequence[str]) -> None:
         self.plan, self._session = encoder.row_plan, session
         row_bytes = sum(4 * int(np.prod(one.shape)) for one in encoder.inputs)
-        self.rows = max(1, min(MOST_ROWS, MOST_BYTES // max(1, row_bytes)))
+        self.rows = max(1, min(MAX_ROWS, MAX_BYTES // max(1, row_bytes)))
         self.arrays = {one.name: np.zeros((self.rows, *one.shape), one.dtype) for one in encoder.inputs}
         self.targets = self.plan.targets(list(self.arrays.values()))
         flat: list[memoryview[Any]] = [

@@ -25,7 +25,7 @@ from services.predict.serving.protocol_request import ProtocolRequest
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 PROTOCOL = "oip_grpc"
-MOST_KNOWN, MOST_FORMS = 2048, 64
+MAX_KNOWN, MAX_FORMS = 2048, 64
 RAW_CONTENTS = bytes((7 << 3 | 2,))  # the tag of `raw_input_contents`, the last field of a message
 _HARMLESS = frozenset({"authorization", "user-agent", "x-forwarded-for", "grpc-accept-encoding", "accept-encoding"})
 _TYPES = {"FP32": "<f4", "FP64": "<f8"}
@@ -64,7 +64,7 @@ class KnownCaller:
         with contextlib.suppress(DecodeError):
             if pb.ModelInferRequest.FromString(data[: len(data) - len(end)]).raw_input_contents:
                 return
-            if len(self.forms) >= MOST_FORMS:
+            if len(self.forms) >= MAX_FORMS:
                 self.forms.clear()
             self.numbers[len(data)] = len(numbers)
             self.forms[data[: len(data) - len(numbers)]] = form
@@ -91,7 +91,7 @@ class GrpcLane:
             return
         if model.columns.plain_numbers is None or set(MATRIX_NAMES) & set(model.columns.names):
             return
-        if len(self._callers) >= MOST_KNOWN:
+        if len(self._callers) >= MAX_KNOWN:
             self._callers.clear()
         caller = self._callers.setdefault(metadata, KnownCaller())
         caller.models[message.model_name, message.model_version] = model

@@ -28,8 +28,8 @@ from services.predict.protocols.transport import (
 from services.predict.server.grpc_lane import GrpcLane
 from services.predict.serving.prediction_service import PredictionService
 
-MOST_CALLS = 65_536  # at once in a process, most of them waiting for their messages
-MOST_WATCHING, WATCH_SECONDS = 256, 1.0
+MAX_CALLS = 65_536  # at once in a process, most of them waiting for their messages
+MAX_WATCHING, WATCH_SECONDS = 256, 1.0
 
 
 async def start_grpc_server(service: PredictionService, settings: Settings) -> grpc.aio.Server:
@@ -46,7 +46,7 @@ async def start_grpc_server(service: PredictionService, settings: Settings) -> g
             ("grpc.keepalive_timeout_ms", 20_000),
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ],
-        maximum_concurrent_rpcs=MOST_CALLS,
+        maximum_concurrent_rpcs=MAX_CALLS,
     )
     lane = GrpcLane(service)
     waiting = WaitingCalls(settings.grpc_waiting_calls, settings.grpc_message_seconds)
@@ -182,7 +182,7 @@ def _watching(
     watching: set[object] = set()
 
     async def answers(data: bytes, context: Any) -> AsyncIterator[Any]:
-        if len(watching) >= MOST_WATCHING:
+        if len(watching) >= MAX_WATCHING:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Too many watch at once.")
         own, last = object(), None
         watching.add(own)

@@ -22,9 +22,9 @@ from fitserve.rollouts.guards import LATENCY_EDGES, ArmCounts, StepCounts
 from services.predict.catalog.loaded_model import LoadedModel, Prediction
 from services.predict.serving.drift import DriftSampler
 
-MOST_BUFFERED = 2_000  # answers between two counts; of more, the first ones are counted
-MOST_ROWS = 200  # of one request: of more, every n-th
-MOST_CLASSES = 20  # with a bin of their own, the most frequent ones
+MAX_BUFFERED = 2_000  # answers between two counts; of more, the first ones are counted
+MAX_ROWS = 200  # of one request: of more, every n-th
+MAX_CLASSES = 20  # with a bin of their own, the most frequent ones
 FAR_APART = 0.1  # of the scale: two values of a regression that disagree
 WRITE_SECONDS = 1.0
 IDLE_SECONDS = 60.0  # after which a step's counts are dropped from memory: a later one has begun
@@ -59,7 +59,7 @@ class StepTraffic:
             counts.errors += 1
         else:
             counts.latency[bisect_left(LATENCY_EDGES, seconds)] += 1
-            if prediction is not None and len(self.buffer) < MOST_BUFFERED:
+            if prediction is not None and len(self.buffer) < MAX_BUFFERED:
                 self.buffer.append((arm, prediction.model, prediction.outputs))
         self.changed, self.changed_at = True, time.monotonic()
 
@@ -70,7 +70,7 @@ class StepTraffic:
         if shadow is None:
             self.counts.new.errors += 1
         else:
-            if len(self.buffer) < MOST_BUFFERED:
+            if len(self.buffer) < MAX_BUFFERED:
                 self.buffer.append((BASE, answered.model, answered.outputs))
                 self.buffer.append((NEW, shadow.model, shadow.outputs))
             self.counts.compared += 1
@@ -113,7 +113,7 @@ class StepTraffic:
         """Count rows that belong to so many requests: each request counts once."""
         for name, values in answers.items():
             if requests == 1:
-                values = values[:: 1 + len(values) // MOST_ROWS]
+                values = values[:: 1 + len(values) // MAX_ROWS]
             bins = self.bins.get(name, {})
             parts = self._parts(model, name, values) if bins and len(values) else {}
             for part in bins.keys() & parts.keys():
@@ -161,10 +161,10 @@ class RolloutTraffic:
 
 def _few_classes(bins: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a distribution in which only the most frequent classes have a bin of their own."""
-    if bins["kind"] != "categorical" or len(bins["frequencies"]) <= MOST_CLASSES:
+    if bins["kind"] != "categorical" or len(bins["frequencies"]) <= MAX_CLASSES:
         return bins
     classes: Sequence[str] = sorted(bins["frequencies"], key=bins["frequencies"].__getitem__, reverse=True)[
-        :MOST_CLASSES
+        :MAX_CLASSES
     ]
     return {**bins, "frequencies": {name: bins["frequencies"][name] for name in classes}}
 

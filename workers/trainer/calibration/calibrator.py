@@ -20,7 +20,7 @@ Method = Literal["temperature", "isotonic"]
 SMALLEST = 1e-30  # probabilities below count as this: the smallest float32 numbers are 0 for some processors
 LARGEST = float(1 - np.finfo(np.float32).eps / 2)  # below 1, as float32 has it
 COLDEST, HOTTEST = 0.05, 20.0
-MOST_KNOTS = 50
+MAX_KNOTS = 50
 NEAR = 0.05  # log odds
 STEEPEST = 2.0  # rise of an isotonic map over one unit of log odds: steeper ones would magnify rounding
 
@@ -136,7 +136,7 @@ def fit_knots(scores: Floats, hits: NDArray[Any]) -> Knots:
     """
     order = np.argsort(scores, kind="stable")
     scores, hits = np.clip(scores[order], -60.0, 60.0), hits[order].astype(np.float64)
-    bins = list(np.array_split(np.arange(len(scores)), max(1, min(MOST_KNOTS, len(scores) // 5))))
+    bins = list(np.array_split(np.arange(len(scores)), max(1, min(MAX_KNOTS, len(scores) // 5))))
     groups = [bins[0]]
     for part in bins[1:]:
         if scores[part].mean() - scores[groups[-1]].mean() < NEAR:

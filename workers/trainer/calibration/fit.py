@@ -20,7 +20,7 @@ from workers.trainer.calibration.calibrator import (
 Source = Literal["validation", "out_of_fold"]
 FEWEST_ROWS = 50  # held out: with fewer, what looks like a need for calibration is chance
 ERRORS = 2**0.5  # standard errors that a temperature is away from 1: as many as Akaike's criterion asks for
-MOST_ROWS = 50_000  # that calibrators are fitted on
+MAX_ROWS = 50_000  # that calibrators are fitted on
 CROSS_FITS = 5
 
 Array = NDArray[Any]
@@ -123,9 +123,9 @@ def _isotonic(rows: CalibrationRows) -> Calibrator:
 
 
 def _sample(rows: int) -> Array:
-    if rows <= MOST_ROWS:
+    if rows <= MAX_ROWS:
         return np.arange(rows)
-    return np.sort(np.random.default_rng(0).choice(rows, MOST_ROWS, replace=False))
+    return np.sort(np.random.default_rng(0).choice(rows, MAX_ROWS, replace=False))
 
 
 def cross_fitted(rows: CalibrationRows, method: str) -> Array:

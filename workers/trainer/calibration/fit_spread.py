@@ -22,10 +22,10 @@ from threadpoolctl import threadpool_limits
 from fitserve.spread import Spread, design
 
 FEWEST_ROWS = 100  # of each part
-MOST_FITTED = 2_000  # rows
-MOST_SCORED = 20_000
-MOST_INPUTS = 400  # encoded; of more, the prediction alone is used
-MOST_BENT = 64  # inputs that are bent at their quartiles
+MAX_FITTED = 2_000  # rows
+MAX_SCORED = 20_000
+MAX_INPUTS = 400  # encoded; of more, the prediction alone is used
+MAX_BENT = 64  # inputs that are bent at their quartiles
 NARROWER = 0.98  # of the mean width
 ALPHAS = (0.001, 0.01, 0.1, 1.0)  # penalties that are tried
 
@@ -54,7 +54,7 @@ def fit_spread(values: Array, feeds: Mapping[str, Array], residuals: Floats, lev
     if rows < 2 * FEWEST_ROWS:
         why = f"{rows} held-out rows are too few to tell where errors are larger; it takes {2 * FEWEST_ROWS}"
         return FittedSpread(None, everything, why)
-    fitted, scored = np.split(order, [min(rows // 2, MOST_FITTED)])
+    fitted, scored = np.split(order, [min(rows // 2, MAX_FITTED)])
     names = _usable(feeds)
     x = design(np.asarray(values[fitted], np.float64), {name: feeds[name][fitted] for name in names}, names)
     sizes = np.abs(residuals[fitted])
@@ -68,7 +68,7 @@ def fit_spread(values: Array, feeds: Mapping[str, Array], residuals: Floats, lev
         why = f"errors by row would make intervals {narrower:.2f} times as wide on average"
         return FittedSpread(None, everything, why)
     why = f"errors by row make intervals {narrower:.2f} times as wide on average"
-    return FittedSpread(spread, np.sort(scored[:MOST_SCORED]), why)
+    return FittedSpread(spread, np.sort(scored[:MAX_SCORED]), why)
 
 
 def _of_quantiles(values: Floats, residuals: Floats, order: Array, level: float) -> FittedSpread:
@@ -94,7 +94,7 @@ def mean_width(residuals: Floats, spread: Floats, level: float) -> float:
 def _usable(feeds: Mapping[str, Array]) -> list[str]:
     names = sorted(name for name, array in feeds.items() if np.issubdtype(array.dtype, np.floating))
     width = sum(int(np.prod(feeds[name].shape[1:])) for name in names)
-    return names if width <= MOST_INPUTS else []
+    return names if width <= MAX_INPUTS else []
 
 
 def _cross_fitted(x: Floats, sizes: Floats, names: list[str]) -> tuple[float, Floats]:
@@ -139,7 +139,7 @@ def _bends(x: Floats) -> tuple[Array, Floats]:
     """Return which inputs have bends, and where: at the quartiles inside their range."""
     places: list[int] = []
     knots: list[float] = []
-    for place in range(x.shape[1] if x.shape[1] <= MOST_BENT else 0):
+    for place in range(x.shape[1] if x.shape[1] <= MAX_BENT else 0):
         inner = np.unique(np.quantile(x[:, place], [0.25, 0.5, 0.75]))
         inside = inner[(inner > x[:, place].min()) & (inner < x[:, place].max())]
         places += [place] * len(inside)

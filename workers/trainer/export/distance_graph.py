@@ -19,9 +19,9 @@ from workers.trainer.export import serving_graph
 from workers.trainer.export.serving_graph import NotWritten, OutputForm
 
 OUTPUT = "distance"
-MOST_WEIGHTS = 2_000_000  # of a network; above it, the graph would be a second large file
-MOST_UNITS = 2_048
-MOST_DIRECTIONS = 256
+MAX_WEIGHTS = 2_000_000  # of a network; above it, the graph would be a second large file
+MAX_UNITS = 2_048
+MAX_DIRECTIONS = 256
 RIDGE = 1e-3  # of the mean variance, added to each
 CHUNK = 8_192
 
@@ -31,7 +31,7 @@ Array = np.ndarray[Any, Any]
 def write(network: keras.Model, train: Mapping[str, Array], path: Path) -> bool:
     """Write the graph of a network whose training rows are encoded as `train`; False where it has none."""
     hidden = _last_hidden(network)
-    if hidden is None or network.count_params() > MOST_WEIGHTS:
+    if hidden is None or network.count_params() > MAX_WEIGHTS:
         return False
     activations = _activations(keras.Model(inputs_of(network), hidden), train)
     if len(activations) < 2:
@@ -56,7 +56,7 @@ def _last_hidden(network: keras.Model) -> Any:
     tensors = list(sources.values())
     if not tensors or any(len(one.shape) != 2 or "float" not in one.dtype for one in tensors):
         return None
-    if sum(int(one.shape[-1]) for one in tensors) > MOST_UNITS:
+    if sum(int(one.shape[-1]) for one in tensors) > MAX_UNITS:
         return None
     return tensors[0] if len(tensors) == 1 else keras.layers.Concatenate()(tensors)
 
@@ -76,6 +76,6 @@ def _whitening(activations: Array) -> tuple[Array, Array]:
     """Return the centre, (units,), and the map of centred activations to unit spread, (units, directions)."""
     center = activations.mean(axis=0)
     variances, directions = np.linalg.eigh(np.cov(activations - center, rowvar=False).reshape(len(center), -1))
-    variances, directions = variances[::-1][:MOST_DIRECTIONS], directions[:, ::-1][:, :MOST_DIRECTIONS]
+    variances, directions = variances[::-1][:MAX_DIRECTIONS], directions[:, ::-1][:, :MAX_DIRECTIONS]
     ridge = RIDGE * max(float(np.mean(np.clip(variances, 0, None))), 1e-12)
     return center, directions / np.sqrt(np.clip(variances, 0.0, None) + ridge)

@@ -24,8 +24,8 @@ from workers.trainer.interface import Reporter
 
 log = logging.getLogger(__name__)
 
-MOST_ROWS = 50_000  # of a part
-MOST_VALUES = 4_000_000  # of a part: its rows times the outputs' units
+MAX_ROWS = 50_000  # of a part
+MAX_VALUES = 4_000_000  # of a part: its rows times the outputs' units
 WARNED_ROWS = 20_000  # up to which rows are looked at for warnings
 
 Array = np.ndarray[Any, Any]
@@ -46,7 +46,7 @@ def held_out_rows(
         values, targets = served[part], prepared.encoding.targets.targets
         count = len(next(iter(values.values())))
         width = sum(array.reshape(count, -1).shape[1] for array in values.values())
-        rows = sample_rows(count, min(MOST_ROWS, max(1, MOST_VALUES // width)), 0)
+        rows = sample_rows(count, min(MAX_ROWS, max(1, MAX_VALUES // width)), 0)
         y, x = encoded[part].y, {name: array[rows] for name, array in encoded[part].x.items()}
         parts[part] = HeldOut(
             rows=prepared.rows_of(part)[rows],

@@ -24,7 +24,7 @@ from workers.trainer.data.preparation import PreparedData
 RANGES = 8  # of a numeric column
 CATEGORIES = 20  # of any other column: the most frequent ones
 FEW_VALUES = 50  # up to which a column that is no feature is looked at too
-MOST_OTHERS = 60  # such columns
+MAX_OTHERS = 60  # such columns
 
 Array = NDArray[Any]
 Condition = dict[str, Any]  # column and equals; or column, from and to; or column and missing; or column and others
@@ -62,7 +62,7 @@ def raw_columns(
     features = dict.fromkeys(feature.column for feature in spec.features or ())
     for name in features:
         yield facts.by_name[name], prepared.table.column(name).take(rows)
-    small = [column.name for column in facts.columns if _is_small(column)][:MOST_OTHERS]
+    small = [column.name for column in facts.columns if _is_small(column)][:MAX_OTHERS]
     others = [name for name in dict.fromkeys([*spec.protected, *small]) if name not in features and name not in targets]
     if others:
         numbers = rows if prepared.sampled is None else prepared.sampled[rows]

@@ -22,8 +22,8 @@ from fitserve.strictjson import finite_json
 from workers.trainer.insight.evaluation import sample_rows
 from workers.trainer.insight.slice_columns import Group, SlicedColumn
 
-MOST_ROWS = 50_000  # examined
-MOST_CELLS = 8_000_000  # rows times columns
+MAX_ROWS = 50_000  # examined
+MAX_CELLS = 8_000_000  # rows times columns
 MIN_ROWS = 100  # held out, below which no worst slices are looked for
 LEAST, LEAST_SHARE = 20, 0.01  # rows of a slice, and their share of all
 LEAST_JUDGED = 8  # rows of a slice in the half that judges it
@@ -78,7 +78,7 @@ def least_rows(rows: int) -> int:
 
 def sampled_rows(rows: int, columns: int, seed: int) -> NDArray[Any]:
     """Return which of the rows are examined, all or a sample."""
-    return sample_rows(rows, min(MOST_ROWS, max(10 * MIN_ROWS, MOST_CELLS // max(1, columns))), seed)
+    return sample_rows(rows, min(MAX_ROWS, max(10 * MIN_ROWS, MAX_CELLS // max(1, columns))), seed)
 
 
 def report(columns: Sequence[SlicedColumn], figures: RowFigures, *, seconds: float, seed: int) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from fitserve.spec.search import Choice, Interval, Point, Range, drawn
 
 FIRST = 10  # points that are drawn before anything is modelled
 CANDIDATES = 256  # points that are compared
-MOST_RESULTS = 150  # that are modelled: the best, and the last
+MAX_RESULTS = 150  # that are modelled: the best, and the last
 Vector = NDArray[np.float64]
 
 
@@ -87,11 +87,11 @@ class GaussianProcess:
 
     def _modelled(self) -> list[int]:
         places = range(len(self._points))
-        if len(self._points) <= MOST_RESULTS:
+        if len(self._points) <= MAX_RESULTS:
             return list(places)
-        best = sorted(places, key=lambda at: (self._results[at], at))[: MOST_RESULTS // 2]
-        last = [at for at in places[-MOST_RESULTS:] if at not in set(best)]
-        return sorted([*best, *last[-(MOST_RESULTS - len(best)) :]])
+        best = sorted(places, key=lambda at: (self._results[at], at))[: MAX_RESULTS // 2]
+        last = [at for at in places[-MAX_RESULTS:] if at not in set(best)]
+        return sorted([*best, *last[-(MAX_RESULTS - len(best)) :]])
 
     def _candidates(self, known: Sequence[int]) -> list[Point]:
         """Return random points, half of them with most values of one of the best trials."""
