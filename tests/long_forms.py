@@ -137,7 +137,11 @@ LONG_FORMS: dict[str, tuple[str, ...]] = {
     "datasets/test_file_sources.py": ("test_an_object_that_changes_midway_is_never_half_of_a_dataset[parquet]",),
     # Trials of a divided run are the same; a stack of members resumes to the bit.
     "trainer/test_divided_trials.py": ("test_divided_members_make_the_same_ensemble",),
-    "trainer/test_switches.py": ("test_a_run_with_switches_that_is_released_ends_as_an_undisturbed_one",),
+    "trainer/test_switches.py": (
+        "test_a_run_with_switches_that_is_released_ends_as_an_undisturbed_one",
+        "test_members_switch_alike_stacked_and_one_after_the_other",
+        "test_an_ensemble_with_a_switch_that_is_released_ends_as_an_undisturbed_one",
+    ),
     # Code is exported from a network with ordinary names.
     "client/test_exports.py": ("test_names_are_no_code",),
     # "several" has such an output, "names" has the odd names.

@@ -245,7 +245,7 @@ class Run(RunSummary, Handle):
 
         `epochs` are all of the new run; left out: as many as this one's, or as many again from its last epoch. `trial`
         (from 0) is the restart that goes on; left out: the kept one. Raises BadInput for an epoch that was not trained,
-        and where the run averages several networks.
+        and where the run is a search, an ablation or a check. Of an ensemble, all members go on.
 
         Example:
             >>> run.fork(20, learning_rate=0.0005).wait().plot()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fitserve.errors import BadInput, Problem
+from fitserve.errors import BadInput
 
 Json = Mapping[str, Any]
 _OTHER_KINDS = {"search": "a search", "ablate": "an ablation", "check": "a check"}
@@ -24,9 +24,9 @@ def fork(
 
     Without an `optimizer` the one at that epoch goes on; `learning_rate` takes the place of its own. `epochs` are all
     of the new run; left out: as many as the run had, or from its last epoch as many again. `trial` (from 0) is the
-    restart that goes on. Raises BadInput where the spec trains more than one network.
+    restart that goes on; of an ensemble all members go on. Raises BadInput where the spec compares networks.
     """
-    _refuse_several(resolved)
+    _refuse_comparisons(resolved)
     training = resolved["training"]
     earlier = [switch for switch in training.get("switches") or () if switch["after"] < epoch]
     if optimizer is None:
@@ -51,15 +51,9 @@ def fork(
     return {**resolved, "training": changed, "split": split}
 
 
-def _refuse_several(resolved: Json) -> None:
+def _refuse_comparisons(resolved: Json) -> None:
     for key, what in _OTHER_KINDS.items():
         if resolved.get(key):
-            detail = f"The run is {what}, not the training of one network."
+            detail = f"The run is {what}, not the training of one network or ensemble."
             fix = "Train its best trial as a run of its own, and fork that." if key == "search" else None
             raise BadInput(detail, fix=fix)
-    if resolved.get("ensemble"):
-        raise BadInput(
-            "The run averages several networks; a fork goes on with one.",
-            problems=[Problem("The run averages several networks.", "/ensemble")],
-            fix="Submit its spec with ensemble: false, and fork that run.",
-        )

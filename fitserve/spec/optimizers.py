@@ -107,6 +107,12 @@ class Optimizer(Component, abstract=True):
     loss_scale_factor: Above0 | None = None
     gradient_accumulation_steps: Annotated[int, Field(ge=2)] | None = None
 
+    @property
+    def stacks(self) -> bool:
+        """Whether networks that train as one may have it: none of its arguments looks beyond a single weight."""
+        beyond = self.clipnorm or self.global_clipnorm or self.use_ema or self.gradient_accumulation_steps
+        return self.per_weight and not beyond
+
     @model_validator(mode="after")
     def _one_clipping(self) -> Self:
         clipping = [name for name in ("clipnorm", "clipvalue", "global_clipnorm") if getattr(self, name) is not None]

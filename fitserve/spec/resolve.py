@@ -278,7 +278,7 @@ def _resolve_plan(
     numbers = stored_numbers(data.features, facts) + sum(one.target.units for one in outputs)
     rows_bytes = FLOAT_BYTES * numbers * facts.rows
     plan = replace(plan, estimates=plan.estimates.model_copy(update={"rows_bytes": rows_bytes}))
-    check_switches(plan.training, plan.training.restarts * members_of(plan.ensemble), spec.check is not None, problems)
+    check_switches(plan.training, members_of(plan.ensemble), spec.check is not None, problems)
     plan = replace(plan, training=_resolve_workers(spec, plan, problems))
     check_calibration(spec, plan, outputs, problems)
     check_protected(spec, data.targets, plan, facts, problems)

@@ -126,15 +126,30 @@ def resolve_training(
     )
 
 
-def check_switches(training: Training, networks: int, checks: bool, problems: list[Problem]) -> None:
-    """Refuse a change of optimizer in a run that trains `networks`, or only `checks` its spec."""
+def check_switches(training: Training, members: int, checks: bool, problems: list[Problem]) -> None:
+    """Refuse a change of optimizer in a run of restarts, in one that only `checks` its spec, or among such members.
+
+    Members train as one network where their optimizer allows it: those that begin so have to go on so.
+    """
     pointer = "/training/switches"
     if training.switches and checks:
         problems.append(Problem("A check has one optimizer.", pointer, fix="Leave switches out, or check."))
-    elif training.switches and networks > 1:
-        detail = "The optimizer is switched in one network."
-        fix = "ensemble: false" if training.restarts == 1 else "restarts: 1"
-        problems.append(Problem(detail, pointer, received=f"{networks} networks", fix=fix))
+    elif training.switches and training.restarts > 1:
+        detail = "The optimizer is switched in one network, or in all members of an ensemble."
+        problems.append(Problem(detail, pointer, received=f"{training.restarts} restarts", fix="restarts: 1"))
+    elif members > 1 and training.optimizer.stacks:
+        problems += [
+            Problem(
+                f"Members that trained as one network up to epoch {switch.after} cannot go on with this optimizer.",
+                f"{pointer}/{index}/optimizer",
+                received=type(switch.optimizer).__name__,
+                expected="one that updates each weight by its own gradient, without clipnorm, global_clipnorm, "
+                "use_ema and gradient_accumulation_steps",
+                fix="Adam, or ensemble: false",
+            )
+            for index, switch in enumerate(training.switches)
+            if not switch.optimizer.stacks
+        ]
 
 
 def _check_class_weight(training: Training, outputs: Sequence[Output], problems: list[Problem]) -> None:

@@ -69,6 +69,7 @@ class RunList(DataModel):
 
 
 RunName = Annotated[str, Field(min_length=1, max_length=120, pattern=PRINTABLE)]
+RunId = Annotated[str, Field(max_length=40)]
 RunTag = Annotated[str, Field(min_length=1, max_length=40, pattern=PRINTABLE)]
 
 
@@ -91,7 +92,7 @@ class BulkChange(DataModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     action: Literal["cancel", "delete", "tag", "untag"]
-    runs: list[Annotated[str, Field(max_length=40)]] = Field(min_length=1, max_length=500)
+    runs: list[RunId] = Field(min_length=1, max_length=500)
     tag: RunTag | None = Field(None, description="For `tag` and `untag`")
 
 

@@ -58,6 +58,7 @@ READS = ("GET", "HEAD", "OPTIONS")
 CHANGES = {
     "datasets": "upload",
     "runs": "train",
+    "run-details": "train",
     "run-tags": "train",
     "weights": "upload",
     "models": "train",
@@ -95,6 +96,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST /api/v1/datasets/{ref}/batches": {"content": b"a,y\n5,0\n6,1\n"},
     "GET /api/v1/datasets/{ref}/relations": {"params": {"target": "y"}},
     "PATCH /api/v1/runs/{run_id}": {"json": {"shared": False}},
+    "GET /api/v1/run-details": {"params": {"run": "run_none"}},
     "POST /api/v1/runs/bulk": {"json": {"action": "tag", "runs": ["run_none"], "tag": "t"}},
     "POST /api/v1/runs/{run_id}/explain": {"json": {"row": {"a": 1}}},
     "POST /api/v1/runs/{run_id}/fork": {"json": {"epoch": 1, "learning_rate": 0.1}},

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -134,6 +136,66 @@ def test_first_paint_of_list_and_comparison(visitor: Page, many: tuple[str, list
     assert 0 < listed < FIRST_PAINT_MS
     assert 0 < compared < FIRST_PAINT_MS
     assert max(longest, scrolled) < 250, f"a frame took {longest:.0f} ms, of the list {scrolled:.0f} ms"
+
+
+@pytest.mark.long
+def test_a_hundred_runs_are_compared(visitor: Page, many: tuple[str, list[str]]) -> None:
+    """One answer has them all; twenty have curves."""
+    asked: list[str] = []
+    visitor.on("request", lambda request: asked.append(request.url.partition("/api/v1/")[2].partition("?")[0]))
+    devtools = visitor.context.new_cdp_session(visitor)
+    devtools.send("Performance.enable", {"timeDomain": "threadTicks"})
+    visitor.goto(f"/compare?runs={','.join(many[1])}")
+    visitor.locator("tbody tr").nth(len(many[1]) - 1).wait_for()
+    drawn, spent = visitor.evaluate("performance.now()"), task_seconds(devtools)
+    print(f"\n{RECORDED} runs compared after {drawn:.0f} ms; {spent:.2f} s of the main thread")
+    assert asked.count("run-details") == 1
+    assert not [path for path in asked if path.startswith("runs/") and not path.endswith("/epochs")]
+    assert spent < 1  # by processor time, on a busy machine too
+
+
+@pytest.mark.long
+def test_ten_thousand_runs_are_worked_with(visitor: Page, many: tuple[str, list[str]]) -> None:
+    """Searched, ordered, kept as a view, chosen, tagged, cancelled and deleted."""
+
+    def timed(what: str, act: Callable[[], object], *, within_s: float = 5) -> None:
+        began_at = time.perf_counter()
+        act()
+        took = time.perf_counter() - began_at
+        print(f"{what}: {took:.2f} s; longest frame {longest_frame(grid):.0f} ms")
+        assert took < within_s, what
+
+    def answer(action: str) -> None:
+        visitor.get_by_role("button", name=action, exact=True).click()
+        visitor.get_by_role("alertdialog").get_by_role("button", name=action, exact=True).click()
+
+    visitor.goto("/runs")
+    rows, grid = visitor.locator("tbody tr:not(.gap)"), visitor.locator(".run-grid")
+    rows.first.wait_for()
+    print()
+    search = visitor.get_by_role("searchbox", name="Search runs")
+    timed("search", lambda: (search.fill("attempt 77"), visitor.get_by_text("111 runs", exact=True).wait_for()))
+    visitor.get_by_role("button", name="Views").click()
+    visitor.get_by_label("Name of the view").fill("sevens")
+    visitor.get_by_role("button", name="Save view").click()
+    visitor.keyboard.press("Escape")
+    timed("all again", lambda: (search.fill(""), visitor.get_by_text("10,000 runs", exact=True).wait_for()))
+    first = visitor.get_by_role("link", name="attempt 0", exact=True)
+    timed("sort", lambda: (visitor.get_by_role("button", name="Sort by Created").click(), first.wait_for()))
+    rows.first.get_by_role("checkbox").click()
+    every = visitor.get_by_role("button", name=re.compile("^Select all"))
+    said = visitor.get_by_text("10,000 runs selected", exact=True)
+    timed("choose all", lambda: (every.click(), said.wait_for()))
+    toasts = visitor.locator(".toasts")
+    timed("cancel", lambda: (answer("Cancel runs"), toasts.get_by_text("10,000").wait_for()), within_s=60)
+    visitor.get_by_role("button", name="Clear selection").click()
+    visitor.get_by_role("button", name="Views").click()
+    visitor.get_by_role("button", name="sevens", exact=True).click()
+    visitor.keyboard.press("Escape")
+    visitor.get_by_text("111 runs", exact=True).wait_for()
+    rows.first.get_by_role("checkbox").click()
+    every.click()
+    timed("delete", lambda: (answer("Delete"), visitor.get_by_text("No run matches.").wait_for()), within_s=20)
 
 
 def longest_frame(box: Locator) -> float:

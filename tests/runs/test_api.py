@@ -159,6 +159,14 @@ def test_lists_are_paged(api: httpx2.Client) -> None:
     assert states == {"cancelled"}
 
 
+def test_several_runs_are_one_answer(api: httpx2.Client) -> None:
+    ids = [run["id"] for run in api.get("/runs", params={"limit": 2, "state": "succeeded"}).json()["items"]][::-1]
+    found = api.get("/run-details", params={"run": [ids[0], "run_none", *ids]}).json()
+    assert [run["id"] for run in found] == ids, "in the order asked for, without those that are not there"
+    assert found == [api.get(f"/runs/{run_id}").json() for run_id in ids]
+    assert api.get("/run-details", params={"run": ["run_none"] * 101}).status_code == 422
+
+
 @pytest.mark.parametrize("path", ["/runs/nothing", "/runs/..%2f..%2fetc", "/runs/a%00b", "/runs/" + "x" * 300])
 def test_an_unknown_run_is_404(api: httpx2.Client, path: str) -> None:
     for suffix in ("", "/events", "/epochs"):

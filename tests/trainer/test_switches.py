@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from fitserve.spec.spec import SpecRefused
+from tests.trainer import test_ensemble as ensembles
 from tests.trainer.requests import RecordingReporter, request_of
 from tests.trainer.test_kept_epochs import KINDS, spec, table
 from workers.trainer.interface import TrainingStopped
@@ -55,3 +58,54 @@ def test_a_run_that_had_stopped_goes_on_after_a_switch(tmp_path: Path) -> None:
     assert len(logs_of(tmp_path / "stopped", 9, early_stopping=stopping)) == 2
     again = logs_of(tmp_path / "again", 9, early_stopping=stopping, switches=[{"after": 2, "optimizer": SGD}])
     assert len(again) == 3, "it waits for an improvement anew"
+
+
+def of_members(epochs: int = 6, **training: Any) -> dict[str, Any]:
+    trained = {"epochs": epochs, "optimizer": ADAM, **training}
+    return ensembles.spec(3, network=[ensembles.DENSE, {"Dropout": 0.3}], training=trained)
+
+
+def test_a_switch_in_an_ensemble_keeps_what_came_before_and_the_state(tmp_path: Path) -> None:
+    _, plain = ensembles.finish(of_members(4), tmp_path / "plain")
+    _, same = ensembles.finish(of_members(4, switches=[{"after": 2, "optimizer": ADAM}]), tmp_path / "same")
+    assert [data["epoch"] for _, _, data in same.events if data and "optimizer" in data] == [3]
+    assert [one["logs"] for one in same.epochs] == [one["logs"] for one in plain.epochs], "to the bit"
+
+
+def test_members_switch_alike_stacked_and_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = of_members(switches=[{"after": 3, "optimizer": SGD}, {"after": 5, "optimizer": ADAM}])
+    stacked, reporter = ensembles.finish(wanted, tmp_path / "stacked")
+    rates = [one["logs"]["learning_rate"] for one in reporter.epochs]
+    assert rates == pytest.approx([0.05] * 3 + [0.02] * 2 + [0.05])
+    monkeypatch.setattr("workers.trainer.ready_run.why_not_stacked", lambda setup: "this test")
+    alone, reporter = ensembles.finish(wanted, tmp_path / "alone")
+    assert [one["logs"]["learning_rate"] for one in reporter.epochs] == pytest.approx(rates * 3)
+    for one, other in zip(ensembles.members_of(stacked), ensembles.members_of(alone), strict=True):
+        for ours, theirs in zip(one, other, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+# The stack before and past the switch; one after the other: between two members, and in the second past its switch.
+@pytest.mark.parametrize(("after", "stacked"), [(3, True), (6, False), (10, False)])
+def test_an_ensemble_with_a_switch_that_is_released_ends_as_an_undisturbed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int, stacked: bool
+) -> None:
+    if not stacked:
+        monkeypatch.setattr("workers.trainer.ready_run.why_not_stacked", lambda setup: "this test")
+    wanted = of_members(switches=[{"after": 3, "optimizer": SGD}])
+    whole, _ = ensembles.finish(wanted, tmp_path / "whole")
+    first = RecordingReporter(stop_after=after, reason="release")
+    with pytest.raises(TrainingStopped):
+        train(request_of(ensembles.table(), wanted, tmp_path / "first"), first)
+    path = tmp_path / "checkpoint.npz"
+    path.write_bytes(first.checkpoints[-1][0])
+    resumed, reporter = ensembles.finish(wanted, tmp_path / "second", checkpoint=path)
+    assert any("Resumed" in message for _, message, _ in reporter.events)
+    assert resumed.manifest["receipt"]["weights"] == whole.manifest["receipt"]["weights"]
+
+
+def test_members_that_train_as_one_network_go_on_as_one(tmp_path: Path) -> None:
+    clipped = {"Adam": {"learning_rate": 0.05, "clipnorm": 1.0}}
+    with pytest.raises(SpecRefused) as refused:
+        request_of(ensembles.table(), of_members(switches=[{"after": 3, "optimizer": clipped}]), tmp_path)
+    assert [problem.pointer for problem in refused.value.problems] == ["/training/switches/0/optimizer"]

@@ -26,7 +26,7 @@ def fork_run(run_id: str, body: ForkRequest, submission: Submitting) -> RunInfo:
     """A new run that trains as this one did up to the epoch, and then with the other optimizer.
 
     Any epoch that has ended will do, also of a run that failed or still trains. The change is in the new run's spec,
-    under `training.switches`; its parent is this run.
+    under `training.switches`; its parent is this run. Of an ensemble all members go on, but those that had stopped.
     """
     ctx, caller = submission.ctx, submission.caller
     key = submission.key(body.model_dump_json().encode())
@@ -56,10 +56,10 @@ def fork_run(run_id: str, body: ForkRequest, submission: Submitting) -> RunInfo:
 
 
 def _check_epoch(ctx: Ctx, insight: RunInsight, trial: int, epoch: int) -> None:
-    """Raise NotReady, or BadInput where the trial has not trained that epoch."""
+    """Raise NotReady, or BadInput where the trial, or no member of an ensemble, has trained that epoch."""
+    of_trial = [] if insight.run.resolved.get("ensemble") else [Epoch.trial == trial]
     with db.reading(ctx.engine) as session:
-        of_trial = select(func.max(Epoch.epoch)).where(Epoch.run_id == insight.run.id, Epoch.trial == trial)
-        last = session.scalar(of_trial)
+        last = session.scalar(select(func.max(Epoch.epoch)).where(Epoch.run_id == insight.run.id, *of_trial))
     if last is None:
         name = f"Trial {trial} of the run" if insight.run.resolved["training"]["restarts"] > 1 else "The run"
         raise NotReady(f"{name} has ended no epoch.", received=insight.run.state)

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime
 from typing import Annotated
 
 from fastapi import Query
+from sqlalchemy import select
 
 from fitserve import db
-from fitserve.errors import BadInput, FitserveError
-from fitserve.runs import change, finish, listing
+from fitserve.errors import BadInput, FitserveError, NotFound
+from fitserve.runs import change, finish, listing, queries
 from fitserve.runs.listing import Order, RunFilter, SortKey
 from fitserve.states import RunState
+from fitserve.tables import Run
 from fitserve.wire.runs import (
     PRINTABLE,
     BulkChange,
     BulkOutcome,
     BulkRefusal,
     ListedRun,
+    RunId,
     RunInfo,
     RunList,
     RunPatch,
@@ -25,10 +29,11 @@ from fitserve.wire.runs import (
     RunTag,
 )
 from services.control.deps import MAX_INTEGER, Context, Ctx, Cursor, Reader, Trainer
-from services.control.runs.routes import read_run_info
+from services.control.runs.routes import read_run_info, run_info
 from services.http import Caller, Router
 
 router = Router(tags=["runs"])
+MOST_RUNS = 100  # with everything about them in one answer
 
 
 @router.get("/runs", summary="List runs, newest first unless asked otherwise")
@@ -90,6 +95,22 @@ def _item(one: listing.Listed) -> ListedRun:
         changes=one.changes,
         compared_with=one.compared_with,
     )
+
+
+@router.get("/run-details", summary="Get several runs")
+def get_runs(
+    caller: Reader,
+    ctx: Ctx,
+    run: Annotated[list[RunId], Query(min_length=1, max_length=MOST_RUNS, description="Their ids")],
+) -> list[RunInfo]:
+    """In the order of their ids. Those that do not exist, or that you cannot read, are left out."""
+    found: list[RunInfo] = []
+    with db.reading(ctx.engine) as session:
+        _read = list(session.scalars(select(Run).where(Run.id.in_(run))))  # in one query, and in the session from here
+        for run_id in dict.fromkeys(run):
+            with suppress(NotFound):
+                found.append(run_info(session, queries.get(session, run_id, caller.owner_filter), ctx.settings))
+    return found
 
 
 @router.get("/run-tags", summary="List the tags of runs")

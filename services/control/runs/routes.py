@@ -278,17 +278,20 @@ def _repeat(submission: Submission, run_id: str, states: tuple[RunState, ...], *
 def read_run_info(ctx: Context, run_id: str, owner: str | None = None) -> RunInfo:
     """Read a run with its queue position, progress and reproduction. Raises NotFound."""
     with db.reading(ctx.engine) as session:
-        run = queries.get(session, run_id, owner)
-        place = queries.queue_position(session, run)
-        columns = RunInfo.model_fields.keys() - {"queue", "phase", "progress", "reproduction", "serves_at"}
-        return RunInfo(
-            **{name: getattr(run, name) for name in columns},
-            queue=QueuePlace(position=place.position, estimated_start=place.estimated_start) if place else None,
-            phase=phase_of(session, run),
-            progress=_progress(session, run),
-            reproduction=_reproduction(session, run),
-            serves_at=_serves_at(run, ctx.settings),
-        )
+        return run_info(session, queries.get(session, run_id, owner), ctx.settings)
+
+
+def run_info(session: Session, run: Run, settings: Settings) -> RunInfo:
+    place = queries.queue_position(session, run)
+    columns = RunInfo.model_fields.keys() - {"queue", "phase", "progress", "reproduction", "serves_at"}
+    return RunInfo(
+        **{name: getattr(run, name) for name in columns},
+        queue=QueuePlace(position=place.position, estimated_start=place.estimated_start) if place else None,
+        phase=phase_of(session, run),
+        progress=_progress(session, run),
+        reproduction=_reproduction(session, run),
+        serves_at=_serves_at(run, settings),
+    )
 
 
 def _serves_at(run: Run, settings: Settings) -> datetime | None:

@@ -97,6 +97,13 @@ def restore(model: keras.Model, arrays: Mapping[str, np.ndarray]) -> None:
         variable.assign(saved[name])
 
 
+def restore_network(model: keras.Model, arrays: Mapping[str, np.ndarray]) -> None:
+    """Assign the network's own variables among what `variables` returned, whatever optimizer the others are of."""
+    for name, variable in _variables(model).items():
+        if name.startswith("model/"):
+            variable.assign(arrays[name])
+
+
 def with_prefix(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return arrays under `prefix/`."""
     return {f"{prefix}/{name}": array for name, array in arrays.items()}

@@ -8,7 +8,8 @@ such as one whose trials were stacked, has its test steps traced alone, which ta
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -104,21 +105,24 @@ class Compiled:
         self._specs = (row_specs(train.as_tuple()), row_specs(validation.as_tuple()))
         self._call: Any = None
         self._trains = False  # whether `_call` has training steps
+        self._others: dict[int, tuple[Any, Any, bool]] = {}  # optimizers that were used before, each with its trace
         self._executor = executor(model, batch_size)
 
     def switch_optimizer(self, optimizer: keras.optimizers.Optimizer) -> None:
         """Train on with another optimizer. One of the same class takes over the state, all but the learning rate."""
-        before = self.model.optimizer
         optimizer.build(self.model.trainable_variables)
-        if type(before) is type(optimizer):
-            state = {variable.name: variable for variable in before.variables if variable.name != "learning_rate"}
-            for variable in optimizer.variables:
-                old = state.get(variable.name)
-                if old is not None and old.shape == variable.shape:
-                    variable.assign(old)
+        take_over(self.model.optimizer, optimizer)
+        self.use_optimizer(optimizer)
+
+    def use_optimizer(self, optimizer: keras.optimizers.Optimizer) -> None:
+        """Train with a built optimizer as it is. One that was used before is not traced again."""
+        before = self.model.optimizer
+        if optimizer is before:
+            return
+        self._others[id(before)] = (before, self._call, self._trains)
         self.model.optimizer = optimizer
         fuse(optimizer)
-        self._call = None
+        _, self._call, self._trains = self._others.get(id(optimizer), (optimizer, None, False))
 
     def trace(self, trains: bool = True) -> None:
         """Trace the function, with training steps or without, unless one that serves is traced already."""
@@ -244,6 +248,26 @@ class Compiled:
     def _reset(self) -> Any:
         self.model.reset_metrics()
         return tf.constant(0)
+
+
+def take_over(before: keras.optimizers.Optimizer, optimizer: keras.optimizers.Optimizer) -> None:
+    """Give a built optimizer the state of one of the same class, all but the learning rate."""
+    if type(before) is not type(optimizer):
+        return
+    state = dict(_named(before))
+    for key, variable in _named(optimizer):
+        old = state.get(key)
+        if old is not None and old.shape == variable.shape:
+            variable.assign(old)
+
+
+def _named(optimizer: keras.optimizers.Optimizer) -> Iterator[tuple[tuple[str, int], Any]]:
+    """Yield an optimizer's state by name, and by how many of that name come before: stacked weights share names."""
+    seen: Counter[str] = Counter()
+    for variable in optimizer.variables:
+        if variable.name != "learning_rate":
+            yield (variable.name, seen[variable.name]), variable
+            seen[variable.name] += 1
 
 
 def build(model: keras.Model, rows: RowTensors) -> None:

@@ -23,7 +23,16 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from workers.trainer.engine.compiled import MULTITHREADED_STEP, Logs, RowTensors, build, executor, row_specs, work
+from workers.trainer.engine.compiled import (
+    MULTITHREADED_STEP,
+    Logs,
+    RowTensors,
+    build,
+    executor,
+    row_specs,
+    take_over,
+    work,
+)
 from workers.trainer.engine.device import threads
 from workers.trainer.engine.dropout import drop
 from workers.trainer.engine.initial_values import State, state_of
@@ -169,6 +178,14 @@ class StackedNetwork:
         self._create(weights, masks, settings)
         for variable, value in zip(self.optimizer.variables, before, strict=True):
             variable.assign(value if tuple(variable.shape) == value.shape and not value.ndim else value[rows])
+
+    def switch_optimizer(self, optimizer: keras.optimizers.Optimizer) -> None:
+        """Train on with another optimizer. One of the same class takes over the state, all but the learning rate."""
+        optimizer.build(self._trainable)
+        take_over(self.optimizer, optimizer)
+        fuse(optimizer)
+        self.optimizer = optimizer
+        self._traced.clear()
 
     def learning_rates(self) -> list[float]:
         """Return the current learning rate of each replica."""

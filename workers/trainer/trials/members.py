@@ -7,6 +7,7 @@ would watch a single network's.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,13 +19,14 @@ from numpy.typing import NDArray
 
 from fitserve.states import FailureCause
 from workers.trainer.engine import checkpoint
-from workers.trainer.engine.checkpoint import Checkpoint
+from workers.trainer.engine.checkpoint import Checkpoint, Unusable
 from workers.trainer.engine.stacked_network import StackedNetwork
 from workers.trainer.insight.recording import StackedTrialRecorder
 from workers.trainer.interface import TrainingFailed
 from workers.trainer.trials.sequential import SequentialTrials
 from workers.trainer.trials.trial import (
     Members,
+    OptimizerSwitcher,
     ProgressMonitor,
     TrialRecord,
     TrialSetup,
@@ -52,6 +54,12 @@ class MembersAsModel:
     def weights(self) -> list[Any]:
         return self._stack.stacked_weights
 
+    def switch(self, optimizer: keras.optimizers.Optimizer) -> None:
+        """Train all of them on with another optimizer."""
+        if optimizer is not self.optimizer:
+            self._stack.switch_optimizer(optimizer)
+            self.optimizer = optimizer
+
     def get_weights(self) -> Weights:
         return [variable.value.numpy() for variable in self.weights]
 
@@ -72,6 +80,8 @@ class StackedMembers:
         self._as_model = MembersAsModel(self._stack)
         self._callbacks = setup.callbacks()
         self._callback_list = keras.callbacks.CallbackList(self._callbacks, model=self._as_model, epochs=setup.epochs)
+        self._switcher = OptimizerSwitcher(self._switch, self._callbacks, setup.report)
+        self._switcher.set_model(self._as_model)
         self._trial = TrialRecord(0, setup.seeds[0], monitor=setup.monitor)
         self._losses: list[list[float]] = []  # of every member, by epoch
         self._epoch_weights: dict[int, list[Weights]] = {}
@@ -121,6 +131,14 @@ class StackedMembers:
         if epoch + 1 in self._setup.keep_epochs:
             self._epoch_weights[epoch + 1] = [self._stack.weights(member) for member in range(self._stack.replicas)]
         self._setup.report.epoch(0, epoch + 1, logs, seconds, layers[0] if layers else None)
+        self._switcher.on_epoch_end(epoch)
+
+    def _switch(self, epoch: int) -> bool:
+        """Go on with the optimizer that follows this epoch (from 1), if any does."""
+        make = self._setup.optimizers_after.get(epoch)
+        if make is not None:
+            self._as_model.switch(make())
+        return make is not None
 
     def _refuse_divergence(self, epoch: int, losses: NDArray[np.float64]) -> None:
         """Train a member that diverged again by itself, which finds the step and the layer. Raises TrainingFailed."""
@@ -161,8 +179,13 @@ class StackedMembers:
     def _load_checkpoint(self, path: Path) -> Checkpoint | None:
         """Restore a checkpoint of this run. None where it is unusable: training then starts over."""
         report = self._setup.report
+        first = self._as_model.optimizer
+        with contextlib.suppress(Unusable, KeyError):
+            epoch = Checkpoint.read(path).body["epoch"]
+            self._switch(max((after for after in self._setup.optimizers_after if after <= epoch), default=0))
         loaded = restore_stack(self._setup, self._stack, "members", path)
         if loaded is None:
+            self._as_model.switch(first)
             return None
         self._trial = TrialRecord(**loaded.body["trial"])
         self._losses = loaded.body["losses"]

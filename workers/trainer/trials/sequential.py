@@ -28,6 +28,7 @@ from workers.trainer.trials.trial import (
     EpochReporter,
     EpochWeights,
     Members,
+    Optimizers,
     OptimizerSwitcher,
     ProgressMonitor,
     TrialFile,
@@ -48,7 +49,7 @@ class SequentialTrials:
     def __init__(self, setup: TrialSetup) -> None:
         self._setup = setup
         self._model = setup.compiled.model
-        self._initial_optimizer = [v.value.numpy() for v in self._model.optimizer.variables]
+        self._optimizers = Optimizers(setup.compiled, setup.optimizers_after)
         self._trials: list[TrialRecord] = []
         self._best: dict[str, np.ndarray] = {}
         self._epoch_weights: EpochWeights = {}  # of the current trial
@@ -70,7 +71,7 @@ class SequentialTrials:
         if best is None:
             failure = self._trials[0].failure or {}
             raise TrainingFailed(FailureCause.diverged, str(failure.get("message")), failure)
-        checkpoint.restore(self._model, self._best)
+        checkpoint.restore_network(self._model, self._best)
         members = self._all_members() if self._setup.ensemble else None
         return TrialsOutcome(self._trials, best.index, self._best_epoch_weights, members)
 
@@ -99,9 +100,9 @@ class SequentialTrials:
             self._members[index] = self._model.get_weights()
         else:
             own = checkpoint.variables(self._model)
-            checkpoint.restore(self._model, variables)
+            checkpoint.restore_network(self._model, variables)
             self._members[index] = self._model.get_weights()
-            checkpoint.restore(self._model, own)
+            checkpoint.restore_network(self._model, own)
         self._members_epoch_weights[index] = weights
 
     def run_divided(self, index: int, resume: Path | None = None) -> TrainingResult:
@@ -225,14 +226,16 @@ class SequentialTrials:
                     setup.recorder.mark_best()
         trial.seconds = time.perf_counter() - began_at
         self._callbacks, self._epoch_weights = [], {}
+        self._optimizers.begin()  # a checkpoint between two trials is of the first one
 
     def _switchers(self) -> list[keras.callbacks.Callback]:
-        return [OptimizerSwitcher(self._setup, self._callbacks)] if self._setup.optimizers_after else []
+        if not self._setup.optimizers_after:
+            return []
+        return [OptimizerSwitcher(self._optimizers.switch, self._callbacks, self._setup.report)]
 
     def _initialise(self, seed: int) -> None:
         """Reset the compiled model: the optimizer's first state, and the weights that belong to the seed."""
-        for variable, value in zip(self._model.optimizer.variables, self._initial_optimizer, strict=True):
-            variable.assign(value)
+        self._optimizers.begin()
         values = self._setup.initialise(seed)
         if values is None:
             return  # the only trial
@@ -311,9 +314,7 @@ class SequentialTrials:
         loaded = Checkpoint.read(path)
         if loaded.body["fingerprint"] != self._setup.fingerprint or loaded.body["kind"] != "sequential":
             raise Unusable(OF_ANOTHER)
-        passed = [epoch for epoch in self._setup.optimizers_after if epoch <= loaded.body["epoch"]]
-        if passed:
-            self._setup.compiled.switch_optimizer(self._setup.optimizers_after[max(passed)]())
+        self._optimizers.resume(loaded.body["epoch"])
         checkpoint.restore(self._model, loaded.arrays)
         if loaded.body.get("reading", "memory") != self._setup.reading:
             message = "This worker's disk has no room for the encoded rows: from here on they come in another order."

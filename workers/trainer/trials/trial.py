@@ -55,7 +55,7 @@ class TrialSetup:
     monitor: str = "loss"
     larger_is_better: bool = False
     recorder: TrialRecorder | None = None
-    # Builds the optimizer that follows an epoch (from 1), by that epoch; of one trial alone.
+    # Builds the optimizer that follows an epoch (from 1), by that epoch.
     optimizers_after: Mapping[int, Callable[[], keras.optimizers.Optimizer]] = field(default_factory=dict)
     keep_epochs: tuple[int, ...] = ()  # from 1: their weights are kept besides the best ones
     ensemble: bool = False  # every trial is kept, rather than the best: they are members of one ensemble
@@ -265,18 +265,61 @@ class EpochReporter(keras.callbacks.Callback):
         self._setup.report.epoch(self._trial.index, epoch + 1, numbers, seconds, layers)
 
 
+class Optimizers:
+    """A network's optimizer, and those that follow some epochs (from 1). Each is built and traced once for all trials.
+
+    A trial begins with the first, in the state that it has now.
+    """
+
+    def __init__(self, compiled: Compiled, after: Mapping[int, Callable[[], keras.optimizers.Optimizer]]) -> None:
+        self._compiled, self._make = compiled, after
+        self._first = compiled.model.optimizer
+        self._first_values = [variable.value.numpy() for variable in self._first.variables]
+        self._later: dict[int, keras.optimizers.Optimizer] = {}
+        self._later_values: dict[int, list[np.ndarray]] = {}
+
+    def begin(self) -> None:
+        """Go back to the first, in its first state."""
+        _assign(self._first, self._first_values)
+        self._compiled.use_optimizer(self._first)
+
+    def switch(self, epoch: int) -> bool:
+        """Train on with the one that follows this epoch. False where none does."""
+        if epoch not in self._make:
+            return False
+        if epoch not in self._later:
+            optimizer = self._later[epoch] = self._make[epoch]()
+            optimizer.build(self._compiled.model.trainable_variables)
+            self._later_values[epoch] = [variable.value.numpy() for variable in optimizer.variables]
+        _assign(self._later[epoch], self._later_values[epoch])
+        self._compiled.switch_optimizer(self._later[epoch])
+        return True
+
+    def resume(self, epoch: int) -> None:
+        """Train on with the one that so many epochs ended with."""
+        self.begin()
+        if passed := [after for after in self._make if after <= epoch]:
+            self.switch(max(passed))
+
+
+def _assign(optimizer: keras.optimizers.Optimizer, values: Sequence[np.ndarray]) -> None:
+    for variable, value in zip(optimizer.variables, values, strict=True):
+        variable.assign(value)
+
+
 class OptimizerSwitcher(keras.callbacks.Callback):
     """Trains on with another optimizer after some epochs; callbacks that wait for an improvement wait anew."""
 
-    def __init__(self, setup: TrialSetup, waiting: Sequence[keras.callbacks.Callback]) -> None:
+    def __init__(
+        self, switch: Callable[[int], bool], waiting: Sequence[keras.callbacks.Callback], report: Reporter
+    ) -> None:
+        """`switch` goes on with the optimizer that follows an epoch (from 1), if any does, and says whether."""
         super().__init__()
-        self._setup, self._waiting = setup, waiting
+        self._switch, self._waiting, self._report = switch, waiting, report
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        make = self._setup.optimizers_after.get(epoch + 1)
-        if make is None:
+        if not self._switch(epoch + 1):
             return
-        self._setup.compiled.switch_optimizer(make())
         for callback in self._waiting:
             callback.wait = 0
             if isinstance(callback, keras.callbacks.ReduceLROnPlateau):
@@ -285,7 +328,7 @@ class OptimizerSwitcher(keras.callbacks.Callback):
         optimizer = self.model.optimizer
         name, rate = type(optimizer).__name__, learning_rate(optimizer)
         message = f"{name} with a learning rate of {rate:g} from epoch {epoch + 2} on."
-        self._setup.report.event("info", message, {"epoch": epoch + 2, "optimizer": name, "learning_rate": rate})
+        self._report.event("info", message, {"epoch": epoch + 2, "optimizer": name, "learning_rate": rate})
 
 
 def learning_rate(optimizer: keras.optimizers.Optimizer) -> float:

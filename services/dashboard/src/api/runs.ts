@@ -1,4 +1,4 @@
-import { useInfiniteQuery, useQuery, type UseQueryResult } from "@tanstack/react-query";
+import { keepPreviousData, useInfiniteQuery, useQuery, type UseQueryResult } from "@tanstack/react-query";
 import type { EpochRow } from "../charts/curves";
 import { ApiError, call, get, patch, post, seg } from "./client";
 import { newId } from "./newId";
@@ -50,15 +50,13 @@ export const useTags = (): UseQueryResult<string[]> =>
 
 export type BulkAction = "cancel" | "delete" | "tag" | "untag";
 
-/** Change many runs, 500 at a time. */
-export async function changeMany(action: BulkAction, ids: readonly string[], tag?: string): Promise<BulkOutcome> {
-  const whole: BulkOutcome = { done: [], refused: [] };
-  for (let at = 0; at < ids.length; at += 500) {
-    const part = await post<BulkOutcome>(`${ROOT}/bulk`, { action, runs: ids.slice(at, at + 500), tag: tag ?? null });
-    whole.done.push(...part.done);
-    whole.refused.push(...part.refused);
+const BULK = 200; // a second or so: progress is seen, and nobody waits for the server meanwhile
+
+/** Change many runs, part by part; `onPart` is told what each part came to, also where a later one fails. */
+export async function changeMany(action: BulkAction, ids: readonly string[], tag: string | undefined, onPart: (part: BulkOutcome) => void): Promise<void> {
+  for (let at = 0; at < ids.length; at += BULK) {
+    onPart(await post<BulkOutcome>(`${ROOT}/bulk`, { action, runs: ids.slice(at, at + BULK), tag: tag ?? null }));
   }
-  return whole;
 }
 
 export interface About {
@@ -73,6 +71,16 @@ export const runQuery = (id: string) => ({
   queryKey: ["run", id],
   queryFn: ({ signal }: { signal: AbortSignal }) => get<RunDetail>(`${ROOT}/${seg(id)}`, undefined, signal),
 });
+
+/** Several runs with everything about them, in one answer; those that are gone are left out. */
+export const useRunDetails = (ids: readonly string[]): UseQueryResult<RunDetail[]> =>
+  useQuery({
+    queryKey: ["run-details", ids],
+    queryFn: ({ signal }) => get<RunDetail[]>("/api/v1/run-details", { run: ids }, signal),
+    enabled: ids.length > 0,
+    placeholderData: keepPreviousData,
+    refetchInterval: (query) => (query.state.data?.some(isLive) ? 2000 : false),
+  });
 
 export const useRun = (id: string): UseQueryResult<RunDetail> =>
   useQuery({

@@ -23,6 +23,7 @@ export type RunInfo = Schemas["RunInfo"];
 export type ListedRun = Schemas["ListedRun"];
 export type RunPage = Schemas["RunList"];
 export type BulkOutcome = Schemas["BulkOutcome"];
+export type BulkRefusal = Schemas["BulkRefusal"];
 export type TrialInfo = Schemas["TrialInfo"];
 export type TrialPage = Schemas["Page_TrialInfo_"];
 export type Validation = Schemas["Validation"];

@@ -18,8 +18,6 @@ const MOST_TRIALS = 60;
 export function RunCurves({ run, live: recorded, running, best, kept }: { run: RunDetail; live: Live; running: boolean; best: number | null; kept: ReadonlyMap<number, number> }) {
   const t = useText();
   const factors = useMemo(() => unitFactors(run.result), [run.result]);
-  const parent = useBefore(run);
-  const before = parent && { ...parent, table: parent.table.scaled(factors) };
   const [query, setQuery] = useSearchParams();
   const scaled = useMemo(() => recorded.table.scaled(factors), [recorded.table, factors]);
   const live = { ...recorded, table: scaled };
@@ -47,6 +45,8 @@ export function RunCurves({ run, live: recorded, running, best, kept }: { run: R
     void version;
     return best ?? table.bestTrial(judged);
   }, [table, judged, best, version]);
+  const parent = useBefore(run, winner);
+  const before = parent && { ...parent, table: parent.table.scaled(factors) };
   const rate = table.metrics.find((name) => RATE.test(name));
   if (names.length === 0) {
     return (

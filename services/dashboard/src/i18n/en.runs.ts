@@ -19,6 +19,7 @@ export const runsEn = {
   "runs.sort": "Sort by {column}",
   "runs.metric": "Metric shown",
   "runs.metric.usual": "Headline metric",
+  "runs.busy": "{at} of {of}…",
   "runs.chosen": "{n} {n:run|runs} selected",
   "runs.choose": "Select {run}",
   "runs.choose.all": "Select all {n}",

@@ -21,6 +21,7 @@ export const runsZh: Record<keyof typeof runsEn, string> = {
   "runs.sort": "依「{column}」排序",
   "runs.metric": "顯示的指標",
   "runs.metric.usual": "主要指標",
+  "runs.busy": "{at} / {of}…",
   "runs.chosen": "已選取 {n} 筆",
   "runs.choose": "選取 {run}",
   "runs.choose.all": "選取全部 {n} 筆",

@@ -1,7 +1,7 @@
 import { useQueries } from "@tanstack/react-query";
 import { useMemo } from "react";
 import { Link, useSearchParams } from "react-router";
-import { allEpochs, isLive, runQuery, useRuns } from "../api/runs";
+import { allEpochs, isLive, useRunDetails, useRuns } from "../api/runs";
 import type { RunDetail } from "../api/types";
 import { CurveChart, type Curve } from "../charts/CurveChart";
 import { SERIES } from "../charts/colors";
@@ -23,16 +23,18 @@ export default function Compare() {
   const t = useText();
   const [query, setQuery] = useSearchParams();
   const ids = useMemo(() => (query.get("runs") ?? "").split(",").filter(Boolean).slice(0, MOST), [query]);
-  const runs = useQueries({ queries: ids.map((id) => runQuery(id)) });
+  const runs = useRunDetails(ids);
+  const found = (runs.data ?? []).filter((run) => ids.includes(run.id));
+  const live = new Set(found.filter(isLive).map((run) => run.id));
   const epochs = useQueries({
-    queries: ids.slice(0, MOST_CURVES).map((id, index) => ({
+    queries: ids.slice(0, MOST_CURVES).map((id) => ({
       queryKey: ["epochs", "table", id],
       queryFn: async ({ signal }: { signal: AbortSignal }) => {
         const table = new EpochTable();
         table.add(await allEpochs(id, signal));
         return table;
       },
-      refetchInterval: runs[index]?.data && isLive(runs[index].data) ? 1500 : (false as const),
+      refetchInterval: live.has(id) ? 1500 : (false as const),
       structuralSharing: false,
     })),
   });
@@ -47,7 +49,6 @@ export default function Compare() {
       },
       { replace: true },
     );
-  const found = runs.flatMap((run) => (run.data ? [run.data] : []));
   // One chart has one unit: the target's, once all runs have ended and say what it is.
   const factors = new Map(found.map((run) => [run.id, unitFactors(run.result)]));
   const standardized = (name: string) => found.some((run) => isStandardized(run.resolved, name) && factors.get(run.id)?.size === 0);
@@ -68,7 +69,7 @@ export default function Compare() {
         <AddRun ids={ids} onAdd={(id) => set("runs", [...ids, id].join(","))} />
       </div>
       {ids.length === 0 && <Empty title={t("compare.none")} />}
-      {runs.some((run) => run.isPending) && <Loading />}
+      {ids.length > 0 && runs.isPending && <Loading />}
       {found.length > 0 && (
         <>
           <Card

@@ -16,9 +16,8 @@ const OPTIMIZERS = ["SGD", "Adam", "AdamW", "RMSprop", "Nadam", "Adagrad", "Adam
 export function ForkButton({ run, last, kept }: { run: RunDetail; last: number; kept: number | undefined }) {
   const t = useText();
   const [open, setOpen] = useState(false);
-  // One network goes on: the server refuses averages and searches.
-  const several = ["ensemble", "search", "ablate", "check"].some((key) => Boolean(run.resolved[key]));
-  if (last < 1 || run.kind !== "training" || several) return null;
+  const compares = ["search", "ablate", "check"].some((key) => Boolean(run.resolved[key])); // the server refuses these
+  if (last < 1 || run.kind !== "training" || compares) return null;
   return (
     <>
       <Button small onPress={() => setOpen(true)}>
@@ -75,7 +74,7 @@ export interface Before {
 }
 
 /** The epochs of the run that this one was forked from; null where it is no fork. */
-export function useBefore(run: RunDetail): Before | null {
+export function useBefore(run: RunDetail, winner: number): Before | null {
   const fork = changeOf(run.resolved);
   const parent = run.parent_id ?? "";
   const epochs = useQuery({
@@ -87,8 +86,9 @@ export function useBefore(run: RunDetail): Before | null {
   });
   const source = useRun(fork === null ? "" : parent);
   if (fork === null || !epochs.data || !source.data) return null;
-  // Of several restarts, the one with the fork's seed went on.
-  return { table: epochs.data, trial: seedOf(run.resolved) - seedOf(source.data.resolved), fork };
+  // Of several restarts, the one with the fork's seed went on; of an ensemble, every member.
+  const trial = run.resolved.ensemble ? winner : seedOf(run.resolved) - seedOf(source.data.resolved);
+  return { table: epochs.data, trial, fork };
 }
 
 function asTable(rows: Parameters<EpochTable["add"]>[0]): EpochTable {
