@@ -9,6 +9,7 @@ from typing import Any
 from fitserve.errors import BadInput
 from fitserve.spec.network import ENTRY_KEYS, read_entry
 from fitserve.spec.spec import Spec
+from fitserve.spec.training import OptimizerSwitch
 
 Json = Mapping[str, Any]
 # How a member is written, given what was written, what it resolved to, and what it is to be.
@@ -53,9 +54,8 @@ def rewrite(written: Json, changed: Json, resolve: Callable[[Json], Json]) -> Js
                 if _without_names(resolved) == _without_names(meant):
                     return candidate
                 # Features give the network its inputs, so that layers are rewritten last.
-                nearer = _merge(
-                    candidate, {**resolved, "network": None}, {**meant, "network": None}, {"features": features}
-                )
+                others = {**resolved, "network": None}, {**meant, "network": None}
+                nearer = _merge(candidate, *others, {"features": features, "training": _training})
                 candidate = nearer if nearer != candidate else _merge(candidate, resolved, meant, {"network": layers})
         except BadInput:  # the candidate is refused, such as one with values to search
             continue
@@ -79,6 +79,15 @@ def _merge(written: Json, before: Json, after: Json, ways: Mapping[str, Way] | N
             merged[key] = _merge({}, old, new)
         else:
             merged[key] = new
+    return merged
+
+
+def _training(written: Any, before: Json, after: Json) -> Json:
+    """Return how the network is trained; optimizers that follow epochs with their non-default arguments."""
+    merged = dict(_merge({} if written is _ABSENT else written, before, after))
+    if before.get("switches") != after.get("switches"):
+        switches = [OptimizerSwitch.model_validate(one) for one in after["switches"]]
+        merged["switches"] = [_without_nulls(one.model_dump(mode="json", exclude_defaults=True)) for one in switches]
     return merged
 
 

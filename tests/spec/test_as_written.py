@@ -11,6 +11,7 @@ import pytest
 from fitserve.dataset_facts import ColumnFacts, DatasetFacts
 from fitserve.findings import apply_patch, spec_edit
 from fitserve.spec.as_written import as_sent, rewrite
+from fitserve.spec.fork import fork
 from fitserve.spec.resolve import resolve
 from fitserve.spec.spec import parse
 
@@ -72,6 +73,16 @@ def test_every_change_means_the_same_as_the_patch_and_is_shorter(name: str) -> N
         found = rewrite(written, patched, resolved)
         assert unnamed(resolved(found)) == unnamed(resolved(patched)), change
         assert len(str(found)) < len(str(patched)) / 2, change
+
+
+def test_a_fork_names_the_arguments_that_it_sets() -> None:
+    written = {"dataset": "d", "target": "kind", "training": {"epochs": 6}}
+    once = rewrite(written, fork(resolved(written), 2, learning_rate=0.0001), resolved)
+    switch = {"after": 2, "optimizer": {"Adam": {"learning_rate": 0.0001}}}
+    assert once == {**written, "training": {"epochs": 6, "switches": [switch]}}
+    sgd = {"SGD": {"momentum": 0.9}}
+    twice = rewrite(once, fork(resolved(once), 4, optimizer=sgd), resolved)
+    assert twice["training"]["switches"] == [switch, {"after": 4, "optimizer": sgd}]
 
 
 def test_what_was_written_stays() -> None:
