@@ -248,7 +248,7 @@ def _ports_of_this_process() -> Iterator[int]:
     """Yield ports below those that the kernel gives to connections, which are no other test process's."""
     process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 8
     first = 20_000 + 1_500 * process
-    begin = os.getpid() % 1_500  # another one for each run of the suite
+    begin = os.getpid() * 97 % 1_500  # far from that of a run that has begun at the same time
     return itertools.cycle([*range(first + begin, first + 1_500), *range(first, first + begin)])
 
 
@@ -369,7 +369,8 @@ def installed_wheel(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     """A new virtual environment with the wheel installed, which borrows the other packages of this one."""
     folder = tmp_path_factory.mktemp("installed") / "an environment"
     venv.create(folder, symlinks=True)
-    install = [sys.executable, "-m", "uv", "pip", "install", "--offline", "--quiet", "--no-deps"]
+    # Compiled once, not by each of the processes that start side by side.
+    install = [sys.executable, "-m", "uv", "pip", "install", "--offline", "--quiet", "--no-deps", "--compile-bytecode"]
     subprocess.run([*install, "--python", str(folder / "bin" / "python"), str(wheel)], check=True)
     (site,) = (folder / "lib").glob("python*/site-packages")
     # A folder added by a .pth file is searched, but its own .pth files are not read: the checkout stays invisible.

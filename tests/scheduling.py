@@ -1,7 +1,8 @@
 """Which tests run, in which order and in which process.
 
-Tests that share something expensive (TensorFlow, a whole server) form a group, which one process runs. The processes
-take the groups in the order below, and then single tests: with the longest first, all of them are busy to the end.
+Tests that share something expensive (a whole server, a file's trained networks) form a group, which one process runs.
+The processes take the groups in the order below, and then single tests: with the longest first, all of them are busy to
+the end.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from tests.long_forms import LONG_FORMS
 
 # By processor time. A group that is not listed follows them.
 LONGEST_FIRST = (
-    *("trainer", "server", "tensorflow", "readers", "lessons", "dashboard", "telemetry_running", "up", "layout"),
-    *("faults", "served", "running"),
+    *("server", "readers", "dashboard", "faults", "telemetry_running", "killed_worker", "lessons", "served", "up"),
+    *("wheel", "layout", "tensorflow/predict/test_parity", "running"),
 )
 # Servers that are started once a process: the tests of each are one process's.
 GROUP_OF_FIXTURE = {
@@ -49,26 +50,36 @@ SLOW_FIXTURES = frozenset(
     ("browser", "cluster", "lesson_server", "main_server", "postgres", "reader_server", "s3_environment", "served")
 )
 SLOW_GROUPS = frozenset(
-    ("dashboard", "faults", "layout", "lessons", "node", "readers", "server", "telemetry_running", "tensorflow")
-).union(("trainer", "up"))
+    ("dashboard", "faults", "layout", "lessons", "node", "readers", "server", "telemetry_running", "up")
+)
 TESTS = Path(__file__).resolve().parent
 
 
 def group_of(item: pytest.Item) -> str | None:
-    """Return the group of a test: its mark's, or that of the expensive thing that it uses."""
+    """Return the group of a test: its mark's, that of the server that it uses, or its file's, where that trains.
+
+    Each process has TensorFlow, because it collects all tests; what a file trains is shared within the file alone.
+    """
     if mark := item.get_closest_marker("xdist_group"):
         return str(mark.args[0] if mark.args else mark.kwargs["name"])
-    if item.get_closest_marker("tensorflow"):
-        return "trainer" if item.path.parent.name == "trainer" else "tensorflow"  # too long for one process
     fixtures = getattr(item, "fixturenames", ())
-    group = next((group for fixture, group in GROUP_OF_FIXTURE.items() if fixture in fixtures), None)
-    return GROUP_OF_FOLDER.get(item.path.parent.name, group) if group else None
+    if group := next((group for fixture, group in GROUP_OF_FIXTURE.items() if fixture in fixtures), None):
+        return GROUP_OF_FOLDER.get(item.path.parent.name, group)
+    if item.get_closest_marker("tensorflow"):
+        return f"tensorflow/{_path(item).with_suffix('').as_posix()}"
+    return None
+
+
+def _path(item: pytest.Item) -> Path:
+    """Return a test's file, seen from `tests`."""
+    return item.path.relative_to(TESTS) if item.path.is_relative_to(TESTS) else Path(item.path.name)
 
 
 def is_slow(item: pytest.Item) -> bool:
     """Whether `--fast` leaves a test out."""
-    path = item.path.relative_to(TESTS) if item.path.is_relative_to(TESTS) else Path()
+    path = _path(item)
     left_out = not SLOW_FOLDERS.isdisjoint(path.parts[:1]) or path.as_posix() in SLOW_FILES
+    left_out = left_out or item.get_closest_marker("tensorflow") is not None
     fixtures = set(getattr(item, "fixturenames", ()))
     parameters: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
     on_postgres = any(isinstance(value, str) and value == "postgresql" for value in parameters.values())
@@ -77,8 +88,7 @@ def is_slow(item: pytest.Item) -> bool:
 
 def is_long_form(item: pytest.Item) -> bool:
     """Whether `tests/long_forms.py` names a test."""
-    path = str(item.path.relative_to(TESTS)) if item.path.is_relative_to(TESTS) else ""
-    return bool({item.name, item.name.partition("[")[0]} & set(LONG_FORMS.get(path, ())))
+    return bool({item.name, item.name.partition("[")[0]} & set(LONG_FORMS.get(_path(item).as_posix(), ())))
 
 
 def _place(item: pytest.Item) -> int:

@@ -99,6 +99,23 @@ def test_what_is_fast_trains_nothing_and_starts_no_server(request: pytest.Fixtur
     assert {"core", "spec", "control", "datasets", "runs", "client", "cli"} <= folders - scheduling.SLOW_FOLDERS
 
 
+def test_each_file_that_trains_may_go_to_another_process_and_a_servers_tests_stay_together(
+    pytester: pytest.Pytester,
+) -> None:
+    trains = "import pytest\npytestmark = pytest.mark.tensorflow\ndef test_one(): pass\ndef test_two(): pass\n"
+    asks = (
+        "import pytest\n@pytest.fixture\ndef main_server(): pass\n@pytest.fixture\ndef api(main_server): pass\n"
+        "@pytest.mark.tensorflow\ndef test_three(api): pass\ndef test_four(): pass\n"
+    )
+    pytester.makepyfile(test_a=trains, test_b=trains, test_c=asks)
+    items, _ = pytester.inline_genitems("-m", "", *QUIET)
+    assert [scheduling.group_of(item) for item in items] == [
+        *("tensorflow/test_a", "tensorflow/test_a", "tensorflow/test_b", "tensorflow/test_b"),
+        *("server", None),
+    ]
+    assert [scheduling.is_slow(item) for item in items] == [True] * 5 + [False]
+
+
 @pytest.mark.parametrize("path", sorted(LONG_FORMS))
 def test_long_forms_name_tests_that_are_there(path: str) -> None:
     source = (scheduling.TESTS / path).read_text()

@@ -79,7 +79,7 @@ def test_its_model_answers_as_it_did(frozen: FrozenHome) -> None:
     assert answer.json()["predictions"] == frozen.answers["predictions"], answer.text
 
 
-@pytest.mark.xdist_group("tensorflow")
+@pytest.mark.tensorflow
 def test_its_interrupted_run_goes_on_from_its_checkpoint(frozen: FrozenHome) -> None:
     from workers.trainer.train import train
 

@@ -129,6 +129,5 @@ def test_the_spec_the_encoder_drift_and_explanations_know_it(copied: Path) -> No
 
 
 @pytest.mark.tensorflow
-@pytest.mark.xdist_group("tensorflow")
 def test_its_keras_half_agrees(copied: Path) -> None:
     run(KERAS_HALF, copied)

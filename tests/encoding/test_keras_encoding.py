@@ -16,7 +16,7 @@ from tests.encoding.test_encoder import CELLS, ENCODINGS_OF, facts_for
 from workers.trainer.export.export import raw_values
 from workers.trainer.export.keras_encoding import KerasEncoding, encoded, raw_inputs
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
+pytestmark = pytest.mark.tensorflow
 CASES = [(name, encoding) for name, encodings in ENCODINGS_OF.items() for encoding in encodings]
 
 

@@ -27,7 +27,7 @@ from workers.trainer.export.export import raw_values
 from workers.trainer.export.keras_encoding import input_names
 from workers.trainer.export.raw_graph import RawEncoding, with_preprocessing
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
+pytestmark = pytest.mark.tensorflow
 HELD = FORMATS["onnx-raw"].encodings or frozenset()
 
 

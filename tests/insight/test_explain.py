@@ -16,7 +16,7 @@ from fitserve.errors import BadInput, NotFound
 from fitserve.explain import Inputs, attribute, axis_of, surface
 from tests.insight.trained_runs import TrainedRun, run
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
+pytestmark = pytest.mark.tensorflow
 
 
 @cache

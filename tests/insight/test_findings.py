@@ -12,7 +12,7 @@ from fitserve.findings import RULES
 from tests.insight.rule_cases import CASES, Case
 from tests.insight.trained_runs import TrainedRun, run, run_seeds, with_seed
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
+pytestmark = pytest.mark.tensorflow
 
 
 SEEDS = (0, 1, 2)

@@ -11,7 +11,7 @@ import pytest
 from tests.insight.rule_cases import STOP, dense, spec
 from tests.insight.trained_runs import blobs, run, table_of, xor
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
+pytestmark = pytest.mark.tensorflow
 
 
 def test_tanh_and_relu_train_the_deep_network_where_sigmoid_does_not() -> None:

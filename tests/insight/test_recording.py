@@ -13,7 +13,7 @@ from workers.trainer.engine.stacked_network import StackedNetwork
 from workers.trainer.insight.probe import ModelProbe, StackProbe
 from workers.trainer.insight.recording import LayerRecorder, due
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
+pytestmark = pytest.mark.tensorflow
 
 
 def _model(activation: str = "relu", seed: int = 0, **more: object) -> keras.Model:

@@ -15,7 +15,7 @@ from fitserve.datasets.samples import make_sample
 from tests.insight.rule_cases import dense
 from tests.insight.trained_runs import circle, dataset, facts_of, run, xor
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
+pytestmark = pytest.mark.tensorflow
 
 Json = dict[str, Any]
 PATIENT: Json = {

@@ -121,7 +121,6 @@ def tcp_redis(tmp_path: Path) -> Iterator[str]:
         process.terminate()
 
 
-@pytest.mark.xdist_group("server")
 def test_the_main_use_case_on_postgresql_and_redis_from_an_installed_wheel(
     postgres_url: str, tcp_redis: str, installed_wheel: Path, tmp_path: Path
 ) -> None:

@@ -22,7 +22,7 @@ from tests.conftest import Server, start_server, stop_server
 from tests.journey.test_journey import SPEC, circle, wait
 from tests.waiting import PATIENCE, wait_until
 
-EPOCHS = 400
+EPOCHS = 200
 TRAINING = {
     "optimizer": {"Adam": {"learning_rate": 0.002}},
     "epochs": EPOCHS,
@@ -99,7 +99,7 @@ def _kill_while_it_trains(
     return int(run["attempt"])
 
 
-@pytest.mark.xdist_group("server")
+@pytest.mark.xdist_group("killed_worker")
 def test_a_run_whose_worker_is_killed_ends_where_an_undisturbed_one_does(tmp_path: Path) -> None:
     with _served(tmp_path / "home") as (server, api, spec):
         calm = wait(api, api.post("/runs", json=spec).json()["id"])
@@ -135,7 +135,7 @@ def _load(folder: Path) -> Iterator[None]:
 
 @pytest.mark.long
 @pytest.mark.timeout(0)
-@pytest.mark.xdist_group("server")
+@pytest.mark.xdist_group("killed_worker")
 def test_a_worker_that_is_killed_again_and_again_beside_other_load(tmp_path: Path) -> None:
     """Fifty times, or FITSERVE_TEST_KILLS; prints the count, since a flaw here shows once in many."""
     kills = int(os.environ.get("FITSERVE_TEST_KILLS", "50"))

@@ -47,7 +47,7 @@ from workers.trainer.export.export import raw_values
 from workers.trainer.interface import TrainingResult
 from workers.trainer.train import train
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
+pytestmark = pytest.mark.tensorflow
 ASKED = 12  # rows
 LONG = "long " * 40
 

@@ -32,7 +32,7 @@ from workers.trainer.export.export import serve
 from workers.trainer.interface import TrainingRequest
 from workers.trainer.train import train
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
+pytestmark = pytest.mark.tensorflow
 ASKED = 9  # rows of the file that are sent
 HEADER = ["customer id", "Umsatz", "seit", "Stadt", "note", "Kauf"]
 

@@ -25,7 +25,7 @@ from workers.trainer.insight import analysis
 from workers.trainer.interface import TrainingFailed
 from workers.trainer.train import train
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
+pytestmark = pytest.mark.tensorflow
 
 
 def _table(rows: int = 60) -> pa.Table:

@@ -26,7 +26,7 @@ from workers.trainer.export.calibrated_graph import calibrated_network, write_ca
 from workers.trainer.export.serving_graph import OutputForm, write
 from workers.trainer.train import train
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
+pytestmark = pytest.mark.tensorflow
 RANDOM = np.random.default_rng(7)
 
 

@@ -12,7 +12,7 @@ import pytest
 from tests.trainer.requests import RecordingReporter, request_of
 from workers.trainer.train import train
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
+pytestmark = pytest.mark.tensorflow
 
 
 def _table(noise: float = 0.1, rows: int = 120) -> pa.Table:

@@ -18,7 +18,7 @@ from tests.trainer.requests import RecordingReporter, request_of
 from workers.trainer.interface import TrainingResult
 from workers.trainer.train import train
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
+pytestmark = pytest.mark.tensorflow
 
 
 def _table(rows: int = 240) -> pa.Table:

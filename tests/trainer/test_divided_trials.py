@@ -25,7 +25,7 @@ from workers.trainer.interface import (
 )
 from workers.trainer.train import train
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
+pytestmark = pytest.mark.tensorflow
 
 # A learning rate of each trial's own cannot be stacked; dropout draws from each trial's own generator.
 SPEC = _spec(

@@ -21,7 +21,7 @@ from workers.trainer.export.export import raw_values, serve
 from workers.trainer.interface import TrainingFailed, TrainingResult, TrainingStopped
 from workers.trainer.train import train
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
+pytestmark = pytest.mark.tensorflow
 ROWS = 90
 DENSE = {"Dense": {"units": 6, "activation": "tanh"}}
 

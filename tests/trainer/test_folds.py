@@ -14,7 +14,7 @@ from tests.trainer.requests import RecordingReporter, request_of
 from workers.trainer.interface import OUT_OF_FOLD
 from workers.trainer.train import train
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
+pytestmark = pytest.mark.tensorflow
 
 
 @pytest.mark.parametrize("folds", [{"count": 3, "then": "refit"}, {"count": 4, "method": "group", "by": "site"}])

@@ -15,7 +15,7 @@ from tests.faults.cluster import PROJECT, free_port
 from tests.trainer.gang_process import SPECS, logs_alone
 from workers.trainer.engine.checkpoint import Checkpoint
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
+pytestmark = pytest.mark.tensorflow
 
 
 def start(folder: Path, rank: int, addresses: list[str], *names: str) -> subprocess.Popen[str]:

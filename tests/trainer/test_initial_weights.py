@@ -19,7 +19,7 @@ from tests.trainer.requests import RecordingReporter, request_of
 from workers.trainer.interface import TrainingRequest, TrainingResult, TrainingStopped
 from workers.trainer.train import train
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
+pytestmark = pytest.mark.tensorflow
 ROWS = 90
 NETWORK = [{"Dense": {"units": 4, "activation": "tanh"}}, "BatchNormalization", {"Dense": {"units": 4}}]
 KINDS = {"y": "categorical"}

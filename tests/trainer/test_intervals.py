@@ -13,7 +13,7 @@ from tests.trainer.requests import RecordingReporter, request_of
 from workers.trainer.calibration.fit_spread import fit_spread
 from workers.trainer.train import train
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
+pytestmark = pytest.mark.tensorflow
 
 
 def test_widths_follow_the_rows_and_the_groups_where_errors_do(tmp_path: Path) -> None:

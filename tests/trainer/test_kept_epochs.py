@@ -19,7 +19,7 @@ from workers.trainer.export import export as exporting
 from workers.trainer.interface import TrainingResult, TrainingStopped
 from workers.trainer.train import train
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
+pytestmark = pytest.mark.tensorflow
 ROWS = 60
 KINDS = {"y": "categorical"}
 

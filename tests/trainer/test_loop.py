@@ -31,7 +31,7 @@ from workers.trainer.engine.compiled import Compiled, RowTensors
 from workers.trainer.engine.loop import Loop, Pace
 from workers.trainer.train import train
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
+pytestmark = pytest.mark.tensorflow
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(50, 4)).astype("float32")

@@ -18,7 +18,7 @@ from tests.trainer.specs import train_one_epoch
 from workers.trainer.engine.network import build, build_network
 from workers.trainer.engine.tabular_layers import BatchEnsemble, Periodic
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
+pytestmark = pytest.mark.tensorflow
 
 L, R, C, INIT = keras.layers, keras.regularizers, keras.constraints, keras.initializers
 

@@ -12,7 +12,7 @@ from tests.spec.table import resolved
 from tests.trainer.activation_memory import activation_bytes
 from workers.trainer.engine.network import build_network
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
+pytestmark = pytest.mark.tensorflow
 
 NETWORKS, OFTEN = 50, 15  # in the long form, and every time
 BATCH = 16

@@ -22,7 +22,7 @@ from tests.trainer.specs import arrays, compiled
 from workers.trainer.engine.network import build_network, serving_network
 from workers.trainer.export.export import export
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
+pytestmark = pytest.mark.tensorflow
 
 EXAMPLES = 12
 MANY_EXAMPLES = 200

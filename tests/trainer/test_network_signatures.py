@@ -18,7 +18,7 @@ from fitserve.spec.regularizers import CONSTRAINTS, REGULARIZERS
 from fitserve.spec.training import EarlyStopping, ReduceLROnPlateau
 from workers.trainer.engine.network import MODULES, build
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
+pytestmark = pytest.mark.tensorflow
 
 FAMILIES = (LAYERS, INITIALIZERS, REGULARIZERS, CONSTRAINTS, OPTIMIZERS, SCHEDULES, LOSSES, METRICS)
 CLASSES = [cls for family in FAMILIES for cls in family.classes.values() if cls not in (*OURS, *tabular.OURS)]

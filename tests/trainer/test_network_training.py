@@ -25,7 +25,7 @@ from workers.trainer.engine.network import (
     build_optimizer,
 )
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
+pytestmark = pytest.mark.tensorflow
 
 OPT, S, L, M = keras.optimizers, keras.optimizers.schedules, keras.losses, keras.metrics
 

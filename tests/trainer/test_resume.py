@@ -19,7 +19,7 @@ from workers.trainer.engine.checkpoint import Checkpoint
 from workers.trainer.interface import TrainingRequest, TrainingResult
 from workers.trainer.train import train
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
+pytestmark = pytest.mark.tensorflow
 
 ROWS = 120
 

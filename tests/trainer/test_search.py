@@ -15,7 +15,7 @@ from tests.trainer.requests import RecordingReporter, facts_of, request_of
 from workers.trainer.interface import TrainingFailed, TrainingStopped, TrialAssignment
 from workers.trainer.train import train
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
+pytestmark = pytest.mark.tensorflow
 
 
 def _table(rows: int = 80) -> pa.Table:

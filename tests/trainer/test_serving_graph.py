@@ -14,7 +14,7 @@ from fitserve.spec.activations import ACTIVATIONS
 from workers.trainer.engine.tabular_layers import BatchEnsemble, Periodic, with_plain_layers
 from workers.trainer.export.serving_graph import NotWritten, OutputForm, write
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
+pytestmark = pytest.mark.tensorflow
 
 UNWRITTEN = {"glu", "sparse_plus", "sparse_sigmoid", "sparsemax", "squareplus", "threshold"}
 

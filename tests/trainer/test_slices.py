@@ -18,7 +18,7 @@ from tests.trainer.requests import RecordingReporter, facts_of, request_of
 from workers.trainer.insight import analysis, slice_columns, slices
 from workers.trainer.train import train
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
+pytestmark = pytest.mark.tensorflow
 
 
 def _rows(rows: int, seed: int, columns: int = 0) -> tuple[list[slice_columns.SlicedColumn], np.ndarray, pa.Table]:

@@ -15,7 +15,7 @@ from tests.trainer.test_kept_epochs import KINDS, spec, table
 from workers.trainer.interface import TrainingStopped
 from workers.trainer.train import train
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
+pytestmark = pytest.mark.tensorflow
 ADAM = {"Adam": {"learning_rate": 0.05}}
 SGD = {"SGD": {"learning_rate": 0.02, "momentum": 0.9}}
 

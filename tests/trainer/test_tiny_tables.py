@@ -16,7 +16,7 @@ from tests.trainer.requests import RecordingReporter, request_of
 from workers.trainer.export.export import serve
 from workers.trainer.train import train
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
+pytestmark = pytest.mark.tensorflow
 NORMALISED: list[Any] = [{"Dense": 4}, "BatchNormalization", {"Activation": "relu"}]
 
 

@@ -19,7 +19,7 @@ from workers.trainer.interface import TrainingFailed, TrainingResult, TrainingSt
 from workers.trainer.train import train
 from workers.trainer.trials import stacked as stacked_trials
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
+pytestmark = pytest.mark.tensorflow
 
 
 def _table(rows: int = 80) -> pa.Table:
