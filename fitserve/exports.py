@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fitserve.encoding import ENCODINGS
 from fitserve.errors import BadInput, Problem
 
 EXPORT_BLOB = "export"
@@ -24,11 +25,8 @@ class ExportFormat:
     code: bool = False  # whether it holds how the network was trained
 
 
-# Encodings that a graph of ONNX computes.
-_IN_ONNX = frozenset(
-    {"standardize", "min_max", "pass_through", "log", "robust", "piecewise_linear", "quantile", "periodic"}
-    | {"boolean", "one_hot", "index", "cyclic"}
-)
+_IN_ONNX = frozenset(name for name, encoding in ENCODINGS.items() if encoding.in_onnx)
+_IN_CODE = frozenset(name for name, encoding in ENCODINGS.items() if encoding.in_code)
 
 FORMATS: Mapping[str, ExportFormat] = {
     "onnx-raw": ExportFormat(".onnx", "ONNX with the preprocessing inside: takes raw columns", _IN_ONNX),
@@ -36,10 +34,7 @@ FORMATS: Mapping[str, ExportFormat] = {
     "code": ExportFormat(
         ".zip",
         "a script and a notebook in Keras alone, which train the network again",
-        frozenset(
-            {"standardize", "min_max", "pass_through", "log", "robust", "piecewise_linear", "boolean", "one_hot"}
-            | {"index"}
-        ),
+        _IN_CODE,
         code=True,
     ),
     "saved-model": ExportFormat(".zip", "SavedModel for TensorFlow Serving: takes raw columns"),

@@ -72,6 +72,7 @@ class Boolean(NumericEncoding):
 
     kinds = ("boolean",)
     column_class = BooleanColumn
+    in_onnx = in_code = True
 
     type: Literal["boolean"] = "boolean"
     missing: Literal["zero", "refuse"] = "zero"

@@ -20,6 +20,7 @@ class Index(Category):
 
     column_class = IndexColumn
     most_places = 100_000
+    in_onnx = in_code = True
 
     type: Literal["index"] = "index"
 

@@ -14,6 +14,7 @@ class Log(ScaledNumber):
 
     kinds = ("numeric",)
     linear = False
+    in_onnx = in_code = True
     type: Literal["log"] = "log"
 
     def transform(self, number: Any) -> Any:

@@ -12,6 +12,7 @@ from fitserve.encoding.number import ScaledNumber
 class MinMax(ScaledNumber):
     """(x - min) / (max - min) of the training rows; a constant column becomes 0."""
 
+    in_onnx = in_code = True
     type: Literal["min_max"] = "min_max"
 
     def center_and_scale(self, numbers: np.ndarray) -> tuple[float, float]:

@@ -28,6 +28,7 @@ class OneHot(Category):
     """A column for unknown values first (unless they are refused), then one for each category of the training rows."""
 
     column_class = OneHotColumn
+    in_onnx = in_code = True
 
     type: Literal["one_hot"] = "one_hot"
     indicator: Indicator = None

@@ -11,4 +11,5 @@ class PassThrough(ScaledNumber):
     """The number as it is."""
 
     rescales = False
+    in_onnx = in_code = True
     type: Literal["pass_through"] = "pass_through"

@@ -47,6 +47,7 @@ class Periodic(RobustNumber):
     """
 
     column_class = PeriodicColumn
+    in_onnx = True
 
     type: Literal["periodic"] = "periodic"
     missing: Literal["zero", "refuse"] = "zero"

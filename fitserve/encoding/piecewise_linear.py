@@ -68,6 +68,7 @@ class PiecewiseLinear(BinnedNumber):
     """
 
     column_class = PiecewiseLinearColumn
+    in_onnx = in_code = True
 
     type: Literal["piecewise_linear"] = "piecewise_linear"
     bins: int | None = Field(

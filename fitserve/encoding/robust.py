@@ -66,6 +66,7 @@ class Robust(RobustNumber):
     """
 
     column_class = RobustColumn
+    in_onnx = in_code = True
 
     type: Literal["robust"] = "robust"
     missing: Literal["mean", "median", "zero", "refuse"] = Field(

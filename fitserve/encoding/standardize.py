@@ -12,6 +12,7 @@ from fitserve.encoding.number import ScaledNumber
 class Standardize(ScaledNumber):
     """(x - mean) / standard deviation (population) of the training rows; a constant column becomes 0."""
 
+    in_onnx = in_code = True
     type: Literal["standardize"] = "standardize"
 
     def center_and_scale(self, numbers: np.ndarray) -> tuple[float, float]:
