@@ -73,7 +73,7 @@ def main() -> None:
     """Run until SIGTERM or SIGINT."""
     settings = Settings()
     _configure_process(settings)
-    # A call that hangs ends well before the lease does, so that the trainer is told to stop in time.
+    # A call that hangs ends well before the lease does, so that the trainer can be stopped in time.
     patience = max(5.0, settings.lease_seconds / 2)
     engine = db.make_engine(settings.resolved_database_url, statement_seconds=patience, answer_seconds=patience)
     publisher = Publisher(settings)

@@ -22,7 +22,7 @@ from fitserve.crash_points import crash_point
 from fitserve.datasets.staging import Stage
 from fitserve.errors import FitserveError
 from fitserve.operations import history
-from fitserve.operations.alarms import Watch
+from fitserve.operations.alarms import AlarmWatch
 from fitserve.operations.sampler import Sampler
 from fitserve.queue import Publisher
 from fitserve.rollouts import lifecycle
@@ -263,7 +263,7 @@ def main() -> None:
     Deliverer(settings, engine, stopping).start()
     AutomationDriver(settings, engine, reaper.blobs, publisher, stopping).start()
     StagedCommits(settings, engine, reaper.blobs, stopping).start()
-    watchers = (Sampler(engine, "reaper", settings.sample_seconds, settings.home), Watch(settings, engine))
+    watchers = (Sampler(engine, "reaper", settings.sample_seconds, settings.home), AlarmWatch(settings, engine))
     for thread in watchers:
         thread.start()
     reaper.run(stopping)

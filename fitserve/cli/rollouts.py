@@ -45,7 +45,7 @@ def start(
     min_requests: Annotated[int, typer.Option(min=0, help="Least requests of the new version in each step.")] = 100,
     min_truths: Annotated[int, typer.Option(min=0, help="Least predictions of it with ground truth in each step.")] = 0,
     deadline: Annotated[
-        float, typer.Option(min=0, help="Most seconds that a step waits, after its hold, for these; 0: for ever.")
+        float, typer.Option(min=0, help="Most seconds that a step waits, after its hold, for these; 0: no limit.")
     ] = 604_800.0,
     guard: GuardOption = None,
     shadow: Annotated[bool, typer.Option("--shadow", help="First send it a copy of the traffic.")] = False,

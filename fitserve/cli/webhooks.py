@@ -157,7 +157,7 @@ def events(
     type: Annotated[str | None, typer.Option(help="Only events of this type.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 20,
 ) -> None:
-    """List what happened, newest first: what webhooks are told."""
+    """List events, newest first: those that webhooks receive."""
     with session.client() as client:
         listed = list(client.webhooks.events(type=type, limit=limit))
     rows = [(one.id, one.type, str(one.data)[:80], screen.age(one.created_at)) for one in listed]

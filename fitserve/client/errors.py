@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from fitserve import errors
 from fitserve.errors import FitserveError, Problem, Unavailable
+from fitserve.excerpts import shorten
 
 if TYPE_CHECKING:
     import httpx2
@@ -145,7 +146,7 @@ def _evidence(item: FitserveError | Problem) -> Iterator[str]:
         yield f"  at {', '.join(where)}"
     if item.received is not None:
         text = json.dumps(item.received, ensure_ascii=False, default=str)
-        yield f"  received {text if len(text) < 200 else text[:200] + '...'}"
+        yield f"  received {shorten(text, 200)}"
     if item.expected:
         yield f"  expected {item.expected}"
     if item.fix:

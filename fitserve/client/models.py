@@ -235,9 +235,9 @@ class Models(Resource):
             model: its name; without `version` and `label`, its champion answers, else its newest version.
             rows: a pandas or polars frame; an array (rows, columns); a list of mappings or of lists.
             id: an id of your choosing; the predictions are stored under it until `feedback` brings their truth.
-            interval: a share of rows, such as 0.9, whose truth `{output}_low` to `{output}_high` of a number, or
-                `{output}_set` of a label, is to contain. Left out: the level of the version's spec, if it has one;
-                False: none.
+            interval: the share of rows, such as 0.9, whose truth is to lie between `{output}_low` and
+                `{output}_high`, or for a label in `{output}_set`. Left out: the level of the version's spec, if it
+                has one; False: none.
 
         Raises BadInput naming row and column, NotFound, Forbidden.
 
@@ -431,7 +431,7 @@ def _version_states(connection: Connection, model: str) -> dict[str, str]:
 
 
 def wait_until_served(connection: Connection, model: str, version: int, seconds: float) -> None:
-    """Wait until the prediction service, which polls the registry, knows a version; for at most so long."""
+    """Wait until the prediction service, which polls the registry, serves a version; give up after `seconds`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:
@@ -440,5 +440,5 @@ def wait_until_served(connection: Connection, model: str, version: int, seconds:
         except NotFound:
             pass
         except FitserveError:
-            return  # it is away, or this key may not ask it: nothing to wait for
+            return  # it is unavailable, or this key may not ask it: waiting would not help
         pause(_POLL)

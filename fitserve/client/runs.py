@@ -185,7 +185,7 @@ class Run(RunSummary, Handle):
         return self.history().plot(f"{self.model or self.id}: {self.state}")
 
     def cancel(self) -> Run:
-        """Request its end; a queued run ends at once, a running one within seconds."""
+        """Cancel it: a queued run ends at once, a running one within seconds."""
         return self._update(self._connection.send("POST", f"{_PATH}/{self.id}/cancel").json())
 
     def share(self, shared: bool = True) -> Run:

@@ -41,7 +41,7 @@ OWNER = ""  # of the events: no key has it, so only webhooks with `all_owners` h
 Key = tuple[str, str]  # name, subject
 
 
-class Watch(threading.Thread):
+class AlarmWatch(threading.Thread):
     """Looks for conditions every `sample_seconds` while this process leads, and samples the queue."""
 
     def __init__(

@@ -268,7 +268,7 @@ class _Ending:
         return RunState.failed
 
     def _clean_up(self) -> dict[str, str]:
-        """Queue the removal of what the run may have written outside. Return what is said of that."""
+        """Queue the removal of what the run may have written outside. Return the id of that run, for the error."""
         queued_run = None if self.clean else cleanup.queue(self.session, self.run, self.at)
         return {} if queued_run is None else {"cleanup": queued_run}
 

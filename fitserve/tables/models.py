@@ -71,7 +71,7 @@ class DecisionChange(Base):
     model: Mapped[str] = mapped_column(String(63))
     version: Mapped[int]
     decisions: Mapped[list[Any]]  # in force: `fitserve.decisions.apply`
-    asked: Mapped[dict[str, Any] | None]  # by whom it was moved; None: back to those of the training
+    asked: Mapped[dict[str, Any] | None]  # what the request was; None: back to those of the training
     owner: Mapped[str | None] = mapped_column(String(63))
     key_id: Mapped[str | None] = mapped_column(String(40))
     created_at: Mapped[datetime]

@@ -10,7 +10,7 @@ from sqlalchemy import text
 from starlette.concurrency import run_in_threadpool
 
 from fitserve import blobs, db, telemetry
-from fitserve.operations.alarms import Watch
+from fitserve.operations.alarms import AlarmWatch
 from fitserve.operations.sampler import Sampler
 from fitserve.queue import Publisher
 from fitserve.settings import Settings
@@ -86,7 +86,7 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         watchers = (
             Sampler(engine, "api", settings.sample_seconds, settings.home, http_reading.read),
-            Watch(settings, engine),
+            AlarmWatch(settings, engine),
         )
         for thread in watchers:
             thread.start()

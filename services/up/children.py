@@ -77,7 +77,7 @@ class Child:
 
     @property
     def due(self) -> bool:
-        """Whether it does not run and is to be started now."""
+        """Whether it is not running, and the delay before its restart is over."""
         return self.process is None and time.monotonic() >= self.restart_at
 
     def send(self, signum: int) -> None:

@@ -29,7 +29,7 @@ from services.up.stop_requests import StopRequests
 
 log = logging.getLogger("fitserve.up")
 
-_MAX_DEATHS = 3  # of a part that was never ready, before a person is told instead of another try
+_MAX_DEATHS = 3  # of a part that was never ready, after which the failure is shown instead of another try
 _SETTLE_SECONDS = 5  # beyond a trainer's time, for a worker to hand its runs back
 
 

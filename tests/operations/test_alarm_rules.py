@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from fitserve import db
 from fitserve.ids import new_id
 from fitserve.operations import alarms, conditions, samples
-from fitserve.operations.alarms import CLEAR_SECONDS, HOLD_SECONDS, Watch
+from fitserve.operations.alarms import CLEAR_SECONDS, HOLD_SECONDS, AlarmWatch
 from fitserve.runs import worker_registry
 from fitserve.settings import Settings
 from fitserve.tables import (
@@ -51,7 +51,7 @@ class World:
         with db.reading(engine) as session:
             self.engine, self.time = engine, db.now(session).replace(minute=0, second=0, microsecond=0)
         patch.setattr(db, "now", lambda session: self.time)  # it stands still until the test moves it
-        self.watch = Watch(Settings(home=folder), engine)
+        self.watch = AlarmWatch(Settings(home=folder), engine)
         with self.change() as (session, at):
             session.add(Blob(sha256="0" * 64, bytes=1, kind="dataset", created_at=at))
             session.flush()

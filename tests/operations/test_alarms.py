@@ -10,7 +10,7 @@ from sqlalchemy import Engine, select
 
 from fitserve import db
 from fitserve.operations import alarms, conditions, samples
-from fitserve.operations.alarms import Watch
+from fitserve.operations.alarms import AlarmWatch
 from fitserve.runs import worker_registry
 from fitserve.settings import Settings
 from fitserve.tables import Alarm, Drifting, OutboxEvent, Worker
@@ -28,7 +28,7 @@ def found(engine: Engine, settings: Settings) -> dict[str, conditions.Condition]
 
 def test_an_alarm_has_one_start_and_one_end_whoever_looks(engine: Engine, settings: Settings) -> None:
     worker_registry.register(engine, "w", "here", 1)
-    watches = [Watch(settings, engine, hold=0.0, clear=0.0) for _ in range(2)]
+    watches = [AlarmWatch(settings, engine, hold=0.0, clear=0.0) for _ in range(2)]
 
     def look() -> list[Alarm]:
         assert [watch.round() for watch in watches] == [True, False]
@@ -56,13 +56,13 @@ def test_an_alarm_has_one_start_and_one_end_whoever_looks(engine: Engine, settin
 
 def test_what_comes_and_goes_makes_no_alarm_and_no_second_one(engine: Engine, settings: Settings) -> None:
     worker_registry.register(engine, "w", "here", 1)
-    hesitant = Watch(settings, engine, hold=3600.0, clear=0.0)
+    hesitant = AlarmWatch(settings, engine, hold=3600.0, clear=0.0)
     with db.transaction(engine) as session:
         session.add(Drifting(model="m", version=1, psi=0.5, since=db.now(session)))
     hesitant.round()
     with db.reading(engine) as session:
         assert alarms.latest(session, limit=10) == []
-    patient = Watch(settings, engine, hold=0.0, clear=3600.0)
+    patient = AlarmWatch(settings, engine, hold=0.0, clear=3600.0)
     patient.holder = hesitant.holder
     patient.round()
     for present in (False, True):

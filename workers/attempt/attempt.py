@@ -359,7 +359,7 @@ class Attempt:
     def _note_cancel(self) -> None:
         if not self._cancel_requested:
             self._cancel_requested = True
-            self._stop_sent_at = None  # a trainer told to hand back is told again, with less time to obey
+            self._stop_sent_at = None  # a trainer that was asked to hand back is asked again, with less time
 
     def _renewing_lease(self, work: Callable[[], T], cause: FailureCause | None = None) -> T:
         """Do slow work (disk, object store) in a thread while the lease is renewed.

@@ -39,7 +39,7 @@ class Part:
 
     def as_entry(self, name: str) -> dict[str, Any]:
         """Return the part's entry in a manifest."""
-        # The algorithm's name before it: a bare digest in a run's result would keep the blob for ever.
+        # The algorithm's name before it: a bare digest in a run's result would keep the blob indefinitely.
         return {"name": name, "rows": self.rows, "bytes": self.bytes, "sha256": f"sha256:{self.blob}"}
 
 

@@ -29,8 +29,8 @@ def start_rollout(name: ModelName, body: RolloutRequest, response: Response, cal
     before. They are always-valid sequential tests: all together they take an equal version back in at most 5% of
     rollouts, however often they look. A breach gives the traffic back to the champion within five seconds.
 
-    A request's header `X-Sticky-Key` (gRPC: metadata `x-sticky-key`) keeps it with one version: those whom the new
-    one answers stay with it as its share grows.
+    A request's header `X-Sticky-Key` (gRPC: metadata `x-sticky-key`) keeps it with one version: keys that
+    the new one answers stay with it as its share grows.
     """
     options = body.options()
     if body.kind == "ab" and "steps" not in body.model_fields_set:

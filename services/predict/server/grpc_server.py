@@ -232,7 +232,7 @@ def _unary(
                 caller = request.identify()  # the key first, then bytes
                 data = data or await waiting.message(caller.key_id, context)
                 message = _decoded(method, data)
-            if method.needs_key:  # whether the server lives is told even where there is no room
+            if method.needs_key:  # health checks are answered even where there is no room
                 request.admit()
             response = (await request.run(method.handle, message)).SerializeToString()
             if may_be_fast:

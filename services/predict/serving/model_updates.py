@@ -83,7 +83,7 @@ class ModelUpdates:
     async def first_poll(self) -> None:
         """Wait for the first poll's end, so that no request is refused for a key or model that is not known yet.
 
-        A registry that is away is not waited for: its clients are told so.
+        It does not wait for a registry that is unavailable: requests are refused with 503 meanwhile.
         """
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._first_poll.wait(), FIRST_POLL_SECONDS)

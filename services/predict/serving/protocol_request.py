@@ -114,7 +114,7 @@ class ProtocolRequest(ABC):
                 self.service.counters.in_flight -= 1
 
     def admit(self) -> None:
-        """Count the request in, once all of it is there: one whose body never comes takes no place from others.
+        """Count the request in, once all of it has arrived: one whose body never comes takes no place from others.
 
         Raises TooMany where this process has too many at once.
         """

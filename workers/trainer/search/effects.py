@@ -16,7 +16,7 @@ from scipy import stats
 from fitserve.spec.search import LEFT_OUT, SEED, Choice, SearchSpec
 
 LEVEL = 0.95
-FEWEST = 3  # pairs below which nothing is said
+FEWEST = 3  # pairs; of fewer, no effect is reported
 
 
 def effects(search: SearchSpec, rows: Sequence[Mapping[str, Any]], held_out: float) -> list[dict[str, Any]]:

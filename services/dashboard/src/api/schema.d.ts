@@ -1286,8 +1286,8 @@ export interface paths {
          *     before. They are always-valid sequential tests: all together they take an equal version back in at most 5% of
          *     rollouts, however often they look. A breach gives the traffic back to the champion within five seconds.
          *
-         *     A request's header `X-Sticky-Key` (gRPC: metadata `x-sticky-key`) keeps it with one version: those whom the new
-         *     one answers stay with it as its share grows.
+         *     A request's header `X-Sticky-Key` (gRPC: metadata `x-sticky-key`) keeps it with one version: keys that
+         *     the new one answers stay with it as its share grows.
          */
         post: operations["start_rollout_api_v1_models__name__rollouts_post"];
         delete?: never;
