@@ -122,11 +122,14 @@ def test_a_row_of_many_zeros_is_served_by_the_others(tmp_path: Path) -> None:
     result = train(request_of(rows, body, tmp_path), RecordingReporter())
     assert [one.op_type for one in onnx.load(result.files["onnx"]).graph.node].count("If") == 1
     session, encoder = onnx_session(result.files["onnx"]), Encoder.from_json(result.manifest["encoder"])
-    together = serve(session, encoder, rows.slice(0, 20))["y"]
-    alone = np.concatenate([serve(session, encoder, rows.slice(at, 1))["y"] for at in range(20)])
-    np.testing.assert_allclose(alone, together, rtol=1e-5, atol=1e-6)
-    zeros = {one.name: np.zeros((1, *one.shape[1:]), np.float32) for one in session.get_inputs()}
-    assert np.isfinite(session.run(None, zeros)[0]).all()
+    together = serve(session, encoder, rows)["y"]  # each number of rows has its own operators: one, a few, many
+    for size in (1, 20, 64, 65):
+        starts = range(0, min(len(together), 20 * size), size)
+        parts = np.concatenate([serve(session, encoder, rows.slice(at, size))["y"] for at in starts])
+        np.testing.assert_allclose(parts, together[: len(parts)], rtol=1e-5, atol=1e-6)
+    for count in (1, 2):
+        zeros = {one.name: np.zeros((count, *one.shape[1:]), np.float32) for one in session.get_inputs()}
+        assert np.isfinite(session.run(None, zeros)[0]).all()
 
 
 @pytest.mark.parametrize("epochs", [60, 8])  # stopped, and not

@@ -135,10 +135,15 @@ def _prune(graph: Graph, outputs: Iterable[str]) -> None:
     for node in reversed(graph.nodes):
         if needed & set(node.output):
             nodes.append(node)
-            inner = (attribute.g for attribute in node.attribute if attribute.HasField("g"))
-            needed |= {*node.input, *(name for part in inner for own in part.node for name in own.input)}
+            needed |= _inputs_within(node)
     graph.nodes[:] = reversed(nodes)
     graph.constants[:] = [one for one in graph.constants if one.name in needed]
+
+
+def _inputs_within(node: Any) -> set[str]:
+    """Return the inputs of an operator and of those in its branches."""
+    branches = [attribute.g for attribute in node.attribute if attribute.HasField("g")]
+    return {*node.input}.union(*(_inputs_within(own) for part in branches for own in part.node))
 
 
 def _value_info(name: str, tensor: Any, is_wide: bool = False) -> Any:

@@ -29,6 +29,7 @@ L = keras.layers
 Array = NDArray[Any]
 WIDE = 256  # numbers of an input, from which it may be worth looking for those that are not 0
 SPARSE = 0.2  # share of them that are not 0, up to which it is
+FEW = 64  # rows, up to which most columns are 0 in all of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,28 +122,36 @@ class _Writer:
     def _product(self, x: str, kernel: Array, bias: str | None) -> str:
         """Return the product of a shared tensor with the kernels of all members.
 
-        A single row of a wide input that is mostly 0, such as words and categories, reads the kernels' rows of the
-        others alone: all of them would not stay in a core's cache.
+        One row or a few of a wide input that is mostly 0, such as words and categories, read the kernels' rows of the
+        other numbers alone: all of them would not stay in a core's cache.
         """
         graph, inputs = self._graph, [x, self._graph.constant(kernel)] + ([] if bias is None else [bias])
         if len(kernel) < WIDE or self._stack.density.get(x, 1.0) > SPARSE:
             return graph.add("Gemm", inputs)
-        whole = graph.constant([-1], np.int64)
-        row, many, own = Graph(), Graph(), f"t{len(graph.nodes)}"  # names are shared with the branches
+        zero, whole = graph.constant([0], np.int64), graph.constant([-1], np.int64)
+        row, few, many, own = Graph(), Graph(), Graph(), f"t{len(graph.nodes)}"  # names are shared with the branches
+
         flat = row.add("Reshape", [x, whole], f"{own}_flat")
         nonzero = row.add("NonZero", [flat], f"{own}_found")  # (1, numbers that are not 0)
         values = row.add("Gather", [flat, nonzero], f"{own}_values")
         kernels = row.add("Gather", [inputs[1], nonzero], f"{own}_kernels", axis=0)
-        end = row.add("MatMul", [values, kernels], f"{own}_product")  # (1, 1, members * units)
-        end = end if bias is None else row.add("Add", [end, bias], f"{own}_one")
-        several = many.add("Gemm", inputs, f"{own}_several")
+        of_row = row.add("MatMul", [values, kernels], f"{own}_product")  # (1, 1, members * units)
+        of_row = of_row if bias is None else row.add("Add", [of_row, bias], f"{own}_one")
+
+        sizes = few.add("ReduceL1", [x, zero], f"{own}_sizes", keepdims=0)  # not 0 where any row has a number
+        used = few.add("Reshape", [few.add("NonZero", [sizes], f"{own}_places"), whole], f"{own}_used")
+        columns = few.add("Gather", [x, used], f"{own}_columns", axis=1)
+        shared = few.add("Gather", [inputs[1], used], f"{own}_shared", axis=0)
+        of_few = few.add("Gemm", [columns, shared, *inputs[2:]], f"{own}_few")
+
+        of_many = many.add("Gemm", inputs, f"{own}_many")
         rows = graph.add("Shape", [x], start=0, end=1)
-        one = graph.add("Equal", [rows, graph.constant([1], np.int64)])
-        branches = [
-            helper.make_graph(part.nodes, name, [], [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)])
-            for part, name in ((row, end), (many, several))
-        ]
-        return graph.add("If", [one], then_branch=branches[0], else_branch=branches[1])
+        several = Graph()
+        is_few = several.add("LessOrEqual", [rows, graph.constant([FEW], np.int64)], f"{own}_is_few")
+        either = {"then_branch": _branch(few, of_few), "else_branch": _branch(many, of_many)}
+        of_several = several.add("If", [is_few], f"{own}_several", **either)
+        is_one = graph.add("Equal", [rows, graph.constant([1], np.int64)])
+        return graph.add("If", [is_one], then_branch=_branch(row, of_row), else_branch=_branch(several, of_several))
 
     def _activated(self, layer: Any, x: _Tensor) -> _Tensor:
         return _Tensor(serving_graph.activation(self._graph, layer.activation, x.name), x.stacked)
@@ -211,6 +220,13 @@ class _Writer:
                 one = _Tensor(graph.add("Expand", [one.name, times]), stacked=True)
             alike.append(one)
         return alike
+
+
+def _branch(part: Graph, output: str) -> onnx.GraphProto:
+    """Return operators as a branch of an `If`, with one output."""
+    return helper.make_graph(
+        part.nodes, output, [], [helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, None)]
+    )
 
 
 LayerWriter = Callable[[_Writer, Any, list[_Tensor], list[Any]], _Tensor]
