@@ -57,7 +57,7 @@ def read_level(value: Any, pointer: str = "/interval") -> float:
     if isinstance(value, (int, float, str)) and not isinstance(value, bool):
         try:
             level = float(value)
-        except ValueError:
+        except (ValueError, OverflowError):  # an integer of 400 digits
             level = math.nan
     if not 0 < level < 1:
         raise BadInput(
@@ -231,22 +231,20 @@ class Conformal:
         lows, highs = limits.few
         if output["task"] != "regression":
             (added,) = self._added_names
+            likely = _likely_of_two if len(values[0]) == 1 else _likely
             return [
-                {name: row, added: _likely(row, limits.labels, highs[at] + 1e-9)}
+                {name: row, added: likely(row, limits.labels, highs[at] + 1e-9)}
                 for row, at in zip(values, places, strict=True)
             ]
         low, high = self._added_names
-        if limits.spread is None:
-            if len(values) == 1:  # most requests
-                row, at = values[0], places[0]
-                middle = row[len(row) // 2]
-                return [{name: row, low: middle + lows[at], high: middle + highs[at]}]
-            spread = [1.0] * len(values)
-        else:
-            spread = limits.spread.of_few(values, feeds)
+        widths = [1.0] * len(values) if limits.spread is None else limits.spread.of_few(values, feeds)
+        if len(values) == 1:  # most requests
+            (row,), at, width = values, places[0], widths[0]
+            middle = row[len(row) // 2]
+            return [{name: row, low: middle + lows[at] * width, high: middle + highs[at] * width}]
         return [
             {name: row, low: row[len(row) // 2] + lows[at] * width, high: row[len(row) // 2] + highs[at] * width}
-            for row, at, width in zip(values, places, spread, strict=True)
+            for row, at, width in zip(values, places, widths, strict=True)
         ]
 
     def rows(self, name: str) -> int:
@@ -345,12 +343,22 @@ def _set(output: Mapping[str, Any], limits: _Limits, values: Array, places: Any)
 
 def _likely(row: list[float], labels: Sequence[str], limit: float) -> list[str]:
     """Return the labels in one row's set, in label order: the rule of `likelier`, on plain numbers."""
-    shares = [1 - row[0], row[0]] if len(row) == 1 else row
-    before, inside = 0.0, [False] * len(shares)
-    for place in sorted(range(len(shares)), key=lambda place: -shares[place]):
-        inside[place] = before <= limit
-        before += shares[place]
-    return [label for label, own in zip(labels, inside, strict=True) if own]
+    before, inside = 0.0, []
+    for place in sorted(range(len(row)), key=row.__getitem__, reverse=True):  # of equal ones the first stays first
+        if before > limit:  # as it is for all that follow
+            break
+        inside.append(place)
+        before += row[place]
+    return [labels[place] for place in sorted(inside)]
+
+
+def _likely_of_two(row: list[float], labels: Sequence[str], limit: float) -> list[str]:
+    """Return the same where the row is the probability of the second of two labels."""
+    second = row[0]
+    first = 1 - second
+    if max(first, second) <= limit:
+        return list(labels)
+    return [labels[0] if first >= second else labels[1]] if limit >= 0 else []
 
 
 def likelier(shares: Array) -> Array:

@@ -60,7 +60,7 @@ class Spread:
 
     def of_design(self, x: Array) -> Array:
         """Return the spread from what `design` returned."""
-        bent = x[:, self._places]
+        bent = x.take(self._places, axis=1)
         bent -= self._knots
         logs = np.maximum(bent, 0.0, out=bent) @ self._weights
         logs += self._constant
@@ -71,20 +71,22 @@ class Spread:
         if not self.needs_feeds:
             return [max(row[-1] - row[0], self._floor) for row in rows]
         assert feeds is not None
-        if self._few is None:
-            values: list[float] = self.of(np.array(rows, np.float64), feeds).tolist()
-            return values
-        columns = [feeds[name].tolist() for name in self._names]
-        spreads = []
-        for at, row in enumerate(rows):
-            x = [*(columns[0][at] if len(columns) == 1 else [one for own in columns for one in own[at]])]
+        if len(rows) > 1:
+            return self.of_design(design(np.array(rows, np.float64), feeds, self._names)).tolist()  # type: ignore[no-any-return]
+        (row,) = rows
+        parts = [feeds[name][0] for name in self._names]
+        if self._few is not None:
+            x = [*parts[0].tolist()] if len(parts) == 1 else [one for part in parts for one in part.ravel().tolist()]
             x.append(row[len(row) // 2])
             total = self._constant
             for place, knot, weight in self._few:
                 if (above := x[place] - knot) > 0:
                     total += weight * above
-            spreads.append(math.exp(min(max(total, self._low), self._high)))
-        return spreads
+        else:  # as `of_design`, with the calls of NumPy that one row needs
+            bent = np.concatenate([*map(np.ravel, parts), [row[len(row) // 2]]], dtype=np.float64).take(self._places)
+            bent -= self._knots
+            total = self._constant + float(np.maximum(bent, 0.0, out=bent).dot(self._weights))
+        return [math.exp(min(max(total, self._low), self._high))]
 
 
 def _as_bends(spread: Mapping[str, Any]) -> tuple[float, list[tuple[int, float, float]]]:

@@ -13,6 +13,7 @@ from fitserve.errors import BadInput
 
 NUMBER = {"name": "y", "task": "regression", "labels": None}
 LABELS = {"name": "y", "task": "multiclass", "labels": ["a", "b", "c"]}
+TWO = {"name": "y", "task": "binary", "labels": ["no", "yes"]}
 
 
 def model(output: dict[str, Any], scores: np.ndarray) -> dict[str, Any]:
@@ -104,7 +105,9 @@ def test_intervals_are_mapies_and_sets_cover_between_its_two() -> None:
         assert found.covers(labels[new]).mean() >= level - 2.6 * np.sqrt(level * (1 - level) * 2 / 400)
 
 
-def test_a_few_rows_are_answered_as_many_are() -> None:
+@pytest.mark.parametrize("few_bends", [0, 40])  # of a row's spread: by NumPy, and without
+def test_a_few_rows_are_answered_as_many_are(few_bends: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fitserve.spread.FEW_BENDS", few_bends)
     random = np.random.default_rng(3)
     spread = {
         "kind": "inputs",
@@ -126,10 +129,22 @@ def test_a_few_rows_are_answered_as_many_are() -> None:
     for output, manifest, rows, asked in (
         (NUMBER, {"outputs": [NUMBER], "conformal": {"y": kept}}, values, feeds),
         (LABELS, model(LABELS, random.uniform(size=300)), random.dirichlet([1, 1, 1], 5), {}),
+        (TWO, model(TWO, random.uniform(0.4, 0.8, size=300)), np.array([[0.5], [0.0], [1.0], [0.71], [0.3]]), {}),
     ):
         promises = conformal.Conformal(manifest)
         (many,) = promises.bounds({"y": rows}, 0.7, conformal.RowFacts(groups, asked))
         few = promises.few_rows(0.7, rows.tolist(), groups, asked)
+        alone = [
+            promises.few_rows(0.7, [row], [groups[at]], {name: feed[at : at + 1] for name, feed in asked.items()})[0]
+            for at, row in enumerate(rows.tolist())
+        ]
         for name, listed in many.listed().items():
-            found = [row[name] for row in few]
-            assert found == (listed if output is LABELS else pytest.approx(listed, rel=1e-12))
+            for answers in (few, alone):
+                found = [row[name] for row in answers]
+                assert found == (pytest.approx(listed, rel=1e-12) if output is NUMBER else listed)
+
+
+@pytest.mark.parametrize("level", [0, 1, -0.5, "x", True, [], {}, None, 10**400, "1e400", float("nan")])
+def test_a_level_is_a_share(level: Any) -> None:
+    with pytest.raises(BadInput, match="share of the rows"):
+        conformal.read_level(level)

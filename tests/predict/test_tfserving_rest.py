@@ -261,6 +261,13 @@ def test_explanations_sum_to_the_change(client, model) -> None:
         np.testing.assert_allclose(total, np.array(answer) - result["baseline"]["outputs"][name], atol=1e-5)
 
 
+@pytest.mark.parametrize("row", [[], [1], [[[]]], [1, 2, 3, 4, 5], {"gre": 1, "unknown": 2}])
+def test_a_row_of_other_columns_is_not_explained(client, row) -> None:
+    refused = client.post("/v1/models/adm:explain", json={"instances": [ADM, row]})
+    assert refused.status_code == 400
+    assert "Row 2" in refused.json()["error"]
+
+
 def test_bodies_beyond_the_control_apis_limit(client) -> None:
     row = ", ".join(["1.000000000000000000000000000000"] * 6)
     body = '{"instances": [' + ",".join([f"[{row}]"] * 60_000) + "]}"

@@ -208,9 +208,9 @@ class Columns:
         return np.frombuffer(packed, np.float64).reshape(len(numbers), -1)
 
     def positional(self, rows: InputRows) -> list[list[Any]]:
-        """Return the rows as lists in the columns' order."""
+        """Return the rows as lists in the columns' order. Raises BadInput."""
         listed = rows.values.tolist() if isinstance(rows.values, np.ndarray) else rows.values
-        return [[row.get(name) for name in self.names] if isinstance(row, dict) else list(row) for row in listed]
+        return [list(self.encoder.positional(row, number)) for number, row in enumerate(listed, 1)]
 
 
 def _is_numeric(column: RawColumn) -> bool:

@@ -77,10 +77,14 @@ class RowBuffer:
     def write_numbers(self, numbers: Sequence[float]) -> bool:
         """Write rows that are all numbers, one after the other; False where one is not clean, or they are too many."""
         plain = self._numbers
-        if plain is None or len(numbers) > min(FEW_NUMBERS, self.rows * plain.columns):
+        if plain is None or not self.takes_numbers(len(numbers) // plain.columns):
             return False
         self._clear(len(numbers) // plain.columns)
         return plain.write_few(numbers, self._flat)
+
+    def takes_numbers(self, rows: int) -> bool:
+        """Return whether so many rows are few enough for `write_numbers`."""
+        return self._numbers is not None and rows <= self.rows and rows * self._numbers.columns <= FEW_NUMBERS
 
     def _clear(self, rows: int) -> None:
         """Make the first rows zeros."""

@@ -9,7 +9,6 @@ values, several reads, pipelining. So each answer but the plain one is made in o
 from __future__ import annotations
 
 import logging
-import math
 import time
 from array import array
 from typing import Any
@@ -32,7 +31,7 @@ log = logging.getLogger(__name__)
 
 MEASURE_EVERY = 16  # flushes: of one in so many, each phase is timed
 MAX_PENDING_ROWS = 1024  # with more rows than this, requests do not wait for the iteration to end
-_FEW_ROWS = 16  # up to so many, plain Python encodes faster than NumPy
+_FEW_ROWS = 32  # up to so many clean ones, plain Python encodes faster than NumPy
 _LENGTHS = [str(number).encode() for number in range(4096)]
 _encode_json = msgspec.json.Encoder().encode
 
@@ -151,13 +150,14 @@ class FastLane:
             rows = _encode_json(values.tolist())[2:-2].split(b"],[")
             plain = b"null" not in rows[0] and (count == 1 or bool(np.isfinite(values).all()))
         else:
-            listed, plain = _with_bounds(model, kind, level, requests, feeds, values)
+            rows = _with_bounds(model, kind, level, requests, feeds, values)
+            plain = not any(b"null" in text for text in rows)  # of NaN and infinity, or in a label
         if not plain:
             for request in requests:  # the ordinary path writes NaN and Infinity
                 request.connection.take_ordinary_path(request.data)
             return
         if level is not None:
-            self._write_bounds(model, requests, listed)
+            self._write_bounds(model, requests, rows)
         elif kind in (NUMBERS, MIXED):
             self._write_tfserving(model, requests, rows)
         else:
@@ -181,12 +181,9 @@ class FastLane:
             length = _LENGTHS[size] if size < 4096 else str(size).encode()
             request.connection.respond(b"".join((prefix, length, suffix, b'{"predictions":[[', text, b"]]}")))
 
-    def _write_bounds(self, model: LoadedModel, requests: list[PendingRequest], listed: list[dict[str, Any]]) -> None:
+    def _write_bounds(self, model: LoadedModel, requests: list[PendingRequest], texts: list[bytes]) -> None:
         prefix, suffix = self._head(requests[0].connection, model)
-        start = 0
-        for request in requests:
-            text = _encode_json(listed if len(requests) == 1 else listed[start : start + request.count])
-            start += request.count
+        for request, text in zip(requests, texts, strict=True):
             size = len(text) + 16
             length = _LENGTHS[size] if size < 4096 else str(size).encode()
             request.connection.respond(b"".join((prefix, length, suffix, b'{"predictions":', text, b"}")))
@@ -244,8 +241,8 @@ def _hand_over_unclean(requests: list[PendingRequest], clean: Any) -> list[Pendi
 
 def _with_bounds(
     model: LoadedModel, kind: str, level: float, requests: list[PendingRequest], feeds: dict[str, Any], values: Any
-) -> tuple[list[dict[str, Any]], bool]:
-    """Return each row's prediction with its bounds, and whether all of them are finite. Raises BadInput."""
+) -> list[bytes]:
+    """Return each request's predictions and bounds as JSON; what is not finite is null. Raises BadInput."""
     groups = None
     if model.conformal.coverage_by is not None:
         asked = [row for request in requests for row in request.rows]
@@ -253,7 +250,13 @@ def _with_bounds(
         groups = model.columns.labels_in(model.conformal.coverage_by, input_rows)
     listed = values.tolist() if values.ndim == 2 else [[value] for value in values.tolist()]
     rows = model.conformal.few_rows(level, listed, groups, feeds)
-    return rows, all(math.isfinite(value) for row in listed for value in row)
+    if len(requests) == 1:
+        return [_encode_json(rows)]
+    texts, start = [], 0
+    for request in requests:
+        texts.append(_encode_json(rows[start : start + request.count]))
+        start += request.count
+    return texts
 
 
 def _infer_few(
@@ -282,6 +285,9 @@ def _write_few(buffer: RowBuffer, kind: str, requests: list[PendingRequest]) -> 
     if kind == MIXED:
         rows = requests[0].rows if len(requests) == 1 else [row for request in requests for row in request.rows]
         return len(rows) if len(rows) <= _FEW_ROWS and buffer.write(rows) else 0
+    count = sum(request.count for request in requests)
+    if not buffer.takes_numbers(count):
+        return 0
     flat: list[float] = []
     for request in requests:
         if kind == NUMBERS:
@@ -291,7 +297,7 @@ def _write_few(buffer: RowBuffer, kind: str, requests: list[PendingRequest]) -> 
             flat += request.rows
     if kind == FP32:
         flat = array("f", flat).tolist()  # rounded as float32; too large a number becomes infinite
-    return sum(request.count for request in requests) if buffer.write_numbers(flat) else 0
+    return count if buffer.write_numbers(flat) else 0
 
 
 def _encode(model: LoadedModel, kind: str, requests: list[PendingRequest]) -> tuple[dict[str, Any], Any]:
