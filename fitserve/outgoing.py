@@ -96,16 +96,16 @@ class Response:
     _deadline: _Deadline
 
     def __iter__(self) -> Iterator[bytes]:
-        while chunk := self._read(CHUNK):
+        while chunk := self._received(self._raw.read1, CHUNK):  # as it comes, however little
             yield chunk
 
     def read(self, most: int) -> bytes:
         """Return the first bytes of the body, `most` at the most."""
-        return self._read(most)
+        return self._received(self._raw.read, most)
 
-    def _read(self, size: int) -> bytes:
+    def _received(self, read: Callable[[int], bytes], size: int) -> bytes:
         with self._deadline.explained():
-            data = self._raw.read(size)
+            data = read(size)
             if not data and self._raw.length:
                 raise http.client.IncompleteRead(data, self._raw.length)
             return data
@@ -166,16 +166,17 @@ class Outgoing:
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
         seconds: float = 30.0,
+        silence: float | None = None,
         redirects: int = 0,
         pointer: str | None = None,
     ) -> Iterator[Response]:
-        """Make a request, and yield its response; all of it together takes at most `seconds`.
+        """Make a request, and yield its response; all of it takes at most `seconds`, of which `silence` without a byte.
 
         Each of up to `redirects` redirects is checked like the first address; one more, or any with `redirects=0`, is
         answered as it is. `Authorization` and cookies are not sent on to another origin. Raises ForbiddenAddress,
         NoAnswer.
         """
-        deadline = _Deadline(seconds)
+        deadline = _Deadline(seconds, silence)
         sent = {"User-Agent": "fitserve", "Accept-Encoding": "identity", **(headers or {})}
         with deadline:
             for hop in range(redirects + 1):
@@ -297,9 +298,9 @@ def _resolve(host: str, port: int) -> list[str]:
 class _Deadline:
     """Ends a request after its time, even while the other side sends one byte now and then."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, silence: float | None = None) -> None:
         self._ends_at = time.monotonic() + seconds
-        self._seconds = seconds
+        self._seconds, self._silence = seconds, seconds if silence is None else silence
         self._socket: socket.socket | None = None
         self._timer = threading.Timer(seconds, self._cut)
         self._timer.daemon = True
@@ -318,6 +319,7 @@ class _Deadline:
 
     def watch(self, opened: socket.socket) -> None:
         self._socket = opened
+        opened.settimeout(min(self.left(), self._silence))
 
     def _cut(self) -> None:
         try:
@@ -336,7 +338,7 @@ class _Deadline:
             raise NoAnswer(f"Its TLS certificate is not valid: {error.verify_message}.") from error
         except ssl.SSLError as error:
             raise NoAnswer("TLS failed.") from error
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: the length of a chunk
             self.left()
             if isinstance(error, TimeoutError):
                 raise NoAnswer("The connection timed out.") from error
@@ -354,7 +356,6 @@ class _Pinned(http.client.HTTPConnection):
     def connect(self) -> None:
         self.sock = self._connected()
         self._deadline.watch(self.sock)
-        self.sock.settimeout(self._deadline.left())
         if self._context is not None:
             # The handshake follows once the deadline knows this socket: wrapping has taken the first one's place.
             wrapped = self._context.wrap_socket(
@@ -362,7 +363,6 @@ class _Pinned(http.client.HTTPConnection):
             )
             self.sock = wrapped
             self._deadline.watch(wrapped)
-            wrapped.settimeout(self._deadline.left())
             wrapped.do_handshake()
 
     def _connected(self) -> socket.socket:

@@ -105,6 +105,12 @@ def _node_of_driver() -> str | None:
     return None
 
 
+def _npm() -> str | None:
+    """On the PATH, or the one that `make dashboard` brings where no Node is there."""
+    own = Path(sys.prefix) / "node" / "npm"
+    return _program("npm", variable="FITSERVE_TEST_NPM")() or (str(own) if own.exists() else None)
+
+
 def _postgresql() -> str | None:
     if os.environ.get("FITSERVE_TEST_POSTGRES_URL"):
         return os.environ["FITSERVE_TEST_POSTGRES_URL"]
@@ -159,7 +165,7 @@ TOOLS: dict[str, Tool] = {
     "promtool": Tool(_program("promtool"), "apt-get install prometheus", ("prometheus",)),
     "nginx": Tool(_program("nginx"), "apt-get install nginx-light", ("nginx-light",)),
     "git": Tool(_program("git"), "apt-get install git", ("git",)),
-    "npm": Tool(_program("npm"), "apt-get install npm", ("npm",)),
+    "npm": Tool(_npm, "apt-get install npm, or make dashboard", ("npm",), in_ci=True),
     "docker compose": Tool(_compose, "apt-get install docker-compose", ("docker-compose",)),
     "pseudo-terminals": Tool(_terminal, "mount -t devpts devpts /dev/pts"),
     "the right to mount a tmpfs": Tool(_tmpfs, "run as root, outside a container that forbids it"),

@@ -249,9 +249,24 @@ class GroupInfo(DataModel):
     sentence: str | None
 
 
+class DataOrigin(DataModel):
+    """A dataset, and what it was made from."""
+
+    dataset: str = Field(description="Name and version")
+    dataset_id: str
+    made: Literal["uploaded", "imported", "predicted"]
+    model: str | None = Field(None, description="Whose predictions it holds")
+    version: int | None = Field(None, description="Of the model")
+    run: str | None = Field(None, description="The batch prediction that made it")
+    trained_by: str | None = Field(None, description="The run that trained that version, if you may see it")
+
+
 class Lineage(DataModel):
     """A run's ancestors and descendants, and which changes helped."""
 
     run: str
     group: str
     groups: list[GroupInfo]
+    data: list[DataOrigin] = Field(
+        description="The run's dataset; where it holds predictions, then the one that they were made on, and so on"
+    )

@@ -85,6 +85,29 @@ def test_predictions_go_to_a_table_and_a_bucket_and_come_in_again(
         client.runs.get(twice.id).wait(PATIENCE)
 
 
+def test_a_run_on_predictions_knows_whose_they_are(client: Client, trained: Run) -> None:
+    asked = client.models.predict_dataset("client-circle", trained.dataset, version=1, name="in-and-out-predicted")
+    client.runs.get(asked.id).wait(PATIENCE)
+    spec = {"dataset": "in-and-out-predicted", "target": "predicted_side", "features": ["x"], "network": [{"Dense": 2}]}
+    student = client.runs.create(spec, training={"epochs": 1}, model="in-and-out-student").wait(PATIENCE)
+    own, source = student.lineage().data
+    assert (own.dataset, own.made, own.model, own.version) == (
+        "in-and-out-predicted@1",
+        "predicted",
+        "client-circle",
+        1,
+    )
+    assert (own.run, own.trained_by, source.dataset, source.made) == (
+        asked.id,
+        trained.id,
+        "client-circle@1",
+        "uploaded",
+    )
+    card = client.models.card("in-and-out-student", 1)
+    assert "| predicted by | client-circle, version 1, on client-circle@1 |" in card.replace("\\", "")
+    client.models.delete("in-and-out-student")
+
+
 def test_what_cannot_come_in_or_go_out_is_refused_without_a_secret(
     client: Client, trained: Run, places: tuple[Any, Any], server: Server
 ) -> None:

@@ -15,7 +15,7 @@ import pytest
 from docs.make_api import documents, page
 from services.control.openapi import METHODS
 from tests.conftest import PROJECT, Server, get_text
-from tests.needs import needs
+from tests.needs import need, needs
 
 CLIENT = PROJECT / "clients" / "typescript"
 
@@ -46,9 +46,10 @@ def typescript(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 def npm(folder: Path, *words: str, **environment: str) -> str:
     quiet = {"REDOCLY_TELEMETRY": "off", "npm_config_update_notifier": "false"}
-    done = subprocess.run(
-        ["npm", *words], cwd=folder, env={**os.environ, **quiet, **environment}, capture_output=True, text=True
-    )
+    program = Path(need("npm"))
+    path = f"{program.parent}{os.pathsep}{os.environ['PATH']}"  # its Node is beside it
+    variables = {**os.environ, **quiet, **environment, "PATH": path}
+    done = subprocess.run([program, *words], cwd=folder, env=variables, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
 

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.large_import import peak_of
-from fitserve.datasets.sources import fetched, objects
+from fitserve.datasets.sources import fetched, https, objects
 from fitserve.ids import new_id
 from tests.datasets.conftest import Api
 from tests.object_stores import AZURE_KEY, KINDS, emulated
@@ -120,6 +120,8 @@ def test_a_store_that_gives_nothing_is_refused_or_away(api: Api, lake: Callable[
         ("lake", "../other/x.csv", 422, "below"),
         ("lake", "bad/*", 422, "several formats"),
         ("lake", "bad/*.csv", 422, "2.csv"),
+        ("lake", "bad/***/x", 422, "folders"),
+        ("lake", "bad/[z-a", 422, "no object"),
         ("dry", "x.csv", 422, "no object"),
         ("away", "x.csv", 503, "does not answer"),
     ):
@@ -238,6 +240,7 @@ class BreakingFiles:
         self.states, self.breaks, self.requests = [CSV], [len(CSV)], []
         self.resumes, self.careless = True, False  # whether it heeds Range, and Range without If-Range
         self.mark, self.block = "ETag", len(CSV)  # what identifies a state; the most bytes of a range
+        self.silent, self._end = False, threading.Event()  # whether a connection falls silent instead of breaking
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -284,7 +287,14 @@ class BreakingFiles:
         to.send_header("Content-Length", str(end - start))
         to.end_headers()
         to.wfile.write(data[start : min(end, start + most)])
+        if self.silent and start + most < end:
+            self._end.wait(30)
         to.close_connection = True
+
+    def close(self) -> None:
+        self._end.set()
+        self.server.shutdown()
+        self.server.server_close()
 
 
 @pytest.fixture
@@ -292,8 +302,7 @@ def files() -> Iterator[BreakingFiles]:
     """A server of files that breaks as it is told to."""
     files = BreakingFiles()
     yield files
-    files.server.shutdown()
-    files.server.server_close()
+    files.close()
 
 
 def test_a_broken_download_is_resumed_and_a_changed_file_begins_again(api: Api, files: BreakingFiles) -> None:
@@ -342,6 +351,21 @@ def test_memory_does_not_grow_with_the_file(format: str) -> None:
     assert large["peak"] < 1.3 * small["peak"], f"{small} {large}"
 
 
+def test_a_silent_connection_is_a_broken_one_and_a_slow_one_is_given_up(
+    api: Api, files: BreakingFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(https, "SILENCE", 0.5)
+    monkeypatch.setattr(fetched, "FIRST_PAUSE", 0.0)
+    files.breaks, files.silent = [100_000, len(CSV)], True
+    answer = ask(api, "silent", https={"url": f"{files.url}/silent.csv"})
+    assert (answer.status_code, answer.json().get("bytes")) == (201, len(CSV)), answer.text
+    assert [request.get("Range") for request in files.requests] == [None, "bytes=100000-"]
+    monkeypatch.setattr(https, "SLOWEST", 10**9)
+    monkeypatch.setattr(https, "SILENCE", 0.0001)
+    answer = ask(api, "slow", https={"url": f"{files.url}/silent.csv"})
+    assert (answer.status_code, "fewer than" in answer.text or "does not answer" in answer.text) == (503, True)
+
+
 def test_what_an_address_does_not_give_is_said(api: Api, files: BreakingFiles) -> None:
     api.connect(partner={"url": files.url, "options": {"headers": {"Authorization": "Bearer t0ken"}}})
     before = api.blobs()
@@ -370,6 +394,13 @@ def test_what_an_address_does_not_give_is_said(api: Api, files: BreakingFiles) -
 # --- a Delta table -------------------------------------------------------------------------------------------------
 
 
+_FUTURE = (
+    '{"protocol": {"minReaderVersion": 3, "minWriterVersion": 7, "readerFeatures": ["x"], "writerFeatures": ["x"]}}\n'
+    '{"metaData": {"id": "1", "format": {"provider": "parquet", "options": {}}, "partitionColumns": [],'
+    ' "configuration": {}, "schemaString": "{\\"type\\": \\"struct\\", \\"fields\\": []}"}}'
+)
+
+
 def test_a_delta_table_is_read_at_a_version(api: Api, tmp_path: Path) -> None:
     folder = tmp_path / "tables" / "visits"
     first = pa.table({"id": [1, 2, 3], "shop": ["x", "y", "x"], "price": [1.5, None, 2.5]})
@@ -392,7 +423,11 @@ def test_a_delta_table_is_read_at_a_version(api: Api, tmp_path: Path) -> None:
     deltalake.write_deltalake(folder.parent / "torn", first)
     (part,) = (folder.parent / "torn").glob("*.parquet")
     part.write_bytes(b"PAR1" + bytes(part.stat().st_size - 8) + b"PAR1")
-    for path, version in (("visits", 99), ("none", None), ("../tables/visits", None), ("torn", None)):
+    for name, log in (("empty", "{}"), ("text", "no JSON"), ("future", _FUTURE)):
+        (folder.parent / name / "_delta_log").mkdir(parents=True)
+        (folder.parent / name / "_delta_log" / f"{0:020}.json").write_text(log)
+    unread = [(name, None) for name in ("none", "../tables/visits", "torn", "empty", "text", "future")]
+    for path, version in (("visits", 99), *unread):
         source = {"connection": "tables", "path": path, **({"version": version} if version else {})}
         answer = ask(api, "visits", delta=source)
         assert answer.status_code == 422, answer.text

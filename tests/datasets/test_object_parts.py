@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from pydantic import SecretStr
@@ -60,3 +63,28 @@ def test_a_part_that_breaks_off_ends_the_fetch(tmp_path: Path, monkeypatch: pyte
     store = MeetingStore(meets=False, skip_instance_cache=True)
     with pytest.raises(SourceAway, match="reset by peer"):
         fetch(store, tmp_path, monkeypatch, parts)
+
+
+def test_a_pattern_matches_as_in_fsspec_in_a_time_that_grows_with_its_length() -> None:
+    names = ["a.csv", "b/a.csv", "b/c/a.csv", "b/c/d/e.csv.gz", "b/aa.csv", "b/[x].csv", "b/ü.csv", "c", "b/.a.csv"]
+    for pattern in (
+        "*",
+        "*.csv",
+        "**",
+        "**/*.csv",
+        "b/**",
+        "b/**/a.csv",
+        "b/*/?.csv",
+        "[ab]/*[!a].csv",
+        "*/**/e*",
+        "b/a*a*",
+    ):
+        theirs = re.compile(fsspec.utils.glob_translate(pattern))
+        ours = objects.Pattern(pattern.split("/"))
+        assert [name for name in names if ours(name.split("/"))] == [name for name in names if theirs.match(name)], (
+            pattern
+        )
+    began_at = time.process_time()
+    assert not objects.Pattern(["*a" * 100 + "*b"])(["a" * 1000])
+    assert not objects.Pattern(["**", "*a"] * 100 + ["b"])(["a"] * 300)
+    assert time.process_time() - began_at < 2

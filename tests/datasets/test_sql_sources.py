@@ -94,6 +94,8 @@ def test_a_query_keeps_its_types_and_new_rows_are_the_next_version(api: Api, war
         ("SELECT inet '10.0.0.1' AS address", '"address"::text'),
         ("SELECT array[1, 2] AS many", "not a plain value"),
         ("SELECT a, a FROM sources.kept", "stands for several columns"),
+        ("SELECT row(1, 2) AS pair", "Cast its column"),
+        ("SELECT 1) TO PROGRAM 'true'; COPY (SELECT 2", "syntax error"),
         ("SELECT a FROM sources.kept WHERE false", "no rows"),
     ],
 )
@@ -139,6 +141,27 @@ def test_connections_are_named_and_never_shown(api: Api, warehouse: Any) -> None
     finally:
         _write_server_file(warehouse, hba, lines)
         warehouse.execute("DROP ROLE reader")
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "mysql+pymysql"])
+@pytest.mark.parametrize("password", ["hush/ab", "hush@ab", "hush#ab", "hush?ab", "hu:sh[ab"])
+def test_a_password_that_breaks_its_url_is_not_echoed(api: Api, scheme: str, password: str) -> None:
+    api.connect(broken={"url": f"{scheme}://reader:{password}@127.0.0.1:1/x"})
+    try:
+        answer = ask(api, "broken", "SELECT 1 AS a", "broken")
+        assert answer.status_code in (500, 503), answer.text
+        assert answer.json()["type"].endswith(("bad-connections", "source-away"))
+        assert "hu" not in answer.text.replace("hush:", "")
+    finally:
+        api.connect(broken={"url": "sqlite:///none"})
+
+
+def test_a_url_that_a_driver_cannot_read_is_the_operators_fault(api: Api) -> None:
+    for url in ("postgresql://ann@127.0.0.1:1/x?pasword=hush", "mysql+pymysql://ann@127.0.0.1:1/x?hush=1"):
+        api.connect(broken={"url": url})
+        answer = ask(api, "broken", "SELECT 1 AS a", "broken")
+        assert answer.json()["type"].endswith("bad-connections"), answer.text
+        assert "hush" not in answer.text
 
 
 def _write_server_file(connection: Any, path: str, lines: list[str]) -> None:
@@ -221,8 +244,12 @@ def test_other_databases_are_read_through_sqlalchemy(api: Api, tmp_path: Path) -
         "WITH a AS (SELECT 1) INSERT INTO visits SELECT 1, 2, 3, 4, 5",
         "SELECT load_extension('x')",
         "SELECT writefile('x', 'y')",
+        "SELECT id, code AS id FROM visits",
+        "SELECT hex(zeroblob(20000000)) AS large",
     ):
         assert ask(api, "visits", query, "shop").status_code == 422, query
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i, hex(zeroblob(9999)) FROM n"
+    assert ask(api, "visits", endless, "shop").status_code == 413  # long before the query's time is over
     assert not (tmp_path / "other.db").exists()
     api.connect(gone={"url": f"sqlite:///{tmp_path}/gone.db"}, odd={"url": "nosuch://x"})
     assert ask(api, "visits", "SELECT 1 AS a", "gone").status_code == 503

@@ -106,6 +106,8 @@ def test_a_dataset_with_predictions_comes_out(toys: ToyRegistry, settings: Setti
     assert run.result["dataset"] == "answers@1"
     with db.reading(toys.engine) as session:
         made = session.get(Dataset, run.result["dataset_id"])
+    origin = {"model": "three", "version": 1, "run": run.id, "dataset": dataset.id, "ref": "students@1"}
+    assert made.source["predicted"] == origin
     predicted = store.open_table(toys.blobs, made, settings.scratch / "blobs")
     expected = mixed(THREE).answer(table.to_pylist())
     np.testing.assert_allclose(predicted["predicted_score"].to_numpy(), expected["score"][:, 0], rtol=1e-5, atol=1e-6)

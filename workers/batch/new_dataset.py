@@ -30,6 +30,7 @@ class NewDataset:
     dataset_id: str
     owner: str
     folder: Path
+    run: str
 
     def prepare(self, schema: pa.Schema) -> None:
         """Nothing is needed."""
@@ -68,7 +69,12 @@ class NewDataset:
             name=request["name"],
             as_version=True,
             origin={
-                "predicted": {"model": request["model"], "version": request["version"], "dataset": self.dataset_id}
+                "predicted": {
+                    **{name: request[name] for name in ("model", "version")},
+                    "run": self.run,
+                    "dataset": self.dataset_id,
+                    "ref": about["dataset"],
+                }
             },
         )
         entries = [part.as_entry(f"part {part.number}") for part in parts]

@@ -109,7 +109,8 @@ class BatchPredictionAttempt(SideAttempt):
         run = self.claim.run
         stated = run.resolved.get("destination")
         if stated is None:
-            return NewDataset(self.settings, self.engine, self.blobs, run.resolved, run.dataset_id, run.owner, folder)
+            made_by = (run.dataset_id, run.owner, folder, run.id)
+            return NewDataset(self.settings, self.engine, self.blobs, run.resolved, *made_by)
         whole = run.parent_id if run.kind == RunKind.part and run.parent_id else run.id
         return open_target(self.settings, Destination.model_validate(stated), run.owner, whole)
 

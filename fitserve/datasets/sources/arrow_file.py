@@ -18,12 +18,28 @@ from fitserve.errors import TooLarge
 from fitserve.settings import Limits
 
 
+class TableSize:
+    """Counts a table's rows and bytes. Raises TooLarge above their limits."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits, self.rows, self.bytes = limits, 0, 0
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Count a batch."""
+        self.rows += batch.num_rows
+        self.bytes += batch.nbytes
+        if self.rows > self.limits.rows:
+            raise TooLarge("The table has more rows than the limit.", expected=f"at most {self.limits.rows}")
+        if self.bytes > self.limits.upload_bytes:
+            raise TooLarge("The table is larger than the limit.", expected=f"at most {self.limits.upload_bytes} bytes")
+
+
 class ArrowFile:
     """Writes batches of one schema to a file. Raises TooLarge above the limits of rows and bytes."""
 
     def __init__(self, path: Path, schema: pa.Schema, limits: Limits) -> None:
-        self.path, self.schema, self.limits = path, schema, limits
-        self.rows = self.bytes = 0
+        self.path, self.schema = path, schema
+        self._size = TableSize(limits)
         self._content = [_ColumnHash(field.type) for field in schema]
         self._sink = pa.OSFile(str(path), "wb")
         self._writer = pa.ipc.new_stream(self._sink, schema)
@@ -38,12 +54,7 @@ class ArrowFile:
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Add rows."""
-        self.rows += batch.num_rows
-        self.bytes += batch.nbytes
-        if self.rows > self.limits.rows:
-            raise TooLarge("The table has more rows than the limit.", expected=f"at most {self.limits.rows}")
-        if self.bytes > self.limits.upload_bytes:
-            raise TooLarge("The table is larger than the limit.", expected=f"at most {self.limits.upload_bytes} bytes")
+        self._size.add(batch)
         for content, column in zip(self._content, batch.columns, strict=True):
             content.add(column)
         with disk_full_is_507():

@@ -6,9 +6,10 @@ at each import, so a changed password needs no restart.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
 
 import yaml
 from pydantic import ConfigDict, Field, SecretStr, ValidationError, field_validator
@@ -27,7 +28,10 @@ SECRET_WORDS = (
     "password",
     "credential",
     "authorization",
+    "pwd",
+    "odbc_connect",
 )  # in the names of options whose values are secret
+_HOST = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(:\d*)?")
 
 
 class BadConnections(FitserveError):
@@ -60,8 +64,19 @@ class Connection(DataModel):
     @field_validator("url")
     @classmethod
     def _check_url(cls, url: SecretStr) -> SecretStr:
-        if ":" not in url.get_secret_value():
+        if ":" not in (text := url.get_secret_value()):
             raise ValueError("A connection's url begins with its scheme, such as postgresql://.")
+        try:
+            authority = urlsplit(text).netloc
+        except ValueError:
+            authority = ":@@"
+        # A password with such signs would be read as a host or a port, which drivers name in their messages.
+        hosts = authority.rpartition("@")[2].split(",")
+        if authority.count("@") > 1 or not all(_HOST.fullmatch(host) for host in hosts):
+            raise ValueError(
+                "Its host and port cannot be read. Put the password into `password` or `password_file`, or write signs"
+                " such as / @ : # in it as %2F %40 %3A %23."
+            )
         return url
 
     def is_open_to(self, owner: str) -> bool:
@@ -112,7 +127,8 @@ class Connection(DataModel):
         """Return a message of a driver without this connection's secrets, on one line."""
         parts = urlsplit(self.url.get_secret_value())
         secrets = {self._password, parts.password, unquote(parts.password or ""), self.url.get_secret_value()}
-        secrets |= {value for name, value in _flat(self.options) if any(word in name for word in SECRET_WORDS)}
+        named = [*_flat(self.options), *((name.lower(), value) for name, value in parse_qsl(parts.query))]
+        secrets |= {value for name, value in named if any(word in name for word in SECRET_WORDS)}
         for secret in sorted((s for s in secrets if s), key=len, reverse=True):
             text = text.replace(secret, "***").replace(quote(secret, safe=""), "***")
         return " ".join(text.split())[:400]

@@ -28,6 +28,7 @@ _REFUSED = (
     "access denied",
     "deserialize",  # a damaged footer
 )
+_OF_THE_STORE = ("object store", "generic s3", "generic gcs", "generic microsoft", "timed out", "sending request")
 # Names of options: fsspec's for S3, and deltalake's for the same.
 _S3_OPTIONS = {
     "key": "aws_access_key_id",
@@ -66,7 +67,9 @@ def fetch(source: DeltaSource, connection: Connection, place: Place) -> Fetched:
         lowered = detail.lower()
         # Deletion vectors and the like; no table; a file that is damaged, or of other types than the table says.
         kinds = (DeltaProtocolError, TableNotFoundError, FileNotFoundError, pa.ArrowException)
-        if isinstance(error, kinds) or any(word in lowered for word in _REFUSED) or "version" in lowered:
+        of_the_log = "kernel error" in lowered and not any(word in lowered for word in _OF_THE_STORE)
+        of_the_log |= "version" in lowered or any(word in lowered for word in _REFUSED)
+        if of_the_log or isinstance(error, kinds):
             what = f"The Delta table cannot be read: {detail}"
             raise SourceRefused(what, problems=[Problem(what, POINTER, received=source.path[:120])]) from None
         raise SourceAway(f"The Delta table's store does not answer: {detail}") from None

@@ -17,6 +17,8 @@ from fitserve.outgoing import NoAnswer, Outgoing, Response
 from fitserve.wire.sources import HttpsSource
 
 SECONDS = 3_600.0  # for the whole file
+SILENCE = 120.0  # seconds without a byte, after which the connection is held to be broken
+SLOWEST = 1_000  # bytes a second, once it has lasted that long: few files are fetched at the same time
 REDIRECTS = 5
 MAX_STALLS = 3  # attempts in a row without a byte
 POINTER = "/source/https/url"
@@ -87,7 +89,7 @@ class _Download:
         if left <= 0:
             raise SourceAway(f"The file did not come within {SECONDS:g} seconds.")
         request = self.outgoing.request(
-            "GET", self.url, headers=headers, seconds=left, redirects=REDIRECTS, pointer=POINTER
+            "GET", self.url, headers=headers, seconds=left, silence=SILENCE, redirects=REDIRECTS, pointer=POINTER
         )
         with request as response:
             self._check(response)
@@ -131,11 +133,14 @@ class _Download:
         length = response.headers.get("Content-Length", "")
         if length.isdigit() and start + int(length) > most:
             raise TooLarge("The file is larger than the limit.", received=int(length), expected=f"at most {most} bytes")
+        began_at, first = time.monotonic(), start
         with disk_full_is_507(), path.open("r+b") as file:
             file.seek(start)
             file.truncate()
             for chunk in response:
                 start += len(chunk)
+                if (seconds := time.monotonic() - began_at) > SILENCE and start - first < SLOWEST * seconds:
+                    raise SourceAway(f"The address sends fewer than {SLOWEST} bytes a second.")
                 if start > most:
                     raise TooLarge("The file is larger than the limit.", expected=f"at most {most} bytes")
                 file.write(chunk)

@@ -6,7 +6,7 @@ import datetime
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -14,19 +14,21 @@ from typing import Any, NoReturn
 
 import pyarrow as pa
 import pyarrow.ipc
-from sqlalchemy import create_engine
+from sqlalchemy import CursorResult, create_engine
 from sqlalchemy.engine import Connection as Opened
 from sqlalchemy.engine import Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
 from sqlalchemy.pool import NullPool
 
 from fitserve.blobs import disk_full_is_507
+from fitserve.datasets.sources.arrow_file import TableSize
 from fitserve.datasets.sources.connections import BadConnections, Connection, SourceRefused, driver_missing
 from fitserve.datasets.sources.fetched import SourceAway
 from fitserve.datasets.sources.parts import Part, joined_rows, read_stream, unify
 from fitserve.datasets.sources.query import QueryResult, query_refused
+from fitserve.settings import MB, Limits
 
-BATCH_ROWS = 10_000
+BATCH_ROWS, BATCH_BYTES = 10_000, 16 * MB  # at most, of rows that are fetched at once
 # Before the query, in its transaction or session. {seconds} and {milliseconds} bound the statement.
 _READ_ONLY = {
     "mysql": ("SET SESSION TRANSACTION READ ONLY", "SET SESSION MAX_EXECUTION_TIME={milliseconds}"),
@@ -43,10 +45,10 @@ _ALLOWED_IN_SQLITE = {
 
 
 @contextmanager
-def open_query(connection: Connection, query: str, folder: Path) -> Iterator[QueryResult]:
+def open_query(connection: Connection, query: str, folder: Path, limits: Limits) -> Iterator[QueryResult]:
     """Run a query in a transaction that is never committed, and is read-only if the database supports that.
 
-    Raises SourceRefused, SourceAway.
+    Raises SourceRefused, SourceAway, TooLarge.
     """
     engine = _engine(connection)
     deadline = time.monotonic() + connection.statement_seconds
@@ -56,7 +58,7 @@ def open_query(connection: Connection, query: str, folder: Path) -> Iterator[Que
             raise query_refused(f"The query took longer than {connection.statement_seconds:g} seconds.")
 
     try:
-        with engine.connect() as opened:
+        with _connect(engine) as opened:
             # MariaDB is reached by MySQL's names as well, but has other variables.
             kind = "mariadb" if getattr(engine.dialect, "is_mariadb", False) else engine.dialect.name
             for statement in _READ_ONLY.get(kind, ()):
@@ -64,13 +66,12 @@ def open_query(connection: Connection, query: str, folder: Path) -> Iterator[Que
                 opened.exec_driver_sql(statement.format(seconds=seconds, milliseconds=seconds * 1000))
             if engine.dialect.name == "sqlite":
                 _guard_sqlite(opened, deadline)
-            streamed = opened.execution_options(stream_results=True, max_row_buffer=BATCH_ROWS, no_parameters=True)
+            streamed = opened.execution_options(stream_results=True, max_row_buffer=1, no_parameters=True)
             rows = streamed.exec_driver_sql(query)
             if not rows.returns_rows:
                 raise query_refused("The query gives no rows.")
-            names = list(rows.keys())
             taken_at = datetime.datetime.now(datetime.UTC).isoformat()
-            parts = _segments(names, rows.partitions(BATCH_ROWS), check, folder)
+            parts = _segments(rows, check, folder, TableSize(limits))
             opened.rollback()
     except DBAPIError as error:
         _raise(error, connection, late=time.monotonic() > deadline)
@@ -91,11 +92,21 @@ def _engine(connection: Connection) -> Engine:
         raise BadConnections(f"SQLAlchemy has no database {connection.scheme!r}.") from None
     except ImportError as error:
         raise driver_missing(connection, error.name) from None
+    except ValueError:  # which names a part of the url
+        raise BadConnections("A connection's url cannot be read.") from None
+
+
+def _connect(engine: Engine) -> Opened:
+    try:
+        return engine.connect()
+    except TypeError:  # of the driver's function, whose arguments the url's parameters are
+        raise BadConnections("A connection's url has a parameter that its driver does not know.") from None
 
 
 def _guard_sqlite(opened: Opened, deadline: float) -> None:
     """Allow SQLite only to read, and stop it at the deadline: it has neither roles nor a timeout."""
     raw: Any = opened.connection.driver_connection
+    raw.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, BATCH_BYTES)  # of a value that a function makes
     raw.set_authorizer(lambda action, *_: sqlite3.SQLITE_OK if action in _ALLOWED_IN_SQLITE else sqlite3.SQLITE_DENY)
     raw.set_progress_handler(lambda: int(time.monotonic() > deadline), 100_000)
 
@@ -126,17 +137,19 @@ def _raise(error: DBAPIError, connection: Connection, *, late: bool) -> NoReturn
 # --- values --------------------------------------------------------------------------------------------------------
 
 
-def _segments(
-    names: list[str], partitions: Iterator[Sequence[Any]], check: Callable[[], None], folder: Path
-) -> list[Part]:
+def _segments(result: CursorResult[Any], check: Callable[[], None], folder: Path, size: TableSize) -> list[Part]:
     """Write the rows to files, a new one whenever the types change: they are known only after the last row."""
     parts: list[Part] = []
     writer: pa.ipc.RecordBatchStreamWriter | None = None
+    names, count = list(result.keys()), 1
     try:
-        for rows in partitions:
+        while rows := result.fetchmany(count):
             check()
             columns = [arrow_column(list(column)) for column in zip(*rows, strict=True)]
             batch = pa.RecordBatch.from_arrays(columns, names=names)
+            size.add(batch)
+            # Rows may be large, and are in memory together.
+            count = max(1, min(BATCH_ROWS, 8 * count, BATCH_BYTES * count // max(1, batch.nbytes)))
             if writer is None or batch.schema != parts[-1].schema:
                 if writer is not None:
                     writer.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,12 @@ def read_stream(path: Path) -> Iterator[pa.RecordBatch]:
 
 
 def unify(parts: Sequence[Part]) -> tuple[pa.Schema, list[Notice]]:
-    """Return all parts' columns, with types that hold every part's values, and notices of how the parts differ."""
+    """Return all parts' columns, with types that hold every part's values, and notices of how the parts differ.
+
+    Raises TableRefused where a name stands for several columns of a part.
+    """
+    for part in parts:
+        refuse_repeated(part.schema.names)
     kinds: dict[str, pa.DataType] = {}
     spoken: dict[str, dict[str, str]] = {}  # of each column, the first part of each type
     holders: dict[str, list[str]] = {}
@@ -59,6 +65,14 @@ def unify(parts: Sequence[Part]) -> tuple[pa.Schema, list[Notice]]:
             message = f"The column {name!r} has several types in the parts: it is read as {kinds[name]}."
             notices.append(Notice(code="parts_differ", message=message, column=name, evidence=shown))
     return pa.schema([pa.field(name, kind) for name, kind in kinds.items()]), notices
+
+
+def refuse_repeated(names: Sequence[str]) -> None:
+    """Raise TableRefused where columns have the same name."""
+    repeated = next((name for name, count in Counter(names).items() if count > 1), None)
+    if repeated is not None:
+        what = f"The name {repeated!r} stands for several columns."
+        raise TableRefused(what, problems=[Problem(what, column=repeated, expected="a name of its own")])
 
 
 def joined_rows(parts: Sequence[Part], schema: pa.Schema) -> Iterator[pa.RecordBatch]:

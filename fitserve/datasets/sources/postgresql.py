@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fitserve.datasets.sources.connections import Connection, SourceRefused
+from fitserve.datasets.sources.connections import BadConnections, Connection, SourceRefused
 from fitserve.datasets.sources.fetched import SourceAway
 from fitserve.datasets.sources.query import QueryResult, query_refused
 from fitserve.errors import Unavailable
@@ -22,6 +22,8 @@ _DEFAULTS = {"connect_timeout": "10", "keepalives_idle": "30", "tcp_user_timeout
 AWAY = ("08", "57P", "53", "40")  # SQLSTATEs: connection, shutdown, resources, rollback of a snapshot
 _STARTING = re.compile(r"starting up|shutting down|recovery mode|too many|connection slots", re.IGNORECASE)
 ENDED = re.compile(r"terminating connection|shutting down|crash of another|conflict with recovery|could not serialize")
+_MISSPELT = re.compile(r"Failed to connect: (invalid|missing|forbidden|unexpected|unterminated|end of string) ")
+_UNREADABLE = re.compile(r"failed at row \d+: Expected ")  # a row that has come, and that the driver cannot decode
 SAID = re.compile(r"(?:ERROR|FATAL):\s+(.*?)(?:\n|$)")
 
 
@@ -81,6 +83,8 @@ def _raise(error: Exception, connection: Connection) -> NoReturn:
         raise error
     if (state.startswith(AWAY) and state != "57014") or ENDED.search(detail):
         raise SourceAway(f"The database broke off: {detail}") from None
+    if not state and _MISSPELT.search(text):
+        raise BadConnections(f"The connection's url cannot be read: {detail}.") from None
     if not state and "Failed to connect" in text:
         if match is None and "FATAL" not in text and "password" not in text:
             raise SourceAway(f"The database does not answer: {detail}") from None
@@ -90,6 +94,9 @@ def _raise(error: Exception, connection: Connection) -> NoReturn:
             f"The database refuses the connection: {detail}.",
             fix="The operator mends the connection's user, password or database.",
         ) from None
+    if not state and _UNREADABLE.search(text):
+        what = f"A value cannot be read: {detail}."
+        raise query_refused(what, fix='Cast its column in the query: "column"::text.') from None
     if not state and match is None:
         raise SourceAway(f"The connection broke: {detail}") from None
     if state == "57014" or "statement timeout" in detail:

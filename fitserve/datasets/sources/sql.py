@@ -32,4 +32,4 @@ def _open(connection: Connection, query: str, place: Place) -> AbstractContextMa
         return postgresql.open_query(connection, query)
     from fitserve.datasets.sources import other_databases
 
-    return other_databases.open_query(connection, query, place.folder)
+    return other_databases.open_query(connection, query, place.folder, place.limits)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
@@ -13,11 +13,12 @@ from fitserve.findings.lineage import Comparison, SeedScore, compare_scores, gro
 from fitserve.findings.record import RunRecord
 from fitserve.runs import queries
 from fitserve.states import INTERNAL_KINDS, RunKind, RunState
-from fitserve.tables import Dataset, Run
-from fitserve.wire.insight import GroupInfo, Lineage
+from fitserve.tables import Dataset, Run, Version
+from fitserve.wire.insight import DataOrigin, GroupInfo, Lineage
 from services.control.insight.run_insight import read_epochs
 
 MAX_RUNS = 200
+MAX_DATASETS = 20  # predictions on predictions on ...
 
 
 def lineage(session: Session, run: Run, visible: Callable[[Run], bool]) -> Lineage:
@@ -35,7 +36,29 @@ def lineage(session: Session, run: Run, visible: Callable[[Run], bool]) -> Linea
         parents = (group_of[origin] for member in members if (origin := _origin(member)) in group_of)
         parent = next(parents, None)
         infos.append(_group_info(key, groups, scores, parent if parent != key else None))
-    return Lineage(run=run.id, group=group_of[run.id], groups=infos)
+    return Lineage(run=run.id, group=group_of[run.id], groups=infos, data=list(_origins(session, run, visible)))
+
+
+def _origins(session: Session, run: Run, visible: Callable[[Run], bool]) -> Iterator[DataOrigin]:
+    """Yield the run's dataset, and from each that holds predictions on to the one that they were made on."""
+    dataset = session.get_one(Dataset, run.dataset_id)
+    for _ in range(MAX_DATASETS):
+        predicted = dataset.source.get("predicted") or {}
+        version = session.get(Version, (predicted["model"], predicted["version"])) if predicted else None
+        trained_by = session.get(Run, version.run_id) if version is not None else None
+        yield DataOrigin(
+            dataset=f"{dataset.name}@{dataset.version}",
+            dataset_id=dataset.id,
+            made="predicted" if predicted else "imported" if "imported" in dataset.source else "uploaded",
+            model=predicted.get("model"),
+            version=predicted.get("version"),
+            run=predicted.get("run"),
+            trained_by=trained_by.id if trained_by is not None and visible(trained_by) else None,
+        )
+        source = session.get(Dataset, predicted["dataset"]) if predicted else None
+        if source is None or not (source.shared or source.owner == run.owner):
+            return
+        dataset = source
 
 
 def _group_info(

@@ -86,6 +86,7 @@ def _data(recorded: Recorded) -> Iterator[Block]:
         ("dataset", f"{dataset.name}@{dataset.version}"),
         ("SHA-256", dataset.sha256),
         ("imported from", _origin(dataset) if recorded.lineage is not None else None),
+        ("predicted by", _predictor(dataset) if recorded.lineage is not None else None),
         ("rows", dataset.rows),
         *((f"rows for {part}", rows[part]) for part in ("train", "validation", "test") if part in rows),
         ("rows left out", left_out),
@@ -115,6 +116,14 @@ def _origin(dataset: Dataset) -> str | None:
     )
     state = f", objects: {len(snapshot['parts'])}" if "parts" in snapshot else state
     return f"{kind} {place}".strip() + f"{through}{state}, {imported['at']}"
+
+
+def _predictor(dataset: Dataset) -> str | None:
+    """Return whose predictions a dataset holds, and of which rows."""
+    predicted = dataset.source.get("predicted")
+    if predicted is None:
+        return None
+    return f"{predicted['model']}, version {predicted['version']}, on {predicted.get('ref') or predicted['dataset']}"
 
 
 def _network(recorded: Recorded) -> Iterator[Block]:

@@ -2559,6 +2559,44 @@ export interface components {
             high: number | null;
         };
         /**
+         * DataOrigin
+         * @description A dataset, and what it was made from.
+         */
+        DataOrigin: {
+            /**
+             * Dataset
+             * @description Name and version
+             */
+            dataset: string;
+            /** Dataset Id */
+            dataset_id: string;
+            /**
+             * Made
+             * @enum {string}
+             */
+            made: "uploaded" | "imported" | "predicted";
+            /**
+             * Model
+             * @description Whose predictions it holds
+             */
+            model?: string | null;
+            /**
+             * Version
+             * @description Of the model
+             */
+            version?: number | null;
+            /**
+             * Run
+             * @description The batch prediction that made it
+             */
+            run?: string | null;
+            /**
+             * Trained By
+             * @description The run that trained that version, if you may see it
+             */
+            trained_by?: string | null;
+        };
+        /**
          * DatasetDetail
          * @description A dataset with its columns.
          */
@@ -3971,6 +4009,11 @@ export interface components {
             group: string;
             /** Groups */
             groups: components["schemas"]["GroupInfo"][];
+            /**
+             * Data
+             * @description The run's dataset; where it holds predictions, then the one that they were made on, and so on
+             */
+            data: components["schemas"]["DataOrigin"][];
         };
         /**
          * ListedRun

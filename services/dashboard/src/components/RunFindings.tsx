@@ -7,6 +7,7 @@ import type { Complexity, FindingInfo, Findings, Lineage, RunDetail } from "../a
 import { number } from "../format";
 import { useText } from "../i18n";
 import { useSentence } from "../i18n/sentences";
+import { PredictedBy } from "./PredictedBy";
 import { Badge, Button, Card, Empty, ErrorView, Loading, Notice, Scroll, type Tone } from "./basics";
 import { showMessage, showError } from "./toasts";
 
@@ -124,13 +125,34 @@ function spans(epochs: readonly number[]): string {
 
 const VERDICTS: Record<string, Tone> = { better: "good", worse: "bad" };
 
-/** The run and its relatives: which changes to the spec helped by more than seed-to-seed noise. */
+/** Whose predictions the run's data are; and the run and its relatives: which changes helped by more than seed-to-seed noise. */
 function LineageView({ run }: { run: RunDetail }) {
   const t = useText();
-  const say = useSentence();
   const lineage = useInsight<Lineage>(run.id, "lineage", !isLive(run));
   const groups = lineage.data?.groups ?? [];
-  if (groups.length < 2) return null;
+  const predicted = (lineage.data?.data ?? []).filter((one) => one.made === "predicted");
+  return (
+    <>
+      {predicted.length > 0 && (
+        <Card title={t("lineage.data")}>
+          <div className="stack tight">
+            {predicted.map((one) => (
+              <PredictedBy key={one.dataset_id} dataset={one.dataset} model={one.model ?? ""} version={one.version ?? 0} of={sourceOf(lineage.data?.data ?? [], one)} trainedBy={one.trained_by} />
+            ))}
+          </div>
+        </Card>
+      )}
+      {groups.length > 1 && <ChangesThatHelped groups={groups} />}
+    </>
+  );
+}
+
+/** The dataset that predictions were made on, where the chain goes on. */
+const sourceOf = (chain: Lineage["data"], one: Lineage["data"][number]) => chain[chain.indexOf(one) + 1]?.dataset;
+
+function ChangesThatHelped({ groups }: { groups: Lineage["groups"] }) {
+  const t = useText();
+  const say = useSentence();
   return (
     <Card title={t("lineage.title")} bare>
       <Scroll>

@@ -8,6 +8,7 @@ import { Button, Card, ErrorView, Loading, Notice, ProblemLine, Scroll, Select, 
 import { AT_ONCE, useColumnWindow } from "../components/ColumnWindow";
 import { Columns } from "../components/DatasetColumns";
 import { AddressTabs } from "../components/dialogs";
+import { PredictedBy } from "../components/PredictedBy";
 import { DatasetSharing } from "../components/Sharing";
 import { Notices } from "../components/Notices";
 import type { ProblemItem } from "../api/client";
@@ -89,6 +90,7 @@ export default function DatasetPage() {
           <Stat name={t("format")} value={String(data.source.format ?? "–")} note={sourceNote(data.source)} />
         </div>
       </div>
+      <Predicted source={data.source} />
       {data.refused && data.refused.rows > 0 && <RefusedRows dataset={data} />}
       <Notices notices={data.notices} />
       <AddressTabs
@@ -101,6 +103,12 @@ export default function DatasetPage() {
       />
     </div>
   );
+}
+
+/** Whose predictions the dataset holds, if it was made by a batch prediction. */
+function Predicted({ source }: { source: Record<string, unknown> }) {
+  const made = source.predicted as { model: string; version: number; dataset: string; ref?: string } | undefined;
+  return made ? <PredictedBy model={made.model} version={made.version} of={made.ref ?? made.dataset} /> : null;
 }
 
 function missingShare(data: DatasetDetail): number {
