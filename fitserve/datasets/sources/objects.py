@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -113,16 +112,16 @@ class Pattern:
     """
 
     def __init__(self, parts: Sequence[str]) -> None:
-        self._parts = [None if part == "**" else re.compile(fnmatch.translate(part)).match for part in parts]
+        self._parts = parts
 
     def __call__(self, names: Sequence[str]) -> bool:
         """Return whether all parts match."""
         reached = {0}  # numbers of names that the parts before this one may have taken
-        for matches in self._parts:
-            if matches is None:
+        for part in self._parts:
+            if part == "**":
                 reached = set(range(min(reached), len(names) + 1))
             else:
-                reached = {at + 1 for at in reached if at < len(names) and matches(names[at])}
+                reached = {at + 1 for at in reached if at < len(names) and fnmatch.fnmatchcase(names[at], part)}
             if not reached:
                 return False
         return len(names) in reached
