@@ -42,7 +42,8 @@ def ask(api: Api, name: str, query: str, connection: str = "warehouse", **more: 
 def test_a_query_keeps_its_types_and_new_rows_are_the_next_version(api: Api, warehouse: Any) -> None:
     warehouse.execute(
         "CREATE TABLE sources.sales AS SELECT i AS id, i % 2 = 0 AS paid, i * 1.5::float8 AS size,"
-        " (i * 1.25)::numeric(10, 2) AS price, '0' || i AS code, date '2026-01-01' + i AS day,"
+        " (CASE WHEN i = 2 THEN 'NaN' ELSE i * 1.25 END)::numeric(10, 2) AS price, '0' || i AS code,"
+        " date '2026-01-01' + i AS day,"
         " timestamptz '2026-01-01 00:00+00' + i * interval '1 s' AS moment, gen_random_uuid() AS tag,"
         " CASE WHEN i > 3 THEN i::numeric END AS loose, '{\"a\": 1}'::jsonb AS extra FROM generate_series(1, 3000) i"
     )
@@ -64,6 +65,7 @@ def test_a_query_keeps_its_types_and_new_rows_are_the_next_version(api: Api, war
     assert ("digits_rounded", "loose") in [(one["code"], one["column"]) for one in body["notices"]]
     rows = api.ann.get(f"/datasets/{body['id']}/rows", params={"limit": 4}).json()["rows"]
     assert rows[2][:5] == [3, False, 4.5, 3.75, "03"]
+    assert rows[1][3] is None  # NaN
     assert [row[8] for row in rows] == [None, None, None, 4.0]
 
     unchanged = api.ann.post("/datasets/sales/refresh")
@@ -95,6 +97,8 @@ def test_a_query_keeps_its_types_and_new_rows_are_the_next_version(api: Api, war
         ("SELECT array[1, 2] AS many", "not a plain value"),
         ("SELECT a, a FROM sources.kept", "stands for several columns"),
         ("SELECT row(1, 2) AS pair", "Cast its column"),
+        ("SELECT date 'infinity' AS until", "NULLIF"),
+        ("SELECT timestamptz '-infinity' AS since", "NULLIF"),
         ("SELECT 1) TO PROGRAM 'true'; COPY (SELECT 2", "syntax error"),
         ("SELECT a FROM sources.kept WHERE false", "no rows"),
     ],

@@ -129,6 +129,8 @@ def _plain_fields(schema: pa.Schema) -> tuple[list[pa.Field], list[Convert], lis
             raise query_refused(f"The column {field.name!r} is PostgreSQL's {name}, which cannot be read.", fix=fix)
         elif own is not None:
             kind, convert = pa.string(), _storage
+        elif pa.types.is_date32(kind) or pa.types.is_timestamp(kind):
+            convert = _finite(field.name)
         fields.append(pa.field(field.name, kind))
         converts.append(convert)
     return fields, converts, notices
@@ -153,11 +155,31 @@ def _numeric_type(column: str, modifier: int) -> tuple[pa.DataType, list[Notice]
 def _numbers(kind: pa.DataType) -> Convert:
     def convert(column: pa.Array) -> pa.Array:
         texts: Any = column.storage
-        if pa.types.is_decimal(kind):  # a decimal has no NaN
-            texts = pc.if_else(pc.equal(texts, "NaN"), pa.scalar(None, texts.type), texts)
-        return texts.cast(kind)
+        try:
+            return texts.cast(kind)
+        except pa.ArrowInvalid:  # a decimal has no NaN
+            is_missing = pc.is_in(texts, value_set=pa.array(["nan", "NaN"], texts.type))
+            return pc.if_else(is_missing, pa.scalar(None, texts.type), texts).cast(kind)
 
     return convert
+
+
+def _finite(name: str) -> Convert:
+    """Return a check that a column of times is without infinity, which the driver turns into a time long ago."""
+
+    def convert(column: pa.Array) -> pa.Array:
+        number = pa.int64() if column.type.bit_width == 64 else pa.int32()
+        least = pc.min(column.view(number)).as_py()
+        if least is not None and least <= _WRAPPED[column.type.bit_width]:
+            fix = f"""Leave it out in the query: NULLIF("{name}", 'infinity')."""
+            raise query_refused(f"The column {name!r} holds infinity, or a time that is out of range.", fix=fix)
+        return column
+
+    return convert
+
+
+# PostgreSQL counts from 2000; its infinities are the largest and the least number, and the former wraps around.
+_WRAPPED = {32: -(2**31) + 10_957, 64: -(2**63) + 946_684_800_000_000}
 
 
 def _as_it_is(column: pa.Array) -> pa.Array:
