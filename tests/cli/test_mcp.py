@@ -27,7 +27,7 @@ from tests.conftest import Server, free_ports, listens
 from tests.waiting import PATIENCE, wait_until
 
 ROWS = "\n".join(f"{x},{x * x % 7},{'big' if x > 30 else 'small'}" for x in range(60))
-MOST_SECONDS = min(PATIENCE, LONGEST_WAIT)  # that the tool `wait` takes
+MAX_SECONDS = min(PATIENCE, LONGEST_WAIT)  # that the tool `wait` takes
 NETWORK = [{"Dense": {"units": 4, "activation": "relu"}}]
 
 
@@ -56,7 +56,7 @@ def over_stdio(server: Server, work: Callable[[Asking], Awaitable[None]], key: s
     async def main() -> None:
         environment = {**os.environ, "FITSERVE_URL": server.base_url, "FITSERVE_API_KEY": key or server.token}
         command = StdioServerParameters(command=sys.executable, args=["-m", "fitserve.cli", "mcp"], env=environment)
-        async with McpClient(command, read_timeout_seconds=MOST_SECONDS) as client:
+        async with McpClient(command, read_timeout_seconds=MAX_SECONDS) as client:
             await work(Asking(client))
 
     asyncio.run(main())
@@ -80,13 +80,13 @@ def test_a_whole_journey_over_stdio(server: Server, tmp_path: Path) -> None:
         assert checked["features"] == ["x", "y"]
         spec = {"dataset": "mcp-sizes", "target": "size", "network": NETWORK, "training": {"epochs": 3}}
         started = await ask("train", **spec, model="mcp-sizes")
-        run = (await ask("wait", run=started["run"], seconds=MOST_SECONDS))["run"]
+        run = (await ask("wait", run=started["run"], seconds=MAX_SECONDS))["run"]
         assert (await ask("wait", run=run, seconds=0))["state"] == "succeeded"
         assert "accuracy" in (await ask("evaluate", run=run))["models"]["size"]["this network"]
         found = (await ask("findings", run=run))["findings"]
         patched = next(one for one in found if one.get("patch"))
         child = (await ask("apply_finding", run=run, n=patched["n"]))["run"]
-        assert (await ask("wait", run=child, seconds=MOST_SECONDS))["state"] == "succeeded"
+        assert (await ask("wait", run=child, seconds=MAX_SECONDS))["state"] == "succeeded"
         compared = await ask("compare", runs=[run, child])
         assert compared["differences of the specs, in this order"]
         promoted = await ask("promote", model="mcp-sizes", version=1)
@@ -117,7 +117,7 @@ def test_over_http_each_request_brings_its_key(server: Server, tmp_path: Path) -
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         async with httpx2.AsyncClient(headers=headers) as http:
             transport = streamable_http_client(f"http://127.0.0.1:{port}/mcp", http_client=http)
-            async with McpClient(transport, read_timeout_seconds=MOST_SECONDS) as client:
+            async with McpClient(transport, read_timeout_seconds=MAX_SECONDS) as client:
                 result = await client.call_tool(tool, arguments)
                 return bool(result.is_error), str(result.content[0].text)
 
@@ -160,7 +160,7 @@ def test_twenty_tasks_from_a_table_to_a_model(server: Server) -> None:
             await ask("profile_table", dataset=dataset, target=target)
             training = {"epochs": 10 + task, "seed": task}
             started = await ask("train", dataset=dataset, target=target, network=NETWORK, training=training, model=name)
-            run = await ask("wait", run=started["run"], seconds=MOST_SECONDS)
+            run = await ask("wait", run=started["run"], seconds=MAX_SECONDS)
             assert run["state"] == "succeeded", run
             assert (await ask("evaluate", run=run["run"]))["models"]
             await ask("findings", run=run["run"])
