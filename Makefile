@@ -114,6 +114,11 @@ fuzz-api: $(VENV)/.dev  ## 20,000 schemathesis cases on the API, with all checks
 audit: $(BIN)/python  ## known vulnerabilities of pinned dependencies, if the public data are reachable
 	$(BIN)/python .ci/audit.py $(VENV)/audit locks/audit.txt locks/runtime.txt
 
+# The same from a folder, where no server with such data can be reached: a clone of pypa/advisory-database, for one.
+.PHONY: audit-from
+audit-from: $(VENV)/.dev  ## every lock against the advisories in FITSERVE_ADVISORIES, a folder in the OSV format
+	$(BIN)/python .ci/advisories.py '$(FITSERVE_ADVISORIES)' locks/*.txt
+
 compose-test: $(VENV)/.dev  ## the images and docker-compose.yml in operation; needs docker or podman
 	$(BIN)/python -m tests.compose
 

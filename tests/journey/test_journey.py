@@ -87,10 +87,13 @@ def journey(server: Server) -> None:
 
 
 def wait(api: httpx2.Client, run_id: str, patience: float = PATIENCE) -> dict:
-    """Wait until a run has ended, and return it."""
+    """Wait until a run has ended, and return it; 503 is waited out, as while a slow disk holds the database."""
 
     def ended() -> dict | None:
-        run: dict = api.get(f"/runs/{run_id}").json()
+        answer = api.get(f"/runs/{run_id}")
+        if answer.status_code == 503:
+            return None
+        run: dict = answer.json()
         return run if run["state"] in ("succeeded", "failed", "cancelled") else None
 
     return dict(wait_until(ended, f"the end of {run_id}", patience=patience, pause=0.1))

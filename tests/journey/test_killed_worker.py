@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,12 +33,22 @@ TRAINING = {
 }
 
 
+def _asked(request: Callable[..., httpx2.Response], path: str, **more: Any) -> Any:
+    """Return the answer's JSON; while a disk that is asked to sync holds the database, it is 503: ask again."""
+
+    def answer() -> httpx2.Response | None:
+        response = request(path, **more)
+        return None if response.status_code == 503 else response
+
+    return wait_until(answer, f"an answer of {path}", pause=0.5).raise_for_status().json()
+
+
 def _epochs(api: httpx2.Client, run_id: str) -> list[dict[str, Any]]:
     """Fetch all epochs, page by page."""
     found: list[dict[str, Any]] = []
     cursor: dict[str, str] = {}
     while True:
-        page = api.get(f"/runs/{run_id}/epochs", params={"limit": "500", **cursor}).json()
+        page = _asked(api.get, f"/runs/{run_id}/epochs", params={"limit": "500", **cursor})
         found += page["items"]
         if not page.get("next_cursor"):
             return found
@@ -63,7 +73,7 @@ QUICK = {
 
 
 def _has_checkpoint(api: httpx2.Client, run_id: str) -> bool:
-    return api.get(f"/runs/{run_id}").json()["checkpoint_epoch"] is not None
+    return _asked(api.get, f"/runs/{run_id}")["checkpoint_epoch"] is not None
 
 
 @contextlib.contextmanager
@@ -82,13 +92,13 @@ def _kill_while_it_trains(
     server: Server, api: httpx2.Client, spec: dict[str, Any], calm: dict[str, Any], patience: float = PATIENCE
 ) -> int:
     """Kill a run's worker after a checkpoint, and compare the run with an undisturbed one. Returns its attempts."""
-    disturbed = api.post("/runs", json=spec).json()["id"]
+    disturbed = _asked(api.post, "/runs", json=spec)["id"]
     wait_until(partial(_has_checkpoint, api, disturbed), "a checkpoint", patience=patience)
     _kill_worker(server)
     run = wait(api, disturbed, patience)
     assert (calm["state"], run["state"]) == ("succeeded", "succeeded"), json.dumps(run["error"])
     assert run["attempt"] >= 2  # more where a busy machine let a lease expire: what is promised is the result
-    events = api.get(f"/runs/{disturbed}/events", params={"limit": "500"}).json()["items"]
+    events = _asked(api.get, f"/runs/{disturbed}/events", params={"limit": "500"})["items"]
     assert any("Resumed at epoch" in event["message"] for event in events), [e["message"] for e in events]
 
     one, other = _epochs(api, calm["id"]), _epochs(api, disturbed)
@@ -103,7 +113,7 @@ def _kill_while_it_trains(
 @pytest.mark.xdist_group("killed_worker")
 def test_a_run_whose_worker_is_killed_ends_where_an_undisturbed_one_does(tmp_path: Path) -> None:
     with _served(tmp_path / "home") as (server, api, spec):
-        calm = wait(api, api.post("/runs", json=spec).json()["id"])
+        calm = wait(api, _asked(api.post, "/runs", json=spec)["id"])
         _kill_while_it_trains(server, api, spec, calm)
 
 
@@ -155,7 +165,7 @@ PATIENT = {"FITSERVE_MAX_ATTEMPTS": "100"}
 @pytest.mark.xdist_group("killed_worker")
 def test_a_worker_that_is_killed_again_and_again_beside_other_load(tmp_path: Path) -> None:
     with _served(tmp_path / "home", **PATIENT) as (server, api, spec):
-        calm = wait(api, api.post("/runs", json=spec).json()["id"], LONG)
+        calm = wait(api, _asked(api.post, "/runs", json=spec)["id"], LONG)
         _kill_again_and_again(server, api, spec, calm, tmp_path)
 
 
@@ -169,5 +179,5 @@ def test_a_worker_that_is_killed_again_and_again_far_from_its_database(tmp_path:
         _served(tmp_path / "home", **PATIENT, FITSERVE_DATABASE_URL=url, FITSERVE_LEASE_SECONDS="12") as served,
     ):
         server, api, spec = served
-        calm = wait(api, api.post("/runs", json=spec).json()["id"], LONG)
+        calm = wait(api, _asked(api.post, "/runs", json=spec)["id"], LONG)
         _kill_again_and_again(server, api, spec, calm, tmp_path)
