@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine, Row, create_engine, event, func, make_url, select, text
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
-from fitserve.errors import StorageFull, Unavailable
+from fitserve.errors import Conflict, StorageFull, Unavailable
 
 if TYPE_CHECKING:
     import psycopg
@@ -126,7 +126,10 @@ def reading(engine: Engine) -> Iterator[Session]:
 
 @contextmanager
 def translate_errors() -> Iterator[None]:
-    """Raise Unavailable (503) where the database is away or busy, StorageFull (507) where its disk is full."""
+    """Raise what a client is told: Unavailable (503) where the database is away or busy, StorageFull (507), Conflict.
+
+    The last where a row was deleted between looking at it and referring to it.
+    """
     try:
         yield
     except PoolTimeout as error:
@@ -137,6 +140,9 @@ def translate_errors() -> Iterator[None]:
             raise StorageFull("The database's disk is full.", retry_after=60) from error
         if isinstance(error, OperationalError) or error.connection_invalidated:
             raise Unavailable("The database is not reachable right now.", retry_after=5) from error
+        if isinstance(error, IntegrityError) and "foreign key" in message:
+            detail = "What this refers to was deleted at the same moment, or is referred to since."
+            raise Conflict(detail, fix="Look at it again, then repeat the request.") from error
         raise
 
 

@@ -72,6 +72,10 @@ class HeadTooLarge(Exception):
     """A head, or the trailers of a body, exceed the limits."""
 
 
+class TwoHosts(Exception):
+    """A head names the server twice."""
+
+
 class LimitedProtocol(HttpToolsProtocol):
     """uvicorn's protocol, a connection, within `limits`; `limited` makes a subclass that has them."""
 
@@ -80,7 +84,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.head_began = 0.0  # by the loop's clock; 0 while no head is awaited
-        self.in_body = False
+        self.in_body = self.has_host = False
         self.undigested = 0  # bytes read since the parser last had something for us
         self.header_bytes = 0
         self.body_bytes = 0
@@ -116,7 +120,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self.header_bytes = 0
-        self.in_body = False
+        self.in_body = self.has_host = False
         self.head_began = self.head_began or self.loop.time()
         super().on_message_begin()
 
@@ -129,6 +133,10 @@ class LimitedProtocol(HttpToolsProtocol):
         self.header_bytes += len(name) + len(value) + 4
         if self.header_bytes > MAX_HEAD_BYTES or len(self.headers) > MAX_HEADERS:
             raise HeadTooLarge
+        if len(name) == 4 and name.lower() == b"host":
+            if self.has_host:  # a proxy and we could each believe another one
+                raise TwoHosts
+            self.has_host = True
 
     def on_headers_complete(self) -> None:
         self.undigested = 0

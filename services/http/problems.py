@@ -12,11 +12,12 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fitserve.errors import BadInput, FitserveError, TooLarge
+from fitserve.errors import BadInput, FitserveError, Malformed, TooLarge
 from fitserve.validation import problems_from
 from services.http.instrumentation import SECURITY_HEADERS
 
@@ -35,6 +36,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(FitserveError, on_fitserve_error)
     app.add_exception_handler(RequestValidationError, on_validation_error)
     app.add_exception_handler(HTTPException, on_http_exception)
+    app.add_exception_handler(ClientDisconnect, on_disconnect)
     app.add_exception_handler(Exception, on_unexpected)
 
 
@@ -91,6 +93,11 @@ def on_http_exception(request: Request, error: Exception) -> Response:
     if error.status_code == 405:
         headers["Allow"] = ", ".join(sorted(methods_of(request)))
     return respond(request, body, headers)
+
+
+def on_disconnect(request: Request, error: Exception) -> Response:
+    """Answer nobody: the client went away while it sent the body, which is no error of ours."""
+    return respond(request, Malformed("The connection ended before the body.").as_problem())
 
 
 def methods_of(request: Request) -> set[str]:

@@ -16,6 +16,7 @@ import pytest
 
 from fitserve import blobs, db
 from fitserve.datasets.staging import Stage
+from services.control.datasets import routes
 from tests.datasets.conftest import Api
 from tests.waiting import wait_until
 
@@ -269,6 +270,22 @@ def test_delete(api: Api) -> None:
     made = api.ann.put("/datasets/gone", content=table("gone")).json()
     assert api.ann.delete(f"/datasets/{made['id']}").status_code == 204
     assert api.ann.get("/datasets/gone").status_code == 404
+
+
+def test_a_dataset_that_is_replaced_while_it_is_deleted_stays(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    api.ann.put("/datasets/replaced", content=table("one")).raise_for_status()
+    find = routes.owned_dataset
+
+    def find_and_replace(*arguments: Any) -> Any:
+        monkeypatch.setattr(routes, "owned_dataset", find)
+        row = find(*arguments)
+        api.ann.delete("/datasets/replaced").raise_for_status()
+        api.ann.put("/datasets/replaced", content=table("two")).raise_for_status()
+        return row
+
+    monkeypatch.setattr(routes, "owned_dataset", find_and_replace)
+    assert api.ann.delete("/datasets/replaced").status_code == 404
+    assert api.ann.get("/datasets/replaced").json()["version"] == 1
 
 
 def test_errors_name_row_column_and_value_and_leave_nothing(api: Api) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from typing import Annotated, Any
 
 import pytest
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, Request
 from fastapi.testclient import TestClient
 from pydantic import BaseModel
 
@@ -54,6 +55,10 @@ def client() -> TestClient:
     def busy() -> None:
         raise TooMany("Slow down.", retry_after=0.2)
 
+    @router.post("/raw")
+    async def raw(request: Request, caller: Annotated[Caller, Depends(require("read"))]) -> int:
+        return len(await request.body())
+
     @router.get("/crash")
     def crash() -> None:
         raise RuntimeError("SELECT password FROM /etc/passwd")
@@ -65,6 +70,37 @@ def client() -> TestClient:
 def test_the_caller_reaches_the_handler(client: TestClient) -> None:
     answer = client.post("/things/a", json={"value": 1})
     assert answer.json() == {"name": "a", "value": 1, "owner": "ada"}
+
+
+def test_a_client_that_goes_away_while_it_sends_is_no_error_of_ours(
+    client: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    received = iter(
+        [{"type": "http.request", "body": b'{"value', "more_body": True}, {"type": "http.disconnect"}],
+    )
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return next(received)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/raw",
+        "raw_path": b"/raw",
+        "query_string": b"",
+        "headers": [(b"authorization", b"Bearer id.good"), (b"content-length", b"20")],
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 80),
+        "scheme": "http",
+        "http_version": "1.1",
+    }
+    asyncio.run(client.app(scope, receive, send))  # type: ignore[arg-type]
+    assert sent[0]["status"] == 400
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 @pytest.mark.parametrize(

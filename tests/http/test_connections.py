@@ -139,6 +139,28 @@ def test_a_head_beyond_the_limits_is_431(running: Running, sent: bytes) -> None:
         assert answer.startswith(b"HTTP/1.1 431 ") or answer == b""
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n",
+        b"Content-Length: 2\r\nContent-Length: 3\r\n",
+        b"Content-Length: +2\r\n",
+        b"Transfer-Encoding: chunked, identity\r\n",
+        b"Transfer-Encoding : chunked\r\n",
+        b"Transfer-Encoding\xa0: chunked\r\n",
+        b"Content-Length: 2\r\nX: a\r\n b\r\n",
+        b"Content-Length: 2\r\nHOST: y\r\n",
+    ],
+)
+def test_what_a_proxy_could_read_otherwise_is_refused(running: Running, head: bytes) -> None:
+    before = running.bodies
+    with running.connect() as connection:
+        connection.sendall(b"POST /things HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n" + KEY + head)
+        connection.sendall(b"\r\n{}")
+        assert connection.recv(100).startswith(b"HTTP/1.1 400 ")
+    assert running.bodies == before
+
+
 def test_trailers_without_end_are_cut_off(running: Running) -> None:
     with running.connect() as connection:
         connection.sendall(b"POST /things HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n" + KEY)

@@ -53,6 +53,11 @@ def expire_lease(engine: Engine, run_id: str) -> None:
         session.execute(update(Run).where(Run.id == run_id).values(lease_expires_at=past))
 
 
+def test_t1_on_a_dataset_that_was_deleted_meanwhile_is_a_conflict(engine: Engine, submit: Submit) -> None:
+    with pytest.raises(Conflict, match="deleted at the same moment"):
+        submit(dataset_id="ds_deleted")
+
+
 def test_t1_creates_a_queued_run_with_its_first_event(engine: Engine, submit: Submit) -> None:
     run = submit(priority=3)
     assert (run.state, run.attempt, run.priority) == ("queued", 0, 3)

@@ -345,7 +345,10 @@ def delete_dataset(ref: str, caller: Uploader, ctx: Ctx) -> None:
     """One version: the newest of a name, unless `name@version` or an id is given. Refused while runs use it."""
     row = owned_dataset(ctx, caller, ref)
     with db.transaction(ctx.engine) as session:
-        store.delete(session, session.merge(row, load=True))
+        current = session.get(Dataset, row.id, with_for_update=True)
+        if current is None:  # another request has deleted it meanwhile
+            raise NotFound(f"No dataset {ref[:120]!r}.")
+        store.delete(session, current)
 
 
 def _local_table(ctx: Context, row: Dataset) -> Path:
