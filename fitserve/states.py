@@ -99,3 +99,6 @@ def mermaid() -> str:
     lines += [f"    {t.source or '[*]'} --> {t.target}: {t.id} {t.when} ({t.who})" for t in TRANSITIONS]
     lines += [f"    {state} --> [*]" for state in RunState if state in TERMINAL]
     return "\n".join(lines)
+
+
+STACKED_TRIALS = "stacked_trials"  # in the data of the event that says which of a search's trials train as one network

@@ -23,7 +23,7 @@ _T = (
     *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
 )
 # Members of `training` that do not change the experiment.
-_IGNORED = ("seed", "restarts", "device", "threads")
+_IGNORED = ("seed", "restarts", "stacked", "device", "threads")
 
 
 @dataclass(frozen=True, slots=True)

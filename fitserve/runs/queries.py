@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session, load_only
 from fitserve import db, visibility
 from fitserve.errors import Forbidden, NotFound
 from fitserve.runs.worker_registry import WORKER_TIMEOUT
-from fitserve.states import INTERNAL_KINDS, RunKind, RunState
+from fitserve.states import INTERNAL_KINDS, STACKED_TRIALS, RunKind, RunState
 from fitserve.tables import Epoch, Event, Run, Trial, Worker
 
 _RECENT = 50  # finished runs that an estimate is made from
@@ -70,6 +70,16 @@ def trials(session: Session, run_id: str, *, after: int = -1, limit: int | None 
     """Return a search's trials above number `after`, in order."""
     query = select(Trial).where(Trial.run_id == run_id, Trial.trial > after).order_by(Trial.trial)
     return list(session.scalars(query.limit(limit) if limit is not None else query))
+
+
+def stack_of(session: Session, run_id: str, trial: int) -> list[str] | None:
+    """Return which arguments differed in the stack that a search trained this trial in; None where it trained alone.
+
+    The events say so.
+    """
+    query = select(Event.data).where(Event.run_id == run_id, Event.type == "message").order_by(Event.id.desc())
+    found = (data for data in session.scalars(query) if trial in data.get(STACKED_TRIALS, ()))
+    return next((list(data["differing"]) for data in found), None)
 
 
 def latest_epoch(session: Session, run_id: str) -> Epoch | None:

@@ -44,6 +44,7 @@ def fork(
         "epochs": epochs,
         "keep_epochs": [number for number in training["keep_epochs"] if number <= epochs],
     }
+    changed.pop("stacked", None)  # it goes on by itself
     split = resolved["split"]
     if training["restarts"] > 1:
         changed |= {"restarts": 1, "seed": training["seed"] + trial}

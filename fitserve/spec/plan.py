@@ -93,6 +93,7 @@ class Planner:
             or not default_network.leaves_network_out(spec)
             or spec.training.restarts > 1
             or spec.training.workers is not None
+            or spec.training.stacked is not None
         ):
             return [None]
         return default_ensembles(rows, held_out, self.facts)

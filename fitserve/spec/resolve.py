@@ -36,7 +36,13 @@ from fitserve.spec.resolve_columns import (
     with_free_inputs,
     with_stored_names,
 )
-from fitserve.spec.resolve_training import apply_label_smoothing, check_switches, loss_pointer, losses_by_target
+from fitserve.spec.resolve_training import (
+    apply_label_smoothing,
+    check_stacked,
+    check_switches,
+    loss_pointer,
+    losses_by_target,
+)
 from fitserve.spec.spec import DatasetRef, Spec, SpecRefused, SplitSpec
 from fitserve.spec.target import Target, infer_task, unknown_column
 from fitserve.spec.training import Training
@@ -279,6 +285,7 @@ def _resolve_plan(
     rows_bytes = FLOAT_BYTES * numbers * facts.rows
     plan = replace(plan, estimates=plan.estimates.model_copy(update={"rows_bytes": rows_bytes}))
     check_switches(plan.training, members_of(plan.ensemble), spec.check is not None, problems)
+    check_stacked(plan.training, plan.ensemble is None and spec.folds is None and spec.check is None, problems)
     plan = replace(plan, training=_resolve_workers(spec, plan, problems))
     check_calibration(spec, plan, outputs, problems)
     check_protected(spec, data.targets, plan, facts, problems)

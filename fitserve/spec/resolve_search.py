@@ -85,6 +85,8 @@ def _one_network(spec: Spec) -> Spec:
         detail = "The trials of a search are spread over the workers one by one."
         received = spec.training.workers.count
         raise SpecRefused.because([Problem(detail, "/training/workers", received=received, fix="Leave workers out.")])
+    if spec.training.stacked is not None:  # of a trial that was taken from another search; this one stacks what it can
+        spec = spec.model_copy(update={"training": spec.training.model_copy(update={"stacked": None})})
     if "ensemble" not in spec.model_fields_set and spec.folds is None:  # the spec does not say otherwise
         spec = spec.model_copy(update={"ensemble": None})
     return spec

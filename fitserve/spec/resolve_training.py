@@ -152,6 +152,21 @@ def check_switches(training: Training, members: int, checks: bool, problems: lis
         ]
 
 
+def check_stacked(training: Training, one_network: bool, problems: list[Problem]) -> None:
+    """Refuse a stack of one where a run trains several networks, or one that is in no search's stack."""
+    stacked, pointer = training.stacked, "/training/stacked"
+    if stacked is None:
+        return
+    if training.restarts > 1 or training.switches or training.workers is not None or not one_network:
+        detail = "A stack is for one network that trains as a search's trial: without restarts, switches or workers."
+        fix = "Leave stacked out, or restarts, switches, workers, folds, ensemble and check."
+        problems.append(Problem(detail, pointer, received=list(stacked), fix=fix))
+    optimizer = type(training.optimizer)
+    if unknown := sorted(set(stacked) - set(optimizer.model_fields)):
+        detail = f"{optimizer.__name__} has no argument {unknown[0]}."
+        problems.append(Problem(detail, pointer, received=list(stacked), fix="Leave it out of stacked."))
+
+
 def _check_class_weight(training: Training, outputs: Sequence[Output], problems: list[Problem]) -> None:
     weights, pointer, target = training.class_weight, "/training/class_weight", outputs[0].target
     if weights is None:

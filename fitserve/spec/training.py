@@ -185,6 +185,7 @@ Metrics = Annotated[
 # `true` is a callback with its defaults, `false` is none.
 Switch = BeforeValidator(lambda value: {} if value is True else None if value is False else value)
 Switches = Annotated[tuple[OptimizerSwitch, ...], Field(max_length=MAX_SWITCHES)]
+Stacked = tuple[Literal["beta_1", "beta_2", "epsilon", "momentum", "rho"], ...]
 Epochs = Annotated[
     tuple[Positive, ...], Field(max_length=MAX_KEPT_EPOCHS), AfterValidator(lambda epochs: tuple(sorted(set(epochs))))
 ]
@@ -230,6 +231,11 @@ class Training(DataModel):
     keep_epochs: Epochs = Field((), description="Epochs whose networks are kept as well, to be served under labels")
 
     restarts: Positive = Field(1, description="Networks trained from different initial weights; the best is kept")
+    stacked: Stacked | None = Field(
+        None,
+        description="Train the network in a stack, as a search trains trials: equal to one of them to the bit. The"
+        " optimizer's arguments that differed in that stack; of a trial's spec",
+    )
     seed: Seed = Field(0, description="Of split, initial weights, order of rows, dropout; trial i has seed + i")
 
     workers: AnyWorkers = Field(None, description="Workers that train the network together, such as 4; left out: one")

@@ -157,6 +157,7 @@ TRAINING = st.fixed_dictionaries(
         "class_weight": st.sampled_from(["balanced", {"yes": 2}, {"red": 2.0}]),
         "label_smoothing": st.sampled_from([0.1, 0.2]),
         "restarts": st.sampled_from([1, 3]),
+        "stacked": st.sampled_from([[], ["epsilon"]]),
         "switches": st.sampled_from([[], [{"after": 2, "optimizer": "sgd"}]]),
         "keep_epochs": st.sampled_from([[], [1], [3, 1, 3]]),
         "validation_split": st.sampled_from([0.0, 0.3]),

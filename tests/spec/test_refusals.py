@@ -131,6 +131,8 @@ def test_an_unknown_name_is_refused_with_the_closest_one(
         ({"training": {"loss": "CategoricalCrossentropy"}}, "/training/loss", "labels apart"),
         ({"training": {"loss": "Poisson"}}, "/training/loss", "no negative"),
         ({"training": {"sample_weight": "x0"}}, "/training/sample_weight", "0 and more"),
+        ({"network": [], "training": {"stacked": [], "restarts": 2}}, "/training/stacked", "for one network"),
+        ({"network": [], "training": {"stacked": ["momentum"]}}, "/training/stacked", "Adam has no argument momentum"),
         ({"features": ["x0", "price"]}, "/features/1", "is the target"),
         ({"features": [{"x0": "one_hots"}]}, "/features/0", "one_hots"),
         ({"dataset": "table@2"}, "/dataset", "this is table@1"),

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from fitserve.spec.resolve_search import search_of, trial_spec
+from fitserve.states import STACKED_TRIALS
 from tests.trainer.requests import RecordingReporter, facts_of, request_of
 from workers.trainer.interface import TrainingFailed, TrainingStopped, TrialAssignment
 from workers.trainer.train import train
@@ -99,6 +100,29 @@ def test_a_stacked_trial_is_what_it_is_alone(tmp_path: Path, what: str) -> None:
     best = min(rows.values(), key=lambda row: row["value"])
     assert result.result["best_trial"] == best["trial"]
     assert result.result["search"]["values"] == best["values"]
+
+
+# One of which the replicas share all that is traced, and one where a trial alone has no dropout to trace.
+@pytest.mark.parametrize(
+    "what", [pytest.param(name, marks=() if name == "dropout" else pytest.mark.long) for name in SEARCHED]
+)
+def test_a_stacked_trial_is_reproduced_to_the_bit(tmp_path: Path, what: str) -> None:
+    table, reporter = _table(), RecordingReporter()
+    request = request_of(table, {**SEARCHED[what], "search": {"sampler": "grid"}}, tmp_path / "search")
+    train(request, reporter)
+    (stack,) = [data for _, _, data in reporter.events if data and STACKED_TRIALS in data]
+    rows = {row["trial"]: row for row in reporter.search_trials if row["state"] == "succeeded"}
+    assert stack[STACKED_TRIALS] == list(rows)
+    search = search_of(request.spec)
+    assert search is not None
+    for number in (0, len(rows) - 1):
+        spec = trial_spec(search, rows[number]["point"], facts_of(table)).spec.to_json()
+        spec["training"]["stacked"] = stack["differing"]
+        again = RecordingReporter()
+        (tmp_path / str(number)).mkdir()
+        train(replace(request, spec=spec, folder=tmp_path / str(number)), again)
+        expected = [row["logs"] for row in reporter.epochs if row["trial"] == number]
+        assert [row["logs"] for row in again.epochs] == expected, number
 
 
 def test_a_trial_is_the_same_to_the_bit_in_any_stack(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ from workers.trainer.engine.network import (
     build_optimizer,
     optimizers_after,
 )
+from workers.trainer.engine.replica_settings import ReplicaSettings
 from workers.trainer.engine.shared_steps import SharedCompiled
 from workers.trainer.engine.stacked_network import HeldOutRows
 from workers.trainer.export.receipt import digest_of
@@ -228,7 +229,11 @@ def _trial_setup(
     stopping = training.early_stopping
     monitor = stopping.monitor if stopping else "val_loss" if "validation" in feeds.held_out else "loss"
 
-    first = values_of(compiled.model) if count > 1 else None
+    first = values_of(compiled.model) if count > 1 or training.stacked is not None else None
+    settings = None
+    if training.stacked is not None:
+        steps = training.steps_per_epoch or -(-rows["train"].count // compiled.batch_size)
+        settings = ReplicaSettings.beside_another(spec, steps, training.stacked)
 
     def initialise(seed: int) -> State | None:
         if seed == seeds[0]:
@@ -270,6 +275,7 @@ def _trial_setup(
         ensemble=spec.ensemble is not None,
         held_out=held_out_rows,
         leader=leader,
+        settings=settings,
     )
 
 
@@ -323,7 +329,12 @@ class _AfterFolds:
 
 def run_trials(setup: TrialSetup, checkpoint: Path | None) -> TrialsOutcome:
     """Train all trials, stacked where that is possible and faster."""
-    if len(setup.seeds) > 1:
+    if setup.settings is not None:
+        if (reason := why_not_stacked(setup)) is None:
+            setup.report.event("info", "The network trains in a stack of its own.")
+            return StackedTrials(setup).run(checkpoint)
+        setup.report.event("info", f"The network trains alone: {reason} cannot be stacked.")
+    elif len(setup.seeds) > 1:
         what, reason = "members" if setup.ensemble else "trials", why_not_stacked(setup)
         if reason is None:
             setup.report.event("info", f"{len(setup.seeds)} {what} train as one stacked network.")

@@ -22,7 +22,12 @@ def over_seeds(spec: Mapping[str, Any], seeds: int | None) -> Mapping[str, Any]:
     """Return a resolved spec that trains under at least so many seeds; an ensemble averages over seeds anyway."""
     if seeds is None or spec.get("ensemble"):
         return spec
-    return {**spec, "training": {**spec["training"], "restarts": max(seeds, spec["training"]["restarts"])}}
+    training = spec["training"]
+    restarts = max(seeds, training["restarts"])
+    changed = {**training, "restarts": restarts}
+    if restarts > 1:
+        changed.pop("stacked", None)  # which is of one network
+    return {**spec, "training": changed}
 
 
 def submit_child(

@@ -207,17 +207,20 @@ def _as_trial(one: dict[str, Any]) -> TrialInfo:
 
 @router.get("/runs/{run_id}/trials/{trial}/spec", summary="Get the spec of a search's trial")
 def get_trial_spec(run_id: str, trial: TrialNumber, caller: Reader, ctx: Ctx) -> dict[str, Any]:
-    """Resolved: submit it to train this trial as a run of its own."""
+    """Resolved: submit it to train this trial as a run of its own, with the same weights to the bit."""
     with db.reading(ctx.engine) as session:
         run = queries.get(session, run_id, caller.owner_filter)
         row = next(iter(queries.trials(session, run.id, after=trial - 1, limit=1)), None)
         if row is None or row.trial != trial:
             raise NotFound(f"The run has no trial {trial} of a search.", received=trial)
         facts = store.facts_of(store.get(session, None, run.dataset_id))
+        stacked = queries.stack_of(session, run.id, trial)
     search = search_of(run.resolved)
     assert search is not None
     pace = float(run.estimates.get("pace") or 1.0)
-    return trial_spec(search, row.point, facts, ctx.settings.limits, pace).spec.to_json()
+    spec = trial_spec(search, row.point, facts, ctx.settings.limits, pace).spec.to_json()
+    spec["training"]["stacked"] = stacked
+    return spec
 
 
 @router.post("/runs/{run_id}/cancel", summary="Cancel a run", responses={202: {"model": RunInfo}})

@@ -150,6 +150,11 @@ def structure(theirs: Sequence[Any]) -> list[Any] | None:
     return [type(theirs[0]).__name__, config, differing, bool(_decays(theirs).any())]
 
 
+def differing(theirs: Sequence[Any]) -> list[str]:
+    """Return the names of the arguments in which the optimizers differ, besides learning rate and weight decay."""
+    return sorted(_differing(theirs))
+
+
 def _differing(theirs: Sequence[Any], keys: Collection[str] | None = None) -> dict[str, NDArray[np.float32]]:
     """Return the arguments in which the optimizers differ, or these, `(replicas,)` each."""
     names = VARYING.get(type(theirs[0]).__name__, ())

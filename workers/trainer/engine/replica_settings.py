@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fitserve.spec.losses import BinaryCrossentropy, CategoricalCrossentropy
@@ -52,6 +52,18 @@ class ReplicaSettings:
         }
         smoothing = {target: own for target, own in smoothing.items() if any(own)}
         return cls(rates, penalties, smoothing, [build_optimizer(spec, steps_per_epoch) for spec in specs])
+
+    @classmethod
+    def beside_another(cls, spec: Spec, steps_per_epoch: int, differing: Sequence[str]) -> ReplicaSettings:
+        """Build those of a spec beside another one's, of which these arguments of the optimizer are others.
+
+        They decide what is computed: by one kernel where they are numbers, in steps where they are arrays.
+        """
+        own = cls.of([spec, spec], steps_per_epoch)
+        one, other = own.optimizers
+        config = other.get_config()
+        others = {key: config[key] / 2 or 0.5 for key in differing}
+        return replace(own, optimizers=[one, type(other).from_config({**config, **others})])
 
     @property
     def structure(self) -> str | None:

@@ -25,11 +25,13 @@ from fitserve.settings import Limits
 from fitserve.spec.resolve_search import search_of, trial_spec
 from fitserve.spec.search import LEFT_OUT, Point, values_of
 from fitserve.spec.spec import Spec
+from fitserve.states import STACKED_TRIALS
 from fitserve.strictjson import finite_json
 from workers.installed import versions
 from workers.trainer.engine.checkpoint import Checkpoint, Unusable
 from workers.trainer.engine.kept_networks import KEPT, tidy_up
 from workers.trainer.engine.network import build_network, serving_network
+from workers.trainer.engine.replica_optimizer import differing
 from workers.trainer.engine.replica_settings import ReplicaSettings, signature
 from workers.trainer.export.export import graph_of
 from workers.trainer.export.receipt import digest_of
@@ -188,7 +190,10 @@ class SearchRun:
             if (obstacle := why_not_stacked(setup)) is not None:
                 self._report.event("info", f"Trials {_listed(numbers)} train alone: {obstacle} cannot be stacked.")
                 return False
-            self._report.event("info", f"Trials {_listed(numbers)} train as one stacked network.")
+            said = f"Trials {_listed(numbers)} train as one stacked network."
+            assert setup.settings is not None
+            data = {STACKED_TRIALS: numbers, "differing": differing(setup.settings.optimizers)}
+            self._report.event("info", said, data)
             self._take(numbers, StackedTrials(setup).run(self._checkpoint_of(setup)), reporter)
         except TrainingFailed as failure:
             for number in numbers:

@@ -57,6 +57,8 @@ def _width(setup: TrialSetup, rows: int) -> int:
     Unless those without a trial are more work than tracing. By count, not by time: a search repeats exactly.
     """
     trials, size = len(setup.seeds), setup.compiled.batch_size
+    if setup.settings is not None and len(setup.settings.optimizers) > trials:
+        return len(setup.settings.optimizers)  # a trial that is reproduced, beside one that fills the stack
     wider = next((width for width in setup.widths if width >= trials), trials)
     idle = work(setup.compiled.model, size) * -(-rows // size) * setup.epochs * (wider - trials)
     return wider if setup.settings is not None and idle <= WORTH_TRACING else trials
@@ -102,7 +104,8 @@ class StackedTrials:
         idle = _width(setup, self._rows.count) - len(members)
         settings = setup.settings
         if settings is not None:
-            settings = settings.of_some([*range(len(members)), *[0] * idle])
+            filling = len(settings.optimizers) - 1 if len(settings.optimizers) > len(members) else 0
+            settings = settings.of_some([*range(len(members)), *[filling] * idle])
         self._stack = setup.network.stack([*members, *members[:1] * idle], self._rows, settings)
         self._stacked = list(range(len(members)))  # the trials in the stack, in its order; idle replicas follow
         self._trials = [TrialRecord(i, seed, monitor=setup.monitor) for i, seed in enumerate(setup.seeds)]

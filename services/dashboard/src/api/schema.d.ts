@@ -458,7 +458,7 @@ export interface paths {
         };
         /**
          * Get the spec of a search's trial
-         * @description Resolved: submit it to train this trial as a run of its own.
+         * @description Resolved: submit it to train this trial as a run of its own, with the same weights to the bit.
          */
         get: operations["get_trial_spec_api_v1_runs__run_id__trials__trial__spec_get"];
         put?: never;
