@@ -8,6 +8,7 @@ import io
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from fitserve import blobs, db
+from fitserve.datasets import store
 from fitserve.datasets.staging import Stage
 from services.control.datasets import routes
 from tests.datasets.conftest import Api
@@ -286,6 +288,23 @@ def test_a_dataset_that_is_replaced_while_it_is_deleted_stays(api: Api, monkeypa
     monkeypatch.setattr(routes, "owned_dataset", find_and_replace)
     assert api.ann.delete("/datasets/replaced").status_code == 404
     assert api.ann.get("/datasets/replaced").json()["version"] == 1
+
+
+def test_the_server_answers_while_a_table_is_parsed(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    parse, parsing, answered = store.ingest, threading.Event(), threading.Event()
+
+    def parse_for_long(*arguments: Any) -> Any:
+        parsing.set()
+        assert answered.wait(60), "nothing else was answered meanwhile"
+        return parse(*arguments)
+
+    monkeypatch.setattr(store, "ingest", parse_for_long)
+    with ThreadPoolExecutor(1) as pool:
+        upload = pool.submit(api.ann.put, "/datasets/parsed", content=table("parsed"))
+        assert parsing.wait(60)
+        assert api.bob.get("/datasets").status_code == 200
+        answered.set()
+        assert upload.result().status_code == 201
 
 
 def test_errors_name_row_column_and_value_and_leave_nothing(api: Api) -> None:

@@ -19,7 +19,7 @@ from fitserve.runs import blob_references, create, finish, lease, listing, queri
 from fitserve.runs.history import EpochReport, EventReport
 from fitserve.runs.listing import RunFilter
 from fitserve.settings import Limits
-from fitserve.states import TERMINAL, RunState
+from fitserve.states import STACKED_TRIALS, TERMINAL, RunState
 from fitserve.tables import Blob, Event, Run
 from tests.runs.conftest import Submit
 
@@ -130,6 +130,17 @@ def test_t2_many_workers_at_once_claim_each_run_once(engine: Engine, submit: Sub
     with ThreadPoolExecutor(4) as pool:
         taken = [run_id for claimed in pool.map(worker, range(4)) for run_id in claimed]
     assert sorted(taken) == sorted(ids)
+
+
+def test_events_say_which_trials_a_search_stacked(engine: Engine, submit: Submit, claim: Claim) -> None:
+    submit()
+    held = must(claim(seconds=5)).lease
+    data = {STACKED_TRIALS: [0, 2], "differing": ["momentum"]}
+    reports = [EventReport(1, "info", "hello"), EventReport(2, "info", "Trials 0, 2 ...", data)]
+    lease.heartbeat(engine, held, lease_seconds=9, reports=reports)
+    with db.reading(engine) as session:
+        stacks = [queries.stack_of(session, held.run_id, trial) for trial in range(3)]
+    assert stacks == [["momentum"], None, ["momentum"]]
 
 
 def test_t3_renews_the_lease_and_writes_each_report_once(engine: Engine, submit: Submit, claim: Claim) -> None:
