@@ -38,11 +38,11 @@ def rehearse(
         at = db.now(session)
         notes: list[str] = []
         moments = _moments(session, policy.on, tables, versions, at, notes)
-    play = _Play(engine, blobs, scratch, policy, tables, versions, columns_of(written))
-    ticks = [play.step(moment, reason) for moment, reason in moments[-MAX_TICKS:]]
+    rehearsal = _Rehearsal(engine, blobs, scratch, policy, tables, versions, columns_of(written))
+    ticks = [rehearsal.step(moment, reason) for moment, reason in moments[-MAX_TICKS:]]
     if len(moments) > MAX_TICKS:
         notes.append(f"Only the last {MAX_TICKS} of {len(moments)} times are shown.")
-    if play.comparisons > MAX_COMPARISONS:
+    if rehearsal.comparisons > MAX_COMPARISONS:
         notes.append(f"Only the first {MAX_COMPARISONS} comparisons were made.")
     count = {name: sum(tick.outcome == name for tick in ticks) for name in ("promoted", "refused", "skipped")}
     trained = sum(tick.outcome in ("promoted", "rejected", "trained") for tick in ticks)
@@ -117,7 +117,7 @@ def _live_metric(session: Session, on: On, notes: list[str]) -> list[tuple[datet
     return moments
 
 
-class _Play:
+class _Rehearsal:
     """The state of a rehearsal between its ticks."""
 
     def __init__(
@@ -155,9 +155,9 @@ class _Play:
             if not report["ok"]:
                 return tick("refused", " ".join(problem["detail"] for problem in report["problems"][:5]), report)
         self._trained_on, self._days[at.date()] = table, self._days.get(at.date(), 0) + 1
-        return self._judged(table, tick)
+        return self._gated(table, tick)
 
-    def _judged(self, table: Dataset, tick: Callable[..., RehearsedTick]) -> RehearsedTick:
+    def _gated(self, table: Dataset, tick: Callable[..., RehearsedTick]) -> RehearsedTick:
         """Compare the version that was trained on this table with the one before it, if there are both."""
         later = [(version, run) for version, run in self.versions if run.dataset_id == table.id]
         if not later:

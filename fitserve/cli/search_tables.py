@@ -57,8 +57,8 @@ def _flow(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def found(result: Mapping[str, Any]) -> list[RenderableType]:
-    """Return what a run found besides a network: effects of parts, figures over folds, checks."""
+def result_tables(result: Mapping[str, Any]) -> list[RenderableType]:
+    """Return the tables of a run's results besides a network: effects of parts, figures over folds, checks."""
     parts: list[RenderableType] = []
     if ablation := result.get("ablation"):
         rows = [(one["part"], one["says"], *(_number(one[name]) for name in _EFFECT)) for one in ablation["parts"]]

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fitserve.cli import screen
-from fitserve.cli.search_tables import found, leaderboard
+from fitserve.cli.search_tables import leaderboard, result_tables
 from fitserve.cli.session import Exit, Session
 from fitserve.errors import FitserveError
 
@@ -237,7 +237,7 @@ def summary(run: Run) -> RenderableType:
         lines.append(screen.table(("rows", *names), [(part, *map(run.scores(part).get, names)) for part in parts]))
     if (search := (run.resolved or {}).get("search")) and (board := leaderboard(run.trials(), search, _BEST)):
         lines.append(board)
-    return Group(*lines, *found(run.result or {}))
+    return Group(*lines, *result_tables(run.result or {}))
 
 
 @contextmanager

@@ -57,7 +57,7 @@ class ArmCounts:
 
 @dataclass(slots=True)
 class StepCounts:
-    """What was counted in one step, by one process or by all. `scales` are what an error of a regression is to."""
+    """What was counted in one step, by one process or by all. `scales` divide a regression's errors."""
 
     base: ArmCounts = field(default_factory=ArmCounts)
     new: ArmCounts = field(default_factory=ArmCounts)
@@ -94,7 +94,7 @@ class LiveErrors:
 class Figure:
     """A guard at one moment: `value` with bounds that hold at all times. It is breached where `low` is above `limit`.
 
-    `base` and `new` are each version's own figure. All are None of too few requests.
+    `base` and `new` are each version's own figure. All are None where there are too few requests.
     """
 
     guard: str

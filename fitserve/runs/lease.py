@@ -130,7 +130,7 @@ def _groups_in_order(kinds: Sequence[str], release: str | None) -> list[tuple[Se
     return [
         (whole, Run.id.not_in(YIELDING_RUNS)),
         (helpers, same_release),  # a gang waits for them
-        (whole, Run.id.in_(YIELDING_RUNS)),  # helpers were offered before, in vain: whoever could help had better to do
+        (whole, Run.id.in_(YIELDING_RUNS)),  # they offered parts before, and no worker was free to help
         (parts, true()),  # the worker that holds their run does them itself, where nobody else does
     ]
 

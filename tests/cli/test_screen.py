@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from fitserve.cli import screen
-from fitserve.cli.search_tables import found, leaderboard
+from fitserve.cli.search_tables import leaderboard, result_tables
 from fitserve.cli.watch import RunDisplay
 from fitserve.wire.runs import EventInfo, TrialInfo
 
@@ -123,7 +123,7 @@ def test_a_search_shows_its_best_trials_and_what_was_found() -> None:
             "says": "It begins with a loss of 9.",
             "fix": "standardize: true",
         }
-        for part in found({"ablation": {"metric": "val_loss", "parts": [effect]}, "sanity": [check]}):
+        for part in result_tables({"ablation": {"metric": "val_loss", "parts": [effect]}, "sanity": [check]}):
             console.print(part)
     lines = capture.get().splitlines()
     assert [line.split()[:3] for line in lines[1:3]] == [["2", "0.25", "32"], ["1", "0.5", "8"]]

@@ -50,12 +50,12 @@ class BatchPredictionAttempt(SideAttempt):
                 written.update(assignment.finished)
                 self._record(predicted, written, predictor.dataset.rows)
             if assignment.own is not None:
-                self._do(predictor, assignment.own, assignment.blob, predicted, written)
+                self._predict_and_write(predictor, assignment.own, assignment.blob, predicted, written)
             elif not assignment.finished:
                 time.sleep(_POLL)
         return self._finish(predictor, [written[number] for number in sorted(written)]), {}
 
-    def _do(
+    def _predict_and_write(
         self,
         predictor: PartPredictor,
         number: int,

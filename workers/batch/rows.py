@@ -44,9 +44,9 @@ def part_chunks(path: Path, first: int, last: int) -> Iterator[pa.Table]:
 
 
 def in_order(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
-    """Yield `function(item)` for each item, in order, computed by so many threads, which are at most that far ahead.
+    """Yield `function(item)` for each item, in order, computed by `threads` threads, at most as many items ahead.
 
-    Raises what the first item in order to fail raised.
+    Raises the error of the first item that failed.
     """
     running: deque[Future[R]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="chunk") as pool:
