@@ -8,6 +8,7 @@ import io
 import itertools
 import json
 import os
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from fitserve.datasets.sources import fetched, https, objects
 from fitserve.ids import new_id
 from tests.datasets.conftest import Api
 from tests.object_stores import AZURE_KEY, KINDS, emulated
+from tests.tls.certificate import make_certificate
 
 TABLE = "".join(f"{i},{i % 7},{i / 4},{i:06}\n" for i in range(20_000))
 MODIFIED = "Sat, 28 Nov 2026 08:00:00 GMT"
@@ -236,7 +238,7 @@ def test_an_object_that_changes_midway_is_never_half_of_a_dataset(
 class BreakingFiles:
     """A server whose connections break after some bytes; `states` are what the file holds at each request."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext) -> None:
         self.states, self.breaks, self.requests = [CSV], [len(CSV)], []
         self.resumes, self.careless = True, False  # whether it heeds Range, and Range without If-Range
         self.mark, self.block = "ETag", len(CSV)  # what identifies a state; the most bytes of a range
@@ -251,7 +253,8 @@ class BreakingFiles:
                 outer.answer(self)
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        self.server.socket = tls.wrap_socket(self.server.socket, server_side=True)
+        self.url = f"https://127.0.0.1:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def answer(self, to: BaseHTTPRequestHandler) -> None:
@@ -298,9 +301,13 @@ class BreakingFiles:
 
 
 @pytest.fixture
-def files() -> Iterator[BreakingFiles]:
-    """A server of files that breaks as it is told to."""
-    files = BreakingFiles()
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[BreakingFiles]:
+    """An HTTPS server of files that breaks as it is told to."""
+    certificate, key = make_certificate(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, key)
+    files = BreakingFiles(tls)
     yield files
     files.close()
 
