@@ -157,10 +157,10 @@ LONG_FORMS: dict[str, tuple[str, ...]] = {
             *("oip_json", "oip_binary", "oip_grpc", "csv_text", "fast_lane", "batch"),
         )
     ),
-    # Text as in "sms", many rows of few kinds as in "bank", numbers as in "insurance".
+    # Text as in "sms", many rows of few kinds as in "bank", numbers as in "insurance", two labels as in "titanic".
     "journey/test_real_tables.py": tuple(
         f"test_a_tables_own_lines_are_answered_as_training_saw_them[{name}]"
-        for name in ("imdb", "kddcup", "bike", "mpg", "pima", "winequality")
+        for name in ("imdb", "kddcup", "bike", "mpg", "pima", "student", "winequality")
     ),
     # The journey trains on these tables.
     "datasets/test_formats.py": ("test_real_tables_have_the_right_kinds",),
