@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.datasets.conftest import Api
-from tests.datasets.uploads import refusal, stored
+from tests.datasets.uploads import stored
 
 N, C, B, D, I = "numeric", "categorical", "boolean", "datetime", "ignored"  # noqa: E741
 
@@ -120,8 +120,7 @@ CASES: dict[str, Read] = {
         {"name": C, "preis": N, "klasse": B},
         [["Café ‘0’", 0, 0], ["Café ‘1’", 1, 1]],
         40,
-        {"unit_left_out"},
-        {"encoding": "cp1252"},
+        {"encoding_recognised", "unit_left_out"},
     ),
     "u18_bools.csv": Read(
         {"a": B, "b": B, "c": B, "d": B, "e": B, "y": C},
@@ -153,12 +152,6 @@ def test_a_table_on_which_readers_failed(api: Api, cases: Path, name: str) -> No
     assert rows[: len(case.first)] == case.first
     assert (body["rows"], len(rows)) == (case.rows, case.rows)
     assert {notice["code"] for notice in body["notices"]} == case.notices
-
-
-def test_an_encoding_that_the_words_do_not_tell_is_asked(api: Api, cases: Path) -> None:
-    problem = refusal(api, (cases / "u17d_cp1252.csv").read_bytes())
-    assert "encoding" in problem["detail"]
-    assert "cp1252" in str(problem)
 
 
 def test_each_file_is_a_case(cases: Path) -> None:

@@ -349,6 +349,14 @@ def test_a_first_line_that_is_a_row_is_said(api: Api) -> None:
     assert names(stored(api, text.encode(), header="true")[0]) == ["ham", "Go until jurong"]
 
 
+def test_a_name_that_is_a_number_is_told_by_how_the_texts_below_it_are_written(api: Api) -> None:
+    states = ["Alabama,R+27", "Alaska,R+15", "Hawaii,D+36", "Ohio,R+7", "Iowa,R+6", "New York,D+22"]
+    body, rows = stored(api, "\n".join(["state,2018", *states]).encode())
+    assert (names(body), rows[0]) == (["state", "2018"], ["Alabama", "R+27"])
+    body, rows = stored(api, "\n".join(states).encode())  # told by the same
+    assert (len(rows), codes(body)) == (6, ["no_header"])
+
+
 def test_the_first_advice_keeps_the_row(api: Api) -> None:
     text = "a,b\n" + "".join(f"{'fehlt' if n == 7 else n},{n % 3}\n" for n in range(100))
     (error,) = refusal(api, text.encode())["errors"]

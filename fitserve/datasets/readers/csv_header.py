@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -13,8 +14,14 @@ from fitserve.parsing.words import TYPES, UNITS
 FEW_NUMBERS = 3  # that can be names, where what is below them is of another kind
 MANY_NUMBERS = 10  # that are names where they ascend and no row does
 MAX_COMPARED = 100  # rows, with a header
+FEW_COMPARED = 5  # texts, for their shapes to say something
+FEW_SHAPES = 3
+WORDS = ("a", "A", "Aa", "Aa a", "Aa Aa", "a a")
 LONGEST_UNIT = 20
 _NUMBER = re.compile(r"\s*+[+-]?(\d++[.,]?\d*+|[.,]\d++)([eE][+-]?\d++)?\s*+")
+_DIGITS = re.compile(r"\d++")
+_LOWER = re.compile(r"[a-z]++")
+_UPPER = re.compile(r"[A-Z]++")
 _BRACKETED = re.compile(r"\(.*\)|\[.*\]|\{.*\}|<.*>")
 
 
@@ -42,7 +49,7 @@ def is_header(first: list[str], body: list[list[str]], *, surely: bool = False) 
         return not surely and not any(map(begins_as_number, first))
     votes = 0
     for at, name in enumerate(first):
-        below = [fields[at] for fields in body if at < len(fields) and fields[at].strip()]
+        below = _below(body, at)
         if below and sum(map(begins_as_number, below)) > 0.8 * len(below):
             # Above plain numbers, what is no plain number is a name: MNIST's 28x28.
             begins = is_number(name) if all(map(is_number, below)) else begins_as_number(name)
@@ -50,10 +57,39 @@ def is_header(first: list[str], body: list[list[str]], *, surely: bool = False) 
             votes += 1 if is_name else -1
     if votes or surely:
         return votes > 0
+    if votes := sum(_vote_by_shape(name, _below(body, at)) for at, name in enumerate(first)):
+        return votes > 0
     if any(is_number(text) for text in first):
         return False
     repeated = sum(name in {fields[at] for fields in body if at < len(fields)} for at, name in enumerate(first))
     return repeated * 2 < len(first)
+
+
+def has_a_number_above_numbers(first: list[str], body: list[list[str]]) -> bool:
+    """Return whether the first record is a row beyond doubt."""
+    below = [_below(body, at) if is_number(text) else [""] for at, text in enumerate(first)]
+    return any(sum(map(is_number, texts)) >= 0.8 * len(texts) for texts in below)
+
+
+def _below(rows: list[list[str]], at: int) -> list[str]:
+    return [fields[at] for fields in rows if at < len(fields) and fields[at].strip()]
+
+
+def _vote_by_shape(name: str, below: list[str]) -> int:
+    """Return 1 for a text that is written unlike those below it (`2018` above `R+27`), -1 for one like them, or 0."""
+    if len(below) < FEW_COMPARED:
+        return 0
+    shapes = Counter(map(_shape, below))
+    if sum(count for _, count in shapes.most_common(FEW_SHAPES)) < 0.98 * len(below):
+        return 0
+    if _shape(name) not in shapes:
+        return 1
+    return 0 if _shape(name) in WORDS else -1  # any name is a word
+
+
+def _shape(text: str) -> str:
+    """Return how a text is written: `R+27` is `A+9`, `2018-01-31` is `9-9-9`."""
+    return _DIGITS.sub("9", _LOWER.sub("a", _UPPER.sub("A", text.strip())))
 
 
 def _is_year(text: str) -> bool:
