@@ -70,7 +70,7 @@ def _note_numbers(name: str, present: pa.ChunkedArray, largest: float) -> list[N
 def _note_large_wholes(name: str, values: pa.Array, largest: float) -> Notice | None:
     """Note whole numbers that float64 cannot tell from their neighbours, as programs make of ids with missing ones."""
     numbers = values.to_numpy(zero_copy_only=False)
-    if not 2**53 <= largest < 2**64 or not (np.isfinite(numbers) & (numbers % 1 == 0)).all():
+    if not 2**53 <= largest < 2**64 or not (np.isfinite(numbers) & (numbers == np.floor(numbers))).all():
         return None
     return Notice(
         code="digits_lost_before",

@@ -111,7 +111,9 @@ def transcode_guessed(path: Path, position: int, folder: Path, limits: Limits) -
     encoding is likelier than others.
     """
     guess, others = text_encoding.guess(path)
-    if _characters_before(path, position) >= SURE_CHARACTERS or (guess is None and _characters_before(path, position)):
+    before = _characters_before(path, position)
+    # Two bytes of a Latin text hardly ever are a character of UTF-8, as two of a Chinese one may be.
+    if before >= SURE_CHARACTERS or (before and (guess is None or guess.encoding in text_encoding.LATIN)):
         raise _damage(path, position)
     if guess is None:
         shown = ", ".join(f"{other.encoding} ({other.example!r})" for other in others)
