@@ -168,6 +168,8 @@ def test_an_error_names_row_and_column(client) -> None:
 def test_methods_and_sizes(client, served) -> None:
     assert client.get("/v1/models/m1:predict").status_code == 405
     assert client.request("DELETE", "/v1/models/m1").headers["allow"] == "GET, HEAD"
+    for path, predicts in (("/v1/models/m1", ":predict"), ("/v2/models/m1", "/infer")):  # rows sent to the model itself
+        assert f"POST to {path}{predicts}" in client.post(path, json={"instances": [ROW]}).json()["error"]
     too_many = '{"instances": [' + ",".join(["[1,2,3,4,5,6]"] * 100_001) + "]}"
     assert client.post("/v1/models/m1:predict", content=too_many).status_code == 413
     with socket.create_connection(("127.0.0.1", served.port)) as connection:  # refused before it is read

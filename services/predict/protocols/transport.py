@@ -304,6 +304,7 @@ class Route:
     methods: tuple[str, ...]
     handle: Callable[[HttpRequest], Awaitable[HttpResponse]]
     selector: Selector = NO_MODEL
+    instead: str | None = None  # what to do where another method was used
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,8 @@ class ProtocolMiddleware:
             route = protocol.find_route(request.path)
             if request.method not in route.methods:
                 expected = ", ".join(route.methods)
-                raise MethodNotAllowed(f"{request.method} is not for this path.", expected=expected)
+                detail = f"{request.method} is not for this path."
+                raise MethodNotAllowed(detail, expected=expected, fix=route.instead)
             if not self.service.access.required:
                 check_local(request.headers)
             operation, request.selector = route.operation, route.selector

@@ -69,7 +69,8 @@ def find_route(path: str) -> Route:
         raise NotFound("There is nothing under this address.", received=path[:200])
     verb = match["verb"] or "metadata"
     methods = POST if verb in ("infer", "explain") else READ
-    return Route(verb, methods, _MODEL_HANDLERS[verb], selector_of(match["model"], match["version"]))
+    instead = f"To predict, POST to {path[:200]}/infer." if verb == "metadata" else None
+    return Route(verb, methods, _MODEL_HANDLERS[verb], selector_of(match["model"], match["version"]), instead)
 
 
 async def _infer(request: HttpRequest) -> HttpResponse:

@@ -62,7 +62,7 @@ def find_route(path: str) -> Route:
     if match["metadata"]:
         return Route("metadata", READ, _metadata, selector)
     if match["verb"] is None:
-        return Route("status", READ, _status, selector)
+        return Route("status", READ, _status, selector, f"To predict, POST to {path[:200]}:predict.")
     return Route(match["verb"], POST, _POST_HANDLERS[match["verb"]], selector)
 
 
