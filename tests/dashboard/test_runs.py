@@ -51,10 +51,10 @@ def test_runs_are_found_named_ordered_and_deleted(page: Page, api: httpx2.Client
     page.get_by_label("Name of the view").fill("oldest first")
     page.get_by_role("button", name="Save view").click()
     page.keyboard.press("Escape")
+    expect(page.get_by_label("Name of the view")).to_have_count(0)
     page.goto("/runs")
     page.get_by_role("button", name="Views").click()
     page.get_by_role("button", name="oldest first", exact=True).click()
-    page.keyboard.press("Escape")
     expect(page.locator("tbody tr")).to_have_count(3)
     expect(page.locator("tbody tr").last).to_contain_text("the longest")
 

@@ -192,7 +192,6 @@ def test_ten_thousand_runs_are_worked_with(visitor: Page, many: tuple[str, list[
     visitor.get_by_role("button", name="Clear selection").click()
     visitor.get_by_role("button", name="Views").click()
     visitor.get_by_role("button", name="sevens", exact=True).click()
-    visitor.keyboard.press("Escape")
     visitor.get_by_text(sevens, exact=True).wait_for()
     rows.first.get_by_role("checkbox").click()
     every.click()

@@ -42,8 +42,9 @@ export function seconds(value: number | null | undefined): string {
   if (value === null || value === undefined || !Number.isFinite(value)) return "–";
   if (value < 0.001) return `${(value * 1e6).toFixed(0)} µs`;
   if (value < 1) return `${(value * 1000).toFixed(value < 0.01 ? 1 : 0)} ms`;
-  if (value < 60) return `${value.toFixed(value < 10 ? 1 : 0)} s`;
-  return value < 3600 ? twoUnits(Math.round(value), 60, "min", "s") : twoUnits(Math.round(value / 60), 60, "h", "min");
+  const [h, min, s] = currentLanguage() === "zh-Hant" ? ["小時", "分", "秒"] : ["h", "min", "s"];
+  if (value < 60) return `${value.toFixed(value < 10 ? 1 : 0)} ${s}`;
+  return value < 3600 ? twoUnits(Math.round(value), 60, min, s) : twoUnits(Math.round(value / 60), 60, h, min);
 }
 
 /** 90 as `1 min 30 s`, 120 as `2 min`. */

@@ -1,6 +1,7 @@
 import type { ModelDetail } from "../api/types";
 import { number } from "../format";
 import { useText } from "../i18n";
+import { metricName } from "../i18n/metrics";
 import { Scroll } from "./basics";
 
 /** The figures of the rows that were held out, or else of those that validated. */
@@ -33,7 +34,7 @@ export function MetricDifference({ model, base, to }: { model: ModelDetail; base
             const [old = 0, now = 0] = [before.get(name), after.get(name)];
             return (
               <tr key={name}>
-                <td>{name}</td>
+                <td>{metricName(name)}</td>
                 <td className="num">{number(old)}</td>
                 <td className="num">{number(now)}</td>
                 <td className="num">

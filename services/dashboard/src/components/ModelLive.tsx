@@ -9,6 +9,7 @@ import { ModelHistory } from "./ModelHistory";
 import { ModelTraffic } from "./ModelTraffic";
 
 const TONES: Record<string, Tone> = { stable: "good", moved: "warn", drifted: "bad" };
+const BINS: Record<string, Key> = { below: "drift.bin.below", above: "drift.bin.above", other: "drift.bin.other", missing: "missing" };
 const KEYS: Record<string, Key> = { stable: "drift.stable", moved: "drift.moved", drifted: "drift.drifted", "too few rows": "drift.few" };
 
 /** Live requests: rate, latency, drift from the training rows, and accuracy against reported outcomes. */
@@ -96,7 +97,7 @@ function Indices({ label, items }: { label: string; items: readonly (Drifted & {
               <tbody>
                 {one.bins.map((bin) => (
                   <tr key={bin.bin}>
-                    <td className="cell">{bin.bin}</td>
+                    <td className="cell">{BINS[bin.bin] ? t(BINS[bin.bin] as Key) : bin.bin}</td>
                     <td className="num">{percent(bin.training)}</td>
                     <td className="num">{percent(bin.asked)}</td>
                   </tr>

@@ -6,6 +6,7 @@ import { best, modeOf, smooth } from "../charts/curves";
 import { CurveChart, type Curve, type Mark } from "../charts/CurveChart";
 import { number } from "../format";
 import { useText } from "../i18n";
+import { metricName } from "../i18n/metrics";
 import { Card, Check, Empty, Loading, Select, Stat } from "./basics";
 import { plainMetric, shortId } from "./RunBits";
 import { isStandardized, unitFactors } from "../spec/units";
@@ -59,7 +60,7 @@ export function RunCurves({ run, live: recorded, running, best, kept }: { run: R
   const keptEpoch = running ? undefined : kept.get(winner);
   const shown = keptEpoch === undefined ? table.last(winner) : table.at(winner, keptEpoch);
   const trials = table.trialNumbers.length;
-  const titled = (name: string) => (factors.size === 0 && isStandardized(run.resolved, name) ? t("curves.standardized", { metric: name }) : name);
+  const titled = (name: string) => (factors.size === 0 && isStandardized(run.resolved, name) ? t("curves.standardized", { metric: metricName(name) }) : metricName(name));
   const epochNote =
     [keptEpoch !== undefined && keptEpoch < table.lastEpoch && t("curves.kept", { epochs: table.lastEpoch }), trials > 1 && t("curves.trials", { n: trials, best: winner + 1 })]
       .filter(Boolean)
@@ -99,7 +100,7 @@ export function RunCurves({ run, live: recorded, running, best, kept }: { run: R
           <Link to={`/runs/${encodeURIComponent(run.parent_id)}`}>{shortId(run.parent_id)}</Link>
         </p>
       )}
-      <MetricChart live={live} before={before} metric="loss" title="loss" winner={winner} log={log} weight={weight} height={330} />
+      <MetricChart live={live} before={before} metric="loss" title={metricName("loss")} winner={winner} log={log} weight={weight} height={330} />
       <div className="grid two">
         {metric !== "" && names.includes(metric) && (
           <MetricChart
@@ -112,7 +113,7 @@ export function RunCurves({ run, live: recorded, running, best, kept }: { run: R
             weight={weight}
             height={220}
             chooser={
-              others.length > 1 ? <Select small hideLabel label={t("metric")} value={metric} choices={others} onChange={(value) => set("metric", value)} /> : undefined
+              others.length > 1 ? <Select small hideLabel label={t("metric")} value={metric} choices={others.map((value) => ({ value, label: metricName(value) }))} onChange={(value) => set("metric", value)} /> : undefined
             }
           />
         )}

@@ -4,6 +4,7 @@ import type { Evaluation, Hardest, Importance, RunDetail } from "../api/types";
 import { Bars, ConfusionMatrix, XYChart } from "../charts/small";
 import { number } from "../format";
 import { named, useText } from "../i18n";
+import { metricName } from "../i18n/metrics";
 import { useSentence } from "../i18n/sentences";
 import { factorOf, unitFactors } from "../spec/units";
 import { about } from "./RunBits";
@@ -72,7 +73,7 @@ function FinalMetrics({ metrics, factors }: { metrics: Figures; factors: Readonl
           <tbody>
             {names.map((name) => (
               <tr key={name}>
-                <td>{name}</td>
+                <td>{metricName(name)}</td>
                 {parts.map((part) => (
                   <td key={part} className="num">
                     {number(Number((metrics[part] as Figures)[name]) * factorOf(factors, name))}
@@ -101,7 +102,7 @@ function EnsembleGain({ ensemble }: { ensemble: Figures }) {
         const worse = low !== undefined && high !== undefined ? `${number(-high, 3)} – ${number(-low, 3)}` : undefined;
         return (
           <div className="stats" key={name}>
-            <Stat name={`${name}: ${String(figures.measure).replaceAll("_", " ")}`} value={number(Number(figures.ensemble))} />
+            <Stat name={`${name}: ${metricName(String(figures.measure)).replaceAll("_", " ")}`} value={number(Number(figures.ensemble))} />
             <Stat name={t("evaluation.ensemble.one")} value={number(Number(figures.one_member))} />
             <Stat name={t("evaluation.ensemble.gain")} value={number(-Number(figures.difference))} note={worse} />
           </div>
@@ -147,7 +148,7 @@ function TargetFigures({ title, part, figures }: { title: string; part: Evaluati
             return (
               <Stat
                 key={name}
-                name={name.replaceAll("_", " ")}
+                name={metricName(name).replaceAll("_", " ")}
                 value={number(figures[name] as number)}
                 note={low !== undefined && high !== undefined ? `${number(low, 3)} – ${number(high, 3)}` : undefined}
               />
@@ -173,7 +174,7 @@ function TargetFigures({ title, part, figures }: { title: string; part: Evaluati
                     <th scope="col">{t("label")}</th>
                     {["precision", "recall", "f1", "support"].map((name) => (
                       <th key={name} scope="col" className="num">
-                        {name}
+                        {metricName(name)}
                       </th>
                     ))}
                   </tr>
@@ -213,12 +214,12 @@ function References({ figures }: { figures: Figures }) {
   if (references.length === 0 || metric === undefined) return null;
   const bars = [
     { label: t("evaluation.network"), value: Number(figures[metric]) },
-    ...references.map(([name, inner]) => ({ label: name.replaceAll("_", " "), value: Number(inner[metric]), color: "var(--ink-3)" })),
+    ...references.map(([name, inner]) => ({ label: named("reference", name, t), value: Number(inner[metric]), color: "var(--ink-3)" })),
   ].filter((bar) => Number.isFinite(bar.value));
   return (
     <div className="references">
-      <Bars label={t("evaluation.references", { metric: metric.replaceAll("_", " ") })} bars={bars} />
-      <span className="small faint">{t("evaluation.references", { metric: metric.replaceAll("_", " ") })}</span>
+      <Bars label={t("evaluation.references", { metric: metricName(metric).replaceAll("_", " ") })} bars={bars} />
+      <span className="small faint">{t("evaluation.references", { metric: metricName(metric).replaceAll("_", " ") })}</span>
     </div>
   );
 }

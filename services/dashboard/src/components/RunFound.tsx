@@ -2,7 +2,7 @@ import { useNavigate } from "react-router";
 import type { RunDetail } from "../api/types";
 import { XYChart } from "../charts/small";
 import { number } from "../format";
-import { useText, type Key } from "../i18n";
+import { named, useText, type Key } from "../i18n";
 import { useSentence } from "../i18n/sentences";
 import { write, type JsonObject } from "../spec/document";
 import { Badge, Button, Card, Scroll, Stat } from "./basics";
@@ -86,7 +86,7 @@ function Ablation({ metric, parts }: { metric: string; parts: readonly Effect[] 
           <tbody>
             {parts.map((one) => (
               <tr key={one.part}>
-                <td>{one.part}</td>
+                <td>{named("part", one.part, t)}</td>
                 <td>
                   <Badge tone={one.says === "helps" ? "good" : one.says === "hurts" ? "bad" : "plain"}>{t(`found.${one.says}` as Key)}</Badge>
                 </td>

@@ -3,6 +3,7 @@ import { useInsight } from "../api/runs";
 import type { Fairness, RunDetail, Slices } from "../api/types";
 import { number, percent } from "../format";
 import { useText, type Key } from "../i18n";
+import { metricName } from "../i18n/metrics";
 import { conditionText, range, sorted, type ColumnSlices, type SortKey, type WorstSlice } from "../spec/conditions";
 import { Badge, Card, Notice, Scroll, Select, Stat } from "./basics";
 
@@ -28,7 +29,7 @@ export function RunSlices({ run }: { run: RunDetail }) {
 }
 
 const isRecord = (value: unknown): value is Record<string, unknown> => value !== null && typeof value === "object" && !Array.isArray(value);
-const measureOf = (slices: Slices): string => slices.metric.replaceAll("_", " ");
+const measureOf = (slices: Slices): string => metricName(slices.metric).replaceAll("_", " ");
 
 function WorstSlices({ slices }: { slices: Slices }) {
   const t = useText();
@@ -116,7 +117,7 @@ function ByColumn({ slices }: { slices: Slices }) {
               <th scope="col" className="num">{measureOf(slices)}</th>
               {more.map((name) => (
                 <th key={name} scope="col" className="num">
-                  {name.replaceAll("_", " ")}
+                  {metricName(name).replaceAll("_", " ")}
                 </th>
               ))}
               <th scope="col" className="num">{t("slices.rest")}</th>

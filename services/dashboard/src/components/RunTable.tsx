@@ -2,6 +2,7 @@ import { Link } from "react-router";
 import type { ListedRun } from "../api/types";
 import { ago, number, seconds } from "../format";
 import { useText } from "../i18n";
+import { metricName } from "../i18n/metrics";
 import { useSentence } from "../i18n/sentences";
 import { Scroll } from "./basics";
 import { headline, shortId, StateBadge } from "./RunBits";
@@ -58,7 +59,7 @@ export function resultLine(run: ListedRun): string {
   const rest = Object.keys(run.scores).filter((name) => name !== first);
   return [...(first === null ? [] : [first]), ...rest]
     .slice(0, 3)
-    .map((name) => `${name} ${number(run.scores[name])}`)
+    .map((name) => `${metricName(name)} ${number(run.scores[name])}`)
     .join(" · ");
 }
 

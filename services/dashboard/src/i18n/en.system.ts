@@ -111,7 +111,7 @@ export const systemEn = {
   "system.loads.failed": "failed",
   "system.look": "Look",
   "system.memory": "Memory",
-  "system.no.samples": "No figures in this time yet. Each process writes its own a few times a minute.",
+  "system.no.samples": "Nothing was measured in this time. Each process writes its figures a few times a minute.",
   "system.oldest.wait": "Longest wait",
   "system.over": "over",
   "system.per.second": "per second",

@@ -11,6 +11,7 @@ import { CompareMany, keptFigure } from "../components/runs/CompareMany";
 import { about, keptEpochs, plainMetric, shortId, StateBadge } from "../components/RunBits";
 import { number } from "../format";
 import { useText } from "../i18n";
+import { metricName } from "../i18n/metrics";
 import { differences, verdict } from "../spec/compare";
 import { isStandardized, unitFactors } from "../spec/units";
 import { useInAddress } from "../state/address";
@@ -55,7 +56,7 @@ export default function Compare() {
   const metrics = [...new Set(epochs.map((one) => one.data ?? null).flatMap((table) => table?.metrics ?? []))].filter((name) => !/^(learning_rate|lr|epoch)$/.test(name));
   const metric = query.get("metric") ?? (metrics.includes("val_loss") ? "val_loss" : (metrics[0] ?? "loss"));
   const names = namesOf(found);
-  const title = standardized(metric) ? t("curves.standardized", { metric }) : metric;
+  const title = standardized(metric) ? t("curves.standardized", { metric: metricName(metric) }) : metricName(metric);
   const tables = epochs.map((one, index) => one.data?.scaled((!standardized(metric) && factors.get(ids[index] ?? "")) || new Map()) ?? null);
   return (
     <div className="page">
@@ -77,7 +78,7 @@ export default function Compare() {
             actions={
               <>
                 <Check label={t("curves.log")} checked={log} onChange={(on) => set("log", on ? "1" : null)} />
-                <Select small hideLabel label={t("metric")} value={metric} choices={metrics.length > 0 ? metrics : [metric]} onChange={(value) => set("metric", value)} />
+                <Select small hideLabel label={t("metric")} value={metric} choices={(metrics.length > 0 ? metrics : [metric]).map((value) => ({ value, label: metricName(value) }))} onChange={(value) => set("metric", value)} />
               </>
             }
           >

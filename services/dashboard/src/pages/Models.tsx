@@ -7,6 +7,7 @@ import { heldOut } from "../components/MetricDifference";
 import { headline } from "../components/RunBits";
 import { ago, number, seconds, secondsUntil } from "../format";
 import { useText, type Translate } from "../i18n";
+import { metricName } from "../i18n/metrics";
 import { useInAddress } from "../state/address";
 
 export default function Models() {
@@ -114,5 +115,5 @@ function bestFirst(metrics: Record<string, unknown>): [string, number][] {
 
 export const metricLine = (metrics: Record<string, unknown>): string =>
   bestFirst(metrics)
-    .map(([name, value]) => `${name} ${number(value)}`)
+    .map(([name, value]) => `${metricName(name)} ${number(value)}`)
     .join(" · ");

@@ -83,10 +83,27 @@ function Search({ value, onChange }: { value: string; onChange: (value: string) 
 
 function Views({ query, onView }: { query: URLSearchParams; onView: (query: string) => void }) {
   const t = useText();
+  return (
+    <Menu title={t("runs.views")}>
+      {(close) => (
+        <ViewList
+          query={query}
+          onView={(view) => {
+            onView(view);
+            close();
+          }}
+        />
+      )}
+    </Menu>
+  );
+}
+
+function ViewList({ query, onView }: { query: URLSearchParams; onView: (query: string) => void }) {
+  const t = useText();
   const { views, save, remove } = useViews();
   const [name, setName] = useState("");
   return (
-    <Menu title={t("runs.views")}>
+    <>
       <ul className="menu-list">
         <li>
           <button type="button" className="linklike" onClick={() => onView("")}>
@@ -118,6 +135,6 @@ function Views({ query, onView }: { query: URLSearchParams; onView: (query: stri
           {t("runs.views.save")}
         </Button>
       </form>
-    </Menu>
+    </>
   );
 }

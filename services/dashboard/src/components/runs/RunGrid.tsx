@@ -3,6 +3,7 @@ import { memo, useCallback, useEffect, useMemo, useRef, useState, type MouseEven
 import { isLive, runsAt, type ListQuery } from "../../api/runs";
 import type { ListedRun, RunPage } from "../../api/types";
 import { useText } from "../../i18n";
+import { metricName } from "../../i18n/metrics";
 import { ErrorView, Loading } from "../basics";
 import { Icon } from "../icons";
 import { headline, shortId } from "../RunBits";
@@ -116,7 +117,9 @@ export function RunGrid({ query, columns, sorting, metric, chosen, onSort, onMet
                       <select className="select small auto" aria-label={t("runs.metric")} value={metric ?? ""} onChange={(event) => onMetric(event.target.value || null)}>
                         <option value="">{t("runs.metric.usual")}</option>
                         {[...new Set([...names, ...(metric ? [metric] : [])])].map((name) => (
-                          <option key={name}>{name}</option>
+                          <option key={name} value={name}>
+                            {metricName(name)}
+                          </option>
                         ))}
                       </select>
                       <SortButton title={metric ?? t("runs.metric.usual")} hidden on={sorting.key === "metric"} descending={sorting.descending} onPress={() => onSort("metric", metric ?? usual)} />

@@ -2,6 +2,7 @@ import { Link } from "react-router";
 import type { ListedRun } from "../../api/types";
 import { ago, moment, number } from "../../format";
 import { named, useText, type Key } from "../../i18n";
+import { metricName } from "../../i18n/metrics";
 import { useSentence } from "../../i18n/sentences";
 import { headline, shortId, StateBadge } from "../RunBits";
 import { took } from "../RunTable";
@@ -132,7 +133,7 @@ function MetricCell({ run, metric }: { run: ListedRun; metric: string | null }) 
   return (
     <>
       {number(value)}
-      {metric === null && <div className="faint small clip">{name}</div>}
+      {metric === null && <div className="faint small clip">{metricName(name)}</div>}
     </>
   );
 }

@@ -1,0 +1,40 @@
+/** Names of metrics in the pages' language. In English they are Keras's own, as in specs. */
+
+import { currentLanguage } from ".";
+
+const CHINESE: Readonly<Record<string, string>> = {
+  accuracy: "準確率",
+  auc: "AUC",
+  balanced_accuracy: "平衡準確率",
+  binary_accuracy: "準確率",
+  brier: "Brier 分數",
+  categorical_accuracy: "準確率",
+  f1: "F1",
+  f1_macro: "F1（巨觀平均）",
+  f1_score: "F1",
+  log_loss: "對數損失",
+  loss: "損失",
+  mae: "平均絕對誤差",
+  mean_absolute_error: "平均絕對誤差",
+  mean_squared_error: "均方誤差",
+  mse: "均方誤差",
+  precision: "精確率",
+  r2: "R²",
+  r2_score: "R²",
+  recall: "召回率",
+  rmse: "均方根誤差",
+  roc_auc: "ROC AUC",
+  root_mean_squared_error: "均方根誤差",
+  sparse_categorical_accuracy: "準確率",
+  support: "樣本數",
+  top_k_categorical_accuracy: "前 k 準確率",
+};
+
+/** `val_accuracy`, or `price.mae` of one target among several; a name that is not known stays as it is. */
+export function metricName(name: string): string {
+  if (currentLanguage() !== "zh-Hant") return name;
+  const [, target = "", held = "", plain = ""] = /^(?:(.+)\.)?(val_)?(.+)$/.exec(name) ?? [];
+  const known = CHINESE[plain];
+  if (known === undefined) return name;
+  return `${target && `${target} `}${known}${held && "（驗證）"}`;
+}
