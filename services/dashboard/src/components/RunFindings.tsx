@@ -10,6 +10,7 @@ import { useSentence } from "../i18n/sentences";
 import { PredictedBy } from "./PredictedBy";
 import { Badge, Button, Card, Empty, ErrorView, Loading, Notice, Scroll, type Tone } from "./basics";
 import { showMessage, showError } from "./toasts";
+import { switchesText } from "../spec/fork";
 
 const TONES: Record<FindingInfo["severity"], Tone> = { critical: "bad", warning: "warn", info: "info" };
 
@@ -123,6 +124,9 @@ function spans(epochs: readonly number[]): string {
   return parts.map(([from, to]) => (from === to ? `${from}` : `${from}–${to}`)).join(", ");
 }
 
+const valueText = (path: unknown, value: unknown): string =>
+  path === "/training/switches" && Array.isArray(value) && value.length > 0 ? switchesText(value as Parameters<typeof switchesText>[0]) : brief(value);
+
 const VERDICTS: Record<string, Tone> = { better: "good", worse: "bad" };
 
 /** Whose predictions the run's data are; and the run and its relatives: which changes helped by more than seed-to-seed noise. */
@@ -178,7 +182,7 @@ function ChangesThatHelped({ groups }: { groups: Lineage["groups"] }) {
                 <td className="mono small break change">
                   {group.changes.slice(0, 6).map((change, index) => (
                     <div key={index}>
-                      {String(change.path)}: {brief(change.from)} → {brief(change.to)}
+                      {String(change.path)}: {valueText(change.path, change.from)} → {valueText(change.path, change.to)}
                     </div>
                   ))}
                 </td>

@@ -72,7 +72,7 @@ export function WebhookList() {
               {webhooks.data.map((one) => (
                 <tr key={one.id}>
                   <td>
-                    <span className="break">{one.url ?? one.channel}</span>
+                    <span className="break address">{one.url ?? one.channel}</span>
                     {one.description && <div className="small faint">{one.description}</div>}
                   </td>
                   <td className="small mono">{one.events.join(", ")}</td>

@@ -40,5 +40,9 @@ export function optimizerAt(resolved: Record<string, unknown>, epoch: number): N
   return named(switches.filter((one) => one.after < epoch).at(-1)?.optimizer ?? optimizer);
 }
 
+/** The changes of the optimizer in a few words: `5: Adam 0.0001`. */
+export const switchesText = (switches: Training["switches"]): string =>
+  (switches ?? []).map((one) => [`${one.after}:`, named(one.optimizer).name, named(one.optimizer).rate ?? []].flat().join(" ")).join(", ");
+
 /** The seed of a resolved spec's first network. */
 export const seedOf = (resolved: Record<string, unknown>): number => trainingOf(resolved).seed ?? 0;
