@@ -169,6 +169,7 @@ def test_ten_thousand_runs_are_worked_with(visitor: Page, many: tuple[str, list[
         visitor.get_by_role("button", name=action, exact=True).click()
         visitor.get_by_role("alertdialog").get_by_role("button", name=action, exact=True).click()
 
+    visitor.set_default_timeout(PATIENCE * 1000)
     visitor.goto("/runs")
     rows, grid = visitor.locator("tbody tr:not(.gap)"), visitor.locator(".run-grid")
     rows.first.wait_for()
