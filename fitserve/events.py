@@ -21,7 +21,7 @@ from fitserve.visibility import owned_by
 
 # Every type of event, with what its `data` holds. A new type is added here, where it is recorded, and nowhere else.
 TYPES: Final[Mapping[str, str]] = {
-    "run.succeeded": "A run succeeded: run, kind, dataset, model, version, metrics.",
+    "run.succeeded": "A run succeeded: run, kind, dataset, model, version, metrics, made (a dataset that it made).",
     "run.failed": "A run failed: run, kind, dataset, model, and the error's cause and detail.",
     "run.cancelled": "A run was cancelled: run, kind, dataset, model.",
     "version.registered": "A model has a new version: model, version, run, metrics.",

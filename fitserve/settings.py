@@ -162,6 +162,12 @@ class Settings(BaseSettings):
         0.25, gt=0, description="A served version whose worst column has a larger index makes the event drift.detected"
     )
     drift_event_rows: int = Field(200, ge=1, description="Rows in the window below which drift makes no event")
+    import_run_bytes: int = Field(
+        1 * GB,
+        description="Imports of objects of at least this size are runs, which workers carry out together, unless the "
+        "request says `wait`; 0: none is",
+    )
+    import_run_parts: int = Field(200, ge=2, description="So are imports of at least so many objects")
     sample_seconds: float = Field(
         15.0, gt=0, description="Between two samples that a process writes for the history on the System page"
     )

@@ -17,9 +17,10 @@ class RunKind(StrEnum):
     training = "training"  # what its spec says
     reproduction = "reproduction"  # another run's training again, to be compared with it
     prediction = "prediction"  # a whole dataset
+    import_ = "import"  # of a table from its source
     export = "export"  # a version in another format
     trial = "trial"  # one trial of another run, by an idle worker
-    part = "part"  # a part of another run's batch prediction
+    part = "part"  # a part of another run's batch prediction or import
     helper = "helper"  # one worker's share in training another run's network
     cleanup = "cleanup"  # removal of what another run, which is over, has written outside
 
@@ -53,6 +54,7 @@ class FailureCause(StrEnum):
     gang_address = "gang_address"  # other workers cannot reach this one
     gang_broken = "gang_broken"  # the connections between workers break again and again
     destination_refused = "destination_refused"  # a batch prediction's destination does not take it
+    source_refused = "source_refused"  # an import's source cannot be read
     # Another attempt may go well: a run fails with these once its attempts are used up.
     worker_lost = "worker_lost"  # its lease expired
     killed = "killed"  # the trainer, by a signal
@@ -60,8 +62,8 @@ class FailureCause(StrEnum):
     trainer_start = "trainer_start"  # no trainer process would start
     incomplete_history = "incomplete_history"  # epochs are missing, so it starts over
     disk_full = "disk_full"
-    no_free_port = "no_free_port"  # for the trainers of a gang
     destination_away = "destination_away"  # a batch prediction's destination does not answer
+    source_away = "source_away"  # an import's source does not answer, or changes while it is read
     internal_error = "internal_error"  # a fault of ours; final where the trainer reports it
 
 

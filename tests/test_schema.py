@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
@@ -10,6 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 import migrations
 from fitserve import api_keys, db
+from fitserve.runs import create
 from fitserve.tables import Base, Key, UtcTime
 
 
@@ -30,6 +33,16 @@ def test_migrations_create_the_schema_of_the_orm(engine: Engine) -> None:
 def test_up_down_up_with_data(engine: Engine, database_url: str) -> None:
     with db.transaction(engine) as session:
         api_keys.create(session, owner="ada", name="first", scopes=["admin"])
+    insert_run(engine, "queued")
+    with db.transaction(engine) as session:  # an import, with its events; what has no dataset cannot stay
+        new = create.NewRun("ada", None, {}, {}, {}, kind="import")
+        create.add_run(session, new, "run_import", db.now(session))
+        create.add_run(session, replace(new, kind="part", parent_id="run_import"), "run_part", db.now(session))
+    migrations.downgrade(database_url, "0020")
+    with db.reading(engine) as session:
+        assert list(session.scalars(text("SELECT id FROM runs"))) == ["r"]
+        assert session.scalar(text("SELECT count(*) FROM events")) == 0
+    assert "NOT NULL" in refused(engine, "UPDATE runs SET dataset_id = NULL").upper().replace("NOT-NULL", "NOT NULL")
     engine.dispose()
     migrations.downgrade(database_url, "base")
     assert "runs" not in inspect(engine).get_table_names()

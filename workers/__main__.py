@@ -24,21 +24,22 @@ from fitserve.states import RunKind
 from workers import health_server
 from workers.automation_driver import AutomationDriver
 from workers.batch.cleanup import CleanupAttempt
-from workers.batch.prediction import BatchPredictionAttempt, PartAttempt
+from workers.batch.import_run import ImportAttempt, part_attempt
+from workers.batch.prediction import BatchPredictionAttempt
 from workers.deliveries import Deliverer
 from workers.exports import ExportAttempt
 from workers.messages import HintApp
 from workers.rollout_driver import RolloutDriver
-from workers.side_attempt import SideAttempt
-from workers.side_runner import SideRunner
+from workers.side_runner import MakeAttempt, SideRunner
 from workers.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
 LOOP_SECONDS = 0.05
-SIDE_ATTEMPTS: dict[str, type[SideAttempt]] = {  # of the kinds of run that need no trainer
+SIDE_ATTEMPTS: dict[str, MakeAttempt] = {  # of the kinds of run that need no trainer
     RunKind.prediction: BatchPredictionAttempt,
-    RunKind.part: PartAttempt,
+    RunKind.import_: ImportAttempt,
+    RunKind.part: part_attempt,
     RunKind.cleanup: CleanupAttempt,
     RunKind.export: ExportAttempt,
 }

@@ -1,6 +1,6 @@
 """One attempt at a run without a trainer process: its lease, and the state that it is left in.
 
-Batch predictions, exports and cleanups are such runs; a training's attempt is `workers/attempt/attempt.py`.
+Batch predictions, imports, exports and cleanups are such runs; a training's attempt is `workers/attempt/attempt.py`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from sqlalchemy.orm import Session
 from fitserve import telemetry
 from fitserve.blobs import BlobStore, Corrupt, StoredBlob
 from fitserve.datasets.destinations import DestinationAway, DestinationRefused
-from fitserve.errors import BadInput, Conflict, FitserveError, NotFound
+from fitserve.datasets.sources.connections import SourceRefused
+from fitserve.datasets.sources.fetched import SourceAway
+from fitserve.errors import BadInput, Conflict, FitserveError, NotFound, TooLarge, UnsupportedMedia
 from fitserve.runs import cleanup, finish, lease
 from fitserve.runs.history import EventReport, Level, Report
 from fitserve.runs.lease import LeaseLost, StoredCheckpoint
@@ -29,6 +31,12 @@ from fitserve.settings import Settings
 from fitserve.states import INTERNAL_KINDS, TERMINAL, FailureCause, RunState
 
 log = logging.getLogger(__name__)
+
+_TOLD = ("type", "status", "pointer", "received", "expected", "fix")  # of problem details, in a run's error
+_REFUSED = {
+    DestinationRefused.slug: FailureCause.destination_refused,
+    SourceRefused.slug: FailureCause.source_refused,
+}
 
 
 class DeterministicFailure(Exception):
@@ -85,9 +93,7 @@ class SideAttempt(ABC):
     def _work_and_commit(self, folder: Path) -> RunState:
         try:
             result, stored = self._work(folder)
-            return finish.succeed(
-                self.engine, self.claim.lease, result, blobs=self.blobs, stored=stored, register=self._register
-            )
+            return self._succeed(result, stored)
         except (Interrupted, finish.CancelledFirst) as error:
             if self._lost:
                 raise LeaseLost(self.claim.lease.run_id) from error
@@ -98,15 +104,21 @@ class SideAttempt(ABC):
             return finish.release(self.engine, self.claim.lease)
         except DeterministicFailure as error:
             return self._fail(error.cause, error.detail, error.evidence)
-        except (BadInput, NotFound, Corrupt, Conflict) as error:
-            problems = [problem.as_dict() for problem in error.problems]
-            refused = isinstance(error, DestinationRefused)
-            cause = FailureCause.destination_refused if refused else FailureCause.bad_data
-            return self._fail(cause, error.detail, {"errors": problems} | ({"fix": error.fix} if error.fix else {}))
+        except (BadInput, NotFound, Corrupt, Conflict, TooLarge, UnsupportedMedia) as error:
+            said = error.as_problem()
+            evidence: dict[str, Any] = {key: said[key] for key in _TOLD if key in said}
+            evidence["errors"] = [problem.as_dict() for problem in error.problems]
+            return self._fail(_REFUSED.get(error.slug, FailureCause.bad_data), error.detail, evidence)
         except LeaseLost:
             raise
         except Exception as error:
             return self._lose(error)
+
+    def _succeed(self, result: Mapping[str, Any], stored: Mapping[str, StoredBlob]) -> RunState:
+        """T4. Raises LeaseLost, CancelledFirst."""
+        return finish.succeed(
+            self.engine, self.claim.lease, result, blobs=self.blobs, stored=stored, register=self._register
+        )
 
     def _fail(self, cause: FailureCause, detail: str, evidence: Mapping[str, Any]) -> RunState:
         remains = self._undo()
@@ -120,9 +132,10 @@ class SideAttempt(ABC):
     def _lose(self, error: Exception) -> RunState:
         """Spend an attempt on what another one may not meet."""
         cause = FailureCause.internal_error
-        if isinstance(error, DestinationAway):
-            cause = FailureCause.destination_away
-            log.warning("destination is away", extra={"run": self.claim.lease.run_id, "error": error.detail})
+        if isinstance(error, DestinationAway | SourceAway):
+            away = isinstance(error, SourceAway)
+            cause = FailureCause.source_away if away else FailureCause.destination_away
+            log.warning("the other side is away", extra={"run": self.claim.lease.run_id, "error": error.detail})
         else:
             log.exception("the attempt failed", extra={"run": self.claim.lease.run_id})
         detail = error.detail if isinstance(error, FitserveError) else f"The worker failed: {type(error).__name__}"
@@ -147,9 +160,9 @@ class SideAttempt(ABC):
             return ()
         return (self._report("warn" if remains else "info", cleanup.describe(remains), {"remains": remains}),)
 
-    def _register(self, session: Session) -> None:
-        """Write what belongs to the result, in its transaction."""
-        return
+    def _register(self, session: Session) -> Mapping[str, Any]:
+        """Write what belongs to the result, in its transaction. Return what that adds to the result."""
+        return {}
 
     def _report(self, level: Level, message: str, data: dict[str, Any]) -> EventReport:
         """Return the attempt's next event."""

@@ -1,4 +1,4 @@
-"""The thread of a worker that runs what needs no trainer: batch predictions, their parts, exports."""
+"""The thread of a worker that runs what needs no trainer: batch predictions, imports, their parts, exports."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import os
 import platform
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from sqlalchemy import Engine, select
 
@@ -23,6 +23,7 @@ from workers.side_attempt import SideAttempt
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 2.0
+MakeAttempt = Callable[[Settings, Engine, BlobStore, lease.Claim, threading.Event], SideAttempt]
 
 
 class SideRunner(threading.Thread):
@@ -34,7 +35,7 @@ class SideRunner(threading.Thread):
         engine: Engine,
         blobs: BlobStore,
         stopping: threading.Event,
-        attempts: Mapping[str, type[SideAttempt]],
+        attempts: Mapping[str, MakeAttempt],
     ) -> None:
         super().__init__(name="predictions", daemon=True)
         self.settings, self.engine, self.blobs, self.stopping = settings, engine, blobs, stopping
@@ -72,6 +73,6 @@ class SideRunner(threading.Thread):
         if claim is None:
             return False
         with attempt_context(claim) as span:
-            attempt = self._attempts[claim.run.kind]
-            span.end_run(attempt(self.settings, self.engine, self.blobs, claim, self.stopping).run())
+            make = self._attempts[claim.run.kind]
+            span.end_run(make(self.settings, self.engine, self.blobs, claim, self.stopping).run())
         return True

@@ -133,7 +133,7 @@ def _baseline(session: Session, policy: Policy, sees: str | None) -> str | None:
     """Return the dataset version that new rows are counted from: the champion's, else the newest."""
     if policy.do.champion is not None:
         run = champion_run(session, policy.do.champion)[0]
-        if policy.on.appended is None or _name_of(session, run.dataset_id) == policy.on.appended:
+        if policy.on.appended is None or _name_of(session, run.input_dataset) == policy.on.appended:
             return run.dataset_id
     if policy.on.appended is not None:
         return datasets.get(session, sees, policy.on.appended).id

@@ -90,6 +90,7 @@ def upload(
     "import",
     "fitserve datasets import sales --connection warehouse --query 'SELECT * FROM sales ORDER BY id'",
     "fitserve datasets import sales --connection lake --path 'sales/2026-*.parquet'",
+    "fitserve datasets import visits --connection lake --path 'visits/*.csv.gz' --no-wait",
     "fitserve datasets import sales --connection lake --delta sales",
     "fitserve datasets import irises --url https://example.org/iris.csv",
     "fitserve datasets import --connections",
@@ -109,6 +110,9 @@ def import_(
     option: Annotated[
         list[str] | None, typer.Option(help="Any upload option, as notices name them: 'delimiter=;'. Repeatable.")
     ] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="Wait for its end; --no-wait has workers carry it out.")
+    ] = True,
     connections: Annotated[
         bool, typer.Option("--connections", help="List the connections, and import nothing.")
     ] = False,
@@ -127,7 +131,14 @@ def import_(
         more = read_options(option or [])
         kinds = {**more.pop("kinds", {}), **read_kinds(kind or [])}
         source = _source(client, connection, {"sql": query, "objects": path, "delta": delta, "https": url}, version)
-        _show_new(session, client.datasets.import_from(name, source, kinds=kinds, **more))
+        if not wait:
+            run = client.datasets.queue_import(name, source, kinds=kinds, **more)
+            session.show(run, f"{run.id} is queued.")
+            session.hint(f"Follow it: fitserve runs watch {run.id}")
+            return
+        with session.progress_bar(name) as progress:
+            made = client.datasets.import_from(name, source, kinds=kinds, progress=progress, **more)
+        _show_new(session, made)
 
 
 def _source(

@@ -12,8 +12,10 @@ from urllib.parse import quote
 from pydantic import Field
 
 from fitserve.client import dataframes, transfers
-from fitserve.client.connection import Handle, Resource
+from fitserve.client.connection import Connection, Handle, Resource
+from fitserve.client.errors import error_of_problem
 from fitserve.client.history import card
+from fitserve.client.runs import Run
 from fitserve.client.upload_body import Progress, dataset_name, upload_of
 from fitserve.dataset_facts import Kind
 from fitserve.errors import BadInput
@@ -30,6 +32,7 @@ from fitserve.wire.datasets import (
 from fitserve.wire.sources import ConnectionInfo
 
 if TYPE_CHECKING:
+    import httpx2
     import pandas
     import polars
 
@@ -144,6 +147,8 @@ class Dataset(DatasetInfo, Handle):
     def reimport(self) -> Dataset:
         """Read its source again. Other content is returned as the next version, the same content as this one."""
         answer = self._connection.send("POST", f"{_PATH}/{self.id}/refresh", timeout=IMPORT_TIMEOUT)
+        if answer.status_code == 202:
+            return imported(Run.bind(answer.json(), self._connection), self._connection, None)
         return self.bind(answer.json(), self._connection)
 
     def download(self, path: str | PathLike[str], format: Literal["parquet", "csv"] = "parquet") -> Path:
@@ -163,6 +168,20 @@ class Dataset(DatasetInfo, Handle):
     def _repr_html_(self) -> str:
         kinds = {column.name: column.kind for column in self.columns}
         return card(f"Dataset {self.ref}", {"size": self.extent, **kinds})
+
+
+def imported(run: Run, connection: Connection, progress: Progress | None) -> Dataset:
+    """Wait for an import's end, and return its version. Raises what an import in the API raises, RunEnded."""
+    if progress is not None:
+        for event in run.events():
+            if "bytes_of" in event.data:
+                progress(event.data["bytes"], event.data["bytes_of"])
+    run.wait(check=False)
+    error = run.error or {}
+    if run.state == "failed" and "type" in error:
+        raise error_of_problem(int(error["status"]), {**error, "run": run.id})
+    run.wait()
+    return Dataset.bind(connection.get(f"{_PATH}/{(run.result or {})['dataset_id']}"), connection)
 
 
 class Datasets(Resource):
@@ -211,7 +230,14 @@ class Datasets(Resource):
         return Dataset.bind(value, self._connection)
 
     def import_from(
-        self, name: str, source: Mapping[str, Any], *, kinds: Mapping[str, Kind] | None = None, **options: Any
+        self,
+        name: str,
+        source: Mapping[str, Any],
+        *,
+        kinds: Mapping[str, Kind] | None = None,
+        wait: bool | None = None,
+        progress: Progress | None = None,
+        **options: Any,
     ) -> Dataset:
         """Import a table from its source; new content under a name is its next version.
 
@@ -220,14 +246,39 @@ class Datasets(Resource):
             source: one of `fitserve.wire.sources.Source`, such as
                 `{"sql": {"connection": "warehouse", "query": "SELECT ..."}}`.
             kinds: corrects what the server infers, by column.
+            wait: False has workers carry it out, in parts; True the API. Left out, large ones go to the workers. The
+                table is waited for in either case; `queue_import` does not wait.
+            progress: called with the bytes that workers have read so far, and the bytes in all.
             options: how to read it, as in `upload`.
 
         Raises BadInput with the pointer of what is refused, Unavailable where the source is away.
         """
-        stated = UploadOptions(kinds=dict(kinds or {}), **options).model_dump(mode="json", exclude_defaults=True)
-        body = {"name": name, "source": dict(source), "options": stated}
-        answer = self._connection.send("POST", _PATH, json=body, timeout=IMPORT_TIMEOUT)
+        answer = self._import(name, source, kinds, wait, options)
+        if answer.status_code == 202:
+            return self._imported(answer.json(), progress)
         return Dataset.bind(answer.json(), self._connection)
+
+    def queue_import(
+        self, name: str, source: Mapping[str, Any], *, kinds: Mapping[str, Kind] | None = None, **options: Any
+    ) -> Run:
+        """Have workers import a table, as `import_from` does, and return the run without waiting for its end."""
+        answer = self._import(name, source, kinds, False, options)
+        return Run.bind(answer.json(), self._connection)
+
+    def _import(
+        self,
+        name: str,
+        source: Mapping[str, Any],
+        kinds: Mapping[str, Kind] | None,
+        wait: bool | None,
+        options: Mapping[str, Any],
+    ) -> httpx2.Response:
+        stated = UploadOptions(kinds=dict(kinds or {}), **options).model_dump(mode="json", exclude_defaults=True)
+        body = {"name": name, "source": dict(source), "options": stated} | ({} if wait is None else {"wait": wait})
+        return self._connection.send("POST", _PATH, json=body, timeout=IMPORT_TIMEOUT)
+
+    def _imported(self, queued: Mapping[str, Any], progress: Progress | None) -> Dataset:
+        return imported(Run.bind(queued, self._connection), self._connection, progress)
 
     def connections(self) -> Sequence[ConnectionInfo]:
         """Return the connections that a source can name."""

@@ -65,12 +65,19 @@ _BY_STATUS = {cls.status: cls for cls in reversed(list(_tree(FitserveError)))}
 
 def error_of(response: httpx2.Response) -> FitserveError:
     """Return the error that a response of status 400 or more stands for."""
-    status, body = response.status_code, _problem_details(response)
+    error = error_of_problem(response.status_code, _problem_details(response))
+    error.extra.setdefault("request_id", response.headers.get("x-request-id", ""))
+    error.retry_after = retry_after(response.headers)
+    error.args = (render(error),)
+    return error
+
+
+def error_of_problem(status: int, body: Mapping[str, Any]) -> FitserveError:
+    """Return the error that problem details stand for."""
     slug = str(body.get("type", "")).rpartition(":")[2]
     by_class = errors.BadInput if status < 500 else FitserveError
     cls = _BY_SLUG.get(slug) or _BY_STATUS.get(status) or by_class
     extra = {key: value for key, value in body.items() if key not in _OWN_MEMBERS and key.isidentifier()}
-    extra.setdefault("request_id", response.headers.get("x-request-id", ""))
     error = cls(
         str(body.get("detail") or body.get("title") or f"The server answered {status}."),
         pointer=body.get("pointer"),
@@ -78,7 +85,6 @@ def error_of(response: httpx2.Response) -> FitserveError:
         expected=body.get("expected"),
         fix=body.get("fix"),
         problems=[_problem(item) for item in body.get("errors") or [] if isinstance(item, dict)],
-        retry_after=retry_after(response.headers),
         **extra,
     )
     if type(error).status != status:

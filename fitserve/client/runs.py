@@ -83,9 +83,10 @@ class Run(RunSummary, Handle):
 
     @property
     def dataset(self) -> str:
-        """The dataset that it trains on, as name@version where that is known."""
+        """The dataset that it trains on, or has imported, as name@version where that is known."""
         reference = self.resolved.get("dataset")
-        return str(reference["ref"]) if isinstance(reference, dict) else self.dataset_id
+        made = (self.result or {}).get("dataset")
+        return str(reference["ref"]) if isinstance(reference, dict) else str(self.dataset_id or made or "")
 
     @property
     def ended(self) -> bool:

@@ -52,9 +52,12 @@ class IngestedTable:
     seconds: float
 
 
-def ingest(path: Path, options: UploadOptions, limits: Limits, folder: Path) -> IngestedTable:
+def ingest(
+    path: Path, options: UploadOptions, limits: Limits, folder: Path, check: Callable[[], None] | None = None
+) -> IngestedTable:
     """Read an uploaded file; all new files are made in `folder`, which the caller removes.
 
+    `check` is called with each batch of rows; what it raises ends the reading.
     Raises BadInput (and its subclasses) with problems that name row, column, value and what was expected; TooLarge,
     UnsupportedMedia, StorageFull.
     """
@@ -63,7 +66,7 @@ def ingest(path: Path, options: UploadOptions, limits: Limits, folder: Path) -> 
     with disk_full_is_507(), ThreadPoolExecutor(4, "ingest") as pool:
         reader = open_reader(path, options, limits, folder)
         _check_stated_columns(options, reader)
-        table = _read_until_plans_fit(reader, parquet, options, pool)
+        table = _read_until_plans_fit(reader, parquet, options, pool, check)
     if not table.rows:
         if table.problems or reader.problems:
             raise refuse(reader.locate([*reader.problems, *table.problems]), reader.rejected + table.rejected)
@@ -122,13 +125,17 @@ def _check_stated_columns(options: UploadOptions, reader: TableReader) -> None:
 
 
 def _read_until_plans_fit(
-    reader: TableReader, parquet: Path, options: UploadOptions, pool: ThreadPoolExecutor
+    reader: TableReader,
+    parquet: Path,
+    options: UploadOptions,
+    pool: ThreadPoolExecutor,
+    check: Callable[[], None] | None,
 ) -> _ParsingPass:
     plans = reader.plans()
     for _ in range(MAX_PASSES):
         table = _ParsingPass(reader, plans, parquet, options, pool)
         try:
-            table.run()
+            table.run(check)
         except ReadAgain:
             plans = reader.plans()  # of more columns, other types or another encoding than the beginning showed
             continue
@@ -161,12 +168,14 @@ class _ParsingPass:
         self.next_plans: list[ColumnPlan] = []
         self.is_final = False
 
-    def run(self) -> None:
+    def run(self, check: Callable[[], None] | None = None) -> None:
         """Read, parse, count and write all rows. Raises TableRefused for a strict upload with bad records or values."""
         self.reader.problems.clear()
         self.reader.rejected = 0
         try:
             for numbers, batch in _prefetch(self.reader.batches(), self.pool):
+                if check is not None:
+                    check()
                 self._process(numbers, batch)
             self._conclude()
         except BaseException:

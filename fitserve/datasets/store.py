@@ -132,7 +132,7 @@ def _alternative_name(name: str, sha256: str, attempt: int) -> str:
     return f"{name[:54]}-{sha256[:8]}" if attempt == 0 else f"{name[:50]}-{sha256[: 10 + attempt]}"[:63]
 
 
-def _check_name_is_free(name: str, newest: Dataset | None, owner: str, as_version: bool) -> None:
+def check_name_is_free(name: str, newest: Dataset | None, owner: str, as_version: bool) -> None:
     """Raise Conflict where a name's newest version is another owner's, or no new version of it was asked for."""
     if newest is None:
         return
@@ -177,11 +177,45 @@ def create(
         if existing is not None:
             return existing, False
         if name is not None:
-            _check_name_is_free(name, latest_version(session, name), owner, as_version)
+            check_name_is_free(name, latest_version(session, name), owner, as_version)
+    version = parse(
+        blobs,
+        received,
+        owner=owner,
+        options=options,
+        limits=limits,
+        scratch=scratch,
+        name=name,
+        origin=origin,
+        notices=notices,
+        reading=reading,
+    )
+    return commit(engine, version, chosen=name is not None, as_version=as_version, reuse=True)
+
+
+def parse(
+    blobs: BlobStore,
+    received: ReceivedFile,
+    *,
+    owner: str,
+    options: UploadOptions,
+    limits: Limits,
+    scratch: Path,
+    name: str | None = None,
+    origin: Mapping[str, Any] | None = None,
+    notices: Sequence[Notice] = (),
+    reading: UploadOptions | None = None,
+    check: Callable[[], None] | None = None,
+) -> NewVersion:
+    """Read an upload, and store its Parquet file; no row refers to it yet. Raises BadInput, StorageFull.
+
+    `check` is called again and again; what it raises ends the reading.
+    """
     with scratch_folder(scratch) as folder:
-        table = ingest(received.path, reading or options, limits, folder)
+        table = ingest(received.path, reading or options, limits, folder, check)
         stored = blobs.put_file(table.parquet)
-    version = NewVersion(
+    stated = options.model_dump(mode="json", exclude_defaults=True)
+    return NewVersion(
         name=name or _name_from_file(received.filename, received.sha256),
         owner=owner,
         table=table,
@@ -192,7 +226,28 @@ def create(
         refused=table.refused,
         notices=[*(notice.model_dump(mode="json") for notice in notices), *table.notices],
     )
-    return commit(engine, version, chosen=name is not None, as_version=as_version, reuse=True)
+
+
+def add_version(session: Session, new: NewVersion) -> tuple[Dataset, bool]:
+    """Add the next version of a name, within the caller's transaction.
+
+    False where the owner's newest version has the same content, read the same way. Raises Conflict; IntegrityError
+    where another transaction has taken the version's number.
+    """
+    newest = latest_version(session, new.name)
+    check_name_is_free(new.name, newest, new.owner, as_version=True)
+    existing = _find_same_content(session, new.owner, new.sha256, new.source["options"], new.name)
+    if existing is not None:
+        return existing, False
+    return _insert(session, new, new.name, newest), True
+
+
+def _insert(session: Session, new: NewVersion, name: str, newest: Dataset | None) -> Dataset:
+    """Insert the version after `newest`, with its event."""
+    row = new.insert(session, name, newest)
+    session.flush()
+    _record_version(session, row, newest)
+    return row
 
 
 def correct_kinds(
@@ -268,13 +323,11 @@ def commit(
                 if (known := check(session, newest)) is not None:
                     return known, False
                 if chosen:
-                    _check_name_is_free(name, newest, new.owner, as_version)
+                    check_name_is_free(name, newest, new.owner, as_version)
                 elif newest is not None:
                     name = _alternative_name(name, new.sha256, attempt)
                     continue
-                row = new.insert(session, name, newest)
-                session.flush()
-                _record_version(session, row, newest)
+                row = _insert(session, new, name, newest)
                 after(session, row)
                 session.expunge(row)
             return row, True
@@ -341,8 +394,13 @@ def get(session: Session, owner: str | None, ref: str) -> Dataset:
     return row
 
 
-def check_visible(session: Session, owner: str | None, dataset_id: str) -> None:
-    """Raise NotFound unless `owner` still sees the dataset of a run, which may not be shared any more."""
+def check_visible(session: Session, owner: str | None, dataset_id: str | None) -> None:
+    """Raise NotFound unless `owner` still sees the dataset of a run, which may not be shared any more.
+
+    A run that imports a table has none.
+    """
+    if dataset_id is None:
+        return
     row = session.get(Dataset, dataset_id)
     if row is None or not sees(owner, row):
         raise NotFound(

@@ -41,7 +41,7 @@ class NewRun:
     """A run to be created. `resolved` is the spec with every default filled in."""
 
     owner: str
-    dataset_id: str
+    dataset_id: str | None
     spec: dict[str, Any]
     resolved: dict[str, Any]
     estimates: dict[str, Any]

@@ -27,8 +27,8 @@ from fitserve.states import DEPENDENT_KINDS, INTERNAL_KINDS, TERMINAL, FailureCa
 from fitserve.strictjson import finite_json
 from fitserve.tables import Epoch, Run, Trial
 
-# Inserts the model's version within T4's transaction and returns its number (or None).
-Register = Callable[[Session], int | None]
+# Inserts what a result registers, such as a model's version, in T4's transaction; returns what the result says of it.
+Register = Callable[[Session], Mapping[str, Any]]
 
 
 class CancelledFirst(Exception):
@@ -64,13 +64,13 @@ def succeed(
         _end_trial_rows(session, lease.run_id, RunState.succeeded, at)
         _check_history(session, lease.run_id)
         add_references(session, blobs, stored, at)
-        whole = {**finite_json(dict(result)), "attempt": lease.attempt}
-        if (version := register(session)) is not None:
-            whole["version"] = version
+        whole = {**finite_json(dict(result)), "attempt": lease.attempt, **register(session)}
         session.execute(_update(Run.id == lease.run_id).values(result=whole, scores=scores_of(whole)))
         data = {key: whole[key] for key in ("attempt", "version", "artifact", "metrics") if key in whole}
         add_event(session, lease.run_id, lease.attempt, FINISHED, at, RunState.succeeded, "Succeeded", data=data)
         facts = {key: whole[key] for key in ("version", "metrics") if key in whole}
+        if (made := whole.get("dataset_id")) is not None:
+            facts["made"] = made
         _record_end(session, session.get_one(Run, lease.run_id), RunState.succeeded, at, facts)
     return RunState.succeeded
 

@@ -122,7 +122,7 @@ def _filtered(query: Select[Any], wanted: RunFilter) -> Select[Any]:
         query = query.where(Run.created_at >= wanted.since)
     if not wanted.playground:
         of_playground = select(Dataset.id).where(Dataset.name.startswith(PLAYGROUND, autoescape=True))
-        query = query.where(Run.dataset_id.not_in(of_playground))
+        query = query.where(or_(Run.dataset_id.is_(None), Run.dataset_id.not_in(of_playground)))
     for tag in wanted.tags:
         query = query.where(cast(Run.tags, String).contains(_as_json(tag), autoescape=True))
     for word in wanted.text.split():
@@ -141,7 +141,7 @@ def _mentions(word: str) -> ColumnElement[bool]:
     if len(word) >= SHORTEST_ID_PART:
         texts.append(Run.id)
     named = select(Dataset.id).where(Dataset.name.icontains(word, autoescape=True))
-    in_json = (cast(column, String) for column in (Run.tags, Run.resolved["target"]))
+    in_json = (cast(column, String) for column in (Run.tags, Run.resolved["target"], Run.resolved["name"]))
     # Texts beyond ASCII are escaped in JSON columns.
     escaped = _as_json(word)[1:-1]
     return or_(
@@ -198,7 +198,7 @@ def describe(session: Session, runs: Sequence[Run], *, changes: bool = False) ->
     return [
         Listed(
             run,
-            refs.get(run.dataset_id, run.dataset_id),
+            refs.get(run.dataset_id or "", run.dataset_id) or _imported(run),
             targets.get(run.id, []),
             run.scores if run.scores is not None else scores_of(run.result),
             _brief(spec_changes(specs[before[run.id]], specs[run.id])) if before.get(run.id) in specs else None,
@@ -206,6 +206,11 @@ def describe(session: Session, runs: Sequence[Run], *, changes: bool = False) ->
         )
         for run in runs
     ]
+
+
+def _imported(run: Run) -> str:
+    """Return the version that an import has made; before its end, nothing."""
+    return str((run.result or {}).get("dataset", ""))
 
 
 def _targets(session: Session, ids: Sequence[str]) -> Iterable[Any]:

@@ -69,7 +69,7 @@ class Run(Base):
     owner: Mapped[str] = mapped_column(String(63))
     key_id: Mapped[str | None] = mapped_column(String(40))  # of the API key that submitted it
     shared: Mapped[bool] = mapped_column(default=False, server_default=false())
-    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"))
+    dataset_id: Mapped[str | None] = mapped_column(ForeignKey("datasets.id"))  # None: it imports one
     model: Mapped[str | None] = mapped_column(String(63))  # registered under this name when it succeeds
     spec: Mapped[dict[str, Any]]  # as submitted
     resolved: Mapped[dict[str, Any]]  # with every default filled in
@@ -101,6 +101,12 @@ class Run(Base):
     notes: Mapped[str | None]
     scores: Mapped[dict[str, Any] | None]  # of its result, for lists: `fitserve.runs.scores`
     deleted_at: Mapped[datetime | None]  # set in the transaction that deletes it: only then its events can go
+
+    @property
+    def input_dataset(self) -> str:
+        """The dataset that it reads, as every run does but an import."""
+        assert self.dataset_id is not None
+        return self.dataset_id
 
 
 class Event(Base):

@@ -22,13 +22,13 @@ class RunSummary(DataModel):
     id: str
     kind: str = Field(
         description="`training`; `reproduction`: an exact repetition of the parent; `trial`: one of the parent's "
-        "trials; `prediction`: a batch prediction; `export`: a version in another format"
+        "trials; `prediction`: a batch prediction; `export`: a version in another format; `import`: of a table"
     )
     state: RunState
     owner: str
     shared: bool = Field(False, description="Whether other owners can read it")
     model: str | None = Field(description="Model that the run registers a version of when it succeeds")
-    dataset_id: str
+    dataset_id: str | None = Field(description="Null of an import: its `result` names the version that it made")
     priority: int = Field(description="-100 to 100; higher runs first")
     attempt: int = Field(description="Number of times that a worker has claimed it")
     parent_id: str | None = Field(description="The run that it repeats, changes, or is a trial of")
@@ -46,7 +46,7 @@ class RunSummary(DataModel):
 class ListedRun(RunSummary):
     """A run in a list, with what it was trained on and how well."""
 
-    dataset: str = Field(description="As name@version")
+    dataset: str = Field(description="As name@version; empty of an import that has made none")
     targets: list[str]
     scores: dict[str, float] = Field(
         description="Figures on its test rows, else its validation rows, in the target's units; with several targets "

@@ -8,6 +8,11 @@ from fitserve.data_model import DataModel
 from fitserve.wire.datasets import NAME, UploadOptions
 from fitserve.wire.one_kind import OneKind
 
+WAIT = (
+    "False: answer 202 with a run of kind `import`, which workers carry out, many objects side by side. True: answer "
+    "once the table is there. Left out: a run for many objects or a large size (`FITSERVE_IMPORT_RUN_PARTS`, "
+    "`FITSERVE_IMPORT_RUN_BYTES`)"
+)
 CONNECTION_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 
 
@@ -73,6 +78,7 @@ class ImportRequest(DataModel):
     name: str = Field(pattern=NAME)
     source: Source
     options: UploadOptions = Field(default_factory=UploadOptions, description="How to read it, as of an upload")
+    wait: bool | None = Field(None, description=WAIT)
 
 
 class ConnectionInfo(DataModel):

@@ -37,8 +37,8 @@ def test_a_change_and_its_event_are_committed_together(engine: Engine, tmp_path:
     first, held = run_of(engine, store)
     manifest = store.put_bytes(b"manifest")
 
-    def register(session: Session) -> int:
-        return registry.add_version(session, "m", "ann", first, manifest.sha256, {"loss": 0.5})
+    def register(session: Session) -> dict[str, int]:
+        return {"version": registry.add_version(session, "m", "ann", first, manifest.sha256, {"loss": 0.5})}
 
     result = {"artifact": manifest.sha256, "metrics": {"loss": 0.5}}
     finish.succeed(engine, held, result, blobs=store, stored={"manifest": manifest}, register=register)

@@ -110,9 +110,9 @@ class World:
         written, stored = artifacts.write(self.blobs, {"onnx": graph}, manifest)
         version: list[int] = []
 
-        def register(session: Any) -> int:
+        def register(session: Any) -> dict[str, int]:
             version.append(registry.add_version(session, run.model or "m", run.owner, run.id, written.sha256, {}))
-            return version[0]
+            return {"version": version[0]}
 
         result = {"artifact": written.sha256, "metrics": {}}
         finish.succeed(self.engine, held, result, blobs=self.blobs, stored=stored, register=register)

@@ -13,6 +13,7 @@ from fitserve.runs import finish, listing, queries
 from fitserve.runs.listing import RunFilter
 from fitserve.states import TERMINAL
 from fitserve.tables import Run
+from tests.conftest import free_ports
 from tests.faults.checker import AcknowledgedRun, check_runs
 from tests.faults.cluster import Cluster, Member, wait_for
 from tests.faults.test_division import holder, idle_workers
@@ -79,11 +80,14 @@ def test_a_run_goes_on_whoever_is_lost(cluster: Cluster) -> None:
 
 
 def test_nobody_waits_in_a_gang_while_runs_are_queued(cluster: Cluster) -> None:
-    idle_workers(cluster, 1)
+    (port,) = free_ports(1)
+    cluster.start("worker", FITSERVE_CLUSTER_PORTS=str(port))
     alone = cluster.submit(workers={**TWO, "at_least": 1})
     assert "this one trains the network alone" in check(cluster, alone, 3)
-    waits = cluster.submit(workers=TWO)
-    cluster.wait_state(waits, "running")
+    with socket.create_server(("", port)):
+        waits = cluster.submit(workers=TWO)
+        wait_for(lambda: "Waiting for a free port" in messages(cluster, waits), 20, "a leader without a port")
+    wait_for(lambda: "Waiting for 1 more worker" in messages(cluster, waits), 20, "a leader that has found one")
     other = cluster.submit(epochs=3)
     assert cluster.wait_over(other, 60).state == "succeeded"
     assert "other runs go first" in messages(cluster, waits)
@@ -91,6 +95,7 @@ def test_nobody_waits_in_a_gang_while_runs_are_queued(cluster: Cluster) -> None:
     cluster.start("reaper")
     run = cluster.wait_over(waits, 60)
     assert run.state == "succeeded", run.error
+    assert run.spent_attempts == 0
 
 
 def test_a_helper_that_shuts_down_and_a_cancel(cluster: Cluster) -> None:

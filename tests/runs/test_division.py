@@ -195,7 +195,7 @@ def test_a_trials_file_is_kept_until_its_run_is_over(
     part = must(claim()).lease
     blob = store.put_bytes(b"weights")
     result = {"blob": blob.sha256}
-    finish.succeed(engine, part, result, blobs=store, stored={"trial": blob}, register=lambda _: None)
+    finish.succeed(engine, part, result, blobs=store, stored={"trial": blob}, register=lambda _: {})
     assert parts(engine, held.run_id)[1].blob == blob.sha256
     store.put_bytes(b"what nobody refers to")
     time.sleep(0.05)
@@ -259,6 +259,6 @@ def test_a_trial_that_is_reported_with_the_result_has_ended_as_reported(
     last = TrialReport(2, {**row, "state": "succeeded", "value": 0.5, "epochs": 2})
     stored = {"manifest": store.put_bytes(b"a model")}
     result = {"artifact": stored["manifest"].sha256, "metrics": {}}
-    finish.succeed(engine, held, result, blobs=store, stored=stored, register=lambda _: None, reports=[last])
+    finish.succeed(engine, held, result, blobs=store, stored=stored, register=lambda _: {}, reports=[last])
     with db.reading(engine) as session:
         assert [(row.state, row.value) for row in queries.trials(session, held.run_id)] == [("succeeded", 0.5)]

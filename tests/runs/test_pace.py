@@ -32,7 +32,7 @@ def ended(
         claimed = claim()
         assert claimed is not None
         result = {"trials": [{"epochs": epochs}], "seconds": seconds}
-        finish.succeed(engine, claimed.lease, result, blobs=store, stored={}, register=lambda _: None)
+        finish.succeed(engine, claimed.lease, result, blobs=store, stored={}, register=lambda _: {})
 
     return end
 

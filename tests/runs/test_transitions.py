@@ -44,7 +44,7 @@ def must(claimed: lease.Claim | None) -> lease.Claim:
 def succeed(engine: Engine, held: lease.Lease, store: FolderStore, content: bytes = b"a model") -> RunState:
     stored = {"manifest": store.put_bytes(content)}
     result = {"artifact": stored["manifest"].sha256, "metrics": {"loss": float("nan")}}
-    return finish.succeed(engine, held, result, blobs=store, stored=stored, register=lambda _: None)
+    return finish.succeed(engine, held, result, blobs=store, stored=stored, register=lambda _: {})
 
 
 def expire_lease(engine: Engine, run_id: str) -> None:
@@ -230,7 +230,7 @@ def test_t4_registers_the_version_in_its_transaction(
     stored = {"manifest": store.put_bytes(b"x")}
     sha = stored["manifest"].sha256
 
-    def breaks(session: object) -> int:
+    def breaks(session: object) -> dict[str, int]:
         raise Conflict("taken")
 
     with pytest.raises(Conflict):
@@ -242,7 +242,7 @@ def test_t4_registers_the_version_in_its_transaction(
         {},
         blobs=store,
         stored=stored,
-        register=lambda session: registry.add_version(session, "m", "ann", held.run_id, sha, {}),
+        register=lambda session: {"version": registry.add_version(session, "m", "ann", held.run_id, sha, {})},
     )
     assert read_run(engine, held.run_id).result == {"attempt": 1, "version": 1}
 
@@ -254,7 +254,7 @@ def test_t4_a_blob_deleted_meanwhile_is_noticed(
     held = must(claim()).lease
     with pytest.raises(blob_references.BlobVanished):
         gone = {"manifest": StoredBlob("0" * 64, 1)}
-        finish.succeed(engine, held, {}, blobs=store, stored=gone, register=lambda _: None)
+        finish.succeed(engine, held, {}, blobs=store, stored=gone, register=lambda _: {})
     assert read_run(engine, held.run_id).state == "running"
 
 
@@ -426,7 +426,7 @@ def test_young_or_referenced_blobs_are_not_deleted(
     network = store.put_bytes(b"network")
     manifest = store.put_bytes(json.dumps({"onnx": {"sha256": network.sha256}}).encode())
     stored = {"manifest": manifest, "onnx": network}
-    finish.succeed(engine, held, {"artifact": manifest.sha256}, blobs=store, stored=stored, register=lambda _: None)
+    finish.succeed(engine, held, {"artifact": manifest.sha256}, blobs=store, stored=stored, register=lambda _: {})
     orphan = store.put_bytes(b"an orphan")
     assert blob_references.delete_unreferenced(engine, store, age_seconds=3600) == 0
     assert blob_references.delete_unreferenced(engine, store, age_seconds=-1) == 1

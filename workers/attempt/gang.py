@@ -40,8 +40,8 @@ PATIENCE_SECONDS = 6.0  # for idle workers to claim the runs that are queued, be
 _FIXES = {
     FailureCause.gang_address: "Close the cluster's ports to the outside; FITSERVE_CLUSTER_PUBLIC",
     FailureCause.gang_broken: "Open FITSERVE_CLUSTER_PORTS between the workers, in both directions",
-    FailureCause.no_free_port: "Give FITSERVE_CLUSTER_PORTS a wider range, or close what listens in it",
 }
+_NO_PORT = "Give FITSERVE_CLUSTER_PORTS a wider range, or close what listens in it"
 BREAKS = 3  # without an epoch between them, after which the leader goes on alone
 T = TypeVar("T")
 
@@ -108,19 +108,23 @@ class LeaderAttempt(_GangAttempt):
         self._count = int(workers.count)
 
     def _train(self) -> RunState | None:
-        while (address := self._own_address()) is not None:
+        while True:
             try:
+                address = self._own_address()
+                if address is None:
+                    return super()._train()
                 return self._train_with(self._gather(address), address)
             except GangLost as lost:
                 self._regroup(str(lost))
             except OthersFirst:
-                return self._yield_to_other_runs()
-        return super()._train()
+                return self._yield_to_other_runs(f"Fewer than {self._at_least} workers are there; other runs go first")
+            except NoFreePort as error:
+                return self._yield_to_other_runs(f"{error}: another worker may have a free one")
 
     def _own_address(self) -> str | None:
         """Return where helpers reach this worker; None where it trains alone.
 
-        Raises AttemptFailed where the run needs helpers.
+        Where the run needs helpers it raises AttemptFailed, or NoFreePort once it has waited for one.
         """
         cause, why = FailureCause.gang_address, why_no_gang(self.settings)
         if why is None and self._breaks >= BREAKS:
@@ -129,12 +133,26 @@ class LeaderAttempt(_GangAttempt):
             try:
                 return free_address(self.settings)
             except NoFreePort as error:
-                cause, why = FailureCause.no_free_port, str(error)
+                if self._at_least > 1:
+                    return self._wait_for_port(str(error))
+                why = str(error)
         if self._at_least > 1:
             needs = f"The run needs {self._at_least} workers, and {why}"
-            raise AttemptFailed(cause, needs, {"fix": _FIXES[cause]}, final=cause != FailureCause.no_free_port)
+            raise AttemptFailed(cause, needs, {"fix": _FIXES[cause]}, final=True)
         self._say("warn", f"One worker trains the network alone: {why}.")
         return None
+
+    def _wait_for_port(self, why: str) -> str:
+        """Return this worker's address once a port is free, which spends no attempt. Raises NoFreePort in the end."""
+        self._say("warn", f"Waiting for a free port: {why}.", {"fix": _NO_PORT})
+        deadline = time.monotonic() + max(self._wait_seconds, PATIENCE_SECONDS)
+        while True:
+            self._pause()
+            try:
+                return free_address(self.settings)
+            except NoFreePort:
+                if time.monotonic() >= deadline:
+                    raise
 
     # --- before -----------------------------------------------------------------------------------------
 
@@ -192,9 +210,9 @@ class LeaderAttempt(_GangAttempt):
         for run_id in parts:
             self.division.publish(run_id)
 
-    def _yield_to_other_runs(self) -> RunState | None:
+    def _yield_to_other_runs(self, why: str) -> RunState | None:
+        """Queue the run again, after all others, without spending an attempt."""
         self.slot.drop()
-        why = f"Fewer than {self._at_least} workers are there; other runs go first"
 
         def end() -> RunState:
             gangs.yield_to_other_runs(self.engine, self.lease, platform.node())

@@ -127,10 +127,11 @@ class DurableResult:
             engine, lease, self.result, blobs=blobs, stored=self.stored, register=self._register, reports=reports
         )
 
-    def _register(self, session: Session) -> int | None:
-        if self.run.model is None or self.artifact is None:
-            return None
-        return registry.add_version(session, self.run.model, self.run.owner, self.run.id, self.artifact, self.metrics)
+    def _register(self, session: Session) -> dict[str, Any]:
+        run = self.run
+        if run.model is None or self.artifact is None:
+            return {}
+        return {"version": registry.add_version(session, run.model, run.owner, run.id, self.artifact, self.metrics)}
 
 
 def make_durable(blobs: BlobStore, run: Run, trained: TrainingResult) -> DurableResult:

@@ -40,9 +40,10 @@ class CleanupAttempt(SideAttempt):
         self._remains = target.discard()
         return {"remains": self._remains}, {}
 
-    def _register(self, session: Session) -> None:
+    def _register(self, session: Session) -> dict[str, Any]:
         assert self.claim.run.parent_id is not None
         cleanup.record(session, self.claim.run.parent_id, self._remains or [])
+        return {}
 
     def _undo(self) -> None:
         """Say at the batch prediction that this gives up."""

@@ -22,59 +22,41 @@ from fitserve.runs.history import Report
 from fitserve.runs.lease import StoredCheckpoint
 from fitserve.states import RunKind
 from fitserve.wire.destinations import Destination
-from workers.batch.division import PartDivision
+from workers.batch.divided import POLL, DividedAttempt
 from workers.batch.new_dataset import NewDataset
 from workers.batch.part_predictor import PartPredictor
-from workers.side_attempt import Interrupted, SideAttempt
-
-_POLL = 0.1  # seconds between looks at the parts of other workers
+from workers.side_attempt import SideAttempt
 
 
-class BatchPredictionAttempt(SideAttempt):
+class BatchPredictionAttempt(DividedAttempt):
     """One attempt at one batch prediction."""
 
     _target: Target | None = None
-    _division: PartDivision | None = None
+    _predictor: PartPredictor | None = None
 
     def _work(self, folder: Path) -> tuple[dict[str, Any], dict[str, StoredBlob]]:
-        predictor = self._predictor(folder)
-        self._division = PartDivision(self.engine, self.claim.lease, self.settings.max_attempts)
+        self._predictor = predictor = self._open_predictor(folder)
+        division = self._divide()
         self._target = self._open(folder)
-        predicted, written = self._read_checkpoint()
+        self._predicted, self._written = self._read_checkpoint()
         self._target.prepare(predictor.schema())
-        while remaining := [number for number in range(predictor.count) if number not in written]:
-            if self._is_interrupted:
-                raise Interrupted
-            assignment = self._division.assign(remaining)
-            if assignment.finished:
-                written.update(assignment.finished)
-                self._record(predicted, written, predictor.dataset.rows)
-            if assignment.own is not None:
-                self._predict_and_write(predictor, assignment.own, assignment.blob, predicted, written)
-            elif not assignment.finished:
-                time.sleep(_POLL)
-        return self._finish(predictor, [written[number] for number in sorted(written)]), {}
+        self._do_all(division, range(predictor.count), self._written)
+        return self._finish(predictor, [self._written[number] for number in sorted(self._written)]), {}
 
-    def _predict_and_write(
-        self,
-        predictor: PartPredictor,
-        number: int,
-        blob: str | None,
-        predicted: dict[int, Part],
-        written: dict[int, Part],
-    ) -> None:
+    def _do_part(self, number: int, blob: str | None) -> Part:
         """Predict a part, unless that was done before, and write it."""
+        predictor = self._predictor
         assert self._target is not None
-        part, path = _known_part(self, number, predicted.get(number), blob)
+        assert predictor is not None
+        part, path = _known_part(self, number, self._predicted.get(number), blob)
         if part is None or path is None:
             part, path = predictor.predict(number)
-            predicted[number] = part
-            self._record(predicted, written, None)
+            self._predicted[number] = part
+            self._write_checkpoint(())
         self._target.write(part, path)
         _count(part, self.claim.run.resolved)
         path.unlink() if path.parent == predictor.folder else None
-        written[number] = part
-        self._record(predicted, written, predictor.dataset.rows)
+        return part
 
     def _finish(self, predictor: PartPredictor, parts: list[Part]) -> dict[str, Any]:
         assert self._target is not None
@@ -91,17 +73,17 @@ class BatchPredictionAttempt(SideAttempt):
         if self._target is None or self._division is None:  # nothing was written, but perhaps by an earlier attempt
             return [] if self.claim.lease.attempt == 1 else None
         while not self._division.end():  # a part that is written after this would remain
-            time.sleep(_POLL)
+            time.sleep(POLL)
         try:
             return self._target.discard()
         except (DestinationRefused, DestinationAway) as error:
             return [f"{self._target.leftovers} ({error.detail})"]
 
-    def _predictor(self, folder: Path) -> PartPredictor:
+    def _open_predictor(self, folder: Path) -> PartPredictor:
         run = self.claim.run
         interrupted = lambda: self._is_interrupted  # noqa: E731
         return PartPredictor.open(
-            self.settings, self.engine, self.blobs, run.resolved, run.dataset_id, folder, interrupted
+            self.settings, self.engine, self.blobs, run.resolved, run.input_dataset, folder, interrupted
         )
 
     def _open(self, folder: Path) -> Target:
@@ -109,23 +91,23 @@ class BatchPredictionAttempt(SideAttempt):
         run = self.claim.run
         stated = run.resolved.get("destination")
         if stated is None:
-            made_by = (run.dataset_id, run.owner, folder, run.id)
+            made_by = (run.input_dataset, run.owner, folder, run.id)
             return NewDataset(self.settings, self.engine, self.blobs, run.resolved, *made_by)
         whole = run.parent_id if run.kind == RunKind.part and run.parent_id else run.id
         return open_target(self.settings, Destination.model_validate(stated), run.owner, whole)
 
-    def _record(self, predicted: dict[int, Part], written: dict[int, Part], of: int | None) -> None:
-        """Record which parts are predicted and written; with `of`, the number of all rows, also how many are done."""
+    def _record(self) -> None:
+        """Record which parts are predicted and written, and how many rows of all are done."""
+        assert self._predictor is not None
+        rows, of = sum(part.rows for part in self._written.values()), self._predictor.dataset.rows
+        self._write_checkpoint((self._report("info", f"{rows} of {of} rows", {"rows": rows, "of": of}),))
+
+    def _write_checkpoint(self, reports: tuple[Report, ...]) -> None:
         body = {
-            "predicted": [asdict(one) for one in predicted.values()],
-            "written": [asdict(one) for one in written.values()],
+            "predicted": [asdict(one) for one in self._predicted.values()],
+            "written": [asdict(one) for one in self._written.values()],
         }
-        checkpoint = StoredCheckpoint(self.blobs.put_bytes(json.dumps(body).encode()), len(written))
-        reports: tuple[Report, ...] = ()
-        if of is not None:
-            rows = sum(part.rows for part in written.values())
-            reports = (self._report("info", f"{rows} of {of} rows", {"rows": rows, "of": of}),)
-        self._write(reports, checkpoint)
+        self._write(reports, StoredCheckpoint(self.blobs.put_bytes(json.dumps(body).encode()), len(self._written)))
 
     def _read_checkpoint(self) -> tuple[dict[int, Part], dict[int, Part]]:
         """Return the parts that earlier attempts have predicted and written."""
@@ -147,7 +129,7 @@ class PartAttempt(BatchPredictionAttempt):
         run, number = self.claim.run, int(self.claim.run.spec[RunKind.part])
         part, path = _known_part(self, number, None, run.checkpoint)
         if part is None or path is None:
-            part, path = self._predictor(folder).predict(number)
+            part, path = self._open_predictor(folder).predict(number)
         stored = StoredBlob(part.blob, part.bytes)
         self._write((), StoredCheckpoint(stored, 1))
         self._open(folder).write(part, path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.ipc
 
 from fitserve.blobs import disk_full_is_507
+from fitserve.datasets.sources.fetched import go_on
 from fitserve.errors import TooLarge
 from fitserve.settings import Limits
 
@@ -37,8 +38,8 @@ class TableSize:
 class ArrowFile:
     """Writes batches of one schema to a file. Raises TooLarge above the limits of rows and bytes."""
 
-    def __init__(self, path: Path, schema: pa.Schema, limits: Limits) -> None:
-        self.path, self.schema = path, schema
+    def __init__(self, path: Path, schema: pa.Schema, limits: Limits, check: Callable[[], None] = go_on) -> None:
+        self.path, self.schema, self._check = path, schema, check
         self._size = TableSize(limits)
         self._content = [_ColumnHash(field.type) for field in schema]
         self._sink = pa.OSFile(str(path), "wb")
@@ -54,6 +55,7 @@ class ArrowFile:
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Add rows."""
+        self._check()
         self._size.add(batch)
         for content, column in zip(self._content, batch.columns, strict=True):
             content.add(column)

@@ -58,7 +58,7 @@ def fetch(source: DeltaSource, connection: Connection, place: Place) -> Fetched:
         parts = [Part(one.path, rows.schema, partial(_batches, one, rows.schema)) for one in fragments]
         schema, _ = unify(parts or [Part("table", rows.schema, lambda: iter(()))])
         path = place.folder / "rows.arrow"
-        with ArrowFile(path, schema, place.limits) as file:
+        with ArrowFile(path, schema, place.limits, place.check) as file:
             file.write_all(joined_rows(parts, schema))
     except (FitserveError, Unchanged):
         raise

@@ -29,9 +29,24 @@ class SourceAway(Unavailable):
     title = "Source unavailable"
 
 
+class SourceChanged(SourceAway):
+    """A part of a source is not what it was when the source was listed."""
+
+
+class Stopped(Exception):
+    """Whoever asked for the table does not want it any more."""
+
+
+def go_on() -> None:
+    """The usual `check`: the work is wanted until its end."""
+
+
 @dataclass(frozen=True)
 class Place:
-    """The folder that a source is fetched into, and the limits and options of the fetch."""
+    """The folder that a source is fetched into, and the limits and options of the fetch.
+
+    `check` is called again and again; what it raises, `Stopped`, ends the work.
+    """
 
     folder: Path
     limits: Limits
@@ -39,6 +54,7 @@ class Place:
     known: dict[str, Any] | None = (
         None  # snapshot of the version before; if the source still has it, the fetch ends with `Unchanged`
     )
+    check: Callable[[], None] = go_on
 
 
 @dataclass(frozen=True)
@@ -59,14 +75,14 @@ class Unchanged(Exception):
     """The source is still in the known state."""
 
 
-def try_again(work: Callable[[], T], attempts: int = ATTEMPTS) -> T:
-    """Return what `work` returns, trying several times while the source is away. Raises SourceAway."""
+def try_again(work: Callable[[], T], attempts: int = ATTEMPTS, final: type[SourceAway] | None = None) -> T:
+    """Return what `work` returns, trying several times while the source is away. Raises SourceAway, `final` at once."""
     pause = FIRST_PAUSE
     for attempt in range(1, attempts + 1):
         try:
             return work()
         except SourceAway as error:
-            if attempt == attempts:
+            if attempt == attempts or (final is not None and isinstance(error, final)):
                 error.retry_after = error.retry_after or 30
                 error.fix = error.fix or "Try again later; nothing was stored."
                 raise

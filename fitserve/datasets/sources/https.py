@@ -138,6 +138,7 @@ class _Download:
             file.seek(start)
             file.truncate()
             for chunk in response:
+                self.place.check()
                 start += len(chunk)
                 if (seconds := time.monotonic() - began_at) > SILENCE and start - first < SLOWEST * seconds:
                     raise SourceAway(f"The address sends fewer than {SLOWEST} bytes a second.")

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fitserve.blobs import CHUNK, disk_full_is_507
 from fitserve.datasets.sources.connections import Connection, SourceRefused
-from fitserve.datasets.sources.fetched import Fetched, Place, SourceAway, Unchanged
-from fitserve.datasets.sources.part_files import PartFile, join
+from fitserve.datasets.sources.fetched import Fetched, Place, SourceAway, SourceChanged, Stopped, Unchanged
+from fitserve.datasets.sources.part_files import PartFile, PartTable, join, read_parts
 from fitserve.errors import FitserveError, Problem, TooLarge, Unavailable
+from fitserve.settings import Limits
 from fitserve.wire.sources import ObjectSource
 
 MAX_PARTS = 10_000
@@ -37,24 +39,78 @@ _CHANGED = ("PreconditionFailed", "ConditionNotMet", "changed")
 _S3_DEFAULTS = {"config_kwargs": {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 1}}}
 
 
+@dataclass(frozen=True)
+class Listing:
+    """What a source's path named when it was listed: each object's name, size and mark, in the order of names.
+
+    The mark changes with the content.
+    """
+
+    objects: Sequence[tuple[str, int, str]]
+
+    @property
+    def bytes(self) -> int:
+        return sum(size for _, size, _ in self.objects)
+
+    @property
+    def snapshot(self) -> dict[str, Any]:
+        return {"parts": [{"name": name, "bytes": size, "mark": mark} for name, size, mark in self.objects]}
+
+    def is_known(self, snapshot: dict[str, Any] | None) -> bool:
+        """Return whether the objects are certainly those of that snapshot."""
+        return snapshot == self.snapshot and all(mark for _, _, mark in self.objects)
+
+
+def list_objects(kind: str, source: ObjectSource, connection: Connection, limits: Limits) -> Listing:
+    """List the object, or all parts. Raises SourceRefused, SourceAway, TooLarge."""
+    with _opened(kind, source, connection) as (store, path, pointer):
+        listing = Listing(_find(store, path, pointer, source.path))
+    if listing.bytes > limits.upload_bytes:
+        expected = f"at most {limits.upload_bytes} bytes"
+        raise TooLarge("The source is larger than the limit.", received=listing.bytes, expected=expected)
+    return listing
+
+
 def fetch(kind: str, source: ObjectSource, connection: Connection, place: Place) -> Fetched:
     """Fetch the object, or all parts. Raises SourceRefused, SourceAway, TooLarge, Unchanged."""
+    listing = list_objects(kind, source, connection, place.limits)
+    if listing.is_known(place.known):
+        raise Unchanged
+    if len(listing.objects) == 1:
+        (only,) = _download_all(kind, source, connection, place, listing.objects)
+        return Fetched(only.path, only.sha256, only.bytes, listing.snapshot, stem=only.name)
+    tables = read_objects(kind, source, connection, place, listing.objects)
+    return join(tables, place, listing.snapshot)
+
+
+def read_objects(
+    kind: str, source: ObjectSource, connection: Connection, place: Place, objects: Sequence[tuple[str, int, str]]
+) -> list[PartTable]:
+    """Fetch objects that were listed, some or all of a source's, and read each by itself.
+
+    Raises BadInput and its subclasses, SourceAway, SourceChanged.
+    """
+    return read_parts(_download_all(kind, source, connection, place, objects), place)
+
+
+def _download_all(
+    kind: str, source: ObjectSource, connection: Connection, place: Place, objects: Sequence[tuple[str, int, str]]
+) -> list[PartFile]:
+    paths = [place.folder / f"part-{at}" for at in range(len(objects))]
+    with (
+        _opened(kind, source, connection) as (store, _, _),
+        ThreadPoolExecutor(SIDE_BY_SIDE, "part") as pool,  # which drops those not begun once one has failed
+    ):
+        return list(pool.map(partial(_download, store, place.check), objects, paths))
+
+
+@contextmanager
+def _opened(kind: str, source: ObjectSource, connection: Connection) -> Iterator[tuple[Any, str, str]]:
+    """Yield the store, the source's path in it, and the pointer at it; the store's errors are translated."""
     pointer = f"/source/{kind}/path"
     address = connection.below(source.path, pointer)
     with translated(kind, connection, pointer, source.path):
-        store, path = open_store(kind, connection, address)
-        objects = _find(store, path, pointer, source.path)
-        snapshot = {"parts": [{"name": name, "bytes": size, "mark": mark} for name, size, mark in objects]}
-        if place.known == snapshot and all(mark for _, _, mark in objects):
-            raise Unchanged
-        total = sum(size for _, size, _ in objects)
-        if total > place.limits.upload_bytes:
-            expected = f"at most {place.limits.upload_bytes} bytes"
-            raise TooLarge("The source is larger than the limit.", received=total, expected=expected)
-        paths = [place.folder / f"part-{at}" for at in range(len(objects))]
-        with ThreadPoolExecutor(SIDE_BY_SIDE, "part") as pool:  # which drops those not begun once one has failed
-            parts = list(pool.map(partial(_download, store), objects, paths))
-    return join(parts, place, snapshot)
+        yield *open_store(kind, connection, address), pointer
 
 
 def open_store(kind: str, connection: Connection, address: str) -> tuple[Any, str]:
@@ -131,18 +187,24 @@ def _mark(info: dict[str, Any]) -> str:
     return next((str(info[name]).strip('"') for name in _MARKS if info.get(name)), "")
 
 
-def _download(store: Any, entry: tuple[str, int, str], path: Path) -> PartFile:
-    """Copy an object to local disk. Raises SourceAway if it changed meanwhile."""
+def _download(store: Any, check: Callable[[], None], entry: tuple[str, int, str], path: Path) -> PartFile:
+    """Copy an object to local disk. Raises SourceChanged."""
     name, size, mark = entry
     digest, count = hashlib.sha256(), 0
-    with store.open(name, "rb", block_size=4 * CHUNK, cache_type="readahead") as remote, path.open("wb") as local:
-        while chunk := remote.read(2 * CHUNK):
-            digest.update(chunk)
-            count += len(chunk)
-            with disk_full_is_507():
-                local.write(chunk)
-    if count != size or _mark(store.info(name)) != mark:
-        raise SourceAway(f"{name.rsplit('/', 1)[-1]} changed while it was read.", fix="Import it once it is complete.")
+    try:
+        with store.open(name, "rb", block_size=4 * CHUNK, cache_type="readahead") as remote, path.open("wb") as local:
+            while chunk := remote.read(2 * CHUNK):
+                check()
+                digest.update(chunk)
+                count += len(chunk)
+                with disk_full_is_507():
+                    local.write(chunk)
+        is_same = count == size and _mark(store.info(name)) == mark
+    except FileNotFoundError:
+        is_same = False
+    if not is_same:
+        what = f"{name.rsplit('/', 1)[-1]} changed while it was read."
+        raise SourceChanged(what, fix="Import it once it is complete.")
     return PartFile(name.rsplit("/", 1)[-1], path, digest.hexdigest(), count)
 
 
@@ -151,7 +213,7 @@ def translated(kind: str, connection: Connection, pointer: str, path: str) -> It
     """Translate a store's own errors, which have no common class."""
     try:
         yield
-    except (FitserveError, Unchanged):
+    except (FitserveError, Unchanged, Stopped):
         raise
     except FileNotFoundError:
         what = f"There is no object {path!r}."
@@ -165,5 +227,5 @@ def translated(kind: str, connection: Connection, pointer: str, path: str) -> It
             raise SourceRefused(f"The store refuses: {detail}", fix=fix) from None
         if type(error).__name__ == "FileExpired" or any(word in str(error) for word in _CHANGED):
             what, fix = "An object changed while it was read.", "Import it once it is complete."
-            raise SourceAway(what, fix=fix) from None
+            raise SourceChanged(what, fix=fix) from None
         raise SourceAway(f"The store of {kind} does not answer: {detail}") from None

@@ -1,4 +1,7 @@
-"""Files that are parts of one table, joined by column names into one file, which is read as an upload is."""
+"""Files that are parts of one table: each read by itself, then joined by column names into one file.
+
+The joined file is read as an upload is. Parts may be read by several processes, and joined by one of them.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ _OF_TEXTS = ("format", "delimiter", "quote", "encoding", "header", "skip_rows", 
 
 @dataclass(frozen=True)
 class PartFile:
-    """A part on local disk."""
+    """A part on local disk, as it came."""
 
     name: str
     path: Path
@@ -41,27 +44,79 @@ class PartFile:
     bytes: int
 
 
-def join(files: Sequence[PartFile], place: Place, snapshot: dict[str, Any]) -> Fetched:
-    """Return one file with the rows of all parts, in their order.
+@dataclass(frozen=True)
+class PartTable:
+    """A part that has been read: unpacked Parquet or Arrow, an Arrow stream of CSV's texts, or JSON lines in UTF-8.
 
-    One part stays as it is. Raises BadInput and its subclasses, which name the part.
+    `schema` has CSV's columns as texts, those of JSON Lines without types.
     """
-    if len(files) == 1:
-        (only,) = files
-        return Fetched(only.path, only.sha256, only.bytes, snapshot, stem=only.name)
-    whole = hashlib.sha256("\n".join(file.sha256 for file in files).encode()).hexdigest()
-    size = sum(file.bytes for file in files)
+
+    name: str
+    sha256: str  # of the part as it came, and its size
+    bytes: int
+    format: str
+    schema: pa.Schema
+    local: Callable[[], Path]  # brings the file to local disk, where it is not there
+    rejected: int = 0  # records that a lenient import leaves out, and the first of them
+    first_rejected: str | None = None
+
+
+def read_parts(files: Sequence[PartFile], place: Place) -> list[PartTable]:
+    """Read each part by itself. Raises BadInput and its subclasses, which name the part."""
     readers = [_reader(file, place) for file in files]
-    formats = {reader.format: file.name for reader, file in zip(reversed(readers), reversed(files), strict=True)}
+    _one_format([(file.name, reader.format) for file, reader in zip(files, readers, strict=True)])
+    return [_read_part(file, reader, place) for file, reader in zip(files, readers, strict=True)]
+
+
+def _reader(file: PartFile, place: Place) -> TableReader:
+    folder = file.path.with_suffix(".read")
+    folder.mkdir()
+    options = place.options.model_copy(update={"kinds": {}, "formats": {}})
+    with _naming(file):
+        reader = open_reader(file.path, options, place.limits, folder)
+    if reader.path != file.path:
+        file.path.unlink()  # unpacked or transcoded: only the copy is read from here on
+    return reader
+
+
+def _read_part(file: PartFile, reader: TableReader, place: Place) -> PartTable:
+    path = reader.path
+    if reader.format == "csv":
+        path = reader.folder / "texts.arrow"
+        with _naming(file):
+            _write_texts(reader, path, place)
+    return PartTable(
+        file.name,
+        file.sha256,
+        file.bytes,
+        reader.format,
+        _schema(reader),
+        lambda: path,
+        reader.rejected,
+        reader.problems[0].detail if reader.rejected else None,
+    )
+
+
+def _one_format(parts: Sequence[tuple[str, str]]) -> str:
+    """Return the format that all parts have. Raises SourceRefused."""
+    formats = {format: name for name, format in reversed(parts)}
     if len(formats) > 1:
         shown = ", ".join(f"{name} is {format}" for format, name in formats.items())
         raise SourceRefused("The parts are of several formats.", received=shown, expected="parts of one format")
     (format,) = formats
+    return format
+
+
+def join(tables: Sequence[PartTable], place: Place, snapshot: dict[str, Any]) -> Fetched:
+    """Return one file with the rows of all parts, in their order. Raises BadInput and its subclasses."""
+    format = _one_format([(table.name, table.format) for table in tables])
     joining: Callable[..., tuple[Path, list[Notice]]] = {"csv": _join_csv, "jsonl": _join_lines}.get(
         format, _join_typed
     )
-    path, notices = joining(files, readers, place)
+    path, notices = joining(tables, place)
+    whole = hashlib.sha256("\n".join(table.sha256 for table in tables).encode()).hexdigest()
     reading = place.options.model_copy(update={**dict.fromkeys(_OF_TEXTS), "format": None})
+    size = sum(table.bytes for table in tables)
     return Fetched(path, whole, size, snapshot, notices, reading=reading)
 
 
@@ -81,37 +136,32 @@ def _naming(file: PartFile) -> Iterator[None]:
         ) from None
 
 
-def _reader(file: PartFile, place: Place) -> TableReader:
-    folder = file.path.with_suffix(".read")
-    folder.mkdir()
-    options = place.options.model_copy(update={"kinds": {}, "formats": {}})
-    with _naming(file):
-        known = open_reader(file.path, options, place.limits, folder)
-    if known.path != file.path:
-        file.path.unlink()  # unpacked or transcoded: only the copy is read from here on
-    return known
+def _schema(reader: TableReader) -> pa.Schema:
+    if reader.format == "parquet":
+        return pq.read_schema(reader.path)
+    if reader.format in ("csv", "jsonl"):
+        kind = pa.string() if reader.format == "csv" else pa.null()
+        return pa.schema([(name, kind) for name in reader.names])
+    schema: pa.Schema = next(_arrow_opened(reader.path)).schema
+    return schema
 
 
-def _join_typed(files: Sequence[PartFile], readers: Sequence[TableReader], place: Place) -> tuple[Path, list[Notice]]:
-    parts = []
-    for file, reader in zip(files, readers, strict=True):
-        schema = pq.read_schema(reader.path) if reader.format == "parquet" else _arrow_schema(reader.path)
-        read = _parquet_batches if reader.format == "parquet" else _arrow_batches
-        parts.append(Part(file.name, schema, partial(read, reader.path)))
+def _join_typed(tables: Sequence[PartTable], place: Place) -> tuple[Path, list[Notice]]:
+    parts = [Part(table.name, table.schema, partial(_typed_batches, table)) for table in tables]
     schema, notices = unify(parts)
     path = place.folder / "joined.arrow"
-    with ArrowFile(path, schema, place.limits) as joined:
+    with ArrowFile(path, schema, place.limits, place.check) as joined:
         joined.write_all(joined_rows(parts, schema))
     return path, notices
+
+
+def _typed_batches(table: PartTable) -> Iterator[pa.RecordBatch]:
+    return _parquet_batches(table.local()) if table.format == "parquet" else _arrow_batches(table.local())
 
 
 def _parquet_batches(path: Path) -> Iterator[pa.RecordBatch]:
     with pq.ParquetFile(path, buffer_size=MB) as file:
         yield from batches_of(file, BATCH_ROWS, use_threads=False)
-
-
-def _arrow_schema(path: Path) -> pa.Schema:
-    return next(_arrow_opened(path)).schema
 
 
 def _arrow_batches(path: Path) -> Iterator[pa.RecordBatch]:
@@ -129,33 +179,34 @@ def _arrow_opened(path: Path) -> Iterator[Any]:
         yield pa.ipc.open_file(file) if is_file else pa.ipc.open_stream(file)
 
 
-def _join_csv(files: Sequence[PartFile], readers: Sequence[TableReader], place: Place) -> tuple[Path, list[Notice]]:
+def _join_csv(tables: Sequence[PartTable], place: Place) -> tuple[Path, list[Notice]]:
     """Write the fields of all parts as texts into one CSV file, so that kinds are inferred from all rows."""
     parts, notices = [], []
-    for at, (file, reader) in enumerate(zip(files, readers, strict=True)):
-        segment = place.folder / f"texts-{at}.arrow"
-        with _naming(file):
-            _write_texts(reader, segment)
-        parts.append(
-            Part(file.name, pa.schema([(name, pa.string()) for name in reader.names]), partial(read_stream, segment))
-        )
-        if reader.rejected:
-            message = f"{reader.rejected} rows of {file.name} were left out."
-            notices.append(Notice(code="rows_left_out", message=message, evidence=reader.problems[0].detail))
+    for table in tables:
+        parts.append(Part(table.name, table.schema, partial(_texts, table)))
+        if table.rejected:
+            message = f"{table.rejected} rows of {table.name} were left out."
+            notices.append(Notice(code="rows_left_out", message=message, evidence=table.first_rejected))
     schema, differences = unify(parts)
     path = place.folder / "joined.csv"
     with disk_full_is_507(), pa.csv.CSVWriter(str(path), schema) as writer:
         for batch in joined_rows(parts, schema):
+            place.check()
             writer.write_batch(batch)
     return path, [*notices, *differences]
 
 
-def _write_texts(reader: TableReader, segment: Path) -> None:
+def _texts(table: PartTable) -> Iterator[pa.RecordBatch]:
+    return read_stream(table.local())
+
+
+def _write_texts(reader: TableReader, segment: Path, place: Place) -> None:
     while True:
         try:
             schema = pa.schema([(name, pa.string()) for name in reader.names])
-            with disk_full_is_507(), pa.ipc.new_stream(str(segment), schema) as writer:
+            with disk_full_is_507(), pa.ipc.new_stream(str(segment), schema, options=_PACKED) as writer:
                 for _, batch in reader.batches():
+                    place.check()
                     writer.write_batch(batch)
             reader.refuse_if_strict(1)
             return
@@ -163,16 +214,17 @@ def _write_texts(reader: TableReader, segment: Path) -> None:
             continue
 
 
-def _join_lines(files: Sequence[PartFile], readers: Sequence[TableReader], place: Place) -> tuple[Path, list[Notice]]:
+_PACKED = pa.ipc.IpcWriteOptions(compression="lz4")  # the segments of all parts are on disk at once
+
+
+def _join_lines(tables: Sequence[PartTable], place: Place) -> tuple[Path, list[Notice]]:
     """Write all parts' lines below each other."""
     path = place.folder / "joined.jsonl"
     with disk_full_is_507(), path.open("wb") as joined:
-        for reader in readers:
-            with reader.path.open("rb") as part:
+        for table in tables:
+            place.check()
+            with table.local().open("rb") as part:
                 shutil.copyfileobj(part, joined, MB)
             joined.write(b"\n")
-    parts = [
-        Part(file.name, pa.schema([(name, pa.null()) for name in reader.names]), lambda: iter(()))
-        for file, reader in zip(files, readers, strict=True)
-    ]
+    parts = [Part(table.name, table.schema, lambda: iter(())) for table in tables]
     return path, unify(parts)[1]

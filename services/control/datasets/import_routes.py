@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import anyio
 from anyio.lowlevel import RunVar
-from fastapi import Request, Response
+from fastapi import Query, Request, Response
+from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 
-from fitserve import strictjson
+from fitserve import db, strictjson
 from fitserve.datasets import store
 from fitserve.datasets.sources import Importer, connections
 from fitserve.datasets.sources.fetched import Fetched, Unchanged
 from fitserve.errors import BadInput, TooLarge
+from fitserve.runs import create
+from fitserve.runs.create import NewRun
+from fitserve.states import RunKind
 from fitserve.tables import Dataset
 from fitserve.validation import problems_from
 from fitserve.wire import Page
 from fitserve.wire.datasets import DatasetDetail, UploadOptions
-from fitserve.wire.sources import ConnectionInfo, ImportRequest, Source
+from fitserve.wire.runs import RunInfo
+from fitserve.wire.sources import WAIT, ConnectionInfo, ImportRequest, Source
 from services.control.datasets.access import answer_dataset, owned_dataset
 from services.control.datasets.upload_request import run_ingest
-from services.control.deps import Context, Ctx, Reader, Uploader
+from services.control.deps import Context, Ctx, IdempotencyKey, Reader, Uploader
+from services.control.runs.routes import create_and_publish, read_run_info
 from services.http import Caller, Router
 
 router = Router(tags=["datasets"])
@@ -44,28 +50,107 @@ def list_connections(caller: Reader, ctx: Ctx) -> Page[ConnectionInfo]:
     responses={
         200: {"model": DatasetDetail, "description": "The source has not changed"},
         201: {"model": DatasetDetail, "description": "A new version"},
+        202: {"model": RunInfo, "description": "A run imports it"},
         404: {},
         422: {},
         503: {"description": "The source is away"},
     },
 )
-async def refresh(ref: str, response: Response, caller: Uploader, ctx: Ctx) -> Any:
+async def refresh(
+    ref: str,
+    request: Request,
+    response: Response,
+    caller: Uploader,
+    ctx: Ctx,
+    wait: Annotated[bool | None, Query(description=WAIT)] = None,
+    idempotency_key: IdempotencyKey = None,
+) -> Any:
     """The newest version's source is read again. Other content is the next version; the same content makes none."""
     row = await anyio.to_thread.run_sync(_newest_owned, ctx, caller, ref)
     importer = Importer(ctx.settings, ctx.engine, ctx.blobs, row.owner)
     source, options, snapshot = importer.imported_from(row)
+    order = ImportRequest(name=row.name, source=source, options=options, wait=wait)
+    key = create.idempotency_key(idempotency_key, b"POST", request.url.path.encode())
+    if (known := await anyio.to_thread.run_sync(_queued_before, ctx, row.owner, key)) is not None:
+        return known
+    if await _is_run(importer, order):
+        return await anyio.to_thread.run_sync(_queue, ctx, caller, order, row, key)
     made, created = await _import(importer, row.name, source, options, snapshot, row)
     return answer_dataset(response, made, created)
 
 
-async def import_dataset(request: Request, response: Response, caller: Caller, ctx: Context) -> DatasetDetail:
-    """Import what a JSON body asks for. Raises BadInput with pointers, SourceAway, TooLarge."""
+async def import_dataset(
+    request: Request, response: Response, caller: Caller, ctx: Context, idempotency_key: str | None
+) -> DatasetDetail | Response:
+    """Import what a JSON body asks for, or queue a run that does. Raises BadInput with pointers, SourceAway, TooLarge.
+
+    With an Idempotency-Key, a request that is repeated gets the same run.
+    """
     body = await _read_import(request, ctx)
     store.check_name(body.name)
     importer = Importer(ctx.settings, ctx.engine, ctx.blobs, caller.owner)
+    key = create.idempotency_key(idempotency_key, b"POST", request.url.path.encode(), body.model_dump_json().encode())
+    if (known := await anyio.to_thread.run_sync(_queued_before, ctx, caller.owner, key)) is not None:
+        return known
+    if await _is_run(importer, body):
+        return await anyio.to_thread.run_sync(_queue, ctx, caller, body, None, key)
     newest = await anyio.to_thread.run_sync(importer.newest, body.name)
     made, created = await _import(importer, body.name, body.source, body.options, None, newest)
     return answer_dataset(response, made, created)
+
+
+async def _is_run(importer: Importer, order: ImportRequest) -> bool:
+    """Return whether workers import a source; what its list of objects shows to be wrong is refused at once."""
+    if order.wait:
+        return False
+
+    def look() -> bool:
+        with importer.counted(order.source):
+            listing = importer.listing(order.source)
+        return order.wait is False or (listing is not None and importer.is_large(listing))
+
+    return await _run_fetch(look)
+
+
+def _queue(
+    ctx: Context, caller: Caller, order: ImportRequest, refreshed: Dataset | None, key: create.RequestKey | None
+) -> Response:
+    """Queue the run of an import. Raises Conflict for a name of another owner, TooMany, KeyReused."""
+    owner = caller.owner if refreshed is None else refreshed.owner
+    with db.reading(ctx.engine) as session:
+        store.check_name_is_free(order.name, store.latest_version(session, order.name), owner, as_version=True)
+    written = order.model_dump(mode="json", exclude_unset=True)
+    new = NewRun(
+        owner=owner,
+        dataset_id=None,
+        spec=written,
+        resolved={
+            "name": order.name,
+            "source": order.source.model_dump(mode="json", exclude_unset=True),
+            "options": order.options.model_dump(mode="json", exclude_defaults=True),
+            "known": None if refreshed is None else refreshed.id,
+        },
+        estimates={},
+        kind=RunKind.import_,
+        key_id=caller.key_id,
+        quotas=caller.quotas,
+    )
+    run, is_new = create_and_publish(ctx, new, key)
+    return _answer_run(ctx, run.id, is_new)
+
+
+def _queued_before(ctx: Context, owner: str, key: create.RequestKey | None) -> Response | None:
+    """Return the answer of a repeated request, before its source is looked at again. Raises KeyReused."""
+    if key is None:
+        return None
+    with db.reading(ctx.engine) as session:
+        run = create.existing_run(session, owner, key)
+    return None if run is None else _answer_run(ctx, run.id, is_new=False)
+
+
+def _answer_run(ctx: Context, run_id: str, is_new: bool) -> Response:
+    headers = {"Location": f"/api/v1/runs/{run_id}"} | ({} if is_new else {"Idempotency-Replayed": "true"})
+    return JSONResponse(read_run_info(ctx, run_id).model_dump(mode="json"), 202, headers)
 
 
 async def _read_import(request: Request, ctx: Context) -> ImportRequest:

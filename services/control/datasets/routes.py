@@ -30,6 +30,7 @@ from fitserve.wire.datasets import (
     SampleRequest,
     UploadOptions,
 )
+from fitserve.wire.runs import RunInfo
 from services.control.datasets.access import answer_dataset, owned_dataset, visible_dataset
 from services.control.datasets.import_routes import import_dataset
 from services.control.datasets.upload_request import (
@@ -74,7 +75,7 @@ _UPLOAD_RESPONSES: dict[int | str, dict[str, Any]] = {
     status_code=201,
     summary="Upload a table, or import one",
     response_model=DatasetDetail,
-    responses=_UPLOAD_RESPONSES,
+    responses={**_UPLOAD_RESPONSES, 202: {"model": RunInfo, "description": "A run imports the table"}},
     openapi_extra=FORM_BODY,
     max_body_size=NO_BODY_LIMIT,
 )
@@ -84,16 +85,17 @@ async def create(
     caller: Uploader,
     ctx: Ctx,
     name: Annotated[str | None, Query(description="Named after the file if omitted")] = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> Any:
     """A form with a part named `file` (options as fields or in the query), the bytes as they are, or a source in JSON.
 
     Format, compression, encoding, delimiter, header and kinds are recognised if omitted. The same content again is the
     same dataset (200). Errors name row, column, the value received and what was expected, up to 20 at once.
     With `Content-Type: application/json`, `{name, source}` is imported from a database, a store of files, an address or
-    a Delta table.
+    a Delta table; 202 is the answer where a run does that (`wait`), and an `Idempotency-Key` counts for that run alone.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json":
-        return await import_dataset(request, response, caller, ctx)
+        return await import_dataset(request, response, caller, ctx, idempotency_key)
     async with receive_upload(request, ctx, also=("name",)) as upload:
         return await _create_dataset(response, caller, ctx, upload, upload.others.get("name", name), as_version=False)
 

@@ -39,7 +39,7 @@ def create_export(
         version = registry.version(session, name, number)
         artifact, trained_by = version.artifact, version.run_id
         run = session.get_one(Run, trained_by)
-        made = _exports(session, run.dataset_id, artifact)
+        made = _exports(session, run.input_dataset, artifact)
         usable = [one for one in made if one.resolved["format"] == body.format and one.state in _USABLE]
         usable_id = next((one.id for one in usable if caller.sees(one.owner, one.shared)), None)
     if usable_id is not None:
@@ -110,7 +110,7 @@ def _newest(session: Session, name: str, number: int) -> dict[str, Run]:
     """Return by format the export to download: the newest that succeeded, else the newest."""
     version = registry.version(session, name, number)
     newest: dict[str, Run] = {}
-    for run in _exports(session, session.get_one(Run, version.run_id).dataset_id, version.artifact):
+    for run in _exports(session, session.get_one(Run, version.run_id).input_dataset, version.artifact):
         before = newest.get(run.resolved["format"])
         if before is None or before.state != RunState.succeeded or run.state == RunState.succeeded:
             newest[run.resolved["format"]] = run

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from fitserve import db, telemetry
 from fitserve.datasets import store
-from fitserve.errors import Conflict, NotFound
+from fitserve.errors import Conflict, Forbidden, NotFound
 from fitserve.runs import create, finish, queries
 from fitserve.runs.create import NewRun, RequestKey
 from fitserve.runs.remaining import outlook, phase_of
@@ -213,7 +213,7 @@ def get_trial_spec(run_id: str, trial: TrialNumber, caller: Reader, ctx: Ctx) ->
         row = next(iter(queries.trials(session, run.id, after=trial - 1, limit=1)), None)
         if row is None or row.trial != trial:
             raise NotFound(f"The run has no trial {trial} of a search.", received=trial)
-        facts = store.facts_of(store.get(session, None, run.dataset_id))
+        facts = store.facts_of(store.get(session, None, run.input_dataset))
         stacked = queries.stack_of(session, run.id, trial)
     search = search_of(run.resolved)
     assert search is not None
@@ -254,10 +254,17 @@ def _repeat(submission: Submission, run_id: str, states: tuple[RunState, ...], *
         store.check_visible(session, caller.owner_filter, run.dataset_id)
         if run.kind == RunKind.prediction:
             check_batch_prediction(session, caller, str(run.resolved["model"]))
+        if run.kind == RunKind.import_ and not caller.may("upload"):
+            raise Forbidden(
+                "An import creates a dataset, which this key may not.",
+                expected="a key with the scopes train and upload",
+            )
     if run.kind in INTERNAL_KINDS:
         raise Conflict(
             f"The run is a {run.kind} of another.", received=run.kind, fix=f"Use its parent: {run.parent_id}."
         )
+    if reproduce and run.kind == RunKind.import_:
+        raise Conflict("The run has trained nothing.", received=run.kind, fix="Import again: refresh the dataset.")
     if run.state not in states:
         raise Conflict(f"The run is {run.state}.", received=run.state, expected=" or ".join(states))
     new = NewRun(

@@ -1,6 +1,6 @@
 import { useInfiniteQuery, useQuery, type UseQueryResult } from "@tanstack/react-query";
 import { get, patch, post, seg } from "./client";
-import type { ConnectionInfo, DatasetDetail, DatasetInfo, DatasetPage, Kind, Profile, Relations, RowsPage, SampleInfo } from "./types";
+import type { ConnectionInfo, DatasetDetail, DatasetInfo, DatasetPage, Kind, Profile, Relations, RowsPage, RunDetail, SampleInfo } from "./types";
 
 const ROOT = "/api/v1/datasets";
 
@@ -80,10 +80,14 @@ export const useConnections = (wanted: boolean): UseQueryResult<ConnectionInfo[]
     enabled: wanted,
   });
 
-export const importTable = (name: string, source: Source): Promise<DatasetDetail> => post<DatasetDetail>(ROOT, { name, source });
+/** What an import is answered with: a dataset, or the run that makes one. */
+export type Imported = DatasetDetail | RunDetail;
+export const isImportRun = (made: Imported): made is RunDetail => "resolved" in made;
+
+export const importTable = (name: string, source: Source): Promise<Imported> => post<Imported>(ROOT, { name, source });
 
 /** Read a dataset's source again: the same dataset where that has not changed. */
-export const refreshDataset = (ref: string): Promise<DatasetDetail> => post<DatasetDetail>(`${ROOT}/${seg(ref)}/refresh`, {});
+export const refreshDataset = (ref: string): Promise<Imported> => post<Imported>(`${ROOT}/${seg(ref)}/refresh`, {});
 
 export const correctKinds = (ref: string, kinds: Record<string, Kind>): Promise<DatasetDetail> =>
   patch<DatasetDetail>(`${ROOT}/${seg(ref)}`, { kinds });

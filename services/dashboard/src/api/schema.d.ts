@@ -75,7 +75,7 @@ export interface paths {
          *     Format, compression, encoding, delimiter, header and kinds are recognised if omitted. The same content again is the
          *     same dataset (200). Errors name row, column, the value received and what was expected, up to 20 at once.
          *     With `Content-Type: application/json`, `{name, source}` is imported from a database, a store of files, an address or
-         *     a Delta table.
+         *     a Delta table; 202 is the answer where a run does that (`wait`), and an `Idempotency-Key` counts for that run alone.
          */
         post: operations["create_api_v1_datasets_post"];
         delete?: never;
@@ -2015,7 +2015,7 @@ export interface components {
             id: string;
             /**
              * Kind
-             * @description `training`; `reproduction`: an exact repetition of the parent; `trial`: one of the parent's trials; `prediction`: a batch prediction; `export`: a version in another format
+             * @description `training`; `reproduction`: an exact repetition of the parent; `trial`: one of the parent's trials; `prediction`: a batch prediction; `export`: a version in another format; `import`: of a table
              */
             kind: string;
             state: components["schemas"]["RunState"];
@@ -2032,8 +2032,11 @@ export interface components {
              * @description Model that the run registers a version of when it succeeds
              */
             model: string | null;
-            /** Dataset Id */
-            dataset_id: string;
+            /**
+             * Dataset Id
+             * @description Null of an import: its `result` names the version that it made
+             */
+            dataset_id: string | null;
             /**
              * Priority
              * @description -100 to 100; higher runs first
@@ -4024,7 +4027,7 @@ export interface components {
             id: string;
             /**
              * Kind
-             * @description `training`; `reproduction`: an exact repetition of the parent; `trial`: one of the parent's trials; `prediction`: a batch prediction; `export`: a version in another format
+             * @description `training`; `reproduction`: an exact repetition of the parent; `trial`: one of the parent's trials; `prediction`: a batch prediction; `export`: a version in another format; `import`: of a table
              */
             kind: string;
             state: components["schemas"]["RunState"];
@@ -4041,8 +4044,11 @@ export interface components {
              * @description Model that the run registers a version of when it succeeds
              */
             model: string | null;
-            /** Dataset Id */
-            dataset_id: string;
+            /**
+             * Dataset Id
+             * @description Null of an import: its `result` names the version that it made
+             */
+            dataset_id: string | null;
             /**
              * Priority
              * @description -100 to 100; higher runs first
@@ -4094,7 +4100,7 @@ export interface components {
             notes?: string | null;
             /**
              * Dataset
-             * @description As name@version
+             * @description As name@version; empty of an import that has made none
              */
             dataset: string;
             /** Targets */
@@ -5540,7 +5546,7 @@ export interface components {
             id: string;
             /**
              * Kind
-             * @description `training`; `reproduction`: an exact repetition of the parent; `trial`: one of the parent's trials; `prediction`: a batch prediction; `export`: a version in another format
+             * @description `training`; `reproduction`: an exact repetition of the parent; `trial`: one of the parent's trials; `prediction`: a batch prediction; `export`: a version in another format; `import`: of a table
              */
             kind: string;
             state: components["schemas"]["RunState"];
@@ -5557,8 +5563,11 @@ export interface components {
              * @description Model that the run registers a version of when it succeeds
              */
             model: string | null;
-            /** Dataset Id */
-            dataset_id: string;
+            /**
+             * Dataset Id
+             * @description Null of an import: its `result` names the version that it made
+             */
+            dataset_id: string | null;
             /**
              * Priority
              * @description -100 to 100; higher runs first
@@ -6684,6 +6693,12 @@ export interface components {
             source: components["schemas"]["Source"];
             /** @description How to read it, as of an upload */
             options?: components["schemas"]["UploadOptions"];
+            /**
+             * Wait
+             * @description False: answer 202 with a run of kind `import`, which workers carry out, many objects side by side. True: answer once the table is there. Left out: a run for many objects or a large size (`FITSERVE_IMPORT_RUN_PARTS`, `FITSERVE_IMPORT_RUN_BYTES`)
+             * @default null
+             */
+            wait: boolean | null;
         };
     };
     responses: never;
@@ -6878,7 +6893,10 @@ export interface operations {
                 /** @description Leave bad rows out and report them, instead of refusing the upload */
                 lenient?: string;
             };
-            header?: never;
+            header?: {
+                /** @description A request repeated with the same key returns the same result */
+                "Idempotency-Key"?: string | null;
+            };
             path?: never;
             cookie?: never;
         };
@@ -6926,6 +6944,15 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["DatasetDetail"];
+                };
+            };
+            /** @description A run imports the table */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RunInfo"];
                 };
             };
             /** @description The request cannot be parsed */
@@ -8255,8 +8282,14 @@ export interface operations {
     };
     refresh_api_v1_datasets__ref__refresh_post: {
         parameters: {
-            query?: never;
-            header?: never;
+            query?: {
+                /** @description False: answer 202 with a run of kind `import`, which workers carry out, many objects side by side. True: answer once the table is there. Left out: a run for many objects or a large size (`FITSERVE_IMPORT_RUN_PARTS`, `FITSERVE_IMPORT_RUN_BYTES`) */
+                wait?: boolean | null;
+            };
+            header?: {
+                /** @description A request repeated with the same key returns the same result */
+                "Idempotency-Key"?: string | null;
+            };
             path: {
                 ref: string;
             };
@@ -8280,6 +8313,15 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["DatasetDetail"];
+                };
+            };
+            /** @description A run imports it */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RunInfo"];
                 };
             };
             /** @description The request cannot be parsed */

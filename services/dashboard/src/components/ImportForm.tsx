@@ -1,7 +1,7 @@
 import { useQueryClient } from "@tanstack/react-query";
 import { useState } from "react";
 import { useNavigate } from "react-router";
-import { importTable, useConnections, type Source } from "../api/datasets";
+import { importTable, isImportRun, useConnections, type Source } from "../api/datasets";
 import { useText } from "../i18n";
 import { Button, ErrorView, Field, Notice, Select } from "./basics";
 
@@ -30,6 +30,7 @@ export function ImportForm() {
     setError(null);
     importTable(name.trim(), sourceOf(kind, connection, text.trim()))
       .then((made) => {
+        if (isImportRun(made)) return go(`/runs/${encodeURIComponent(made.id)}`);
         void queries.invalidateQueries({ queryKey: ["datasets"] });
         return go(`/datasets/${encodeURIComponent(`${made.name}@${made.version}`)}`);
       })

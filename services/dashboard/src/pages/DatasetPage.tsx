@@ -1,7 +1,7 @@
 import { useQueryClient } from "@tanstack/react-query";
 import { useMemo, useState } from "react";
 import { Link, useNavigate, useParams } from "react-router";
-import { refreshDataset, useDataset, useRelations, useRows } from "../api/datasets";
+import { isImportRun, refreshDataset, useDataset, useRelations, useRows } from "../api/datasets";
 import type { DatasetDetail } from "../api/types";
 import { Bars } from "../charts/small";
 import { Button, Card, ErrorView, Loading, Notice, ProblemLine, Scroll, Select, Stat } from "../components/basics";
@@ -28,6 +28,7 @@ function Refresh({ dataset }: { dataset: DatasetDetail }) {
     setBusy(true);
     refreshDataset(dataset.id)
       .then((made) => {
+        if (isImportRun(made)) return go(`/runs/${encodeURIComponent(made.id)}`);
         if (made.id === dataset.id) return showMessage(t("import.unchanged"));
         void queries.invalidateQueries({ queryKey: ["datasets"] });
         return go(`/datasets/${encodeURIComponent(`${made.name}@${made.version}`)}`);

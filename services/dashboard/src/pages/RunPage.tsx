@@ -6,7 +6,7 @@ import { cancelRun, isLive, reproduceRun, retryRun, useRun } from "../api/runs";
 import type { EventInfo, RunDetail } from "../api/types";
 import { Badge, Button, Card, CopyButton, Empty, ErrorView, Loading, Notice } from "../components/basics";
 import { AddressTabs, Confirm, type TabSpec } from "../components/dialogs";
-import { about, keptEpochs, shortId, StateBadge } from "../components/RunBits";
+import { about, importedDataset, keptEpochs, shortId, StateBadge } from "../components/RunBits";
 import { Icon } from "../components/icons";
 import { RunAbout } from "../components/runs/RunAbout";
 import { RunCurves } from "../components/RunCurves";
@@ -50,10 +50,12 @@ function RunView({ run }: { run: RunDetail }) {
   const running = isLive(run);
   const live = useLive(run.id, running);
   const { dataset, target } = about(run.resolved);
+  const imports = run.kind === "import";
+  const made = importedDataset(run);
   const begins = run.resolved.initial_weights as InitialWeights | null | undefined;
   const found: TabSpec[] = hasFound(run) ? [{ id: "found", title: t("tab.found"), content: () => <RunFound run={run} /> }] : [];
   const asked = ["ablate", "check", "folds"].some((key) => key in run.spec); // the default's folds are not what is looked for
-  const tabs: TabSpec[] = [
+  const trained: TabSpec[] = [
     ...(asked ? found : []),
     ...(isSearch(run) ? [{ id: "trials", title: t("tab.trials"), content: () => <RunTrials run={run} live={live} running={running} /> }] : []),
     { id: "curves", title: t("tab.curves"), content: () => <RunCurves run={run} live={live} running={running} best={bestTrial(run)} kept={keptEpochs(run.result)} /> },
@@ -62,6 +64,9 @@ function RunView({ run }: { run: RunDetail }) {
     { id: "findings", title: t("tab.findings"), content: () => <RunFindings run={run} /> },
     { id: "layers", title: t("tab.layers"), content: () => <RunLayers run={run} /> },
     { id: "surface", title: t("tab.surface"), content: () => <RunSurface run={run} /> },
+  ];
+  const tabs: TabSpec[] = [
+    ...(imports ? [] : trained),
     { id: "events", title: t("tab.events"), content: () => <Events events={live.events} /> },
     { id: "spec", title: t("tab.spec"), content: () => <SpecTab run={run} /> },
   ];
@@ -79,11 +84,11 @@ function RunView({ run }: { run: RunDetail }) {
             )}
           </div>
           <h1 className="row">
-            <span className="break">{run.name ?? (target || shortId(run.id))}</span> <StateBadge state={run.state} cancelling={run.cancel_requested_at !== null} />
+            <span className="break">{run.name ?? (imports ? t("run.import", { name: String(run.resolved.name) }) : target || shortId(run.id))}</span> <StateBadge state={run.state} cancelling={run.cancel_requested_at !== null} />
             {run.kind === "reproduction" && <Badge tone="info">{t("run.reproduction")}</Badge>}
           </h1>
           <p className="muted small">
-            <Link to={`/datasets/${encodeURIComponent(dataset)}`}>{dataset}</Link>
+            {(made || dataset) && <Link to={`/datasets/${encodeURIComponent(made || dataset)}`}>{made || dataset}</Link>}
             {run.model && (
               <>
                 {" "}
@@ -164,11 +169,15 @@ function Actions({ run }: { run: RunDetail }) {
         </Button>
       )}
       {(run.state === "failed" || run.state === "cancelled") && <Button onPress={() => again(retryRun(run.id))}>{t("run.retry")}</Button>}
-      {run.state === "succeeded" && <Button onPress={() => again(reproduceRun(run.id))}>{t("run.reproduce")}</Button>}
-      <RunDownloads run={run} />
-      <Link className="button" to={`/new?run=${encodeURIComponent(run.id)}`}>
-        {t("run.edit")}
-      </Link>
+      {run.state === "succeeded" && run.kind !== "import" && <Button onPress={() => again(reproduceRun(run.id))}>{t("run.reproduce")}</Button>}
+      {run.kind !== "import" && (
+        <>
+          <RunDownloads run={run} />
+          <Link className="button" to={`/new?run=${encodeURIComponent(run.id)}`}>
+            {t("run.edit")}
+          </Link>
+        </>
+      )}
       {run.state === "succeeded" && run.model && (
         <Link className="button primary" to={`/models/${encodeURIComponent(run.model)}`}>
           {t("run.try")}
@@ -236,7 +245,7 @@ function ProgressLine({ run, connected, lastEpoch }: { run: RunDetail; connected
 }
 
 /** The causes of failure that have a text of their own. */
-const CAUSES: ReadonlySet<string> = new Set(["bad_data", "diverged", "out_of_memory", "parity", "worker_lost", "disk_full", "internal_error", "killed", "destination_away", "destination_refused"]);
+const CAUSES: ReadonlySet<string> = new Set(["bad_data", "diverged", "out_of_memory", "parity", "worker_lost", "disk_full", "internal_error", "killed", "destination_away", "destination_refused", "source_away", "source_refused"]);
 
 function Failure({ error }: { error: Record<string, unknown> }) {
   const t = useText();
