@@ -26,14 +26,17 @@ from fitserve.datasets.column_texts import (
     note_odd_values,
     without_missing,
 )
+from fitserve.datasets.numbers_as_times import NumbersAsTimes
 from fitserve.datasets.unusual_numbers import (
+    note_exponents,
     note_lost_zeros,
     note_placeholder,
     note_placeholder_date,
     note_quantities,
+    note_telephone_numbers,
     note_unusual_years,
 )
-from fitserve.parsing import ColumnFormat, TimeFormat, numbers, times
+from fitserve.parsing import ColumnFormat, numbers, times
 from fitserve.parsing.column_format import PLAIN
 from fitserve.parsing.missing import DISPUTABLE, SOFT_MISSING, are_soft_missing, words_for_missing
 from fitserve.parsing.numbers import NumberEvidence, is_currency, is_known_unit
@@ -46,27 +49,7 @@ MOSTLY = 0.75  # of a column's values are numbers: that it is text is said
 MAGNITUDES = frozenset(
     ("K", "k", "M", "B", "T", "mn", "bn", "Mio", "Mio.", "Mrd", "Mrd.", "Tsd", "Tsd.", "万", "億", "亿")
 )
-# Dates and times from 1900 to 2100 without signs between their parts, by the smallest of them.
-COMPACT = {
-    1900_01: "months written 202401",
-    1900_01_01: "dates written 20240131",
-    1900_01_01_0000: "times written 202401312359",
-    1900_01_01_000000: "times written 20240131235959",
-}
 EXAMPLES = 2_000  # distinct texts of a column that are looked at one by one
-EPOCH_UNITS = {
-    "epoch_s": "seconds",
-    "epoch_ms": "milliseconds",
-    "epoch_us": "microseconds",
-    "epoch_ns": "nanoseconds",
-}
-SMALLEST_EPOCH = 1e8  # seconds: smaller numbers are times since 1970 only where the request says so
-# A name that ends in a time's, in snake_case or camelCase, perhaps with its unit: created_at, eventTime, time (ms).
-_TIME_NAME = re.compile(
-    r"(?:^|[_\s.-]|(?<=[a-z])(?=[A-Z]))(?i:ts|time|timestamp|date|datetime|at|unixtime|unix|created|updated)"
-    r"(?:[_\s.-]{0,2}[(\[]?(?i:s|sec|secs|seconds|ms|millis|us|micros|ns|nanos|utc|gmt)[)\]]?)?$"
-)
-_DATE_NAME = re.compile(r"(?:^|[\W_]|(?<=[a-z])(?=[A-Z]))(?i:date|datetime|datum|fecha|data)(?:$|[\W_])")
 _COORDINATE = re.compile(r"(?:^|[\W_])(lat|lon|lng|latitude|longitude)(?:$|[\W_])", re.IGNORECASE)
 _DATE_PARTS = re.compile(r"\d{1,2}[^\W\d_]{3,9}\d{2,4}(\W|$)")  # 01JAN2023
 
@@ -78,6 +61,7 @@ class ColumnSample:
         self.name, self.values, self.base = name, values, base
         self.kind, self.stated = base.stated_kind, base.stated
         self.present = without_missing(values, self.stated, everything=True)
+        self._as_times = NumbersAsTimes(name, self.present, self.stated)
         self.plain: pa.Array | None = None  # the values as numbers of the usual spelling
         self.numbers: NumberEvidence | None = None
         self.times: TimeEvidence | None = None
@@ -115,6 +99,8 @@ class ColumnSample:
             return replace(
                 base, storage="float64" if must else "int64", format=self._number_format(prior)[0], strict=must
             )
+        if not must and (dates := self._as_times.short_dates(base)) is not None:
+            return dates
         plan = self.of_numbers(base, prior, must)
         if plan is not None:
             return plan
@@ -180,6 +166,8 @@ class ColumnSample:
         format, doubt = self._number_format(prior)
         if not must and has_leading_zeros(self.present):
             return None
+        if not must and (notice := note_telephone_numbers(self.name, self.present)) is not None:
+            return replace(self._of_texts(base), notices=(notice,))
         evidence = self.numbers or NumberEvidence()
         if not must and len(evidence.units) > 1 and not self.stated.units:
             return None  # amounts of different currencies are not comparable
@@ -207,7 +195,7 @@ class ColumnSample:
         plan = replace(
             base, storage="int64" if whole else "float64", format=format, soft_missing=soft or must, strict=must
         )
-        if not must and (as_time := self._epoch(parsed, plan)) is not None:
+        if not must and (as_time := self._as_times.plan(parsed, plan)) is not None:
             return as_time
         undecided = bool(evidence.either) and not (
             evidence.comma or evidence.point or self.stated.decimal or prior.decimal
@@ -217,6 +205,7 @@ class ColumnSample:
             notes = (
                 note_placeholder(self.name, self.present, parsed),
                 note_lost_zeros(self.name, self.present, format),
+                None if whole else note_exponents(self.name, self.present),
             )
             notices += tuple(note for note in notes if note is not None)
         return replace(plan, notices=notices, open_decimal=undecided, evidence=self._written(format))
@@ -288,68 +277,6 @@ class ColumnSample:
                 option=f"kinds.{name}=categorical",
             )
 
-    def _epoch(self, parsed: pa.Array, plan: ColumnPlan) -> ColumnPlan | None:
-        """Return a plan for times where numbers are times by size and name; note it where only size says so."""
-        low, high = (value.as_py() for value in pc.min_max(parsed).values())
-        if low is None or self.stated.decimal is not None:
-            return None
-        whole = pa.types.is_integer(parsed.type)
-        if (of_excel := self._excel_days(parsed, plan)) is not None:
-            return of_excel
-        units = times.epochs_of(parsed)
-        compact = next(
-            (form for first, form in COMPACT.items() if first <= low and high < first + 201 * (first // 1900)), ""
-        )
-        if units or not whole or not self._all_read(ColumnFormat(time="ymd")):
-            compact = ""
-        if not units and not compact:
-            return None
-        what = " or ".join(EPOCH_UNITS[unit] for unit in units)
-        seen = compact or f"{what} since 1970, by their size"
-        if _TIME_NAME.search(self.name):
-            format = self.stated.change(time="ymd" if compact else "epoch")
-            return self._read_as_times(plan, format, seen, f"from {low} to {high}, and the name is a time's")
-        if compact or len(units) > 1 or (whole and units[0] in ("epoch_ms", "epoch_us")):
-            return self._could_be_times(plan, seen, f"from {low} to {high}", f"kinds.{self.name}=datetime")
-        return None
-
-    def _excel_days(self, parsed: pa.Array, plan: ColumnPlan) -> ColumnPlan | None:
-        """Return a plan for days as Excel counts them, where the name is a date's; note it where it is a time's."""
-        low, high = (value.as_py() for value in pc.min_max(parsed).values())
-        first, last = times.EXCEL_DAYS
-        if not (first <= low and high < last) or not (_DATE_NAME.search(self.name) or _TIME_NAME.search(self.name)):
-            return None
-        seen = "days as Excel counts them, from 1899-12-30"
-        if not _DATE_NAME.search(self.name):
-            return self._could_be_times(plan, seen, f"from {low} to {high}", f"formats.{self.name}.time=excel")
-        evidence = f"from {low} to {high}, and the name is a date's"
-        return self._read_as_times(plan, self.stated.change(time="excel"), seen, evidence)
-
-    def _read_as_times(self, plan: ColumnPlan, format: ColumnFormat, seen: str, evidence: str) -> ColumnPlan:
-        """Return a plan that reads numbers as times, with the notice of it."""
-        message, option = f"{self.name!r} is read as times: {seen}.", f"kinds.{self.name}=numeric"
-        notice = Notice(code="epoch", message=message, column=self.name, evidence=evidence, option=option)
-        return replace(plan, storage="timestamp", format=format, notices=(notice,), evidence=seen)
-
-    def _could_be_times(self, plan: ColumnPlan, seen: str, evidence: str, option: str) -> ColumnPlan:
-        """Return a plan for numbers with the notice that they could be times."""
-        message = f"{self.name!r} is read as numbers; they could be times: {seen}."
-        notice = Notice(code="looks_like_time", message=message, column=self.name, evidence=evidence, option=option)
-        return replace(plan, notices=(notice,))
-
-    def _stated_epoch(self) -> TimeFormat | None:
-        """Return how to read numbers that are stated to be times: 20240131, or since 1970; None for other texts."""
-        parsed, bad = numbers.parse_numbers(self.present, PLAIN)
-        if not len(self.present) or bad.any() or has_leading_zeros(self.present):
-            return None
-        if self._all_read(ColumnFormat(time="ymd")):
-            return "ymd"
-        low = pc.min(pc.abs(parsed)).as_py()
-        return "epoch" if low is not None and low >= SMALLEST_EPOCH else None
-
-    def _all_read(self, format: ColumnFormat) -> bool:
-        return not times.parse_times(self.present[:10_000], format)[1].any()
-
     # --- times ---
 
     def of_times(self, base: ColumnPlan, prior: FilePrior) -> ColumnPlan | None:
@@ -357,7 +284,7 @@ class ColumnSample:
         must = self.kind == "datetime" or self.stated.time is not None
         time = self.stated.time
         if time is None and must:
-            time = self._stated_epoch()
+            time = self._as_times.stated_format()
         evidence = self.times
         if time is None and evidence is None:
             if not must:

@@ -25,6 +25,12 @@ _FOREIGN_FORMATS = {
     b"\x80\x04": "a pickle",
     b"BZh": "a bzip2 file",
     b"\xfd7zXZ": "an xz file",
+    b"\x1f\x8b": "a gzip file within another one",
+    b"\x28\xb5\x2f\xfd": "a zstd file within another one",
+    b"\x04\x22\x4d\x18": "an lz4 file",
+    b"\x1f\x9d": "a file of the program compress",
+    b"7z\xbc\xaf": "a 7z archive",
+    b"Rar!": "a RAR archive",
     b"FEA1": "a Feather file of version 1",
     b"ORC": "an ORC file",
     b"Obj\x01": "an Avro file",
@@ -39,11 +45,24 @@ _FOREIGN_FORMATS = {
     b"<!doctype": "a web page",
     b"<html": "a web page",
     b"<?xml": "an XML document",
+    b"%%MatrixMarket": "a Matrix Market file",
+    b"structure(list(": "a table as R's dput writes it",
+    b"BEGIN:VCARD": "a vCard",
+    b"BEGIN:VCALENDAR": "a calendar",
+    b"UNA:": "an EDI message",
+    b"UNB+": "an EDI message",
+    b"ISA*": "an EDI message",
+    b":20:": "a bank statement in SWIFT's MT940",
+    b"\x1e{": "a JSON text sequence",
 }
+TAR_MARK = b"ustar"  # 257 bytes behind the beginning
 # Text formats that would parse as CSV but are something else.
 _RULE = rb"[ \t]*+[|+]?[ \t]*+:?[-=]{2,}+:?([ \t]*+[|+][ \t]*+:?[-=]{2,}+:?)++[ \t]*+[|+]?[ \t]*+\r?"
 _BELOW_A_RULE = rb"([^\n]*+\n){0,2}?" + _RULE + rb"(\n|$)"
-_DRAWN_TABLE = re.compile(_BELOW_A_RULE)
+# Lines that stand around a table, and those that shells draw below each name.
+_BOX = rb"[ \t]*+[-=+|]{5,}+[ \t]*+\r?\n[ \t]*+\|"
+_SPACED_RULE = rb"([^\n]*+\n){0,2}? *+(?=[^\n]*[-=_]{3})[-=_]{2,}+( ++[-=_]{2,}+)++ *+\r?(\n|$)"
+_DRAWN_TABLE = re.compile(rb"(" + _BELOW_A_RULE + rb")|" + _BOX + rb"|" + _SPACED_RULE)
 _SQL = re.compile(
     rb"\s*+((--|/\*)[^\n]*+\n\s*+)*+(INSERT\s++INTO|CREATE\s++TABLE|DROP\s++TABLE|BEGIN;|PRAGMA\s)", re.IGNORECASE
 )
@@ -51,7 +70,12 @@ _ARFF = re.compile(rb"\s*+(%[^\n]*+\n\s*+)*+@relation\s", re.IGNORECASE)
 _LIBSVM = re.compile(rb"([+-]?[0-9.]++( [0-9]++:[0-9.eE+-]++)++ *+\r?\n){2}")
 _YAML = re.compile(rb"(---[ \t]*+\r?\n)?- [A-Za-z_][^\n,;\t:]*+:( [^\n]*+)?\r?\n  [A-Za-z_][^\n,;\t:]*+:")
 _LOOSE_JSON = re.compile(rb"\s*+[\[{]?\s*+\{\s*+('[^'\n]*+'|[A-Za-z_]\w*+)\s*+:")
-_XML = re.compile(rb"\s*+<\?xml\s")
+_XML = re.compile(rb"\s*+(<\?xml\s|OFXHEADER:|<[A-Za-z][\w:-]*+(\s[^>\n]*+)?>\s*+<[A-Za-z/])")
+_FASTA = re.compile(rb">[^\n,;\t]*+\n[A-Za-z*-]++\r?\n(>|[A-Za-z*-]++(\r?\n|$))")
+_LATEX = re.compile(rb"\s*+\\(begin|documentclass)\b")
+_SETTINGS = re.compile(rb"\s*+([#;][^\n]*+\n\s*+)*+\[[^]\n,;]++\][ \t\r]*+\n[ \t]*+[\w.-]++[ \t]*+=")
+_COMMENTED_JSON = re.compile(rb"\s*+//[^\n]*+\n\s*+[\[{]")
+_LIST_OF_VALUES = re.compile(rb"\s*+\[([\d.,eE+\-\s]|null|true|false)*+(\]\s*+)?\Z")
 _WEB_PAGE = re.compile(rb"\s*+<(!doctype\s++html|html|table)[\s>]", re.IGNORECASE)
 
 
@@ -66,6 +90,11 @@ def _foreign_text(head: bytes) -> str | None:
         "YAML": _YAML.match(head),
         "JSON whose names are not in double quotes": _LOOSE_JSON.match(head),
         "a web page": _WEB_PAGE.match(head),
+        "a FASTA file": _FASTA.match(head),
+        "a LaTeX document": _LATEX.match(head),
+        "a file of settings (INI, TOML)": _SETTINGS.match(head),
+        "JSON with comments": _COMMENTED_JSON.match(head),
+        "one list of values, without rows": _LIST_OF_VALUES.match(head),
     }
     return next((name for name, match in formats.items() if match), None)
 
@@ -82,6 +111,8 @@ def read_head(path: Path) -> bytes:
 def refuse_foreign_format(head: bytes) -> None:
     """Raise UnsupportedMedia for well-known formats that are no tables here."""
     name = next((name for magic, name in _FOREIGN_FORMATS.items() if head.startswith(magic)), None)
+    if name is None and head[257:262] == TAR_MARK:
+        name = "a tar archive"
     if name is None:
         name = _foreign_text(head)
     if name is not None:

@@ -275,3 +275,61 @@ def _kind(character: str) -> tuple[str, str]:
     """Return a character's general category and its script."""
     name = unicodedata.name(character, "")
     return unicodedata.category(character), next((script for script in _SCRIPTS if name.startswith(script)), "")
+
+
+# --- seven bits for each byte, and mainframes ----------------------------------------------------------------------
+
+NEXT_LINE = "\x85"  # ends the lines of mainframes
+MAINFRAME = ("cp037", "cp273", "cp424", "cp500", "cp875", "cp1026", "cp1140")
+_ESCAPES = ((b"\x1b$)C", "iso2022_kr"), (b"\x1b$B", "iso2022_jp"), (b"\x1b$@", "iso2022_jp"), (b"\x1b(J", "iso2022_jp"))
+_UTF7 = re.compile(rb"\+([A-Za-z0-9+/]*+)-?")
+_HZ = re.compile(rb"~\{((?:[!-w][!-~])++)~\}")
+# Letters, digits and separators of EBCDIC; its line ends.
+_EBCDIC = (
+    bytes((*range(0x81, 0x8A), *range(0x91, 0x9A), *range(0xA2, 0xAA), *range(0xC1, 0xCA), *range(0xD1, 0xDA)))
+    + bytes((*range(0xE2, 0xEA), *range(0xF0, 0xFA), 0x05, 0x0D, 0x15, 0x25))
+    + b"\x40\x4b\x5e\x60\x61\x6b\x6d\x7f"
+)
+
+
+def unusual_encoding(data: bytes) -> Guess | None:
+    """Return an encoding that is known by its marks, for a file that begins so: UTF-7, HZ, ISO 2022, EBCDIC."""
+    data = data[: data.rfind(b"\n") + 1] or data
+    if b"\x1b" in data:
+        name = next((name for mark, name in _ESCAPES if mark in data), None)
+        return _read_as(data, name, data[data.find(b"\x1b") :][:60]) if name else None
+    if not data.isascii():
+        has_lines = (b"\x15" in data or b"\x25" in data) and b"\n" not in data
+        is_mainframe = has_lines and len(data.translate(None, _EBCDIC)) < 0.2 * len(data)
+        return Guess("cp037", data.decode("cp037")[:30].splitlines()[0].strip()) if is_mainframe else None
+    if b"~{" in data and data.count(b"~{") == len(found := list(_HZ.finditer(data))):
+        return _read_as(data, "hz", found[0][0])
+    if b"+" in data and (parts := _utf7_parts(data)):
+        return _read_as(data, "utf-7", parts[0])
+    return None
+
+
+def _utf7_parts(data: bytes) -> list[bytes]:
+    """Return the parts of a text that are letters beyond ASCII in UTF-7; none where a plus begins anything else."""
+    parts = []
+    for match in _UTF7.finditer(data):
+        if not match[1] and match[0] == b"+-":
+            continue  # a plus
+        try:
+            letters = match[0].decode("utf-7")
+        except UnicodeError:
+            return []
+        if not letters or letters.isascii() or match[1].isdigit():
+            return []
+        if not all(letter.isalpha() or letter in _TYPOGRAPHY for letter in letters):
+            return []
+        parts.append(match[0])
+    return parts if len(parts) > 1 else []
+
+
+def _read_as(data: bytes, name: str, example: bytes) -> Guess | None:
+    try:
+        data.decode(name)
+        return Guess(name, example.decode(name, "ignore").split("\n")[0][:30])
+    except UnicodeError:
+        return None

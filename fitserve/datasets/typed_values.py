@@ -6,7 +6,8 @@ import numpy as np
 import pyarrow as pa
 
 from fitserve.datasets.column_plan import ColumnPlan, FilePrior
-from fitserve.datasets.column_sample import COMPACT, ColumnSample
+from fitserve.datasets.column_sample import ColumnSample
+from fitserve.datasets.numbers_as_times import COMPACT
 from fitserve.datasets.unusual_numbers import note_placeholder
 from fitserve.parsing import times
 from fitserve.wire.notices import Notice

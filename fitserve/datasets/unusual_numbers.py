@@ -47,9 +47,10 @@ _QUANTITY = (
     r"|(?P<clock_times>-?\d{1,5}:[0-5]\d(?::[0-5]\d)?(?:[.,]\d{1,9})?(?: ?[AaPp][Mm])?)"
     r"|(?P<durations>-?P[0-9YMWDTHS.]{2,30}|\d{1,5} ?h(?: ?\d{1,2} ?m(?:in)?)?|\d{1,5} ?m(?:in)? \d{1,2} ?s"
     r"|-?\d{1,9} days?,? [+-]?\d{1,2}:\d{2}(?::\d{2}(?:\.\d{1,9})?)?)"
-    r"|(?P<ratios>\d{1,5} ?: ?\d{1,5})"
+    r"|(?P<ratios>\d{1,5} ?: ?\d{1,5}|\d{1,3}(?:[ .]\d{3}){1,4}:\d{2})"
     r"|(?P<feet_and_inches>\d{1,3} ?['\u2032](?: ?\d{1,2}(?:\.\d{1,3})? ?(?:\"|\u2033|''|\u201d)?)?)"
-    r"|(?P<degrees>[NSEW]? ?[+-]?\d{1,3}(?:\.\d{1,9})? ?°[0-9.'\"\u2032\u2033\u2019\u201d ]{0,20}[NSEWO]?)"
+    r"|(?P<degrees>[NSEW]? ?[+-]?\d{1,3}(?:\.\d{1,9})? ?°[0-9.'\"\u2032\u2033\u2019\u201d ]{0,20}[NSEWO]?"
+    r"|[NSEW]? ?\d{1,3} \d{1,2}(?: \d{1,2})?(?:\.\d{1,9})? ?[NSEWO]|[NSEW] ?\d{1,3}(?:\.\d{1,9})?)"
     r"|(?P<amounts_in_thousands_or_millions>[+-]?[A-Z]{0,3}[$€£¥₹] ?\d{1,12}(?:[.,]\d{1,9}){0,3}"
     r" ?(?:[KkMmBbT]|[bmt]n|[Mm]illion|[Bb]illion|[Tt]housand|Mio\.?|Mrd\.?|lakh|crore)?)"
     rf"|(?P<powers_of_ten>{_PLAIN}(?: ?[x×*·] ?10(?:(?:\^|\*\*)[+-]?\d{{1,3}}|[⁺⁻⁰¹²³⁴-⁹]{{1,4}})|[dD][+-]?\d{{1,3}}))"
@@ -58,19 +59,25 @@ _QUANTITY = (
     r"|(?P<months>(?:19|20)\d{2}(?:-?M0?|-)(?:[1-9]|1[0-2]))"
     r"|(?P<days_of_a_year>(?:19|20)\d{2}-(?:[0-2]\d{2}|3[0-6]\d))"
     r"|(?P<times_in_brackets>/Date\(-?\d{1,15}(?:[+-]\d{4})?\)/)"
-    rf"|(?P<ranges>{_SHORT} ?(?:-|–|—|\.\.\.?|to|bis|à|~) ?{_SHORT})"
+    rf"|(?P<ranges>{_SHORT} ?(?:-|–|—|\.\.\.?|to|bis|à|a|até|~|～) ?{_SHORT}(?: [a-z]{{1,10}})?|{_SHORT} ?\+"
+    rf"|(?:under|over|below|above|up to|unter|über|ab|bis|moins de|plus de) ?{_SHORT}"
+    rf"|{_SHORT} (?:and|or|und|oder|et|ou) (?:over|older|above|more|less|under|younger|mehr|älter|plus|mais))"
     rf"|(?P<approximate_numbers>(?:[~≈≤≥<>]=?|ca?\.|about|approx\.?) ?{_PLAIN}|{_PLAIN} ?(?:±|\+/-) ?{_PLAIN}"
     rf"|{_PLAIN} ?\({_PLAIN} ?%?\))"
     rf"|(?P<complex_numbers>\(?{_PLAIN}[+-]\d{{1,15}}(?:\.\d{{1,15}})?[ij]\)?)"
     rf"|(?P<lists_of_numbers>[\[({{] ?{_PLAIN}(?:(?: ?[,;] ?| ){_PLAIN}){{2,200}} ?[\])}}])"
-    r"|(?P<amounts_with_a_sign_between_their_digits>\d{1,9}[$€£¥]\d{2})"
+    r"|(?P<amounts_with_a_sign_between_their_digits>\d{1,9}[$€£¥]\d{2}|£?\d{1,9} ?\d{1,2}s\.? ?\d{1,2}d\.?)"
+    r"|(?P<numbers_with_characters_for_ten_thousands>(?=.*[万萬億亿兆千만억])[\d.,万萬億亿兆千百十만억천]{2,20}[円元원]?)"
     r"|(?P<ordinal_numbers>\d{1,9}(?:st|nd|rd|th|er|re|ème|º|ª|\.º|\.ª))"
     rf"|(?P<several_numbers>[(\[]?{_PLAIN}(?:(?: ?[,;x×] ?| ){_PLAIN}){{1,3}}[)\]]?|POINT ?\({_PLAIN} {_PLAIN}\))"
     rf"|(?P<days_without_a_year>{_MONTH} \d{{1,2}}|\d{{1,2}}[. -] ?{_MONTH})"
     rf"|(?P<dates_in_a_notation_of_their_own>(?!.{{61}})\D{{0,30}}(?:\d{{4}}[-/.年]+\d{{1,2}}[-/.月]+\d{{1,2}}"
-    rf"|\d{{1,2}}[-/.]+(?:\d{{1,2}}|{_MONTH})[-/.]+\d{{4}}|令和\d{{1,2}}年\d{{1,2}}月\d{{1,2}}日)(?:\D.*)?)"
+    rf"|\d{{1,2}}[-/.]+(?:\d{{1,2}}|{_MONTH})[-/.]+\d{{4}}|(?:令和|平成|昭和|大正|明治)[\d元]{{1,2}}年\d{{1,2}}月\d{{1,2}}日|[RHSTM]\d{{1,2}}[./-]\d{{1,2}}[./-]\d{{1,2}})"
+    rf"(?:\D.*)?)"
 )
 _NUMBER = re.compile(_PLAIN)
+_CODE_LIKE = re.compile(r"\d{1,15}[eE]\d{1,3}")
+MAX_EXPONENTS = 1_000  # different texts that are looked at
 MEANT = 0.95  # of a column's texts
 
 
@@ -139,7 +146,8 @@ def note_quantities(name: str, texts: Sequence[str]) -> Notice | None:
     counts = Counter(match.lastgroup for text in present if (match := re.fullmatch(_QUANTITY, text)))
     what, count = counts.most_common(1)[0] if counts else (None, 0)
     plain = sum(_NUMBER.fullmatch(text) is not None for text in present)
-    if what is None or count < 2 or count + plain < MEANT * len(present):
+    # Other notations may stand beside the usual one: 60+ below 10-20.
+    if what is None or counts.total() < 2 or count * 2 < len(present) or counts.total() + plain < MEANT * len(present):
         return None
     example = next(text for text in present if re.fullmatch(_QUANTITY, text))
     return Notice(
@@ -170,6 +178,39 @@ def note_lost_zeros(name: str, texts: pa.Array, format: ColumnFormat) -> Notice 
         column=name,
         evidence="versions and numbers of chapters are written so, amounts seldom",
         option=f"kinds.{name}=categorical",
+    )
+
+
+def note_exponents(name: str, texts: pa.Array) -> Notice | None:
+    """Note numbers such as 12E3: programs write 1.2e+04, people write codes and parts of hashes so."""
+    distinct = texts[:50_000].unique()[:MAX_EXPONENTS].to_pylist()
+    exponents = [text.strip() for text in distinct if "e" in text.lower() and any(map(str.isdigit, text))]
+    if not exponents or not all(_CODE_LIKE.fullmatch(text) for text in exponents):
+        return None
+    if any(not text.strip().isdecimal() for text in distinct if text.strip() not in exponents):
+        return None
+    example = exponents[0]
+    return Notice(
+        code="exponents",
+        message=f"In {name!r}, {example} is read as {float(example):.15g}: a number with an exponent.",
+        column=name,
+        evidence="codes and hashes may be written so; numbers seldom lack both a point and the exponent's sign",
+        option=f"kinds.{name}=categorical",
+    )
+
+
+def note_telephone_numbers(name: str, texts: pa.Array) -> Notice | None:
+    """Note texts that are all a plus and 7 to 15 digits, as telephone numbers are: they stay text."""
+    if not len(texts) or texts[0].as_py().strip()[:1] != "+":
+        return None
+    if not pc.all(pc.match_substring_regex(texts, r"^\s*\+[1-9][0-9]{6,14}\s*$")).as_py():
+        return None
+    return Notice(
+        code="digits_kept",
+        message=f"{name!r} stays text: as numbers, its values would lose their plus.",
+        column=name,
+        evidence=f"each is a plus and digits, as telephone numbers are: {texts[0].as_py().strip()}",
+        option=f"kinds.{name}=numeric",
     )
 
 

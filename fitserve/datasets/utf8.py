@@ -14,6 +14,7 @@ from fitserve.errors import Problem, TooLarge
 from fitserve.settings import MB, Limits
 from fitserve.wire.notices import Notice
 
+SEARCHED_BYTES = MB // 4  # for marks of encodings of seven bits
 CHECKED_BYTES = 4 * MB  # checked to be UTF-8 before parsing; the parser checks the rest
 SURE_CHARACTERS = 12  # of UTF-8 before a byte that is not: then the rest is UTF-8 too, and the byte is damage
 BYTE_ORDER_MARKS = (
@@ -22,10 +23,11 @@ BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
+    (b"+/v8-", "utf-7"),
 )
 # What `encoding` may name, beside the families iso8859-, cp (code pages), mac- and koi8-.
 TEXT_ENCODINGS = frozenset(
-    {"ascii", "utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-16-le", "utf-32", "utf-32-be", "utf-32-le"}
+    {"ascii", "utf-7", "utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-16-le", "utf-32", "utf-32-be", "utf-32-le"}
     | {
         "big5",
         "big5hkscs",
@@ -74,6 +76,11 @@ def to_utf8(path: Path, stated: str | None, folder: Path, limits: Limits) -> Tex
         return Text(transcode(path, folder / "text", encoding, limits), encoding)
     if (wide := _wide_encoding(head)) is not None:
         return Text(transcode(path, folder / "text", wide, limits), wide, _guess_notice(wide, ""))
+    with path.open("rb") as file:
+        found = text_encoding.unusual_encoding(file.read(SEARCHED_BYTES))
+    if found is not None:
+        notice = _guess_notice(found.encoding, found.example)
+        return Text(transcode(path, folder / "text", found.encoding, limits), found.encoding, notice)
     position = first_invalid_utf8(path, CHECKED_BYTES)
     return Text(path, "utf-8") if position is None else transcode_guessed(path, position, folder, limits)
 
@@ -99,7 +106,7 @@ def _best_of(head: bytes, names: tuple[str, str], size: int) -> str | None:
             unicodedata.category(character) in ("Cc", "Co", "Cn") and character not in "\t\n\r\x1a"
             for character in text
         )
-        if text and odd == 0 and usual * 12 >= len(text) and ("\n" in text or "\r" in text):
+        if text and odd == 0 and usual >= max(3, len(text) / 12) and ("\n" in text or "\r" in text):
             rated.append((usual / len(text), name))
     return max(rated)[1] if rated else None
 
@@ -250,7 +257,10 @@ def transcode(path: Path, target: Path, encoding: str, limits: Limits) -> Path:
         with disk_full_is_507(), path.open("rb") as source, target.open("wb") as out:
             while True:
                 chunk = source.read(CHUNK)
-                data = decoder.decode(chunk, final=not chunk).encode("utf-8")
+                text = decoder.decode(chunk, final=not chunk)
+                if encoding in text_encoding.MAINFRAME:
+                    text = text.replace(text_encoding.NEXT_LINE, "\n")
+                data = text.encode("utf-8")
                 lines += data.count(b"\n")
                 written += out.write(data)
                 if written > limits.expanded_bytes:

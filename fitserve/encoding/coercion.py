@@ -18,7 +18,7 @@ from fitserve.errors import BadInput, Problem
 from fitserve.excerpts import excerpt_of_cell
 from fitserve.parsing.column_format import PLAIN, ColumnFormat
 from fitserve.parsing.numbers import read_number
-from fitserve.parsing.times import microseconds_of_epoch, read_time, text_of_compact
+from fitserve.parsing.times import microseconds_of_number, read_time, text_of_compact
 from fitserve.parsing.words import FALSE, TRUE
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def as_seconds(value: Any, format: ColumnFormat = PLAIN) -> float:
             return math.nan
         if format.time == "ymd" and (digits := text_of_compact(float(value))) is not None:
             return _seconds_of_text(digits, format)
-        return microseconds_of_epoch(float(value) if isinstance(value, np.generic) else value, format.time) / 1e6
+        return microseconds_of_number(float(value) if isinstance(value, np.generic) else value, format) / 1e6
     if isinstance(value, str):
         return math.nan if format.is_missing(value) else _seconds_of_text(value, format)
     if not isinstance(value, datetime):

@@ -12,7 +12,10 @@ from pydantic import ConfigDict, Field, field_validator, model_serializer, model
 from fitserve.data_model import DataModel
 from fitserve.parsing.missing import MISSING
 
-TimeFormat = Literal["ymd", "dmy", "mdy", "week", "epoch", "epoch_s", "epoch_ms", "epoch_us", "epoch_ns", "excel"]
+TimeFormat = Literal[
+    "ymd", "dmy", "mdy", "week", "epoch", "epoch_s", "epoch_ms", "epoch_us", "epoch_ns", "excel",
+    "yymmdd", "ddmmyy", "mmddyy",
+]  # fmt: skip
 BLANKS = "\u00a0\u2007\u2009\u202f"  # that stand between thousands, beside the usual blank
 UNIT = Field(min_length=1, max_length=20)
 
@@ -50,7 +53,8 @@ class ColumnFormat(DataModel):
     time: TimeFormat | None = Field(
         None,
         description="Order of day, month and year where all are numbers; week: 2024-W05-3; epoch: a number since 1970,"
-        " its unit told by its size, or stated: epoch_s, epoch_ms, epoch_us, epoch_ns; excel: Excel's numbers of days",
+        " its unit told by its size, or stated: epoch_s, epoch_ms, epoch_us, epoch_ns; excel: Excel's numbers of days;"
+        " yymmdd, ddmmyy, mmddyy: dates of six digits",
     )
     first_year: int | None = Field(
         None, ge=1, le=9900, description="The first of the hundred years that two digits stand for; left out: 1969"
@@ -123,8 +127,8 @@ class ColumnFormat(DataModel):
 
     @property
     def is_number_of_time(self) -> bool:
-        """Whether the column's times are written as numbers: since 1970, or Excel's."""
-        return self.time is not None and (self.time.startswith("epoch") or self.time == "excel")
+        """Whether the column's times are written as numbers: since 1970, Excel's, or dates of six digits."""
+        return self.time is not None and self.time not in ("ymd", "dmy", "mdy", "week")
 
     @property
     def is_plain(self) -> bool:

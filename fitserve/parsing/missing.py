@@ -29,8 +29,17 @@ SOFT_MISSING = frozenset(
         *("(blank)", "(null)", "(none)", "(missing)", "<null>", "[null]", "1.#qnan", "1.#ind", "-1.#ind"),
         *("无", "缺失", "–", "—", "#value!", "#div/0!", "#ref!", "#null!", "#num!", "#name?", "#n/a"),
         *("nat", "not applicable", "not reported", "not recorded", "k.a.", "k. a.", "keine angabe", "s/d", "sin dato"),
-        *("нет данных", "н/д", "nc", "n.c."),
-        *("0000-00-00", "0000-00-00 00:00:00", "00.00.0000", "00/00/0000"),
+        *("нет данных", "н/д", "nc", "n.c.", "n.d.", "b.d.", "brak", "brak danych", "sem dados", "sem informação"),
+        *("não informado", "nao informado", "não disponível", "no disponible", "desconocido", "non disponibile"),
+        *("nicht bekannt", "unbekannt", "non disponible", "non renseigné", "不明", "なし", "未記入", "該当なし"),
+        *("未知", "不详", "暂无", "無", "없음", "해당없음", "undefined", "<none>", "<missing>", "<unset>", "－", "ー"),
+        # What spreadsheets write where a formula fails, in other languages than English.
+        *("#wert!", "#bezug!", "#zahl!", "#nv", "#valeur!", "#nom?", "#nombre!", "#nul!", "#valor!", "#¡valor!"),
+        *("#¡ref!", "#¡div/0!", "#¡num!", "#¿nombre?", "#n/d", "#nulo!", "#valore!", "#rif!", "#nome?", "#nullo!"),
+        *("#waarde!", "#verw!", "#getal!", "#naam?", "#n/b", "#arg!", "#liczba!", "#adr!", "#nazwa?", "#знач!"),
+        *("#ссылка!", "#дел/0!", "#число!", "#имя?", "#пусто!", "#н/д", "#spill!", "#calc!", "#überlauf!"),
+        *("#getting_data", "#name!", "#error!", "#err!"),
+        *("0000-00-00", "0000-00-00 00:00:00", "00.00.0000", "00/00/0000", "00000000", "000000"),
     )
 )
 

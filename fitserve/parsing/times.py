@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fitserve.parsing.column_format import ColumnFormat, TimeFormat
+from fitserve.parsing.short_dates import PLACES, read_short_date
 from fitserve.parsing.words import MONTHS, ZONES
 
 if TYPE_CHECKING:
@@ -87,6 +88,8 @@ _UNITS = {"epoch_s": 1_000_000, "epoch_ms": 1_000, "epoch_us": 1}
 _COMPACT_NUMBERS = tuple((1900_01_01 * scale, 2101_01_01 * scale) for scale in (1, 10_000, 1_000_000))
 EXCEL_1970 = 25_569  # days from Excel's day 0, 1899-12-30
 EXCEL_DAYS = (30_000, 55_154)  # from 1982 to 2050: what is taken for Excel's days
+FROM_1800 = -5_364_662_400  # seconds since 1970
+SURE_SECONDS = 100_000_000  # at least so far from 1970 are most times, but few counts
 FROM_2001, UNTIL_2100 = 978_307_200, 4_102_444_800  # seconds since 1970
 _FROM_MILLIS, _FROM_MICROS, _FROM_NANOS = 1e11, 1e14, 1e17
 
@@ -98,10 +101,18 @@ def read_time(text: str, format: ColumnFormat) -> float:
     """Return a text's seconds since 1970 in UTC. Raises ValueError."""
     text = text.strip()
     if format.is_number_of_time:
-        return microseconds_of_epoch(_number_of(text), format.time) / 1e6
+        return microseconds_of_number(_number_of(text), format) / 1e6
     moment = _moment(text, format.time or "ymd", format.first_year or FIRST_YEAR)
     delta = moment - _EPOCH
     return (delta.days * DAY + delta.seconds * 1_000_000 + delta.microseconds) / 1e6
+
+
+def microseconds_of_number(number: float, format: ColumnFormat) -> int:
+    """Return microseconds since 1970 from a number as a column's times are written. Raises ValueError."""
+    if format.time in PLACES:
+        day = read_short_date(number, format.time, format.first_year or FIRST_YEAR)
+        return (day - _EPOCH.date()).days * DAY
+    return microseconds_of_epoch(number, format.time)
 
 
 def microseconds_of_epoch(number: float, time: TimeFormat | None = None) -> int:
@@ -248,7 +259,7 @@ def parse_times(texts: pa.Array, format: ColumnFormat) -> tuple[pa.Array, np.nda
     present = ~texts.is_null().to_numpy(zero_copy_only=False)
     micros, bad, zoned = np.zeros(count, np.int64), np.zeros(count, bool), np.zeros(count, bool)
     if format.is_number_of_time:
-        _parse_epochs(texts, format.time, micros, bad)
+        _parse_epochs(texts, format, micros, bad)
     elif (whole := _cast_iso(texts)) is not None:
         times, zone = whole
         micros[:] = times.fill_null(0).to_numpy(zero_copy_only=False)
@@ -286,13 +297,13 @@ def _cast_iso(texts: pa.Array) -> tuple[pa.Array, bool] | None:
     return None
 
 
-def _parse_epochs(texts: pa.Array, time: TimeFormat | None, micros: np.ndarray, bad: np.ndarray) -> None:
+def _parse_epochs(texts: pa.Array, format: ColumnFormat, micros: np.ndarray, bad: np.ndarray) -> None:
     encoded = texts.dictionary_encode()
     codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
     epochs, wrong = np.zeros(len(encoded.dictionary) + 1, np.int64), np.zeros(len(encoded.dictionary) + 1, bool)
     for at, text in enumerate(encoded.dictionary.to_pylist()):
         try:
-            epochs[at] = microseconds_of_epoch(_number_of(text), time)
+            epochs[at] = microseconds_of_number(_number_of(text), format)
         except (ValueError, OverflowError):
             wrong[at] = True
     micros[:], bad[:] = epochs[codes], wrong[codes]
@@ -509,3 +520,18 @@ def epochs_of(numbers: pa.Array) -> list[TimeFormat]:
         if of_unit:
             formats.append(time)  # type: ignore[arg-type]
     return [] if left else formats
+
+
+def early_epoch_of(numbers: pa.Array) -> TimeFormat | None:
+    """Return the unit of numbers that may all be times from 1800 to 2100, most of them years from 1970; None: none is.
+
+    Of several units the one with the latest times is meant.
+    """
+    present = numbers.drop_null().to_numpy(zero_copy_only=False)
+    if not len(present):
+        return None
+    for time, unit in (("epoch_s", 1), ("epoch_ms", 1e3), ("epoch_us", 1e6), ("epoch_ns", 1e9)):
+        far = np.abs(present.astype(np.float64)) >= SURE_SECONDS * unit
+        if present.min() >= FROM_1800 * unit and present.max() < UNTIL_2100 * unit and far.mean() >= 0.5:
+            return time  # type: ignore[return-value]
+    return None

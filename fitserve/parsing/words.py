@@ -54,7 +54,7 @@ ZAR"""
 # Signs and codes (ISO 4217, of those in wide use) that stand before or after an amount.
 CURRENCIES = frozenset(
     (
-        *"$€£¥₹₽₩₺₪₫฿₴₦₱₲₡₵₸₼₾¢元円",
+        *"$€£¥₹₽₩₺₪₫฿₴₦₱₲₡₵₸₼₾¢元円圓원￥＄￡￦",
         *("US$", "A$", "AU$", "C$", "CA$", "NZ$", "HK$", "S$", "R$", "NT$", "MX$", "Fr.", "SFr.", "Kč", "zł", "kr"),
         *("Euro", "euro", "EURO", "usd", "eur", "gbp", "chf", "inr", "₿", "лв", "лв.", "грн", "грн."),
         *("kr.", "Rs", "Rs.", "RM", "Ft", "lei", "руб.", "руб", "р.", "万元"),

@@ -154,3 +154,32 @@ def test_text_that_was_damaged_before_the_upload_is_named(api: Api, words: list[
     assert codes(body) == [code]
     fine, _ = stored(api, "a,b\nM\u00fcller,1\nK\u00f6ln,2\nJ\u00e4ger,3\n".encode())
     assert codes(fine) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("Zürich,Genève,1\nKöln,Łódź,2\n", "utf-7"),
+        ("北京,上海,1\n广州,天津,2\n", "hz"),
+        ("東京,大阪,1\n名古屋,福岡,2\n", "iso2022_jp"),
+        ("서울,부산,1\n대구,인천,2\n", "iso2022_kr"),
+        ("Zürich,Köln,1\nRoma,Lima,2\n", "cp037"),
+    ],
+)
+def test_encodings_are_recognised_by_their_marks(api: Api, text: str, encoding: str) -> None:
+    body, rows = stored(api, ("a,b,n\n" + text).encode(encoding))
+    assert rows == [[*line.split(",")[:2], int(line.split(",")[2])] for line in text.splitlines()]
+    assert body["source"]["encoding"] == encoding
+    assert codes(body)[:1] == ["encoding_recognised"]
+
+
+@pytest.mark.parametrize("text", ["a,b\nx+y-z,1\nC++-,2\n", "a,b\nNa+,1\nFe+III-,2\n", "a,b\n~{x},1\ny,2\n"])
+def test_signs_alone_mean_no_encoding(api: Api, text: str) -> None:
+    body, rows = stored(api, text.encode())
+    assert [row[0] for row in rows] == [line.split(",")[0] for line in text.splitlines()[1:]]
+    assert body["source"]["encoding"] == "utf-8"
+
+
+def test_nul_bytes_in_a_short_file_are_no_utf_16(api: Api) -> None:
+    problem = refusal(api, b"a,b\n1,x\0\n3,z\0\n")
+    assert "NUL" in problem["detail"]

@@ -41,6 +41,11 @@ SEMICOLONS = TABLE.replace(",", ";")
         (TABLE + "\n20 records selected.\n", ["footer_skipped"]),
         (TABLE + "Total,190,\n", ["footer_skipped"]),
         (TABLE + "\nSource: the office of records\n", ["footer_skipped"]),
+        (TABLE + "EOF\n", ["footer_skipped"]),
+        (TABLE + "*****\n*** END OF REPORT ***\n", ["footer_skipped"]),
+        (TABLE + "TRAILER,20\n", ["footer_skipped"]),
+        (TABLE.replace("\n10,", "\n\ufeff10,"), []),
+        ("\ufeffa,b,c\n" + HALVES[0] + "\ufeffa,b,c\n" + HALVES[1], ["header_repeated"]),
         (TABLE + "   \n  ", []),
         (TABLE + "\x1a", ["end_of_file_mark"]),
         (TABLE + "\0" * 100, ["end_of_file_mark"]),
@@ -50,6 +55,7 @@ SEMICOLONS = TABLE.replace(",", ";")
         (TABLE.replace(",", "\x01"), []),
         (TABLE.replace(",", "::"), ["delimiter_of_two"]),
         (TABLE.replace(",", "||"), ["delimiter_of_two"]),
+        (TABLE.replace(",", ",\t"), ["delimiter_of_two"]),
         ("".join(f'"{line}"\n' for line in TABLE.splitlines()), ["lines_quoted"]),
         (TABLE.replace(",", " "), []),
         (TABLE.replace(",", "    "), []),
@@ -146,6 +152,16 @@ def test_lines_within_quotes_stay_one_value(api: Api) -> None:
         ("% iris\n@relation iris\n@attribute a numeric\n@data\n1\n", "ARFF"),
         ("1 1:0.5 3:0.2\n-1 2:0.7 3:0.1\n", "LIBSVM"),
         ("\n<!doctype html><html></html>\n", "web page"),
+        ("a    b\n---- -----\n1    2\n", "drawn with lines"),
+        ("-----------\n|Material|\n-----------\n|10001   |\n", "drawn with lines"),
+        ("<OFX>\n<STMTTRN><TRNAMT>-12.34</STMTTRN>\n</OFX>\n", "XML"),
+        (">seq1\nACGT\n>seq2\nGGCC\n", "FASTA"),
+        ("%%MatrixMarket matrix coordinate real general\n3 3 1\n1 1 5.0\n", "Matrix Market"),
+        ("\\begin{tabular}{lr}\n1 & 2\n\\end{tabular}\n", "LaTeX"),
+        ("[s]\na=1\nb=2\n", "settings"),
+        ("// made by hand\n[{}]\n", "JSON with comments"),
+        ("[1, 2, 3]", "one list of values"),
+        ("t.csv" + "\0" * 252 + "ustar\0" + "\0" * 249 + TABLE, "tar archive"),
     ],
 )
 def test_what_only_looks_like_csv_is_named(api: Api, text: str, what: str) -> None:
@@ -203,6 +219,8 @@ def test_numbers_name_columns_where_no_row_is_like_them(api: Api, header: str, r
         ("Report\n\n" + BODY, "column_1", 20),
         ("some text\n\nmore of it\n" + "".join(f"ann {n},doe,0{n}001\n" for n in range(6)), "column_1", 6),
         ("some notes...\nmore notes, and so on\nnumber,text,date\n345.0,TEST4,2000-12-13\n", "number", 1),
+        ('"Konto";"DE02"\n""\n"Stand:";"1,5"\n""\n"a";"b";"c"\n"1";"2";"x"\n"3";"4";"y"\n', "a", 2),
+        ("Sample:\tS1\nInjection:\t10 µL\n\nTime\tValue\n" + "".join(f"0,0{n}\t0,1{n}\n" for n in range(5)), "Time", 5),
         ("Station 1\nlat 5, lon 6\n\nYEAR MO DY\n2020 1 1\n2020 1 2\n2020 1 3\n", "YEAR", 3),
     ],
 )
@@ -369,3 +387,62 @@ def test_the_first_advice_keeps_the_row(api: Api) -> None:
 @pytest.mark.parametrize("text", ["\n", "\n\n \n", "a", "a\n", " ", "\n" * 10, "\0\0"])
 def test_a_file_without_rows_is_refused(api: Api, text: str) -> None:
     assert refusal(api, text.encode())["title"] == "Table unreadable"
+
+
+LEDGER = "April 15, 2023;402;25.00;4.00;16.00;Ray;pending;\n" * 18 + "April 9, 2023;678;25.00;4.00;16.00;Lonny;\n" * 2
+
+
+@pytest.mark.parametrize("header", ["", "date;id;a;b;c;name;state;\n"])
+def test_a_comma_in_each_date_separates_no_fields(api: Api, header: str) -> None:
+    problem = refusal(api, (header + LEDGER).encode())
+    assert problem["errors"][0]["detail"] == "Row 19 has 7 fields; the others have 8, the last one empty."
+    body, rows = stored(api, (header + LEDGER).encode(), lenient=True)
+    assert (body["rows"], rows[0][1:6]) == (18, [402, 25, 4, 16, "Ray"])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "first"),
+    [
+        ('"mpg" "cyl" "name"\n"Mazda RX4" 21 6 "a b"\n"Datsun 710" 22.8 4 "c"\n"Valiant" 18.1 6 "d"\n',
+         ["row_name", "mpg", "cyl", "name"], ["Mazda RX4", 21, 6, "a b"]),
+        ("     a name\n0  1.5    x\n1  2.5    y\n2  3.5    z\n", ["row_name", "a", "name"], [0, 1.5, "x"]),
+        ("#Software: X\n#Fields: day code size\n" + "2026-11-01 200 5\n" * 3, ["day", "code", "size"], None),
+    ],
+)  # fmt: skip
+def test_rows_between_blanks_may_have_a_name_more_than_the_header(
+    api: Api, text: str, expected: list[str], first: list[Any] | None
+) -> None:
+    body, rows = stored(api, text.encode())
+    assert names(body) == expected
+    assert first is None or rows[0] == first
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("CODE}AREA\n600}S. Peo\n601}N. Pike\n", "'}' stands once in 2 of 2 lines"),
+        ("mpg cyl\nMazda RX4     21.0   6\nMazda RX4 Wag 21.0   6\n", "2 of 2 lines have several blanks side by side"),
+        ("name\nann\nbob\n", None),
+        ("day\n2024-01-05 10:00\n2024-01-06 10:00\n", None),
+    ],
+)
+def test_one_column_is_said_where_something_may_separate_fields(api: Api, text: str, shown: str | None) -> None:
+    notices = [notice for notice in stored(api, text.encode())[0]["notices"] if notice["code"] == "one_column"]
+    assert [notice["evidence"] for notice in notices] == ([shown] if shown else [])
+
+
+def test_names_lose_what_is_not_seen(api: Api) -> None:
+    assert names(stored(api, "\u200ba\u200b,\u00a0b,c\n1,2,3\n4,5,6\n".encode())[0]) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("header", "code", "expected"),
+    [
+        ('x,y,z\nHow old?,How big?,Which?\n"{""ImportId"":1}","{""ImportId"":2}","{""ImportId"":3}"\n',
+         "units_skipped", ["x", "y", "z"]),
+        ("x,Which of them?,\n,Size,b\n", "names_joined", ["x", "Which of them? Size", "Which of them? b"]),
+    ],
+)  # fmt: skip
+def test_the_questions_of_a_survey_are_no_rows(api: Api, header: str, code: str, expected: list[str]) -> None:
+    body, rows = stored(api, (header + "".join(f"{n},{n * 1.5},{'ab'[n % 2]}\n" for n in range(30))).encode())
+    assert (names(body), codes(body), len(rows), rows[1]) == (expected, [code], 30, [1, 1.5, "b"])

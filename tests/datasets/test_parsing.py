@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -147,6 +147,33 @@ def test_epochs_are_told_apart_by_their_size(text: str, seconds: float) -> None:
     assert parsed[0].as_py() == seconds * 1e6
     with pytest.raises(ValueError, match="year"):
         as_seconds(1e25)
+
+
+@pytest.mark.parametrize(
+    ("value", "order", "first_year", "day"),
+    [
+        (240131, "yymmdd", None, date(2024, 1, 31)),
+        ("40131", "yymmdd", None, date(2004, 1, 31)),
+        ("310124", "ddmmyy", None, date(2024, 1, 31)),
+        (13124.0, "mmddyy", 1900, date(1924, 1, 31)),
+        ("2024-01-31", "yymmdd", None, date(2024, 1, 31)),
+        ("991332", "yymmdd", None, None),
+        (1240131, "yymmdd", None, None),
+        (240131.5, "yymmdd", None, None),
+        (-240131, "yymmdd", None, None),
+    ],
+)
+def test_six_digits_are_a_day_in_a_prediction_too(value: Any, order: Any, first_year: Any, day: date | None) -> None:
+    format = ColumnFormat(time=order, first_year=first_year)
+    if day is None:
+        with pytest.raises(ValueError, match=r"date|month|day|isoformat"):
+            as_seconds(value, format)
+        return
+    expected = (day - date(1970, 1, 1)).days * 86_400
+    assert as_seconds(value, format) == expected
+    if str(value).isdecimal():
+        parsed, bad, _ = times.parse_times(pa.array([str(value)]), format)
+        assert (parsed[0].as_py() / 1e6, bad.any()) == (expected, False)
 
 
 def test_the_encoder_reads_a_row_as_it_stood_in_the_file() -> None:

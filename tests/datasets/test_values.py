@@ -140,6 +140,21 @@ CASES_OF_NUMBERS = {
     "larger than float64": Case(
         us("1e400", "1.5", "2.5", "3", "4"), ["1e400", "1.5"], "categorical", {"some_are_numbers"}
     ),
+    "wons and fullwidth signs": Case(us("1,234원", "99원"), [1234, 99], "numeric", {"unit_left_out", "decimal_sign"}),
+    "fullwidth yen": Case(us("￥1,234.00", "￥99.5"), [1234, 99.5], "numeric", {"unit_left_out"}),
+    "ten thousands": Case(us("1万2千", "3万"), ["1万2千", "3万"], "categorical", {"number_like_text"}),
+    "degrees and minutes": Case(us("48 51.408N", "40 42.766N"), ["48 51.408N"], "categorical", {"number_like_text"}),
+    "ranges with an open end": Case(us("10-20", "20-30", "60+"), ["10-20"], "categorical", {"number_like_text"}),
+    "shillings": Case(us("£3 4s 6d", "£1 0s 0d"), ["£3 4s 6d"], "categorical", {"number_like_text"}),
+    "telephone numbers": Case(us("+491701234567", "+491707654321"), ["+491701234567"], "categorical", {"digits_kept"}),
+    "telephone numbers by kind": Case(
+        us("+491701234567", "+491707654321"), [491701234567], "numeric", options={"kinds.a": "numeric"}
+    ),
+    "signs before numbers": Case(us("+5", "-3"), [5, -3], "numeric"),
+    "codes with an E": Case(us("12E3", "1300", "14E4"), [12000, 1300, 140000], "numeric", {"exponents"}),
+    "exponents of programs": Case(us("1e-05", "1e5", "3.5e10"), [1e-5, 1e5, 3.5e10], "numeric"),
+    "failed formulas in German": Case(us("1", "2", "#WERT!", "4"), [1, 2, None, 4], "numeric", {"read_as_missing"}),
+    "not known in Japanese": Case(us("1", "2", "不明", "4"), [1, 2, None, 4], "numeric", {"read_as_missing"}),
     "versions": Case(us("3.9", "3.10", "3.11"), [3.9, 3.1, 3.11], "numeric", {"zeros_left_out"}),
     "amounts with cents": Case(us("3.90", "3.10", "3"), [3.9, 3.1, 3], "numeric"),
     "coordinates beside commas": Case(
@@ -192,6 +207,45 @@ CASES_OF_TIMES = {
         ["2023-02-13T15:04", "2023-02-13T22:30", "2023-02-13T15:04", "2023-02-13T00:30"],
         "datetime",
     ),
+    "six digits": Case(
+        lines("date,b", "240115,x", "240116,y", "231213,z"),
+        ["2024-01-15", "2024-01-16", "2023-12-13"],
+        "datetime",
+        {"epoch", "day_or_month"},
+    ),
+    "six digits with zeros": Case(
+        lines("date,b", "040115,x", "050116,y", "991231,z"),
+        ["2004-01-15", "2005-01-16", "1999-12-31"],
+        "datetime",
+        {"epoch"},
+    ),
+    "six digits without their zeros": Case(
+        lines("date,b", "40115,x", "991231,y"), ["2004-01-15", "1999-12-31"], "datetime", {"epoch"}
+    ),
+    "six digits, days first": Case(
+        lines("Datum;b", "311299;x", "130124;y"), ["1999-12-31", "2024-01-13"], "datetime", {"epoch"}
+    ),
+    "six digits by option": Case(
+        us("010203", "040506"),
+        ["1903-01-02", "1906-04-05"],
+        "datetime",
+        options={"formats.a": '{"time": "mmddyy", "first_year": 1900}'},
+    ),
+    "six digits of a code": Case(us("240115", "240116"), [240115, 240116], "numeric"),
+    "seconds before 1970": Case(
+        lines("ts,b", "-1000000000,x", "-86400,y", "1500000000,z"),
+        ["1938-04-24T22:13:20", "1969-12-31", "2017-07-14T02:40"],
+        "datetime",
+        {"epoch"},
+    ),
+    "milliseconds before 1970": Case(
+        lines("created_at,b", "-100000000000,x", "1500000000000,y"), ["1966-10-31T14:13:20"], "datetime", {"epoch"}
+    ),
+    "seconds before 2001": Case(
+        lines("created_at,b", "500000000,x", "400000000,y"), [500000000, 400000000], "numeric", {"looks_like_time"}
+    ),
+    "spans of time": Case(lines("time,b", "-5,x", "7,y"), [-5, 7], "numeric"),
+    "years of emperors": Case(us("R5.11.5", "H31.1.8"), ["R5.11.5", "H31.1.8"], "categorical", {"number_like_text"}),
     "years of the Buddha": Case(us("13/01/2566", "14/01/2566"), ["2566-01-13"], "datetime", {"unusual_years"}),
     "days without a year": Case(us("Jan 5", "Feb 13"), ["Jan 5", "Feb 13"], "categorical", {"number_like_text"}),
     "dates in brackets": Case(

@@ -10,6 +10,7 @@ from fitserve.datasets import TableRefused, TableUnreadable
 from fitserve.datasets.readers.csv_grammar import choose_grammar
 from fitserve.datasets.readers.csv_header import (
     SecondHeader,
+    begins_as_number,
     find_second_header,
     has_a_number_above_numbers,
     is_header,
@@ -31,8 +32,13 @@ from fitserve.wire.datasets import NO_CHARACTER, UploadOptions
 from fitserve.wire.notices import Notice
 
 ROW_NAMES = "row_name"  # of a column that the header does not name
-BYTE_ORDER_MARK = "\ufeff"  # before the first name, where two programs wrote one
+# Around names: not seen, so that nobody writes them again. The first stands where two programs wrote a mark.
+UNSEEN = "\ufeff\u200b\u200c\u200d\u200e\u200f\u2060"
+FIELDS = "Fields:"  # before the names in a comment of the W3C's logs
+FEW_LINES = 100  # of one column, in which a character between fields is looked for
+_NO_SEPARATOR = ".,-+_@'\"()"  # as often in numbers, names, dates and addresses
 INDEX = "index"  # of a first column whose header is empty
+_WIDE_BLANKS = re.compile(r"\S {2,}+\S")
 _COMMA_NUMBER = re.compile(r"\s*+[+-]?(\d{1,3}(\.\d{3})++|\d++),\d++\s*+")
 
 
@@ -118,7 +124,7 @@ class _Detection:
                 return
         if count == len(lines):
             return
-        self.hidden_header = last[len(mark) :].strip() or None
+        self.hidden_header = last[len(mark) :].strip().removeprefix(FIELDS).strip() or None
         if self.options.comment is not None or not _are_rows(lines[count:], mark):
             self.comment = mark
         self._skip(count)
@@ -200,9 +206,14 @@ class _Detection:
                 why = f"{first[0].strip()[:40]!r} is like what stands below it"
                 self._add("no_header", message, "header=true", why)
         if trailing:
-            message = f"Each row ends with an extra {grammar.delimiter!r}, which is ignored."
+            sign = (
+                repr(grammar.delimiter) if grammar.delimiter.isprintable() or grammar.delimiter == "\t" else "delimiter"
+            )
+            message = f"Each row ends with an extra {sign}, which is ignored."
             self._add("trailing_delimiter", message)
         self._check_widths(parsed, records, len(names) + trailing)
+        if len(names) == 1 and self.options.delimiter is None:
+            self._say_one_column([record.fields[0] for record in (body if len(body) > 1 else records)])
         is_index = has_header and (beginning.row_names or not first[0].strip()) and len(names) > 1
         decimal = self.options.decimal or ("," if grammar.delimiter != "," and _has_decimal_commas(fields) else ".")
         return CsvDialect(
@@ -220,6 +231,13 @@ class _Detection:
             grammar.blank_before_quote,
             grammar.blank_runs,
         )
+
+    def _say_one_column(self, texts: list[str]) -> None:
+        """Note what may separate fields where a file is read as one column."""
+        evidence = _possible_separator([text.strip() for text in texts[:FEW_LINES] if text.strip()])
+        if evidence is not None:
+            message = "The table is read as one column: no character separates fields in every line."
+            self._add("one_column", message, "delimiter=...", evidence)
 
     def _has_header(self, records: list[Record], beginning: Beginning) -> bool:
         if self.options.header is not None:
@@ -252,7 +270,7 @@ class _Detection:
 
     def _names(self, header: list[str], record: Record, row_names: bool = False) -> tuple[str, ...]:
         """Return the columns' names, each of its own."""
-        wanted = [name.strip().lstrip(BYTE_ORDER_MARK).strip() for name in header]
+        wanted = [name.strip().strip(UNSEEN).strip() for name in header]
         if row_names:
             wanted = [ROW_NAMES, *wanted]
         elif len(wanted) > 1 and not wanted[0] and all(wanted[1:]):
@@ -292,6 +310,20 @@ class _Detection:
 
     def _add(self, code: str, message: str, option: str | None = None, evidence: str | None = None) -> None:
         self.notices.append(Notice(code=code, message=message, option=option, evidence=evidence))
+
+
+def _possible_separator(texts: list[str]) -> str | None:
+    """Return what stands equally often in (almost) all lines that are neither numbers nor dates; None: nothing does."""
+    if len(texts) < 2 or sum(map(begins_as_number, texts)) * 2 > len(texts):
+        return None
+    signs = {one for one in texts[0] if not one.isalnum() and one not in _NO_SEPARATOR}
+    for sign in sorted(signs, key=lambda one: (one == " ", one)):  # blanks stand between words too
+        counts = Counter(text.count(sign) for text in texts)
+        count, lines = counts.most_common(1)[0]
+        if count and lines >= 0.9 * len(texts):
+            return f"{sign!r} stands {'once' if count == 1 else f'{count} times'} in {lines} of {len(texts)} lines"
+    wide = sum(_WIDE_BLANKS.search(text) is not None for text in texts)
+    return f"{wide} of {len(texts)} lines have several blanks side by side" if wide >= 0.9 * len(texts) else None
 
 
 def unique_names(header: list[str]) -> tuple[tuple[str, ...], list[int]]:

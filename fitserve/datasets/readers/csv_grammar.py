@@ -26,6 +26,7 @@ _TIME = re.compile(
 )
 _AMOUNT = re.compile(r"\s*+[+-]?[$€£¥]? ?\d++([,.' ]\d{3})*+([.,]\d++)?( ?[%€£])?\s*+")
 _BLANKS = re.compile(r'"[^"\n]*+"|[ \t]++')
+MORE_FIELDS = 3  # that another delimiter finds than a comma within numbers or dates
 
 
 def choose_grammar(text: str, delimiter: str | None, quote: str | None, comment: str | None, whole: bool) -> Parsed:
@@ -34,7 +35,12 @@ def choose_grammar(text: str, delimiter: str | None, quote: str | None, comment:
         unused = next((one for one in (*DELIMITERS, *RARE_DELIMITERS) if one not in text), "|")
         return parse(text, Grammar(unused, '"'), whole, comment)
     candidates = (delimiter,) if delimiter else DELIMITERS
-    best = max((_best_quote(text, one, quote, comment, whole) for one in candidates), key=_score)
+    parsed = [_best_quote(text, one, quote, comment, whole) for one in candidates]
+    best = max(parsed, key=_score)
+    if best.grammar.delimiter == "," and best.width == 2:
+        wider = [one for one in (_by_most_records(one) for one in parsed) if _is_wider(one, best)]
+        if wider:
+            return max(wider, key=_score)
     if delimiter is None and (best.width < 3 or best.share < 0.5):
         rare = [one for one in RARE_DELIMITERS if text.count(one) >= 3 and (one != ":" or best.width < 2)]
         tried = [_best_quote(text, one, quote, comment, whole) for one in rare]
@@ -81,6 +87,23 @@ def _score(parsed: Parsed) -> tuple[float, ...]:
     clean = sum(not others.intersection(text) for text in fields) / max(1, len(fields))
     is_regular = len(parsed.records[0].fields) == parsed.width
     return (round(parsed.share, 1), float(is_regular), float(clean > 0.9), parsed.width)
+
+
+def _is_wider(other: Parsed, best: Parsed) -> bool:
+    """Return whether another delimiter finds far more fields in every record, although not as many in each.
+
+    Then the one comma of each record is part of a number or a date, and some records lack fields.
+    """
+    is_even = other.share >= 0.5 and min(other.widths, default=0) * 2 > other.width
+    return is_even and other.width >= best.width + MORE_FIELDS and other.grammar.delimiter != ","
+
+
+def _by_most_records(parsed: Parsed) -> Parsed:
+    """Return a file's beginning with the width that most of its records have, wherever they stand."""
+    if not parsed.widths:
+        return parsed
+    width, records = parsed.widths.most_common(1)[0]
+    return replace(parsed, width=width, share=records / parsed.widths.total())
 
 
 def _best_quote(text: str, delimiter: str, quote: str | None, comment: str | None, whole: bool) -> Parsed:
@@ -176,6 +199,9 @@ def _by_blanks(text: str, comment: str | None, whole: bool) -> Parsed | None:
     joined = "\n".join(line.strip() for line in lines)
     parsed = parse(joined, Grammar(" ", '"', blank_runs=True), whole, comment)
     table = [record for record in parsed.records[find_beginning(parsed).first :] if not record.is_blank]
+    if table and len(table[0].fields) == parsed.width - 1:  # the names, above rows that begin with a name of their own
+        table = table[1:]
     alike = sum(len(record.fields) == parsed.width for record in table)
-    is_table = parsed.width > 1 and alike >= 0.95 * len(table) and len(table) > 2 and _is_typed(parsed)
-    return parsed if is_table else None
+    are_numbers = len(table) == 2 and all(is_number(text) for record in table for text in record.fields)
+    is_table = parsed.width > 1 and alike >= 0.95 * len(table) and (len(table) > 2 or are_numbers)
+    return parsed if is_table and (are_numbers or _is_typed(parsed)) else None

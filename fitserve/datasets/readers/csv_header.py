@@ -18,6 +18,7 @@ FEW_COMPARED = 5  # texts, for their shapes to say something
 FEW_SHAPES = 3
 WORDS = ("a", "A", "Aa", "Aa a", "Aa Aa", "a a")
 LONGEST_UNIT = 20
+QUESTION_ID = '{"ImportId":'  # of Qualtrics, whose files have three lines before their rows
 _NUMBER = re.compile(r"\s*+[+-]?(\d++[.,]?\d*+|[.,]\d++)([eE][+-]?\d++)?\s*+")
 _DIGITS = re.compile(r"\d++")
 _LOWER = re.compile(r"[a-z]++")
@@ -48,8 +49,9 @@ def is_header(first: list[str], body: list[list[str]], *, surely: bool = False) 
     if not body:
         return not surely and not any(map(begins_as_number, first))
     votes = 0
+    rows = [fields for fields in body if fields != first]  # files that were put together repeat their header
     for at, name in enumerate(first):
-        below = _below(body, at)
+        below = _below(rows, at)
         if below and sum(map(begins_as_number, below)) > 0.8 * len(below):
             # Above plain numbers, what is no plain number is a name: MNIST's 28x28.
             begins = is_number(name) if all(map(is_number, below)) else begins_as_number(name)
@@ -168,6 +170,8 @@ def find_second_header(names: list[str], body: list[list[str]]) -> SecondHeader 
     """
     if len(body) <= FEW_NUMBERS or any(len(fields) != len(names) for fields in body[:2]):
         return None
+    if all(text.strip().startswith(QUESTION_ID) for text in body[1]):  # below the questions of a survey
+        return SecondHeader(2, names, "units_skipped", ", ".join(body[0])[:80])
     second, rows = [text.strip() for text in body[0]], body[1:MAX_COMPARED]
     if any(begins_as_number(text) and _is_numeric(rows, at) for at, text in enumerate(second)):
         return None  # as in almost all tables
@@ -176,14 +180,16 @@ def find_second_header(names: list[str], body: list[list[str]]) -> SecondHeader 
     if not any(above) or any(map(_is_missing, above)):
         return None
     if any(
-        text and any(fields[at].strip() == text for fields in rows if at < len(fields))
+        text and not _is_choice(names, at) and any(fields[at].strip() == text for fields in rows if at < len(fields))
         for at, text in enumerate(second)
     ):
         return None
     shown = ", ".join(text for text in second if text)[:80]
     others = [second[at] for at in range(len(names)) if at not in numeric]
     if (joined := _joined([name.strip() for name in names], second)) is not None and not any(
-        text and not _is_unit(text) and not _repeats(names, at) for at, text in enumerate(second) if at not in numeric
+        text and not _is_unit(text) and not _repeats(names, at) and not _is_choice(names, at)
+        for at, text in enumerate(second)
+        if at not in numeric
     ):
         of_index = [text.strip() for text in body[1]]
         if of_index[0] and not any(of_index[1:]) and not joined[0]:
@@ -214,6 +220,11 @@ def _is_unit(text: str) -> bool:
 
 def _repeats(names: list[str], at: int) -> bool:
     return not names[at].strip() or names.count(names[at]) > 1
+
+
+def _is_choice(names: list[str], at: int) -> bool:
+    """Return whether a name stands above several columns: a question with an answer in each of them."""
+    return not names[at].strip() or (at + 1 < len(names) and not names[at + 1].strip())
 
 
 def _joined(names: list[str], second: list[str]) -> list[str] | None:

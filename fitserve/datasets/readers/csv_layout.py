@@ -31,6 +31,11 @@ _REMARK = re.compile(
     r"\W*+(sources?|notes?|remarks?|footnotes?|legend|copyright|quellen?|hinweise?|anmerkung(en)?|nota|fuente|fonte)\W",
     re.IGNORECASE,
 )
+# Lines that only say that the file ends, drawn or in words, and a trailer's mark before a count.
+_END = re.compile(
+    r"[-=*#_~+.<>/ ]*+(eof|eor|end|fin|ende|fim|fine|koniec|конец|終わり|结束)\b.{0,40}+|[-=*#_~+]{3,}+", re.IGNORECASE
+)
+_TRAILER = re.compile(r"\W{0,3}+(trailer|trl|tlr|eof|footer)\W{0,3}+", re.IGNORECASE)
 _COUNT = re.compile(r"\W*+(\d++|[nN]o) ?(rows?|records?|entries|lines?|results?)( \w++)*+\W*+", re.IGNORECASE)
 
 
@@ -135,6 +140,8 @@ class Beginning:
 def find_beginning(parsed: Parsed, *, may_skip: bool = True) -> Beginning:
     """Find the first record of the table, past a preamble or an empty record where that is allowed."""
     records, width = parsed.records, parsed.width
+    if may_skip and (below := _below_pairs(records, width)):
+        return Beginning(below, "preamble_skipped")
     for at, record in enumerate(records[: MAX_BEFORE if may_skip else 1]):
         after = [other.fields for other in records[at + 1 :]]
         first_width = len(record.fields)
@@ -170,6 +177,28 @@ def find_beginning(parsed: Parsed, *, may_skip: bool = True) -> Beginning:
     return Beginning(0)
 
 
+def _below_pairs(records: list[Record], width: int) -> int:
+    """Return which record names the columns of a table of numbers below pairs of name and value, after an empty line.
+
+    A preamble may have as many fields as the table: `Sample:`, `S1`. 0: there is none.
+    """
+    for at in range(1, min(len(records), MAX_SPARSE)):
+        rows = [record.fields for record in records[at + 1 :]]
+        if records[at].line == records[at - 1].end and not records[at - 1].is_blank:
+            continue
+        if len(rows) < max(FEW_ROWS, at) or _share(rows, width) < 1 or len(records[at].fields) != width:
+            return 0
+        before = [record.fields for record in records[:at] if not record.is_blank]
+        if not before:
+            return 0
+        numeric = [one for one in range(width) if _is_numeric(rows[:100], one)]
+        are_pairs = all(len(fields) <= width and not begins_as_number(fields[0]) for fields in before)
+        are_pairs &= len(before) > 1 or before[0][0].rstrip().endswith(":")  # one line may be the header, above units
+        are_names = not any(begins_as_number(text) or not text.strip() for text in records[at].fields)
+        return at if 0 in numeric and are_pairs and are_names else 0
+    return 0
+
+
 def _surely_begins(before: list[Record], first: Record, after: list[list[str]]) -> bool:
     """Return whether a record is a header below a preamble, and not a row on which a table becomes wider."""
     if _has_rows(before):
@@ -191,6 +220,7 @@ def _has_rows(before: list[Record]) -> bool:
 
 def _is_above_short_table(before: list[Record], first: Record, after: list[list[str]], width: int) -> bool:
     """Return whether a short table of even rows starts here, below pairs of name and value or below prose."""
+    before = [record for record in before if not record.is_blank]
     if not after or _share(after, width) < 1 or _has_rows(before):
         return False
     if all(len(record.fields) == 2 < width for record in before):
@@ -258,6 +288,8 @@ def _is_footer(fields: list[str], line: str, body: list[list[str]], numeric: boo
     if not present:
         return False
     if len(present) == 1 and _COUNT.fullmatch(present[0]):
+        return True
+    if len(fields) < width and (_END.fullmatch(line.strip()) or _TRAILER.fullmatch(present[0])):
         return True
     if len(fields) < width and numeric and _REMARK.match(line.strip()):
         return True

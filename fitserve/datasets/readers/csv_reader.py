@@ -46,6 +46,7 @@ TAIL_BYTES = 64 * 1024  # in which lines after the table are looked for
 SHOWN_RAGGED = 3  # rows with the same wrong number of fields
 END_OF_FILE = "\x1a\0"  # DOS's mark, and padding
 _NEWLINE = re.compile(rb"\n")
+_MARK = re.compile("\ufeff".encode())
 _LINE_ENDS = re.compile(rb"\r\n|\n|\r")
 
 
@@ -82,7 +83,7 @@ class CsvReader(TableReader):
         with path.open("rb") as file:
             head = file.read(MB)
         whole = len(head) == path.stat().st_size
-        text = head.decode("utf-8", "replace").rstrip(END_OF_FILE if whole else "")
+        text = head.decode("utf-8", "replace").rstrip(END_OF_FILE if whole else "").replace("\n\ufeff", "\n")
         self.dialect, self.notices = detect_dialect(text, options, limits, whole)
         self.names = self.dialect.names
         self.region = self._find_region(head)
@@ -245,7 +246,11 @@ class CsvReader(TableReader):
             table = pa.csv.read_csv(text, **self._parser_options(max(2 * len(data), 1024), lambda _row: "skip"))
         except pa.ArrowInvalid:
             return None
-        return table.select(list(self.names))
+        first = _without_marks(table.column(0).combine_chunks())
+        table = table.set_column(0, table.field(0), first).select(list(self.names)).combine_chunks()
+        if self.dialect.header and len(self.names) > 1 and table.num_rows:
+            table = table.filter(pa.array(~self._repeat_the_header(table.to_batches()[0])))
+        return table
 
     def _parser_options(self, block: int, on_invalid_row: Any) -> dict[str, Any]:
         names = [*self.names, ""] if self.dialect.trailing else list(self.names)
@@ -337,11 +342,14 @@ class CsvReader(TableReader):
         self.rejected += 1
         self._ragged[row.actual_columns] += 1
         if len(self.problems) < MAX_PROBLEMS and self._ragged[row.actual_columns] <= SHOWN_RAGGED:
+            fields, usual = row.actual_columns, row.expected_columns
             problem = Problem(
-                f"Row {number} has {row.actual_columns} fields; the header has {len(self.names)}.",
+                f"Row {number} has {fields} fields; the others have {usual}, the last one empty."
+                if self.dialect.trailing
+                else f"Row {number} has {fields} fields; the header has {usual}.",
                 row=number,
                 received=excerpt_of_cell(row.text),
-                expected=f"{len(self.names)} fields",
+                expected=f"{usual} fields",
                 fix=f"{LENIENT_FIX} Is a quote missing?",
             )
             self.problems.append(problem)
@@ -413,6 +421,9 @@ class CsvReader(TableReader):
         self, numbers: np.ndarray, batch: pa.RecordBatch, has_nul: bool
     ) -> tuple[np.ndarray, pa.RecordBatch]:
         """Leave out rows with NUL bytes or fields that are too long, with a problem for each."""
+        first = batch.column(0)
+        if (unmarked := _without_marks(first)) is not first:
+            batch = batch.set_column(0, batch.field(0), unmarked)
         bad = np.zeros(batch.num_rows, bool)
         most = self.limits.field_bytes
         if self.dialect.trailing:
@@ -499,6 +510,14 @@ class CsvReader(TableReader):
     def locate(self, problems: Sequence[Problem]) -> list[Problem]:
         lines = lines_of_rows(self.path, self.region, len(self.names), [problem.row or 0 for problem in problems])
         return [replace(problem, line=line) for problem, line in zip(problems, lines, strict=True)]
+
+
+def _without_marks(first: pa.Array) -> pa.Array:
+    """Return a first column without byte order marks, which stand before rows where files were put together."""
+    data = first.buffers()[2]
+    if data is None or _MARK.search(data) is None:
+        return first
+    return pc.replace_substring_regex(first, "^\ufeff", "")
 
 
 class _BatchBuffer:

@@ -19,6 +19,7 @@ SEPARATOR = "\x1f"  # the unit separator of ASCII, for which no delimiter is tak
 MAX_LINES = 200  # that a file is judged by
 FEW_LINES = 3
 DOUBLED = ("::", "||", ";;", ",,", "~~", "^^", "##", "@@", "$$")
+WITH_TABS = (",\t", ";\t", "|\t")
 _SINGLE = (",", ";", "\t", "|")
 _QUOTED = re.compile(rb'("[^"\n]*+")')
 _BLANKS = re.compile(rb'"[^"\n]*+"|[ \t]{2,}+')
@@ -44,6 +45,9 @@ def find_rewrite(head: str, options: UploadOptions) -> Rewrite | None:
         return None
     if all(len(line) > 2 and line[0] == '"' == line[-1] for line in lines):
         return _whole_lines(lines)
+    for sign in WITH_TABS:
+        if all(line.count("\t") == line.count(sign) == line.count(sign[0]) for line in lines) and sign in lines[0]:
+            return _doubled(lines, (sign,))
     is_usual = any(_are_alike([line.count(one) for line in lines]) for one in _SINGLE if one * 2 not in lines[0])
     if is_usual and not (lines[0].count("::") > 1 and _are_alike([line.count("::") for line in lines])):
         return None
@@ -71,8 +75,8 @@ def _whole_lines(lines: list[str]) -> Rewrite | None:
     return Rewrite(unquoted, None, None, "lines_quoted", message)
 
 
-def _doubled(lines: list[str]) -> Rewrite | None:
-    for sign in DOUBLED:
+def _doubled(lines: list[str], signs: tuple[str, ...] = DOUBLED) -> Rewrite | None:
+    for sign in signs:
         single = sum(sign[0] in line.replace(sign, "") for line in lines)
         # A colon stands in titles too; another sign that is single as well separates empty fields.
         if not _are_alike([line.count(sign) for line in lines]) or (single and sign != "::"):

@@ -1,0 +1,160 @@
+"""Columns of numbers that are times: since 1970, Excel's days, dates without signs between their parts."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fitserve.datasets.column_plan import ColumnPlan
+from fitserve.datasets.column_texts import has_leading_zeros
+from fitserve.parsing import ColumnFormat, TimeFormat, numbers, times
+from fitserve.parsing.column_format import PLAIN
+from fitserve.parsing.missing import SOFT_MISSING
+from fitserve.parsing.short_dates import short_date_orders
+from fitserve.wire.notices import Notice
+
+# Dates and times from 1900 to 2100 without signs between their parts, by the smallest of them.
+COMPACT = {
+    1900_01: "months written 202401",
+    1900_01_01: "dates written 20240131",
+    1900_01_01_0000: "times written 202401312359",
+    1900_01_01_000000: "times written 20240131235959",
+}
+EPOCH_UNITS = {
+    "epoch_s": "seconds",
+    "epoch_ms": "milliseconds",
+    "epoch_us": "microseconds",
+    "epoch_ns": "nanoseconds",
+}
+SMALLEST_EPOCH = 1e8  # seconds: smaller numbers are times since 1970 only where the request says so
+# A name that ends in a time's, in snake_case or camelCase, perhaps with its unit: created_at, eventTime, time (ms).
+_TIME_NAME = re.compile(
+    r"(?:^|[_\s.-]|(?<=[a-z])(?=[A-Z]))(?i:ts|time|timestamp|date|datetime|at|unixtime|unix|created|updated)"
+    r"(?:[_\s.-]{0,2}[(\[]?(?i:s|sec|secs|seconds|ms|millis|us|micros|ns|nanos|utc|gmt)[)\]]?)?$"
+)
+_DATE_NAME = re.compile(r"(?:^|[\W_]|(?<=[a-z])(?=[A-Z]))(?i:date|datetime|datum|fecha|data)(?:$|[\W_])")
+
+
+class NumbersAsTimes:
+    """What the numbers of one column may be as times, by their size and the column's name."""
+
+    def __init__(self, name: str, present: pa.Array, stated: ColumnFormat) -> None:
+        self.name, self.present, self.stated = name, present, stated
+
+    def plan(self, parsed: pa.Array, plan: ColumnPlan) -> ColumnPlan | None:
+        """Return a plan for times where numbers are times by size and name; note it where only size says so."""
+        low, high = (value.as_py() for value in pc.min_max(parsed).values())
+        if low is None or self.stated.decimal is not None:
+            return None
+        whole = pa.types.is_integer(parsed.type)
+        if (of_excel := self._excel_days(parsed, plan)) is not None:
+            return of_excel
+        units = times.epochs_of(parsed)
+        compact = next(
+            (form for first, form in COMPACT.items() if first <= low and high < first + 201 * (first // 1900)), ""
+        )
+        if units or not whole or not self._all_read(ColumnFormat(time="ymd")):
+            compact = ""
+        if not units and not compact:
+            return self._early(parsed, plan) if whole and low is not None else None
+        what = " or ".join(EPOCH_UNITS[unit] for unit in units)
+        seen = compact or f"{what} since 1970, by their size"
+        if _TIME_NAME.search(self.name):
+            format = self.stated.change(time="ymd" if compact else "epoch")
+            return self._read_as_times(plan, format, seen, f"from {low} to {high}, and the name is a time's")
+        if compact or len(units) > 1 or (whole and units[0] in ("epoch_ms", "epoch_us")):
+            return self._could_be_times(plan, seen, f"from {low} to {high}", f"kinds.{self.name}=datetime")
+        return None
+
+    def short_dates(self, plan: ColumnPlan) -> ColumnPlan | None:
+        """Return a plan for dates of six digits, where the name is a date's; None where any value is none.
+
+        Which digits are the year is told by proof, else by how seldom they change.
+        """
+        if self.stated.time is not None or self.stated.decimal is not None:
+            return None
+        if not _DATE_NAME.search(self.name) and not _TIME_NAME.search(self.name):
+            return None
+        is_word = pc.is_in(pc.utf8_lower(pc.utf8_trim_whitespace(self.present)), pa.array(sorted(SOFT_MISSING)))
+        digits = self.present.filter(pc.invert(is_word))
+        orders = short_date_orders(digits)
+        if not orders:
+            return None
+        plan = replace(plan, soft_missing=len(digits) < len(self.present))
+        example = digits[0].as_py().strip()
+        day = datetime.fromtimestamp(times.read_time(example, ColumnFormat(time=orders[0])), UTC).date()
+        first = times.FIRST_YEAR
+        seen = f"dates written {orders[0]}, of the years {first} to {first + 99}"
+        evidence = f"{example} is {day.isoformat()}, and the name is a date's"
+        if len(orders) == 1:
+            return self._read_as_times(plan, self.stated.change(time=orders[0]), seen, evidence, "categorical")
+        other = f"formats.{self.name}.time={orders[1]}"
+        read = self._read_as_times(plan, self.stated.change(time=orders[0]), seen, evidence, "categorical")
+        notice = Notice(
+            code="day_or_month",
+            message=f"In {self.name!r}, {example} is read as {day.isoformat()}.",
+            column=self.name,
+            evidence=f"it could be read as {' or '.join(orders[1:])} too",
+            option=other,
+        )
+        return replace(read, notices=(*read.notices, notice))
+
+    def _early(self, parsed: pa.Array, plan: ColumnPlan) -> ColumnPlan | None:
+        """Return a plan for times of which some are before 2001, where the name is a time's: negative before 1970.
+
+        Numbers that are all positive may as well be spans of time: they are numbers, which is said.
+        """
+        low, high = (value.as_py() for value in pc.min_max(parsed).values())
+        unit = times.early_epoch_of(parsed)
+        if unit is None or not _TIME_NAME.search(self.name):
+            return None
+        seen, evidence = f"{EPOCH_UNITS[unit]} since 1970, by their size", f"from {low} to {high}"
+        if low >= 0:
+            return self._could_be_times(plan, seen, evidence, f"formats.{self.name}.time={unit}")
+        evidence += ", and the name is a time's"
+        return self._read_as_times(plan, self.stated.change(time=unit), seen, evidence)
+
+    def _excel_days(self, parsed: pa.Array, plan: ColumnPlan) -> ColumnPlan | None:
+        """Return a plan for days as Excel counts them, where the name is a date's; note it where it is a time's."""
+        low, high = (value.as_py() for value in pc.min_max(parsed).values())
+        first, last = times.EXCEL_DAYS
+        if not (first <= low and high < last) or not (_DATE_NAME.search(self.name) or _TIME_NAME.search(self.name)):
+            return None
+        seen = "days as Excel counts them, from 1899-12-30"
+        if not _DATE_NAME.search(self.name):
+            return self._could_be_times(plan, seen, f"from {low} to {high}", f"formats.{self.name}.time=excel")
+        evidence = f"from {low} to {high}, and the name is a date's"
+        return self._read_as_times(plan, self.stated.change(time="excel"), seen, evidence)
+
+    def _read_as_times(
+        self, plan: ColumnPlan, format: ColumnFormat, seen: str, evidence: str, otherwise: str = "numeric"
+    ) -> ColumnPlan:
+        """Return a plan that reads numbers as times, with the notice of it and the kind that decides otherwise."""
+        message, option = f"{self.name!r} is read as times: {seen}.", f"kinds.{self.name}={otherwise}"
+        notice = Notice(code="epoch", message=message, column=self.name, evidence=evidence, option=option)
+        return replace(plan, storage="timestamp", format=format, notices=(notice,), evidence=seen)
+
+    def _could_be_times(self, plan: ColumnPlan, seen: str, evidence: str, option: str) -> ColumnPlan:
+        """Return a plan for numbers with the notice that they could be times."""
+        message = f"{self.name!r} is read as numbers; they could be times: {seen}."
+        notice = Notice(code="looks_like_time", message=message, column=self.name, evidence=evidence, option=option)
+        return replace(plan, notices=(notice,))
+
+    def stated_format(self) -> TimeFormat | None:
+        """Return how to read numbers that are stated to be times: 20240131, or since 1970; None for other texts."""
+        if orders := short_date_orders(self.present):
+            return orders[0]
+        parsed, bad = numbers.parse_numbers(self.present, PLAIN)
+        if not len(self.present) or bad.any() or has_leading_zeros(self.present):
+            return None
+        if self._all_read(ColumnFormat(time="ymd")):
+            return "ymd"
+        low = pc.min(pc.abs(parsed)).as_py()
+        return "epoch" if low is not None and low >= SMALLEST_EPOCH else None
+
+    def _all_read(self, format: ColumnFormat) -> bool:
+        return not times.parse_times(self.present[:10_000], format)[1].any()
