@@ -77,7 +77,7 @@ class NumbersAsTimes:
         """
         if self.stated.time is not None or self.stated.decimal is not None:
             return None
-        if not _DATE_NAME.search(self.name) and not _TIME_NAME.search(self.name):
+        if not _DATE_NAME.search(self.name):  # six digits below another name may be a time of day
             return None
         is_word = pc.is_in(pc.utf8_lower(pc.utf8_trim_whitespace(self.present)), pa.array(sorted(SOFT_MISSING)))
         digits = self.present.filter(pc.invert(is_word))
@@ -86,20 +86,20 @@ class NumbersAsTimes:
             return None
         plan = replace(plan, soft_missing=len(digits) < len(self.present))
         example = digits[0].as_py().strip()
-        day = datetime.fromtimestamp(times.read_time(example, ColumnFormat(time=orders[0])), UTC).date()
-        first = times.FIRST_YEAR
+        format = self.stated.change(time=orders[0])
+        day = datetime.fromtimestamp(times.read_time(example, format), UTC).date()
+        first = self.stated.first_year or times.FIRST_YEAR
         seen = f"dates written {orders[0]}, of the years {first} to {first + 99}"
         evidence = f"{example} is {day.isoformat()}, and the name is a date's"
+        read = self._read_as_times(plan, format, seen, evidence, "categorical")
         if len(orders) == 1:
-            return self._read_as_times(plan, self.stated.change(time=orders[0]), seen, evidence, "categorical")
-        other = f"formats.{self.name}.time={orders[1]}"
-        read = self._read_as_times(plan, self.stated.change(time=orders[0]), seen, evidence, "categorical")
+            return read
         notice = Notice(
             code="day_or_month",
             message=f"In {self.name!r}, {example} is read as {day.isoformat()}.",
             column=self.name,
             evidence=f"it could be read as {' or '.join(orders[1:])} too",
-            option=other,
+            option=f"formats.{self.name}.time={orders[1]}",
         )
         return replace(read, notices=(*read.notices, notice))
 

@@ -62,7 +62,8 @@ _BELOW_A_RULE = rb"([^\n]*+\n){0,2}?" + _RULE + rb"(\n|$)"
 # Lines that stand around a table, and those that shells draw below each name.
 _BOX = rb"[ \t]*+[-=+|]{5,}+[ \t]*+\r?\n[ \t]*+\|"
 _SPACED_RULE = rb"([^\n]*+\n){0,2}? *+(?=[^\n]*[-=_]{3})[-=_]{2,}+( ++[-=_]{2,}+)++ *+\r?(\n|$)"
-_DRAWN_TABLE = re.compile(rb"(" + _BELOW_A_RULE + rb")|" + _BOX + rb"|" + _SPACED_RULE)
+_DRAWN = rb"(" + _BELOW_A_RULE + rb")|" + _BOX + rb"|" + _SPACED_RULE
+_DRAWN_TABLE = re.compile(_DRAWN)
 _SQL = re.compile(
     rb"\s*+((--|/\*)[^\n]*+\n\s*+)*+(INSERT\s++INTO|CREATE\s++TABLE|DROP\s++TABLE|BEGIN;|PRAGMA\s)", re.IGNORECASE
 )

@@ -46,7 +46,7 @@ TAIL_BYTES = 64 * 1024  # in which lines after the table are looked for
 SHOWN_RAGGED = 3  # rows with the same wrong number of fields
 END_OF_FILE = "\x1a\0"  # DOS's mark, and padding
 _NEWLINE = re.compile(rb"\n")
-_MARK = re.compile("\ufeff".encode())
+_MARK = re.compile(rb"\xef\xbb\xbf")
 _LINE_ENDS = re.compile(rb"\r\n|\n|\r")
 
 
