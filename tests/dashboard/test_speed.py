@@ -196,6 +196,7 @@ def test_ten_thousand_runs_are_worked_with(visitor: Page, many: tuple[str, list[
     visitor.get_by_text(sevens, exact=True).wait_for()
     rows.first.get_by_role("checkbox").click()
     every.click()
+    visitor.get_by_text(f"{sevens} selected", exact=True).wait_for()
     timed("delete", lambda: (answer("Delete"), visitor.get_by_text("No run matches.").wait_for()))
 
 
