@@ -376,6 +376,11 @@ class Runs(Resource):
         """Return a run. Raises NotFound."""
         return Run.bind(self._connection.get(f"{_PATH}/{run_id}"), self._connection)
 
+    def get_many(self, runs: Sequence[str]) -> list[Run]:
+        """Return up to 100 runs in one request, without those that do not exist or that the key cannot read."""
+        answer = self._connection.send("GET", "/api/v1/run-details", query={"run": [*runs]})
+        return [Run.bind(item, self._connection) for item in answer.json()]
+
     def rules(self) -> Iterator[RuleInfo]:
         """Yield the rules that diagnose runs: what each examines, its threshold, and where that comes from."""
         yield from self._connection.pages("/api/v1/findings/rules", RuleInfo.model_validate)

@@ -7,11 +7,12 @@ upload took for a missing value here is one in every later prediction.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-
-import pyarrow as pa
-import pyarrow.compute as pc
+from typing import TYPE_CHECKING
 
 from fitserve.parsing.words import FALSE_IN_ANY_LANGUAGE, TRUE_IN_ANY_LANGUAGE
+
+if TYPE_CHECKING:  # the client reads the spellings without PyArrow
+    import pyarrow as pa
 
 # Texts that mean a missing value in every column, unless the upload's options name others.
 MISSING = (
@@ -65,6 +66,9 @@ def find_missing(
         in_any_case: count in upper and lower case, whatever blanks are around them.
         trim: whether blanks around a text are left out before it is compared with `spellings`.
     """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     trimmed = pc.utf8_trim_whitespace(values) if trim or in_any_case else values
     missing = pc.is_in(trimmed if trim else values, pa.array(sorted(spellings), pa.string()))
     if in_any_case:

@@ -103,6 +103,7 @@ def test_runs_are_annotated_found_changed_together_and_deleted(client: Client, t
     assert trained.annotate(name="", tags=[], notes="").name is None
     spec = {"dataset": trained.dataset, "target": "side", "network": [{"Dense": 2}], "training": {"epochs": 1}}
     runs = [client.runs.create(spec).wait() for _ in range(2)]
+    assert [run.state for run in client.runs.get_many([*(run.id for run in runs), "run_none"])] == ["succeeded"] * 2
     outcome = client.runs.bulk("tag", [*runs, "run_none"], tag="gone")
     assert (outcome.done, [one.status for one in outcome.refused]) == ([run.id for run in runs], [404])
     runs[0].delete()
