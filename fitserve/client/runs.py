@@ -376,7 +376,7 @@ class Runs(Resource):
         """Return a run. Raises NotFound."""
         return Run.bind(self._connection.get(f"{_PATH}/{run_id}"), self._connection)
 
-    def get_many(self, runs: Sequence[str]) -> list[Run]:
+    def get_many(self, runs: Sequence[str]) -> Sequence[Run]:
         """Return up to 100 runs in one request, without those that do not exist or that the key cannot read."""
         answer = self._connection.send("GET", "/api/v1/run-details", query={"run": [*runs]})
         return [Run.bind(item, self._connection) for item in answer.json()]

@@ -71,6 +71,8 @@ def test_imports_name_a_connection_that_there_is(client: Client, trained: Run) -
     assert "none" not in [connection.name for connection in client.datasets.connections()]
     with pytest.raises(BadInput) as refused:
         client.datasets.import_from("imported", {"sql": {"connection": "none", "query": "SELECT 1"}}, lenient=True)
+    with pytest.raises(BadInput, match="connection"):
+        client.datasets.queue_import("imported", {"sql": {"connection": "none", "query": "SELECT 1"}})
     assert refused.value.problems[0].pointer == "/source/sql/connection"
     with pytest.raises(BadInput, match="was not imported"):
         client.datasets.get(trained.dataset).reimport()
