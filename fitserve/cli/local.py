@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -251,7 +252,7 @@ def logs(
     lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="Print so many of the last lines.")] = 50,
     home: Home = None,
 ) -> None:
-    """Print the logs of this folder's server in readable lines; with --json, as they were written."""
+    """Print the logs of this folder's server in readable lines; with --json, each as an object."""
     folder = _folder(home)
     files = _chosen(folder, part)
     entries = [entry for file in files for entry in _entries(file, file.last(lines))]
@@ -313,7 +314,7 @@ _STYLES = {"WARNING": "yellow", "ERROR": "bold red", "CRITICAL": "bold red", "DE
 
 def _print(session: Session, entry: _Entry) -> None:
     if session.json:
-        typer.echo(entry.raw)
+        typer.echo(entry.raw if entry.raw.startswith("{") else _as_json(entry))
         return
     head = Text.assemble((log_lines.clock(entry.time), "dim"), f" {entry.part:<9} ")
     if entry.line is None:
@@ -321,3 +322,10 @@ def _print(session: Session, entry: _Entry) -> None:
     else:
         text = Text.assemble(head, (f"{entry.line.level:<7}", _STYLES.get(entry.line.level, "")), " ", entry.line.text)
     session.out.print(text, soft_wrap=True)
+
+
+def _as_json(entry: _Entry) -> str:
+    """Return a line that a library or the broker wrote as text, as our own lines are."""
+    at = datetime.fromtimestamp(entry.time, UTC).isoformat(timespec="milliseconds")
+    level = entry.line.level if entry.line else "INFO"
+    return json.dumps({"time": at, "level": level, "process": entry.part, "message": entry.raw})

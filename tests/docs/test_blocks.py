@@ -23,7 +23,7 @@ DOCS = PROJECT / "docs"
 README = PROJECT / "README.md"  # test_readme runs it
 ENGLISH = DOCS / "tutorial.md"
 CHINESE = DOCS / "tutorial-zh.md"
-MOST_NOT_RUN = 25
+MAX_NOT_RUN = 26
 PAGES = [page for page in pages() if page not in (README, CHINESE) and any(True for _ in blocks_of(page))]
 
 
@@ -52,7 +52,7 @@ def test_the_chinese_tutorial_has_the_same_blocks() -> None:
 def test_few_blocks_are_skipped_and_each_gives_a_reason() -> None:
     blocks = [block for page in pages() if page != CHINESE for block in blocks_of(page)]
     skipped = [block for block in blocks if block.marker == "not run"]
-    assert len(skipped) <= MOST_NOT_RUN, [str(block) for block in skipped]
+    assert len(skipped) <= MAX_NOT_RUN, [str(block) for block in skipped]
     for block in skipped:
         assert len(block.argument.split()) >= 4, f"{block}: {block.argument!r} is no reason"
 

@@ -12,6 +12,7 @@ from keras import layers as L
 
 from fitserve.spec.activations import ACTIVATIONS
 from workers.trainer.engine.tabular_layers import BatchEnsemble, Periodic, with_plain_layers
+from workers.trainer.export.export import exported_by_keras
 from workers.trainer.export.serving_graph import NotWritten, OutputForm, write
 
 pytestmark = pytest.mark.tensorflow
@@ -26,6 +27,13 @@ def _same_answers(model: keras.Model, *arrays: np.ndarray) -> None:
     (answer,) = session.run(None, dict(zip([i.name for i in session.get_inputs()], arrays, strict=True)))
     expected = np.asarray(model(arrays[0] if len(arrays) == 1 else list(arrays), training=False)) * 2.0 - 1.0
     np.testing.assert_allclose(answer, expected, rtol=2e-5, atol=2e-5)
+
+
+def _same_answers_exported(model: keras.Model, x: np.ndarray) -> None:
+    graph = exported_by_keras(model, {"y": OutputForm("y")}).SerializeToString()
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    (answer,) = session.run(None, {"x": x})
+    np.testing.assert_allclose(answer, np.asarray(model({"x": x})["y"]), rtol=2e-5, atol=2e-5)
 
 
 def _randomised(model: keras.Model) -> keras.Model:
@@ -46,6 +54,14 @@ def test_each_activation(name: str) -> None:
 def test_an_unknown_activation_is_left_to_the_exporter(name: str) -> None:
     with pytest.raises(NotWritten):
         write(keras.Sequential([keras.Input((8,)), L.Activation(name)]), {})
+
+
+@pytest.mark.parametrize("name", ["celu", "gelu"])  # of all activations, those with operators that ONNX lacks
+def test_the_exporter_writes_each_activation(name: str) -> None:
+    x = keras.Input((4, 3), name="x")
+    both = L.Concatenate()([L.LSTM(3, activation=name)(x), L.Flatten()(L.Conv1D(2, 2, activation=name)(x))])
+    model = _randomised(keras.Model({"x": x}, {"y": L.Dense(1)(both)}))
+    _same_answers_exported(model, np.random.default_rng(0).normal(size=(5, 4, 3)).astype("float32"))
 
 
 FLAT = {

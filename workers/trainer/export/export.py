@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pyarrow as pa
+from onnx import helper
 
 from fitserve.artifacts import onnx_session
 from fitserve.encoder import Encoder
@@ -222,7 +223,7 @@ def graph_of(
         return _written(network, outputs, stack)
     except serving_graph.NotWritten as error:
         report.event("info", f"The serving graph is made by Keras's exporter, which takes longer ({error}).")
-        return _exported_by_keras(_calibrated(network, targets, calibrators), outputs)
+        return exported_by_keras(_calibrated(network, targets, calibrators), outputs)
 
 
 def _written(network: keras.Model, outputs: Mapping[str, OutputForm], stack: Stack | None) -> onnx.ModelProto:
@@ -239,7 +240,7 @@ def _rescaled(output: Any, scale: float, offset: float, is_wide: bool) -> Any:
     return keras.layers.Rescaling(scale, offset, dtype="float32")(output)
 
 
-def _exported_by_keras(network: keras.Model, outputs: Mapping[str, OutputForm]) -> onnx.ModelProto:
+def exported_by_keras(network: keras.Model, outputs: Mapping[str, OutputForm]) -> onnx.ModelProto:
     """Return the same graph by way of TensorFlow and tf2onnx, its tensors named as in ours."""
     inputs, tensors = inputs_of(network), outputs_of(network)
     served = []
@@ -253,8 +254,30 @@ def _exported_by_keras(network: keras.Model, outputs: Mapping[str, OutputForm]) 
         path = Path(folder) / "graph.onnx"
         model.export(path, format="onnx", verbose=False)
         graph = onnx.load(path)
+    _write_unknown(graph.graph)
     _rename(graph, list(inputs), list(outputs))
     return graph
+
+
+def _write_unknown(graph: onnx.GraphProto) -> None:
+    """Write what tf2onnx leaves as TensorFlow has it, in the bodies of loops too: erfc of GELU, expm1 of CELU."""
+    nodes = []
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _write_unknown(attribute.g)
+        if node.op_type not in ("Erfc", "Expm1"):
+            nodes.append(node)
+            continue
+        (x,), (result,) = node.input, node.output
+        one, part = f"{result}/one", f"{result}/part"
+        nodes += [
+            helper.make_node("Constant", [], [one], value_float=1.0),
+            helper.make_node("Erf" if node.op_type == "Erfc" else "Exp", [x], [part]),
+            helper.make_node("Sub", [one, part] if node.op_type == "Erfc" else [part, one], [result]),
+        ]
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _rename(model: onnx.ModelProto, inputs: list[str], outputs: list[str]) -> None:
