@@ -163,7 +163,7 @@ def test_a_reload_restores_the_surface_and_the_row(page: Page, trained: list[str
 
 def test_a_models_requests_show_as_traffic_and_drift(page: Page, trained: list[str], server: Server) -> None:
     page.goto("/models/browser-small?tab=live")
-    expect(page.get_by_text("from 1 prediction process")).to_be_visible()
+    expect(page.get_by_text("since the start of 1 prediction process")).to_be_visible()
     rows = [{"a": 100, "b": 1, "c": "x"}] * 300
     response = httpx2.post(
         f"{server.predict_url}/v1/models/browser-small:predict", headers=server.headers, json={"instances": rows}
