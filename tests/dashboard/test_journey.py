@@ -170,7 +170,7 @@ def test_a_models_requests_show_as_traffic_and_drift(page: Page, trained: list[s
     )
     response.raise_for_status()
     expect(page.get_by_text("strong drift")).to_be_visible()
-    traffic = page.locator(".card", has_text="Traffic and latency")
+    traffic = page.locator(".card", has_text="At this moment")
     expect(traffic.locator("tbody td").nth(2)).to_have_text(re.compile(r"^3\d\d$"))
 
 
