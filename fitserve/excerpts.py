@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-LONGEST = 120  # characters of a value of a request that an error repeats
-LONGEST_CELL = 80  # of a table's
+MAX_VALUE = 120  # characters of a value of a request that an error repeats
+MAX_CELL = 80  # of a table's
 
 
 def shorten(text: str, length: int) -> str:
@@ -24,11 +24,11 @@ def excerpt(value: Any) -> Any:
         return f"a list of {len(value)}"
     if isinstance(value, dict) and len(value) > 20:
         return f"a mapping of {len(value)}"
-    text = (value if isinstance(value, str) else repr(value))[: 2 * LONGEST]
-    return shorten("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text), LONGEST)
+    text = (value if isinstance(value, str) else repr(value))[: 2 * MAX_VALUE]
+    return shorten("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text), MAX_VALUE)
 
 
-def excerpt_of_cell(value: Any, length: int = LONGEST_CELL) -> Any:
+def excerpt_of_cell(value: Any, length: int = MAX_CELL) -> Any:
     """Return a value of a table as it is, short enough for an error, and one that JSON can hold."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)

@@ -28,7 +28,7 @@ from fitserve.errors import BadInput, FitserveError, Unauthenticated
 MAX_CHARACTERS = 6_000  # of an answer
 MAX_ROWS = 200  # of one prediction
 MAX_ITEMS = 20  # of a list in an answer
-LONGEST_WAIT = 300.0  # seconds
+MAX_WAIT = 300.0  # seconds
 INSTRUCTIONS = """Train neural networks on tables and serve their predictions. The usual way: upload_table, then \
 profile_table to choose a target, check_spec, train, wait, evaluate and findings; apply_finding starts a better run, \
 compare tells whether it was; predict asks the model, promote chooses which version answers. Column and argument names \
@@ -167,7 +167,7 @@ class Tools:
         self,
         ctx: Context,
         run: RunId,
-        seconds: Annotated[float, Field(ge=0, le=LONGEST_WAIT, description="At most; 0: how is it now")] = 60.0,
+        seconds: Annotated[float, Field(ge=0, le=MAX_WAIT, description="At most; 0: how is it now")] = 60.0,
     ) -> str:
         """Wait for the end of a run, and return its state, its scores, or its error with the fix.
 

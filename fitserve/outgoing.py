@@ -27,7 +27,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Resolve = Callable[[str, int], Sequence[str]]
 
-LONGEST_URL = 2048
+MAX_URL = 2048  # characters
 CHUNK = 65_536  # bytes of a response that are read at a time
 CONNECT_SECONDS = 10.0  # for one address, of the several that a name may have
 _PORTS = {"https": 443, "http": 80}
@@ -217,7 +217,7 @@ class Outgoing:
 
 def parse(url: str, pointer: str | None = None) -> Target:
     """Return a URL's parts. Raises ForbiddenAddress where two readers could take it for two different hosts."""
-    if len(url) > LONGEST_URL or not url.isascii() or re.search(r"[\x00-\x20\x7f\\]", url):
+    if len(url) > MAX_URL or not url.isascii() or re.search(r"[\x00-\x20\x7f\\]", url):
         raise _forbidden(url, pointer, "It holds blanks, backslashes or other than ASCII, or is too long.")
     try:
         parts: SplitResult = urlsplit(url)

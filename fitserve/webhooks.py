@@ -31,7 +31,7 @@ from fitserve.visibility import owned_by, owns
 from fitserve.wire.webhooks import PREFIX, DeliveryInfo, WebhookPatch, WebhookRequest
 
 ROTATION = timedelta(hours=24)  # for which a replaced secret signs beside the new one
-LONGEST_PAUSE = 6 * 3600.0  # seconds between two attempts
+MAX_PAUSE = 6 * 3600.0  # seconds between two attempts
 GROWTH = 3.0  # of the pause, from attempt to attempt
 KEPT_ATTEMPTS = 20  # in a delivery's log
 AT_ONCE = 2  # deliveries to one webhook: a slow receiver delays its own events, not those of others
@@ -388,7 +388,7 @@ def pauses(first: float, whole: float) -> list[float]:
     pause = first
     while sum(seconds) + pause <= whole:
         seconds.append(pause)
-        pause = min(pause * GROWTH, LONGEST_PAUSE)
+        pause = min(pause * GROWTH, MAX_PAUSE)
     return seconds
 
 
@@ -414,7 +414,7 @@ def finish(engine: Engine, claimed: ClaimedDelivery, outcome: Outcome, settings:
                 row.state = "failed"
             else:
                 jitter = 0.9 + 0.2 * secrets.randbelow(1000) / 1000
-                pause = max(waits[row.attempts - 1] * jitter, min(outcome.retry_after or 0.0, LONGEST_PAUSE))
+                pause = max(waits[row.attempts - 1] * jitter, min(outcome.retry_after or 0.0, MAX_PAUSE))
                 row.next_at = at + timedelta(seconds=pause)
             _note_failure(session, webhook, outcome, at, settings)
         state = row.state

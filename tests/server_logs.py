@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 LINES = 15
-MOST_LOGS = 12
+MAX_LOGS = 12
 _logs: dict[Path, None] = {}  # in order of their start
 
 
@@ -23,7 +23,7 @@ def add_log(path: Path) -> Path:
 def written_since(moment: float) -> list[Path]:
     """Return the logs that were written to since then (`time.time()`), the newest last."""
     found = [(path.stat().st_mtime, path) for path in _logs if path.is_file()]
-    return [path for written, path in sorted(found) if written >= moment][-MOST_LOGS:]
+    return [path for written, path in sorted(found) if written >= moment][-MAX_LOGS:]
 
 
 def last_lines(path: Path, count: int = LINES) -> str:

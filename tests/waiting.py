@@ -12,10 +12,10 @@ from typing import Any
 # Most seconds to wait for anything. Beside other work a machine may be many times slower than alone; no wait is longer
 # than its condition needs, so that a high limit costs a passing test nothing.
 PATIENCE = float(os.environ.get("FITSERVE_TEST_PATIENCE", "180"))
-# A pause grows with what was waited already, to at most LONGEST_PAUSE: fifty requests a second, of a server that trains
+# A pause grows with what was waited already, to at most MAX_PAUSE: fifty requests a second, of a server that trains
 # for ten seconds, would take as much processor time as the training.
 GROWTH = 0.04
-LONGEST_PAUSE = 0.25
+MAX_PAUSE = 0.25
 
 
 def wait_until(
@@ -43,5 +43,5 @@ def wait_until(
             said = what() if callable(what) else what
             tail = f"\n{log}:\n{log.read_text(errors='replace')[-5000:]}" if log and log.exists() else ""
             raise AssertionError(f"did not come ({why}): {said}{tail}")
-        time.sleep(max(pause, min(LONGEST_PAUSE, GROWTH * (time.monotonic() - began))))
+        time.sleep(max(pause, min(MAX_PAUSE, GROWTH * (time.monotonic() - began))))
     return value

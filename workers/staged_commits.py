@@ -14,7 +14,7 @@ from fitserve.settings import Settings
 
 log = logging.getLogger(__name__)
 
-LONGEST_PAUSE = 15.0  # seconds between two looks
+MAX_PAUSE = 15.0  # seconds between two looks
 
 
 class StagedCommits(threading.Thread):
@@ -23,7 +23,7 @@ class StagedCommits(threading.Thread):
     def __init__(self, settings: Settings, engine: Engine, blobs: BlobStore, stopping: threading.Event) -> None:
         super().__init__(name="staged", daemon=True)
         self.stage, self.stopping = Stage(settings, engine, blobs), stopping
-        self.pause = min(LONGEST_PAUSE, settings.append_commit_seconds / 2)
+        self.pause = min(MAX_PAUSE, settings.append_commit_seconds / 2)
 
     def run(self) -> None:
         while not self.stopping.wait(self.pause):

@@ -44,7 +44,7 @@ TEXT_ENCODINGS = frozenset(
     | {"shift_jis", "shift_jis_2004", "shift_jisx0213", "iso2022_jp", "iso2022_jp_1", "iso2022_jp_2", "iso2022_jp_3"}
     | {"iso2022_jp_2004", "iso2022_jp_ext", "iso2022_kr", "tis-620", "hp-roman8", "kz1048", "ptcp154"}
 )
-LONGEST_RUN = MB  # of letters in UTF-7, which are decoded anew with each chunk
+MAX_UTF7_BYTES = MB  # of letters in UTF-7, which are decoded anew with each chunk
 REPLACED = "\ufffd"
 FEW_WORDS = 3  # different ones, of which none is by chance what encoding twice gives
 TEXT_CHARACTERS = 20_000
@@ -259,7 +259,7 @@ def transcode(path: Path, target: Path, encoding: str, limits: Limits) -> Path:
             while True:
                 chunk = source.read(CHUNK)
                 text = decoder.decode(chunk, final=not chunk)
-                if encoding == "utf-7" and len(decoder.getstate()[0]) > LONGEST_RUN:
+                if encoding == "utf-7" and len(decoder.getstate()[0]) > MAX_UTF7_BYTES:
                     raise UnicodeError("letters without an end")
                 if encoding in text_encoding.MAINFRAME:
                     text = text.replace(text_encoding.NEXT_LINE, "\n")

@@ -26,7 +26,7 @@ from fitserve.wire.admin import NO_QUOTAS, Quotas
 
 log = logging.getLogger(__name__)
 
-LONGEST_KEY = 255  # characters of an Idempotency-Key
+MAX_KEY = 255  # characters of an Idempotency-Key
 KEY_DAYS = 7  # that an Idempotency-Key is remembered
 
 
@@ -67,9 +67,9 @@ def idempotency_key(header: str | None, *request: bytes) -> RequestKey | None:
     """Return the key of a request (method, path, query, body). Raises BadInput for an unusable header."""
     if header is None:
         return None
-    if not 1 <= len(header) <= LONGEST_KEY or not header.isprintable():
+    if not 1 <= len(header) <= MAX_KEY or not header.isprintable():
         raise BadInput(
-            "This is not an Idempotency-Key.", received=header[:80], expected=f"1 to {LONGEST_KEY} printable characters"
+            "This is not an Idempotency-Key.", received=header[:80], expected=f"1 to {MAX_KEY} printable characters"
         )
     digest = hashlib.sha256()
     for part in request:

@@ -21,8 +21,8 @@ from fitserve.visibility import visible_to
 SortKey = Literal["created", "finished", "duration", "name", "dataset", "model", "state", "metric"]
 SORT_KEYS: tuple[SortKey, ...] = get_args(SortKey)
 MAX_CHANGES = 8  # shown of one run
-SHORTEST_ID_PART = 4  # a shorter word is in too many ids
-LONGEST_VALUE = 80  # characters of a changed value
+MIN_ID_PART = 4  # a shorter word is in too many ids
+MAX_VALUE = 80  # characters of a changed value
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ def _as_json(tag: str) -> str:
 def _mentions(word: str) -> ColumnElement[bool]:
     """Return the condition that a word is in one of the texts that a list shows."""
     texts = [Run.name, Run.notes, Run.model, Run.error["detail"].as_string()]
-    if len(word) >= SHORTEST_ID_PART:
+    if len(word) >= MIN_ID_PART:
         texts.append(Run.id)
     named = select(Dataset.id).where(Dataset.name.icontains(word, autoescape=True))
     in_json = (cast(column, String) for column in (Run.tags, Run.resolved["target"], Run.resolved["name"]))
@@ -248,7 +248,7 @@ def _brief(changes: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _cut(value: Any) -> Any:
     value = _in_words(value)
-    return shorten(value, LONGEST_VALUE) if isinstance(value, str) else value
+    return shorten(value, MAX_VALUE) if isinstance(value, str) else value
 
 
 def _in_words(value: Any) -> Any:

@@ -23,7 +23,7 @@ LEAST_PATIENCE = 5
 FEWEST_EPOCHS = 20  # to which a time budget reduces those that a spec leaves out
 # Rows up to which a batch has so many rows. Small batches are essential on a few thousand rows, slow on many.
 BATCHES = ((4_500, 32), (9_000, 64), (18_000, 128), (50_000, 256), (200_000, 512))
-LARGEST_BATCH = 1024
+MAX_BATCH = 1024
 MAX_EMBEDDED = 64
 PIECES = (96, 48, 0)  # bins of all columns together, to which a time budget reduces those that a spec leaves out
 
@@ -107,7 +107,7 @@ def patience(rows: int) -> int:
 
 def batch_size(rows: int) -> int:
     """Return the rows of a batch, for so many training rows."""
-    return next((size for most, size in BATCHES if rows <= most), LARGEST_BATCH)
+    return next((size for most, size in BATCHES if rows <= most), MAX_BATCH)
 
 
 def shrunk_epochs(epochs: int, seconds: float, startup: float, budget: float) -> int:

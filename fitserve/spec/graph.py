@@ -14,7 +14,7 @@ from fitserve.spec.network import LayerEntry
 from fitserve.spec.target import Target
 from fitserve.validation import unknown_name
 
-LONGEST = 200  # characters of a layer that is named after a column
+MAX_NAME = 200  # characters of a layer that is named after a column
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def snake_case(name: str) -> str:
 
 def layer_name(text: str) -> str:
     """Return a column's name as a layer's name: one line, without slashes, not too long."""
-    return "".join(character if character.isprintable() else "_" for character in text[:LONGEST]).replace("/", "_")
+    return "".join(character if character.isprintable() else "_" for character in text[:MAX_NAME]).replace("/", "_")
 
 
 def build_graph(

@@ -21,13 +21,13 @@ from mcp.client.streamable_http import streamable_http_client
 
 from fitserve.cli.session import Exit
 from fitserve.client import Client
-from fitserve.mcp import LONGEST_WAIT, MAX_CHARACTERS, TOOLS
+from fitserve.mcp import MAX_CHARACTERS, MAX_WAIT, TOOLS
 from tests.cli.conftest import Fitserve
 from tests.conftest import Server, free_ports, listens
 from tests.waiting import PATIENCE, wait_until
 
 ROWS = "\n".join(f"{x},{x * x % 7},{'big' if x > 30 else 'small'}" for x in range(60))
-MAX_SECONDS = min(PATIENCE, LONGEST_WAIT)  # that the tool `wait` takes
+MAX_SECONDS = min(PATIENCE, MAX_WAIT)  # that the tool `wait` takes
 NETWORK = [{"Dense": {"units": 4, "activation": "relu"}}]
 
 

@@ -39,10 +39,10 @@ import psutil
 from fitserve.embedded_redis import EmbeddedRedis
 from tests.fuzz.servers import Servers, servers
 
-MOST_GROWTH = 200 * 1024 * 1024
+MAX_GROWTH = 200 * 1024 * 1024
 SHAPES = Path(__file__).with_name("csv_shapes.csv")
 FIRST_IS_ROW = "the first line is a row like those below it"  # the reason that stands in SHAPES
-MOST_ALIKE = 0.97  # of the CSV files that are read
+MAX_ALIKE = 0.97  # of the CSV files that are read
 LARGEST = 50 * 1024 * 1024  # of one file
 JSON = {"Content-Type": "application/json"}
 YAML = {"Content-Type": "application/yaml"}
@@ -185,7 +185,7 @@ def csv_shapes(checker: Checker, folder: Path) -> int:
         " to the one that both read where the first line is stated to be a row",
         flush=True,
     )
-    if read and same + as_row < MOST_ALIKE * read:
+    if read and same + as_row < MAX_ALIKE * read:
         checker.findings.append(f"only {same + as_row} of {read} CSV files have the shape that DuckDB and pandas read")
     return len(lines)
 
@@ -220,7 +220,7 @@ def run(folder: Path | None = None) -> str:
         for process, start in before.items():
             if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
                 checker.findings.append(f"{process.pid} is dead")
-            elif process.memory_info().rss - start > MOST_GROWTH:
+            elif process.memory_info().rss - start > MAX_GROWTH:
                 checker.findings.append(f"{process.pid} has grown by {(process.memory_info().rss - start) >> 20} MB")
         left = [path for path in started.toys.home.rglob("dataset-*") if path.is_dir()]
         checker.findings += [f"{path} was left behind" for path in left]

@@ -17,7 +17,7 @@ MAX_COMPARED = 100  # rows, with a header
 FEW_COMPARED = 5  # texts, for their shapes to say something
 FEW_SHAPES = 3
 WORDS = ("a", "A", "Aa", "Aa a", "Aa Aa", "a a")
-LONGEST_UNIT = 20
+MAX_UNIT = 20  # characters
 QUESTION_ID = '{"ImportId":'  # of Qualtrics, whose files have three lines before their rows
 _NUMBER = re.compile(r"\s*+[+-]?(\d++[.,]?\d*+|[.,]\d++)([eE][+-]?\d++)?\s*+")
 _DIGITS = re.compile(r"\d++")
@@ -199,7 +199,7 @@ def find_second_header(names: list[str], body: list[list[str]]) -> SecondHeader 
         return None
     if len([text for text in above if text]) < 2 and not all(map(_is_unit, filter(None, above))):
         return None
-    if any(len(text) > LONGEST_UNIT for text in above):
+    if any(len(text) > MAX_UNIT for text in above):
         return None
     return SecondHeader(1, names, "units_skipped", shown)
 

@@ -36,7 +36,7 @@ from fitserve.settings import MB, Limits
 from fitserve.wire.datasets import NO_CHARACTER, UploadOptions
 
 FIRST_BLOCK = MB  # the parser takes some 50 times this much memory
-LARGEST_BLOCK = 16 * MB  # a longer row is refused whatever the limit of a field
+MAX_BLOCK = 16 * MB  # a longer row is refused whatever the limit of a field
 BATCH_BYTES = 4 * MB
 BATCH_ROWS = 32_768
 PIECES = 8  # sampled from beyond the file's first megabyte
@@ -402,7 +402,7 @@ class CsvReader(TableReader):
                 if cut and not _lines_have(pending + data[:cut], delimiter, wanted):
                     return False
                 pending = data[cut:] if cut else pending + data
-                if len(pending) > LARGEST_BLOCK:
+                if len(pending) > MAX_BLOCK:
                     return False
             return not pending or _lines_have(pending, delimiter, wanted)
         finally:
@@ -477,7 +477,7 @@ class CsvReader(TableReader):
         if "UTF8" in message or "UTF-8" in message:
             return _InvalidUtf8(message)
         if "straddling" in message:
-            if self.block < LARGEST_BLOCK:
+            if self.block < MAX_BLOCK:
                 return _BlockTooSmall(message)
             if not self._quotes_are_sure and self._reads_without_quotes():
                 return _QuotesAreText()

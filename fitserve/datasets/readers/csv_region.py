@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fitserve.settings import MB
 
-LONGEST_LINE = 64 * MB  # gathered until its end is seen
+MAX_LINE = 64 * MB  # gathered until its end is seen
 _BLANKS = re.compile(rb'"[^"\n]*+"|[ \t]++')
 
 
@@ -85,7 +85,7 @@ class RegionReader(io.RawIOBase):
             done, self._pending = self._pending, b""
             return self.filtered(done)
         cut = self._end_of_record(self._pending)
-        if not cut and len(self._pending) > LONGEST_LINE:
+        if not cut and len(self._pending) > MAX_LINE:
             cut = len(self._pending)
         done, self._pending = self._pending[:cut], self._pending[cut:]
         return self.filtered(done)

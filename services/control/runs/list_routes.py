@@ -33,7 +33,7 @@ from services.control.runs.routes import read_run_info, run_info
 from services.http import Caller, Router
 
 router = Router(tags=["runs"])
-MOST_RUNS = 100  # with everything about them in one answer
+MAX_RUNS = 100  # with everything about them in one answer
 
 
 @router.get("/runs", summary="List runs, newest first unless asked otherwise")
@@ -101,7 +101,7 @@ def _item(one: listing.Listed) -> ListedRun:
 def get_runs(
     caller: Reader,
     ctx: Ctx,
-    run: Annotated[list[RunId], Query(min_length=1, max_length=MOST_RUNS, description="Their ids")],
+    run: Annotated[list[RunId], Query(min_length=1, max_length=MAX_RUNS, description="Their ids")],
 ) -> list[RunInfo]:
     """In the order of their ids. Those that do not exist, or that you cannot read, are left out."""
     found: list[RunInfo] = []
