@@ -7,10 +7,13 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
+
 import services.control.app
 from fitserve.datasets.samples import SAMPLES
 from fitserve.errors import FitserveError
 from fitserve.findings import RULES
+from fitserve.states import FailureCause
 from tests.conftest import PROJECT
 from tests.dashboard.sentences import problem_templates, templates
 
@@ -43,3 +46,9 @@ def test_every_sentence_that_a_page_shows_has_a_chinese_text() -> None:
     answered = {kind.slug for kind in errors if not kind.__module__.startswith(ELSEWHERE)}
     assert answered <= {*kinds}
     assert {text for rule in RULES for text in (rule.title, rule.answer, rule.threshold)} <= {*known}
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_every_cause_of_failure_has_a_text(language: str) -> None:
+    causes = re.findall(r'"failure\.([a-z_]+)":', (PAGES / f"{language}.ts").read_text())
+    assert {*causes} == {*FailureCause}

@@ -19,7 +19,7 @@ import { RunSurface } from "../components/RunSurface";
 import { isSearch, RunTrials } from "../components/RunTrials";
 import { showMessage, showError } from "../components/toasts";
 import { ago, moment, number, seconds, secondsUntil } from "../format";
-import { useText, type Key } from "../i18n";
+import { named, useText } from "../i18n";
 import { useSentence } from "../i18n/sentences";
 import { write, type JsonObject } from "../spec/document";
 
@@ -244,9 +244,6 @@ function ProgressLine({ run, connected, lastEpoch }: { run: RunDetail; connected
   );
 }
 
-/** The causes of failure that have a text of their own. */
-const CAUSES: ReadonlySet<string> = new Set(["bad_data", "diverged", "out_of_memory", "parity", "worker_lost", "disk_full", "internal_error", "killed", "destination_away", "destination_refused", "source_away", "source_refused"]);
-
 function Failure({ error }: { error: Record<string, unknown> }) {
   const t = useText();
   const say = useSentence();
@@ -254,7 +251,7 @@ function Failure({ error }: { error: Record<string, unknown> }) {
   const evidence = Object.entries(error).filter(([name, value]) => !["cause", "detail", "title", "type", "status", "fix"].includes(name) && value !== null);
   return (
     <Notice tone="bad">
-      <strong>{CAUSES.has(cause) ? t(`failure.${cause}` as Key) : t("run.failed", { cause })}</strong>
+      <strong>{named("failure", cause, t)}</strong>
       <p className="break">{say(String(error.detail ?? ""))}</p>
       {typeof error.fix === "string" && <p>→ {say(error.fix)}</p>}
       {evidence.length > 0 && (
