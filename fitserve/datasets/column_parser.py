@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 
 from fitserve.dataset_facts import Kind, Storage
 from fitserve.datasets import MAX_PROBLEMS
+from fitserve.datasets.column_notices import keep_digits, note_odd_values
 from fitserve.datasets.column_plan import ColumnPlan
-from fitserve.datasets.column_sample import keep_digits
-from fitserve.datasets.column_texts import has_leading_zeros, merge_spellings, note_odd_values
+from fitserve.datasets.column_texts import has_leading_zeros, merge_spellings
 from fitserve.datasets.plan_proposal import as_text_plan, propose_again
 from fitserve.encoding.coercion import labels_of
 from fitserve.parsing import ColumnFormat, numbers, times

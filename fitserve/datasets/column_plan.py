@@ -12,6 +12,8 @@ from fitserve.parsing.column_format import PLAIN
 from fitserve.wire.notices import Notice
 
 SHARE = 0.95  # of a column's values that must be numbers, or times
+MOSTLY = 0.75  # of a column of texts that are numbers: a notice says why it stays text
+HALF = 0.5
 _ARROW_TYPES: dict[Storage, pa.DataType] = {
     "int64": pa.int64(),
     "float64": pa.float64(),

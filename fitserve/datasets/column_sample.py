@@ -1,29 +1,34 @@
 """A sample of one column's texts, what they prove, and the plan that follows.
 
-Where two readings are possible, the likelier is taken; a notice says so and names the option that decides otherwise.
+Where two readings are possible, the likelier is taken, and a notice (`column_notices`) says so.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
-from unicodedata import category
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from fitserve.dataset_facts import Storage
-from fitserve.datasets.column_plan import SHARE, ColumnPlan, FilePrior
+from fitserve.datasets.column_notices import (
+    as_read,
+    keep_digits,
+    note_numbers,
+    note_times,
+    note_unread_numbers,
+    note_unread_times,
+)
+from fitserve.datasets.column_plan import HALF, MOSTLY, SHARE, ColumnPlan, FilePrior
 from fitserve.datasets.column_texts import (
     count_of,
     has_leading_zeros,
     is_label,
     merge_spellings,
-    note_odd_values,
     without_missing,
 )
 from fitserve.datasets.numbers_as_times import NumbersAsTimes
@@ -44,11 +49,6 @@ from fitserve.parsing.times import TimeEvidence
 from fitserve.parsing.words import FALSE, TRUE
 from fitserve.wire.notices import Notice
 
-HALF = 0.5
-MOSTLY = 0.75  # of a column's values are numbers: that it is text is said
-MAGNITUDES = frozenset(
-    ("K", "k", "M", "B", "T", "mn", "bn", "Mio", "Mio.", "Mrd", "Mrd.", "Tsd", "Tsd.", "万", "億", "亿")
-)
 EXAMPLES = 2_000  # distinct texts of a column that are looked at one by one
 _COORDINATE = re.compile(r"(?:^|[\W_])(lat|lon|lng|latitude|longitude)(?:$|[\W_])", re.IGNORECASE)
 _DATE_PARTS = re.compile(r"\d{1,2}[^\W\d_]{3,9}\d{2,4}(\W|$)")  # 01JAN2023
@@ -200,7 +200,7 @@ class ColumnSample:
         undecided = bool(evidence.either) and not (
             evidence.comma or evidence.point or self.stated.decimal or prior.decimal
         )
-        notices = tuple(self._number_notices(format, evidence, doubt))
+        notices = tuple(note_numbers(self.name, self.present, self.stated, format, evidence, doubt))
         if not must:
             notes = (
                 note_placeholder(self.name, self.present, parsed),
@@ -215,67 +215,9 @@ class ColumnSample:
         if format.is_plain:
             return ""
         for text in self.present[:100].to_pylist():
-            if (shown := _shown(text, format)) and shown != _shown(text, PLAIN):
+            if (shown := as_read(text, format)) and shown != as_read(text, PLAIN):
                 return f"{text.strip()} is {shown}"
         return ""
-
-    def _number_notices(self, format: ColumnFormat, evidence: NumberEvidence, doubt: str) -> Iterable[Notice]:
-        name = self.name
-        option = f"formats.{name}"
-        if doubt:
-            sign = next(iter(evidence.either))
-            example = evidence.either[sign][0].strip()
-            read = _shown(example, format)
-            other = "," if format.decimal == "." else "."
-            yield Notice(
-                code="decimal_sign",
-                message=f"In {name!r}, {example} is read as {read}.",
-                column=name,
-                evidence=doubt,
-                option=f"{option}.decimal={other}",
-            )
-        if format.units and not self.stated.units:
-            example = next((text for text in self.present[:100].to_pylist() if format.units[0] in text), "").strip()
-            yield Notice(
-                code="unit_left_out",
-                message=f"In {name!r}, {example} is read as {_shown(example, format)}.",
-                column=name,
-                evidence=f"{sum(evidence.units.values())} of {evidence.texts} values have {format.units[0]}",
-                option=f"kinds.{name}=categorical",
-            )
-        if evidence.comma and evidence.point:
-            fewer = evidence.point if format.decimal == "," else evidence.comma
-            yield Notice(
-                code="decimal_sign",
-                message=f"{name!r} has both decimal commas and decimal points; {format.decimal!r} is taken.",
-                column=name,
-                evidence=f"{next(iter(fewer)).strip()} says otherwise",
-                option=f"{option}.decimal={',' if format.decimal == '.' else '.'}",
-            )
-        if evidence.dash:
-            yield Notice(
-                code="accounting_zero",
-                message=f"In {name!r}, {evidence.dash} is read as 0.",
-                column=name,
-                evidence="it has the currency of the others, as where a spreadsheet writes 0",
-                option=f"{option}.also_missing={evidence.dash}",
-            )
-        if evidence.negatives:
-            example = evidence.negatives[0]
-            yield Notice(
-                code="accounting_negatives",
-                message=f"In {name!r}, {example} is read as {_shown(example, format)}.",
-                column=name,
-                option=f"kinds.{name}=categorical",
-            )
-        if format.units and evidence.units and evidence.bare and not self.stated.units:
-            yield Notice(
-                code="some_without_unit",
-                message=f"Some values of {name!r} have {format.units[0]}, others none; all are read alike.",
-                column=name,
-                evidence=f"{evidence.bare} of {evidence.texts} values have none",
-                option=f"kinds.{name}=categorical",
-            )
 
     # --- times ---
 
@@ -312,7 +254,7 @@ class ColumnSample:
             strict=must,
         )
         undecided = evidence is not None and bool(evidence.either) and not (evidence.day_first or evidence.month_first)
-        notices = tuple(self._time_notices(format, evidence, prior))
+        notices = () if evidence is None else tuple(note_times(self.name, self.stated, format, evidence, prior))
         if not must:
             notes = (note_placeholder_date(self.name, self.present, moments), note_unusual_years(self.name, moments))
             notices += tuple(note for note in notes if note is not None)
@@ -324,46 +266,6 @@ class ColumnSample:
         if not all(len(text) == 7 and text[4] in "-/" and (text[:4] + text[5:]).isdecimal() for text in texts):
             return False
         return all((int(text[:4]) + 1) % 100 == int(text[5:]) for text in texts)
-
-    def _time_notices(self, format: ColumnFormat, evidence: TimeEvidence | None, prior: FilePrior) -> Iterable[Notice]:
-        name, option = self.name, f"formats.{self.name}"
-        if evidence is None:
-            return
-        proven = evidence.day_first or evidence.month_first
-        decided = self.stated.time or prior.order
-        if evidence.either and not proven and not decided and format.time in ("dmy", "mdy"):
-            day = _day_of(evidence.either, format)
-            yield Notice(
-                code="day_or_month",
-                message=f"In {name!r}, {evidence.either} is read as {day}.",
-                column=name,
-                evidence=prior.order_proof or "no value of the column has a day above 12",
-                option=f"{option}.time={'dmy' if format.time == 'mdy' else 'mdy'}",
-            )
-        if evidence.day_first and evidence.month_first:
-            odd = evidence.month_first if format.time == "dmy" else evidence.day_first
-            yield Notice(
-                code="day_or_month",
-                message=f"{name!r} has days both before and after months; {format.time} is taken.",
-                column=name,
-                evidence=f"{odd} says otherwise",
-                option=f"{option}.time={'dmy' if format.time == 'mdy' else 'mdy'}",
-            )
-        if format.time == "ymd" and not decided and (example := evidence.either or proven) and evidence.short_years:
-            yield Notice(
-                code="day_or_month",
-                message=f"In {name!r}, {example} is read as {_day_of(example, format)}.",
-                column=name,
-                evidence="the first numbers are years: they differ less often than the last ones",
-                option=f"{option}.time=dmy",
-            )
-        if evidence.short_years and not self.stated.first_year:
-            yield Notice(
-                code="two_digit_years",
-                message=f"Years of two digits in {name!r} are read as {times.FIRST_YEAR} to {times.FIRST_YEAR + 99}.",
-                column=name,
-                option=f"{option}.first_year=1926",
-            )
 
     # --- texts ---
 
@@ -384,97 +286,19 @@ class ColumnSample:
             labels = Counter({text: count for text, count in counts.items() if not format.is_missing(text)})
             format = merge_spellings(format, labels)
         if self.kind is None:
-            proposal = self._unread_times() or self._unread_numbers()
+            proposal = note_unread_times(self.name, self.times) or note_unread_numbers(
+                self.name, self.present, self.numbers
+            )
             if not proposal and (quantities := note_quantities(self.name, self.present[:1000].to_pylist())) is not None:
                 proposal = [quantities]
             notices += proposal
         return replace(plan, format=format, notices=tuple(notices))
-
-    def _unread_numbers(self) -> list[Notice]:
-        """Note a column of texts that are numbers, but for some of them or for what is written beside them."""
-        evidence = self.numbers
-        if evidence is None or not evidence.texts or has_leading_zeros(self.present):
-            return []
-        with_units = evidence.units and evidence.numbers >= SHARE * evidence.texts
-        if with_units and (units := list(self._unread_units(evidence))):
-            return units
-        if evidence.bare < MOSTLY * evidence.texts:
-            return []
-        name, comma, point = self.name, next(iter(evidence.comma), ""), next(iter(evidence.point), "")
-        if comma and point and not evidence.odd:
-            message = f"{name!r} is left as text: some of its numbers have a decimal comma, others a point."
-            why, option = f"{comma.strip()} and {point.strip()}", f"formats.{name}.decimal=,"
-        else:
-            odd = evidence.odd or next((text for text in self.present.to_pylist() if _shown(text, PLAIN) == ""), "")
-            return [note_odd_values(name, "float64", odd, evidence.bare, evidence.texts)]
-        return [Notice(code="some_are_numbers", message=message, column=name, evidence=why, option=option)]
-
-    def _unread_units(self, evidence: NumberEvidence) -> Iterable[Notice]:
-        """Note a column of texts that are numbers with a unit that is not read."""
-        units = [unit for unit, _ in evidence.units.most_common()]
-        if (
-            len(units) > 4
-            or {*units} <= {"st", "nd", "rd", "th"}
-            or any(unit[-1] in "<>≤≥~≈±=" for unit in units)
-            or (evidence.prefixed and not all(map(is_known_unit, units)) and not _are_amounts(units, evidence))
-        ):
-            return
-        example = next((text for text in self.present[:1000].to_pylist() if units[0] in text), "").strip()
-        listed = ", ".join(units)
-        mixed = len(units) > 1
-        if {*units} <= MAGNITUDES and (mixed or evidence.bare):  # 5 K alone may be a temperature
-            yield Notice(
-                code="magnitudes",
-                message=f"{self.name!r} is left as text: its numbers have multipliers ({listed}), which are not read.",
-                column=self.name,
-                evidence=f"such as {example}; write them out to have numbers",
-                option=f"kinds.{self.name}=categorical",
-            )
-            return
-        yield Notice(
-            code="mixed_units" if mixed else "unit_not_read",
-            message=f"{self.name!r} is left as text, although its values are numbers with {listed}.",
-            column=self.name,
-            evidence=f"such as {example}" + ("; amounts in different units are not comparable" if mixed else ""),
-            option=f"formats.{self.name}.units=" + (f'["{units[0]}", "{units[1]}"]' if mixed else units[0]),
-        )
-
-    def _unread_times(self) -> list[Notice]:
-        """Note a column of texts that are times, but for some of them, or in different orders of day and month."""
-        evidence, name = self.times, self.name
-        if evidence is None or not evidence.readable or evidence.readable < HALF * evidence.texts:
-            return []
-        if evidence.readable >= SHARE * evidence.texts and evidence.day_first and evidence.month_first:
-            return [
-                Notice(
-                    code="dates_disagree",
-                    message=f"{name!r} is left as text: no order of day and month reads its dates.",
-                    column=name,
-                    evidence=f"{evidence.day_first} and {evidence.month_first}",
-                    option=f"formats.{name}.time=dmy",
-                )
-            ]
-        if not evidence.odd:
-            return []
-        return [note_odd_values(name, "timestamp", evidence.odd, evidence.readable, evidence.texts)]
 
 
 def _counts(texts: pa.Array) -> dict[str, int]:
     """Return how often each of the first hundred texts occurs."""
     counted = texts.value_counts()[:100]
     return dict(zip(counted.field(0).to_pylist(), counted.field(1).to_pylist(), strict=True))
-
-
-def keep_digits(name: str) -> dict[str, Any]:
-    """Return what a plan says of whole numbers that stay text because float64 does not hold their digits."""
-    notice = Notice(
-        code="digits_kept",
-        message=f"{name!r} stays text: as numbers, its values would lose digits.",
-        column=name,
-        evidence="whole numbers beyond 2^53 among values that int64 does not hold",
-        option=f"kinds.{name}=numeric",
-    )
-    return {"notices": (notice,), "evidence": "numbers with more digits than float64 holds"}
 
 
 def _look_like_times(texts: Sequence[str]) -> bool:
@@ -494,24 +318,6 @@ def _consists_of(present: pa.Array, words: set[str]) -> bool:
     return bool(pc.all(pc.is_in(pc.utf8_lower(pc.utf8_trim_whitespace(present)), pa.array(sorted(words)))).as_py())
 
 
-def _are_amounts(units: Sequence[str], evidence: NumberEvidence) -> bool:
-    """Return whether what stands before numbers is a currency's sign, or a word before fractions: Room 5 is a name."""
-    have_fractions = bool(evidence.comma or evidence.point)
-    return all(category(unit[-1]) == "Sc" or (have_fractions and unit[-1].isalpha()) for unit in units)
-
-
 def _boolean_storage(present: pa.Array) -> Storage:
     """Keep two spellings as they are; several spellings of the same value become true and false."""
     return "bool" if len(present.unique()) > 2 or _consists_of(present, {"true", "false"}) else "string"
-
-
-def _shown(text: str, format: ColumnFormat) -> str:
-    """Return a number as it is read; "" where it is not read."""
-    try:
-        return f"{numbers.read_number(text, format):.15g}"
-    except ValueError:
-        return ""
-
-
-def _day_of(text: str, format: ColumnFormat) -> str:
-    return datetime.fromtimestamp(times.read_time(text, format), UTC).date().isoformat()

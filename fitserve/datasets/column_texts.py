@@ -9,12 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fitserve.dataset_facts import Storage
 from fitserve.parsing import ColumnFormat
 from fitserve.parsing.column_format import folded
 from fitserve.parsing.missing import DISPUTABLE, MISSING, find_missing
 from fitserve.parsing.words import FALSE_IN_ANY_LANGUAGE, TRUE_IN_ANY_LANGUAGE
-from fitserve.wire.notices import Notice
 
 MAX_MERGED = 1_000  # a column with more labels than this is not searched for two spellings of one label
 
@@ -95,16 +93,3 @@ def has_leading_zeros(texts: pa.Array) -> bool:
     zeros = np.flatnonzero((data[np.minimum(starts, len(data) - 1)] == ord("0")) & (np.diff(offsets) > 1))
     second = data[starts[zeros] + 1]
     return bool((((second >= ord("0")) & (second <= ord("9"))) | (second == ord("x")) | (second == ord("X"))).any())
-
-
-def note_odd_values(name: str, storage: Storage, odd: str, fit: int, values: int) -> Notice:
-    """Note that a column is text although most of its values are numbers or times; `odd` is one that is neither."""
-    is_time = storage == "timestamp"
-    what = "times" if is_time else "numbers"
-    return Notice(
-        code="some_are_times" if is_time else "some_are_numbers",
-        message=f"{name!r} is left as text: most of its values are {what}, but {odd.strip()[:40]!r} is none.",
-        column=name,
-        evidence=f"{fit} of {values} values are {what}",
-        option=f"kinds.{name}={'datetime' if is_time else 'numeric'}",
-    )
