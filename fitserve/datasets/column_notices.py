@@ -18,7 +18,7 @@ from fitserve.datasets.column_texts import has_leading_zeros
 from fitserve.parsing import ColumnFormat, numbers, times
 from fitserve.parsing.column_format import PLAIN
 from fitserve.parsing.numbers import NumberEvidence, is_known_unit
-from fitserve.parsing.times import TimeEvidence
+from fitserve.parsing.time_evidence import TimeEvidence
 from fitserve.wire.notices import Notice
 
 MAGNITUDES = frozenset(

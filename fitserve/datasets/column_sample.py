@@ -41,11 +41,11 @@ from fitserve.datasets.unusual_numbers import (
     note_telephone_numbers,
     note_unusual_years,
 )
-from fitserve.parsing import ColumnFormat, numbers, times
+from fitserve.parsing import ColumnFormat, numbers, time_evidence, times
 from fitserve.parsing.column_format import PLAIN
 from fitserve.parsing.missing import DISPUTABLE, SOFT_MISSING, are_soft_missing, words_for_missing
 from fitserve.parsing.numbers import NumberEvidence, is_currency, is_known_unit
-from fitserve.parsing.times import TimeEvidence
+from fitserve.parsing.time_evidence import TimeEvidence
 from fitserve.parsing.words import FALSE, TRUE
 from fitserve.wire.notices import Notice
 
@@ -83,7 +83,7 @@ class ColumnSample:
         elif self.plain is not None:
             self.numbers = NumberEvidence(texts=len(distinct), numbers=len(distinct))
         if (self.plain is None or has_leading_zeros(self.present)) and _look_like_times(distinct[:50]):
-            self.times = times.evidence_of(counts, self.stated.first_year)
+            self.times = time_evidence.evidence_of(counts, self.stated.first_year)
 
     def plan(self, prior: FilePrior) -> ColumnPlan:
         """Return the plan for the column."""
@@ -232,7 +232,7 @@ class ColumnSample:
             if not must:
                 return None
             texts = self.present[:50_000].unique()[:EXAMPLES].to_pylist()
-            evidence = times.evidence_of(dict.fromkeys(texts, 1), self.stated.first_year)
+            evidence = time_evidence.evidence_of(dict.fromkeys(texts, 1), self.stated.first_year)
         most = max(evidence.times.values(), default=0) if evidence is not None else 0
         if not must and evidence is not None and (most < SHARE * evidence.texts or not most or self._are_seasons()):
             return None

@@ -15,6 +15,7 @@ from fitserve.parsing import ColumnFormat, TimeFormat, numbers, times
 from fitserve.parsing.column_format import PLAIN
 from fitserve.parsing.missing import SOFT_MISSING
 from fitserve.parsing.short_dates import short_date_orders
+from fitserve.parsing.time_evidence import early_epoch_of, epochs_of
 from fitserve.wire.notices import Notice
 
 # Dates and times from 1900 to 2100 without signs between their parts, by the smallest of them.
@@ -53,7 +54,7 @@ class NumbersAsTimes:
         whole = pa.types.is_integer(parsed.type)
         if (of_excel := self._excel_days(parsed, plan)) is not None:
             return of_excel
-        units = times.epochs_of(parsed)
+        units = epochs_of(parsed)
         compact = next(
             (form for first, form in COMPACT.items() if first <= low and high < first + 201 * (first // 1900)), ""
         )
@@ -109,7 +110,7 @@ class NumbersAsTimes:
         Numbers that are all positive may as well be spans of time: they are numbers, which is said.
         """
         low, high = (value.as_py() for value in pc.min_max(parsed).values())
-        unit = times.early_epoch_of(parsed)
+        unit = early_epoch_of(parsed)
         if unit is None or not _TIME_NAME.search(self.name):
             return None
         seen, evidence = f"{EPOCH_UNITS[unit]} since 1970, by their size", f"from {low} to {high}"

@@ -1,6 +1,6 @@
 """Numbers as people write them: thousands signs, decimal commas, currencies, per cent, brackets for negative ones.
 
-`read_number` reads one text and `parse_numbers` a column; both read the same (`tests/datasets/test_spelling.py`).
+`read_number` reads one text and `parse_numbers` a column; both read the same (`tests/datasets/test_parsing.py`).
 A number is what is written before its unit: 1.9% is 1.9.
 """
 

@@ -1,15 +1,13 @@
 """Times as people write them: orders of day and month, month names, clocks of twelve hours, weeks, epochs.
 
 `read_time` reads one text and `parse_times` a column, by the same patterns; both read the same
-(`tests/datasets/test_spelling.py`). A time without a zone is taken for one in UTC.
+(`tests/datasets/test_parsing.py`). A time without a zone is taken for one in UTC.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +21,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FIRST_YEAR = 1969  # of two digits: POSIX
-FEW_DAYS = 6  # that tell days from years of two digits
 DAY = 86_400_000_000  # microseconds
 EARLIEST, LATEST = -62_135_596_800_000_000, 253_402_300_799_999_999  # of the years 1 to 9999
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -88,9 +85,6 @@ _UNITS = {"epoch_s": 1_000_000, "epoch_ms": 1_000, "epoch_us": 1}
 _COMPACT_NUMBERS = tuple((1900_01_01 * scale, 2101_01_01 * scale) for scale in (1, 10_000, 1_000_000))
 EXCEL_1970 = 25_569  # days from Excel's day 0, 1899-12-30
 EXCEL_DAYS = (30_000, 55_154)  # from 1982 to 2050: what is taken for Excel's days
-FROM_1800 = -5_364_662_400  # seconds since 1970
-SURE_SECONDS = 100_000_000  # at least so far from 1970 are most times, but few counts
-FROM_2001, UNTIL_2100 = 978_307_200, 4_102_444_800  # seconds since 1970
 _FROM_MILLIS, _FROM_MICROS, _FROM_NANOS = 1e11, 1e14, 1e17
 
 
@@ -102,7 +96,7 @@ def read_time(text: str, format: ColumnFormat) -> float:
     text = text.strip()
     if format.is_number_of_time:
         return microseconds_of_number(_number_of(text), format) / 1e6
-    moment = _moment(text, format.time or "ymd", format.first_year or FIRST_YEAR)
+    moment = read_moment(text, format.time or "ymd", format.first_year or FIRST_YEAR)
     delta = moment - _EPOCH
     return (delta.days * DAY + delta.seconds * 1_000_000 + delta.microseconds) / 1e6
 
@@ -144,8 +138,9 @@ def text_of_compact(number: float) -> str | None:
     return str(int(number))
 
 
-def _moment(text: str, order: str, first_year: int) -> datetime:
-    parts = _match(text)
+def read_moment(text: str, order: str, first_year: int) -> datetime:
+    """Return the moment that a text means where day and month stand in this order. Raises ValueError."""
+    parts = match_time(text)
     number = int
     if "first" in parts:
         if parts["sign"] != parts["same"]:
@@ -190,7 +185,8 @@ def _moment(text: str, order: str, first_year: int) -> datetime:
         raise ValueError("a year beyond 1 to 9999") from None
 
 
-def _match(text: str) -> dict[str, Any]:
+def match_time(text: str) -> dict[str, Any]:
+    """Return the parts of a text that is a time, by the names of the patterns' groups. Raises ValueError."""
     match = (
         _NUMERIC.fullmatch(text)
         or _DAY_NAME_YEAR.fullmatch(text)
@@ -430,108 +426,3 @@ def _days_of_week(year: np.ndarray, week: np.ndarray, weekday: np.ndarray) -> tu
     next_first = next_first - (next_first + 3) % 7
     days = monday_of_first + (week - 1) * 7 + weekday - 1
     return days, (week >= 1) & (days < next_first)
-
-
-# --- what a column's texts say about their format ------------------------------------------------------------------
-
-
-@dataclass
-class TimeEvidence:
-    """What texts prove about the format of a column of times."""
-
-    texts: int = 0
-    times: Counter[str] = field(default_factory=Counter)  # texts that each order can read
-    readable: int = 0  # texts that some order can read
-    day_first: str | None = None  # a text that proves d/m/y
-    month_first: str | None = None
-    either: str | None = None  # a text that both orders read, otherwise
-    short_years: bool = False  # years of two digits
-    slashes: bool = False
-    firsts: set[str] = field(default_factory=set)  # of dates whose three parts have at most two digits
-    lasts: set[str] = field(default_factory=set)
-    odd: str = ""  # the first text that no order reads
-
-    @property
-    def years_are_first(self) -> bool:
-        """Whether years of two digits come first: days differ more often than years do."""
-        return len(self.lasts) >= FEW_DAYS and len(self.lasts) >= 2 * len(self.firsts)
-
-    def order(self, prior: TimeFormat | None) -> TimeFormat:
-        """Return the order that reads most texts; of equals the proven one, then other columns', then the likelier."""
-        most = max(self.times.values(), default=0)
-        best = [order for order in ("ymd", "dmy", "mdy", "week") if most and self.times.get(order) == most]
-        if "ymd" in best and (not self.short_years or self.years_are_first):
-            return "ymd"
-        if len(best) > 1:
-            likely: TimeFormat = "mdy" if self.slashes else "dmy"
-            wanted = prior if prior in best else likely
-            return wanted if wanted in best else best[0]  # type: ignore[return-value]
-        return best[0] if best else "ymd"  # type: ignore[return-value]
-
-
-def evidence_of(texts: Mapping[str, int], first_year: int | None = None) -> TimeEvidence:
-    """Return what some texts, and how often they occur, prove about the format of times."""
-    evidence = TimeEvidence()
-    first = first_year or FIRST_YEAR
-    for written, count in texts.items():
-        text = written.strip()
-        evidence.texts += count
-        readings: dict[str, datetime] = {}
-        for order in ("ymd", "dmy", "mdy"):
-            try:
-                readings[order] = _moment(text, order, first)
-                evidence.times[order] += count
-            except ValueError:
-                continue
-        if not readings:
-            evidence.odd = evidence.odd or text
-            continue
-        evidence.readable += count
-        parts = _match(text)
-        if "first" not in parts:
-            evidence.short_years |= len(parts.get("year") or "") == 2
-            continue
-        if len(parts["first"]) == 4:
-            continue
-        evidence.short_years |= len(parts["last"]) == 2
-        evidence.slashes |= parts["sign"] == "/"
-        if len(parts["first"]) == 2 == len(parts["last"]):
-            evidence.firsts.add(parts["first"])
-            evidence.lasts.add(parts["last"])
-        if "dmy" in readings and "mdy" not in readings:
-            evidence.day_first = evidence.day_first or text
-        elif "mdy" in readings and "dmy" not in readings:
-            evidence.month_first = evidence.month_first or text
-        elif readings.get("dmy") != readings.get("mdy"):
-            evidence.either = evidence.either or text
-    return evidence
-
-
-def epochs_of(numbers: pa.Array) -> list[TimeFormat]:
-    """Return the units of numbers that are all times from 2001 to 2100, judged by size; [] where any is not."""
-    present = numbers.drop_null().to_numpy(zero_copy_only=False)
-    formats: list[TimeFormat] = []
-    left = len(present)
-    if not left or not (present.min() >= FROM_2001 and present.max() < UNTIL_2100 * 1e9):
-        return []
-    for time, unit in (("epoch_s", 1), ("epoch_ms", 1e3), ("epoch_us", 1e6), ("epoch_ns", 1e9)):
-        of_unit = int(((present >= FROM_2001 * unit) & (present < UNTIL_2100 * unit)).sum())
-        left -= of_unit
-        if of_unit:
-            formats.append(time)  # type: ignore[arg-type]
-    return [] if left else formats
-
-
-def early_epoch_of(numbers: pa.Array) -> TimeFormat | None:
-    """Return the unit of numbers that may all be times from 1800 to 2100, most of them years from 1970; None: none is.
-
-    Of several units the one with the latest times is meant.
-    """
-    present = numbers.drop_null().to_numpy(zero_copy_only=False)
-    if not len(present):
-        return None
-    for time, unit in (("epoch_s", 1), ("epoch_ms", 1e3), ("epoch_us", 1e6), ("epoch_ns", 1e9)):
-        far = np.abs(present.astype(np.float64)) >= SURE_SECONDS * unit
-        if present.min() >= FROM_1800 * unit and present.max() < UNTIL_2100 * unit and far.mean() >= 0.5:
-            return time  # type: ignore[return-value]
-    return None

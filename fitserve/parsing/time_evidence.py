@@ -1,0 +1,124 @@
+"""What a column's texts and numbers prove about how its times are written: the order of their parts, their unit."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fitserve.parsing.column_format import TimeFormat
+from fitserve.parsing.times import FIRST_YEAR, match_time, read_moment
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FEW_DAYS = 6  # that tell days from years of two digits
+FROM_1800 = -5_364_662_400  # seconds since 1970
+SURE_SECONDS = 100_000_000  # at least so far from 1970 are most times, but few counts
+FROM_2001, UNTIL_2100 = 978_307_200, 4_102_444_800  # seconds since 1970
+
+
+@dataclass
+class TimeEvidence:
+    """What texts prove about the format of a column of times."""
+
+    texts: int = 0
+    times: Counter[str] = field(default_factory=Counter)  # texts that each order can read
+    readable: int = 0  # texts that some order can read
+    day_first: str | None = None  # a text that proves d/m/y
+    month_first: str | None = None
+    either: str | None = None  # a text that both orders read, otherwise
+    short_years: bool = False  # years of two digits
+    slashes: bool = False
+    firsts: set[str] = field(default_factory=set)  # of dates whose three parts have at most two digits
+    lasts: set[str] = field(default_factory=set)
+    odd: str = ""  # the first text that no order reads
+
+    @property
+    def years_are_first(self) -> bool:
+        """Whether years of two digits come first: days differ more often than years do."""
+        return len(self.lasts) >= FEW_DAYS and len(self.lasts) >= 2 * len(self.firsts)
+
+    def order(self, prior: TimeFormat | None) -> TimeFormat:
+        """Return the order that reads most texts; of equals the proven one, then other columns', then the likelier."""
+        most = max(self.times.values(), default=0)
+        best = [order for order in ("ymd", "dmy", "mdy", "week") if most and self.times.get(order) == most]
+        if "ymd" in best and (not self.short_years or self.years_are_first):
+            return "ymd"
+        if len(best) > 1:
+            likely: TimeFormat = "mdy" if self.slashes else "dmy"
+            wanted = prior if prior in best else likely
+            return wanted if wanted in best else best[0]  # type: ignore[return-value]
+        return best[0] if best else "ymd"  # type: ignore[return-value]
+
+
+def evidence_of(texts: Mapping[str, int], first_year: int | None = None) -> TimeEvidence:
+    """Return what some texts, and how often they occur, prove about the format of times."""
+    evidence = TimeEvidence()
+    first = first_year or FIRST_YEAR
+    for written, count in texts.items():
+        text = written.strip()
+        evidence.texts += count
+        readings: dict[str, datetime] = {}
+        for order in ("ymd", "dmy", "mdy"):
+            try:
+                readings[order] = read_moment(text, order, first)
+                evidence.times[order] += count
+            except ValueError:
+                continue
+        if not readings:
+            evidence.odd = evidence.odd or text
+            continue
+        evidence.readable += count
+        parts = match_time(text)
+        if "first" not in parts:
+            evidence.short_years |= len(parts.get("year") or "") == 2
+            continue
+        if len(parts["first"]) == 4:
+            continue
+        evidence.short_years |= len(parts["last"]) == 2
+        evidence.slashes |= parts["sign"] == "/"
+        if len(parts["first"]) == 2 == len(parts["last"]):
+            evidence.firsts.add(parts["first"])
+            evidence.lasts.add(parts["last"])
+        if "dmy" in readings and "mdy" not in readings:
+            evidence.day_first = evidence.day_first or text
+        elif "mdy" in readings and "dmy" not in readings:
+            evidence.month_first = evidence.month_first or text
+        elif readings.get("dmy") != readings.get("mdy"):
+            evidence.either = evidence.either or text
+    return evidence
+
+
+def epochs_of(numbers: pa.Array) -> list[TimeFormat]:
+    """Return the units of numbers that are all times from 2001 to 2100, judged by size; [] where any is not."""
+    present = numbers.drop_null().to_numpy(zero_copy_only=False)
+    formats: list[TimeFormat] = []
+    left = len(present)
+    if not left or not (present.min() >= FROM_2001 and present.max() < UNTIL_2100 * 1e9):
+        return []
+    for time, unit in (("epoch_s", 1), ("epoch_ms", 1e3), ("epoch_us", 1e6), ("epoch_ns", 1e9)):
+        of_unit = int(((present >= FROM_2001 * unit) & (present < UNTIL_2100 * unit)).sum())
+        left -= of_unit
+        if of_unit:
+            formats.append(time)  # type: ignore[arg-type]
+    return [] if left else formats
+
+
+def early_epoch_of(numbers: pa.Array) -> TimeFormat | None:
+    """Return the unit of numbers that may all be times from 1800 to 2100, most of them years from 1970; None: none is.
+
+    Of several units the one with the latest times is meant.
+    """
+    present = numbers.drop_null().to_numpy(zero_copy_only=False)
+    if not len(present):
+        return None
+    for time, unit in (("epoch_s", 1), ("epoch_ms", 1e3), ("epoch_us", 1e6), ("epoch_ns", 1e9)):
+        far = np.abs(present.astype(np.float64)) >= SURE_SECONDS * unit
+        if present.min() >= FROM_1800 * unit and present.max() < UNTIL_2100 * unit and far.mean() >= 0.5:
+            return time  # type: ignore[return-value]
+    return None
