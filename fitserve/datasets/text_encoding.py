@@ -60,7 +60,7 @@ CANDIDATES = (
 _RARE = {"cp850": 0.12, "mac_roman": 0.12, "cp852": 0.15, "iso8859-5": 0.05, "mac_cyrillic": 0.05, "iso8859-2": 0.03}
 _RARE |= {"koi8-u": 0.01, "cp1257": 0.03, "cp1254": 0.01, "euc_jp": 0.01}
 _SCRIPTS = ("LATIN", "CYRILLIC", "GREEK", "HEBREW", "ARABIC", "THAI", "CJK", "HIRAGANA", "KATAKANA", "HANGUL")
-_TYPOGRAPHY = frozenset("–—‘’“”„‚€£°§«»…©®±×·¿¡²³µ¥½¼¾ºª\xa0™†•´№Ø")
+TYPOGRAPHY = frozenset("–—‘’“”„‚€£°§«»…©®±×·¿¡²³µ¥½¼¾ºª\xa0™†•´№Ø")
 # A sign where it belongs, between its neighbours (a blank where the field ends): units, money, quotes, dashes.
 _IN_PLACE = re.compile(
     r"[\d\s(\[/]°[\s\dCFKNSEW).,/\]]|[\s(]±[\s\d.]|\d±[\s\d.]|\d[½¼¾][\s\w).,-]|\s[½¼¾][\s).,-]|[\s\d(\[/]µ[A-Za-z]"
@@ -228,7 +228,7 @@ def _rate_sign_out_of_place(character: str, in_word: bool) -> float:
         return -1.5
     if character == "\xa0":
         return 0.8
-    return 0.55 if character in _TYPOGRAPHY else -1.0
+    return 0.55 if character in TYPOGRAPHY else -1.0
 
 
 def _rate_wide(character: str, script: str, before: str, after: str, name: str) -> float:
@@ -244,7 +244,7 @@ def _rate_wide(character: str, script: str, before: str, after: str, name: str) 
     if "\u3000" <= character <= "\u303f" or "\uff01" <= character <= "\uff60":
         return 0.6
     if script != "CJK":
-        return 0.2 if character in _TYPOGRAPHY or character in "★☆○●◎◇◆□■△▲▽▼→←↑↓①②③④⑤" else -0.6
+        return 0.2 if character in TYPOGRAPHY or character in "★☆○●◎◇◆□■△▲▽▼→←↑↓①②③④⑤" else -0.6
     if before.isascii() and after.isascii() and character.encode(name)[-1] < 0x80:
         return 0.5  # alone, and its second byte is an ASCII letter: rather a sign and that letter
     return 0.9 if _is_common(character, name) else 0.1
@@ -275,61 +275,3 @@ def _kind(character: str) -> tuple[str, str]:
     """Return a character's general category and its script."""
     name = unicodedata.name(character, "")
     return unicodedata.category(character), next((script for script in _SCRIPTS if name.startswith(script)), "")
-
-
-# --- seven bits for each byte, and mainframes ----------------------------------------------------------------------
-
-NEXT_LINE = "\x85"  # ends the lines of mainframes
-MAINFRAME = ("cp037", "cp273", "cp424", "cp500", "cp875", "cp1026", "cp1140")
-_ESCAPES = ((b"\x1b$)C", "iso2022_kr"), (b"\x1b$B", "iso2022_jp"), (b"\x1b$@", "iso2022_jp"), (b"\x1b(J", "iso2022_jp"))
-_UTF7 = re.compile(rb"\+([A-Za-z0-9+/]*+)-?")
-_HZ = re.compile(rb"~\{((?:[!-w][!-~])++)~\}")
-# Letters, digits and separators of EBCDIC; its line ends.
-_EBCDIC = (
-    bytes((*range(0x81, 0x8A), *range(0x91, 0x9A), *range(0xA2, 0xAA), *range(0xC1, 0xCA), *range(0xD1, 0xDA)))
-    + bytes((*range(0xE2, 0xEA), *range(0xF0, 0xFA), 0x05, 0x0D, 0x15, 0x25))
-    + b"\x40\x4b\x5e\x60\x61\x6b\x6d\x7f"
-)
-
-
-def unusual_encoding(data: bytes) -> Guess | None:
-    """Return an encoding that is known by its marks, for a file that begins so: UTF-7, HZ, ISO 2022, EBCDIC."""
-    data = data[: data.rfind(b"\n") + 1] or data
-    if b"\x1b" in data:
-        name = next((name for mark, name in _ESCAPES if mark in data), None)
-        return _read_as(data, name, data[data.find(b"\x1b") :][:60]) if name else None
-    if not data.isascii():
-        has_lines = (b"\x15" in data or b"\x25" in data) and b"\n" not in data
-        is_mainframe = has_lines and len(data.translate(None, _EBCDIC)) < 0.2 * len(data)
-        return Guess("cp037", data.decode("cp037")[:30].splitlines()[0].strip()) if is_mainframe else None
-    if b"~{" in data and data.count(b"~{") == len(found := list(_HZ.finditer(data))):
-        return _read_as(data, "hz", found[0][0])
-    if b"+" in data and (parts := _utf7_parts(data)):
-        return _read_as(data, "utf-7", parts[0])
-    return None
-
-
-def _utf7_parts(data: bytes) -> list[bytes]:
-    """Return the parts of a text that are letters beyond ASCII in UTF-7; none where a plus begins anything else."""
-    parts = []
-    for match in _UTF7.finditer(data):
-        if not match[1] and match[0] == b"+-":
-            continue  # a plus
-        try:
-            letters = match[0].decode("utf-7")
-        except UnicodeError:
-            return []
-        if not letters or letters.isascii() or match[1].isdigit():
-            return []
-        if not all(letter.isalpha() or letter in _TYPOGRAPHY for letter in letters):
-            return []
-        parts.append(match[0])
-    return parts if len(parts) > 1 else []
-
-
-def _read_as(data: bytes, name: str, example: bytes) -> Guess | None:
-    try:
-        data.decode(name)
-        return Guess(name, example.decode(name, "ignore").split("\n")[0][:30])
-    except UnicodeError:
-        return None

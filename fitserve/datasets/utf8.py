@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import codecs
-import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
 from fitserve.blobs import CHUNK, disk_full_is_507
 from fitserve.datasets import TableUnreadable, text_encoding
+from fitserve.datasets.encoding_marks import BYTE_ORDER_MARKS, MAINFRAME, NEXT_LINE, marked_encoding, wide_encoding
 from fitserve.datasets.source_file import read_head
 from fitserve.errors import Problem, TooLarge
 from fitserve.settings import MB, Limits
@@ -17,14 +17,6 @@ from fitserve.wire.notices import Notice
 SEARCHED_BYTES = MB // 4  # for marks of encodings of seven bits
 CHECKED_BYTES = 4 * MB  # checked to be UTF-8 before parsing; the parser checks the rest
 SURE_CHARACTERS = 12  # of UTF-8 before a byte that is not: then the rest is UTF-8 too, and the byte is damage
-BYTE_ORDER_MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-    (b"+/v8-", "utf-7"),
-)
 # What `encoding` may name, beside the families iso8859-, cp (code pages), mac- and koi8-.
 TEXT_ENCODINGS = frozenset(
     {"ascii", "utf-7", "utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-16-le", "utf-32", "utf-32-be", "utf-32-le"}
@@ -75,41 +67,15 @@ def to_utf8(path: Path, stated: str | None, folder: Path, limits: Limits) -> Tex
             _refuse_invalid_utf8(path, encoding)
             return Text(path, encoding)
         return Text(transcode(path, folder / "text", encoding, limits), encoding)
-    if (wide := _wide_encoding(head)) is not None:
+    if (wide := wide_encoding(head)) is not None:
         return Text(transcode(path, folder / "text", wide, limits), wide, _guess_notice(wide, ""))
     with path.open("rb") as file:
-        found = text_encoding.unusual_encoding(file.read(SEARCHED_BYTES))
+        found = marked_encoding(file.read(SEARCHED_BYTES))
     if found is not None:
         notice = _guess_notice(found.encoding, found.example)
         return Text(transcode(path, folder / "text", found.encoding, limits), found.encoding, notice)
     position = first_invalid_utf8(path, CHECKED_BYTES)
     return Text(path, "utf-8") if position is None else transcode_guessed(path, position, folder, limits)
-
-
-def _wide_encoding(head: bytes) -> str | None:
-    """Return UTF-16 or UTF-32 with its byte order for a text that begins so without a mark; None for other bytes."""
-    if b"\0" not in head:
-        return None
-    if len(head) >= 8 and (name := _best_of(head, ("utf-32-le", "utf-32-be"), 4)):
-        return name
-    return _best_of(head, ("utf-16-le", "utf-16-be"), 2)
-
-
-def _best_of(head: bytes, names: tuple[str, str], size: int) -> str | None:
-    rated = []
-    for name in names:
-        try:
-            text = head[: len(head) // size * size].decode(name, "strict" if size == 4 else "ignore")
-        except UnicodeDecodeError:
-            continue
-        usual = sum(character in ',;\t\n\r |.0123456789"' for character in text)
-        odd = sum(
-            unicodedata.category(character) in ("Cc", "Co", "Cn") and character not in "\t\n\r\x1a"
-            for character in text
-        )
-        if text and odd == 0 and usual >= max(3, len(text) / 12) and ("\n" in text or "\r" in text):
-            rated.append((usual / len(text), name))
-    return max(rated)[1] if rated else None
 
 
 def transcode_guessed(path: Path, position: int, folder: Path, limits: Limits) -> Text:
@@ -261,8 +227,8 @@ def transcode(path: Path, target: Path, encoding: str, limits: Limits) -> Path:
                 text = decoder.decode(chunk, final=not chunk)
                 if encoding == "utf-7" and len(decoder.getstate()[0]) > MAX_UTF7_BYTES:
                     raise UnicodeError("letters without an end")
-                if encoding in text_encoding.MAINFRAME:
-                    text = text.replace(text_encoding.NEXT_LINE, "\n")
+                if encoding in MAINFRAME:
+                    text = text.replace(NEXT_LINE, "\n")
                 data = text.encode("utf-8")
                 lines += data.count(b"\n")
                 written += out.write(data)
