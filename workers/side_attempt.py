@@ -1,6 +1,7 @@
 """One attempt at a run without a trainer process: its lease, and the state that it is left in.
 
-Batch predictions, imports, exports and cleanups are such runs; a training's attempt is `workers/attempt/attempt.py`.
+Batch predictions, imports, exports and cleanups are such runs. `workers/attempt/attempt.py` is for those that a trainer
+process trains: trainings, their trials and helpers.
 """
 
 from __future__ import annotations
@@ -32,15 +33,15 @@ from fitserve.states import INTERNAL_KINDS, TERMINAL, FailureCause, RunState
 
 log = logging.getLogger(__name__)
 
-_TOLD = ("type", "status", "pointer", "received", "expected", "fix")  # of problem details, in a run's error
-_REFUSED = {
+_PROBLEM_FIELDS = ("type", "status", "pointer", "received", "expected", "fix")  # that a run's error repeats
+_CAUSE_BY_SLUG = {  # of an error that another attempt would meet again; others are of the data
     DestinationRefused.slug: FailureCause.destination_refused,
     SourceRefused.slug: FailureCause.source_refused,
 }
 
 
 class DeterministicFailure(Exception):
-    """The work failed, and would fail again."""
+    """The work failed, and would fail again; of a trainer, this is an `AttemptFailed` that is final."""
 
     def __init__(self, cause: FailureCause, detail: str, evidence: Mapping[str, Any]) -> None:
         super().__init__(detail)
@@ -105,10 +106,10 @@ class SideAttempt(ABC):
         except DeterministicFailure as error:
             return self._fail(error.cause, error.detail, error.evidence)
         except (BadInput, NotFound, Corrupt, Conflict, TooLarge, UnsupportedMedia) as error:
-            said = error.as_problem()
-            evidence: dict[str, Any] = {key: said[key] for key in _TOLD if key in said}
-            evidence["errors"] = [problem.as_dict() for problem in error.problems]
-            return self._fail(_REFUSED.get(error.slug, FailureCause.bad_data), error.detail, evidence)
+            problem = error.as_problem()
+            evidence: dict[str, Any] = {key: problem[key] for key in _PROBLEM_FIELDS if key in problem}
+            evidence["errors"] = [one.as_dict() for one in error.problems]
+            return self._fail(_CAUSE_BY_SLUG.get(error.slug, FailureCause.bad_data), error.detail, evidence)
         except LeaseLost:
             raise
         except Exception as error:

@@ -1,7 +1,7 @@
 """A worker process's slots: each claims runs and makes attempts at them until none is queued.
 
-The supervisor only claims; `attempt.Attempt` carries out an attempt. A message from the broker is a hint to look at
-the queue. So is the poll thread's clock: without a broker, runs are found all the same.
+The supervisor only claims; `attempt.TrainerAttempt` carries out an attempt. A message from the broker is a hint to
+look at the queue. So is the poll thread's clock: without a broker, runs are found all the same.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from fitserve.runs import lease
 from fitserve.runs.history import CLAIMED, add_event
 from fitserve.states import TERMINAL
 from fitserve.tables import Run
-from workers.attempt.attempt import Attempt
+from workers.attempt.attempt import TrainerAttempt
 
 
 def without_fence() -> None:
@@ -28,7 +28,7 @@ def without_fence() -> None:
     Nor does it stop by its own clock, which would hide the missing fence from a worker that was only paused.
     """
     lease.Lease.holds = lambda self: Run.id == self.run_id  # type: ignore[method-assign]
-    Attempt._lease_is_over = lambda self, now: False  # type: ignore[method-assign]
+    TrainerAttempt._lease_is_over = lambda self, now: False  # type: ignore[method-assign]
 
 
 def without_conditional_update() -> None:

@@ -1,7 +1,7 @@
 """One attempt at one run, from the claim to its end: start the trainer, renew the lease, write reports, commit.
 
-`Attempt.run` orchestrates; `outcome` decides how the attempt ended and commits it, `trial_division` shares a run's
-trials with idle workers.
+`TrainerAttempt.run` orchestrates; `outcome` decides how the attempt ended and commits it, `trial_division` shares a
+run's trials with idle workers.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Stopping(threading.Event):
 
 
 @dataclass
-class Attempt:
+class TrainerAttempt:
     """An attempt at a claimed run that a trainer process trains, in a slot; see `SideAttempt` for the others."""
 
     settings: Settings

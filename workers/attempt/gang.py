@@ -25,7 +25,7 @@ from fitserve.runs.history import EventReport
 from fitserve.spec.workers import Workers
 from fitserve.states import FailureCause, RunKind, RunState
 from fitserve.tables import Run
-from workers.attempt.attempt import CHECK_SECONDS, Attempt
+from workers.attempt.attempt import CHECK_SECONDS, TrainerAttempt
 from workers.attempt.gang_address import NoFreePort, free_address, reachable, why_no_gang
 from workers.attempt.outcome import RETRY_SECONDS, AttemptFailed, TrainerStopped
 from workers.installed import release
@@ -46,11 +46,11 @@ BREAKS = 3  # without an epoch between them, after which the leader goes on alon
 T = TypeVar("T")
 
 
-def attempt_class(run: Run) -> type[Attempt]:
+def attempt_class(run: Run) -> type[TrainerAttempt]:
     """Return what makes the attempts at a run."""
     if run.kind == RunKind.helper:
         return HelperAttempt
-    return Attempt if run.resolved.get("search") or _workers(run) is None else LeaderAttempt
+    return TrainerAttempt if run.resolved.get("search") or _workers(run) is None else LeaderAttempt
 
 
 def _workers(run: Run) -> Workers | None:
@@ -67,7 +67,7 @@ class OthersFirst(Exception):
 
 
 @dataclass
-class _GangAttempt(Attempt):
+class _GangAttempt(TrainerAttempt):
     """What leaders and helpers share."""
 
     def _until_available(self, work: Callable[[], T]) -> T:

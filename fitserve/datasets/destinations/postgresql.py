@@ -13,7 +13,7 @@ from fitserve.datasets.destinations.target import refused
 from fitserve.datasets.parquet_batches import batches_of
 from fitserve.datasets.sources.connections import Connection
 from fitserve.datasets.sources.fetched import SourceAway
-from fitserve.datasets.sources.postgresql import AWAY, ENDED, SAID, uri
+from fitserve.datasets.sources.postgresql import AWAY, ENDED, SERVER_MESSAGE, uri
 
 BATCH_ROWS = 65_536
 
@@ -44,7 +44,7 @@ def copy_part(
         if isinstance(error, OSError) and error.errno:  # the disk's
             raise
         text, state = str(error), getattr(error, "sqlstate", None) or ""
-        match = SAID.search(text)
+        match = SERVER_MESSAGE.search(text)
         detail = connection.redact(match[1] if match else re.sub(r"^\w+: ", "", text))
         if state.startswith(AWAY) or ENDED.search(detail) or (not state and match is None):
             raise SourceAway(f"The database broke off: {detail}") from None

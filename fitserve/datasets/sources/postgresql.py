@@ -24,7 +24,7 @@ _STARTING = re.compile(r"starting up|shutting down|recovery mode|too many|connec
 ENDED = re.compile(r"terminating connection|shutting down|crash of another|conflict with recovery|could not serialize")
 _MISSPELT = re.compile(r"Failed to connect: (invalid|missing|forbidden|unexpected|unterminated|end of string) ")
 _UNREADABLE = re.compile(r"failed at row \d+: Expected ")  # a row that has come, and that the driver cannot decode
-SAID = re.compile(r"(?:ERROR|FATAL):\s+(.*?)(?:\n|$)")
+SERVER_MESSAGE = re.compile(r"(?:ERROR|FATAL):\s+(.*?)(?:\n|$)")  # of the server, without the driver's words around it
 
 
 @contextmanager
@@ -77,7 +77,7 @@ def uri(connection: Connection) -> str:
 def _raise(error: Exception, connection: Connection) -> NoReturn:
     """Translate the driver's error, and raise it."""
     text, state = str(error), getattr(error, "sqlstate", None) or ""
-    match = SAID.search(text)
+    match = SERVER_MESSAGE.search(text)
     detail = connection.redact(match[1] if match else text.removeprefix("IO: "))
     if isinstance(error, OSError) and error.errno:  # the disk's
         raise error

@@ -190,10 +190,10 @@ class SearchRun:
             if (obstacle := why_not_stacked(setup)) is not None:
                 self._report.event("info", f"Trials {_listed(numbers)} train alone: {obstacle} cannot be stacked.")
                 return False
-            said = f"Trials {_listed(numbers)} train as one stacked network."
+            message = f"Trials {_listed(numbers)} train as one stacked network."
             assert setup.settings is not None
             data = {STACKED_TRIALS: numbers, "differing": differing(setup.settings.optimizers)}
-            self._report.event("info", said, data)
+            self._report.event("info", message, data)
             self._take(numbers, StackedTrials(setup).run(self._checkpoint_of(setup)), reporter)
         except TrainingFailed as failure:
             for number in numbers:
