@@ -19,7 +19,7 @@ from fitserve import db
 from fitserve.blobs import FolderStore
 from fitserve.datasets.sources import import_plan
 from fitserve.datasets.sources.import_plan import ImportPlan
-from fitserve.datasets.sources.objects import Listing
+from fitserve.datasets.sources.objects import ListedObject, Listing
 from fitserve.errors import BadInput
 from fitserve.ids import new_id
 from fitserve.runs import create, finish, lease, queries, worker_registry
@@ -297,14 +297,14 @@ def test_the_client_waits_for_the_run_and_raises_what_the_api_raises(api: Api, w
 def test_parts_are_large_enough_and_not_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(import_plan, "PART_OBJECTS", 32)
     sizes = [10, 10, 200, 5, *[64] * 4]
-    plan = ImportPlan.of(Listing([(str(at), size << 20, "m") for at, size in enumerate(sizes)]), first=7)
+    plan = ImportPlan.of(Listing([ListedObject(str(at), size << 20, "m") for at, size in enumerate(sizes)]), first=7)
     assert [[int(name) for name, _, _ in part] for part in plan.parts] == [[0, 1], [2], [3], [4], [5], [6], [7]]
     assert list(plan.numbers) == list(range(7, 14))
     assert plan.objects_of(6) is None
     assert ImportPlan.from_json(plan.to_json()) == plan
-    many = ImportPlan.of(Listing([(str(at), 1, "m") for at in range(10_000)]))
+    many = ImportPlan.of(Listing([ListedObject(str(at), 1, "m") for at in range(10_000)]))
     assert [len(part) for part in many.parts] == [32] * 312 + [16]
-    assert len(ImportPlan.of(Listing([(str(at), 1 << 40, "m") for at in range(10_000)])).parts) == 500
+    assert len(ImportPlan.of(Listing([ListedObject(str(at), 1 << 40, "m") for at in range(10_000)])).parts) == 500
 
 
 # --- kills ---------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from fitserve.datasets import store
 from fitserve.datasets.sources import connections, delta, https, objects, part_files, sql
 from fitserve.datasets.sources.connections import FILE_SCHEMES
 from fitserve.datasets.sources.fetched import Fetched, Place, SourceChanged, Unchanged, go_on, try_again
-from fitserve.datasets.sources.objects import Listing
+from fitserve.datasets.sources.objects import ListedObject, Listing
 from fitserve.datasets.sources.part_files import PartTable
 from fitserve.datasets.store import NewVersion
 from fitserve.errors import BadInput, FitserveError
@@ -81,7 +81,7 @@ class Importer:
         return most > 0 and (listing.bytes >= most or len(listing.objects) >= self.settings.import_run_parts)
 
     def read_objects(
-        self, source: Source, folder: Path, options: UploadOptions, listed: Sequence[tuple[str, int, str]]
+        self, source: Source, folder: Path, options: UploadOptions, listed: Sequence[ListedObject]
     ) -> list[PartTable]:
         """Fetch and read some of a listing's objects. Raises BadInput, SourceAway, SourceChanged, TooLarge."""
         connection = self._connection(source)
@@ -121,15 +121,17 @@ class Importer:
     def store(self, name: str, source: Source, options: UploadOptions, fetched: Fetched) -> tuple[Dataset, bool]:
         """Make a dataset of what was fetched. Return it, and False if it is the newest version already."""
         received = store.ReceivedFile(fetched.path, fetched.sha256, fetched.bytes, fetched.stem)
-        how = self._how(source, options, fetched)
-        return store.create(self.engine, self.blobs, received, name=name, as_version=True, **how)
+        reading = self._upload_arguments(source, options, fetched)
+        return store.create(self.engine, self.blobs, received, name=name, as_version=True, **reading)
 
     def parse(self, name: str, source: Source, options: UploadOptions, fetched: Fetched) -> NewVersion:
         """Read what was fetched, for a version that the caller adds. Raises BadInput, StorageFull."""
         received = store.ReceivedFile(fetched.path, fetched.sha256, fetched.bytes, fetched.stem)
-        return store.parse(self.blobs, received, name=name, check=self.check, **self._how(source, options, fetched))
+        reading = self._upload_arguments(source, options, fetched)
+        return store.parse(self.blobs, received, name=name, check=self.check, **reading)
 
-    def _how(self, source: Source, options: UploadOptions, fetched: Fetched) -> dict[str, Any]:
+    def _upload_arguments(self, source: Source, options: UploadOptions, fetched: Fetched) -> dict[str, Any]:
+        """Return what `store.create` and `store.parse` take beside the file and its name."""
         return {
             "owner": self.owner,
             "options": options,

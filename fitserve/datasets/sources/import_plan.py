@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.ipc
 
 from fitserve.blobs import BlobStore, StoredBlob
-from fitserve.datasets.sources.objects import SIDE_BY_SIDE, Listing
+from fitserve.datasets.sources.objects import SIDE_BY_SIDE, ListedObject, Listing
 from fitserve.datasets.sources.part_files import PartTable
 from fitserve.settings import MB
 
@@ -32,7 +32,7 @@ class ImportPlan:
     """
 
     listing: Listing
-    parts: Sequence[Sequence[tuple[str, int, str]]]
+    parts: Sequence[Sequence[ListedObject]]
     first: int = 0
 
     @classmethod
@@ -40,26 +40,26 @@ class ImportPlan:
         """Divide a listing: neighbours share a part until it is large enough."""
         size = max(PART_BYTES, listing.bytes / MAX_PARTS)
         most = max(PART_OBJECTS, -(-len(listing.objects) // MAX_PARTS))
-        parts: list[list[tuple[str, int, str]]] = []
+        parts: list[list[ListedObject]] = []
         held = 0
         for one in listing.objects:
-            if not parts or held + one[1] > size or len(parts[-1]) >= most:
+            if not parts or held + one.bytes > size or len(parts[-1]) >= most:
                 parts.append([])
                 held = 0
             parts[-1].append(one)
-            held += one[1]
+            held += one.bytes
         return cls(listing, parts, first)
 
     @property
     def numbers(self) -> range:
         return range(self.first, self.first + len(self.parts))
 
-    def objects_of(self, number: int) -> Sequence[tuple[str, int, str]] | None:
+    def objects_of(self, number: int) -> Sequence[ListedObject] | None:
         """Return a part's objects; None for a number of another plan."""
         return self.parts[number - self.first] if number in self.numbers else None
 
     def bytes_of(self, number: int) -> int:
-        return sum(size for _, size, _ in self.objects_of(number) or ())
+        return sum(one.bytes for one in self.objects_of(number) or ())
 
     def to_json(self) -> bytes:
         return json.dumps({"first": self.first, "parts": self.parts}).encode()
@@ -67,7 +67,7 @@ class ImportPlan:
     @classmethod
     def from_json(cls, data: bytes) -> ImportPlan:
         body = json.loads(data)
-        parts = [[(name, size, mark) for name, size, mark in part] for part in body["parts"]]
+        parts = [[ListedObject(*one) for one in part] for part in body["parts"]]
         return cls(Listing([one for part in parts for one in part]), parts, body["first"])
 
 

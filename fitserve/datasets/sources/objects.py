@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fitserve.blobs import CHUNK, disk_full_is_507
 from fitserve.datasets.sources.connections import Connection, SourceRefused
@@ -39,26 +39,31 @@ _CHANGED = ("PreconditionFailed", "ConditionNotMet", "changed")
 _S3_DEFAULTS = {"config_kwargs": {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 1}}}
 
 
+class ListedObject(NamedTuple):
+    """An object as a store lists it."""
+
+    name: str
+    bytes: int
+    mark: str  # changes with the content; "" where the store has none
+
+
 @dataclass(frozen=True)
 class Listing:
-    """What a source's path named when it was listed: each object's name, size and mark, in the order of names.
+    """What a source's path named when it was listed, in the order of names."""
 
-    The mark changes with the content.
-    """
-
-    objects: Sequence[tuple[str, int, str]]
+    objects: Sequence[ListedObject]
 
     @property
     def bytes(self) -> int:
-        return sum(size for _, size, _ in self.objects)
+        return sum(one.bytes for one in self.objects)
 
     @property
     def snapshot(self) -> dict[str, Any]:
-        return {"parts": [{"name": name, "bytes": size, "mark": mark} for name, size, mark in self.objects]}
+        return {"parts": [one._asdict() for one in self.objects]}
 
     def is_known(self, snapshot: dict[str, Any] | None) -> bool:
         """Return whether the objects are certainly those of that snapshot."""
-        return snapshot == self.snapshot and all(mark for _, _, mark in self.objects)
+        return snapshot == self.snapshot and all(one.mark for one in self.objects)
 
 
 def list_objects(kind: str, source: ObjectSource, connection: Connection, limits: Limits) -> Listing:
@@ -84,7 +89,7 @@ def fetch(kind: str, source: ObjectSource, connection: Connection, place: Place)
 
 
 def read_objects(
-    kind: str, source: ObjectSource, connection: Connection, place: Place, objects: Sequence[tuple[str, int, str]]
+    kind: str, source: ObjectSource, connection: Connection, place: Place, objects: Sequence[ListedObject]
 ) -> list[PartTable]:
     """Fetch objects that were listed, some or all of a source's, and read each by itself.
 
@@ -94,7 +99,7 @@ def read_objects(
 
 
 def _download_all(
-    kind: str, source: ObjectSource, connection: Connection, place: Place, objects: Sequence[tuple[str, int, str]]
+    kind: str, source: ObjectSource, connection: Connection, place: Place, objects: Sequence[ListedObject]
 ) -> list[PartFile]:
     paths = [place.folder / f"part-{at}" for at in range(len(objects))]
     with (
@@ -126,8 +131,8 @@ def open_store(kind: str, connection: Connection, address: str) -> tuple[Any, st
     return store, str(path)
 
 
-def _find(store: Any, path: str, pointer: str, stated: str) -> list[tuple[str, int, str]]:
-    """Return each part's name, size and mark, which changes with the content, in the order of names."""
+def _find(store: Any, path: str, pointer: str, stated: str) -> list[ListedObject]:
+    """Return the object, or all parts, in the order of names."""
     if any(sign in stated for sign in SIGNS):
         infos = _matching(store, path, pointer, stated)
         infos = [info for info in infos if not info["name"].rsplit("/", 1)[-1].startswith(("_", "."))]
@@ -142,7 +147,7 @@ def _find(store: Any, path: str, pointer: str, stated: str) -> list[tuple[str, i
         raise FileNotFoundError(stated)
     if len(infos) > MAX_PARTS:
         raise TooLarge("The source has too many parts.", received=len(infos), expected=f"at most {MAX_PARTS}")
-    return sorted((str(info["name"]), int(info["size"]), _mark(info)) for info in infos)
+    return sorted(ListedObject(str(info["name"]), int(info["size"]), _mark(info)) for info in infos)
 
 
 def _matching(store: Any, path: str, pointer: str, stated: str) -> list[dict[str, Any]]:
@@ -187,9 +192,9 @@ def _mark(info: dict[str, Any]) -> str:
     return next((str(info[name]).strip('"') for name in _MARKS if info.get(name)), "")
 
 
-def _download(store: Any, check: Callable[[], None], entry: tuple[str, int, str], path: Path) -> PartFile:
+def _download(store: Any, check: Callable[[], None], listed: ListedObject, path: Path) -> PartFile:
     """Copy an object to local disk. Raises SourceChanged."""
-    name, size, mark = entry
+    name, size, mark = listed
     digest, count = hashlib.sha256(), 0
     try:
         with store.open(name, "rb", block_size=4 * CHUNK, cache_type="readahead") as remote, path.open("wb") as local:
