@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from fitserve.dataset_facts import DatasetFacts
 from fitserve.errors import Problem
 from fitserve.settings import Limits
-from fitserve.spec import default_network, inferred_task, output
+from fitserve.spec import default_network, inferred_task
 from fitserve.spec.assessment import Advice, Estimates, SummaryRow
 from fitserve.spec.check import most_batches
 from fitserve.spec.decision import Decision, resolve_decisions
@@ -18,12 +18,10 @@ from fitserve.spec.decision import Output as DecisionOutput
 from fitserve.spec.ensemble import Ensemble, Folds, members_of
 from fitserve.spec.estimates import FLOAT_BYTES, over_limit, over_limits
 from fitserve.spec.feature import MAX_PIECES, EncodedInput, Feature, stored_numbers
-from fitserve.spec.graph import GraphNode, NetworkGraph, build_graph, check_connected, free_name, layer_name
+from fitserve.spec.graph import GraphNode, NetworkGraph, build_graph, check_connected
 from fitserve.spec.held_out_checks import check_calibration, check_coverage_by, check_interval
 from fitserve.spec.initial_weights import InitialWeights
 from fitserve.spec.layers.core import Input
-from fitserve.spec.layers.shaping import Flatten
-from fitserve.spec.losses import Loss
 from fitserve.spec.network import LayerEntry
 from fitserve.spec.output import Output
 from fitserve.spec.plan import Planner, TrainingPlan, budget_advice, shrunk_advice
@@ -36,12 +34,10 @@ from fitserve.spec.resolve_columns import (
     with_free_inputs,
     with_stored_names,
 )
+from fitserve.spec.resolve_outputs import resolve_outputs
 from fitserve.spec.resolve_training import (
-    apply_label_smoothing,
     check_stacked,
     check_switches,
-    loss_pointer,
-    losses_by_target,
 )
 from fitserve.spec.spec import DatasetRef, Spec, SpecRefused, SplitSpec
 from fitserve.spec.target import Target, infer_task, unknown_column
@@ -266,7 +262,7 @@ def _resolve_network(
     graph = build_graph(network, data.inputs, data.targets)
     SpecRefused.raise_for(graph.problems)
     hidden = is_body(data.spec, source)
-    outputs = _resolve_outputs(data.spec, data.targets, graph, facts, problems, warnings, hidden)
+    outputs = resolve_outputs(data.spec, data.targets, graph, facts, problems, warnings, hidden)
     SpecRefused.raise_for(problems)
     check_connected(graph)
     SpecRefused.raise_for(graph.problems)
@@ -426,78 +422,6 @@ def _resolve_split(spec: Spec, facts: DatasetFacts, problems: list[Problem]) -> 
     else:
         return SplitSpec.model_validate({**split.model_dump(), "validation": share})
     return split
-
-
-def _resolve_outputs(
-    spec: Spec,
-    targets: list[Target],
-    graph: NetworkGraph,
-    facts: DatasetFacts,
-    problems: list[Problem],
-    warnings: list[Advice],
-    hidden: bool = False,
-) -> list[Output]:
-    """Choose losses and output layers and check them; automatic output layers are added to the graph.
-
-    `hidden` says that the last layer is none, though it may look like one.
-    """
-
-    def warn(detail: str, pointer: str, fix: str) -> None:
-        warnings.append(Advice(code="output-activation", detail=detail, pointer=pointer, fix=fix))
-
-    losses = losses_by_target(spec.training, targets, problems)
-    written, last = graph.outputs(), graph.last()
-    smoothing = spec.training.label_smoothing
-    outputs: list[Output] = []
-    for index, target in enumerate(targets):
-        node = written.get(target.name)
-        if node is None and len(targets) == 1 and last is not None and not hidden:
-            node = _last_as_output(graph, last, target, losses.get(target.name), facts)
-        one_hot = output.metrics_need_one_hot(spec.training.metrics, target.name)
-        choice = output.choose(target, losses.get(target.name), node, one_hot, smoothing)
-        choice = apply_label_smoothing(choice, smoothing, problems)
-        if node is None and last is not None and (reason := output.explain_added(target, choice, last)):
-            warnings.append(Advice(code="output-added", detail=reason[0], pointer=last.pointer, fix=reason[1]))
-        node = node or _add_output(graph, choice, last, problems)
-        if node is None:
-            break
-        output.check(choice, node, facts, loss_pointer(spec.training, target), problems, warn)
-        pointer = "/target/standardize" if len(targets) == 1 else f"/target/{index}/standardize"
-        scaled = output.resolve_scale(
-            choice, node, facts, pointer, problems, clip=spec.clip, by_default=default_network.leaves_network_out(spec)
-        )
-        outputs.append(replace(choice, target=scaled))
-    return outputs
-
-
-def _last_as_output(
-    graph: NetworkGraph, last: GraphNode, target: Target, loss: Loss | None, facts: DatasetFacts
-) -> GraphNode | None:
-    """Make the last layer the target's output, where it is one: a second softmax behind the first would hide it."""
-    if not output.is_output(target, loss, last, facts):
-        return None
-    node = replace(last, target=target.name)
-    graph.nodes[last.name] = node
-    return node
-
-
-def _add_output(
-    graph: NetworkGraph, choice: Output, last: GraphNode | None, problems: list[Problem]
-) -> GraphNode | None:
-    if last is None or choice.layer is None:
-        detail = "A network with several inputs needs a layer that joins them."
-        problems.append(Problem(detail, "/network", fix="Concatenate, with inputs: the names of what it joins"))
-        return None
-    if len(last.shape) != 1:
-        flatten, name = Flatten(), free_name("flatten", graph.nodes)
-        shape = flatten.output_shape([last.shape])
-        last = GraphNode(name, flatten, (last.name,), shape, None, "/network")
-        graph.add(last)
-    name = free_name(layer_name(choice.target.name), graph.nodes)
-    shape = choice.layer.output_shape([last.shape])
-    node = GraphNode(name, choice.layer, (last.name,), shape, choice.target.name, "/network")
-    graph.add(node)
-    return node
 
 
 def _resolve_decisions(
