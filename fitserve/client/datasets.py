@@ -255,7 +255,7 @@ class Datasets(Resource):
         """
         answer = self._import(name, source, kinds, wait, options)
         if answer.status_code == 202:
-            return self._imported(answer.json(), progress)
+            return imported(Run.bind(answer.json(), self._connection), self._connection, progress)
         return Dataset.bind(answer.json(), self._connection)
 
     def queue_import(
@@ -276,9 +276,6 @@ class Datasets(Resource):
         stated = UploadOptions(kinds=dict(kinds or {}), **options).model_dump(mode="json", exclude_defaults=True)
         body = {"name": name, "source": dict(source), "options": stated} | ({} if wait is None else {"wait": wait})
         return self._connection.send("POST", _PATH, json=body, timeout=IMPORT_TIMEOUT)
-
-    def _imported(self, queued: Mapping[str, Any], progress: Progress | None) -> Dataset:
-        return imported(Run.bind(queued, self._connection), self._connection, progress)
 
     def connections(self) -> Sequence[ConnectionInfo]:
         """Return the connections that a source can name."""

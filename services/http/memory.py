@@ -9,7 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
-_ARENAS, _MAX_ARENAS = -8, 2  # mallopt's M_ARENA_MAX: by default, one for each of many threads keeps its own
+M_ARENA_MAX = -8  # of mallopt
+MAX_ARENAS = 2  # by default, each of many threads keeps one of its own
 
 
 def stay_small() -> None:
@@ -21,7 +22,7 @@ def stay_small() -> None:
     pa.set_memory_pool(pa.system_memory_pool())  # the other pools keep what they once had
     mallopt = _of_libc("mallopt")
     if mallopt is not None:
-        mallopt(_ARENAS, _MAX_ARENAS)
+        mallopt(M_ARENA_MAX, MAX_ARENAS)
 
 
 def release_memory() -> None:

@@ -69,12 +69,12 @@ async def refresh(
     row = await anyio.to_thread.run_sync(_newest_owned, ctx, caller, ref)
     importer = Importer(ctx.settings, ctx.engine, ctx.blobs, row.owner)
     source, options, snapshot = importer.imported_from(row)
-    order = ImportRequest(name=row.name, source=source, options=options, wait=wait)
+    body = ImportRequest(name=row.name, source=source, options=options, wait=wait)
     key = create.idempotency_key(idempotency_key, b"POST", request.url.path.encode())
     if (known := await anyio.to_thread.run_sync(_queued_before, ctx, row.owner, key)) is not None:
         return known
-    if await _is_run(importer, order):
-        return await anyio.to_thread.run_sync(_queue, ctx, caller, order, row, key)
+    if await _goes_to_workers(importer, body):
+        return await anyio.to_thread.run_sync(_queue, ctx, caller, body, row, key)
     made, created = await _import(importer, row.name, source, options, snapshot, row)
     return answer_dataset(response, made, created)
 
@@ -92,42 +92,42 @@ async def import_dataset(
     key = create.idempotency_key(idempotency_key, b"POST", request.url.path.encode(), body.model_dump_json().encode())
     if (known := await anyio.to_thread.run_sync(_queued_before, ctx, caller.owner, key)) is not None:
         return known
-    if await _is_run(importer, body):
+    if await _goes_to_workers(importer, body):
         return await anyio.to_thread.run_sync(_queue, ctx, caller, body, None, key)
     newest = await anyio.to_thread.run_sync(importer.newest, body.name)
     made, created = await _import(importer, body.name, body.source, body.options, None, newest)
     return answer_dataset(response, made, created)
 
 
-async def _is_run(importer: Importer, order: ImportRequest) -> bool:
+async def _goes_to_workers(importer: Importer, body: ImportRequest) -> bool:
     """Return whether workers import a source; what its list of objects shows to be wrong is refused at once."""
-    if order.wait:
+    if body.wait:
         return False
 
     def look() -> bool:
-        with importer.counted(order.source):
-            listing = importer.listing(order.source)
-        return order.wait is False or (listing is not None and importer.is_large(listing))
+        with importer.counted(body.source):
+            listing = importer.listing(body.source)
+        return body.wait is False or (listing is not None and importer.is_large(listing))
 
     return await _run_fetch(look)
 
 
 def _queue(
-    ctx: Context, caller: Caller, order: ImportRequest, refreshed: Dataset | None, key: create.RequestKey | None
+    ctx: Context, caller: Caller, body: ImportRequest, refreshed: Dataset | None, key: create.RequestKey | None
 ) -> Response:
     """Queue the run of an import. Raises Conflict for a name of another owner, TooMany, KeyReused."""
     owner = caller.owner if refreshed is None else refreshed.owner
     with db.reading(ctx.engine) as session:
-        store.check_name_is_free(order.name, store.latest_version(session, order.name), owner, as_version=True)
-    written = order.model_dump(mode="json", exclude_unset=True)
+        store.check_name_is_free(body.name, store.latest_version(session, body.name), owner, as_version=True)
+    written = body.model_dump(mode="json", exclude_unset=True)
     new = NewRun(
         owner=owner,
         dataset_id=None,
         spec=written,
         resolved={
-            "name": order.name,
-            "source": order.source.model_dump(mode="json", exclude_unset=True),
-            "options": order.options.model_dump(mode="json", exclude_defaults=True),
+            "name": body.name,
+            "source": body.source.model_dump(mode="json", exclude_unset=True),
+            "options": body.options.model_dump(mode="json", exclude_defaults=True),
             "known": None if refreshed is None else refreshed.id,
         },
         estimates={},
@@ -154,6 +154,7 @@ def _answer_run(ctx: Context, run_id: str, is_new: bool) -> Response:
 
 
 async def _read_import(request: Request, ctx: Context) -> ImportRequest:
+    """Return the JSON body of an import. Raises BadInput, TooLarge."""
     most, data = ctx.settings.limits.json_bytes, bytearray()
     async for chunk in request.stream():
         data += chunk
@@ -186,6 +187,7 @@ async def _import(
 
 
 async def _run_fetch(work: Callable[[], T]) -> T:
+    """Work on a thread, of which a few at a time wait for sources."""
     try:
         limiter = _fetch_limiter.get()
     except LookupError:

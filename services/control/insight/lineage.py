@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
+from fitserve import visibility
 from fitserve.datasets import store
 from fitserve.findings.lineage import Comparison, SeedScore, compare_scores, group_key, spec_changes
 from fitserve.findings.record import RunRecord
@@ -56,7 +57,7 @@ def _origins(session: Session, run: Run, visible: Callable[[Run], bool]) -> Iter
             trained_by=trained_by.id if trained_by is not None and visible(trained_by) else None,
         )
         source = session.get(Dataset, predicted["dataset"]) if predicted else None
-        if source is None or not (source.shared or source.owner == run.owner):
+        if source is None or not visibility.sees(run.owner, source):
             return
         dataset = source
 

@@ -292,6 +292,7 @@ def read_run_info(ctx: Context, run_id: str, owner: str | None = None) -> RunInf
 
 
 def run_info(session: Session, run: Run, settings: Settings) -> RunInfo:
+    """Return a run with its place in the queue, its progress, and when what it has trained is served."""
     place = queries.queue_position(session, run)
     columns = RunInfo.model_fields.keys() - {"queue", "phase", "progress", "reproduction", "serves_at"}
     return RunInfo(
