@@ -1,7 +1,7 @@
-"""Where a table lies within its CSV file: what comes before it, after it, and between its rows.
+"""Where a table begins within its CSV file: what comes before it, and between its first rows.
 
-Everything here is found in the file's beginning and end; what was found is said in a notice, with the option that
-decides otherwise. The parser reads the lines that are left, through `csv_region`.
+Everything here is found in the file's beginning, as `csv_end` does in its end. A notice says what was found, with the
+option that decides otherwise. The parser reads the lines that are left, through `csv_region`.
 """
 
 from __future__ import annotations
@@ -19,24 +19,8 @@ MAX_RECORDS = 500  # that a layout is judged by
 FEW_RECORDS = 20
 FEW_ROWS = 4  # that are alike below lines of one field
 MAX_BEFORE = 200  # lines before a table
-MAX_AFTER = 20  # lines after a table
 MAX_SPARSE = 40  # records that are looked at for a header below a title
 _SEP_LINE = re.compile(r'"?[sS][eE][pP]=(.)"?')
-_TOTALS = re.compile(
-    r"\W*+(grand |sub)?(total|totals|totale|summe|gesamt|insgesamt|sum|suma|somme|average|mean|mittelwert|moyenne|итого"
-    r"|всего|合计|总计|小计|合計|總計|小計)\W*+",
-    re.IGNORECASE,
-)
-_REMARK = re.compile(
-    r"\W*+(sources?|notes?|remarks?|footnotes?|legend|copyright|quellen?|hinweise?|anmerkung(en)?|nota|fuente|fonte)\W",
-    re.IGNORECASE,
-)
-# Lines that only say that the file ends, drawn or in words, and a trailer's mark before a count.
-_END = re.compile(
-    r"[-=*#_~+.<>/ ]*+(eof|eor|end|fin|ende|fim|fine|koniec|конец|終わり|结束)\b.{0,40}+|[-=*#_~+]{3,}+", re.IGNORECASE
-)
-_TRAILER = re.compile(r"\W{0,3}+(trailer|trl|tlr|eof|footer)\W{0,3}+", re.IGNORECASE)
-_COUNT = re.compile(r"\W*+(\d++|[nN]o) ?(rows?|records?|entries|lines?|results?)( \w++)*+\W*+", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -191,7 +175,7 @@ def _below_pairs(records: list[Record], width: int) -> int:
         before = [record.fields for record in records[:at] if not record.is_blank]
         if not before:
             return 0
-        numeric = [one for one in range(width) if _is_numeric(rows[:100], one)]
+        numeric = [one for one in range(width) if is_numeric(rows[:100], one)]
         are_pairs = all(len(fields) <= width and not begins_as_number(fields[0]) for fields in before)
         are_pairs &= len(before) > 1 or before[0][0].rstrip().endswith(":")  # one line may be the header, above units
         are_names = not any(begins_as_number(text) or not text.strip() for text in records[at].fields)
@@ -209,7 +193,7 @@ def _surely_begins(before: list[Record], first: Record, after: list[list[str]]) 
         return False
     width = len(first.fields)
     are_rows = len(after) >= FEW_ROWS and width > 2 and _share(after, width) == 1
-    return is_header(first.fields, after) or (are_rows and any(_is_numeric(after, at) for at in range(width)))
+    return is_header(first.fields, after) or (are_rows and any(is_numeric(after, at) for at in range(width)))
 
 
 def _has_rows(before: list[Record]) -> bool:
@@ -250,55 +234,7 @@ def _share(records: list[list[str]], width: int) -> float:
     return sum(len(fields) == width for fields in records) / max(1, len(records))
 
 
-# --- after the table -----------------------------------------------------------------------------------------------
-
-
-def find_footer(tail: str, body: list[list[str]], grammar: Grammar, width: int) -> tuple[int, str, int]:
-    """Return how many bytes at a file's end are no rows of the table, the first of those lines, and how many they are.
-
-    `tail` begins with a whole line; `body` are rows from the file's beginning. A last line that is cut off is not a
-    footer: it is an error.
-    """
-    lines = lines_of(tail)
-    if not lines or (grammar.quote and tail.count(grammar.quote) % 2) or width < 2:
-        return 0, "", 0
-    numeric = any(_is_numeric(body[:100], at) for at in range(width))
-    cut = len(lines)
-    for at in range(len(lines) - 1, max(-1, len(lines) - 1 - MAX_AFTER), -1):
-        text = lines[at].strip()
-        if not text:
-            continue
-        fields = next(iter(parse(lines[at], grammar, whole=True).records), None)
-        if fields is None or not _is_footer(fields.fields, lines[at], body, numeric, width):
-            break
-        cut = at
-    footer = [line.strip() for line in lines[cut:] if line.strip()]
-    if not footer:
-        return 0, "", 0
-    return len("".join(lines[cut:]).encode("utf-8", "surrogateescape")), footer[0], len(footer)
-
-
-def _is_numeric(body: list[list[str]], at: int) -> bool:
+def is_numeric(body: list[list[str]], at: int) -> bool:
+    """Return whether everything in a column of some rows begins as numbers do."""
     present = [fields[at] for fields in body if at < len(fields) and fields[at].strip()]
     return bool(present) and all(map(begins_as_number, present))
-
-
-def _is_footer(fields: list[str], line: str, body: list[list[str]], numeric: bool, width: int) -> bool:
-    present = [text.strip() for text in fields if text.strip()]
-    if not present:
-        return False
-    if len(present) == 1 and _COUNT.fullmatch(present[0]):
-        return True
-    if len(fields) < width and (_END.fullmatch(line.strip()) or _TRAILER.fullmatch(present[0])):
-        return True
-    if len(fields) < width and numeric and _REMARK.match(line.strip()):
-        return True
-    is_total = _TOTALS.fullmatch(present[0].rstrip(":")) is not None
-    if is_total:
-        seen = sum(text.strip().lower() == present[0].lower() for record in body for text in record)
-        return seen <= 1  # itself, in a short file
-    if len(fields) >= width and len(present) > 1:
-        return False
-    has_letters = any(character.isalpha() for character in present[0])
-    is_whole = line.endswith(("\n", "\r"))
-    return len(present) == 1 and len(fields) <= 1 and has_letters and is_whole and numeric and " " in present[0]

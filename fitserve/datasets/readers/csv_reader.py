@@ -25,7 +25,9 @@ from fitserve.datasets.column_plan import ColumnPlan
 from fitserve.datasets.plan_proposal import propose_plans
 from fitserve.datasets.readers import Batches, ReadAgain, TableReader
 from fitserve.datasets.readers.csv_dialect import detect_dialect
-from fitserve.datasets.readers.csv_layout import Grammar, find_footer, parse
+from fitserve.datasets.readers.csv_end import find_end
+from fitserve.datasets.readers.csv_layout import Grammar
+from fitserve.datasets.readers.csv_lines import each_line_has, lines_of_rows
 from fitserve.datasets.readers.csv_region import Region, RegionReader
 from fitserve.datasets.readers.csv_rewrites import find_rewrite, write_anew
 from fitserve.datasets.utf8 import first_invalid_utf8, transcode_guessed
@@ -42,7 +44,6 @@ BATCH_ROWS = 32_768
 PIECES = 8  # sampled from beyond the file's first megabyte
 PIECE_BYTES = 128 * 1024
 HEAD_BYTES = 64 * 1024  # by which it is told whether lines are written anew
-TAIL_BYTES = 64 * 1024  # in which lines after the table are looked for
 SHOWN_RAGGED = 3  # rows with the same wrong number of fields
 END_OF_FILE = "\x1a\0"  # DOS's mark, and padding
 _NEWLINE = re.compile(rb"\n")
@@ -134,51 +135,12 @@ class CsvReader(TableReader):
             blank_runs=dialect.blank_runs,
             drop_comments=len(dialect.names) == 1,
         )
-        return replace(region, end=self._find_end(region, head))
-
-    def _find_end(self, region: Region, head: bytes) -> int | None:
-        """Return where the last row ends, or None where that is the file's end."""
-        size = self.path.stat().st_size
-        with self.path.open("rb") as file:
-            begin = max(region.start, size - TAIL_BYTES)
-            file.seek(begin)
-            tail = file.read()
-        marked = tail.rstrip(b"\r\n")
-        content = marked.rstrip(b"\x1a\0")
-        if len(self.names) > 1:  # lines of blanks are no rows
-            content = _without_blank_lines(content)
-        end = None
-        if len(content) < len(marked):
-            end = begin + len(content)
-            tail = content
-            if content.rstrip() != marked.rstrip():
-                self.add_notice("end_of_file_mark", "Bytes after the table that only mark the file's end are left out.")
-        if begin > region.start:
-            cut = tail.find(b"\n") + 1
-            begin, tail = begin + cut, tail[cut:]
-        left_out, first, lines = self._find_footer(tail, head[region.start :])
-        if not left_out:
-            return end
-        message = (
-            f"{lines} lines after the table are no rows." if lines > 1 else "The last line is no row of the table."
-        )
-        self.add_notice("footer_skipped", message, evidence=f"the first is {first[:80]!r}", option="footer=0")
-        return begin + len(tail) - left_out
-
-    def _find_footer(self, tail: bytes, head: bytes) -> tuple[int, str, int]:
-        """Return the bytes of the lines after the table, the first of those lines, and how many they are."""
-        if self.options.footer is not None:
-            lines = tail.splitlines(keepends=True)
-            while lines and not lines[-1].strip():
-                lines.pop()
-            cut = lines[len(lines) - min(len(lines), self.options.footer) :]
-            blank = len(tail) - len(b"".join(lines))
-            first = cut[0].decode("utf-8", "replace").strip() if cut else ""
-            return (len(b"".join(cut)) + blank, first, len(cut)) if cut else (0, "", 0)
-        dialect = self.dialect
         grammar = Grammar(dialect.delimiter, dialect.quote, dialect.escape, dialect.blank_before_quote)
-        body = [record.fields for record in parse(head[:TAIL_BYTES].decode("utf-8", "replace"), grammar, True).records]
-        return find_footer(tail.decode("utf-8", "surrogateescape"), body, grammar, len(self.names))
+        end, notices = find_end(
+            self.path, region.start, head[region.start :], grammar, len(self.names), self.options.footer
+        )
+        self.notices += [notice for notice in notices if notice not in self.notices]
+        return replace(region, end=end)
 
     def plans(self) -> list[ColumnPlan]:
         pieces = [piece for piece in self._sample_pieces() if piece is not None]
@@ -394,19 +356,7 @@ class CsvReader(TableReader):
     def _reads_without_quotes(self) -> bool:
         """Return whether each line of the table has as many fields as there are columns, with quotes as text."""
         wanted = len(self.names) - 1 + int(self.dialect.trailing)
-        source = RegionReader(self.path, replace(self.region, quote=None))
-        delimiter, pending = ord(self.dialect.delimiter), b""
-        try:
-            while data := source.read(MB):
-                cut = data.rfind(b"\n") + 1
-                if cut and not _lines_have(pending + data[:cut], delimiter, wanted):
-                    return False
-                pending = data[cut:] if cut else pending + data
-                if len(pending) > MAX_BLOCK:
-                    return False
-            return not pending or _lines_have(pending, delimiter, wanted)
-        finally:
-            source.close()
+        return each_line_has(self.path, replace(self.region, quote=None), self.dialect.delimiter, wanted, MAX_BLOCK)
 
     def _number_rows(self, count: int, position: int) -> tuple[np.ndarray, int]:
         """Return the data rows of the next `count` records, past those that the parser left out, and the next one."""
@@ -541,55 +491,3 @@ class _BatchBuffer:
         if len(parts) == 1:
             return parts[0]
         return np.concatenate([numbers for numbers, _ in parts]), pa.concat_batches([batch for _, batch in parts])
-
-
-def _without_blank_lines(data: bytes) -> bytes:
-    """Return the data without lines of blanks at their end."""
-    while (last := data.rpartition(b"\n")[2]) and not last.strip(b" \r"):
-        data = data[: -len(last)].rstrip(b"\r\n")
-    return data
-
-
-def lines_of_rows(path: Path, region: Region, columns: int, rows: Sequence[int]) -> list[int | None]:
-    """Return the line (from 1) on which each data row (from 1) begins; a record may span several lines."""
-    wanted = sorted({row for row in rows if row > 0})
-    line_by_row: dict[int, int] = {}
-    records, lines = 0, region.lines_before
-    in_quotes = False
-    at_start = True  # the last byte ended a record
-    source = RegionReader(path, region)
-    while len(line_by_row) < len(wanted) and (chunk := source.read(16 * MB)):
-        data = np.frombuffer(chunk, np.uint8)
-        parity = np.zeros(len(data), np.int64)
-        if region.quote is not None:
-            # Odd after an opening quote; a doubled quote inside a field changes it twice.
-            parity = (np.cumsum(data == ord(region.quote)) + int(in_quotes)) & 1
-        newline = data == ord("\n")
-        begins = np.flatnonzero(newline & (parity == 0)) + 1
-        if at_start:
-            begins = np.concatenate([[0], begins])
-        at_start = bool(newline[-1]) and not parity[-1]
-        begins = begins[begins < len(data)]
-        if columns > 1:  # then the parser ignores empty lines
-            first, second = data[begins], data[np.minimum(begins + 1, len(data) - 1)]
-            begins = begins[~((first == ord("\n")) | ((first == ord("\r")) & (second == ord("\n"))))]
-        lines_before = np.cumsum(newline)
-        for record in wanted:
-            place = record - records - 1
-            if 0 <= place < len(begins):
-                begin = int(begins[place])
-                line_by_row[record] = lines + 1 + int(lines_before[begin - 1] if begin else 0)
-        records += len(begins)
-        lines += int(lines_before[-1])
-        in_quotes = bool(parity[-1])
-    source.close()
-    return [line_by_row.get(row) for row in rows]
-
-
-def _lines_have(lines: bytes, delimiter: int, wanted: int) -> bool:
-    """Return whether every line that is not blank has this many delimiters."""
-    data = np.frombuffer(lines if lines.endswith(b"\n") else lines + b"\n", np.uint8)
-    ends = np.flatnonzero(data == ord("\n"))
-    counts = np.cumsum(data == delimiter)[ends]
-    lengths = np.diff(ends, prepend=-1) - (data[np.maximum(ends - 1, 0)] == ord("\r"))
-    return bool(((np.diff(counts, prepend=0) == wanted) | (lengths <= 1)).all())
