@@ -167,7 +167,7 @@ class Settings(BaseSettings):
         description="Imports of objects of at least this size are runs, which workers carry out together, unless the "
         "request says `wait`; 0: none is",
     )
-    import_run_parts: int = Field(200, ge=2, description="So are imports of at least so many objects")
+    import_run_parts: int = Field(200, ge=2, description="Imports of at least this many objects are runs, too")
     sample_seconds: float = Field(
         15.0, gt=0, description="Between two samples that a process writes for the history on the System page"
     )
