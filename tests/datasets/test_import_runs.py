@@ -265,7 +265,12 @@ def test_many_objects_are_a_run_and_a_stopped_one_goes_on(
     assert again.status_code == 202
     assert workers.attempt() == RunState.succeeded
     assert workers.run(again.json()["id"]).result["created"] is False  # type: ignore[index]
-    assert api.admin.post(f"/runs/{again.json()['id']}/reproduce").status_code == 409
+    with db.transaction(workers.engine) as session:  # what has trained nothing has nothing to be repeated exactly
+        for kind in ("prediction", "export"):
+            create.add_run(session, create.NewRun("ann", None, {}, {}, {}, kind=kind), f"run_{kind}", db.now(session))
+            session.execute(update(Run).where(Run.id == f"run_{kind}").values(state=RunState.succeeded))
+    for run_id in (again.json()["id"], "run_prediction", "run_export"):
+        assert api.admin.post(f"/runs/{run_id}/reproduce").status_code == 409, run_id
 
 
 def test_the_client_waits_for_the_run_and_raises_what_the_api_raises(api: Api, workers: Workers, lake: Bucket) -> None:

@@ -18,7 +18,7 @@ from fitserve.runs.remaining import outlook, phase_of
 from fitserve.settings import Settings
 from fitserve.spec.decode import decode
 from fitserve.spec.resolve_search import search_of, trial_spec
-from fitserve.states import INTERNAL_KINDS, RunKind, RunState
+from fitserve.states import INTERNAL_KINDS, WHOLE_TRAININGS, RunKind, RunState
 from fitserve.submission import check
 from fitserve.tables import Run
 from fitserve.wire import Page
@@ -252,6 +252,9 @@ def _repeat(submission: Submission, run_id: str, states: tuple[RunState, ...], *
     with db.reading(ctx.engine) as session:
         run = queries.get_owned(session, run_id, caller.owner_filter)
         store.check_visible(session, caller.owner_filter, run.dataset_id)
+        if reproduce and run.kind not in (*WHOLE_TRAININGS, *INTERNAL_KINDS):
+            fix = "Import again: refresh the dataset." if run.kind == RunKind.import_ else None
+            raise Conflict("The run has trained nothing.", received=run.kind, expected="a run that trains", fix=fix)
         if run.kind == RunKind.prediction:
             check_batch_prediction(session, caller, str(run.resolved["model"]))
         if run.kind == RunKind.import_ and not caller.may("upload"):
@@ -263,8 +266,6 @@ def _repeat(submission: Submission, run_id: str, states: tuple[RunState, ...], *
         raise Conflict(
             f"The run is a {run.kind} of another.", received=run.kind, fix=f"Use its parent: {run.parent_id}."
         )
-    if reproduce and run.kind == RunKind.import_:
-        raise Conflict("The run has trained nothing.", received=run.kind, fix="Import again: refresh the dataset.")
     if run.state not in states:
         raise Conflict(f"The run is {run.state}.", received=run.state, expected=" or ".join(states))
     new = NewRun(

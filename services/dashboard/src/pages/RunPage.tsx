@@ -169,7 +169,7 @@ function Actions({ run }: { run: RunDetail }) {
         </Button>
       )}
       {(run.state === "failed" || run.state === "cancelled") && <Button onPress={() => again(retryRun(run.id))}>{t("run.retry")}</Button>}
-      {run.state === "succeeded" && run.kind !== "import" && <Button onPress={() => again(reproduceRun(run.id))}>{t("run.reproduce")}</Button>}
+      {run.state === "succeeded" && ["training", "reproduction"].includes(run.kind) && <Button onPress={() => again(reproduceRun(run.id))}>{t("run.reproduce")}</Button>}
       {run.kind !== "import" && (
         <>
           <RunDownloads run={run} />
