@@ -13,6 +13,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,13 @@ from fitserve.blobs import BlobStore, Corrupt, StoredBlob
 from fitserve.datasets.destinations import DestinationAway, DestinationRefused
 from fitserve.datasets.sources.connections import SourceRefused
 from fitserve.datasets.sources.fetched import SourceAway
-from fitserve.errors import BadInput, Conflict, FitserveError, NotFound, TooLarge, UnsupportedMedia
+from fitserve.errors import BadInput, Conflict, FitserveError, NotFound, StorageFull, TooLarge, UnsupportedMedia
 from fitserve.runs import cleanup, finish, lease
 from fitserve.runs.history import EventReport, Level, Report
 from fitserve.runs.lease import LeaseLost, StoredCheckpoint
 from fitserve.settings import Settings
 from fitserve.states import INTERNAL_KINDS, TERMINAL, FailureCause, RunState
+from workers.attempt.outcome import commit_outcome
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,12 @@ _CAUSE_BY_SLUG = {  # of an error that another attempt would meet again; others 
     DestinationRefused.slug: FailureCause.destination_refused,
     SourceRefused.slug: FailureCause.source_refused,
 }
+
+
+def _problem_of(error: FitserveError) -> dict[str, Any]:
+    """Return what a run's error says of an error, so that a client raises the same."""
+    problem = error.as_problem()
+    return {key: problem[key] for key in _PROBLEM_FIELDS if key in problem}
 
 
 class DeterministicFailure(Exception):
@@ -91,10 +99,13 @@ class SideAttempt(ABC):
                 telemetry.RUNS_FINISHED.labels(str(state)).inc()
         return state
 
-    def _work_and_commit(self, folder: Path) -> RunState:
+    def _work_and_commit(self, folder: Path) -> RunState | None:
         try:
             result, stored = self._work(folder)
-            return self._succeed(result, stored)
+            # A database that is away for a moment must not cost what may have taken hours.
+            patience = self.settings.graceful_seconds
+            succeed = partial(self._succeed, result, stored)
+            return commit_outcome(self.engine, self.claim.lease, succeed, self.stopping, patience)
         except (Interrupted, finish.CancelledFirst) as error:
             if self._lost:
                 raise LeaseLost(self.claim.lease.run_id) from error
@@ -106,9 +117,8 @@ class SideAttempt(ABC):
         except DeterministicFailure as error:
             return self._fail(error.cause, error.detail, error.evidence)
         except (BadInput, NotFound, Corrupt, Conflict, TooLarge, UnsupportedMedia) as error:
-            problem = error.as_problem()
-            evidence: dict[str, Any] = {key: problem[key] for key in _PROBLEM_FIELDS if key in problem}
-            evidence["errors"] = [one.as_dict() for one in error.problems]
+            evidence = _problem_of(error)
+            evidence["errors"] = [problem.as_dict() for problem in error.problems]
             return self._fail(_CAUSE_BY_SLUG.get(error.slug, FailureCause.bad_data), error.detail, evidence)
         except LeaseLost:
             raise
@@ -137,14 +147,18 @@ class SideAttempt(ABC):
             away = isinstance(error, SourceAway)
             cause = FailureCause.source_away if away else FailureCause.destination_away
             log.warning("the other side is away", extra={"run": self.claim.lease.run_id, "error": error.detail})
+        elif isinstance(error, StorageFull):
+            cause = FailureCause.disk_full
+            log.warning("the disk is full", extra={"run": self.claim.lease.run_id})
         else:
             log.exception("the attempt failed", extra={"run": self.claim.lease.run_id})
         detail = error.detail if isinstance(error, FitserveError) else f"The worker failed: {type(error).__name__}"
         most = self.settings.max_attempts
         remains = self._undo() if self.claim.run.spent_attempts + 1 >= most else None
-        result = {} if remains is None else {"remains": remains}
+        facts = _problem_of(error) if isinstance(error, FitserveError) else {}
+        facts |= {} if remains is None else {"remains": remains}
         detail = detail.rstrip(".")
-        state = finish.lose(self.engine, self.claim.lease, most, cause, detail, result, clean=remains == [])
+        state = finish.lose(self.engine, self.claim.lease, most, cause, detail, facts, clean=remains == [])
         if state == RunState.failed and self.claim.run.kind not in INTERNAL_KINDS:
             telemetry.RUN_FAILURES.labels(cause).inc()
         return state

@@ -5,8 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import shutil
 import threading
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
 
 from sqlalchemy import Engine, select
 
@@ -23,7 +27,26 @@ from workers.side_attempt import SideAttempt
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 2.0
+SWEEP_SECONDS = 600.0  # between two looks for folders that killed workers have left, and their least age
 MakeAttempt = Callable[[Settings, Engine, BlobStore, lease.Claim, threading.Event], SideAttempt]
+
+
+def remove_left_folders(engine: Engine, folder: Path, age: float) -> None:
+    """Delete the folders of attempts that are over: a worker that was killed has left them on this machine.
+
+    They may be as large as a dataset. Whoever still works in one has lost its lease, and writes nothing any more.
+    """
+    for path in folder.glob("*-*"):
+        run_id, _, attempt = path.name.rpartition("-")
+        with suppress(FileNotFoundError):  # another worker of this machine looks too
+            if not attempt.isdigit() or time.time() - path.stat().st_mtime < age:
+                continue
+            of_attempt = (Run.id == run_id, Run.state == RunState.running, Run.attempt == int(attempt))
+            with db.reading(engine) as session:
+                is_held = session.scalar(select(Run.id).where(*of_attempt)) is not None
+            if not is_held:
+                log.info("deleting what a killed worker has left", extra={"run": run_id})
+                shutil.rmtree(path, ignore_errors=True)
 
 
 class SideRunner(threading.Thread):
@@ -41,6 +64,7 @@ class SideRunner(threading.Thread):
         self.settings, self.engine, self.blobs, self.stopping = settings, engine, blobs, stopping
         self._attempts = attempts
         self._woken = threading.Event()
+        self._sweep_at = time.monotonic()
         self._worker = f"{platform.node()}-{os.getpid()}-predictions"
 
     def wake(self) -> None:
@@ -52,6 +76,9 @@ class SideRunner(threading.Thread):
             try:
                 while not self.stopping.is_set() and self._run_next():
                     pass
+                if time.monotonic() >= self._sweep_at:
+                    self._sweep_at = time.monotonic() + SWEEP_SECONDS
+                    remove_left_folders(self.engine, self.settings.scratch / "runs", SWEEP_SECONDS)
             except FitserveError as error:
                 log.warning("cannot claim a run", extra={"error": error.detail})
             except Exception:

@@ -20,7 +20,7 @@ from fitserve.blobs import FolderStore
 from fitserve.datasets.sources import import_plan
 from fitserve.datasets.sources.import_plan import ImportPlan
 from fitserve.datasets.sources.objects import ListedObject, Listing
-from fitserve.errors import BadInput
+from fitserve.errors import BadInput, Unavailable
 from fitserve.ids import new_id
 from fitserve.runs import create, finish, lease, queries, worker_registry
 from fitserve.settings import Settings
@@ -32,7 +32,7 @@ from tests.datasets.test_file_sources import parquet
 from tests.waiting import wait_until
 from workers.batch.division import Assignment, PartDivision
 from workers.batch.import_run import ImportAttempt, part_attempt
-from workers.side_runner import MakeAttempt, SideRunner
+from workers.side_runner import MakeAttempt, SideRunner, remove_left_folders
 
 POINTS = ("import.after_plan", "import.after_part", "import.after_blobs")
 ATTEMPTS: dict[str, MakeAttempt] = {RunKind.import_: ImportAttempt, RunKind.part: part_attempt}
@@ -40,9 +40,10 @@ ATTEMPTS: dict[str, MakeAttempt] = {RunKind.import_: ImportAttempt, RunKind.part
 
 @pytest.fixture(autouse=True)
 def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make each object a part of its own, and do not wait long for a store that is away."""
+    """Make each object a part of its own, and do not wait long for a store that is away, but for a slow machine."""
     monkeypatch.setattr(import_plan, "PART_OBJECTS", 1)
     monkeypatch.setattr("fitserve.datasets.sources.fetched.FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(worker_registry, "WORKER_TIMEOUT", 3600)
 
 
 class Bucket:
@@ -52,7 +53,7 @@ class Bucket:
         self.name = new_id("b").replace("_", "-")
         endpoint = {"endpoint_url": environment["AWS_ENDPOINT_URL"]}
         options = {"key": "tester", "secret": "lake-s3cret", "client_kwargs": endpoint}
-        self.connection = {"url": f"s3://{self.name}/data", "options": options}
+        self.connection: dict[str, Any] = {"url": f"s3://{self.name}/data", "options": options}
         self._store = fsspec.filesystem("s3", skip_instance_cache=True, use_listings_cache=False, **options)
         self._store.mkdir(self.name)
 
@@ -233,6 +234,7 @@ def test_a_source_that_changes_is_listed_again(
     first = api.ann.post(refresh, params={"wait": False}, headers={"Idempotency-Key": "again"}).json()["id"]
     repeated = api.ann.post(refresh, params={"wait": False}, headers={"Idempotency-Key": "again"})
     assert (repeated.json()["id"], repeated.headers["idempotency-replayed"]) == (first, "true")
+    assert api.ann.post(refresh, headers={"Idempotency-Key": "again"}).status_code == 409  # asks for something else
     assert workers.attempt() == RunState.succeeded
     assert (workers.dataset(first).version, workers.dataset(first).rows) == (2, 4)
 
@@ -260,7 +262,10 @@ def test_many_objects_are_a_run_and_a_stopped_one_goes_on(
     assert workers.attempt() == RunState.succeeded
     assert workers.dataset(run_id).version == 2
     queued = ask(api, "many", "many/*").json()["id"]
+    assert api.bob.get(f"/runs/{queued}").status_code == 404
+    assert api.ann.post(f"/runs/{queued}/cancel").status_code == 403  # which `train` allows
     assert api.admin.post(f"/runs/{queued}/cancel").status_code == 200
+    assert api.ann.post(f"/runs/{queued}/retry").status_code == 403
     again = api.admin.post(f"/runs/{queued}/retry")
     assert again.status_code == 202
     assert workers.attempt() == RunState.succeeded
@@ -310,6 +315,171 @@ def test_parts_are_large_enough_and_not_too_many(monkeypatch: pytest.MonkeyPatch
     many = ImportPlan.of(Listing([ListedObject(str(at), 1, "m") for at in range(10_000)]))
     assert [len(part) for part in many.parts] == [32] * 312 + [16]
     assert len(ImportPlan.of(Listing([ListedObject(str(at), 1 << 40, "m") for at in range(10_000)])).parts) == 500
+
+
+# --- what is deleted, damaged, changed or away -----------------------------------------------------------------------
+
+
+def test_a_plan_that_is_lost_takes_no_part_of_the_old_one(
+    api: Api, workers: Workers, lake: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plan that waits for a worker longer than garbage is kept is gone; the parts' rows are not."""
+    for name, rows in (("0", 1), ("1", 2), ("2", 4)):
+        lake.put(f"lost/{name}.csv", b"n\n" + b"1\n" * rows)
+    run_id = ask(api, "lost", "lost/*").json()["id"]
+    stopping, read = threading.Event(), ImportAttempt._read_part
+
+    def help_and_stop(attempt: Any, plan: ImportPlan, number: int, folder: Path) -> Any:
+        assert workers.attempt(RunKind.part) == RunState.succeeded
+        stopping.set()
+        return read(attempt, plan, number, folder)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ImportAttempt, "_read_part", help_and_stop)
+        assert workers.attempt(stopping=stopping) == RunState.queued
+    checkpoint = workers.run(run_id).checkpoint
+    assert checkpoint is not None
+    workers.blobs.delete(json.loads(workers.blobs.read(checkpoint))["plan"])
+    lake.put("lost/00.csv", b"n\n" + b"1\n" * 8)  # the second one from now on
+    assert workers.attempt() == RunState.succeeded, workers.run(run_id).error
+    assert workers.dataset(run_id).rows == 15
+
+
+def test_parts_that_are_deleted_or_damaged_are_read_again(
+    api: Api, workers: Workers, lake: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another import of the same objects deletes its files, which are these; and the database is away twice."""
+    for number in range(3):
+        lake.put(f"shaken/{number}.csv", b"n\n" + b"%d\n" % number * (number + 1))
+    join, assign, succeed = ImportAttempt._join, PartDivision.assign, finish.succeed
+    away = [PartDivision, finish]
+
+    def join_what_is_left(attempt: Any, importer: Any, plan: ImportPlan, verify: bool) -> Any:
+        if not verify:
+            workers.blobs.delete(attempt._done[0].blob)
+            (table,) = json.loads(workers.blobs.read(attempt._done[1].blob))
+            workers.blobs.local(table["blob"], Path()).write_bytes(b"damaged")
+        return join(attempt, importer, plan, verify)
+
+    def assign_late(division: PartDivision, remaining: Sequence[int]) -> Assignment:
+        if PartDivision in away:
+            away.remove(PartDivision)
+            raise Unavailable
+        return assign(division, remaining)
+
+    def succeed_unheard(*args: Any, **more: Any) -> RunState:
+        state = succeed(*args, **more)
+        if finish in away:
+            away.remove(finish)
+            raise Unavailable
+        return state
+
+    monkeypatch.setattr(ImportAttempt, "_join", join_what_is_left)
+    monkeypatch.setattr(PartDivision, "assign", assign_late)
+    monkeypatch.setattr(finish, "succeed", succeed_unheard)
+    run_id = ask(api, "shaken", "shaken/*").json()["id"]
+    assert workers.attempt() == RunState.succeeded, workers.run(run_id).error
+    assert (workers.dataset(run_id).rows, workers.run(run_id).attempt, away) == (6, 1, [])
+
+
+def test_the_one_object_that_is_left_is_the_table(
+    api: Api, workers: Workers, lake: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake.put("last/1.csv", b"n\n1\n")
+    lake.put("last/2.csv", b"n\n2\n")
+    read = ImportAttempt._read_part
+
+    def read_late(attempt: Any, plan: ImportPlan, number: int, folder: Path) -> Any:
+        lake.remove("last/2.csv") if number == 1 else None
+        return read(attempt, plan, number, folder)
+
+    monkeypatch.setattr(ImportAttempt, "_read_part", read_late)
+    run_id = ask(api, "last", "last/*").json()["id"]
+    assert workers.attempt() == RunState.succeeded, workers.run(run_id).error
+    alone = ask(api, "last-alone", "last/*", True)
+    assert workers.dataset(run_id).sha256 == alone.json()["sha256"]
+
+
+def test_refreshes_at_once_make_one_version_and_names_are_taken(
+    api: Api, workers: Workers, lake: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake.put("twice/1.csv", b"n\n1\n")
+    lake.put("twice/2.csv", b"n\n2\n")
+    assert ask(api, "twice", "twice/*", True).status_code == 201
+
+    def refresh() -> str:
+        return str(api.ann.post("/datasets/twice/refresh", params={"wait": False}).json()["id"])
+
+    lake.put("twice/3.csv", b"n\n3\n")
+    ids = [refresh(), refresh()]
+    assert [workers.attempt() for _ in ids] == [RunState.succeeded] * 2
+    results = [workers.run(run_id).result or {} for run_id in ids]
+    assert [(one["dataset"], one["created"]) for one in results] == [("twice@2", True), ("twice@2", False)]
+
+    for view in ("findings", "lineage", "complexity", "evaluation", "importance", "hardest", "layers", "trials"):
+        assert api.ann.get(f"/runs/{ids[0]}/{view}").status_code < 500, view
+    for sought in ({"sort": "dataset"}, {"q": "twice"}):
+        listed = api.ann.get("/runs", params=sought).json()["items"]
+        assert ids[0] in [one["id"] for one in listed], sought
+
+    gone, commit = refresh(), ImportAttempt._succeed
+
+    def commit_late(attempt: Any, *what: Any) -> RunState:
+        assert api.ann.delete(f"/datasets/{results[0]['dataset_id']}").status_code == 204
+        return commit(attempt, *what)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ImportAttempt, "_succeed", commit_late)
+        assert workers.attempt() == RunState.failed
+    assert "deleted" in (workers.run(gone).error or {})["detail"]
+
+    taken = ask(api, "taken", "twice/*").json()["id"]
+    assert api.bob.post("/datasets", params={"name": "taken"}, content=b"a\n1\n").status_code == 201
+    assert workers.attempt() == RunState.failed
+    assert (workers.run(taken).error or {})["type"] == "urn:fitserve:problem:conflict"
+
+
+def test_a_worker_refuses_and_waits_as_the_api_does(
+    api: Api, workers: Workers, lake: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake.put("refused/1.csv", b"n\n1\n")
+    lake.put("refused/2.csv", b"n\n2\n")
+
+    def error() -> dict[str, Any]:
+        assert workers.attempt() == RunState.failed
+        with db.reading(workers.engine) as session:
+            run = session.scalars(select(Run).where(Run.kind == RunKind.import_).order_by(Run.id.desc())).first()
+        assert run is not None
+        assert "lake-s3cret" not in json.dumps([run.error, workers.events(run.id)])
+        return run.error or {}
+
+    monkeypatch.setattr(api.settings, "max_attempts", 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(api.settings.limits, "expanded_bytes", 7)  # each has four
+        assert ask(api, "refused", "refused/*", True).status_code == 413
+        ask(api, "refused", "refused/*")
+        assert error()["type"] == "urn:fitserve:problem:too-large"
+    absent = {**lake.connection["options"], "client_kwargs": {"endpoint_url": "http://127.0.0.1:1"}}
+    for change, slug in (({"owners": ["bob"]}, "bad-input"), ({"options": absent}, "source-away")):
+        ask(api, "refused", "refused/*")
+        api.connect(lake={**lake.connection, **change})
+        assert error()["type"] == f"urn:fitserve:problem:{slug}"
+        api.connect(lake=lake.connection)
+
+
+def test_folders_of_killed_workers_are_deleted(workers: Workers, tmp_path: Path) -> None:
+    new = create.NewRun("ann", None, {}, {}, {}, kind=RunKind.import_)
+    held = create.create_run(workers.engine, new, Settings().limits)[0].id
+    claim = lease.claim(workers.engine, "w", lease_seconds=30, running_limit=99, kinds=(RunKind.import_,))
+    assert claim is not None
+    for name in (f"{held}-0", f"{held}-1", "run_gone-1", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    remove_left_folders(workers.engine, tmp_path, 60)
+    assert len(list(tmp_path.iterdir())) == 4
+    remove_left_folders(workers.engine, tmp_path, 0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", f"{held}-1"]
+    finish.confirm_cancel(workers.engine, claim.lease)
 
 
 # --- kills ---------------------------------------------------------------------------------------------------------
@@ -385,8 +555,8 @@ def test_who_has_lost_the_lease_makes_no_version(
     run_id = ask(api, "paused", "paused/*").json()["id"]
     join = ImportAttempt._join
 
-    def lose_it(attempt: Any, importer: Any, plan: ImportPlan) -> Any:
-        fetched = join(attempt, importer, plan)
+    def lose_it(attempt: Any, importer: Any, plan: ImportPlan, verify: bool) -> Any:
+        fetched = join(attempt, importer, plan, verify)
         with db.transaction(workers.engine) as session:
             past = db.now(session).replace(year=2020)
             session.execute(update(Run).where(Run.id == run_id).values(lease_expires_at=past))

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeVar
 
 from fitserve.datasets.destinations import Part
+from fitserve.errors import Unavailable
+from workers.attempt.outcome import RETRY_SECONDS
 from workers.batch.division import PartDivision
 from workers.side_attempt import Interrupted, SideAttempt
 
 POLL = 0.1  # seconds between looks at the parts of other workers
+T = TypeVar("T")
 
 
 class DividedAttempt(SideAttempt):
@@ -27,15 +32,29 @@ class DividedAttempt(SideAttempt):
         while remaining := [number for number in numbers if number not in done]:
             if self._is_interrupted:
                 raise Interrupted
-            assignment = division.assign(remaining)
+            assignment = self._patiently(partial(division.assign, remaining))
             if assignment.finished:
                 done.update(assignment.finished)
-                self._record()
+                self._patiently(self._record)
             if assignment.own is not None:
                 done[assignment.own] = self._do_part(assignment.own, assignment.blob)
-                self._record()
+                self._patiently(self._record)
             elif not assignment.finished:
                 time.sleep(POLL)
+
+    def _patiently(self, work: Callable[[], T]) -> T:
+        """Return what `work` returns, again and again while the database or the blob store is away.
+
+        Not for longer than the lease holds without a database: an attempt that has lost it is of no use.
+        """
+        until = time.monotonic() + self.settings.lease_seconds
+        while True:
+            try:
+                return work()
+            except Unavailable as error:
+                if type(error) is not Unavailable or self._is_interrupted or time.monotonic() > until:
+                    raise
+            time.sleep(RETRY_SECONDS)
 
     @abstractmethod
     def _do_part(self, number: int, blob: str | None) -> Part:

@@ -69,6 +69,10 @@ class PartDivision:
             reclaim_expired_runs(self.engine, self.max_attempts)
         return Assignment(finished=finished)
 
+    def next_number(self) -> int:
+        """Return a number above those of all parts that were ever offered."""
+        return max(self._read(), default=-1) + 1
+
     def end(self) -> bool:
         """Cancel what others have, before the run ends. Return whether all of them have stopped."""
         finish.cancel_divided(self.engine, self.lease)

@@ -25,8 +25,11 @@ from fitserve.datasets import store
 from fitserve.datasets.destinations import Part
 from fitserve.datasets.sources import Importer
 from fitserve.datasets.sources.fetched import ATTEMPTS, Fetched, SourceChanged, Stopped, Unchanged
-from fitserve.datasets.sources.import_plan import ImportPlan, load_tables, store_tables
-from fitserve.errors import NotFound, Unavailable
+from fitserve.datasets.sources.import_plan import ImportPlan, StoredTables, find_tables, load_tables, store_tables
+from fitserve.datasets.sources.objects import Listing
+from fitserve.datasets.sources.part_files import check_expanded
+from fitserve.errors import Conflict, NotFound, Unavailable
+from fitserve.runs.blob_references import BlobVanished
 from fitserve.runs.lease import Claim, StoredCheckpoint
 from fitserve.settings import Settings
 from fitserve.states import TERMINAL, FailureCause, RunKind, RunState
@@ -35,6 +38,7 @@ from fitserve.wire.datasets import UploadOptions
 from fitserve.wire.sources import Source
 from workers.attempt.trial_division import delete_blob
 from workers.batch.divided import DividedAttempt
+from workers.batch.division import PartDivision
 from workers.batch.prediction import PartAttempt
 from workers.side_attempt import DeterministicFailure, Interrupted, SideAttempt
 
@@ -57,27 +61,24 @@ class _ImportingAttempt(SideAttempt):
     def _options(self) -> UploadOptions:
         return UploadOptions.model_validate(self.claim.run.resolved["options"])
 
-    def _read_part(self, plan: ImportPlan, number: int, folder: Path) -> tuple[Part, list[StoredBlob]]:
-        """Fetch, read and store a part. Return it, and its objects' files. Raises BadInput, SourceAway, Interrupted."""
+    def _read_part(self, plan: ImportPlan, number: int, folder: Path) -> StoredTables:
+        """Fetch, read and store a part. Raises BadInput, SourceAway, TooLarge, Interrupted."""
         objects = plan.objects_of(number)
         assert objects is not None
         try:
             with store.scratch_folder(folder) as own:
                 tables = self._importer().read_objects(self._source, own, self._options, objects)
-                listed, files = store_tables(self.blobs, tables)
+                return store_tables(self.blobs, tables)
         except Stopped:
             raise Interrupted from None
-        return Part(number, 0, listed.sha256, listed.bytes), files
 
-    def _known_part(self, number: int, blob: str | None) -> Part | None:
-        """Return a part that another worker has stored, if all of it is there."""
-        if blob is None:
-            return None
-        try:
-            is_whole = load_tables(self.blobs, blob, self.settings.scratch / "blobs") is not None
-        except (NotFound, Corrupt):
-            return None
-        return Part(number, 0, blob, 0) if is_whole else None
+    def _known_part(self, blob: str | None) -> StoredTables | None:
+        """Return a part that was stored before, by whomever, if all of it is there."""
+        return None if blob is None else find_tables(self.blobs, blob)
+
+
+def _as_part(number: int, stored: StoredTables) -> Part:
+    return Part(number, 0, stored.listed.sha256, stored.expanded)
 
 
 class ImportAttempt(_ImportingAttempt, DividedAttempt):
@@ -97,6 +98,8 @@ class ImportAttempt(_ImportingAttempt, DividedAttempt):
     def _delete_parts(self) -> None:
         """Delete what other workers and this one have read: it may be as large as the source."""
         for part in self._done.values():
+            if self.stopping.is_set():
+                return  # a worker that stops is not waited for: the collector deletes the rest
             try:
                 tables = json.loads(self.blobs.read(part.blob))
             except (NotFound, Corrupt, Unavailable):
@@ -106,6 +109,7 @@ class ImportAttempt(_ImportingAttempt, DividedAttempt):
 
     def _work(self, folder: Path) -> tuple[dict[str, Any], dict[str, StoredBlob]]:
         self._folder, name = folder, str(self.claim.run.resolved["name"])
+        self._check_name(name)
         importer = self._importer()
         self._unchanged: Dataset | None = self._known_version()
         known = None if self._unchanged is None else importer.imported_from(self._unchanged)[2]
@@ -114,7 +118,7 @@ class ImportAttempt(_ImportingAttempt, DividedAttempt):
             self._unchanged = None
             self._check_wanted()
             self._report_progress("Joined and read as one table" if self._plan else "Read as a table", {})
-            self._version = importer.parse(name, self._source, self._options, fetched)
+            self._version = importer.parse(name, self._source, self._options, fetched, folder)
             self._check_wanted()
         except Unchanged:
             return {}, {}
@@ -122,6 +126,12 @@ class ImportAttempt(_ImportingAttempt, DividedAttempt):
             raise Interrupted from None
         crash_point("import.after_blobs")
         return {"rows": self._version.table.rows}, {"dataset": self._version.blob}
+
+    def _check_name(self, name: str) -> None:
+        """Raise Conflict before any work is done for a name that is another owner's by now."""
+        with db.reading(self.engine) as session:
+            newest = store.latest_version(session, name)
+            store.check_name_is_free(name, newest, self.claim.run.owner, as_version=True)
 
     def _known_version(self) -> Dataset | None:
         """Return the version that a refresh has begun from, if it is still there."""
@@ -131,65 +141,77 @@ class ImportAttempt(_ImportingAttempt, DividedAttempt):
 
     def _fetch(self, importer: Importer, known: dict[str, Any] | None) -> Fetched:
         """Return the table as one file. Raises BadInput, SourceAway, TooLarge, Unchanged."""
+        division = self._divide()
         self._read_checkpoint()
         if self._plan is None:
             with importer.counted(self._source):
                 listing = importer.listing(self._source)
+                if listing is not None and listing.is_known(known):
+                    raise Unchanged
             if listing is None or len(listing.objects) == 1:
                 return importer.fetch(self._source, self._folder, self._options, known)
-            if listing.is_known(known):
-                raise Unchanged
-            self._begin(ImportPlan.of(listing))
+            self._begin(division, listing)
         with importer.counted(self._source):
-            fetched = self._fetch_parts(importer)
+            fetched = self._fetch_parts(importer, division)
+        if fetched is None:
+            return importer.fetch(self._source, self._folder, self._options, None)
         importer.count_fetched(self._source, fetched.bytes)
         return fetched
 
-    def _fetch_parts(self, importer: Importer) -> Fetched:
-        """Have all parts read, and join them; where one has changed since, list the source again and begin anew."""
-        division = self._divide()
+    def _fetch_parts(self, importer: Importer, division: PartDivision) -> Fetched | None:
+        """Have all parts read, and join them; where one has changed since, list the source again and begin anew.
+
+        None where a single object is left, which is no part but the table.
+        """
+        is_lost = False
         for attempt in range(1, ATTEMPTS + 1):
             assert self._plan is not None
             try:
                 self._do_all(division, self._plan.numbers, self._done)
-                return self._join(importer, self._plan)
+                return self._join(importer, self._plan, verify=is_lost)
             except SourceChanged:
                 if attempt == ATTEMPTS:
                     raise
-            except NotFound:  # another import of the same objects has ended, and its files were these
+            except (NotFound, Corrupt) as error:  # such as another import's of the same objects, which has ended
                 if attempt == ATTEMPTS:
-                    raise
+                    raise BlobVanished("The parts of the import are deleted again and again.") from error
+                is_lost = True
                 continue
-            division.end()
             listing = importer.listing(self._source)
             assert listing is not None
             self._report_progress("The source has changed: it is listed again", {}, "warn")
-            self._begin(ImportPlan.of(listing, self._plan.numbers.stop))
+            if len(listing.objects) == 1:
+                return None
+            self._begin(division, listing)
         raise AssertionError("unreachable")
 
-    def _begin(self, plan: ImportPlan) -> None:
-        """Record a plan before its first part is offered."""
-        self._plan, self._done = plan, {}
-        self._plan_blob = self.blobs.put_bytes(plan.to_json())
+    def _begin(self, division: PartDivision, listing: Listing) -> None:
+        """Record a plan before a part of it is offered. Its numbers are new, also where the one before it is lost."""
+        division.end()
+        unused = 0 if self._plan is None else self._plan.numbers.stop
+        self._plan, self._done = ImportPlan.of(listing, max(unused, division.next_number())), {}
+        self._plan_blob = self.blobs.put_bytes(self._plan.to_json())
         self._record()
         crash_point("import.after_plan")
 
     def _do_part(self, number: int, blob: str | None) -> Part:
-        part = self._known_part(number, blob)
-        if part is None:
+        stored = self._known_part(blob)
+        if stored is None:
             assert self._plan is not None
-            part, _ = self._read_part(self._plan, number, self._folder)
+            stored = self._read_part(self._plan, number, self._folder)
             crash_point("import.after_part")
-        return part
+        return _as_part(number, stored)
 
-    def _join(self, importer: Importer, plan: ImportPlan) -> Fetched:
+    def _join(self, importer: Importer, plan: ImportPlan, verify: bool) -> Fetched:
         cache, tables = self.settings.scratch / "blobs", []
         for number in plan.numbers:
-            loaded = load_tables(self.blobs, self._done[number].blob, cache)
+            loaded = load_tables(self.blobs, self._done[number].blob, cache, verify=verify)
             if loaded is None:  # collected since, as garbage
-                self._done[number], _ = self._read_part(plan, number, self._folder)
+                self._done[number] = _as_part(number, self._read_part(plan, number, self._folder))
                 loaded = load_tables(self.blobs, self._done[number].blob, cache)
-            tables += loaded or []
+            if loaded is None:
+                raise NotFound("A part that was stored just now is gone.")
+            tables += loaded
         return importer.join(tables, self._folder, self._options, plan.listing.snapshot)
 
     def _record(self) -> None:
@@ -201,6 +223,7 @@ class ImportAttempt(_ImportingAttempt, DividedAttempt):
         size, whole = sum(map(self._plan.bytes_of, self._done)), self._plan.listing.bytes
         facts = {"parts": parts, "of": of, "bytes": size, "bytes_of": whole}
         self._write((self._report("info", f"{parts} of {of} parts", facts),), checkpoint)
+        check_expanded(sum(part.bytes for part in self._done.values()), self.settings.limits)
 
     def _report_progress(self, message: str, data: dict[str, Any], level: Any = "info") -> None:
         self._write((self._report(level, message, data),))
@@ -217,14 +240,16 @@ class ImportAttempt(_ImportingAttempt, DividedAttempt):
             return
         self._plan, self._plan_blob = plan, self.blobs.put_bytes(plan.to_json())  # as old as this attempt again
         parts = (Part(**one) for one in body["done"])
-        self._done = {part.number: part for part in parts if self._known_part(part.number, part.blob)}
+        self._done = {part.number: part for part in parts if self._known_part(part.blob)}
 
     def _succeed(self, result: Mapping[str, Any], stored: Mapping[str, StoredBlob]) -> RunState:
         for _ in range(store.COMMIT_ATTEMPTS):
             try:
                 return super()._succeed(result, stored)
-            except IntegrityError:  # an upload has taken the name's next version meanwhile
-                continue
+            except (IntegrityError, Conflict) as error:
+                # An upload has taken the name's next version meanwhile, or the newest one was deleted: not another's.
+                if isinstance(error, Conflict) and not isinstance(error.__cause__, IntegrityError):
+                    raise
         return super()._succeed(result, stored)
 
     def _register(self, session: Session) -> dict[str, Any]:
@@ -232,7 +257,8 @@ class ImportAttempt(_ImportingAttempt, DividedAttempt):
         made, created = self._unchanged, False
         if self._version is not None:
             made, created = store.add_version(session, self._version)
-        assert made is not None
+        elif made is None or session.get(Dataset, made.id) is None:
+            raise Conflict("The version that is refreshed was deleted meanwhile.", fix="Import it again.")
         return {"dataset": f"{made.name}@{made.version}", "dataset_id": made.id, "created": created, "rows": made.rows}
 
 
@@ -241,21 +267,20 @@ class ImportPartAttempt(_ImportingAttempt):
 
     def _work(self, folder: Path) -> tuple[dict[str, Any], dict[str, StoredBlob]]:
         run, number = self.claim.run, int(self.claim.run.spec[RunKind.part])
-        part, files = self._known_part(number, run.checkpoint), list[StoredBlob]()
+        part = self._known_part(run.checkpoint)
         if part is None:
             plan = self._plan()
             if plan is None or number not in plan.numbers:
                 raise DeterministicFailure(FailureCause.source_away, "The import has another plan by now", {})
             try:
-                part, files = self._read_part(plan, number, folder)
+                part = self._read_part(plan, number, folder)
             except SourceChanged as error:
                 raise DeterministicFailure(FailureCause.source_away, error.detail, {}) from error
-            self._write((), StoredCheckpoint(StoredBlob(part.blob, part.bytes), 1))
+            self._write((), StoredCheckpoint(part.listed, 1))
         crash_point("import.after_part")
-        stored = {"part": StoredBlob(part.blob, part.bytes)}
-        stored |= {f"part {at}": file for at, file in enumerate(files)}
-        objects = [file.sha256 for file in files]
-        return {"rows": part.rows, "blob": part.blob, "bytes": part.bytes, "objects": objects}, stored
+        stored = {"part": part.listed} | {f"part {at}": file for at, file in enumerate(part.files)}
+        objects = [file.sha256 for file in part.files]
+        return {"rows": 0, "blob": part.listed.sha256, "bytes": part.expanded, "objects": objects}, stored
 
     def _plan(self) -> ImportPlan | None:
         """Return the plan that the import's checkpoint names; None where there is none any more."""

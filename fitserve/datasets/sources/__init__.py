@@ -124,10 +124,10 @@ class Importer:
         reading = self._upload_arguments(source, options, fetched)
         return store.create(self.engine, self.blobs, received, name=name, as_version=True, **reading)
 
-    def parse(self, name: str, source: Source, options: UploadOptions, fetched: Fetched) -> NewVersion:
+    def parse(self, name: str, source: Source, options: UploadOptions, fetched: Fetched, folder: Path) -> NewVersion:
         """Read what was fetched, for a version that the caller adds. Raises BadInput, StorageFull."""
         received = store.ReceivedFile(fetched.path, fetched.sha256, fetched.bytes, fetched.stem)
-        reading = self._upload_arguments(source, options, fetched)
+        reading = {**self._upload_arguments(source, options, fetched), "scratch": folder}
         return store.parse(self.blobs, received, name=name, check=self.check, **reading)
 
     def _upload_arguments(self, source: Source, options: UploadOptions, fetched: Fetched) -> dict[str, Any]:

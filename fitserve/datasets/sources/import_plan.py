@@ -13,9 +13,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.ipc
 
-from fitserve.blobs import BlobStore, StoredBlob
+from fitserve.blobs import BlobStore, Corrupt, StoredBlob
 from fitserve.datasets.sources.objects import SIDE_BY_SIDE, ListedObject, Listing
 from fitserve.datasets.sources.part_files import PartTable
+from fitserve.errors import NotFound
 from fitserve.settings import MB
 
 PART_BYTES = 64 * MB  # of one part: a lease, a few transactions and two files of its own are little beside it
@@ -71,8 +72,17 @@ class ImportPlan:
         return cls(Listing([one for part in parts for one in part]), parts, body["first"])
 
 
-def store_tables(blobs: BlobStore, tables: Sequence[PartTable]) -> tuple[StoredBlob, list[StoredBlob]]:
-    """Store the files of a part's objects, and a list of them. Return both."""
+@dataclass(frozen=True)
+class StoredTables:
+    """What was read of a part, as blobs: a list, and the files that it names."""
+
+    listed: StoredBlob
+    files: Sequence[StoredBlob]
+    expanded: int  # bytes of the part's objects once unpacked
+
+
+def store_tables(blobs: BlobStore, tables: Sequence[PartTable]) -> StoredTables:
+    """Store the files of a part's objects, and a list of them."""
     files = [blobs.put_file(table.local()) for table in tables]
     entries = [
         {
@@ -81,20 +91,38 @@ def store_tables(blobs: BlobStore, tables: Sequence[PartTable]) -> tuple[StoredB
             "bytes": table.bytes,
             "format": table.format,
             "schema": base64.b64encode(table.schema.serialize().to_pybytes()).decode(),
+            "expanded": table.expanded,
             "rejected": table.rejected,
             "first_rejected": table.first_rejected,
             "blob": file.sha256,
+            "blob_bytes": file.bytes,
         }
         for table, file in zip(tables, files, strict=True)
     ]
-    return blobs.put_bytes(json.dumps(entries).encode()), files
+    return StoredTables(blobs.put_bytes(json.dumps(entries).encode()), files, sum(table.expanded for table in tables))
 
 
-def load_tables(blobs: BlobStore, sha256: str, cache: Path) -> list[PartTable] | None:
-    """Return a part as it was stored; None where a file is not there any more. Raises NotFound, Corrupt."""
-    entries: list[dict[str, Any]] = json.loads(blobs.read(sha256))
-    if not all(blobs.exists(entry["blob"]) for entry in entries):
+def find_tables(blobs: BlobStore, sha256: str) -> StoredTables | None:
+    """Return a part as it was stored; None where any of it is not there any more."""
+    data = _read(blobs, sha256)
+    return None if data is None else _found(blobs, sha256, data)
+
+
+def load_tables(blobs: BlobStore, sha256: str, cache: Path, *, verify: bool = False) -> list[PartTable] | None:
+    """Return a part's tables as they were stored; None where any of it is not there any more.
+
+    `verify`: or is damaged. Files are otherwise read, and verified, when the tables are.
+    """
+    data = _read(blobs, sha256)
+    stored = None if data is None else _found(blobs, sha256, data)
+    if data is None or stored is None:
         return None
+    if verify:
+        try:
+            for file in stored.files:
+                blobs.local(file.sha256, cache)
+        except (NotFound, Corrupt):
+            return None
     return [
         PartTable(
             entry["name"],
@@ -102,9 +130,25 @@ def load_tables(blobs: BlobStore, sha256: str, cache: Path) -> list[PartTable] |
             entry["bytes"],
             entry["format"],
             pa.ipc.read_schema(pa.py_buffer(base64.b64decode(entry["schema"]))),
+            entry["expanded"],
             partial(blobs.local, entry["blob"], cache),
             entry["rejected"],
             entry["first_rejected"],
         )
-        for entry in entries
+        for entry in json.loads(data)
     ]
+
+
+def _read(blobs: BlobStore, sha256: str) -> bytes | None:
+    try:
+        return blobs.read(sha256)
+    except (NotFound, Corrupt):
+        return None
+
+
+def _found(blobs: BlobStore, sha256: str, data: bytes) -> StoredTables | None:
+    entries: list[dict[str, Any]] = json.loads(data)
+    files = [StoredBlob(entry["blob"], entry["blob_bytes"]) for entry in entries]
+    if not all(blobs.exists(file.sha256) for file in files):
+        return None
+    return StoredTables(StoredBlob(sha256, len(data)), files, sum(entry["expanded"] for entry in entries))

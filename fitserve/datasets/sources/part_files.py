@@ -26,8 +26,8 @@ from fitserve.datasets.sources.arrow_file import ArrowFile
 from fitserve.datasets.sources.connections import SourceRefused
 from fitserve.datasets.sources.fetched import Fetched, Place
 from fitserve.datasets.sources.parts import Part, joined_rows, read_stream, unify
-from fitserve.errors import BadInput
-from fitserve.settings import MB
+from fitserve.errors import BadInput, TooLarge
+from fitserve.settings import MB, Limits
 from fitserve.wire.notices import Notice
 
 BATCH_ROWS = 65_536
@@ -56,16 +56,30 @@ class PartTable:
     bytes: int
     format: str
     schema: pa.Schema
+    expanded: int  # bytes of the part once unpacked, in UTF-8
     local: Callable[[], Path]  # brings the file to local disk, where it is not there
     rejected: int = 0  # records that a lenient import leaves out, and the first of them
     first_rejected: str | None = None
 
 
 def read_parts(files: Sequence[PartFile], place: Place) -> list[PartTable]:
-    """Read each part by itself. Raises BadInput and its subclasses, which name the part."""
-    readers = [_reader(file, place) for file in files]
+    """Read each part by itself. Raises BadInput and its subclasses, which name the part, and TooLarge."""
+    readers, expanded = [], 0
+    for file in files:
+        place.check()
+        readers.append(_reader(file, place))
+        expanded += readers[-1].path.stat().st_size
+        check_expanded(expanded, place.limits)
     _one_format([(file.name, reader.format) for file, reader in zip(files, readers, strict=True)])
     return [_read_part(file, reader, place) for file, reader in zip(files, readers, strict=True)]
+
+
+def check_expanded(size: int, limits: Limits) -> None:
+    """Raise TooLarge where parts together unpack to more bytes than one file may."""
+    if size > limits.expanded_bytes:
+        raise TooLarge(
+            "The parts expand to more than is allowed.", expected=f"at most {limits.expanded_bytes} bytes together"
+        )
 
 
 def _reader(file: PartFile, place: Place) -> TableReader:
@@ -80,7 +94,7 @@ def _reader(file: PartFile, place: Place) -> TableReader:
 
 
 def _read_part(file: PartFile, reader: TableReader, place: Place) -> PartTable:
-    path = reader.path
+    path, expanded = reader.path, reader.path.stat().st_size
     if reader.format == "csv":
         path = reader.folder / "texts.arrow"
         with _naming(file):
@@ -91,6 +105,7 @@ def _read_part(file: PartFile, reader: TableReader, place: Place) -> PartTable:
         file.bytes,
         reader.format,
         _schema(reader),
+        expanded,
         lambda: path,
         reader.rejected,
         reader.problems[0].detail if reader.rejected else None,
@@ -108,7 +123,8 @@ def _one_format(parts: Sequence[tuple[str, str]]) -> str:
 
 
 def join(tables: Sequence[PartTable], place: Place, snapshot: dict[str, Any]) -> Fetched:
-    """Return one file with the rows of all parts, in their order. Raises BadInput and its subclasses."""
+    """Return one file with the rows of all parts, in their order. Raises BadInput and its subclasses, TooLarge."""
+    check_expanded(sum(table.expanded for table in tables), place.limits)
     format = _one_format([(table.name, table.format) for table in tables])
     joining: Callable[..., tuple[Path, list[Notice]]] = {"csv": _join_csv, "jsonl": _join_lines}.get(
         format, _join_typed

@@ -70,7 +70,8 @@ async def refresh(
     importer = Importer(ctx.settings, ctx.engine, ctx.blobs, row.owner)
     source, options, snapshot = importer.imported_from(row)
     body = ImportRequest(name=row.name, source=source, options=options, wait=wait)
-    key = create.idempotency_key(idempotency_key, b"POST", request.url.path.encode())
+    url = request.url
+    key = create.idempotency_key(idempotency_key, b"POST", url.path.encode(), str(url.query).encode())
     if (known := await anyio.to_thread.run_sync(_queued_before, ctx, row.owner, key)) is not None:
         return known
     if await _goes_to_workers(importer, body):
