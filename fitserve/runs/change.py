@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Engine, delete, select, update
@@ -27,14 +27,9 @@ def change_run(engine: Engine, run_id: str, owner: str | None, values: Mapping[s
             session.execute(update(Run).where(Run.id == run.id).values(**values))
 
 
-def change_tags(engine: Engine, run_id: str, owner: str | None, *, add: str = "", remove: str = "") -> None:
-    """Add or remove one tag, whatever the others are. Raises NotFound, Forbidden."""
-    with db.transaction(engine) as session:
-        get_owned(session, run_id, owner)
-        run = session.get(Run, run_id, with_for_update=True, populate_existing=True)
-        assert run is not None
-        tags = [tag for tag in run.tags if tag not in (add, remove)] + ([add] if add else [])
-        session.execute(update(Run).where(Run.id == run_id).values(tags=tags))
+def retag(run: Run, *, add: str = "", remove: str = "") -> None:
+    """Add or remove one tag of a run that its transaction has locked, whatever the others are."""
+    run.tags = [tag for tag in run.tags if tag not in (add, remove)] + ([add] if add else [])
 
 
 def delete_run(engine: Engine, run_id: str, owner: str | None) -> None:
@@ -47,31 +42,63 @@ def delete_run(engine: Engine, run_id: str, owner: str | None) -> None:
         get_owned(session, run_id, owner)
         run = session.get(Run, run_id, with_for_update=True, populate_existing=True)
         assert run is not None
-        if run.state not in TERMINAL:
-            raise Conflict(f"The run is {run.state}.", received=run.state, fix="Cancel it first.")
-        if run.kind in INTERNAL_KINDS:
-            raise Conflict(f"The run is a {run.kind} of another.", received=run.kind, fix=f"Delete {run.parent_id}.")
-        if cleanup.is_pending(session, run_id):
-            what = "What the run has written to its destination is still being removed."
-            raise Conflict(what, received=run_id, fix="Delete it once that is done.")
-        version = session.scalar(select(Version).where(Version.run_id == run_id))
-        if version is not None:
-            raise Conflict(
-                f"Version {version.version} of the model {version.model} was trained by it.",
-                received=run_id,
-                fix="A version can be traced back to its run: delete the model first.",
-            )
-        _delete(session, run)
+        for refusal in delete_locked(session, [run]).values():
+            raise refusal
 
 
-def _delete(session: Session, run: Run) -> None:
+def delete_locked(session: Session, runs: Sequence[Run]) -> dict[str, Conflict]:
+    """Delete those of these runs that can be; this transaction has locked them. Return why the others cannot, by id."""
+    ids = [run.id for run in runs]
+    cleaned = cleanup.pending(session, ids)
+    of_runs = select(Version.run_id, Version.model, Version.version).where(Version.run_id.in_(ids))
+    versions = {
+        run_id: f"Version {version} of the model {model}" for run_id, model, version in session.execute(of_runs)
+    }
+    refused = {
+        run.id: why
+        for run in runs
+        if (why := _why_kept(run, is_cleaned=run.id in cleaned, version=versions.get(run.id))) is not None
+    }
+    _delete(session, [run for run in runs if run.id not in refused])
+    return refused
+
+
+def _why_kept(run: Run, *, is_cleaned: bool, version: str | None) -> Conflict | None:
+    """Return why a run cannot be deleted; None where it can."""
+    if run.state not in TERMINAL:
+        return Conflict(f"The run is {run.state}.", received=run.state, fix="Cancel it first.")
+    if run.kind in INTERNAL_KINDS:
+        return Conflict(f"The run is a {run.kind} of another.", received=run.kind, fix=f"Delete {run.parent_id}.")
+    if is_cleaned:
+        what = "What the run has written to its destination is still being removed."
+        return Conflict(what, received=run.id, fix="Delete it once that is done.")
+    if version is not None:
+        return Conflict(
+            f"{version} was trained by it.",
+            received=run.id,
+            fix="A version can be traced back to its run: delete the model first.",
+        )
+    return None
+
+
+def _delete(session: Session, runs: Sequence[Run]) -> None:
+    ids = [run.id for run in runs]
+    if not ids:
+        return
+    parents = set(session.scalars(select(Run.parent_id).where(Run.parent_id.in_(ids))))
+    for run in runs:
+        if run.id in parents:  # few are: each is a request of its own to the database
+            _part_from_children(session, run)
+    # Events are append-only, but for those of a run that is being deleted.
+    session.execute(update(Run).where(Run.id.in_(ids)).values(deleted_at=db.now(session)))
+    for table in (Event, Epoch, Trial, GangMember, Idempotency):
+        session.execute(delete(table).where(table.run_id.in_(ids)))
+    session.execute(delete(Run).where(Run.id.in_(ids)))
+
+
+def _part_from_children(session: Session, run: Run) -> None:
+    """Delete the parts of a run, and give the runs that were made from it to its parent."""
     of_run = Run.parent_id == run.id
-    for trial in session.scalars(select(Run).where(of_run, Run.kind.in_(INTERNAL_KINDS))):
-        _delete(session, trial)
+    _delete(session, session.scalars(select(Run).where(of_run, Run.kind.in_(INTERNAL_KINDS))).all())
     session.execute(update(Run).where(of_run, Run.kind == RunKind.reproduction).values(parent_id=None))
     session.execute(update(Run).where(of_run).values(parent_id=run.parent_id))
-    # Events are append-only, but for those of a run that is being deleted.
-    session.execute(update(Run).where(Run.id == run.id).values(deleted_at=db.now(session)))
-    for table in (Event, Epoch, Trial, GangMember, Idempotency):
-        session.execute(delete(table).where(table.run_id == run.id))
-    session.execute(delete(Run).where(Run.id == run.id))

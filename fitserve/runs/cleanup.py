@@ -21,8 +21,10 @@ from fitserve.tables import Event, Run
 
 def queue(session: Session, run: Run, at: datetime) -> str | None:
     """Queue the cleanup of a run that is ending. Return its id; None for a run that has written nothing outside."""
+    if run.kind in INTERNAL_KINDS or run.attempt == 0:
+        return None
     destination = run.resolved.get("destination")
-    if run.kind in INTERNAL_KINDS or destination is None or run.attempt == 0:
+    if destination is None:
         return None
     new = NewRun(
         owner=run.owner,
@@ -37,10 +39,10 @@ def queue(session: Session, run: Run, at: datetime) -> str | None:
     return add_run(session, new, new_id("run"), at).id
 
 
-def is_pending(session: Session, run_id: str) -> bool:
-    """Return whether what a run has written is still to be removed."""
-    mine = (Run.parent_id == run_id, Run.kind == RunKind.cleanup, Run.state.not_in(TERMINAL))
-    return session.scalar(select(Run.id).where(*mine).limit(1)) is not None
+def pending(session: Session, run_ids: Sequence[str]) -> set[str]:
+    """Return those of these runs of which something that they have written is still to be removed."""
+    mine = (Run.parent_id.in_(run_ids), Run.kind == RunKind.cleanup, Run.state.not_in(TERMINAL))
+    return {run_id for run_id in session.scalars(select(Run.parent_id).where(*mine)) if run_id is not None}
 
 
 def has_writers(engine: Engine, run_id: str) -> bool:

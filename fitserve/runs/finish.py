@@ -179,25 +179,38 @@ def expire_leases(engine: Engine, max_attempts: int, limit: int = 100) -> list[t
 
 def cancel(engine: Engine, run_id: str, owner: str | None) -> Run:
     """T8, or the request that leads to T9. Repeating it changes nothing. Raises NotFound, Conflict (it is over)."""
-    ended = False
     with db.transaction(engine) as session:
         at = db.now(session)
         get_owned(session, run_id, owner)
         run = session.get(Run, run_id, with_for_update=True, populate_existing=True)
         assert run is not None
-        if run.state == RunState.queued:
-            _Ending(session, run, and_(Run.id == run_id, queued()), at).cancel()
-            ended = True
-        elif run.state == RunState.running and run.cancel_requested_at is None:
-            session.execute(_update(Run.id == run_id, Run.cancel_requested_at.is_(None)).values(cancel_requested_at=at))
-            add_event(session, run_id, run.attempt, CANCEL_REQUESTED, at, run.state, "Cancel requested")
-        elif run.state in TERMINAL and run.state != RunState.cancelled:
-            raise Conflict(f"The run is over: {run.state}.", received=run.state, expected="queued or running")
+        ended = cancel_locked(session, run, at)
         session.refresh(run)
         session.expunge(run)
     if ended:
-        telemetry.RUNS_FINISHED.labels("cancelled").inc()
+        count_cancelled(1)
     return run
+
+
+def cancel_locked(session: Session, run: Run, at: datetime) -> bool:
+    """Do `cancel` to a run that this transaction has locked. Return whether that has ended it.
+
+    Raises Conflict before anything is written.
+    """
+    if run.state == RunState.queued:
+        _Ending(session, run, and_(Run.id == run.id, queued()), at).cancel()
+        return True
+    if run.state == RunState.running and run.cancel_requested_at is None:
+        session.execute(_update(Run.id == run.id, Run.cancel_requested_at.is_(None)).values(cancel_requested_at=at))
+        add_event(session, run.id, run.attempt, CANCEL_REQUESTED, at, run.state, "Cancel requested")
+    elif run.state in TERMINAL and run.state != RunState.cancelled:
+        raise Conflict(f"The run is over: {run.state}.", received=run.state, expected="queued or running")
+    return False
+
+
+def count_cancelled(runs: int) -> None:
+    """Count runs whose cancellation is committed."""
+    telemetry.RUNS_FINISHED.labels("cancelled").inc(runs)
 
 
 def withdraw_trial(engine: Engine, lease: Lease, trial_run: str) -> Run | None:

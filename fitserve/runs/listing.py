@@ -95,6 +95,14 @@ def list_runs(
     return sorted([*owned, *others], key=lambda run: run.id, reverse=True)[:limit]
 
 
+def list_ids(session: Session, wanted: RunFilter, *, before: str | None = None, limit: int) -> list[str]:
+    """Return the ids of runs, newest first; `before`: those older than this id."""
+    query = _filtered(select(Run.id), wanted).where(visible_to(Run, wanted.owner))
+    if before is not None:
+        query = query.where(Run.id < before)
+    return list(session.scalars(query.order_by(Run.id.desc()).limit(limit)))
+
+
 def count_runs(session: Session, wanted: RunFilter) -> int:
     """Return how many runs a filter lets through."""
     query = _filtered(select(func.count()).select_from(Run), wanted).where(visible_to(Run, wanted.owner))

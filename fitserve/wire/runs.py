@@ -12,6 +12,8 @@ from fitserve.spec.assessment import Advice, Estimates, SummaryRow
 from fitserve.states import Phase, RunState
 
 PRINTABLE = r"^[^\x00-\x1f\x7f]*$"  # one line of text
+MOST_CHANGED = 1000  # runs in one request
+MOST_IDS = 10_000  # in one answer
 
 
 class RunSummary(DataModel):
@@ -92,7 +94,7 @@ class BulkChange(DataModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     action: Literal["cancel", "delete", "tag", "untag"]
-    runs: list[RunId] = Field(min_length=1, max_length=500)
+    runs: list[RunId] = Field(min_length=1, max_length=MOST_CHANGED)
     tag: RunTag | None = Field(None, description="For `tag` and `untag`")
 
 

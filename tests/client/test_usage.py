@@ -109,7 +109,7 @@ def test_runs_are_annotated_found_changed_together_and_deleted(client: Client, t
     outcome = client.runs.bulk("tag", [*runs, "run_none"], tag="gone")
     assert (outcome.done, [one.status for one in outcome.refused]) == ([run.id for run in runs], [404])
     runs[0].delete()
-    assert [run.id for run in client.runs.list(tags=["gone"])] == [runs[1].id]
+    assert [run.id for run in client.runs.list(tags=["gone"])] == [runs[1].id] == list(client.runs.ids(tags=["gone"]))
     assert client.runs.bulk("delete", runs).done == [runs[1].id]
     with pytest.raises(NotFound):
         runs[1].refresh()

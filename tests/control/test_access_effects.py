@@ -156,6 +156,39 @@ def test_another_owners_key_of_every_scope_changes_nothing(server: Server) -> No
         assert all("'bob'" in row for row in after[table] - before[table]), table.__name__
 
 
+def test_many_runs_are_checked_and_audited_one_by_one(server: Server) -> None:
+    ada, bob = server.key("read", "train"), server.key("read", "train", owner="bob")
+    run = server.scenario.resources["run_id"]
+
+    def refusals(action: str, token: str) -> dict[str, int]:
+        body = {"action": action, "runs": [run, "run_none"], "tag": "t"}
+        answer = server.ask("POST", "/runs/bulk", token, json=body).raise_for_status().json()
+        assert sorted([*answer["done"], *(one["run"] for one in answer["refused"])]) == sorted(body["runs"])
+        return {one["run"]: one["status"] for one in answer["refused"]}
+
+    for action in ("cancel", "delete", "tag", "untag"):
+        assert refusals(action, bob) == {run: 404, "run_none": 404}
+    assert server.ask("GET", "/run-ids", bob).json() == {"items": [], "next_cursor": None}
+    server.ask("PATCH", f"/runs/{run}", ada, json={"shared": True}).raise_for_status()
+    for action in ("cancel", "delete", "tag", "untag"):
+        assert refusals(action, bob) == {run: 403, "run_none": 404}
+    assert server.ask("GET", "/run-ids", bob).json()["items"] == [run]
+    for action in ("tag", "cancel", "cancel", "delete"):
+        assert refusals(action, ada) == {"run_none": 404}
+    assert refusals("delete", ada) == {run: 404, "run_none": 404}
+    with db.reading(server.engine) as session:
+        changes = select(Audit.owner, Audit.action, Audit.target, Audit.status).where(Audit.target.contains(run))
+        rows = [
+            (owner, action, target.removeprefix(f"/api/v1/runs/{run}"), status)
+            for owner, action, target, status in session.execute(changes.order_by(Audit.id))
+        ]
+        of_requests = session.scalar(select(func.count()).where(Audit.action == "POST /api/v1/runs/bulk"))
+    one = "/api/v1/runs/{run_id}"
+    cancelled = ("ada", f"POST {one}/cancel", "/cancel", 200)
+    assert rows == [*2 * [("ada", f"PATCH {one}", "", 200)], cancelled, cancelled, ("ada", f"DELETE {one}", "", 204)]
+    assert of_requests == 13
+
+
 # --- keys ------------------------------------------------------------------------------------------------------------
 
 

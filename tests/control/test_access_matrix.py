@@ -60,6 +60,7 @@ CHANGES = {
     "runs": "train",
     "run-details": "train",
     "run-tags": "train",
+    "run-ids": "train",
     "weights": "upload",
     "models": "train",
     "webhooks": "train",

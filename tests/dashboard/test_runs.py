@@ -58,8 +58,12 @@ def test_runs_are_found_named_ordered_and_deleted(page: Page, api: httpx2.Client
     expect(page.locator("tbody tr")).to_have_count(3)
     expect(page.locator("tbody tr").last).to_contain_text("the longest")
 
-    # Select with Shift, tag, and delete all but the tagged one
+    # Select all that match, then with Shift; tag, and delete all but the tagged one
     boxes = page.locator("tbody").get_by_role("checkbox")
+    boxes.nth(0).click()
+    page.get_by_role("button", name="Select all 3").click()
+    expect(page.get_by_role("toolbar", name="3 runs selected")).to_be_visible()
+    page.get_by_role("button", name="Clear selection").click()
     boxes.nth(0).click()
     boxes.nth(1).click(modifiers=["Shift"])
     page.get_by_role("button", name="Add tag…").click()

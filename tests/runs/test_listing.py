@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import functools
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, event, func, select, update
+from sqlalchemy.orm import Session
 
 from fitserve import db
 from fitserve.blobs import FolderStore
 from fitserve.datasets import store as datasets
 from fitserve.errors import Conflict, NotFound
-from fitserve.runs import change, create, finish, listing, queries
+from fitserve.runs import bulk, change, create, finish, listing, queries
 from fitserve.runs.listing import Order, RunFilter
 from fitserve.runs.scores import scores_by_part, scores_of
 from fitserve.settings import Limits
+from fitserve.states import RunKind
 from fitserve.tables import Dataset, Epoch, Event, Idempotency, Run
 from tests.faults.cluster import add_dataset
 
@@ -161,3 +165,57 @@ def test_deletion_takes_the_history_along_and_frees_the_dataset(engine: Engine, 
         change.delete_run(engine, run, None)
     with db.transaction(engine) as session:
         datasets.delete(session, session.scalars(select(Dataset)).one())
+
+
+def test_many_runs_are_changed_by_the_group(engine: Engine, runs: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is refused for one does not hold up the others, and sent again nothing changes."""
+    monkeypatch.setattr(bulk, "GROUP", 4)
+    commits, noted = [0], list[str]()
+
+    def count(_connection: Any) -> None:
+        commits[0] += 1
+
+    def note(_session: Session, ids: Sequence[str]) -> None:
+        noted.extend(ids)
+
+    event.listen(engine, "commit", count)
+    asked = [*runs[:4], runs[5], runs[0], "run_none", "run_\0"]
+    for _ in "12":
+        refused = bulk.cancel_runs(engine, asked, "ann", note)
+        assert {run: error.status for run, error in refused.items()} == {runs[5]: 404, "run_none": 404, "run_\0": 404}
+    assert bulk.tag_runs(engine, runs, None, note, add="x") == {}
+    assert commits[0] == 2 * 2 + 2
+    assert noted == [*runs[:4], *runs[:4], *runs]
+    assert found(engine, states=["cancelled"], tags=["x"]) == runs[3::-1]
+    with db.transaction(engine) as session:  # each repeats the one before it
+        for before, run in itertools.pairwise(runs[:5]):
+            session.execute(update(Run).where(Run.id == run).values(parent_id=before))
+    refused = bulk.delete_runs(engine, runs[1:5], "ann", note)
+    assert {run: (error.status, error.detail) for run, error in refused.items()} == {
+        runs[4]: (409, "The run is queued.")
+    }
+    with db.reading(engine) as session:
+        assert listing.list_ids(session, RunFilter(owner="ann"), limit=9) == [runs[4], runs[0]]
+        assert listing.list_ids(session, RunFilter(), before=runs[4], limit=1) == [runs[0]]
+        assert queries.get(session, runs[4]).parent_id == runs[0]
+        assert not session.scalar(select(func.count()).where(Event.run_id.in_(runs[1:4])))
+
+
+def test_where_a_group_fails_its_runs_are_changed_one_by_one(engine: Engine, runs: list[str]) -> None:
+    done: list[str] = []
+
+    def note(_session: Session, ids: Sequence[str]) -> None:
+        if len(ids) > 1 or ids[0] == runs[2]:
+            raise Conflict("Something else was referred to at the same moment.")
+        done.extend(ids)
+
+    refused = bulk.cancel_runs(engine, runs, None, note)
+    assert [*refused] == [runs[2]]
+    assert done == [*runs[:2], *runs[3:]]
+    assert found(engine, states=["queued"]) == [runs[2]]
+
+
+def test_a_part_ends_with_its_run_where_both_are_cancelled_at_once(engine: Engine, runs: list[str]) -> None:
+    with db.transaction(engine) as session:
+        session.execute(update(Run).where(Run.id == runs[1]).values(kind=RunKind.trial, parent_id=runs[0]))
+    assert bulk.cancel_runs(engine, runs[:2], "ann", lambda session, ids: None) == {}

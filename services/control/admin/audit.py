@@ -1,16 +1,20 @@
-"""The audit log: one row for each request that changes something, with its key, action, target, status and address."""
+"""The audit log: one row for each request that changes something, with its key, action, target, status and address.
+
+A request that changes many things has one for each of them besides.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import Query
 from pydantic import AwareDatetime, ConfigDict, Field, field_validator
-from sqlalchemy import ColumnElement, Engine, and_, event, func, or_, select
+from sqlalchemy import ColumnElement, Engine, and_, event, func, insert, or_, select
 from sqlalchemy.orm import Session, aliased
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -210,15 +214,39 @@ class _Entry:
             session.add(_row(session, self._scope, status))
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a request does to one of many things, as the thing's own route would have it: its log reads the same."""
+
+    action: str
+    target: str
+    status: int
+
+
+def add_parts(session: Session, scope: Scope, parts: Sequence[Part]) -> None:
+    """Add a row for each of these to the transaction that changes them, beside the request's own."""
+    if scope.get("caller") is not None and parts:
+        values, at = _values(scope), db.now(session)
+        rows = [{**values, "created_at": at, **asdict(part)} for part in parts]
+        session.execute(insert(Audit), rows)
+
+
 def _row(session: Session, scope: Scope, status: int) -> Audit:
-    caller, client = scope["caller"], scope.get("client")
     return Audit(
-        key_id=caller.key_id,
-        owner=caller.owner,
         action=f"{scope['method']} {route_template(scope)}"[:128],
         target=scope["path"].encode("utf-8", "backslashreplace").decode()[:256],
         status=status,
-        address=(client[0] if client else "")[:64],
-        request_id=scope.get("request_id", ""),
         created_at=db.now(session),
+        **_values(scope),
     )
+
+
+def _values(scope: Scope) -> dict[str, Any]:
+    """Return who asks, and from where."""
+    caller, client = scope["caller"], scope.get("client")
+    return {
+        "key_id": caller.key_id,
+        "owner": caller.owner,
+        "address": (client[0] if client else "")[:64],
+        "request_id": scope.get("request_id", ""),
+    }

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import Query
+from fastapi import Depends, Query, Request
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from fitserve import db
-from fitserve.errors import BadInput, FitserveError, NotFound
-from fitserve.runs import change, finish, listing, queries
+from fitserve.errors import BadInput, NotFound
+from fitserve.runs import bulk, change, listing, queries
 from fitserve.runs.listing import Order, RunFilter, SortKey
 from fitserve.states import RunState
 from fitserve.tables import Run
+from fitserve.wire import Page
 from fitserve.wire.runs import (
+    MOST_IDS,
     PRINTABLE,
     BulkChange,
     BulkOutcome,
@@ -28,18 +32,17 @@ from fitserve.wire.runs import (
     RunSummary,
     RunTag,
 )
+from services.control.admin import audit
 from services.control.deps import MAX_INTEGER, Context, Ctx, Cursor, Reader, Trainer
 from services.control.runs.routes import read_run_info, run_info
-from services.http import Caller, Router
+from services.http import Router
 
 router = Router(tags=["runs"])
 MAX_RUNS = 100  # with everything about them in one answer
 
 
-@router.get("/runs", summary="List runs, newest first unless asked otherwise")
-def list_runs(
+def run_filter(
     caller: Reader,
-    ctx: Ctx,
     state: Annotated[list[RunState] | None, Query(description="One or more states")] = None,
     model: Annotated[str | None, Query(max_length=63)] = None,
     dataset_id: Annotated[str | None, Query(max_length=40)] = None,
@@ -48,6 +51,28 @@ def list_runs(
     q: Annotated[str, Query(max_length=200, pattern=PRINTABLE, description="Words in any text that a list shows")] = "",
     since: Annotated[datetime | None, Query(description="Created at or after this time")] = None,
     playground: Annotated[bool, Query(description="Whether to list the runs of the pages' playground")] = True,
+) -> RunFilter:
+    """Return which runs a request is about: those that the caller may read and that meet every condition."""
+    return RunFilter(
+        owner=caller.owner_filter,
+        states=state or (),
+        model=model,
+        dataset_id=dataset_id,
+        dataset=dataset,
+        tags=tag or (),
+        text=q,
+        playground=playground,
+        since=since,
+    )
+
+
+Wanted = Annotated[RunFilter, Depends(run_filter)]
+
+
+@router.get("/runs", summary="List runs, newest first unless asked otherwise")
+def list_runs(
+    ctx: Ctx,
+    wanted: Wanted,
     sort: Annotated[SortKey, Query(description="Runs without such a value come last")] = "created",
     descending: Annotated[bool, Query()] = True,
     metric: Annotated[
@@ -65,17 +90,6 @@ def list_runs(
         raise BadInput("No metric is named.", received="sort=metric", fix="Add `metric=`, a name in `scores`.")
     if cursor is not None and (offset or order != Order(metric=metric)):
         raise BadInput("A cursor goes with the usual order.", received=f"sort={sort}", fix="Page with `offset`.")
-    wanted = RunFilter(
-        owner=caller.owner_filter,
-        states=state or (),
-        model=model,
-        dataset_id=dataset_id,
-        dataset=dataset,
-        tags=tag or (),
-        text=q,
-        playground=playground,
-        since=since,
-    )
     if sort == "created" and descending:
         order = Order()
     with db.reading(ctx.engine) as session:
@@ -84,6 +98,16 @@ def list_runs(
         total = listing.count_runs(session, wanted) if count else None
     more = len(runs) > limit and order == Order()
     return RunList(items=items, next_cursor=items[-1].id if more else None, total=total)
+
+
+@router.get("/run-ids", summary="List the ids of runs, newest first")
+def list_ids(
+    ctx: Ctx, wanted: Wanted, limit: Annotated[int, Query(ge=1, le=MOST_IDS)] = MOST_IDS, cursor: Cursor = None
+) -> Page[str]:
+    """The filters are those of the list: for what is done to all runs that it shows."""
+    with db.reading(ctx.engine) as session:
+        ids = listing.list_ids(session, wanted, before=cursor, limit=limit + 1)
+    return Page(items=ids[:limit], next_cursor=ids[limit - 1] if len(ids) > limit else None)
 
 
 def _item(one: listing.Listed) -> ListedRun:
@@ -141,30 +165,42 @@ def delete_run(run_id: str, caller: Trainer, ctx: Ctx) -> None:
 
 
 @router.post("/runs/bulk", summary="Cancel, delete or tag many runs")
-def change_many(body: BulkChange, caller: Trainer, ctx: Ctx) -> BulkOutcome:
-    """Each run is changed on its own: what is refused for one does not hold up the others."""
+def change_many(body: BulkChange, request: Request, caller: Trainer, ctx: Ctx) -> BulkOutcome:
+    """Each is changed as by its own route: what is refused for one does not hold up the others.
+
+    The audit log has a row for each run that was changed. After a 503 send it again: what was done stays done.
+    """
     if body.action in ("tag", "untag") and body.tag is None:
         raise BadInput("No tag is given.", pointer="/tag", expected="a tag to add or remove")
-    done: list[str] = []
-    refused: list[BulkRefusal] = []
-    for run_id in dict.fromkeys(body.runs):
-        try:
-            _change_one(ctx, caller, run_id, body)
-        except FitserveError as error:
-            refused.append(BulkRefusal(run=run_id, status=error.status, detail=error.detail, fix=error.fix))
-        else:
-            done.append(run_id)
-    return BulkOutcome(done=done, refused=refused)
+    target = str(request.scope["path"]).removesuffix("/bulk")
+    method, rest, status = _OF_ONE[body.action]
+
+    def note(session: Session, ids: Sequence[str]) -> None:
+        action = f"{method} /api/v1/runs/{{run_id}}{rest}"
+        audit.add_parts(session, request.scope, [audit.Part(action, f"{target}/{id}{rest}", status) for id in ids])
+
+    refused = _change_all(ctx, caller.owner_filter, body, note)
+    wanted = list(dict.fromkeys(body.runs))
+    return BulkOutcome(
+        done=[run_id for run_id in wanted if run_id not in refused],
+        refused=[
+            BulkRefusal(run=run_id, status=error.status, detail=error.detail, fix=error.fix)
+            for run_id in wanted
+            if (error := refused.get(run_id)) is not None
+        ],
+    )
 
 
-def _change_one(ctx: Context, caller: Caller, run_id: str, body: BulkChange) -> None:
-    """Raises NotFound, Forbidden, Conflict."""
-    owner = caller.owner_filter
+# What each action is of one run: method, the rest of its path, the status.
+_OF_ONE = {"cancel": ("POST", "/cancel", 200), "delete": ("DELETE", "", 204)}
+_OF_ONE |= dict.fromkeys(("tag", "untag"), ("PATCH", "", 200))
+
+
+def _change_all(ctx: Context, owner: str | None, body: BulkChange, note: bulk.Note) -> bulk.Refusals:
+    """Return why which runs were refused. Raises Unavailable, StorageFull."""
     if body.action == "cancel":
-        finish.cancel(ctx.engine, run_id, owner)
-    elif body.action == "delete":
-        change.delete_run(ctx.engine, run_id, owner)
-    elif body.action == "tag":
-        change.change_tags(ctx.engine, run_id, owner, add=body.tag or "")
-    else:
-        change.change_tags(ctx.engine, run_id, owner, remove=body.tag or "")
+        return bulk.cancel_runs(ctx.engine, body.runs, owner, note)
+    if body.action == "delete":
+        return bulk.delete_runs(ctx.engine, body.runs, owner, note)
+    names = {"add" if body.action == "tag" else "remove": body.tag or ""}
+    return bulk.tag_runs(ctx.engine, body.runs, owner, note, **names)

@@ -2,7 +2,7 @@ import { keepPreviousData, useInfiniteQuery, useQuery, type UseQueryResult } fro
 import type { EpochRow } from "../charts/curves";
 import { ApiError, call, get, patch, post, seg } from "./client";
 import { newId } from "./newId";
-import type { BulkOutcome, LayerSeries, RunDetail, RunInfo, RunPage, Validation } from "./types";
+import type { BulkOutcome, IdPage, LayerSeries, RunDetail, RunInfo, RunPage, Validation } from "./types";
 
 const ROOT = "/api/v1/runs";
 
@@ -35,14 +35,19 @@ export const runsAt = (query: ListQuery, page: number, size: number) => ({
     get<RunPage>(ROOT, { ...query, changes: true, count: page === 0, limit: size, offset: page * size }, signal),
 });
 
+const ORDER = new Set(["sort", "descending", "metric"]);
+
 /** The ids of all runs that a filter lets through. */
 export async function allIds(query: ListQuery): Promise<string[]> {
+  const filter = Object.fromEntries(Object.entries(query).filter(([name]) => !ORDER.has(name)));
   const ids: string[] = [];
-  for (let offset = 0; ; offset += 500) {
-    const { items } = await get<RunPage>(ROOT, { ...query, limit: 500, offset });
-    ids.push(...items.map((run) => run.id));
-    if (items.length < 500) return ids;
-  }
+  let cursor: string | null = null;
+  do {
+    const page: IdPage = await get<IdPage>("/api/v1/run-ids", { ...filter, cursor });
+    ids.push(...page.items);
+    cursor = page.next_cursor ?? null;
+  } while (cursor !== null);
+  return ids;
 }
 
 export const useTags = (): UseQueryResult<string[]> =>
@@ -50,7 +55,7 @@ export const useTags = (): UseQueryResult<string[]> =>
 
 export type BulkAction = "cancel" | "delete" | "tag" | "untag";
 
-const BULK = 200; // a second or so: progress is seen, and nobody waits for the server meanwhile
+const BULK = 500; // a second or so: progress is seen, and nobody waits for the server meanwhile
 
 /** Change many runs, part by part; `onPart` is told what each part came to, also where a later one fails. */
 export async function changeMany(action: BulkAction, ids: readonly string[], tag: string | undefined, onPart: (part: BulkOutcome) => void): Promise<void> {

@@ -529,6 +529,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/run-ids": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List the ids of runs, newest first
+         * @description The filters are those of the list: for what is done to all runs that it shows.
+         */
+        get: operations["list_ids_api_v1_run_ids_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/run-details": {
         parameters: {
             query?: never;
@@ -580,7 +600,9 @@ export interface paths {
         put?: never;
         /**
          * Cancel, delete or tag many runs
-         * @description Each run is changed on its own: what is refused for one does not hold up the others.
+         * @description Each is changed as by its own route: what is refused for one does not hold up the others.
+         *
+         *     The audit log has a row for each run that was changed. After a 503 send it again: what was done stays done.
          */
         post: operations["change_many_api_v1_runs_bulk_post"];
         delete?: never;
@@ -4842,6 +4864,16 @@ export interface components {
         Page_WeightsSummary_: {
             /** Items */
             items: components["schemas"]["WeightsSummary"][];
+            /**
+             * Next Cursor
+             * @description Pass as `cursor` to get the next page; null on the last page
+             */
+            next_cursor?: string | null;
+        };
+        /** Page[str] */
+        Page_str_: {
+            /** Items */
+            items: string[];
             /**
              * Next Cursor
              * @description Pass as `cursor` to get the next page; null on the last page
@@ -9391,6 +9423,19 @@ export interface operations {
     list_runs_api_v1_runs_get: {
         parameters: {
             query?: {
+                /** @description Runs without such a value come last */
+                sort?: "created" | "finished" | "duration" | "name" | "dataset" | "model" | "state" | "metric";
+                descending?: boolean;
+                /** @description For `sort=metric`: a name in `scores` */
+                metric?: string;
+                /** @description Whether to say what each spec changes of the one before it */
+                changes?: boolean;
+                /** @description Whether to count all runs that the filter lets through */
+                count?: boolean;
+                limit?: number;
+                /** @description Runs to skip, instead of `cursor` */
+                offset?: number;
+                cursor?: string | null;
                 /** @description One or more states */
                 state?: components["schemas"]["RunState"][] | null;
                 model?: string | null;
@@ -9405,19 +9450,6 @@ export interface operations {
                 since?: string | null;
                 /** @description Whether to list the runs of the pages' playground */
                 playground?: boolean;
-                /** @description Runs without such a value come last */
-                sort?: "created" | "finished" | "duration" | "name" | "dataset" | "model" | "state" | "metric";
-                descending?: boolean;
-                /** @description For `sort=metric`: a name in `scores` */
-                metric?: string;
-                /** @description Whether to say what each spec changes of the one before it */
-                changes?: boolean;
-                /** @description Whether to count all runs that the filter lets through */
-                count?: boolean;
-                limit?: number;
-                /** @description Runs to skip, instead of `cursor` */
-                offset?: number;
-                cursor?: string | null;
             };
             header?: never;
             path?: never;
@@ -10369,6 +10401,97 @@ export interface operations {
             };
             /** @description The request conflicts with the current state */
             409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The request is invalid; `errors` lists the problems */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A dependency of this server is unavailable; try again */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_ids_api_v1_run_ids_get: {
+        parameters: {
+            query?: {
+                limit?: number;
+                cursor?: string | null;
+                /** @description One or more states */
+                state?: components["schemas"]["RunState"][] | null;
+                model?: string | null;
+                dataset_id?: string | null;
+                /** @description A dataset's name: all its versions */
+                dataset?: string | null;
+                /** @description Runs that have all of these tags */
+                tag?: string[] | null;
+                /** @description Words in any text that a list shows */
+                q?: string;
+                /** @description Created at or after this time */
+                since?: string | null;
+                /** @description Whether to list the runs of the pages' playground */
+                playground?: boolean;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_str_"];
+                };
+            };
+            /** @description The request cannot be parsed */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No valid key */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key lacks the scope, or the resource belongs to another owner */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };

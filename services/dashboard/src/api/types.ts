@@ -22,6 +22,7 @@ export type PredictionRequest = Schemas["PredictionRequest"];
 export type RunInfo = Schemas["RunInfo"];
 export type ListedRun = Schemas["ListedRun"];
 export type RunPage = Schemas["RunList"];
+export type IdPage = Schemas["Page_str_"];
 export type BulkOutcome = Schemas["BulkOutcome"];
 export type BulkRefusal = Schemas["BulkRefusal"];
 export type TrialInfo = Schemas["TrialInfo"];
