@@ -12,7 +12,7 @@ from urllib.parse import quote
 from pydantic import Field
 
 from fitserve.client import dataframes, transfers
-from fitserve.client.connection import Connection, Handle, Resource
+from fitserve.client.connection import Connection, Handle, Query, Resource
 from fitserve.client.errors import error_of_problem
 from fitserve.client.history import card
 from fitserve.client.runs import Run
@@ -40,10 +40,14 @@ _PATH = "/api/v1/datasets"
 UPLOAD_TIMEOUT = 600.0  # seconds without a byte: a large table is parsed before it is answered
 IMPORT_TIMEOUT = 3_600.0  # a large source is fetched and parsed before it is answered
 _ROWS = 1000  # of a page
+_COLUMNS = 20  # named in a request
 
 
 class Dataset(DatasetInfo, Handle):
-    """One version of a dataset. `columns` is empty in lists, until `refresh()`."""
+    """One version of a dataset. `columns` is empty in lists, until `refresh()`.
+
+    Of a column with many labels it has the most frequent ones: `iter_columns` has all of them.
+    """
 
     columns: Sequence[Column] = Field(default=())
 
@@ -74,6 +78,13 @@ class Dataset(DatasetInfo, Handle):
             cursor = page.get("next_cursor")
             if not cursor:
                 return
+
+    def iter_columns(self, *names: str) -> Iterator[Column]:
+        """Yield its columns, or those of these names, with all their labels. Raises NotFound for an unknown column."""
+        source = f"{_PATH}/{self.id}/columns"
+        for at in range(0, max(1, len(names)), _COLUMNS):
+            query: Query = {"name": [*names[at : at + _COLUMNS]]}
+            yield from self._connection.pages(source, Column.model_validate, query)
 
     def to_pandas(self, limit: int | None = None) -> pandas.DataFrame:
         """Return its rows as a pandas frame. Raises ImportError where pandas is not installed."""

@@ -107,7 +107,10 @@ class DatasetInfo(DataModel):
 class DatasetDetail(DatasetInfo):
     """A dataset with its columns."""
 
-    columns: list[Column]
+    columns: list[Column] = Field(
+        description="Of a column with many `labels` the most frequent ones, at least 8 and at most 100, fewer where "
+        "there are many columns; `distinct` counts all. `/datasets/{ref}/columns` has the whole lists"
+    )
 
 
 class StagedInfo(DataModel):

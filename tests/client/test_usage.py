@@ -92,6 +92,8 @@ def test_a_dataset_is_refreshed_and_a_run_shared(client: Client, trained: Run) -
     dataset = client.datasets.get(trained.dataset)
     assert dataset.change(shared=True).shared
     assert not dataset.shared
+    (side,) = dataset.iter_columns("side")
+    assert side in dataset.columns == list(dataset.iter_columns())
     assert dataset.refresh().shared
     assert trained.share().shared
     assert not trained.share(False).shared

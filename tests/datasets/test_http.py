@@ -18,7 +18,9 @@ import pytest
 from fitserve import blobs, db
 from fitserve.datasets import store
 from fitserve.datasets.staging import Stage
+from fitserve.wire.datasets import DatasetDetail
 from services.control.datasets import routes
+from services.control.datasets.access import with_frequent_labels
 from tests.datasets.conftest import Api
 from tests.waiting import wait_until
 
@@ -504,3 +506,21 @@ def test_the_etag_of_a_version_changes_with_sharing_alone(api: Api) -> None:
     assert api.ann.get("/datasets/tagged", headers={"If-None-Match": tag}).status_code == 304
     api.ann.patch("/datasets/tagged", json={"shared": True})
     assert api.ann.get("/datasets/tagged", headers={"If-None-Match": tag}).status_code == 200
+
+
+def test_a_detail_has_the_frequent_labels_of_a_column_and_columns_have_all(api: Api) -> None:
+    rows = [f"{n:03d}x,{n % 3}" for n in range(300)] + [f"{n:03d}x,0" for n in range(1, 300, 3)]
+    sent = api.ann.put("/datasets/labels", content="code,n\n" + "\n".join(rows) + "\n").json()
+    assert sent["columns"][0]["labels"] == [f"{n:03d}x" for n in range(1, 300, 3)]
+    assert sent["columns"][0]["label_counts"] == [2] * 100
+    assert sent["columns"][0]["distinct"] == 300
+    assert api.ann.get("/datasets/labels").json()["columns"] == sent["columns"]
+    first = api.ann.get("/datasets/labels/columns", params={"limit": 1}).json()
+    assert first["items"][0]["labels"] == [f"{n:03d}x" for n in range(300)]
+    rest = api.ann.get("/datasets/labels/columns", params={"limit": 1, "cursor": first["next_cursor"]}).json()
+    assert (rest["items"], rest["next_cursor"]) == (sent["columns"][1:], None)
+    assert api.ann.get("/datasets/labels/columns", params={"name": "n"}).json()["items"] == rest["items"]
+    refused = api.ann.get("/datasets/labels/columns", params={"name": ["n", "m"]})
+    assert (refused.status_code, refused.json()["errors"][0]["expected"]) == (404, "code, n")
+    many = DatasetDetail.model_validate({**sent, "columns": 2000 * first["items"]})
+    assert {len(column.labels or ()) for column in with_frequent_labels(many).columns} == {8}

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import heapq
+
 from fastapi import Response
 
 from fitserve import db, telemetry
 from fitserve.datasets import store
 from fitserve.errors import Forbidden
 from fitserve.tables import Dataset
-from fitserve.wire.datasets import DatasetDetail
+from fitserve.wire.datasets import Column, DatasetDetail
 from services.control.deps import Context
 from services.http import Caller
+
+# Labels in one answer: of all columns, and of one
+LABELS, MOST_LABELS, FEWEST_LABELS = 10_000, 100, 8
 
 
 def visible_dataset(ctx: Context, caller: Caller, ref: str) -> Dataset:
@@ -27,6 +32,27 @@ def owned_dataset(ctx: Context, caller: Caller, ref: str) -> Dataset:
     return row
 
 
+def dataset_detail(row: Dataset) -> DatasetDetail:
+    """Return a dataset with its columns and their most frequent labels."""
+    return with_frequent_labels(DatasetDetail.model_validate(row))
+
+
+def with_frequent_labels(detail: DatasetDetail) -> DatasetDetail:
+    """Return a dataset with the most frequent labels of each column: a column can have a thousand."""
+    most = max(FEWEST_LABELS, min(MOST_LABELS, LABELS // max(1, len(detail.columns))))
+    return detail.model_copy(update={"columns": [_shorten(column, most) for column in detail.columns]})
+
+
+def _shorten(column: Column, most: int) -> Column:
+    """Return a column with its most frequent labels, in their order."""
+    labels, counts = column.labels, column.label_counts
+    if labels is None or counts is None or len(labels) <= most:
+        return column
+    kept = sorted(heapq.nlargest(most, range(len(labels)), key=counts.__getitem__))
+    fewer = {"labels": tuple(labels[at] for at in kept), "label_counts": tuple(counts[at] for at in kept)}
+    return column.model_copy(update=fewer)
+
+
 def answer_dataset(response: Response, row: Dataset, created: bool) -> DatasetDetail:
     """Answer 201 for a new dataset and 200 for one that was there, with Location and ETag."""
     response.status_code = 201 if created else 200
@@ -34,4 +60,4 @@ def answer_dataset(response: Response, row: Dataset, created: bool) -> DatasetDe
     response.headers["ETag"] = f'"{row.id}"'
     if created and row.refused:
         telemetry.ROWS_REFUSED.inc(row.refused["rows"])
-    return DatasetDetail.model_validate(row)
+    return dataset_detail(row)

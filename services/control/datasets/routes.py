@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import anyio
 from fastapi import Query, Request, Response
 from fastapi.responses import FileResponse, StreamingResponse
+from pydantic import Field
 
 from fitserve import db
 from fitserve.dataset_facts import ColumnFacts
@@ -19,6 +20,7 @@ from fitserve.errors import BadInput, NotFound, Problem
 from fitserve.tables import Dataset
 from fitserve.wire import Page
 from fitserve.wire.datasets import (
+    Column,
     DatasetDetail,
     DatasetInfo,
     DatasetPage,
@@ -31,7 +33,7 @@ from fitserve.wire.datasets import (
     UploadOptions,
 )
 from fitserve.wire.runs import RunInfo
-from services.control.datasets.access import answer_dataset, owned_dataset, visible_dataset
+from services.control.datasets.access import answer_dataset, dataset_detail, owned_dataset, visible_dataset
 from services.control.datasets.import_routes import import_dataset
 from services.control.datasets.upload_request import (
     FORM_BODY,
@@ -55,6 +57,7 @@ from services.control.deps import (
 from services.http import Caller, Router
 
 router = Router(tags=["datasets"])
+ColumnName = Annotated[str, Field(max_length=1_000)]
 
 _UPLOAD_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"model": DatasetDetail, "description": "The same content exists already"},
@@ -164,7 +167,7 @@ def get_dataset(ref: str, response: Response, caller: Reader, ctx: Ctx, if_none_
     if has_already(etag, if_none_match):
         return Response(status_code=304, headers={"ETag": etag})
     response.headers["ETag"] = etag
-    return DatasetDetail.model_validate(row)
+    return dataset_detail(row)
 
 
 @router.put(
@@ -225,7 +228,7 @@ def patch_dataset(ref: str, body: DatasetPatch, response: Response, caller: Uplo
         with db.transaction(ctx.engine) as session:
             row = store.set_shared(session, row.id, body.shared)
     response.headers["Location"] = f"/api/v1/datasets/{row.id}"
-    return DatasetDetail.model_validate(row)
+    return dataset_detail(row)
 
 
 @router.post(
@@ -301,6 +304,35 @@ def _offset_of_cursor(cursor: str, dataset_id: str) -> int:
     raise BadInput("This cursor does not belong to this dataset.", received=cursor, fix="Begin without a cursor.")
 
 
+@router.get("/datasets/{ref}/columns", summary="Columns with all their labels", responses={404: {}})
+def get_columns(
+    ref: str,
+    caller: Reader,
+    ctx: Ctx,
+    name: Annotated[list[ColumnName] | None, Query(max_length=20, description="Only these columns")] = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    cursor: Cursor = None,
+) -> Page[Column]:
+    """In the table's order."""
+    row = visible_dataset(ctx, caller, ref)
+    start = _offset_of_cursor(cursor, row.id) if cursor else 0
+    for one in name or ():
+        _check_column(row, one)
+    columns = [column for column in row.columns if name is None or column["name"] in name]
+    end = start + limit
+    items = [Column.model_validate(column) for column in columns[start:end]]
+    return Page(items=items, next_cursor=_cursor_at(end, row.id) if end < len(columns) else None)
+
+
+def _check_column(row: Dataset, name: str) -> None:
+    """Raise NotFound unless a dataset has a column of this name."""
+    names = [column["name"] for column in row.columns]
+    if name not in names:
+        expected = ", ".join(names[:20])
+        problem = Problem(f"There is no column {name[:80]!r}.", received=name[:80], expected=expected)
+        raise NotFound(problem.detail, problems=[problem])
+
+
 @router.get("/datasets/{ref}/profile", summary="Profile of the columns", responses={404: {}})
 def get_profile(ref: str, caller: Reader, ctx: Ctx) -> Profile:
     """Counts, moments and top values cover all rows; quantiles, histograms and tokens cover `sampled_rows`."""
@@ -308,14 +340,11 @@ def get_profile(ref: str, caller: Reader, ctx: Ctx) -> Profile:
 
 
 @router.get("/datasets/{ref}/relations", summary="How columns relate to a target", responses={404: {}, 422: {}})
-def get_relations(ref: str, caller: Reader, ctx: Ctx, target: Annotated[str, Query(max_length=1_000)]) -> Relations:
+def get_relations(ref: str, caller: Reader, ctx: Ctx, target: Annotated[ColumnName, Query()]) -> Relations:
     """The strongest first, with a warning for a column that predicts the target almost exactly."""
     row = visible_dataset(ctx, caller, ref)
+    _check_column(row, target)
     facts = {column["name"]: ColumnFacts.from_stored(column) for column in row.columns}
-    if target not in facts:
-        expected = ", ".join(list(facts)[:20])
-        problem = Problem(f"There is no column {target[:80]!r}.", received=target[:80], expected=expected)
-        raise NotFound(problem.detail, problems=[problem])
     sample = preview.sample_rows(_local_table(ctx, row))
     items = relations(sample, facts, target)
     return Relations.model_validate({"target": target, "sampled_rows": sample.num_rows, "items": items})
