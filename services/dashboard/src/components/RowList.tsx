@@ -54,7 +54,7 @@ export function RowList({ title, rows, dataset }: RowListProps) {
                     </td>
                     {columns.map((name) => (
                       <td key={name} className={align(name)}>
-                        {shown(entry[name])}
+                        {name === "part" ? named("part", String(entry[name]), t) : shown(entry[name])}
                       </td>
                     ))}
                   </tr>

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import type { Manifest } from "../api/models";
-import { fieldsOf, positionOf, readPrediction, requests, rowOf } from "./prediction";
+import { fieldsOf, positionOf, readPrediction, requests, rowOf, timeText } from "./prediction";
 
 const manifest = {
   task: "binary",
@@ -18,6 +18,12 @@ describe("a model's form", () => {
     expect(fieldsOf(manifest).map((field) => field.typical)).toEqual(["580", "2", "1970-01-02T00:00:00Z"]);
     const whole = { ...manifest, training_distribution: { gre: { kind: "numeric", missing: 0, edges: [0, 3.5, 8], shares: [0.5, 0.5], median: 1 } } };
     expect(fieldsOf(whole as unknown as Manifest)[0]?.typical).toBe("1"); // a number that rows have
+  });
+
+  it("writes a time as the server reads it", () => {
+    const fields = fieldsOf(manifest);
+    expect(rowOf(fields, { gre: "600", rank: "1", day: timeText(90061.4) })).toMatchObject({ day: "1970-01-02T01:01:01Z" });
+    expect(positionOf("datetime", timeText(90061))).toBe(90061); // where the slider was left
   });
 
   it("finds the place of a number and of a time", () => {
@@ -41,6 +47,7 @@ describe("a model's form", () => {
 
   it("writes requests that quotes cannot break", () => {
     const { curl, python, javascript } = requests("http://h", "/v1/models/m:predict", { "it's": 'a "b" \\ c' });
+    for (const text of [curl, python, javascript]) expect(text.match(/FITSERVE_\w+/g)).toEqual(["FITSERVE_API_KEY"]); // as the client reads it
     expect(curl).toContain("it'\\''s");
     expect(python).toContain('\\"it\'s\\"');
     expect(javascript).toContain('"it\'s": "a \\"b\\" \\\\ c"');
