@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fitserve.datasets.readers.csv_rewrites import end_lines_as_usual
+from fitserve.settings import MB
 from tests.datasets.conftest import Api
 from tests.datasets.uploads import codes, names, refusal, stored
 
@@ -41,6 +44,7 @@ SEMICOLONS = TABLE.replace(",", ";")
         (TABLE + "\n20 records selected.\n", ["footer_skipped"]),
         (TABLE + "Total,190,\n", ["footer_skipped"]),
         (TABLE + "\nSource: the office of records\n", ["footer_skipped"]),
+        (TABLE + "Fuente: la oficina,,\n", ["footer_skipped"]),
         (TABLE + "EOF\n", ["footer_skipped"]),
         (TABLE + "*****\n*** END OF REPORT ***\n", ["footer_skipped"]),
         (TABLE + "TRAILER,20\n", ["footer_skipped"]),
@@ -56,6 +60,14 @@ SEMICOLONS = TABLE.replace(",", ";")
         (TABLE.replace(",", "::"), ["delimiter_of_two"]),
         (TABLE.replace(",", "||"), ["delimiter_of_two"]),
         (TABLE.replace(",", ",\t"), ["delimiter_of_two"]),
+        (TABLE.replace(",", "þ"), ["unusual_delimiter"]),
+        (TABLE.replace(",", "，"), ["unusual_delimiter"]),
+        ("".join(f"þ{line}þ\r\n".replace(",", "þ\x14þ") for line in TABLE.splitlines()), ["unusual_delimiter"]),
+        ("".join(f"a={a}, b={b}, c={c}\n" for a, b, c in ROWS), ["fields_name_columns"]),
+        ("".join(f'a={a} b={b} c="{c}"\n' for a, b, c in ROWS), ["fields_name_columns"]),
+        (TABLE.replace("\n", "\x85"), ["unusual_line_ends"]),
+        (TABLE.replace("\n", "\u2028"), ["unusual_line_ends"]),
+        (TABLE.replace("\n", "\x1e").replace(",", "\x1f"), ["unusual_line_ends"]),
         ("".join(f'"{line}"\n' for line in TABLE.splitlines()), ["lines_quoted"]),
         (TABLE.replace(",", " "), []),
         (TABLE.replace(",", "    "), []),
@@ -344,6 +356,41 @@ def test_lines_are_written_anew_where_no_one_character_separates_fields(
     body, rows = stored(api, text.encode())
     assert rows[0] == expected
     assert found in codes(body)
+
+
+def test_fields_that_name_their_column_may_be_left_out_and_in_any_order(api: Api) -> None:
+    lines = "a=1;b=x, y;c=3\n" * 300 + 'c=5;b="p;""q"""\n'
+    body, rows = stored(api, lines.encode())
+    assert (names(body), rows[0], rows[-1]) == (["a", "b", "c"], [1, "x, y", 3], [None, 'p;"q"', 5])
+    problem = refusal(api, (lines + "a=1;d=2\n").encode())["errors"][0]  # a column that no line before it has
+    assert (problem["row"], problem["line"], problem["received"]) == (302, 302, "a=1;d=2")
+    assert rows_of_text(api, lines) == ["a=1", "b=x, y", "c=3"]
+    assert names(stored(api, b"rule,n\nx=1,2\ny=2,3\nz=4,5\n")[0]) == ["rule", "n"]
+
+
+def rows_of_text(api: Api, text: str) -> list[Any]:
+    """Return the first row of a table whose delimiter is stated."""
+    return stored(api, text.splitlines(True)[0].encode() * 3, delimiter=";", header="false")[1][0]
+
+
+def test_a_line_end_across_two_reads_is_one(tmp_path: Path) -> None:
+    text = "a" * (MB - 1) + "\x85" + "b" * (MB - 2) + "\x85c"
+    (tmp_path / "in").write_text(text, encoding="utf-8")
+    out = end_lines_as_usual(tmp_path / "in", tmp_path / "out", "U+0085")
+    assert out.read_text("utf-8") == text.replace("\x85", "\n")
+
+
+def test_a_row_that_lacks_numbers_is_no_header(api: Api) -> None:
+    rows = "".join(
+        f"10100{n},2022-01-{n},{'open' if n % 2 else 'shut'},{n % 7},{n % 5},{n / 4}\n" for n in range(10, 31)
+    )
+    body, read = stored(api, ("101009,2022-01-21,open, , ,\n" + rows).encode())
+    assert (len(read), codes(body)) == (22, [])
+
+
+def test_one_line_alone_that_may_be_a_header_is_said(api: Api) -> None:
+    body, rows = stored(api, b"27 Feb 2018,UMC, 7.80\n")
+    assert (len(rows), codes(body)) == (1, ["no_header"])
 
 
 def test_sentences_in_quotes_are_one_column(api: Api) -> None:

@@ -201,7 +201,7 @@ class _Detection:
             if len(first) > 2 and not first[-1].strip() and _last_is_empty(fields, len(first)) and len(fields) > 1:
                 trailing, first = True, first[:-1]
             names = tuple(f"column_{number}" for number in range(1, len(first) + 1))
-            if self.options.header is None and (beginning.code or not has_a_number_above_numbers(first, fields)):
+            if self.options.header is None and (beginning.code or not has_a_number_above_numbers(first, fields[1:])):
                 message = "The first line is read as a row: it names no columns."
                 why = f"{first[0].strip()[:40]!r} is like what stands below it"
                 self._add("no_header", message, "header=true", why)

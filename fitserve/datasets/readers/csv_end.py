@@ -122,7 +122,7 @@ def _is_footer(fields: list[str], line: str, body: list[list[str]], numeric: boo
         return True
     if len(fields) < width and (_END.fullmatch(line.strip()) or _TRAILER.fullmatch(present[0])):
         return True
-    if len(fields) < width and numeric and _REMARK.match(line.strip()):
+    if (len(fields) < width or len(present) == 1) and numeric and _REMARK.match(line.strip()):
         return True
     is_total = _TOTALS.fullmatch(present[0].rstrip(":")) is not None
     if is_total:

@@ -52,6 +52,8 @@ def is_header(first: list[str], body: list[list[str]], *, surely: bool = False) 
     rows = [fields for fields in body if fields != first]  # files that were put together repeat their header
     for at, name in enumerate(first):
         below = _below(rows, at)
+        if at and not name.strip():
+            continue  # a name is left out, or a value; of the first column, rather the name
         if below and sum(map(begins_as_number, below)) > 0.8 * len(below):
             # Above plain numbers, what is no plain number is a name: MNIST's 28x28.
             begins = is_number(name) if all(map(is_number, below)) else begins_as_number(name)
@@ -70,7 +72,7 @@ def is_header(first: list[str], body: list[list[str]], *, surely: bool = False) 
 def has_a_number_above_numbers(first: list[str], body: list[list[str]]) -> bool:
     """Return whether the first record is a row beyond doubt."""
     below = [_below(body, at) if is_number(text) else [""] for at, text in enumerate(first)]
-    return any(sum(map(is_number, texts)) >= 0.8 * len(texts) for texts in below)
+    return any(texts and sum(map(is_number, texts)) >= 0.8 * len(texts) for texts in below)
 
 
 def _below(rows: list[list[str]], at: int) -> list[str]:

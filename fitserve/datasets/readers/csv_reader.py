@@ -29,7 +29,7 @@ from fitserve.datasets.readers.csv_end import find_end
 from fitserve.datasets.readers.csv_layout import Grammar
 from fitserve.datasets.readers.csv_lines import each_line_has, lines_of_rows
 from fitserve.datasets.readers.csv_region import Region, RegionReader
-from fitserve.datasets.readers.csv_rewrites import find_rewrite, write_anew
+from fitserve.datasets.readers.csv_rewrites import end_lines_as_usual, find_rewrite, unusual_line_end, write_anew
 from fitserve.datasets.utf8 import first_invalid_utf8, transcode_guessed
 from fitserve.errors import Problem, TooLarge
 from fitserve.excerpts import excerpt_of_cell
@@ -71,11 +71,14 @@ class CsvReader(TableReader):
     is_text = True
 
     def __init__(self, path: Path, options: UploadOptions, limits: Limits, folder: Path) -> None:
-        with path.open("rb") as file:
-            rewrite = find_rewrite(file.read(HEAD_BYTES).rpartition(b"\n")[0].decode("utf-8", "replace"), options)
+        if (line_end := unusual_line_end(_head_of(path))) is not None:
+            path = end_lines_as_usual(path, folder / "lines", line_end)
+        rewrite = find_rewrite(_head_of(path).rpartition("\n")[0], options)
+        self._names_before = int(bool(rewrite and rewrite.names))
         if rewrite is not None:
             path = write_anew(path, folder / "rewritten", rewrite)
-            options = options.model_copy(update={"delimiter": rewrite.delimiter})
+            update = {"delimiter": rewrite.delimiter, **({"header": True} if rewrite.names else {})}
+            options = options.model_copy(update=update)
         super().__init__(path, options, limits, folder)
         self.block = FIRST_BLOCK
         self._skipped: list[int] = []  # data rows that the parser left out, ascending
@@ -111,8 +114,13 @@ class CsvReader(TableReader):
         if options.quote is None and self.dialect.quote != '"':
             self._say_quote()
         if rewrite is not None:
-            self.add_notice(rewrite.code, rewrite.message, evidence="each line has as many fields so")
+            evidence, option = "each line has as many fields so", None
+            if rewrite.names:
+                evidence, option = "every field of the first lines is so", f"delimiter={rewrite.shown}"
+            self.add_notice(rewrite.code, rewrite.message, evidence=evidence, option=option)
             self.description["delimiter"] = rewrite.shown or self.dialect.delimiter
+        if line_end is not None:
+            self.add_notice("unusual_line_ends", f"Lines end in {line_end}.", evidence="no line ends as usual")
 
     def _say_quote(self) -> None:
         quote = self.dialect.quote
@@ -459,7 +467,13 @@ class CsvReader(TableReader):
 
     def locate(self, problems: Sequence[Problem]) -> list[Problem]:
         lines = lines_of_rows(self.path, self.region, len(self.names), [problem.row or 0 for problem in problems])
-        return [replace(problem, line=line) for problem, line in zip(problems, lines, strict=True)]
+        before = self._names_before
+        return [replace(problem, line=line and line - before) for problem, line in zip(problems, lines, strict=True)]
+
+
+def _head_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return file.read(HEAD_BYTES).decode("utf-8", "replace")
 
 
 def _without_marks(first: pa.Array) -> pa.Array:

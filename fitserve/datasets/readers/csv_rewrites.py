@@ -1,7 +1,8 @@
 """CSV files whose lines are written anew before they are parsed, because no one character separates their fields.
 
-Fields between two signs (`1::Toy Story::5`, `a||b`), columns that blanks align (`Ann Lee   31`), and lines that are
-quoted as a whole (`"1,2,x"`), as spreadsheets save what they took for one column.
+Fields between two signs (`1::Toy Story::5`, `a||b`) or beyond ASCII (`1þ2`), columns that blanks align
+(`Ann Lee   31`), lines that are quoted as a whole (`"1,2,x"`), as spreadsheets save what they took for one column,
+fields that name their column (`a=1, b=2`), and lines that end in another character than usual.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fitserve.datasets.readers.csv_header import begins_as_number
 from fitserve.settings import MB
 from fitserve.wire.datasets import UploadOptions
 
@@ -20,7 +22,14 @@ MAX_LINES = 200  # that a file is judged by
 FEW_LINES = 3
 DOUBLED = ("::", "||", ";;", ",,", "~~", "^^", "##", "@@", "$$")
 WITH_TABS = (",\t", ";\t", "|\t")
+BEYOND_ASCII = ("þ", "¦", "¬", "¶", "§", "｜", "│", "，", "；")
+MARKS_OF_SENTENCES = ("，", "；")  # which separate fields only where some of them are numbers
+# A Concordance load file's fields are between thorns, and DC4 is between those.
+_THORN, _BETWEEN_THORNS = "þ", "þ\x14þ"
+# Next line, Unicode's ends of lines and of paragraphs, and ASCII's record separator.
+LINE_ENDS = {"U+0085": "\x85", "U+2028": "\u2028", "U+2029": "\u2029", "U+001E": "\x1e"}
 _SINGLE = (",", ";", "\t", "|")
+_KEY = rb"[^\s=,;|\"'<>!\d][^=,;|\"\t<>!]{0,60}?"
 _QUOTED = re.compile(rb'("[^"\n]*+")')
 _BLANKS = re.compile(rb'"[^"\n]*+"|[ \t]{2,}+')
 
@@ -34,6 +43,7 @@ class Rewrite:
     shown: str | None  # the delimiter of the old ones
     code: str
     message: str
+    names: tuple[bytes, ...] = ()  # of the columns, where each line names them: they become the first line
 
 
 def find_rewrite(head: str, options: UploadOptions) -> Rewrite | None:
@@ -45,13 +55,17 @@ def find_rewrite(head: str, options: UploadOptions) -> Rewrite | None:
         return None
     if all(len(line) > 2 and line[0] == '"' == line[-1] for line in lines):
         return _whole_lines(lines)
+    if (pairs := _named_fields(lines)) is not None:
+        return pairs
+    if all(line[:1] == _THORN == line[-1:] for line in lines) and _are_alike([x.count(_BETWEEN_THORNS) for x in lines]):
+        return _between_thorns()
     for sign in WITH_TABS:
         if all(line.count("\t") == line.count(sign) == line.count(sign[0]) for line in lines) and sign in lines[0]:
             return _doubled(lines, (sign,))
     is_usual = any(_are_alike([line.count(one) for line in lines]) for one in _SINGLE if one * 2 not in lines[0])
     if is_usual and not (lines[0].count("::") > 1 and _are_alike([line.count("::") for line in lines])):
         return None
-    return _doubled(lines) or _aligned(lines)
+    return _doubled(lines) or _beyond_ascii(lines) or _aligned(lines)
 
 
 def _are_alike(counts: list[int]) -> bool:
@@ -75,18 +89,99 @@ def _whole_lines(lines: list[str]) -> Rewrite | None:
     return Rewrite(unquoted, None, None, "lines_quoted", message)
 
 
+def _named_fields(lines: list[str]) -> Rewrite | None:
+    """Find fields that name their column, `a=1, b=2`, in the same or another order, some of them left out."""
+    best: tuple[int, str, re.Pattern[bytes], tuple[bytes, ...]] | None = None
+    for sign in (*_SINGLE, " "):
+        pattern = _pair_pattern(sign.encode())
+        pairs = [_pairs(line.encode("utf-8", "surrogateescape"), pattern) for line in lines]
+        if not all(pairs):
+            continue
+        found = sum(len(one or ()) for one in pairs)
+        names = tuple(dict.fromkeys(name for one in pairs if one for name in one))
+        if len(names) > 1 and found * 2 >= len(names) * len(lines) and (best is None or found > best[0]):
+            best = found, sign, pattern, names
+    if best is None:
+        return None
+    _, sign, pattern, names = best
+
+    def separated(line: bytes) -> bytes:
+        values = _pairs(line, pattern)
+        if not values or not values.keys() <= {*names}:
+            return _quoted(line)  # empty, or one field, which is refused
+        return SEPARATOR.encode().join([_quoted(values.get(name, b"")) for name in names])
+
+    message = "Each field names its column: what stands before = is the column's name."
+    return Rewrite(separated, SEPARATOR, sign, "fields_name_columns", message, names)
+
+
+def _pair_pattern(sign: bytes) -> re.Pattern[bytes]:
+    quoted = rb'"((?:[^"]|"")*+)"'
+    if sign == b" ":
+        return re.compile(rb"\s*+([^\s=,;|\"'<>!\d][^\s=,;|\"<>!]{0,60}+)=(?:" + quoted + rb'|([^\s"]*+))(?:\s++|\Z)')
+    plain = rb'([^"' + re.escape(sign) + rb"]*+)"
+    return re.compile(
+        rb"\s*+(" + _KEY + rb") ?= ?(?:" + quoted + rb" *+|" + plain + rb")(?:" + re.escape(sign) + rb"|\Z)"
+    )
+
+
+def _pairs(line: bytes, pattern: re.Pattern[bytes]) -> dict[bytes, bytes] | None:
+    """Return a line's values by the names before them; None where anything else is in it, or a name twice."""
+    line, values, at = line.strip(), dict[bytes, bytes](), 0
+    while at < len(line):
+        match = pattern.match(line, at)
+        if match is None or match[1] in values:
+            return None
+        values[match[1]] = match[3].strip() if match[2] is None else match[2].replace(b'""', b'"')
+        at = match.end()
+    return values
+
+
+def _quoted(field: bytes) -> bytes:
+    return b'"' + field.replace(b'"', b'""') + b'"' if b'"' in field else field
+
+
+def _between_thorns() -> Rewrite:
+    def separated(line: bytes) -> bytes:
+        bare, thorn = line.strip(), _THORN.encode()
+        if not (bare.startswith(thorn) and bare.endswith(thorn)):
+            return line
+        fields = bare.removeprefix(thorn).removesuffix(thorn).split(_BETWEEN_THORNS.encode())
+        return SEPARATOR.encode().join(map(_quoted, fields))
+
+    message = f"Fields are between {_THORN!r}, as in load files of Concordance."
+    return Rewrite(separated, SEPARATOR, "\x14", "unusual_delimiter", message)
+
+
+def _beyond_ascii(lines: list[str]) -> Rewrite | None:
+    for sign in BEYOND_ASCII:
+        if not _are_alike([line.count(sign) for line in lines]):
+            continue
+        if sign in MARKS_OF_SENTENCES and not any(
+            all(map(begins_as_number, column))
+            for column in zip(*(line.split(sign) for line in lines[1:]), strict=False)
+        ):
+            continue
+        return replace(_at_each(sign), code="unusual_delimiter")
+    return None
+
+
+def _at_each(sign: str) -> Rewrite:
+    def separated(line: bytes) -> bytes:
+        parts = _QUOTED.split(line)  # what is quoted stands at odd places
+        found, new = sign.encode(), SEPARATOR.encode()
+        return b"".join(part if at % 2 else part.replace(found, new) for at, part in enumerate(parts))
+
+    return Rewrite(separated, SEPARATOR, sign, "delimiter_of_two", f"Fields are separated by {sign!r}.")
+
+
 def _doubled(lines: list[str], signs: tuple[str, ...] = DOUBLED) -> Rewrite | None:
     for sign in signs:
         single = sum(sign[0] in line.replace(sign, "") for line in lines)
         # A colon stands in titles too; another sign that is single as well separates empty fields.
         if not _are_alike([line.count(sign) for line in lines]) or (single and sign != "::"):
             continue
-
-        def separated(line: bytes, sign: bytes = sign.encode()) -> bytes:
-            parts = _QUOTED.split(line)  # what is quoted stands at odd places
-            return b"".join(part if at % 2 else part.replace(sign, SEPARATOR.encode()) for at, part in enumerate(parts))
-
-        return Rewrite(separated, SEPARATOR, sign, "delimiter_of_two", f"Fields are separated by {sign!r}.")
+        return _at_each(sign)
     return None
 
 
@@ -103,8 +198,30 @@ def _aligned(lines: list[str]) -> Rewrite | None:
 
 
 def write_anew(path: Path, target: Path, rewrite: Rewrite) -> Path:
-    """Write a file's lines anew; they keep their numbers."""
+    """Write a file's lines anew; they keep their numbers, but for the names before them where it has some."""
     with path.open("rb") as file, target.open("wb") as out:
+        if rewrite.names:
+            out.write(SEPARATOR.encode().join(rewrite.names) + b"\n")
         while lines := file.readlines(MB):
             out.write(b"".join(rewrite.line(line.rstrip(b"\r\n")) + b"\n" for line in lines))
+    return target
+
+
+def unusual_line_end(head: str) -> str | None:
+    """Return the character that ends the lines of a file that begins with `head`; None: they end as usual."""
+    if "\n" in head or "\r" in head:
+        return None
+    return next((name for name, end in LINE_ENDS.items() if end in head), None)
+
+
+def end_lines_as_usual(path: Path, target: Path, name: str) -> Path:
+    """Write a file with usual ends of lines in place of `LINE_ENDS[name]`."""
+    end, rest = LINE_ENDS[name].encode(), b""
+    with path.open("rb") as file, target.open("wb") as out:
+        while data := file.read(MB):
+            data = (rest + data).replace(end, b"\n")
+            cut = next((size for size in range(len(end) - 1, 0, -1) if data.endswith(end[:size])), 0)
+            data, rest = data[: len(data) - cut], data[len(data) - cut :]
+            out.write(data)
+        out.write(rest)
     return target
