@@ -42,8 +42,12 @@ _LANGUAGES = {
     "cp852": _CENTRAL,
     "cp1254": ("çğıİöşüâîû",),
     "cp1257": ("ąčęėįšųūž", "āčēģīķļņšūž", "äõöüšž"),
+    "cp1258": ("áàảãạăắằẳẵặâấầẩẫậéèẻẽẹêếềểễệíìỉĩịóòỏõọôốồổỗộơớờởỡợúùủũụưứừửữựýỳỷỹỵđ",),
 }
 LATIN = frozenset(_LANGUAGES)
+# The letters of each language of central Europe that no western one has: of much text, at least half occur.
+_CENTRAL_ALONE = [alone for one in _CENTRAL if (alone := frozenset(one) - frozenset("".join(_WESTERN)))]
+ENOUGH_LETTERS = 40
 _RUSSIAN = "оеаинтсрвлкмдпуяыьгзбчйхжшюцщэфъё"
 _GREEK = "αοιετσνηυρπκμλςόίέάήύγδωώθχφβζξψϊϋΐΰ"
 _OLD = {"cp850", "mac_roman", "cp852"}
@@ -53,12 +57,14 @@ _SINGLE = ("cp1253", "cp1255", "cp1256", "cp874")
 # The same bytes are often the same text under several of these; the first one is named.
 CANDIDATES = (
     *("cp1252", "gb18030", "big5hkscs", "cp932", "cp949", "euc_jp", "cp1251", "koi8-r", "koi8-u", "cp866", "cp1250"),
-    *("iso8859-2", "cp1254", "cp1253", "cp1255", "cp1256", "cp874", "cp1257", "mac_roman", "iso8859-5"),
-    *("mac_cyrillic", "cp850", "cp852"),
+    *("iso8859-2", "cp1254", "cp1253", "cp1255", "cp1256", "cp874", "cp1257", "cp1258", "mac_roman"),
+    *("iso8859-5", "mac_cyrillic", "cp850", "cp852"),
 )
 # Rare nowadays: they must be better than the others by so much.
 _RARE = {"cp850": 0.12, "mac_roman": 0.12, "cp852": 0.15, "iso8859-5": 0.05, "mac_cyrillic": 0.05, "iso8859-2": 0.03}
-_RARE |= {"koi8-u": 0.01, "cp1257": 0.03, "cp1254": 0.01, "euc_jp": 0.01}
+_RARE |= {"koi8-u": 0.01, "cp1257": 0.03, "cp1254": 0.01, "euc_jp": 0.01, "cp1258": 0.05}
+COMPOSED = "cp1258"  # has accents of their own, which follow their letters: they are put together
+_THORN = b"\xfe"  # in Latin code pages, where it separates fields or surrounds them
 _SCRIPTS = ("LATIN", "CYRILLIC", "GREEK", "HEBREW", "ARABIC", "THAI", "CJK", "HIRAGANA", "KATAKANA", "HANGUL")
 TYPOGRAPHY = frozenset("–—‘’“”„‚€£°§«»…©®±×·¿¡²³µ¥½¼¾ºª\xa0™†•´№Ø")
 # A sign where it belongs, between its neighbours (a blank where the field ends): units, money, quotes, dashes.
@@ -85,6 +91,8 @@ class Guess:
 def guess(path: Path) -> tuple[Guess | None, list[Guess]]:
     """Return the likeliest encoding of a file that is not UTF-8 (None if others are as likely), and those."""
     fields = _fields(path)
+    if _has_thorns(path) and (read := _decoded(fields, "cp1252")) is not None:
+        return Guess("cp1252", max(read[:20], key=len).strip()[:30]), []
     rated: list[_Rated] = []
     for name in CANDIDATES:
         texts = _decoded(fields, name)
@@ -148,9 +156,19 @@ def _chunks_beyond_ascii(path: Path) -> Iterator[bytes]:
         yield rest
 
 
+def _has_thorns(path: Path) -> bool:
+    """Return whether thorns separate or surround fields: as many in each line, and hardly another byte beyond ASCII."""
+    with path.open("rb") as file:
+        lines = [line for line in file.read(CHUNK).split(b"\n")[:-1] if line.strip()]
+    counts = {line.count(_THORN) for line in lines}
+    others = sum(byte >= 0x80 for line in lines[:100] for byte in line)
+    return len(lines) > 2 and len(counts) == 1 and 0 < others < 2 * counts.pop() * min(len(lines), 100)
+
+
 def _decoded(fields: list[bytes], name: str) -> list[str] | None:
     try:
-        return [field.decode(name) for field in fields]
+        texts = [field.decode(name) for field in fields]
+        return [unicodedata.normalize("NFC", text) for text in texts] if name == COMPOSED else texts
     except UnicodeDecodeError:
         return None
 
@@ -171,6 +189,12 @@ def _rate(texts: list[str], name: str) -> float:
             letters[character] += name in _LANGUAGES and character.isalpha() and not is_in_place
     if name in _LANGUAGES:
         total += max(_rate_letters(letters, language, name) for language in _LANGUAGES[name])
+        if _LANGUAGES[name] is _CENTRAL and letters.total() >= ENOUGH_LETTERS:
+            found = {letter.lower() for letter in letters}
+            if not any(2 * len(alone & found) >= len(alone) for alone in _CENTRAL_ALONE):
+                total -= 0.1 * weight  # such as Spanish, of which ñ alone is another letter there
+    if name == COMPOSED and not any("\u1ea0" <= letter <= "\u1ef9" for letter in letters):
+        total -= 0.3 * weight  # Vietnamese has letters with two accents, or a dot below
     if name == "euc_jp" and not any("\u3040" <= character <= "\u30ff" for text in texts for character in text):
         total -= 0.1 * weight  # Japanese has kana; without them, these bytes are Chinese
     return total / weight if weight else 0.0

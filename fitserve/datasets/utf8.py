@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -219,6 +220,7 @@ def transcode(path: Path, target: Path, encoding: str, limits: Limits) -> Path:
     Raises TableUnreadable naming the line of the first bytes that do not decode, TooLarge.
     """
     written = lines = 0
+    held = ""  # the last character, to which an accent may belong that the next chunk begins with
     try:
         decoder = codecs.getincrementaldecoder(encoding)("strict")
         with disk_full_is_507(), path.open("rb") as source, target.open("wb") as out:
@@ -229,6 +231,9 @@ def transcode(path: Path, target: Path, encoding: str, limits: Limits) -> Path:
                     raise UnicodeError("letters without an end")
                 if encoding in MAINFRAME:
                     text = text.replace(NEXT_LINE, "\n")
+                if encoding == text_encoding.COMPOSED:
+                    text = unicodedata.normalize("NFC", held + text)
+                    text, held = (text[:-1], text[-1:]) if chunk else (text, "")
                 data = text.encode("utf-8")
                 lines += data.count(b"\n")
                 written += out.write(data)

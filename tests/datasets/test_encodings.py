@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import pytest
 
 from tests.datasets.conftest import Api
@@ -178,6 +180,38 @@ def test_signs_alone_mean_no_encoding(api: Api, text: str) -> None:
     body, rows = stored(api, text.encode())
     assert [row[0] for row in rows] == [line.split(",")[0] for line in text.splitlines()[1:]]
     assert body["source"]["encoding"] == "utf-8"
+
+
+def test_vietnamese_is_recognised_and_its_accents_put_together(api: Api) -> None:
+    rows = [["Nguyễn Văn An", "Hà Nội"], ["Trần Thị Bình", "Đà Nẵng"], ["Lê Hoàng", "Hải Phòng"]]
+    text = "".join(",".join(row) + "\n" for row in rows)
+    marks = {ord(mark): None for mark in "\u0300\u0301\u0303\u0309\u0323"}
+    data = b""
+    for letter in text:  # the code page has letters with one accent, and four accents that follow a letter
+        parts = unicodedata.normalize("NFD", letter)
+        base, accents = parts.translate(marks), "".join(mark for mark in parts if ord(mark) in marks)
+        data += (unicodedata.normalize("NFC", base) + accents).encode("cp1258")
+    body, read = stored(api, b"a,b\n" + data)
+    assert (read, body["source"]["encoding"]) == (rows, "cp1258")
+
+
+def test_much_spanish_is_not_polish(api: Api) -> None:
+    stems = ["administraci", "gesti", "acci", "regi", "poblaci"]
+    words = [
+        "diseño",
+        "niño",
+        "año",
+        "español",
+        *(f"{stem}ón {place}" for stem in stems for place in ("mí", "té", "más", "ú")),
+    ]
+    body, rows = stored(api, ("word,n\n" + "".join(f"{word},{n}\n" for n, word in enumerate(words))).encode("cp1252"))
+    assert ([row[0] for row in rows], body["source"]["encoding"]) == (words, "cp1252")
+
+
+def test_thorns_between_fields_are_of_a_latin_code_page(api: Api) -> None:
+    data = "aþbþc\n" + "".join(f"{n}þ{n / 2}þxé\n" for n in range(9))
+    body, rows = stored(api, data.encode("cp1252"))
+    assert (rows[1], codes(body)) == ([1, 0.5, "xé"], ["encoding_recognised", "unusual_delimiter"])
 
 
 def test_nul_bytes_in_a_short_file_are_no_utf_16(api: Api) -> None:
