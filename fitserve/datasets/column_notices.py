@@ -11,6 +11,7 @@ from typing import Any
 from unicodedata import category
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from fitserve.dataset_facts import Storage
 from fitserve.datasets.column_plan import HALF, MOSTLY, SHARE, FilePrior
@@ -133,6 +134,8 @@ def note_unread_numbers(name: str, texts: pa.Array, evidence: NumberEvidence | N
     """Note a column of texts that are numbers, but for some of them or for what is written beside them."""
     if evidence is None or not evidence.texts or has_leading_zeros(texts):
         return []
+    if evidence.behind == evidence.numbers:
+        return []
     with_units = evidence.units and evidence.numbers >= SHARE * evidence.texts
     if with_units and (units := list(_note_unread_units(name, texts, evidence))):
         return units
@@ -155,6 +158,7 @@ def _note_unread_units(name: str, texts: pa.Array, evidence: NumberEvidence) -> 
         len(units) > 4
         or {*units} <= {"st", "nd", "rd", "th"}
         or any(unit[-1] in "<>≤≥~≈±=" for unit in units)
+        or (len(units) > 1 and {*units} <= {*"NSEWO"})  # the sign of a coordinate, which is no unit
         or (evidence.prefixed and not all(map(is_known_unit, units)) and not _are_amounts(units, evidence))
     ):
         return
@@ -196,6 +200,22 @@ def note_unread_times(name: str, evidence: TimeEvidence | None) -> list[Notice]:
     if not evidence.odd:
         return []
     return [note_odd_values(name, "timestamp", evidence.odd, evidence.readable, evidence.texts)]
+
+
+def note_leading_zeros(name: str, texts: pa.Array) -> tuple[Notice, ...]:
+    """Note that a column of numbers is text because some of them begin with zeros, as codes do."""
+    codes = texts.filter(pc.match_substring_regex(texts, "^0[0-9]"))
+    if not len(codes):
+        return ()
+    return (
+        Notice(
+            code="digits_kept",
+            message=f"{name!r} stays text: as numbers, its values would lose the zeros that they begin with.",
+            column=name,
+            evidence=f"codes are written so, such as {codes[0].as_py()[:40]}",
+            option=f"kinds.{name}=numeric",
+        ),
+    )
 
 
 def note_odd_values(name: str, storage: Storage, odd: str, fit: int, values: int) -> Notice:

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from fitserve.dataset_facts import Kind, Storage
 from fitserve.datasets import MAX_PROBLEMS
-from fitserve.datasets.column_notices import keep_digits, note_odd_values
+from fitserve.datasets.column_notices import keep_digits, note_leading_zeros, note_odd_values
 from fitserve.datasets.column_plan import ColumnPlan
 from fitserve.datasets.column_texts import has_leading_zeros, merge_spellings
 from fitserve.datasets.plan_proposal import as_text_plan, propose_again
@@ -70,6 +70,7 @@ class ColumnParser:
         self.bad_spellings = Counter[str]()
         self.examples: list[str] = []  # good texts of the first batch
         self.read_as_missing = Counter[str]()  # spellings that are labels in other columns
+        self.blanks = Counter[str]()  # texts of blanks alone, which are missing
         self.label_counts: Mapping[str, int] = {}  # labels that are spellings of a missing value elsewhere
         self.naive = self.zoned = 0  # times without a zone, and with one
         self.notices: list[Notice] = []  # what was decided for this column; part of the upload's answer
@@ -122,7 +123,7 @@ class ColumnParser:
         plan = self.plan
         is_value = plan.storage != "string"
         in_any_case = {*plan.format.also_missing, *(SOFT_MISSING if plan.soft_missing and is_value else ())}
-        spellings = {*plan.format.missing_spellings, *_BLANK}
+        spellings = {*plan.format.missing_spellings, *_BLANK} - {*plan.format.keep}
         missing = find_missing(values, spellings, in_any_case, trim=is_value or plan.format.trim)
         if not pc.any(missing).as_py():
             return values
@@ -130,12 +131,14 @@ class ColumnParser:
         for text, count in zip(missing_counts.field(0).to_pylist(), missing_counts.field(1).to_pylist(), strict=True):
             if (bare_text := text.strip()) and len(self.read_as_missing) < MAX_SPELLINGS:
                 self.read_as_missing[bare_text] += count
+            elif text and not bare_text:
+                self.blanks[text] += count
         return pc.if_else(missing, pa.scalar(None, pa.string()), values)
 
     def _parse_numbers(self, values: pa.Array, rows: np.ndarray) -> tuple[pa.Array, np.ndarray | None]:
         plan = self.plan
         if not plan.strict and plan.stated_kind != "numeric" and has_leading_zeros(values):
-            return self._fall_back_to_text(values)
+            return self._fall_back_to_text(values, notices=note_leading_zeros(self.name, values))
         floats = plan.storage == "float64"
         parsed = numbers.cast_plain(values, floats) if plan.format.is_plain and not plan.quoted else None
         if parsed is None:
@@ -283,6 +286,16 @@ class ColumnParser:
     def _note_words(self) -> None:
         """Note words that were read as missing, or as labels, in a column of texts."""
         plan, name = self.plan, self.name
+        if self.blanks and plan.stated.missing is None:
+            self.notices.append(
+                Notice(
+                    code="read_as_missing",
+                    message=f"{self.blanks.total()} values of {name!r} that are blanks alone are read as missing.",
+                    column=name,
+                    evidence="nothing is seen in them",
+                    option=f"formats.{name}.keep={json.dumps(sorted(self.blanks), ensure_ascii=False)}",
+                )
+            )
         for word, count in sorted(self.read_as_missing.items()):
             if plan.stated.missing is None and word.strip() in ("NA", "None", "?"):
                 self.notices.append(

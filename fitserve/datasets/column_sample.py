@@ -18,6 +18,7 @@ from fitserve.dataset_facts import Storage
 from fitserve.datasets.column_notices import (
     as_read,
     keep_digits,
+    note_leading_zeros,
     note_numbers,
     note_times,
     note_unread_numbers,
@@ -78,7 +79,7 @@ class ColumnSample:
         counts = dict(zip(counted.field(0).to_pylist(), counted.field(1).to_pylist(), strict=True))
         counts = {text: count for text, count in counts.items() if text.strip().lower() not in SOFT_MISSING}
         distinct = list(counts)
-        if self.plain is None or pa.types.is_floating(self.plain.type):
+        if self.plain is None or pa.types.is_floating(self.plain.type) or _have_odd_signs(self.present):
             self.numbers = numbers.evidence_of(counts)
         elif self.plain is not None:
             self.numbers = NumberEvidence(texts=len(distinct), numbers=len(distinct))
@@ -169,6 +170,8 @@ class ColumnSample:
         if not must and (notice := note_telephone_numbers(self.name, self.present)) is not None:
             return replace(self._of_texts(base), notices=(notice,))
         evidence = self.numbers or NumberEvidence()
+        if not must and evidence.behind and evidence.behind == evidence.numbers:
+            return None  # 50-, 55-, 60-: ages from there on, rather than negative numbers alone
         if not must and len(evidence.units) > 1 and not self.stated.units:
             return None  # amounts of different currencies are not comparable
         if self.plain is not None and format.is_plain:
@@ -286,9 +289,9 @@ class ColumnSample:
             labels = Counter({text: count for text, count in counts.items() if not format.is_missing(text)})
             format = merge_spellings(format, labels)
         if self.kind is None:
-            proposal = note_unread_times(self.name, self.times) or note_unread_numbers(
-                self.name, self.present, self.numbers
-            )
+            zeros = () if self.plain is None else note_leading_zeros(self.name, self.present)
+            proposal = note_unread_times(self.name, self.times) or list(zeros)
+            proposal = proposal or note_unread_numbers(self.name, self.present, self.numbers)
             if not proposal and (quantities := note_quantities(self.name, self.present[:1000].to_pylist())) is not None:
                 proposal = [quantities]
             notices += proposal
@@ -299,6 +302,11 @@ def _counts(texts: pa.Array) -> dict[str, int]:
     """Return how often each of the first hundred texts occurs."""
     counted = texts.value_counts()[:100]
     return dict(zip(counted.field(0).to_pylist(), counted.field(1).to_pylist(), strict=True))
+
+
+def _have_odd_signs(texts: pa.Array) -> bool:
+    """Return whether some numbers are in brackets or have their minus behind."""
+    return bool(pc.any(pc.match_substring_regex(texts, r"\(|-\s*$")).as_py())
 
 
 def _look_like_times(texts: Sequence[str]) -> bool:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import pyarrow as pa
 
 from fitserve.datasets.column_plan import SHARE, ColumnPlan, FilePrior
 from fitserve.datasets.column_sample import ColumnSample
+from fitserve.datasets.unusual_numbers import note_packed_coordinates
 from fitserve.parsing import ColumnFormat, TimeFormat
 from fitserve.parsing.column_format import PLAIN
 from fitserve.wire.datasets import UploadOptions
@@ -39,7 +41,12 @@ def propose_plans(
         plans.append(ColumnSample(name, values, base))
     prior = FilePrior(options.decimal, options.thousands, options.dates, european)
     prior = _with_proofs(prior, plans)
-    return [sample.plan(prior) for sample in plans]
+    proposed = [sample.plan(prior) for sample in plans]
+    for at, (sample, beside) in enumerate(pairwise(plans)):
+        note = note_packed_coordinates(sample.name, sample.present, beside.name, beside.present)
+        if note is not None and sample.kind is None:
+            proposed[at] = replace(proposed[at], notices=(*proposed[at].notices, note))
+    return proposed
 
 
 def _with_proofs(prior: FilePrior, samples: Sequence[ColumnSample]) -> FilePrior:

@@ -50,6 +50,7 @@ _QUANTITY = (
     r"|(?P<ratios>\d{1,5} ?: ?\d{1,5}|\d{1,3}(?:[ .]\d{3}){1,4}:\d{2})"
     r"|(?P<feet_and_inches>\d{1,3} ?['\u2032](?: ?\d{1,2}(?:\.\d{1,3})? ?(?:\"|\u2033|''|\u201d)?)?)"
     r"|(?P<degrees>[NSEW]? ?[+-]?\d{1,3}(?:\.\d{1,9})? ?°[0-9.'\"\u2032\u2033\u2019\u201d ]{0,20}[NSEWO]?"
+    r"|\d{2,3}[0-5]\d\.\d{2,9} ?,? ?[NSEWO]|\d{1,3}(?:\.\d{1,9})? ?[NSEWO]"
     r"|[NSEW]? ?\d{1,3} \d{1,2}(?: \d{1,2})?(?:\.\d{1,9})? ?[NSEWO]|[NSEW] ?\d{1,3}(?:\.\d{1,9})?)"
     r"|(?P<amounts_in_thousands_or_millions>[+-]?[A-Z]{0,3}[$€£¥₹] ?\d{1,12}(?:[.,]\d{1,9}){0,3}"
     r" ?(?:[KkMmBbT]|[bmt]n|[Mm]illion|[Bb]illion|[Tt]housand|Mio\.?|Mrd\.?|lakh|crore)?)"
@@ -59,11 +60,12 @@ _QUANTITY = (
     r"|(?P<months>(?:19|20)\d{2}(?:-?M0?|-)(?:[1-9]|1[0-2]))"
     r"|(?P<days_of_a_year>(?:19|20)\d{2}-(?:[0-2]\d{2}|3[0-6]\d))"
     r"|(?P<times_in_brackets>/Date\(-?\d{1,15}(?:[+-]\d{4})?\)/)"
-    rf"|(?P<ranges>{_SHORT} ?(?:-|–|—|\.\.\.?|to|bis|à|a|até|~|～) ?{_SHORT}(?: [a-z]{{1,10}})?|{_SHORT} ?\+"
+    rf"|(?P<ranges>{_SHORT} ?(?:-|–|—|\.\.\.?|to|bis|à|a|até|~|～) ?{_SHORT}(?: [a-z]{{1,10}})?|{_SHORT} ?[+-]"
     rf"|(?:under|over|below|above|up to|unter|über|ab|bis|moins de|plus de) ?{_SHORT}"
     rf"|{_SHORT} (?:and|or|und|oder|et|ou) (?:over|older|above|more|less|under|younger|mehr|älter|plus|mais))"
     rf"|(?P<approximate_numbers>(?:[~≈≤≥<>]=?|ca?\.|about|approx\.?) ?{_PLAIN}|{_PLAIN} ?(?:±|\+/-) ?{_PLAIN}"
     rf"|{_PLAIN} ?\({_PLAIN} ?%?\))"
+    rf"|(?P<numbers_after_a_name>[^\W\d]\w{{0,20}} ?[=+] ?{_PLAIN}(?: ?[A-Za-z%]{{1,5}})?)"
     rf"|(?P<complex_numbers>\(?{_PLAIN}[+-]\d{{1,15}}(?:\.\d{{1,15}})?[ij]\)?)"
     rf"|(?P<lists_of_numbers>[\[({{] ?{_PLAIN}(?:(?: ?[,;] ?| ){_PLAIN}){{2,200}} ?[\])}}])"
     r"|(?P<amounts_with_a_sign_between_their_digits>\d{1,9}[$€£¥]\d{2}|£?\d{1,9} ?\d{1,2}s\.? ?\d{1,2}d\.?)"
@@ -76,6 +78,8 @@ _QUANTITY = (
     rf"(?:\D.*)?)"
 )
 _NUMBER = re.compile(_PLAIN)
+_DEGREES_AND_MINUTES = r"^\s*(?:\d{1,2}|[01]\d{2})[0-5]\d\.\d{2,9}\s*$"  # 4807.038
+_HEMISPHERES = (pa.array(["N", "S"]), pa.array(["E", "W"]))
 _CODE_LIKE = re.compile(r"\d{1,15}[eE]\d{1,3}")
 MAX_EXPONENTS = 1_000  # different texts that are looked at
 MEANT = 0.95  # of a column's texts
@@ -211,6 +215,27 @@ def note_telephone_numbers(name: str, texts: pa.Array) -> Notice | None:
         column=name,
         evidence=f"each is a plus and digits, as telephone numbers are: {texts[0].as_py().strip()}",
         option=f"kinds.{name}=numeric",
+    )
+
+
+def note_packed_coordinates(name: str, texts: pa.Array, beside: str, signs: pa.Array) -> Notice | None:
+    """Note degrees and minutes in one number, as GPS receivers write them: 4807.038 before a column of N and S."""
+    if not len(texts) or not len(signs) or not re.match(_DEGREES_AND_MINUTES, texts[0].as_py()):
+        return None
+    if not any(pc.all(pc.is_in(pc.utf8_trim_whitespace(signs), one)).as_py() for one in _HEMISPHERES):
+        return None
+    if not pc.all(pc.match_substring_regex(texts, _DEGREES_AND_MINUTES)).as_py():
+        return None
+    example = texts[0].as_py().strip()
+    cut = example.index(".") - 2
+    return Notice(
+        code="packed_coordinates",
+        message=f"{name!r} seems to have degrees and minutes in one number: {example} would be {int(example[:cut])} "
+        f"degrees and {example[cut:]} minutes.",
+        column=name,
+        evidence=f"{beside!r} after it is {' or '.join(sorted(set(signs.unique().to_pylist())))}, as GPS receivers "
+        "write; written as degrees, near places are near numbers",
+        option=f"kinds.{name}=ignored",
     )
 
 

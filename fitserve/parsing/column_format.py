@@ -157,6 +157,8 @@ class ColumnFormat(DataModel):
 
     def is_missing(self, text: str) -> bool:
         """Return whether a text stands for a missing value in this column."""
+        if text in self.keep:
+            return False
         bare = text.strip()
         return bare in self.missing_spellings or (bool(self.also_missing) and bare.lower() in self._also_missing)
 

@@ -25,7 +25,8 @@ UNDISPUTED = tuple(word for word in MISSING if word not in DISPUTABLE)
 # Texts, in lower case, that mean a missing value in a column where everything else is a number or a time.
 SOFT_MISSING = frozenset(
     (
-        *("-", "--", "---", ".", "..", "...", "*", "na", "n.a.", "n.a", "n/a", "n/d", "nd", "nil", "none", "unk"),
+        *(sign * count for sign in "-.*?~:_" for count in range(1, 9)),  # SAS, NASA and others fill a field's width
+        *("na", "n.a.", "n.a", "n/a", "n/d", "nd", "nil", "none", "unk"),
         *("unknown", "missing", "not available", "not known", "no data", "null", "nan", "tbd", "inconnu"),
         *("(blank)", "(null)", "(none)", "(missing)", "<null>", "[null]", "1.#qnan", "1.#ind", "-1.#ind"),
         *("无", "缺失", "–", "—", "#value!", "#div/0!", "#ref!", "#null!", "#num!", "#name?", "#n/a"),

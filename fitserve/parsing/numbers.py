@@ -292,6 +292,7 @@ class NumberEvidence:
     bare: int = 0  # numbers without a unit
     prefixed: bool = False  # a unit stands before a number
     negatives: list[str] = field(default_factory=list)  # in brackets or with a sign behind
+    behind: int = 0  # whole numbers with a minus behind: 50-, which may mean 50 and more
     dash: str = ""  # a unit and a dash: 0
     odd: str = ""  # the first text that is no number
 
@@ -332,6 +333,7 @@ def evidence_of(texts: Mapping[str, int]) -> NumberEvidence:
             evidence.prefixed |= not text.strip().endswith(unit)
         else:
             evidence.bare += count
+        evidence.behind += count * (bare[:-1].isdecimal() and bare[-1] == "-")
         if odd and len(evidence.negatives) < 3:
             evidence.negatives.append(text.strip())
     return evidence

@@ -166,6 +166,26 @@ CASES_OF_NUMBERS = {
     ),
     "ratios": Case(us("1:2", "16:9"), ["1:2", "16:9"], "categorical", {"number_like_text"}),
     "lists": Case(us("[1, 2, 3]", "[4, 5, 6]"), ["[1, 2, 3]", "[4, 5, 6]"], "categorical", {"number_like_text"}),
+    "coordinates of a GPS receiver": Case(
+        lines("lat,ns,b", "4807.038,N,x", "4811.420,N,y", "4159.999,S,z"),
+        [4807.038, 4811.42],
+        "numeric",
+        {"packed_coordinates"},
+    ),
+    "the same, with zeros": Case(
+        lines("lon,ew,b", "01131.000,E,x", "00459.250,W,y", "01131.000,E,z"),
+        ["01131.000", "00459.250"],
+        "categorical",
+        {"packed_coordinates", "digits_kept"},
+    ),
+    "the same, in one text": Case(us("4807.038N", "4159.999S"), ["4807.038N"], "categorical", {"number_like_text"}),
+    "hundreds of metres beside the wind": Case(lines("d,wind,b", "1275.25,N,x", "1380.5,S,y"), [1275.25], "numeric"),
+    "codes that begin with zeros": Case(us("007", "12", "345"), ["007", "12", "345"], "categorical", {"digits_kept"}),
+    "whole numbers in brackets": Case(us("(5)", "12", "7-"), [-5, 12, -7], "numeric", {"accounting_negatives"}),
+    "ages from there on": Case(us("50-", "55-", "60-"), ["50-", "55-"], "categorical", {"number_like_text"}),
+    "leads of parties": Case(us("R+27", "D+3", "R+8"), ["R+27", "D+3"], "categorical", {"number_like_text"}),
+    "numbers after a name": Case(us("t=21.5", "t=22"), ["t=21.5", "t=22"], "categorical", {"number_like_text"}),
+    "stars as wide as the field": Case(us(*TENS, "****", "****"), NUMBERS, "numeric", {"read_as_missing"}),
     "complex numbers": Case(us("1+2j", "3-4.5j"), ["1+2j", "3-4.5j"], "categorical", {"number_like_text"}),
     "durations of pandas": Case(
         us("0 days 02:03:04", "1 day, 2:03:04"), ["0 days 02:03:04"], "categorical", {"number_like_text"}
@@ -413,6 +433,10 @@ CASES_OF_TIMES = {
     "two orders": Case(us("01/14/2024", "15/01/2024"), ["01/14/2024", "15/01/2024"], "categorical", {"dates_disagree"}),
 }
 CASES_OF_LABELS = {
+    "cells of blanks": Case(us("p", " ", "q", "p"), ["p", None, "q"], "categorical", {"read_as_missing"}),
+    "cells of blanks by option": Case(
+        us("p", " ", "q", "p"), ["p", " ", "q"], "categorical", options={"formats.a.keep": '[" "]'}
+    ),
     "NA among codes of two letters": Case(
         lines("a,b", "NA,1", "EU,2", "AS,3", times=5), ["NA", "EU", "AS"], "categorical", {"read_as_label"}
     ),
