@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from fitserve.datasets.readers.csv_header import begins_as_number
 from fitserve.settings import MB
@@ -29,9 +30,39 @@ _THORN, _BETWEEN_THORNS = "þ", "þ\x14þ"
 # Next line, Unicode's ends of lines and of paragraphs, and ASCII's record separator.
 LINE_ENDS = {"U+0085": "\x85", "U+2028": "\u2028", "U+2029": "\u2029", "U+001E": "\x1e"}
 _SINGLE = (",", ";", "\t", "|")
-_KEY = rb"[^\s=,;|\"'<>!\d][^=,;|\"\t<>!]{0,60}?"
 _QUOTED = re.compile(rb'("[^"\n]*+")')
 _BLANKS = re.compile(rb'"[^"\n]*+"|[ \t]{2,}+')
+
+
+def _of_pairs(sign: bytes) -> bytes:
+    """Return the pattern of `name=value` and the sign behind it; a value in quotes may hold the sign."""
+    name, plain = rb"[^\s=,;|\"'<>!\d][^=,;|\"\t<>!]{0,60}?", rb'([^"' + re.escape(sign) + rb"]*+)"
+    value = rb'(?:"((?:[^"]|"")*+)" *+|' + plain + rb")"
+    return rb"\s*+(" + name + rb") ?= ?" + value + rb"(?:" + re.escape(sign) + rb"|\Z)"
+
+
+_WITH_COMMA, _WITH_SEMICOLON, _WITH_TAB, _WITH_BAR = map(_of_pairs, (b",", b";", b"\t", b"|"))
+
+
+class Pairs(NamedTuple):
+    """How fields that name their column are found between two signs."""
+
+    sign: str
+    pattern: re.Pattern[bytes]
+
+
+_PAIRS = (
+    Pairs(",", pattern=re.compile(_WITH_COMMA)),
+    Pairs(";", pattern=re.compile(_WITH_SEMICOLON)),
+    Pairs("\t", pattern=re.compile(_WITH_TAB)),
+    Pairs("|", pattern=re.compile(_WITH_BAR)),
+    Pairs(
+        " ",
+        pattern=re.compile(
+            rb"\s*+([^\s=,;|\"'<>!\d][^\s=,;|\"<>!]{0,60}+)=(?:\"((?:[^\"]|\"\")*+)\"|([^\s\"]*+))(?:\s++|\Z)"
+        ),
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -92,8 +123,7 @@ def _whole_lines(lines: list[str]) -> Rewrite | None:
 def _named_fields(lines: list[str]) -> Rewrite | None:
     """Find fields that name their column, `a=1, b=2`, in the same or another order, some of them left out."""
     best: tuple[int, str, re.Pattern[bytes], tuple[bytes, ...]] | None = None
-    for sign in (*_SINGLE, " "):
-        pattern = _pair_pattern(sign.encode())
+    for sign, pattern in _PAIRS:
         pairs = [_pairs(line.encode("utf-8", "surrogateescape"), pattern) for line in lines]
         if not all(pairs):
             continue
@@ -113,16 +143,6 @@ def _named_fields(lines: list[str]) -> Rewrite | None:
 
     message = "Each field names its column: what stands before = is the column's name."
     return Rewrite(separated, SEPARATOR, sign, "fields_name_columns", message, names)
-
-
-def _pair_pattern(sign: bytes) -> re.Pattern[bytes]:
-    quoted = rb'"((?:[^"]|"")*+)"'
-    if sign == b" ":
-        return re.compile(rb"\s*+([^\s=,;|\"'<>!\d][^\s=,;|\"<>!]{0,60}+)=(?:" + quoted + rb'|([^\s"]*+))(?:\s++|\Z)')
-    plain = rb'([^"' + re.escape(sign) + rb"]*+)"
-    return re.compile(
-        rb"\s*+(" + _KEY + rb") ?= ?(?:" + quoted + rb" *+|" + plain + rb")(?:" + re.escape(sign) + rb"|\Z)"
-    )
 
 
 def _pairs(line: bytes, pattern: re.Pattern[bytes]) -> dict[bytes, bytes] | None:
