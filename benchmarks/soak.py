@@ -120,7 +120,7 @@ class Soak:
         self.samples.append(Sample(seconds, self.asked, self.trained, dict(memory), dict(files), database))
 
     def figures(self) -> dict[str, Any]:
-        """Return what grew between the middle and the end, by process and by what was done."""
+        """Return the memory and files of each process, and their growth in the second half of the soak."""
         half = [sample for sample in self.samples if sample.seconds >= self.samples[-1].seconds / 2]
         first, last = half[0], half[-1]
         names = sorted(set(first.memory) & set(last.memory))

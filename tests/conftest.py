@@ -256,7 +256,7 @@ _ports = _ports_of_this_process()
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports that are free right now, and that nobody else takes before they are used."""
+    """Return free ports that are reserved for this test process."""
     ports: list[int] = []
     while len(ports) < count:
         port = next(_ports)

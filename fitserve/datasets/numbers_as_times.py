@@ -41,7 +41,7 @@ _DATE_NAME = re.compile(r"(?:^|[\W_]|(?<=[a-z])(?=[A-Z]))(?i:date|datetime|datum
 
 
 class NumbersAsTimes:
-    """What the numbers of one column may be as times, by their size and the column's name."""
+    """Tells which times the numbers of one column may mean, from their size and the column's name."""
 
     def __init__(self, name: str, present: pa.Array, stated: ColumnFormat) -> None:
         self.name, self.present, self.stated = name, present, stated
@@ -146,7 +146,7 @@ class NumbersAsTimes:
         return replace(plan, notices=(notice,))
 
     def stated_format(self) -> TimeFormat | None:
-        """Return how to read numbers that are stated to be times: 20240131, or since 1970; None for other texts."""
+        """Return the format of numbers that the options declare as times (20240131, seconds since 1970), or None."""
         if orders := short_date_orders(self.present):
             return orders[0]
         parsed, bad = numbers.parse_numbers(self.present, PLAIN)

@@ -1,4 +1,4 @@
-"""The same change to many runs: what is refused for one does not hold up the others.
+"""Change many runs at once: a run that is refused does not hold up the others.
 
 Runs are changed in groups, each in one transaction. Whatever stops between two groups, the request can be sent again:
 a run that is cancelled, tagged or gone stays so.
@@ -22,7 +22,7 @@ from fitserve.visibility import owned_by
 GROUP = 100  # runs in one transaction: SQLite's other writers wait for it
 
 Refusals = dict[str, FitserveError]
-# Changes locked runs. Returns why which of them are refused; nothing of theirs has been written.
+# Changes locked runs. Returns the errors of those that it refuses, of which it has written nothing.
 Change = Callable[[Session, Sequence[Run]], Refusals]
 # Adds to the transaction in which these runs were changed.
 Note = Callable[[Session, Sequence[str]], None]
@@ -35,7 +35,7 @@ _BRIEF = (
 
 
 def cancel_runs(engine: Engine, ids: Sequence[str], owner: str | None, note: Note) -> Refusals:
-    """Do `finish.cancel` to runs. Return why which were refused, by id. Raises Unavailable, StorageFull."""
+    """Cancel runs. Return the errors of those that were refused, by id. Raises Unavailable, StorageFull."""
     ended = 0
 
     def cancel(session: Session, runs: Sequence[Run]) -> Refusals:
@@ -57,7 +57,7 @@ def cancel_runs(engine: Engine, ids: Sequence[str], owner: str | None, note: Not
 
 
 def delete_runs(engine: Engine, ids: Sequence[str], owner: str | None, note: Note) -> Refusals:
-    """Do `change.delete_run` to runs. Return why which were refused, by id. Raises Unavailable, StorageFull."""
+    """Delete runs. Return the errors of those that were refused, by id. Raises Unavailable, StorageFull."""
 
     def delete(session: Session, runs: Sequence[Run]) -> Refusals:
         return {**change.delete_locked(session, runs)}
@@ -68,7 +68,7 @@ def delete_runs(engine: Engine, ids: Sequence[str], owner: str | None, note: Not
 def tag_runs(
     engine: Engine, ids: Sequence[str], owner: str | None, note: Note, *, add: str = "", remove: str = ""
 ) -> Refusals:
-    """Add or remove one tag of runs. Return why which were refused, by id. Raises Unavailable, StorageFull."""
+    """Add or remove one tag. Return the errors of runs that were refused, by id. Raises Unavailable, StorageFull."""
 
     def tag(_session: Session, runs: Sequence[Run]) -> Refusals:
         for run in runs:

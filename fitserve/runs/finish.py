@@ -193,7 +193,7 @@ def cancel(engine: Engine, run_id: str, owner: str | None) -> Run:
 
 
 def cancel_locked(session: Session, run: Run, at: datetime) -> bool:
-    """Do `cancel` to a run that this transaction has locked. Return whether that has ended it.
+    """Cancel a run that this transaction has locked. Return whether it has ended.
 
     Raises Conflict before anything is written.
     """

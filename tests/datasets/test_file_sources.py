@@ -302,7 +302,7 @@ class BreakingFiles:
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[BreakingFiles]:
-    """An HTTPS server of files that breaks as it is told to."""
+    """Yield an HTTPS file server that fails as each test tells it to."""
     certificate, key = make_certificate(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

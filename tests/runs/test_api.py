@@ -165,6 +165,7 @@ def test_several_runs_are_one_answer(api: httpx2.Client) -> None:
     assert [run["id"] for run in found] == ids, "in the order asked for, without those that are not there"
     assert found == [api.get(f"/runs/{run_id}").json() for run_id in ids]
     assert api.get("/run-details", params={"run": ["run_none"] * 101}).status_code == 422
+    assert api.get("/run-details", params={"run": ["run_\x00", ids[0]]}).json()[0]["id"] == ids[0]
 
 
 @pytest.mark.parametrize("path", ["/runs/nothing", "/runs/..%2f..%2fetc", "/runs/a%00b", "/runs/" + "x" * 300])

@@ -46,7 +46,7 @@ class SilentReporter:
 
 
 def main(folder: Path) -> None:
-    """Convert, compare, and write the result."""
+    """Convert a run's model to the requested format, compare its answers with the original's, write the result."""
     request, manifest = (json.loads((folder / f"{name}.json").read_text()) for name in ("request", "manifest"))
     encoder, targets = Encoder.from_json(manifest["encoder"]), TargetEncoder.from_json(manifest["targets"])
     if request["format"] == "code":

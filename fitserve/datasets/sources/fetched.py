@@ -43,9 +43,9 @@ def go_on() -> None:
 
 @dataclass(frozen=True)
 class Place:
-    """The folder that a source is fetched into, and the limits and options of the fetch.
+    """Where a source is fetched to, and within which limits.
 
-    `check` is called again and again; what it raises, `Stopped`, ends the work.
+    `check` is called repeatedly while it is fetched, and raises `Stopped` to end the work.
     """
 
     folder: Path

@@ -1,4 +1,4 @@
-"""How a source of many objects is divided, and what is stored of a part that was read, for whoever joins all parts."""
+"""The plan that divides an import of many objects into parts, and the stored form of a part that was read."""
 
 from __future__ import annotations
 

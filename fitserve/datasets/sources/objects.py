@@ -49,7 +49,7 @@ class ListedObject(NamedTuple):
 
 @dataclass(frozen=True)
 class Listing:
-    """What a source's path named when it was listed, in the order of names."""
+    """The objects that a source's path matched when it was listed, sorted by name."""
 
     objects: Sequence[ListedObject]
 

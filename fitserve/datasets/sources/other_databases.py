@@ -148,7 +148,7 @@ def _segments(result: CursorResult[Any], check: Callable[[], None], folder: Path
             columns = [arrow_column(list(column)) for column in zip(*rows, strict=True)]
             batch = pa.RecordBatch.from_arrays(columns, names=names)
             size.add(batch)
-            # Rows may be large, and are in memory together.
+            # A batch is in memory whole, and its rows may be large.
             count = max(1, min(BATCH_ROWS, 8 * count, BATCH_BYTES * count // max(1, batch.nbytes)))
             if writer is None or batch.schema != parts[-1].schema:
                 if writer is not None:

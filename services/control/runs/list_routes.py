@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import datetime
 from typing import Annotated
 
@@ -12,11 +11,12 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from fitserve import db
-from fitserve.errors import BadInput, NotFound
-from fitserve.runs import bulk, change, listing, queries
+from fitserve.errors import BadInput
+from fitserve.runs import bulk, change, listing
 from fitserve.runs.listing import Order, RunFilter, SortKey
 from fitserve.states import RunState
 from fitserve.tables import Run
+from fitserve.visibility import visible_to
 from fitserve.wire import Page
 from fitserve.wire.runs import (
     MOST_IDS,
@@ -127,14 +127,12 @@ def get_runs(
     ctx: Ctx,
     run: Annotated[list[RunId], Query(min_length=1, max_length=MAX_RUNS, description="Their ids")],
 ) -> list[RunInfo]:
-    """In the order of their ids. Those that do not exist, or that you cannot read, are left out."""
-    found: list[RunInfo] = []
+    """In the order in which they are named. Runs that do not exist, or that you cannot read, are left out."""
+    possible = [run_id for run_id in run if run_id.isprintable()]  # others are no text of PostgreSQL's
+    readable = select(Run).where(Run.id.in_(possible), visible_to(Run, caller.owner_filter))
     with db.reading(ctx.engine) as session:
-        _read = list(session.scalars(select(Run).where(Run.id.in_(run))))  # in one query, and in the session from here
-        for run_id in dict.fromkeys(run):
-            with suppress(NotFound):
-                found.append(run_info(session, queries.get(session, run_id, caller.owner_filter), ctx.settings))
-    return found
+        found = {one.id: one for one in session.scalars(readable)}
+        return [run_info(session, found[run_id], ctx.settings) for run_id in dict.fromkeys(run) if run_id in found]
 
 
 @router.get("/run-tags", summary="List the tags of runs")

@@ -578,7 +578,7 @@ export interface paths {
         };
         /**
          * Get several runs
-         * @description In the order of their ids. Those that do not exist, or that you cannot read, are left out.
+         * @description In the order in which they are named. Runs that do not exist, or that you cannot read, are left out.
          */
         get: operations["get_runs_api_v1_run_details_get"];
         put?: never;
