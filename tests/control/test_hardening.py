@@ -26,6 +26,7 @@ from fitserve import db, telemetry
 from fitserve.logs import JsonLines
 from fitserve.settings import Settings
 from services.control.app import create_app
+from tests.conftest import free_ports
 from tests.predict.toy_registry import ToyRegistry, numeric
 
 MB = 1024 * 1024
@@ -40,7 +41,8 @@ def toys(sqlite_url: str, tmp_path: Path) -> ToyRegistry:
 
 @pytest.fixture
 def app(toys: ToyRegistry, redis_url: str) -> FastAPI:
-    return create_app(Settings(home=toys.home, database_url=toys.url, redis_url=redis_url))
+    (silent,) = free_ports(1)  # not the usual one, on which a server of this machine may answer
+    return create_app(Settings(home=toys.home, database_url=toys.url, redis_url=redis_url, predict_port=silent))
 
 
 @pytest.fixture
