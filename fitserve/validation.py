@@ -49,8 +49,17 @@ def did_you_mean(word: Any, allowed: Iterable[str]) -> str | None:
     if not isinstance(word, str) or len(word) > 100:
         return None
     by_case = {name.lower(): name for name in allowed}
-    close = difflib.get_close_matches(word.lower(), by_case, n=1, cutoff=0.55)
+    lower = word.lower()
+    close = difflib.get_close_matches(lower, by_case, n=1, cutoff=0.55) or _containing(lower, by_case)
     return f"Did you mean {by_case[close[0]]}?" if close else None
+
+
+def _containing(word: str, allowed: Iterable[str]) -> list[str]:
+    """Return the one allowed name that begins `word`, or begins with it: `binary` for `binary_classification`."""
+    found = [
+        name for name in allowed if min(len(name), len(word)) > 3 and (name.startswith(word) or word.startswith(name))
+    ]
+    return found if len(found) == 1 else []
 
 
 def unknown_name(
@@ -92,7 +101,7 @@ def problems_from(
             expected = _description(_owner(model, item["loc"]), name)
             problems.append(Problem(f"`{name}` is missing.", pointer, received=excerpt(value), expected=expected))
         elif item["type"] == "extra_forbidden":
-            problems.append(_unknown_field(str(item["loc"][-1]), pointer, _owner(model, item["loc"])))
+            problems.append(_unknown_field(item["loc"], pointer, model))
         else:
             problems.append(_invalid(item, pointer, path))
     return problems
@@ -126,12 +135,28 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     return models[0] if len(models) == 1 else None
 
 
-def _unknown_field(name: str, pointer: str, owner: type[BaseModel] | None) -> Problem:
-    if owner is None:
+def _unknown_field(loc: Sequence[str | int], pointer: str, model: type[BaseModel] | None) -> Problem:
+    name, owner = str(loc[-1]), _owner(model, loc)
+    if model is None or owner is None:
         return Problem(
             f"{excerpt(name)} is not known here.", pointer, received=excerpt(name), expected="no such member"
         )
-    return unknown_name(f"{owner.__name__} has no {excerpt(name)}.", name, owner.model_fields, pointer)
+    title = loc[-2] if len(loc) > 1 and isinstance(loc[-2], str) else owner.__name__
+    problem = unknown_name(f"{title} has no {excerpt(name)}.", name, owner.model_fields, pointer)
+    return replace(problem, fix=_where_it_belongs(name, model) or problem.fix)
+
+
+def _where_it_belongs(name: str, model: type[BaseModel]) -> str | None:
+    """Return a fix that says which mappings of `model` have a field of that name, such as `training: {epochs: ...}`."""
+    mappings = {field: _model_in(info.annotation) for field, info in model.model_fields.items()}
+    places = [
+        f"{field}: {{{name}: ...}}"
+        for field, inner in mappings.items()
+        if inner is not None and name in inner.model_fields and not model.model_fields[field].is_required()
+    ]
+    if name in model.model_fields:
+        return f"{name} stands beside {next(iter(model.model_fields))}, not inside."
+    return f"Write it as {' or '.join(places)}." if places else None
 
 
 def _description(owner: type[BaseModel] | None, name: str) -> str | None:
@@ -181,6 +206,8 @@ def _invalid(item: Mapping[str, Any], pointer: str, path: Sequence[str | int]) -
         allowed = context.get("expected_tags") or context["expected"].replace(" or ", ", ")
         fix = did_you_mean(context.get("tag", item["input"]), [part.strip("' ") for part in allowed.split(",")])
     detail = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "union_tag_invalid":
+        detail = f"there is no {excerpt(context['tag'])!r} here"
     return Problem(
         f"`{label}`: {detail}." if (label := _label(item["loc"], path)) else f"{detail}.",
         pointer,

@@ -137,7 +137,7 @@ def render(error: FitserveError) -> str:
         if problem.detail and problem.detail != error.detail:
             lines.append(f"- {problem.detail}")
         lines += _evidence(problem)
-    if error.problems and error.fix:
+    if error.problems and error.fix and error.fix not in {problem.fix for problem in error.problems}:
         lines.append(f"  {error.fix}")
     if error.status >= 500 and error.extra.get("request_id"):
         lines.append(f"  request id: {error.extra['request_id']}")

@@ -217,6 +217,14 @@ class Spec(DataModel):
 
     @model_validator(mode="before")
     @classmethod
+    def _refuse_learning_rate(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "learning_rate" in value:
+            fix = "training: {optimizer: {Adam: {learning_rate: ...}}}"
+            raise InvalidValue("learning_rate is an argument of the optimizer.", fix=fix)
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
     def _drop_schema_line(cls, value: Any) -> Any:
         if isinstance(value, dict) and "$schema" in value:  # for editors
             return {key: item for key, item in value.items() if key != "$schema"}

@@ -83,6 +83,26 @@ def test_an_unknown_name_is_refused_with_the_closest_one(
 
 
 @pytest.mark.parametrize(
+    ("changes", "detail", "fix"),
+    [
+        ({"epochs": 3}, "Spec has no epochs.", "Write it as training: {epochs: ...}."),
+        ({"seed": 3}, "Spec has no seed.", "Write it as split: {seed: ...} or training: {seed: ...}"),
+        ({"learning_rate": 0.1}, "learning_rate is an argument", "training: {optimizer: {Adam: {learning_rate: ...}}}"),
+        ({"training": {"folds": 3}}, "training has no folds.", "folds stands beside dataset, not inside."),
+        ({"split": {"shuffle": True}}, "split has no shuffle.", "Write it as training: {shuffle: ...}."),
+        ({"task": "binary_classification"}, "`task`", "Did you mean binary?"),
+    ],
+)
+def test_a_name_in_the_wrong_place_is_answered_with_the_right_one(
+    changes: dict[str, Any], detail: str, fix: str
+) -> None:
+    refused = problem(**changes)
+    assert detail in refused.detail
+    assert refused.fix is not None
+    assert fix in refused.fix
+
+
+@pytest.mark.parametrize(
     ("changes", "pointer", "words"),
     [
         ({"network": [{"Dense": 0}]}, "/network/0/Dense", "greater than or equal to 1"),
