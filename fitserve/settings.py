@@ -130,16 +130,21 @@ class Settings(BaseSettings):
 
     head_seconds: float = Field(10.0, gt=0, description="Seconds that a client has to send a request's headers")
     body_bytes_per_second: int = Field(
-        1_000, gt=0, description="A client that sends its body more slowly than this is cut off after `head_seconds`"
+        1_000,
+        gt=0,
+        description="A client that sends its body, or the message of a gRPC call, more slowly than this is cut off "
+        "after `head_seconds`",
     )
     grpc_message_seconds: float = Field(
         300.0, gt=0, description="gRPC: seconds that a client has to send the message of a call"
     )
     grpc_waiting_calls: int = Field(
-        1_000, gt=0, description="gRPC: calls of one caller that may wait for their messages at once"
+        1_000, gt=0, description="gRPC: calls of one caller that may wait for their messages at once, and open streams"
     )
     connections_per_address: int = Field(
-        1_000, gt=0, description="HTTP connections of one address to one process; trusted proxies may have more"
+        1_000,
+        gt=0,
+        description="Connections of one address to one port of one process; trusted proxies may have more",
     )
 
     tls_certificate: Path | None = Field(None, description="PEM file; with `tls_key`, the web processes serve HTTPS")

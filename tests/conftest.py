@@ -15,7 +15,7 @@ import sys
 import sysconfig
 import urllib.request
 import venv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -156,12 +156,24 @@ def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def postgres_url(postgres: str, postgres_template: str) -> Iterator[str]:
+def new_postgres_url(postgres: str, postgres_template: str) -> Iterator[Callable[[], str]]:
+    """What makes a new, migrated PostgreSQL database at each call."""
+    names: list[str] = []
+
+    def new() -> str:
+        names.append(new_id("t"))
+        _run_sql(postgres, f"CREATE DATABASE {names[-1]} TEMPLATE {postgres_template}")
+        return _with_database(postgres, names[-1])
+
+    yield new
+    for name in names:
+        _run_sql(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def postgres_url(new_postgres_url: Callable[[], str]) -> str:
     """A new, migrated PostgreSQL database."""
-    name = new_id("t")
-    _run_sql(postgres, f"CREATE DATABASE {name} TEMPLATE {postgres_template}")
-    yield _with_database(postgres, name)
-    _run_sql(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+    return new_postgres_url()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, get_args
 
-from sqlalchemy import ColumnElement, Select, String, case, cast, func, nulls_last, or_, select
+from sqlalchemy import ColumnElement, Select, String, and_, case, cast, func, nulls_last, or_, select
 from sqlalchemy.orm import Session, aliased, load_only
 
 from fitserve.excerpts import shorten
@@ -32,7 +32,7 @@ class RunFilter:
     owner: str | None = None
     states: Sequence[str] = ()
     model: str | None = None
-    dataset_id: str | None = None
+    dataset_id: str | None = None  # it reads, or has imported
     dataset: str | None = None  # by its name, whatever the version
     tags: Sequence[str] = ()
     text: str = ""  # each word is looked for in the id, name, notes, tags, model, dataset and targets
@@ -123,9 +123,12 @@ def _filtered(query: Select[Any], wanted: RunFilter) -> Select[Any]:
     if wanted.model is not None:
         query = query.where(Run.model == wanted.model)
     if wanted.dataset_id is not None:
-        query = query.where(Run.dataset_id == wanted.dataset_id)
+        query = query.where(
+            or_(Run.dataset_id == wanted.dataset_id, _imports(Run.result["dataset_id"], wanted.dataset_id))
+        )
     if wanted.dataset is not None:
-        query = query.where(Run.dataset_id.in_(select(Dataset.id).where(Dataset.name == wanted.dataset)))
+        named = select(Dataset.id).where(Dataset.name == wanted.dataset)
+        query = query.where(or_(Run.dataset_id.in_(named), _imports(Run.resolved["name"], wanted.dataset)))
     if wanted.since is not None:
         query = query.where(Run.created_at >= wanted.since)
     if not wanted.playground:
@@ -136,6 +139,11 @@ def _filtered(query: Select[Any], wanted: RunFilter) -> Select[Any]:
     for word in wanted.text.split():
         query = query.where(_mentions(word))
     return query
+
+
+def _imports(value: Any, wanted: str) -> ColumnElement[bool]:
+    """Return the condition that a run imports a dataset: it reads none, so that the index on these finds it."""
+    return and_(Run.dataset_id.is_(None), value.as_string() == wanted)
 
 
 def _as_json(tag: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
@@ -15,7 +15,7 @@ from fitserve.settings import Settings
 from services.http import make_app
 from services.predict.protocols import PROTOCOLS
 from services.predict.protocols.transport import describe
-from services.predict.server.grpc_server import start_grpc_server
+from services.predict.server.grpc_server import grpc_server
 from services.predict.server.http_server import ProtocolMiddleware
 from services.predict.server.processes import combined_exposition
 from services.predict.serving.counters import Collector
@@ -41,12 +41,10 @@ def create_app(settings: Settings) -> FastAPI:
         service.start()
         sampler.start()
         await service.updates.first_poll()  # before any socket listens
-        server = await start_grpc_server(service, settings) if settings.grpc_port else None
         try:
-            yield
+            async with grpc_server(service, settings) if settings.grpc_port else nullcontext():
+                yield
         finally:
-            if server is not None:
-                await server.stop(grace=5)
             service.stop()
             await run_in_threadpool(sampler.stop)
             telemetry.REGISTRY.unregister(collector)

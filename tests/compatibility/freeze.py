@@ -7,6 +7,7 @@ was killed after a checkpoint. What is kept is the home's database and blobs, an
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import psutil
 
 from tests.faults.cluster import free_port, wait_for
 
@@ -96,8 +98,12 @@ def _served(code: Path, home: Path) -> dict[str, Any]:
         print((home.parent / "log").read_text()[-4000:], file=sys.stderr)
         raise
     finally:
+        processes = psutil.Process(server.pid).children(recursive=True)  # some have groups of their own
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         time.sleep(1)  # trainers notice that their parent is gone
     with sqlite3.connect(home / "fitserve.db") as database:
         database.execute("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -152,6 +152,10 @@ PARQUET_PARTS = {
 LINES_PARTS = {"1.jsonl": b'{"a": 1, "b": "x"}', "2.jsonl": b'{"a": 2.5}\n', "3.jsonl": b'{"b": "y"}\n'}
 
 
+def listed_ids(api: Api, **filters: str) -> list[str]:
+    return [run["id"] for run in api.ann.get("/runs", params=filters).json()["items"]]
+
+
 @pytest.mark.parametrize("parts", [CSV_PARTS, PARQUET_PARTS, LINES_PARTS], ids=["csv", "parquet", "jsonl"])
 def test_workers_make_together_what_the_api_makes_alone(
     api: Api, workers: Workers, lake: Bucket, parts: dict[str, bytes]
@@ -165,6 +169,7 @@ def test_workers_make_together_what_the_api_makes_alone(
     queued = ask(api, f"{folder}-together", f"{folder}/*", options=options)
     assert (queued.status_code, queued.headers["location"]) == (202, f"/api/v1/runs/{queued.json()['id']}")
     assert (queued.json()["kind"], queued.json()["dataset_id"]) == ("import", None)
+    assert listed_ids(api, dataset=f"{folder}-together") == [queued.json()["id"]]
     state, helped = workers.import_together()
     run = workers.run(queued.json()["id"])
     assert (state, run.error) == (RunState.succeeded, None)
@@ -183,6 +188,9 @@ def test_workers_make_together_what_the_api_makes_alone(
     assert api.leftovers() == []
     listed = next(one for one in api.ann.get("/runs").json()["items"] if one["id"] == run.id)
     assert listed["dataset"] == f"{folder}-together@1"
+    assert listed_ids(api, dataset=f"{folder}-together") == [run.id]
+    assert listed_ids(api, dataset_id=run.result["dataset_id"]) == [run.id]
+    assert listed_ids(api, dataset=f"{folder}-alone") == []
     assert api.ann.delete(f"/datasets/{run.result['dataset_id']}").status_code == 204
     assert api.admin.delete(f"/runs/{run.id}").status_code == 204
 

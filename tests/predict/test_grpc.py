@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +16,8 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from services.predict.protocols.proto import health_pb2 as health
 from services.predict.protocols.proto import inference_pb2 as pb
-from tests.predict.toy_registry import RunningService, run_service
+from tests.predict.toy_registry import RunningService, eventually, run_service
+from tests.waiting import PATIENCE
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 ROWS = [[1.5, -2.0, 3.25, 4.0, 5.0, 6.0], [0.0, 1.0, -1.0, 2.0, -2.0, 3.0]]
@@ -121,3 +125,100 @@ def test_settings_say_how_long_and_how_many_calls_wait_for_a_message(served: Run
         codes = sorted(call.code().name for call in calls)
         gate.set()
     assert codes == ["DEADLINE_EXCEEDED"] * 2 + ["RESOURCE_EXHAUSTED"] * 3
+
+
+def h2_frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    """A frame of HTTP/2."""
+    return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
+
+
+def connected(port: int) -> socket.socket:
+    """Connect as a client of HTTP/2."""
+    connection = socket.create_connection(("127.0.0.1", port))
+    connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + h2_frame(4, 0, 0))
+    return connection
+
+
+def begun_call(port: int, token: str) -> socket.socket:
+    """Connect, and send all of a call but its message."""
+    headers = {":method": "POST", ":scheme": "http", ":path": INFER, ":authority": "a", "te": "trailers"}
+    headers |= {"content-type": "application/grpc", "authorization": f"Bearer {token}"}
+    block = b"".join(  # fields with new names, none of them indexed
+        b"\0" + b"".join(bytes((len(text),)) + text for text in (name.encode(), value.encode()))
+        for name, value in headers.items()
+    )
+    connection = connected(port)
+    connection.sendall(h2_frame(1, 4, 1, block))
+    return connection
+
+
+def read_until_closed(connection: socket.socket, expected: bytes) -> bytes:
+    """Read until these bytes have come, or the server has closed the connection."""
+    connection.settimeout(PATIENCE)
+    data = b""
+    while expected not in data and (part := connection.recv(65_536)):
+        data += part
+    return data
+
+
+def test_a_message_that_drips_is_cut_off_though_bytes_come(served: RunningService) -> None:
+    limits = {"FITSERVE_HEAD_SECONDS": "2", "FITSERVE_BODY_BYTES_PER_SECOND": "10000"}
+    with run_service(served.toys, **limits) as strict:
+        with begun_call(strict.grpc_port, served.toys.token) as dripping:
+            dripping.sendall(h2_frame(0, 0, 1, b"\x00" + (1_000_000).to_bytes(4, "big")))
+            stop = threading.Event()
+
+            def drip() -> None:
+                with contextlib.suppress(OSError):
+                    while not stop.wait(0.05):
+                        dripping.sendall(h2_frame(0, 0, 1, bytes(20)))
+
+            thread = threading.Thread(target=drip)
+            thread.start()
+            answer = read_until_closed(dripping, b"more slowly than 10000 bytes a second")
+            stop.set()
+            thread.join()
+        assert b"more slowly than 10000 bytes a second" in answer, answer
+        with begun_call(strict.grpc_port, served.toys.token) as brisk:  # for longer than a head may take
+            whole = request(ROWS * 1_000).SerializeToString()
+            message = b"\x00" + len(whole).to_bytes(4, "big") + whole
+            for at in range(0, len(message), 8_000):
+                brisk.sendall(h2_frame(0, int(at + 8_000 >= len(message)), 1, message[at : at + 8_000]))
+                time.sleep(0.5)
+            assert b"m1" in read_until_closed(brisk, b"m1")
+
+
+def is_closed(connection: socket.socket) -> bool:
+    """Whether the server has closed a connection."""
+    connection.setblocking(False)
+    try:
+        while connection.recv(65_536):
+            pass
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        pass
+    return True
+
+
+def test_an_address_has_so_many_connections_and_a_caller_so_many_streams(served: RunningService) -> None:
+    limits = {"FITSERVE_CONNECTIONS_PER_ADDRESS": "3", "FITSERVE_GRPC_WAITING_CALLS": "2"}
+    metadata = (("authorization", f"Bearer {served.toys.token}"),)
+    gate = threading.Event()
+    with run_service(served.toys, **limits) as strict, contextlib.ExitStack() as stack:
+        channel = stack.enter_context(grpc.insecure_channel(f"127.0.0.1:{strict.grpc_port}"))
+        infer = channel.unary_unary(INFER, response_deserializer=pb.ModelInferResponse.FromString)
+        infer(request(ROWS).SerializeToString(), metadata=metadata, timeout=60)
+        others = [stack.enter_context(connected(strict.grpc_port)) for _ in range(8)]
+        eventually(lambda: sum(map(is_closed, others)) == 6)
+        assert infer(request(ROWS).SerializeToString(), metadata=metadata, timeout=60).model_name == "m1"
+
+        def silent() -> Iterator[bytes]:
+            yield request(ROWS).SerializeToString()
+            gate.wait(120)
+
+        stream = channel.stream_stream(INFER.replace("ModelInfer", "ModelStreamInfer"))
+        first, second, third = (stream(silent(), metadata=metadata, timeout=60) for _ in range(3))
+        assert all(next(answered) for answered in (first, second))
+        assert third.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        gate.set()

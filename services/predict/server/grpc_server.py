@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import grpc
@@ -12,7 +12,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 from grpc_reflection.v1alpha import reflection
 
-from fitserve.errors import DeadlineExceeded, FitserveError, Malformed, TooMany
+from fitserve.errors import FitserveError, Malformed
 from fitserve.settings import Settings
 from services.predict.protocols import PROTOCOLS
 from services.predict.protocols.proto import POOL
@@ -25,6 +25,7 @@ from services.predict.protocols.transport import (
     error_line,
     prediction_headers,
 )
+from services.predict.server.grpc_connections import Connections, WaitingCalls
 from services.predict.server.grpc_lane import GrpcLane
 from services.predict.serving.prediction_service import PredictionService
 
@@ -32,8 +33,26 @@ MAX_CALLS = 65_536  # at once in a process, most of them waiting for their messa
 MAX_WATCHING, WATCH_SECONDS = 256, 1.0
 
 
-async def start_grpc_server(service: PredictionService, settings: Settings) -> grpc.aio.Server:
-    """Start the server. Raises RuntimeError where the port is taken."""
+STOP_SECONDS = 5.0  # that calls get to end
+
+
+@asynccontextmanager
+async def grpc_server(service: PredictionService, settings: Settings) -> AsyncIterator[None]:
+    """Serve within the block. Raises RuntimeError where the port is taken."""
+    waiting = WaitingCalls(settings, Connections(settings))
+    server = _make_server(service, settings, waiting)
+    await server.start()
+    watching = asyncio.create_task(waiting.watch())
+    try:
+        yield
+    finally:
+        watching.cancel()
+        with suppress(asyncio.CancelledError):
+            await watching
+        await server.stop(grace=STOP_SECONDS)
+
+
+def _make_server(service: PredictionService, settings: Settings, waiting: WaitingCalls) -> grpc.aio.Server:
     server = grpc.aio.server(
         options=[
             ("grpc.max_receive_message_length", settings.limits.predict_bytes),
@@ -49,7 +68,6 @@ async def start_grpc_server(service: PredictionService, settings: Settings) -> g
         maximum_concurrent_rpcs=MAX_CALLS,
     )
     lane = GrpcLane(service)
-    waiting = WaitingCalls(settings.grpc_waiting_calls, settings.grpc_message_seconds)
     names = [name for protocol in PROTOCOLS for name in protocol.grpc_services]
     server.add_generic_rpc_handlers(
         tuple(
@@ -68,56 +86,7 @@ async def start_grpc_server(service: PredictionService, settings: Settings) -> g
         server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
     else:
         server.add_insecure_port(address)
-    await server.start()
     return server
-
-
-class WaitingCalls:
-    """Calls whose message has not come yet, by caller: at most `most` of each, for `seconds`."""
-
-    def __init__(self, most: int, seconds: float) -> None:
-        self.most, self.seconds = most, seconds
-        self._counts: Counter[Hashable] = Counter()
-        self._until: dict[asyncio.Task[Any], float] = {}  # rising
-        self._expired: set[asyncio.Task[Any]] = set()
-        self._timer: asyncio.TimerHandle | None = None  # one for all calls: each of its own costs more than a row
-
-    async def message(self, caller: Hashable, context: Any) -> bytes:
-        """Return a call's message as bytes. Raises TooMany, Malformed, DeadlineExceeded."""
-        if self._counts[caller] >= self.most:
-            raise TooMany("Too many calls of this caller wait for their messages.", retry_after=1)
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        assert task is not None
-        self._counts[caller] += 1
-        self._until[task] = loop.time() + self.seconds
-        if self._timer is None:
-            self._timer = loop.call_later(self.seconds, self._expire, loop)
-        try:
-            data = await context.read()
-        except asyncio.CancelledError:
-            if task not in self._expired:  # the client has left, or the server stops
-                raise
-            task.uncancel()
-            raise DeadlineExceeded(f"The message did not come within {self.seconds:g} s.") from None
-        finally:
-            del self._until[task]
-            self._expired.discard(task)
-            self._counts[caller] -= 1
-            if not self._counts[caller]:
-                del self._counts[caller]
-        if data is grpc.aio.EOF:
-            raise Malformed("The call has no message.")
-        return bytes(data)
-
-    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Cancel the calls whose time is over, and come back for the next one."""
-        self._timer = None
-        for task, until in self._until.items():
-            if until > loop.time():
-                self._timer = loop.call_at(until, self._expire, loop)
-                return
-            self._expired.add(task)
-            task.cancel()
 
 
 def _decoded(method: GrpcMethod, data: bytes) -> Any:
@@ -138,7 +107,7 @@ def _method_handler(
         )
     if method.stream is not None:
         return grpc.stream_stream_rpc_method_handler(
-            _streaming(service, f"{protocol.name}_grpc", method, method.stream),
+            _streaming(service, f"{protocol.name}_grpc", method, method.stream, waiting),
             request_deserializer=None,
             response_serializer=lambda message: message.SerializeToString(),
         )
@@ -150,27 +119,38 @@ def _method_handler(
 
 
 def _streaming(
-    service: PredictionService, protocol: str, method: GrpcMethod, respond: Callable[[Any, str], Any]
+    service: PredictionService,
+    protocol: str,
+    method: GrpcMethod,
+    respond: Callable[[Any, str], Any],
+    waiting: WaitingCalls,
 ) -> Callable[[Any, Any], AsyncIterator[Any]]:
-    """Answer each message of a stream as a call of its own, in order; an error is an answer, and ends nothing."""
+    """Answer each message of a stream as a call of its own, in order; an error is an answer, and ends nothing.
+
+    A stream may be silent for as long as it likes, as one between two messages, so that their number is limited alone.
+    """
+
+    async def answered(context: Any, data: bytes) -> Any:
+        request, answer, message, code = GrpcRequest(service, context), None, "", grpc.StatusCode.OK
+        try:
+            request.admit()
+            answer = await request.run(method.handle, method.request_type.FromString(data))
+        except DecodeError:
+            message, code = "The message cannot be read.", grpc.StatusCode.INVALID_ARGUMENT
+        except FitserveError as error:
+            service.counters.count_refusal(method.operation, error)
+            message, code = error_line(error), GRPC_CODES.get(error.status, grpc.StatusCode.INTERNAL)
+        request.count(protocol, method.operation, code.name)
+        return respond(answer, message)
 
     async def answers(messages: Any, context: Any) -> AsyncIterator[Any]:
         try:
-            GrpcRequest(service, context).identify()  # the key first, then bytes
+            caller = GrpcRequest(service, context).identify()  # the key first, then bytes
+            with waiting.counted(caller.key_id):
+                async for data in messages:
+                    yield await answered(context, data)
         except FitserveError as error:
             await context.abort(GRPC_CODES.get(error.status, grpc.StatusCode.INTERNAL), error_line(error))
-        async for data in messages:
-            request, answer, message, code = GrpcRequest(service, context), None, "", grpc.StatusCode.OK
-            try:
-                request.admit()
-                answer = await request.run(method.handle, method.request_type.FromString(data))
-            except DecodeError:
-                message, code = "The message cannot be read.", grpc.StatusCode.INVALID_ARGUMENT
-            except FitserveError as error:
-                service.counters.count_refusal(method.operation, error)
-                message, code = error_line(error), GRPC_CODES.get(error.status, grpc.StatusCode.INTERNAL)
-            request.count(protocol, method.operation, code.name)
-            yield respond(answer, message)
 
     return answers
 

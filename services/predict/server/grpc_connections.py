@@ -1,0 +1,188 @@
+"""Limits on gRPC's connections: how many an address has, and how slowly a message may come.
+
+The library shows neither, so they are read from the sockets themselves, in /proc, where there is one (Linux).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import struct
+from collections import Counter
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote
+
+import grpc.aio
+
+from fitserve.errors import DeadlineExceeded, Malformed, TooMany
+from fitserve.settings import Settings
+from services.http.connections import is_within
+
+LOOK_SECONDS = 1.0  # between two looks
+_DESCRIPTORS = "/proc/self/fd"
+_TCP_INFO_BYTES, _RECEIVED = 136, struct.Struct("@128xQ")  # `tcpi_bytes_received` of Linux's struct tcp_info
+
+Peer = tuple[str, int]  # address and port
+
+
+def peer_of(context: Any) -> Peer | None:
+    """Return a call's client: gRPC writes `ipv4:127.0.0.1:5000`, or `ipv6:%5B::1%5D:5000`."""
+    address, _, port = unquote(context.peer().partition(":")[2]).rpartition(":")
+    return (address.strip("[]"), int(port)) if port.isdigit() else None
+
+
+class Connections:
+    """The connections to one port that this process has accepted, as of the last look."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._port, self._trusted = settings.grpc_port, settings.trusted_proxies
+        self._per_address = settings.connections_per_address
+        self._known: dict[tuple[int, str], Peer | None] = {}  # by descriptor and inode; None: another socket
+        self._descriptors: dict[Peer, int] = {}
+
+    def look(self) -> None:
+        """Find the connections, and close the newest of those that an address may not have."""
+        known: dict[tuple[int, str], Peer | None] = {}
+        with contextlib.suppress(OSError):  # no /proc
+            for entry in os.scandir(_DESCRIPTORS):
+                with contextlib.suppress(OSError):  # closed meanwhile
+                    target = os.readlink(entry.path)  # noqa: PTH115 - a path's object costs more than the call
+                    if target.startswith("socket:"):
+                        key = int(entry.name), target
+                        known[key] = self._known[key] if key in self._known else self._peer(key[0])
+        # In the order in which they were found, so that an address keeps the connections that it had.
+        known = {**{key: peer for key, peer in self._known.items() if key in known}, **known}
+        self._known, self._descriptors = known, {}
+        counts: Counter[str] = Counter()
+        for (descriptor, _), peer in known.items():
+            if peer is None:
+                continue
+            self._descriptors[peer] = descriptor
+            counts[peer[0]] += 1
+            if counts[peer[0]] > self._per_address and not is_within(peer[0], self._trusted):
+                self._close(peer)
+
+    def received(self, peer: Peer | None) -> int | None:
+        """Return how many bytes have come over a connection; None where that is not known."""
+        descriptor = self._descriptors.get(peer) if peer is not None else None
+        if descriptor is None:
+            return None
+        with contextlib.suppress(OSError, struct.error), _own(descriptor) as connection:
+            if _address(connection.getpeername()) == peer:
+                info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+                return int(_RECEIVED.unpack(info)[0])
+        return None
+
+    def _close(self, peer: Peer) -> None:
+        with contextlib.suppress(OSError), _own(self._descriptors.pop(peer)) as connection:
+            if _address(connection.getpeername()) == peer:  # the descriptor may be another socket's by now
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def _peer(self, descriptor: int) -> Peer | None:
+        """Return who is at the other end of a connection to our port; None for every other socket."""
+        with contextlib.suppress(OSError), _own(descriptor) as connection:
+            internet = connection.family in (socket.AF_INET, socket.AF_INET6)
+            if internet and connection.getsockname()[1] == self._port:
+                return _address(connection.getpeername())
+        return None
+
+
+@contextlib.contextmanager
+def _own(descriptor: int) -> Iterator[socket.socket]:
+    """A socket of our own for a descriptor of gRPC's, which may be closed at any time."""
+    with socket.socket(fileno=os.dup(descriptor)) as connection:
+        yield connection
+
+
+def _address(name: Any) -> Peer:
+    """Return address and port of a socket's name; an address of IPv4 that came to a socket of IPv6 as IPv4."""
+    return str(name[0]).removeprefix("::ffff:"), int(name[1])
+
+
+@dataclass(eq=False, slots=True)
+class WaitingCall:
+    """A call whose message has not come yet."""
+
+    task: asyncio.Task[Any]
+    context: Any
+    began: float
+    received: int | None = None  # over its connection, at the first look
+    refusal: str = ""  # why it was ended
+
+
+class WaitingCalls:
+    """Calls whose message has not come yet, within the limits of number for each caller, of time and of speed."""
+
+    def __init__(self, settings: Settings, connections: Connections) -> None:
+        self._most, self._seconds = settings.grpc_waiting_calls, settings.grpc_message_seconds
+        self._head_seconds, self._bytes_per_second = settings.head_seconds, settings.body_bytes_per_second
+        self._connections = connections
+        self._counts: Counter[Hashable] = Counter()
+        self._calls: dict[WaitingCall, None] = {}  # the oldest first
+
+    @contextlib.contextmanager
+    def counted(self, caller: Hashable) -> Iterator[None]:
+        """Count a call that waits. Raises TooMany."""
+        if self._counts[caller] >= self._most:
+            raise TooMany("Too many calls of this caller wait for their messages.", retry_after=1)
+        self._counts[caller] += 1
+        try:
+            yield
+        finally:
+            self._counts[caller] -= 1
+            if not self._counts[caller]:
+                del self._counts[caller]
+
+    async def message(self, caller: Hashable, context: Any) -> bytes:
+        """Return a call's message as bytes. Raises TooMany, Malformed, DeadlineExceeded."""
+        with self.counted(caller):
+            task = asyncio.current_task()
+            assert task is not None
+            call = WaitingCall(task, context, asyncio.get_running_loop().time())
+            self._calls[call] = None
+            try:
+                data = await context.read()
+            except asyncio.CancelledError:
+                if not call.refusal:  # the client has left, or the server stops
+                    raise
+                task.uncancel()
+                raise DeadlineExceeded(call.refusal) from None
+            finally:
+                del self._calls[call]
+        if data is grpc.aio.EOF:
+            raise Malformed("The call has no message.")
+        return bytes(data)
+
+    async def watch(self) -> None:
+        """Look at connections and calls about once a second, until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            self._connections.look()
+            self._check(loop.time())
+
+    def _check(self, now: float) -> None:
+        """End the calls whose message comes too late, or too slowly."""
+        received: dict[Peer | None, int | None] = {}  # calls share connections
+        for call in self._calls:
+            waited = now - call.began
+            if waited < LOOK_SECONDS:
+                return
+            if call.refusal:
+                continue
+            peer = peer_of(call.context)
+            if peer not in received:
+                received[peer] = self._connections.received(peer)
+            bytes_now = received[peer]
+            if call.received is None or bytes_now is None:
+                call.received = bytes_now
+            elif waited > self._head_seconds + (bytes_now - call.received) / self._bytes_per_second:
+                call.refusal = f"The message came more slowly than {self._bytes_per_second} bytes a second."
+            if waited > self._seconds:
+                call.refusal = f"The message did not come within {self._seconds:g} s."
+            if call.refusal:
+                call.task.cancel()
