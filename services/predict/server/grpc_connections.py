@@ -124,35 +124,34 @@ class WaitingCalls:
         self._counts: Counter[Hashable] = Counter()
         self._calls: dict[WaitingCall, None] = {}  # the oldest first
 
-    @contextlib.contextmanager
-    def counted(self, caller: Hashable) -> Iterator[None]:
-        """Count a call that waits. Raises TooMany."""
+    def enter(self, caller: Hashable) -> None:
+        """Count a call that waits, until `leave`. Raises TooMany."""
         if self._counts[caller] >= self._most:
             raise TooMany("Too many calls of this caller wait for their messages.", retry_after=1)
         self._counts[caller] += 1
-        try:
-            yield
-        finally:
-            self._counts[caller] -= 1
-            if not self._counts[caller]:
-                del self._counts[caller]
+
+    def leave(self, caller: Hashable) -> None:
+        self._counts[caller] -= 1
+        if not self._counts[caller]:
+            del self._counts[caller]
 
     async def message(self, caller: Hashable, context: Any) -> bytes:
         """Return a call's message as bytes. Raises TooMany, Malformed, DeadlineExceeded."""
-        with self.counted(caller):
-            task = asyncio.current_task()
-            assert task is not None
-            call = WaitingCall(task, context, asyncio.get_running_loop().time())
-            self._calls[call] = None
-            try:
-                data = await context.read()
-            except asyncio.CancelledError:
-                if not call.refusal:  # the client has left, or the server stops
-                    raise
-                task.uncancel()
-                raise DeadlineExceeded(call.refusal) from None
-            finally:
-                del self._calls[call]
+        self.enter(caller)
+        task = asyncio.current_task()
+        assert task is not None
+        call = WaitingCall(task, context, asyncio.get_running_loop().time())
+        self._calls[call] = None
+        try:
+            data = await context.read()
+        except asyncio.CancelledError:
+            if not call.refusal:  # the client has left, or the server stops
+                raise
+            task.uncancel()
+            raise DeadlineExceeded(call.refusal) from None
+        finally:
+            del self._calls[call]
+            self.leave(caller)
         if data is grpc.aio.EOF:
             raise Malformed("The call has no message.")
         return bytes(data)

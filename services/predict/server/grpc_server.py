@@ -146,11 +146,14 @@ def _streaming(
     async def answers(messages: Any, context: Any) -> AsyncIterator[Any]:
         try:
             caller = GrpcRequest(service, context).identify()  # the key first, then bytes
-            with waiting.counted(caller.key_id):
-                async for data in messages:
-                    yield await answered(context, data)
+            waiting.enter(caller.key_id)
         except FitserveError as error:
             await context.abort(GRPC_CODES.get(error.status, grpc.StatusCode.INTERNAL), error_line(error))
+        try:
+            async for data in messages:
+                yield await answered(context, data)
+        finally:
+            waiting.leave(caller.key_id)
 
     return answers
 
