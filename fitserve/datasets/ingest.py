@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.ipc
 import pyarrow.parquet as pq
 
 from fitserve.blobs import disk_full_is_507
@@ -320,7 +321,7 @@ class _ParquetWriter:
         if self._writer is None:
             dictionary = _repetitive_columns(group)
             self._writer = pq.ParquetWriter(
-                self.path, group.schema, compression="snappy", use_dictionary=dictionary, write_page_index=False
+                self.path, group.schema, compression=_codecs(group), use_dictionary=dictionary, write_page_index=False
             )
         self._writing = self.pool.submit(self._writer.write_table, group, group.num_rows)
 
@@ -354,3 +355,17 @@ def _repetitive_columns(group: pa.Table) -> list[str]:
         if len(head.unique()) * 3 < len(head) or len(head) < 100:
             repetitive.append(name)
     return repetitive
+
+
+def _codecs(group: pa.Table) -> dict[str, str]:
+    """Return how each column is compressed: not at all where the attempt would cost time alone, as of random digits."""
+    return {name: "snappy" if _shrinks(group.column(name)) else "none" for name in group.column_names}
+
+
+def _shrinks(column: pa.ChunkedArray) -> bool:
+    sink = pa.BufferOutputStream()
+    head = pa.table({"head": column.slice(0, 5_000)}).combine_chunks()
+    with pa.ipc.new_stream(sink, head.schema) as stream:
+        stream.write_table(head)
+    values = sink.getvalue()
+    return len(pa.compress(values, "snappy", asbytes=False)) < 0.9 * len(values)

@@ -138,7 +138,9 @@ class DistinctCounter:
         if len(self._smallest_hashes) == SKETCH_SIZE:
             hashes = hashes[hashes < self._smallest_hashes[-1]]
         if len(hashes):
-            self._smallest_hashes = np.unique(np.concatenate([self._smallest_hashes, hashes]))[:SKETCH_SIZE]
+            merged = np.sort(np.concatenate([self._smallest_hashes, hashes]))  # far faster than np.unique, which hashes
+            is_new = np.concatenate([[True], merged[1:] != merged[:-1]])
+            self._smallest_hashes = merged[is_new][:SKETCH_SIZE]
 
     def finish(self) -> tuple[int, pa.Table | None]:
         """Return the number of distinct values and, where it is exact, the table of values `v` and counts `n`."""

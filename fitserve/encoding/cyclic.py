@@ -40,7 +40,7 @@ class Cyclic(NumericEncoding):
 
     kinds = ("datetime",)
     column_class = CyclicColumn
-    in_onnx = True
+    in_onnx = in_code = True
 
     type: Literal["cyclic"] = "cyclic"
     parts: tuple[Part, ...] | None = Field(default=None, min_length=1, description="Left out: those that vary")

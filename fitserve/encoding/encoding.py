@@ -38,7 +38,7 @@ class Encoding(DataModel):
     column_class: ClassVar[type[FittedColumn]]
     rescales: ClassVar[bool] = True  # False: numbers reach the network as large as they are
     in_onnx: ClassVar[bool] = False  # a graph of ONNX computes it: `workers/trainer/export/raw_graph.py`
-    in_code: ClassVar[bool] = False  # an exported script computes it: `workers/trainer/export/plain_code.py`
+    in_code: ClassVar[bool] = False  # an exported script computes it: `workers/trainer/export/plain_encoding.py`
 
     if TYPE_CHECKING:  # fields of the subclasses, whose order is that of the JSON
         type: str = ""

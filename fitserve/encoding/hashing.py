@@ -36,6 +36,7 @@ class Hashing(Encoding):
 
     kinds = Category.kinds
     column_class = HashedColumn
+    in_code = True
 
     type: Literal["hashing"] = "hashing"
     bins: int = Field(default=64, ge=2, le=1_000_000)

@@ -47,7 +47,7 @@ class Periodic(RobustNumber):
     """
 
     column_class = PeriodicColumn
-    in_onnx = True
+    in_onnx = in_code = True
 
     type: Literal["periodic"] = "periodic"
     missing: Literal["zero", "refuse"] = "zero"

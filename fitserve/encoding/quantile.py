@@ -51,7 +51,7 @@ class Quantile(BinnedNumber):
     """
 
     column_class = QuantileColumn
-    in_onnx = True
+    in_onnx = in_code = True
 
     type: Literal["quantile"] = "quantile"
     quantiles: int = Field(default=256, ge=2, le=10_000, description="Of the training rows, evenly spaced by rank")

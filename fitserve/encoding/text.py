@@ -167,6 +167,7 @@ class Text(Encoding):
 
     kinds = ("text", "categorical")
     column_class: ClassVar[type[TextColumn]] = TextColumn
+    in_code = True
 
     max_tokens: int = Field(1000, ge=2, le=1_000_000, description="Places of the vocabulary, that of unknown included")
     tokens: Tokens | None = Field(None, description="Left out: character for Chinese and Japanese, else whitespace")

@@ -10,6 +10,8 @@ import subprocess
 import sys
 import venv
 import zipfile
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -152,7 +154,7 @@ def run_code(text: str, folder: Path, data: Path) -> Any:
 STOPPING = {"monitor": "val_loss", "patience": 2, "restore_best_weights": True}
 TRAINING = {"epochs": 12, "seed": 7, "optimizer": {"Adam": {"learning_rate": 0.01}}, "early_stopping": STOPPING}
 RELU = {"Dense": {"units": 6, "activation": "relu", "kernel_regularizer": {"L2": 0.01}}}
-CODED = {
+CODED: dict[str, dict[str, Any]] = {
     "single": {"network": [RELU, "BatchNormalization", {"Dropout": 0.2}], "training": TRAINING},
     "the default, an ensemble": {"training": {"epochs": 60}},
     "normalised side by side": {
@@ -164,17 +166,59 @@ CODED = {
 }
 
 
+READINGS: dict[str, Any] = {"size": ["quantile", "periodic"], "open": "one_hot"}
+WRITTEN: dict[str, dict[str, Any]] = {  # of the columns of `written`, each with more than one encoding
+    "times, hashes and texts": {
+        "features": [
+            "seen",
+            {"day": {"cyclic": {"parts": ["day_of_month", "weekday"]}}},
+            {"zip": {"hashing": {"bins": 8}}},
+            {"review": {"tf_idf": {"max_tokens": 6}}},
+            *({column: encoding} for column, encoding in READINGS.items()),
+        ],
+        "network": [RELU, {"Dropout": 0.2}],
+        "training": TRAINING,
+    },
+    "an ensemble of all kinds": {"training": {"epochs": 30}},
+}
+
+
+@pytest.fixture(scope="module")
+def written(client: Client) -> str:
+    """A dataset with times, dates, codes and texts, which have gaps."""
+    random, rows = np.random.default_rng(5), 160
+    size = random.normal(50, 10, rows)
+    moments = [datetime(2020, 1, 1, 8) + timedelta(hours=37 * at) for at in range(rows)]
+
+    def with_gaps(values: Sequence[Any], every: int) -> list[Any]:
+        return [None if at % every == 0 else value for at, value in enumerate(values)]
+
+    table = pa.table(
+        {
+            "size": with_gaps(size.tolist(), 7),
+            "open": with_gaps([bool(one > 50) for one in size], 11),
+            "zip": [f"{at % 17:03d}" for at in range(rows)],
+            "review": with_gaps([" ".join(random.choice(["Good", "bad,", "ugly!", "the"], 5)) for _ in range(rows)], 6),
+            "seen": pa.array(with_gaps(moments, 10), pa.timestamp("us")),
+            "day": pa.array([one.date() for one in moments]),
+            "side": np.where(size + random.normal(0, 5, rows) > 50, "yes", "no").tolist(),
+        }
+    )
+    return client.datasets.upload(table, "export-written", kinds={"review": "text", "zip": "categorical"}).ref
+
+
 @pytest.mark.long
-@pytest.mark.parametrize("coded", CODED)
+@pytest.mark.parametrize("coded", {**CODED, **WRITTEN})
 def test_script_and_notebook_reach_the_losses_of_the_run(
-    client: Client, trained: Run, tmp_path: Path, coded: str
+    client: Client, trained: Run, written: str, tmp_path: Path, coded: str
 ) -> None:
-    spec = {"dataset": trained.dataset, "target": "side", **CODED[coded]}
+    dataset = written if coded in WRITTEN else trained.dataset
+    spec = {"dataset": dataset, "target": "side", **{**CODED, **WRITTEN}[coded]}
     run = client.runs.create(spec, model="client-coded").wait(PATIENCE)
     archive = client.models.export("client-coded", run.version or 0, tmp_path, "code", timeout=PATIENCE)
     with zipfile.ZipFile(archive) as file:
         file.extractall(tmp_path / "code")
-    data = client.datasets.get(trained.dataset).download(tmp_path / "data.parquet")
+    data = client.datasets.get(dataset).download(tmp_path / "data.parquet")
     cells = json.loads((tmp_path / "code" / "train.ipynb").read_text())["cells"]
     notebook = "\n\n".join(cell["source"] for cell in cells if cell["cell_type"] == "code")
     for text in ((tmp_path / "code" / "train.py").read_text(), notebook):

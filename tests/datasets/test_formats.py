@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.ipc
@@ -323,3 +324,15 @@ def test_real_tables_have_the_right_kinds(read: Ingest, shared_tables: Path) -> 
         assert found.ingested.rows == rows.get(name, found.ingested.rows)
     titanic = read(shared_tables / "titanic.csv")
     assert [titanic.column(name)["missing"] for name in ("Age", "Cabin", "Embarked")] == [177, 687, 2]
+
+
+def test_a_column_is_compressed_where_that_makes_it_smaller(read: Ingest) -> None:
+    digits = np.random.default_rng(0).random(2_000)
+    whole = pa.table({"random": digits, "words": [f"the word number {n // 5}" for n in range(2_000)]})
+    sink = pa.BufferOutputStream()
+    pq.write_table(whole, sink)
+    found = read(sink.getvalue().to_pybytes())
+    assert found.table.equals(whole)
+    group = pq.read_metadata(found.ingested.parquet).row_group(0)
+    assert [group.column(at).compression for at in range(2)] == ["UNCOMPRESSED", "SNAPPY"]
+    assert found.column("random")["distinct"] == 2_000

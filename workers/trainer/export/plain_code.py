@@ -19,7 +19,9 @@ from fitserve.spec.ensemble import members_of
 from fitserve.spec.spec import parse
 from fitserve.target_encoder import FittedTarget
 from workers.trainer.engine.stacked_network import HELD_OUT_ROWS
+from workers.trainer.export import plain_encoding
 from workers.trainer.export import plain_templates as parts
+from workers.trainer.export.plain_encoding import label, values_of
 
 _MODULES = ("layers", "optimizers", "losses", "initializers", "regularizers", "constraints", "optimizers.schedules")
 _LIBRARIES = ("keras", "numpy as np", "pandas as pd", "tensorflow as tf")
@@ -39,17 +41,15 @@ def script(
     title = f"Train {spec.get('model') or 'a network'} to predict {target.name}."
     texts = {"title": title, "run": manifest["run"], "dataset": reference}
     harmless = {name: _harmless(str(text)) for name, text in texts.items()}
-    encodings = "\n".join(_inputs(encoder, types))
-    used = [name for name in parts.HELPERS if re.search(rf"\b{name}\(", encodings)]
-    used += ["number"] if "robust" in used and "number" not in used else []
-    helpers = "\n\n".join(parts.HELPERS[name] for name in parts.HELPERS if name in used)
+    encodings = "\n".join([*plain_encoding.inputs(encoder, types), _target(target, types)])
+    functions = plain_encoding.functions_for(encodings)
     network, members = "\n".join(_network(spec["network"], kind)), members_of(parse(spec).ensemble)
     constants, optimizer = _constants(training, kind, rows), _own_optimizer(training["optimizer"])
     fit = "\n".join(_FITS[kind](training, next(iter(training["loss"].values()))))
     batches = _batches(spec["network"], kind)
     head = parts.HEAD.format(**harmless, seed=int(training["seed"]), imports=_imports(kind), rows=_rows(members))
     return (
-        f"{head}{helpers}\n\n{encodings}\n{_target(target, types)}\n\n# %% Network\n{network}\n\n"
+        f"{head}{functions}\n\n{encodings}\n\n# %% Network\n{network}\n\n"
         f"# %% Training\n{constants}\n\n\n{optimizer}{batches}\n\n\n{fit}\n"
     )
 
@@ -118,52 +118,6 @@ def notebook(text: str) -> str:
     )
 
 
-def _inputs(encoder: Encoder, types: pa.Schema) -> Iterator[str]:
-    yield "inputs = {"
-    for one in encoder.inputs:
-        columns = sorted((c for c in encoder.columns if c.input == one.name), key=lambda column: column.offset)
-        yield f"    {one.name!r}: np.hstack(["
-        for column in columns:
-            yield from (f"        {text}," for text in _encoded(column, types))
-        yield f'    ]).astype("{one.dtype}"),'
-    yield "}"
-
-
-def _encoded(column: Any, types: pa.Schema) -> Iterator[str]:
-    """Return the calls that encode a column."""
-    kind, fitted, name = column.encoding.type, column.fitted, column.name
-    indicator = bool(getattr(column.encoding, "indicator", False))
-    own = column.width - indicator
-    if kind in ("standardize", "min_max", "pass_through", "log", "robust"):
-        helper = kind if kind in ("log", "robust") else "number"
-        yield f"{helper}({name!r}, {fitted['center']!r}, {fitted['scale']!r}, {fitted['fill']!r})"
-    elif kind == "piecewise_linear":
-        yield f"bins({name!r}, {[float(2 * edge) for edge in column.halves]}, {own})"
-    elif kind == "index":
-        labels = [_value(label, types.field(name).type) for label in fitted["labels"]]
-        yield f"index({name!r}, {labels!r})"
-    elif kind == "boolean":
-        true = True if column.raw == "number" else fitted["true"]
-        yield f"one_hot({name!r}, {[true]!r})"
-    else:
-        labels = [_value(label, types.field(name).type) for label in fitted["labels"]]
-        unknown = ", unknown=True" if column.encoding.unknown == "bucket" else ""
-        yield f"one_hot({name!r}, {labels!r}{unknown})"
-        if (left := own - len(labels) - bool(unknown)) > 0:
-            yield f"np.zeros((len(data), {left}))"
-    if indicator:
-        yield f"missing({name!r})"
-
-
-def _value(label: str, type: Any) -> Any:
-    """Return a label as the table has it."""
-    if pa.types.is_boolean(type):
-        return label.lower() == "true"
-    if pa.types.is_integer(type):
-        return int(float(label))
-    return float(label) if pa.types.is_floating(type) else label
-
-
 def _target(target: FittedTarget, types: pa.Schema) -> str:
     (column,) = target.columns
     if target.task == "regression":
@@ -171,8 +125,9 @@ def _target(target: FittedTarget, types: pa.Schema) -> str:
             f'target = ((data[{column!r}].astype("float64") - {target.center!r}) / {target.scale!r})'
             '.to_numpy("float32")[:, None]'
         )
-    labels = [_value(label, types.field(column).type) for label in target.labels or ()]
-    chosen = f"labels = {labels!r}\ntarget = np.array([labels.index(value) for value in data[{column!r}].to_list()])"
+    kind = types.field(column).type
+    labels, values = [label(text, kind) for text in target.labels or ()], values_of(column, kind)
+    chosen = f"labels = {labels!r}\ntarget = np.array([labels.index(value) for value in {values}.to_list()])"
     if target.encoding == "binary":
         return f'{chosen}.astype("float32")[:, None]'
     return f'np.eye(len(labels), dtype="float32")[{chosen}]' if target.encoding == "one_hot" else chosen

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from fitserve.encoding.robust import BOUND, LARGE
-
 HEAD = '''"""{title}
 
 Written by fitserve from the run {run}. With the same rows it reaches the same losses: python train.py
@@ -16,53 +14,11 @@ Needs keras, tensorflow, numpy, pandas and pyarrow. DATA is the dataset {dataset
 # Operations are computed as they are written: no sum is regrouped, and rounded otherwise than in the run.
 tf.config.optimizer.set_experimental_options({{"disable_meta_optimizer": True}})
 SEED = {seed}
-data = pd.read_parquet(os.environ.get("DATA", "data.parquet"))
+data = pd.read_parquet(os.environ.get("DATA", "data.parquet")).replace("", None)  # an empty text is missing
 {rows}
 
 # %% Encoding
 '''
-
-HELPERS = {
-    "number": '''def number(name, center, scale, missing):
-    """A number, scaled by constants of the training rows."""
-    values = data[name].astype("float64").to_numpy(na_value=np.nan)
-    return (np.where(np.isnan(values), missing, values)[:, None] - center) * (1 / scale)
-''',
-    "log": '''def log(name, center, scale, missing):
-    """The logarithm of a number, with its sign."""
-    values = data[name].astype("float64").to_numpy(na_value=np.nan)
-    values = np.where(np.isnan(values), missing, values)[:, None]
-    return (np.sign(values) * np.log1p(np.abs(values)) - center) * (1 / scale)
-''',
-    "robust": f'''def robust(name, center, scale, missing):
-    """A number, scaled, and softly bounded by {BOUND:g}."""
-    values = np.clip(number(name, center, scale, missing), -{LARGE:g}, {LARGE:g})
-    return values / np.sqrt((values / {BOUND:g}) ** 2 + 1)
-''',
-    "bins": '''def bins(name, edges, width):
-    """The share of each bin that a number has passed; zeros where it is missing."""
-    values = data[name].astype("float64").to_numpy(na_value=np.nan)[:, None]
-    edges = np.array(edges)
-    shares = np.clip((np.nan_to_num(values) / 2 - edges[:-1] / 2) / np.diff(edges / 2), 0, 1) * ~np.isnan(values)
-    return np.pad(shares, ((0, 0), (0, width - shares.shape[1])))
-''',
-    "one_hot": '''def one_hot(name, labels, unknown=False):
-    """A column for each label, and before them one for others if there is to be one."""
-    values = data[name]
-    known = np.stack([(values == label).fillna(False).to_numpy(bool) for label in labels], axis=1)
-    others = (~known.any(axis=1) & values.notna().to_numpy())[:, None]
-    return np.hstack([others, known]) if unknown else known
-''',
-    "missing": '''def missing(name):
-    """Whether a value is missing."""
-    return data[name].isna().to_numpy()[:, None]
-''',
-    "index": '''def index(name, labels):
-    """A label's number from 2; 0 where it is missing, 1 for others."""
-    places = {label: place for place, label in enumerate(labels, 2)}
-    return np.array([0 if pd.isna(value) else places.get(value, 1) for value in data[name].to_list()])[:, None]
-''',
-}
 
 DROPOUT = '''GOLDEN = 0x9E3779B9
 
