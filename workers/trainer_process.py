@@ -22,6 +22,7 @@ import psutil
 from fitserve.crash_points import hooks_allowed
 from fitserve.settings import Settings
 from workers.trainer.channel import Channel, ChannelClosed, Message
+from workers.trainer_output import TrainerOutput
 
 log = logging.getLogger(__name__)
 
@@ -106,8 +107,12 @@ class TrainerProcess:
                 env=clean_environment(settings, self.folder, in_gang, number),
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
                 start_new_session=True,
             ).result()
+        assert self.process.stdout is not None
+        self.output = TrainerOutput(self.process.stdout, self.process.pid)
         self.channel = Channel(ours)
         self.ready = False
         self.runs = 0

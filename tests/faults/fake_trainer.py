@@ -16,6 +16,13 @@ from typing import Any
 from tests.faults import fake_gang
 from workers.trainer.interface import Reporter, TrainingFailed, TrainingRequest, TrainingResult, TrainingStopped
 
+# As TensorFlow writes them: what every start says, and why the process ends.
+LAST_WORDS = b"""WARNING: All log messages before absl::InitializeLog() is called are written to STDERR
+I0000 00:00:1795960915.782994   20604 port.cc:153] oneDNN custom operations are on. You may see different results.
+W0000 00:00:1795960916.100000   20604 cpu_utils.cc:12] This processor is slow.
+F0000 00:00:1795960917.200000   20604 tensor.cc:85] Check failed: the tensor is 100% wrong
+"""
+
 
 def step(weights: float, seed: int, epoch: int) -> float:
     """The next epoch's weights, which depend on all epochs before."""
@@ -154,6 +161,7 @@ def _misbehave(fake: dict[str, Any], epoch: int, request: TrainingRequest) -> No
     if how == "hang":
         time.sleep(3600)
     if how == "exit":
+        os.write(2, LAST_WORDS)
         os._exit(3)
     if how == "memory":
         hoard = []

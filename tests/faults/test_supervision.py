@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -30,7 +31,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """One worker and one reaper, for tests that leave them running."""
     environment = {
         "FITSERVE_TRAINER_MEMORY_BYTES": str(300 * MB),
-        "FITSERVE_NO_PROGRESS_SECONDS": "1",
+        "FITSERVE_NO_PROGRESS_SECONDS": "4",
         "FITSERVE_MAX_ATTEMPTS": "2",
     }
     with Cluster(tmp_path_factory.mktemp("shared") / "home", environment=environment) as cluster:
@@ -79,6 +80,11 @@ def test_a_trainer_that_hangs_is_killed_and_the_run_fails_in_the_end(shared: Clu
 def test_a_trainer_that_exits_is_tried_again_and_then_given_up(shared: Cluster) -> None:
     run = shared.wait_over(shared.submit(fails="exit"))
     assert (error_of(run)["cause"], run.attempt) == ("killed", 2)
+    [line] = error_of(run)["last_lines"]
+    assert line.endswith("Check failed: the tensor is 100% wrong")
+    logged = [json.loads(line) for line in shared.log.read_text().splitlines() if "tensor.cc:85" in line]
+    assert {(line["level"], line["logger"]) for line in logged} == {("CRITICAL", "workers.trainer_output")}
+    assert "oneDNN" not in shared.log.read_text()
 
 
 def test_a_killed_trainer_resumes_from_its_checkpoint_and_ends_the_same(shared: Cluster) -> None:

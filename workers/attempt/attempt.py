@@ -478,6 +478,8 @@ class TrainerAttempt:
         else:
             code, kills = self.trainer.kill(), kernel_memory_kills() - self._kernel_kills
             failure = exit_failure(code, self.trainer.peak, self.trainer.limit, kills)
+            if lines := self.trainer.output.last_lines():
+                failure.data["last_lines"] = lines
         self.slot.drop()
         return failure
 

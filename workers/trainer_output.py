@@ -1,0 +1,65 @@
+"""What a trainer writes to its standard output and error, passed on to the worker's log without TensorFlow's notices.
+
+It goes through the worker and not through a filter in the trainer, so that the last words of a process that crashes are
+kept. They become part of the failure.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import threading
+from collections import deque
+from typing import IO
+
+log = logging.getLogger(__name__)
+
+MAX_LINE = 4096  # bytes; a longer line is passed on in pieces
+MAX_LAST_LINES = 5  # kept for the failure of a trainer that crashes
+# Abseil's prefix: a letter, the date, the time, the thread, the source.
+ABSEIL_LINE = re.compile(r"([IWEF])\d{4} [\d:.]++ ++\d++ [^\]\s]++\] ")
+# What every start says, and advice to who writes TensorFlow programs.
+NOTICE = re.compile(
+    r"oneDNN (?:custom operations|supports)|before absl::InitializeLog|triggered tf\.function retracing"
+)
+_LEVELS = {"I": logging.INFO, "W": logging.WARNING, "E": logging.ERROR, "F": logging.CRITICAL}
+
+
+class TrainerOutput:
+    """Reads a trainer's output until it closes, in a thread of its own."""
+
+    def __init__(self, stream: IO[bytes], pid: int) -> None:
+        self._stream = stream
+        self._pid = pid
+        self._last: deque[str] = deque(maxlen=MAX_LAST_LINES)
+        self._thread = threading.Thread(target=self._pass_on, name="trainer-output", daemon=True)
+        self._thread.start()
+
+    def last_lines(self) -> list[str]:
+        """Return the last lines that were passed on, once a trainer that has exited is read to its end."""
+        self._thread.join(1)  # a process that the trainer started may hold the pipe open
+        return list(self._last)
+
+    def _pass_on(self) -> None:
+        with self._stream:
+            while line := self._stream.readline(MAX_LINE):
+                text = line.decode(errors="replace").rstrip()
+                if not text or (level := level_of(text)) is None:
+                    continue
+                self._last.append(text)
+                log.log(level, text, extra={"trainer": self._pid})
+
+
+def level_of(line: str) -> int | None:
+    """Return the level at which a line is logged; None for what `TF_CPP_MIN_LOG_LEVEL` (2 by default) leaves out.
+
+    TensorFlow 2.21 does not obey that variable itself before its log is initialised, which Python never does.
+    """
+    wanted = os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2")
+    least = int(wanted) if wanted.isdecimal() else 2
+    if least > 0 and NOTICE.search(line):
+        return None
+    if (prefix := ABSEIL_LINE.match(line)) is None:
+        return logging.WARNING
+    return None if "IWEF".index(prefix[1]) < least else _LEVELS[prefix[1]]
