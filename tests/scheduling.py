@@ -7,7 +7,9 @@ the end.
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,8 @@ from tests.long_forms import LONG_FORMS
 
 # By processor time. A group that is not listed follows them.
 LONGEST_FIRST = (
-    *("server", "readers", "dashboard", "faults", "telemetry_running", "killed_worker", "lessons", "served", "up"),
-    *("wheel", "layout", "tensorflow/predict/test_parity", "running"),
+    *("server", "readers", "dashboard", "faults", "telemetry_running", "s3", "killed_worker", "lessons", "served"),
+    *("up", "wheel", "layout", "tensorflow/predict/test_parity", "running"),
 )
 # Servers that are started once a process: the tests of each are one process's.
 GROUP_OF_FIXTURE = {
@@ -31,6 +33,7 @@ GROUP_OF_FIXTURE = {
     "two": "two",
     "secured": "tls",
     "wheel": "wheel",
+    "s3_environment": "s3",
 }
 # Half of the tests of `main_server` start a second one, so that two processes share them.
 GROUP_OF_FOLDER = {"dashboard": "dashboard"}
@@ -126,5 +129,25 @@ class Scheduling:
                 item.add_marker("long")
             if not item.get_closest_marker("xdist_group") and (group := group_of(item)):
                 item.add_marker(pytest.mark.xdist_group(group))
-        if self.config.getoption("dist", "no") != "no" or hasattr(self.config, "workerinput"):
+        if self._divided:
             items.sort(key=_place)
+
+    @property
+    def _divided(self) -> bool:
+        """Whether several processes run the tests, each of them group by group."""
+        return self.config.getoption("dist", "no") != "no" or hasattr(self.config, "workerinput")
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_teardown(self, item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None]:
+        """Stop a group's servers behind its last test: an idle one takes 3% of a core, for the rest of the run."""
+        yield
+        if self._divided and nextitem is not None and group_of(item) != group_of(nextitem):
+            finish_fixtures(item, GROUP_OF_FIXTURE)
+
+
+def finish_fixtures(item: pytest.Item, names: Iterable[str]) -> None:
+    """Tear down fixtures of the session, with all that use them. A later test that asks for one sets it up anew."""
+    known = item.session._fixturemanager._arg2fixturedefs
+    for definition in itertools.chain.from_iterable(known.get(name, ()) for name in names):
+        if definition.scope == "session" and definition.cached_result is not None:
+            definition.finish(item._request)

@@ -116,6 +116,47 @@ def test_each_file_that_trains_may_go_to_another_process_and_a_servers_tests_sta
     assert [scheduling.is_slow(item) for item in items] == [True] * 5 + [False]
 
 
+def test_a_server_is_stopped_behind_the_last_test_of_its_group(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(
+        """
+        import pytest
+        from tests.scheduling import Scheduling
+
+        def pytest_addoption(parser):
+            parser.addoption("--fast", action="store_true")
+            parser.addoption("--dist", default="loadgroup")
+
+        def pytest_configure(config):
+            config.addinivalue_line("markers", "xdist_group: as xdist has it")
+            config.pluginmanager.register(Scheduling(config))
+
+        steps = []
+
+        @pytest.fixture(scope="session")
+        def main_server():
+            steps.append("started")
+            yield
+            steps.append("stopped")
+
+        @pytest.fixture(scope="session")
+        def trained(main_server):
+            steps.append("trained")
+            yield steps
+            steps.append("deleted")
+        """
+    )
+    pytester.makepyfile(
+        """
+        from conftest import steps
+
+        def test_behind_it(): assert steps == ["started", "trained", "deleted", "stopped"]
+        def test_one(trained): assert steps == ["started", "trained"]
+        def test_two(trained): assert steps == ["started", "trained"]
+        """
+    )
+    pytester.runpytest_inprocess(*QUIET).assert_outcomes(passed=3)
+
+
 @pytest.mark.parametrize("path", sorted(LONG_FORMS))
 def test_long_forms_name_tests_that_are_there(path: str) -> None:
     source = (scheduling.TESTS / path).read_text()
