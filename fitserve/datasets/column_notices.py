@@ -1,30 +1,100 @@
-"""Notices of how one column is read where it could be read otherwise, and of why it stays text.
+"""Notices about one column: how it is read where it could be read otherwise, why it stays text, what is unusual in it.
 
-Each names the option that decides otherwise.
+Each names the option that decides otherwise. None changes a value.
 """
 
 from __future__ import annotations
 
+import json
+import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 from unicodedata import category
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from fitserve.dataset_facts import Storage
 from fitserve.datasets.column_plan import HALF, MOSTLY, SHARE, FilePrior
-from fitserve.datasets.column_texts import has_leading_zeros
 from fitserve.parsing import ColumnFormat, numbers, times
 from fitserve.parsing.column_format import PLAIN
-from fitserve.parsing.numbers import NumberEvidence, is_known_unit
+from fitserve.parsing.numbers import NumberEvidence, has_leading_zeros, is_known_unit
 from fitserve.parsing.time_evidence import TimeEvidence
 from fitserve.wire.notices import Notice
 
 MAGNITUDES = frozenset(
     ("K", "k", "M", "B", "T", "mn", "bn", "Mio", "Mio.", "Mrd", "Mrd.", "Tsd", "Tsd.", "万", "億", "亿")
 )
+# Numbers that tables use where a value is missing. Those that are usual values too have to stand further apart.
+PLACEHOLDERS = frozenset(
+    sign * number
+    for number in (*(10**digits - 1 for digits in range(1, 10)), 99.9, 99.99, 999.9, 999.99, 9999.9, 9999.99)
+    for sign in (1, -1)
+) | {0, -1, -2, -7, -8, -88, -888, -8888, -32768, -999.25, 8888, 88888, 1e20, 1e30, -1e30, -2147483648}
+FEWEST_OTHERS = 10  # different values beside the placeholder: fewer are codes, of which one may be -1 or 9
+APART = 0.2  # of the range of the other values; the only negative number among them is apart anyhow
+RAREST = 0.002  # of the rows; a single extreme value is an outlier
+# Days since 1970 that programs write where there is none.
+DATES = frozenset(
+    (date(*one) - date(1970, 1, 1)).days
+    for one in (
+        *((1, 1, 1), (1753, 1, 1), (1899, 12, 30), (1899, 12, 31), (1900, 1, 1), (1970, 1, 1)),
+        *((2099, 12, 31), (2199, 12, 31), (2999, 12, 31), (3000, 1, 1), (9999, 12, 31), (9999, 1, 1)),
+    )
+)
+USUAL_YEARS = (1600, 2200)
+MAX_VERSIONS = 60  # different texts that may be versions
+YEARS_APART = 3 * 365  # days
+_PLAIN = r"[+-]?\d{1,15}(?:[.,]\d{1,15})?"
+_MONTH = r"(?i:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]{0,6}\.?"
+_SHORT = r"(?:0|[1-9]\d{0,3})(?:[.,]\d{1,4})?"
+# Notations of numbers that are not read: each group is what they are called, with blanks for the underscores. Compiling
+# it takes a twentieth of the start of a process, and few of them look at texts.
+_QUANTITY = (
+    r"(?P<hexadecimal_numbers>[+-]?0[xX][0-9a-fA-F]{1,16})"
+    r"|(?P<fractions>[+-]?(?:\d{1,3} )?\d{1,3} ?[/\u2044] ?\d{1,3}|\d{0,9} ?[½¼¾⅓⅔⅛⅜⅝⅞])"
+    r"|(?P<clock_times>-?\d{1,5}:[0-5]\d(?::[0-5]\d)?(?:[.,]\d{1,9})?(?: ?[AaPp][Mm])?)"
+    r"|(?P<durations>-?P[0-9YMWDTHS.]{2,30}|\d{1,5} ?h(?: ?\d{1,2} ?m(?:in)?)?|\d{1,5} ?m(?:in)? \d{1,2} ?s"
+    r"|-?\d{1,9} days?,? [+-]?\d{1,2}:\d{2}(?::\d{2}(?:\.\d{1,9})?)?)"
+    r"|(?P<ratios>\d{1,5} ?: ?\d{1,5}|\d{1,3}(?:[ .]\d{3}){1,4}:\d{2})"
+    r"|(?P<feet_and_inches>\d{1,3} ?['\u2032](?: ?\d{1,2}(?:\.\d{1,3})? ?(?:\"|\u2033|''|\u201d)?)?)"
+    r"|(?P<degrees>[NSEW]? ?[+-]?\d{1,3}(?:\.\d{1,9})? ?°[0-9.'\"\u2032\u2033\u2019\u201d ]{0,20}[NSEWO]?"
+    r"|\d{2,3}[0-5]\d\.\d{2,9} ?,? ?[NSEWO]|\d{1,3}(?:\.\d{1,9})? ?[NSEWO]"
+    r"|[NSEW]? ?\d{1,3} \d{1,2}(?: \d{1,2})?(?:\.\d{1,9})? ?[NSEWO]|[NSEW] ?\d{1,3}(?:\.\d{1,9})?)"
+    r"|(?P<amounts_in_thousands_or_millions>[+-]?[A-Z]{0,3}[$€£¥₹] ?\d{1,12}(?:[.,]\d{1,9}){0,3}"
+    r" ?(?:[KkMmBbT]|[bmt]n|[Mm]illion|[Bb]illion|[Tt]housand|Mio\.?|Mrd\.?|lakh|crore)?)"
+    rf"|(?P<powers_of_ten>{_PLAIN}(?: ?[x×*·] ?10(?:(?:\^|\*\*)[+-]?\d{{1,3}}|[⁺⁻⁰¹²³⁴-⁹]{{1,4}})|[dD][+-]?\d{{1,3}}))"
+    rf"|(?P<numbers_marked_as_text>'{_PLAIN}|=\"{_PLAIN}\")"
+    r"|(?P<quarters>\d{4}[-/ ]?Q[1-4]|Q[1-4][-/ ]?\d{4}|[1-4]Q\d{2,4})"
+    r"|(?P<months>(?:19|20)\d{2}(?:-?M0?|-)(?:[1-9]|1[0-2]))"
+    r"|(?P<days_of_a_year>(?:19|20)\d{2}-(?:[0-2]\d{2}|3[0-6]\d))"
+    r"|(?P<times_in_brackets>/Date\(-?\d{1,15}(?:[+-]\d{4})?\)/)"
+    rf"|(?P<ranges>{_SHORT} ?(?:-|–|—|\.\.\.?|to|bis|à|a|até|~|～) ?{_SHORT}(?: [a-z]{{1,10}})?|{_SHORT} ?[+-]"
+    rf"|(?:under|over|below|above|up to|unter|über|ab|bis|moins de|plus de) ?{_SHORT}"
+    rf"|{_SHORT} (?:and|or|und|oder|et|ou) (?:over|older|above|more|less|under|younger|mehr|älter|plus|mais))"
+    rf"|(?P<approximate_numbers>(?:[~≈≤≥<>]=?|ca?\.|about|approx\.?) ?{_PLAIN}|{_PLAIN} ?(?:±|\+/-) ?{_PLAIN}"
+    rf"|{_PLAIN} ?\({_PLAIN} ?%?\))"
+    rf"|(?P<numbers_after_a_name>[^\W\d]\w{{0,20}} ?[=+] ?{_PLAIN}(?: ?[A-Za-z%]{{1,5}})?)"
+    rf"|(?P<complex_numbers>\(?{_PLAIN}[+-]\d{{1,15}}(?:\.\d{{1,15}})?[ij]\)?)"
+    rf"|(?P<lists_of_numbers>[\[({{] ?{_PLAIN}(?:(?: ?[,;] ?| ){_PLAIN}){{2,200}} ?[\])}}])"
+    r"|(?P<amounts_with_a_sign_between_their_digits>\d{1,9}[$€£¥]\d{2}|£?\d{1,9} ?\d{1,2}s\.? ?\d{1,2}d\.?)"
+    r"|(?P<numbers_with_characters_for_ten_thousands>(?=.*[万萬億亿兆千만억])[\d.,万萬億亿兆千百十만억천]{2,20}[円元원]?)"
+    r"|(?P<ordinal_numbers>\d{1,9}(?:st|nd|rd|th|er|re|ème|º|ª|\.º|\.ª))"
+    rf"|(?P<several_numbers>[(\[]?{_PLAIN}(?:(?: ?[,;x×] ?| ){_PLAIN}){{1,3}}[)\]]?|POINT ?\({_PLAIN} {_PLAIN}\))"
+    rf"|(?P<days_without_a_year>{_MONTH} \d{{1,2}}|\d{{1,2}}[. -] ?{_MONTH})"
+    rf"|(?P<dates_in_a_notation_of_their_own>(?!.{{61}})\D{{0,30}}(?:\d{{4}}[-/.年]+\d{{1,2}}[-/.月]+\d{{1,2}}"
+    rf"|\d{{1,2}}[-/.]+(?:\d{{1,2}}|{_MONTH})[-/.]+\d{{4}}|(?:令和|平成|昭和|大正|明治)[\d元]{{1,2}}年\d{{1,2}}月\d{{1,2}}日|[RHSTM]\d{{1,2}}[./-]\d{{1,2}}[./-]\d{{1,2}})"
+    rf"(?:\D.*)?)"
+)
+_NUMBER = re.compile(_PLAIN)
+_DEGREES_AND_MINUTES = r"^\s*(?:\d{1,2}|[01]\d{2})[0-5]\d\.\d{2,9}\s*$"  # 4807.038
+_HEMISPHERES = (pa.array(["N", "S"]), pa.array(["E", "W"]))
+_CODE_LIKE = re.compile(r"\d{1,15}[eE]\d{1,3}")
+MAX_EXPONENTS = 1_000  # different texts that are looked at
+MEANT = 0.95  # of a column's texts
 
 
 def note_numbers(
@@ -188,15 +258,9 @@ def note_unread_times(name: str, evidence: TimeEvidence | None) -> list[Notice]:
     if evidence is None or not evidence.readable or evidence.readable < HALF * evidence.texts:
         return []
     if evidence.readable >= SHARE * evidence.texts and evidence.day_first and evidence.month_first:
-        return [
-            Notice(
-                code="dates_disagree",
-                message=f"{name!r} is left as text: no order of day and month reads its dates.",
-                column=name,
-                evidence=f"{evidence.day_first} and {evidence.month_first}",
-                option=f"formats.{name}.time=dmy",
-            )
-        ]
+        message = f"{name!r} is left as text: no order of day and month reads its dates."
+        why, option = f"{evidence.day_first} and {evidence.month_first}", f"formats.{name}.time=dmy"
+        return [Notice(code="dates_disagree", message=message, column=name, evidence=why, option=option)]
     if not evidence.odd:
         return []
     return [note_odd_values(name, "timestamp", evidence.odd, evidence.readable, evidence.texts)]
@@ -204,17 +268,18 @@ def note_unread_times(name: str, evidence: TimeEvidence | None) -> list[Notice]:
 
 def note_leading_zeros(name: str, texts: pa.Array) -> tuple[Notice, ...]:
     """Note that a column of numbers is text because some of them begin with zeros, as codes do."""
-    codes = texts.filter(pc.match_substring_regex(texts, "^0[0-9]"))
-    if not len(codes):
-        return ()
-    return (
+    codes = texts.filter(pc.match_substring_regex(texts, "^0[0-9]"))[:1].to_pylist()
+    message = f"{name!r} stays text: as numbers, its values would lose the zeros that they begin with."
+    option = f"kinds.{name}=numeric"
+    return tuple(
         Notice(
             code="digits_kept",
-            message=f"{name!r} stays text: as numbers, its values would lose the zeros that they begin with.",
+            message=message,
             column=name,
-            evidence=f"codes are written so, such as {codes[0].as_py()[:40]}",
-            option=f"kinds.{name}=numeric",
-        ),
+            evidence=f"codes are written so, such as {code[:40]}",
+            option=option,
+        )
+        for code in codes
     )
 
 
@@ -259,3 +324,180 @@ def as_read(text: str, format: ColumnFormat) -> str:
 
 def _day_of(text: str, format: ColumnFormat) -> str:
     return datetime.fromtimestamp(times.read_time(text, format), UTC).date().isoformat()
+
+
+# --- unusual values ------------------------------------------------------------------------------------------------
+
+
+def note_placeholder(name: str, texts: pa.Array, numbers: pa.Array) -> Notice | None:
+    """Note a number that may stand for a missing value: repeated, far from all others, a usual placeholder.
+
+    `numbers` are what `texts` were read as.
+    """
+    values = numbers.cast(pa.float64(), safe=False).fill_null(np.nan).to_numpy(zero_copy_only=False)
+    finite = np.isfinite(values)
+    if not finite.any() or not {float(values[finite].min()), float(values[finite].max())} & PLACEHOLDERS:
+        return None
+    distinct, counts = np.unique(values[finite], return_counts=True)
+    if len(distinct) <= FEWEST_OTHERS:
+        return None
+    for at, others in ((0, distinct[1:]), (-1, distinct[:-1])):
+        number, count = float(distinct[at]), int(counts[at])
+        gap = abs(float(others[0 if at == 0 else -1]) - number)
+        spread = float(others[-1]) - float(others[0])
+        is_apart = gap >= APART * spread or number < 0 <= others[0]
+        if number not in PLACEHOLDERS or count < max(2, RAREST * finite.sum()) or not is_apart:
+            continue
+        written = texts.filter(pa.array(values == number)).unique()[:3].to_pylist()
+        spellings = [str(text).strip() for text in written]
+        listed = json.dumps(spellings) if len(spellings) > 1 else spellings[0]
+        return Notice(
+            code="may_be_missing",
+            message=f"{spellings[0]} in {name!r} is read as a number; it may stand for a missing value.",
+            column=name,
+            evidence=f"{count} of {int(finite.sum())} values; the others are from {others[0]:.6g} to {others[-1]:.6g}",
+            option=f"formats.{name}.also_missing={listed}",
+        )
+    return None
+
+
+def note_placeholder_date(name: str, texts: pa.Array, moments: pa.Array) -> Notice | None:
+    """Note a day that may stand for a missing one: repeated, years from all others, a usual placeholder.
+
+    `moments` are what `texts` were read as: microseconds since 1970.
+    """
+    values = moments.fill_null(0).to_numpy(zero_copy_only=False)
+    present = ~moments.is_null().to_numpy(zero_copy_only=False)
+    if (
+        not present.any()
+        or not {int(values[present].min()) // times.DAY, int(values[present].max()) // times.DAY} & DATES
+    ):
+        return None
+    days, counts = np.unique(values[present] // times.DAY, return_counts=True)
+    for at, others in ((0, days[1:]), (-1, days[:-1])):
+        day, count = int(days[at]), int(counts[at])
+        if day not in DATES or count < 2 or len(others) < FEWEST_OTHERS:
+            continue
+        if abs(int(others[0 if at == 0 else -1]) - day) < max(YEARS_APART, APART * (int(others[-1]) - int(others[0]))):
+            continue
+        written = texts.filter(pa.array(present & (values // times.DAY == day)))[0].as_py().strip()
+        return Notice(
+            code="may_be_missing",
+            message=f"{written} in {name!r} is read as a date; it may stand for a missing one.",
+            column=name,
+            evidence=f"{count} of {int(present.sum())} values, years from all others",
+            option=f"formats.{name}.also_missing={written}",
+        )
+    return None
+
+
+def note_quantities(name: str, texts: Sequence[str]) -> Notice | None:
+    """Note a column of texts that all mean numbers in a notation that is not read: 0x1F, 3/4, 08:30, 5'11"."""
+    present = [text.strip() for text in texts[:1000] if text.strip()]
+    counts = Counter(match.lastgroup for text in present if (match := re.fullmatch(_QUANTITY, text)))
+    what, count = counts.most_common(1)[0] if counts else (None, 0)
+    plain = sum(_NUMBER.fullmatch(text) is not None for text in present)
+    # Other notations may stand beside the usual one: 60+ below 10-20.
+    if what is None or counts.total() < 2 or count * 2 < len(present) or counts.total() + plain < MEANT * len(present):
+        return None
+    example = next(text for text in present if re.fullmatch(_QUANTITY, text))
+    return Notice(
+        code="number_like_text",
+        message=f"{name!r} is left as text: its values are {what.replace('_', ' ')}, which are not read as numbers or"
+        " times.",
+        column=name,
+        evidence=f"such as {example}; written as plain numbers, their size can be learned from",
+        option=f"kinds.{name}=categorical",
+    )
+
+
+def note_lost_zeros(name: str, texts: pa.Array, format: ColumnFormat) -> Notice | None:
+    """Note 3.9 beside 3.10: programs write amounts with one number of decimals, or without the zeros at their end."""
+    distinct = texts[:50_000].unique()
+    if len(distinct) > MAX_VERSIONS:
+        return None
+    sign = format.decimal or "."
+    parts = {text.strip(): text.strip().partition(sign)[2] for text in distinct.to_pylist()}
+    fractions = {text: part for text, part in parts.items() if part.isdecimal()}
+    zeros = [text for text, part in fractions.items() if part.endswith("0") and part.strip("0")]
+    shorter = min(fractions, key=lambda text: len(fractions[text]), default="")
+    if not zeros or len(fractions[shorter]) >= len(fractions[zeros[0]]):
+        return None
+    return Notice(
+        code="zeros_left_out",
+        message=f"{name!r} has both {shorter} and {zeros[0]}: as a number, {zeros[0]} is {zeros[0].rstrip('0')}.",
+        column=name,
+        evidence="versions and numbers of chapters are written so, amounts seldom",
+        option=f"kinds.{name}=categorical",
+    )
+
+
+def note_exponents(name: str, texts: pa.Array) -> Notice | None:
+    """Note numbers such as 12E3: programs write 1.2e+04, people write codes and parts of hashes so."""
+    distinct = texts[:50_000].unique()[:MAX_EXPONENTS].to_pylist()
+    exponents = [text.strip() for text in distinct if "e" in text.lower() and any(map(str.isdigit, text))]
+    if not exponents or not all(_CODE_LIKE.fullmatch(text) for text in exponents):
+        return None
+    if any(not text.strip().isdecimal() for text in distinct if text.strip() not in exponents):
+        return None
+    example = exponents[0]
+    return Notice(
+        code="exponents",
+        message=f"In {name!r}, {example} is read as {float(example):.15g}: a number with an exponent.",
+        column=name,
+        evidence="codes and hashes may be written so; numbers seldom lack both a point and the exponent's sign",
+        option=f"kinds.{name}=categorical",
+    )
+
+
+def note_telephone_numbers(name: str, texts: pa.Array) -> Notice | None:
+    """Note texts that are all a plus and 7 to 15 digits, as telephone numbers are: they stay text."""
+    if not len(texts) or texts[0].as_py().strip()[:1] != "+":
+        return None
+    if not pc.all(pc.match_substring_regex(texts, r"^\s*\+[1-9][0-9]{6,14}\s*$")).as_py():
+        return None
+    return Notice(
+        code="digits_kept",
+        message=f"{name!r} stays text: as numbers, its values would lose their plus.",
+        column=name,
+        evidence=f"each is a plus and digits, as telephone numbers are: {texts[0].as_py().strip()}",
+        option=f"kinds.{name}=numeric",
+    )
+
+
+def note_packed_coordinates(name: str, texts: pa.Array, beside: str, signs: pa.Array) -> Notice | None:
+    """Note degrees and minutes in one number, as GPS receivers write them: 4807.038 before a column of N and S."""
+    if not len(texts) or not len(signs) or not re.match(_DEGREES_AND_MINUTES, texts[0].as_py()):
+        return None
+    if not any(pc.all(pc.is_in(pc.utf8_trim_whitespace(signs), one)).as_py() for one in _HEMISPHERES):
+        return None
+    if not pc.all(pc.match_substring_regex(texts, _DEGREES_AND_MINUTES)).as_py():
+        return None
+    example = texts[0].as_py().strip()
+    cut = example.index(".") - 2
+    return Notice(
+        code="packed_coordinates",
+        message=f"{name!r} seems to have degrees and minutes in one number: {example} would be {int(example[:cut])} "
+        f"degrees and {example[cut:]} minutes.",
+        column=name,
+        evidence=f"{beside!r} after it is {' or '.join(sorted(set(signs.unique().to_pylist())))}, as GPS receivers "
+        "write; written as degrees, near places are near numbers",
+        option=f"kinds.{name}=ignored",
+    )
+
+
+def note_unusual_years(name: str, moments: pa.Array) -> Notice | None:
+    """Note dates that are all of years far from ours. `moments`: microseconds since 1970."""
+    low, high = (value.as_py() for value in pc.min_max(moments).values())
+    if low is None:
+        return None
+    first, last = 1970 + low / times.DAY / 365.25, 1970 + high / times.DAY / 365.25
+    if last >= USUAL_YEARS[0] and first < USUAL_YEARS[1]:
+        return None
+    return Notice(
+        code="unusual_years",
+        message=f"The dates of {name!r} are of the years {int(first)} to {int(last)}; they may be of another calendar.",
+        column=name,
+        evidence="they are read as dates of the Gregorian calendar",
+        option=f"kinds.{name}=categorical",
+    )

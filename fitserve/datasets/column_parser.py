@@ -19,12 +19,12 @@ from fitserve.dataset_facts import Kind, Storage
 from fitserve.datasets import MAX_PROBLEMS
 from fitserve.datasets.column_notices import keep_digits, note_leading_zeros, note_odd_values
 from fitserve.datasets.column_plan import ColumnPlan
-from fitserve.datasets.column_texts import has_leading_zeros, merge_spellings
 from fitserve.datasets.plan_proposal import as_text_plan, propose_again
 from fitserve.encoding.coercion import labels_of
 from fitserve.parsing import ColumnFormat, numbers, times
-from fitserve.parsing.column_format import folded
+from fitserve.parsing.column_format import folded, merge_spellings
 from fitserve.parsing.missing import SOFT_MISSING, are_soft_missing, find_missing, words_for_missing
+from fitserve.parsing.numbers import has_leading_zeros
 from fitserve.parsing.words import FALSE, TRUE
 from fitserve.wire.notices import Notice
 

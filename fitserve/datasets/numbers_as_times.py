@@ -6,16 +6,16 @@ import re
 from dataclasses import replace
 from datetime import UTC, datetime
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from fitserve.datasets.column_plan import ColumnPlan
-from fitserve.datasets.column_texts import has_leading_zeros
 from fitserve.parsing import ColumnFormat, TimeFormat, numbers, times
 from fitserve.parsing.column_format import PLAIN
 from fitserve.parsing.missing import SOFT_MISSING
+from fitserve.parsing.numbers import has_leading_zeros
 from fitserve.parsing.short_dates import short_date_orders
-from fitserve.parsing.time_evidence import early_epoch_of, epochs_of
 from fitserve.wire.notices import Notice
 
 # Dates and times from 1900 to 2100 without signs between their parts, by the smallest of them.
@@ -25,12 +25,16 @@ COMPACT = {
     1900_01_01_0000: "times written 202401312359",
     1900_01_01_000000: "times written 20240131235959",
 }
-EPOCH_UNITS = {
-    "epoch_s": "seconds",
-    "epoch_ms": "milliseconds",
-    "epoch_us": "microseconds",
-    "epoch_ns": "nanoseconds",
+# Units of numbers since 1970: what they are called, and how many are a second.
+EPOCH_UNITS: dict[TimeFormat, tuple[str, float]] = {
+    "epoch_s": ("seconds", 1),
+    "epoch_ms": ("milliseconds", 1e3),
+    "epoch_us": ("microseconds", 1e6),
+    "epoch_ns": ("nanoseconds", 1e9),
 }
+FROM_1800 = -5_364_662_400  # seconds since 1970
+SURE_SECONDS = 100_000_000  # at least so far from 1970 are most times, but few counts
+FROM_2001, UNTIL_2100 = 978_307_200, 4_102_444_800  # seconds since 1970
 SMALLEST_EPOCH = 1e8  # seconds: smaller numbers are times since 1970 only where the request says so
 # A name that ends in a time's, in snake_case or camelCase, perhaps with its unit: created_at, eventTime, time (ms).
 _TIME_NAME = re.compile(
@@ -54,15 +58,15 @@ class NumbersAsTimes:
         whole = pa.types.is_integer(parsed.type)
         if (of_excel := self._excel_days(parsed, plan)) is not None:
             return of_excel
-        units = epochs_of(parsed)
+        units = _epochs_of(parsed)
         compact = next(
             (form for first, form in COMPACT.items() if first <= low and high < first + 201 * (first // 1900)), ""
         )
-        if units or not whole or not self._all_read(ColumnFormat(time="ymd")):
+        if compact and (units or not whole or not self._all_read(ColumnFormat(time="ymd"))):
             compact = ""
         if not units and not compact:
-            return self._early(parsed, plan) if whole and low is not None else None
-        what = " or ".join(EPOCH_UNITS[unit] for unit in units)
+            return self._early(parsed, plan) if whole else None
+        what = " or ".join(EPOCH_UNITS[unit][0] for unit in units)
         seen = compact or f"{what} since 1970, by their size"
         if _TIME_NAME.search(self.name):
             format = self.stated.change(time="ymd" if compact else "epoch")
@@ -110,10 +114,10 @@ class NumbersAsTimes:
         Numbers that are all positive may as well be spans of time: they are numbers, which is said.
         """
         low, high = (value.as_py() for value in pc.min_max(parsed).values())
-        unit = early_epoch_of(parsed)
+        unit = _early_epoch_of(parsed)
         if unit is None or not _TIME_NAME.search(self.name):
             return None
-        seen, evidence = f"{EPOCH_UNITS[unit]} since 1970, by their size", f"from {low} to {high}"
+        seen, evidence = f"{EPOCH_UNITS[unit][0]} since 1970, by their size", f"from {low} to {high}"
         if low >= 0:
             return self._could_be_times(plan, seen, evidence, f"formats.{self.name}.time={unit}")
         evidence += ", and the name is a time's"
@@ -159,3 +163,33 @@ class NumbersAsTimes:
 
     def _all_read(self, format: ColumnFormat) -> bool:
         return not times.parse_times(self.present[:10_000], format)[1].any()
+
+
+def _epochs_of(numbers: pa.Array) -> list[TimeFormat]:
+    """Return the units of numbers that are all times from 2001 to 2100, judged by size; [] where any is not."""
+    present = numbers.drop_null().to_numpy(zero_copy_only=False)
+    formats: list[TimeFormat] = []
+    left = len(present)
+    if not left or not (present.min() >= FROM_2001 and present.max() < UNTIL_2100 * 1e9):
+        return []
+    for time, (_, unit) in EPOCH_UNITS.items():
+        of_unit = int(((present >= FROM_2001 * unit) & (present < UNTIL_2100 * unit)).sum())
+        left -= of_unit
+        if of_unit:
+            formats.append(time)
+    return [] if left else formats
+
+
+def _early_epoch_of(numbers: pa.Array) -> TimeFormat | None:
+    """Return the unit of numbers that may all be times from 1800 to 2100, most of them years from 1970; None: none is.
+
+    Of several units the one with the latest times is meant.
+    """
+    present = numbers.drop_null().to_numpy(zero_copy_only=False)
+    if not len(present):
+        return None
+    for time, (_, unit) in EPOCH_UNITS.items():
+        far = np.abs(present.astype(np.float64)) >= SURE_SECONDS * unit
+        if present.min() >= FROM_1800 * unit and present.max() < UNTIL_2100 * unit and far.mean() >= 0.5:
+            return time
+    return None

@@ -342,9 +342,8 @@ def _record_version(session: Session, row: Dataset, newest: Dataset | None) -> N
     appended = row.source.get("appended")
     if newest is not None and appended is not None and appended["to"] == row.parent_id:
         data |= {"appended": appended["rows"], "previous": row.parent_id}
-        events.record(session, "dataset.appended", owner=row.owner, data=data, at=row.created_at)
-    else:
-        events.record(session, "dataset.created", owner=row.owner, data=data, at=row.created_at)
+    type_ = "dataset.appended" if "appended" in data else "dataset.created"
+    events.record(session, type_, owner=row.owner, data=data, at=row.created_at)
 
 
 def _find_same_content(
@@ -352,16 +351,9 @@ def _find_same_content(
 ) -> Dataset | None:
     """Return the owner's dataset of the same bytes under the same options; the newest of `name`, if one is given."""
     query = select(Dataset).where(Dataset.owner == owner, Dataset.sha256 == sha256).order_by(Dataset.created_at)
-    for row in session.scalars(query):
-        if row.source.get("options") != stated:
-            continue
-        if name is None:
-            return row
-        if row.name == name:
-            newest = latest_version(session, name)
-            if newest is not None and newest.id == row.id:
-                return row
-    return None
+    newest = latest_version(session, name) if name is not None else None
+    alike = (row for row in session.scalars(query) if row.source.get("options") == stated)
+    return next((row for row in alike if name is None or (newest is not None and newest.id == row.id)), None)
 
 
 def latest_version(session: Session, name: str) -> Dataset | None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
+from fitserve.datasets.column_notices import note_placeholder
 from fitserve.datasets.column_plan import ColumnPlan, FilePrior
-from fitserve.datasets.column_sample import ColumnSample
 from fitserve.datasets.numbers_as_times import COMPACT
-from fitserve.datasets.unusual_numbers import note_placeholder
+from fitserve.datasets.plan_proposal import ColumnSample
 from fitserve.parsing import times
 from fitserve.wire.notices import Notice
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import cached_property
 from typing import Any, Literal
@@ -11,12 +13,14 @@ from pydantic import ConfigDict, Field, field_validator, model_serializer, model
 
 from fitserve.data_model import DataModel
 from fitserve.parsing.missing import MISSING
+from fitserve.parsing.words import FALSE_IN_ANY_LANGUAGE, TRUE_IN_ANY_LANGUAGE
 
 TimeFormat = Literal[
     "ymd", "dmy", "mdy", "week", "epoch", "epoch_s", "epoch_ms", "epoch_us", "epoch_ns", "excel",
     "yymmdd", "ddmmyy", "mmddyy",
 ]  # fmt: skip
 BLANKS = "\u00a0\u2007\u2009\u202f"  # that stand between thousands, beside the usual blank
+MAX_MERGED = 1_000  # a column with more labels than this is not searched for two spellings of one label
 UNIT = Field(min_length=1, max_length=20)
 
 
@@ -175,3 +179,41 @@ class ColumnFormat(DataModel):
 
 
 PLAIN = ColumnFormat()
+
+
+def merge_spellings(format: ColumnFormat, counts: Mapping[str, int]) -> ColumnFormat:
+    """Return the format that merges the spellings of a label that differ in blanks, and those of a truth value."""
+    if not 2 <= len(counts) <= MAX_MERGED or format.labels:
+        return format
+    bare = Counter[str]()
+    for text, count in counts.items():
+        bare[text.strip()] += count
+    if len(bare) < len(counts):
+        format = format.change(trim=True)
+    if format.fold_case:
+        return format.change(labels=_most_frequent(bare))
+    lowered = {text.lower() for text in bare}
+    if (
+        len(bare) > 2
+        and lowered <= TRUE_IN_ANY_LANGUAGE | FALSE_IN_ANY_LANGUAGE
+        and lowered & TRUE_IN_ANY_LANGUAGE
+        and lowered & FALSE_IN_ANY_LANGUAGE
+    ):
+        true, false = (
+            {t: n for t, n in bare.items() if t.lower() in words}
+            for words in (TRUE_IN_ANY_LANGUAGE, FALSE_IN_ANY_LANGUAGE)
+        )
+        labels: dict[str, str] = {}
+        for group in (true, false):
+            best = max(sorted(group), key=lambda text: group[text])
+            labels |= {text.casefold(): best for text in group}
+        return format.change(labels=labels, fold_case=True)
+    return format
+
+
+def _most_frequent(counts: Mapping[str, int]) -> dict[str, str]:
+    """Map what the spellings of a label have in common to the most frequent of them."""
+    best: dict[str, str] = {}
+    for text in sorted(counts, key=lambda text: (-counts[text], text)):
+        best.setdefault(folded(text), text)
+    return best

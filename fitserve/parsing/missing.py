@@ -96,3 +96,20 @@ def words_for_missing(odd: Mapping[str, int], others: int) -> tuple[str, ...]:
         if not is_word or count < 3 or word in TRUE_IN_ANY_LANGUAGE | FALSE_IN_ANY_LANGUAGE:
             return ()
     return tuple(sorted(words))
+
+
+def is_label(word: str, counts: Mapping[str, int]) -> bool:
+    """Return whether a spelling of missing is a label: written like all others, and no rarer than the rarest."""
+    others = {text.strip(): count for text, count in counts.items() if text.strip() and text.strip() not in MISSING}
+    if not 2 <= len(others) <= 100 or count_of(counts, word) < min(others.values()):
+        return False
+    if word == "NA":
+        return all(len(text) == 2 and text.isalpha() for text in others)
+    if word == "None":
+        return all(text[0].isupper() and text.replace(" ", "").replace("-", "").isalpha() for text in others)
+    return not any(character.isalnum() for text in others for character in text)
+
+
+def count_of(counts: Mapping[str, int], word: str) -> int:
+    """Return how often a word occurs, with blanks around it or without."""
+    return sum(count for text, count in counts.items() if text == word or text.strip() == word)

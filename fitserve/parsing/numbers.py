@@ -262,6 +262,25 @@ def has_large(parsed: pa.Array) -> bool:
     return low is not None and max(abs(low), abs(high)) >= 2**53
 
 
+def has_leading_zeros(texts: pa.Array) -> bool:
+    """Return whether any text starts with a zero and another digit, or 0x: then they are codes, not numbers."""
+    import pyarrow as pa
+
+    if not len(texts) or not pa.types.is_string(texts.type):
+        return False
+    buffers = texts.buffers()
+    if buffers[2] is None:
+        return False
+    offsets = np.frombuffer(buffers[1], np.int32)[texts.offset : texts.offset + len(texts) + 1]
+    data = np.frombuffer(buffers[2], np.uint8)
+    if not len(data):
+        return False
+    starts = offsets[:-1]
+    zeros = np.flatnonzero((data[np.minimum(starts, len(data) - 1)] == ord("0")) & (np.diff(offsets) > 1))
+    second = data[starts[zeros] + 1]
+    return bool((((second >= ord("0")) & (second <= ord("9"))) | (second == ord("x")) | (second == ord("X"))).any())
+
+
 def loses_digits(texts: pa.Array, format: ColumnFormat) -> bool:
     """Return whether float64 cannot hold a whole number among the texts: then they are names rather than amounts."""
     import pyarrow.compute as pc

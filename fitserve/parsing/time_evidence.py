@@ -1,4 +1,4 @@
-"""What a column's texts and numbers prove about how its times are written: the order of their parts, their unit."""
+"""What a column's texts prove about how its times are written: the order of day, month and year."""
 
 from __future__ import annotations
 
@@ -6,20 +6,11 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING
-
-import numpy as np
 
 from fitserve.parsing.column_format import TimeFormat
 from fitserve.parsing.times import FIRST_YEAR, match_time, read_moment
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 FEW_DAYS = 6  # that tell days from years of two digits
-FROM_1800 = -5_364_662_400  # seconds since 1970
-SURE_SECONDS = 100_000_000  # at least so far from 1970 are most times, but few counts
-FROM_2001, UNTIL_2100 = 978_307_200, 4_102_444_800  # seconds since 1970
 
 
 @dataclass
@@ -92,33 +83,3 @@ def evidence_of(texts: Mapping[str, int], first_year: int | None = None) -> Time
         elif readings.get("dmy") != readings.get("mdy"):
             evidence.either = evidence.either or text
     return evidence
-
-
-def epochs_of(numbers: pa.Array) -> list[TimeFormat]:
-    """Return the units of numbers that are all times from 2001 to 2100, judged by size; [] where any is not."""
-    present = numbers.drop_null().to_numpy(zero_copy_only=False)
-    formats: list[TimeFormat] = []
-    left = len(present)
-    if not left or not (present.min() >= FROM_2001 and present.max() < UNTIL_2100 * 1e9):
-        return []
-    for time, unit in (("epoch_s", 1), ("epoch_ms", 1e3), ("epoch_us", 1e6), ("epoch_ns", 1e9)):
-        of_unit = int(((present >= FROM_2001 * unit) & (present < UNTIL_2100 * unit)).sum())
-        left -= of_unit
-        if of_unit:
-            formats.append(time)  # type: ignore[arg-type]
-    return [] if left else formats
-
-
-def early_epoch_of(numbers: pa.Array) -> TimeFormat | None:
-    """Return the unit of numbers that may all be times from 1800 to 2100, most of them years from 1970; None: none is.
-
-    Of several units the one with the latest times is meant.
-    """
-    present = numbers.drop_null().to_numpy(zero_copy_only=False)
-    if not len(present):
-        return None
-    for time, unit in (("epoch_s", 1), ("epoch_ms", 1e3), ("epoch_us", 1e6), ("epoch_ns", 1e9)):
-        far = np.abs(present.astype(np.float64)) >= SURE_SECONDS * unit
-        if present.min() >= FROM_1800 * unit and present.max() < UNTIL_2100 * unit and far.mean() >= 0.5:
-            return time  # type: ignore[return-value]
-    return None

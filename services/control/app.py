@@ -16,9 +16,8 @@ from fitserve.queue import Publisher
 from fitserve.settings import Settings
 from services.control import openapi, pages
 from services.control.admin import api_keys, audit, http_reading, operations, system
-from services.control.admin.api_keys import Authenticator, ensure_root_key, has_live_key
 from services.control.admin.audit import AuditMiddleware
-from services.control.admin.rate_limit import Limiter
+from services.control.admin.callers import Authenticator, Limiter, ensure_root_key, has_live_key
 from services.control.datasets import batch_routes, import_routes, resumable
 from services.control.datasets import routes as datasets
 from services.control.deps import Context

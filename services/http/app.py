@@ -16,17 +16,18 @@ from fastapi.routing import APIRoute
 from pydantic.warnings import UnsupportedFieldAttributeWarning
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fitserve import __version__, strictjson, telemetry
 from fitserve.api_keys import Identity
+from fitserve.errors import TooLarge
 from fitserve.readiness import BoundedCheck, ReadinessCheck
 from fitserve.settings import Settings
 from services.http import problems
-from services.http.auth import Caller, caller_of
+from services.http.auth import Caller, LocalPagesOnly, caller_of
 from services.http.compression import ClientEncoding
 from services.http.connections import limited, sweep
 from services.http.instrumentation import RequestInstrumentation
-from services.http.local_pages import LocalPagesOnly
 
 DRAIN_SECONDS = 0.25
 PARSED_AT_ONCE = 64 * 1024  # bytes of JSON
@@ -114,7 +115,7 @@ def make_app(
     # Outermost, because FastAPI's own body limit answers before any middleware added with `add_middleware`.
     guarded = (lambda stack: stack) if settings.auth else LocalPagesOnly
     app.build_middleware_stack = lambda: RequestInstrumentation(  # type: ignore[method-assign]
-        guarded(ClientEncoding(problems.TypedTooLarge(inner())))
+        guarded(ClientEncoding(TypedTooLarge(inner())))
     )
 
     @app.get("/metrics", tags=["operations"], response_class=Response, summary="Telemetry for Prometheus")
@@ -133,6 +134,28 @@ def make_app(
         return JSONResponse(body, 200 if ready else 503)
 
     return app
+
+
+class TypedTooLarge:
+    """ASGI middleware: replace the plain text of FastAPI's body limit (413) with problem details."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        replaced = False
+
+        async def typed(message: Message) -> None:
+            nonlocal replaced
+            if message["type"] == "http.response.start" and message["status"] == 413:
+                replaced = dict(message["headers"]).get(b"content-type", b"").startswith(b"text/plain")
+                if replaced:
+                    answer = problems.respond(Request(scope), TooLarge("The request is too large.").as_problem())
+                    await answer(scope, receive, send)
+            if not replaced:
+                await send(message)
+
+        await self.app(scope, receive, typed)
 
 
 class Server(uvicorn.Server):

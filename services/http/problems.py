@@ -15,9 +15,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import compile_path
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fitserve.errors import BadInput, FitserveError, Malformed, TooLarge
+from fitserve.errors import BadInput, FitserveError, Malformed
 from fitserve.validation import problems_from
 from services.http.instrumentation import SECURITY_HEADERS
 
@@ -110,28 +109,6 @@ def methods_of(request: Request) -> set[str]:
             shape = shape or own
             methods |= context.methods if own == shape else set()
     return methods
-
-
-class TypedTooLarge:
-    """ASGI middleware: replace the plain text of FastAPI's body limit (413) with problem details."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        replaced = False
-
-        async def typed(message: Message) -> None:
-            nonlocal replaced
-            if message["type"] == "http.response.start" and message["status"] == 413:
-                replaced = dict(message["headers"]).get(b"content-type", b"").startswith(b"text/plain")
-                if replaced:
-                    answer = respond(Request(scope), TooLarge("The request is too large.").as_problem())
-                    await answer(scope, receive, send)
-            if not replaced:
-                await send(message)
-
-        await self.app(scope, receive, typed)
 
 
 def on_unexpected(request: Request, error: Exception) -> Response:

@@ -25,7 +25,7 @@ from fitserve.errors import Unauthenticated
 from fitserve.settings import Settings
 from fitserve.tables import Audit
 from services.control.admin import audit
-from services.control.admin.api_keys import ensure_root_key
+from services.control.admin.callers import ensure_root_key
 from services.control.app import create_app
 from services.http.auth import caller_of
 

@@ -56,7 +56,7 @@ PAGES = (
         "fitserve/webhooks.py",
     ),
     *("fitserve/datasets/ingest.py", "fitserve/datasets/split.py", "fitserve/datasets/store.py", "fitserve/explain.py"),
-    *("fitserve/datasets/kinds.py", "fitserve/datasets/appends.py", "fitserve/datasets/source_file.py"),
+    *("fitserve/datasets/kinds.py", "fitserve/datasets/appends.py", "fitserve/datasets/readers/__init__.py"),
     *("fitserve/datasets/utf8.py", "fitserve/visibility.py"),
     *("fitserve/conformal.py", "fitserve/submission.py", "fitserve/exports.py", "fitserve/outgoing.py"),
     *(

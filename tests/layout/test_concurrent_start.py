@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 
 from fitserve import api_keys, db
 from fitserve.settings import Settings
-from services.control.admin.api_keys import ensure_root_key
+from services.control.admin.callers import ensure_root_key
 
 
 def test_apis_that_start_together_agree_on_the_first_key(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The formats of tables, each read in batches by one module of this package.
+"""The formats of tables, each read in batches by one module of this package; an upload is opened here.
 
 Every module of this package is imported here, and a `TableReader` with a `format` registers itself: to add a format,
 add a module, and its name to `fitserve.wire.datasets.Format`, which the API documents.
@@ -9,20 +9,86 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
+import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
-from fitserve.datasets import MAX_PROBLEMS, refuse, source_file, utf8
+from fitserve.blobs import CHUNK, disk_full_is_507
+from fitserve.datasets import MAX_PROBLEMS, TableUnreadable, refuse, utf8
 from fitserve.datasets.column_plan import ColumnPlan
-from fitserve.errors import Problem, TooLarge
-from fitserve.settings import Limits
-from fitserve.wire.datasets import Format, UploadOptions
+from fitserve.errors import Problem, TooLarge, UnsupportedMedia
+from fitserve.settings import MB, Limits
+from fitserve.wire.datasets import Compression, Format, UploadOptions
 from fitserve.wire.notices import Notice
+
+HEAD_BYTES = 4096  # in which a format is recognised
+_FOREIGN_FORMATS = {
+    b"PK\x03\x04": "a ZIP archive or an Excel workbook",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook",
+    b"\x89HDF": "an HDF5 file",
+    b"SQLite format 3": "an SQLite database",
+    b"%PDF": "a PDF",
+    b"\x80\x04": "a pickle",
+    b"BZh": "a bzip2 file",
+    b"\xfd7zXZ": "an xz file",
+    b"\x1f\x8b": "a gzip file within another one",
+    b"\x28\xb5\x2f\xfd": "a zstd file within another one",
+    b"\x04\x22\x4d\x18": "an lz4 file",
+    b"\x1f\x9d": "a file of the program compress",
+    b"7z\xbc\xaf": "a 7z archive",
+    b"Rar!": "a RAR archive",
+    b"FEA1": "a Feather file of version 1",
+    b"ORC": "an ORC file",
+    b"Obj\x01": "an Avro file",
+    b"\x93NUMPY": "a NumPy array",
+    b"\0" * 12 + b"\xc2\xea\x81\x60": "a table of SAS",
+    b"<stata_dta>": "a table of Stata",
+    b"RDX": "a file of R",
+    b"X\n\0\0\0": "a file of R",
+    b"$FL2": "an SPSS file",
+    b"{\\rtf": "a document in rich text",
+    b"<!DOCTYPE": "a web page",
+    b"<!doctype": "a web page",
+    b"<html": "a web page",
+    b"<?xml": "an XML document",
+    b"%%MatrixMarket": "a Matrix Market file",
+    b"structure(list(": "a table as R's dput writes it",
+    b"BEGIN:VCARD": "a vCard",
+    b"BEGIN:VCALENDAR": "a calendar",
+    b"UNA:": "an EDI message",
+    b"UNB+": "an EDI message",
+    b"ISA*": "an EDI message",
+    b":20:": "a bank statement in SWIFT's MT940",
+    b"\x1e{": "a JSON text sequence",
+}
+TAR_MARK = b"ustar"  # 257 bytes behind the beginning
+# Text formats that would parse as CSV but are something else.
+_RULE = rb"[ \t]*+[|+]?[ \t]*+:?[-=]{2,}+:?([ \t]*+[|+][ \t]*+:?[-=]{2,}+:?)++[ \t]*+[|+]?[ \t]*+\r?"
+_BELOW_A_RULE = rb"([^\n]*+\n){0,2}?" + _RULE + rb"(\n|$)"
+# Lines that stand around a table, and those that shells draw below each name.
+_BOX = rb"[ \t]*+[-=+|]{5,}+[ \t]*+\r?\n[ \t]*+\|"
+_SPACED_RULE = rb"([^\n]*+\n){0,2}? *+(?=[^\n]*[-=_]{3})[-=_]{2,}+( ++[-=_]{2,}+)++ *+\r?(\n|$)"
+_DRAWN = rb"(" + _BELOW_A_RULE + rb")|" + _BOX + rb"|" + _SPACED_RULE
+_DRAWN_TABLE = re.compile(_DRAWN)
+_SQL = re.compile(
+    rb"\s*+((--|/\*)[^\n]*+\n\s*+)*+(INSERT\s++INTO|CREATE\s++TABLE|DROP\s++TABLE|BEGIN;|PRAGMA\s)", re.IGNORECASE
+)
+_ARFF = re.compile(rb"\s*+(%[^\n]*+\n\s*+)*+@relation\s", re.IGNORECASE)
+_LIBSVM = re.compile(rb"([+-]?[0-9.]++( [0-9]++:[0-9.eE+-]++)++ *+\r?\n){2}")
+_YAML = re.compile(rb"(---[ \t]*+\r?\n)?- [A-Za-z_][^\n,;\t:]*+:( [^\n]*+)?\r?\n  [A-Za-z_][^\n,;\t:]*+:")
+_LOOSE_JSON = re.compile(rb"\s*+[\[{]?\s*+\{\s*+('[^'\n]*+'|[A-Za-z_]\w*+)\s*+:")
+_XML = re.compile(rb"\s*+(<\?xml\s|OFXHEADER:|<[A-Za-z][\w:-]*+(\s[^>\n]*+)?>\s*+<[A-Za-z/])")
+_FASTA = re.compile(rb">[^\n,;\t]*+\n[A-Za-z*-]++\r?\n(>|[A-Za-z*-]++(\r?\n|$))")
+_LATEX = re.compile(rb"\s*+\\(begin|documentclass)\b")
+_SETTINGS = re.compile(rb"\s*+([#;][^\n]*+\n\s*+)*+\[[^]\n,;]++\][ \t\r]*+\n[ \t]*+[\w.-]++[ \t]*+=")
+_COMMENTED_JSON = re.compile(rb"\s*+//[^\n]*+\n\s*+[\[{]")
+_LIST_OF_VALUES = re.compile(rb"\s*+\[([\d.,eE+\-\s]|null|true|false)*+(\]\s*+)?\Z")
+_WEB_PAGE = re.compile(rb"\s*+<(!doctype\s++html|html|table)[\s>]", re.IGNORECASE)
 
 
 class ReadAgain(Exception):
@@ -119,14 +185,14 @@ def open_reader(path: Path, options: UploadOptions, limits: Limits, folder: Path
 
     New files are made in `folder`. Raises TableUnreadable, TableRefused, TooLarge, UnsupportedMedia.
     """
-    path, compression = source_file.unpack(path, folder, limits)
-    head = source_file.read_head(path)
+    path, compression = _unpack(path, folder, limits)
+    head = _read_head(path)
     matching = (reader for reader in READERS.values() if reader.signature and reader.signature.match(head))
     reader = READERS[options.format] if options.format else next(matching, READERS["csv"])
     encoding = notice = None
     if reader.is_text:
-        source_file.refuse_foreign_format(head)
-        text = utf8.to_utf8(path, options.encoding, folder, limits)
+        _refuse_foreign_format(head)
+        text = utf8.to_utf8(path, head, options.encoding, folder, limits)
         path, encoding, notice = text.path, text.encoding, text.notice
         if encoding == "utf-8":
             notice = utf8.note_damage(head)
@@ -141,6 +207,125 @@ def open_reader(path: Path, options: UploadOptions, limits: Limits, folder: Path
         **opened.description,
     }
     return opened
+
+
+def _foreign_text(head: bytes) -> str | None:
+    """Return the kind of a file that begins like this, if it is a text but not a table."""
+    formats = {
+        "a table drawn with lines, as Markdown and database shells print it": _DRAWN_TABLE.match(head),
+        "an SQL script": _SQL.match(head),
+        "an ARFF file": _ARFF.match(head),
+        "a LIBSVM file": _LIBSVM.match(head),
+        "XML": _XML.match(head),
+        "YAML": _YAML.match(head),
+        "JSON whose names are not in double quotes": _LOOSE_JSON.match(head),
+        "a web page": _WEB_PAGE.match(head),
+        "a FASTA file": _FASTA.match(head),
+        "a LaTeX document": _LATEX.match(head),
+        "a file of settings (INI, TOML)": _SETTINGS.match(head),
+        "JSON with comments": _COMMENTED_JSON.match(head),
+        "one list of values, without rows": _LIST_OF_VALUES.match(head),
+    }
+    return next((name for name, match in formats.items() if match), None)
+
+
+def _read_head(path: Path) -> bytes:
+    """Return a file's first bytes. Raises TableUnreadable where it is empty."""
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    if not head:
+        raise TableUnreadable("The file is empty.", expected="a table with a header and at least one row")
+    return head
+
+
+def _refuse_foreign_format(head: bytes) -> None:
+    """Raise UnsupportedMedia for well-known formats that are no tables here."""
+    name = next((name for magic, name in _FOREIGN_FORMATS.items() if head.startswith(magic)), None)
+    if name is None and head[257:262] == TAR_MARK:
+        name = "a tar archive"
+    if name is None:
+        name = _foreign_text(head)
+    if name is not None:
+        raise UnsupportedMedia(
+            f"This is {name}.", expected="CSV, JSON Lines, Parquet or Arrow IPC, plain, gzip or zstd"
+        )
+
+
+# --- compression ---------------------------------------------------------------------------------------------------
+
+
+def _unpack(path: Path, folder: Path, limits: Limits) -> tuple[Path, Compression | None]:
+    """Return the uncompressed file (`path` itself where it is not compressed) and its compression.
+
+    Raises TooLarge where it expands beyond the limits, TableUnreadable where it is damaged.
+    """
+    head = _read_head(path)
+    compression: Compression
+    if head[:2] == b"\x1f\x8b":
+        compression = "gzip"
+    elif head[:4] == b"\x28\xb5\x2f\xfd":
+        compression = "zstd"
+    else:
+        return path, None
+    most = min(limits.expanded_bytes, max(64 * MB, limits.expansion_ratio * path.stat().st_size))
+    plain, written = folder / "plain", 0
+    with disk_full_is_507(), plain.open("wb") as target:
+        for chunk in _gunzip(path) if compression == "gzip" else _unzstd(path):
+            written += len(chunk)
+            if written > most:
+                raise TooLarge(
+                    "The file expands to more than is allowed.",
+                    received=f"more than {most} bytes from {path.stat().st_size}",
+                    expected=f"at most {limits.expansion_ratio} times its size, and {limits.expanded_bytes} bytes",
+                )
+            target.write(chunk)
+    return plain, compression
+
+
+def _gunzip(path: Path) -> Iterator[bytes]:
+    """Yield what gzip members hold, one after the other; zeros after the last one are padding."""
+    with path.open("rb") as source:
+        unpacker = zlib.decompressobj(wbits=31)
+        data = source.read(CHUNK)
+        while data:
+            try:
+                chunk = unpacker.decompress(data, CHUNK)
+            except zlib.error as error:
+                raise _damaged("gzip", error) from None
+            if chunk:
+                yield chunk
+            data = unpacker.unconsumed_tail
+            if unpacker.eof:
+                data = unpacker.unused_data or source.read(CHUNK)
+                if not data.strip(b"\0"):
+                    return
+                unpacker = zlib.decompressobj(wbits=31)
+            elif not data:
+                data = source.read(CHUNK)
+    raise _cut_off("gzip")
+
+
+def _unzstd(path: Path) -> Iterator[bytes]:
+    """Yield what zstd frames hold, one after the other."""
+    with pa.input_stream(str(path), compression="zstd") as source:
+        while True:
+            try:
+                chunk = source.read(CHUNK)
+            except OSError as error:
+                if error.errno:  # the disk's, not zstd's
+                    raise
+                raise (_cut_off("zstd") if "Truncated" in str(error) else _damaged("zstd", error)) from None
+            if not chunk:
+                return
+            yield chunk
+
+
+def _damaged(compression: Compression, error: Exception) -> TableUnreadable:
+    return TableUnreadable(f"The {compression} stream is damaged: {error}.", fix="Compress and upload it again.")
+
+
+def _cut_off(compression: Compression) -> TableUnreadable:
+    return TableUnreadable(f"The {compression} stream ends too early: the upload was cut off.", fix="Upload it again.")
 
 
 for _module in pkgutil.iter_modules(__path__):

@@ -25,10 +25,8 @@ from fitserve.datasets.column_plan import ColumnPlan
 from fitserve.datasets.plan_proposal import propose_plans
 from fitserve.datasets.readers import Batches, ReadAgain, TableReader
 from fitserve.datasets.readers.csv_dialect import detect_dialect
-from fitserve.datasets.readers.csv_end import find_end
-from fitserve.datasets.readers.csv_layout import Grammar
-from fitserve.datasets.readers.csv_lines import each_line_has, lines_of_rows
-from fitserve.datasets.readers.csv_region import Region, RegionReader
+from fitserve.datasets.readers.csv_layout import Grammar, find_end
+from fitserve.datasets.readers.csv_region import Region, RegionReader, each_line_has, lines_of_rows
 from fitserve.datasets.readers.csv_rewrites import end_lines_as_usual, find_rewrite, unusual_line_end, write_anew
 from fitserve.datasets.utf8 import first_invalid_utf8, transcode_guessed
 from fitserve.errors import Problem, TooLarge

@@ -1,31 +1,21 @@
-"""API keys: their routes, the dashboard's sign-in with one of them, and the authentication of every request."""
+"""Routes of API keys, and the dashboard's sign-in with one of them."""
 
 from __future__ import annotations
 
-import hmac
-from datetime import timedelta
-
 from fastapi import Request, Response
 from pydantic import ConfigDict
-from sqlalchemy import Engine, func, select
-from sqlalchemy.orm import Session
 
 from fitserve import api_keys, browser_sessions, db
-from fitserve.api_keys import ANONYMOUS, Identity
+from fitserve.api_keys import Identity
 from fitserve.data_model import DataModel
 from fitserve.errors import Forbidden, NotFound
-from fitserve.settings import Settings
 from fitserve.tables import Key
 from fitserve.wire.admin import KeyInfo, KeyRequest, NewKey
-from services.control.cache import LoadingCache
 from services.control.deps import AnyCaller, Ctx, KeyManager
 from services.http import Router
-from services.http.auth import COOKIE, check_same_origin, missing_key
+from services.http.auth import COOKIE, check_same_origin
 
 router = Router(tags=["keys"])
-
-_CACHE_SECONDS = 2.0  # a revoked key must be refused within 5 s
-_LAST_USED_STEP = timedelta(minutes=1)  # accuracy of `last_used_at`, so that not every request writes
 
 
 @router.post("/keys", status_code=201, summary="Create a key")
@@ -110,69 +100,3 @@ def sign_out(request: Request, response: Response, ctx: Ctx) -> None:
             browser_sessions.end(session, request.cookies[COOKIE])
         request.app.state.authenticator.forget_all()
     response.delete_cookie(COOKIE, httponly=True, samesite="strict", path="/")
-
-
-class Authenticator:
-    """Turns tokens into identities; the database's answer is cached for `_CACHE_SECONDS`."""
-
-    def __init__(self, settings: Settings, engine: Engine) -> None:
-        self.auth = settings.auth
-        self.engine = engine
-        self._cache: LoadingCache[Identity] = LoadingCache(10_000, seconds=_CACHE_SECONDS)
-
-    def identify(self, token: str | None) -> Identity:
-        """Return the identity of a token. Raises Unauthenticated."""
-        if not self.auth:
-            return ANONYMOUS
-        if token is None:
-            raise missing_key()
-        # By the digest, so that secrets do not stay in memory.
-        identity = self._cache.get(api_keys.digest(token), lambda: self._load(token))
-        if identity.expired:
-            raise api_keys.not_valid()
-        return identity
-
-    def forget_all(self) -> None:
-        """Drop the cached identities; called when a key has changed in this process."""
-        self._cache.clear()
-
-    def _load(self, token: str) -> Identity:
-        with db.reading(self.engine) as session:
-            if token.startswith(browser_sessions.PREFIX):
-                identity = self._session_identity(session, token)
-            else:
-                identity = api_keys.identify(session, token)
-            at = db.now(session)
-            last = session.scalar(select(Key.last_used_at).where(Key.id == identity.key_id))
-        if last is None or at - last > _LAST_USED_STEP:
-            with db.transaction(self.engine) as session:
-                key = session.get(Key, identity.key_id)
-                if key:
-                    key.last_used_at = at
-        return identity
-
-    @staticmethod
-    def _session_identity(session: Session, token: str) -> Identity:
-        id, secret = api_keys.split_token(token)
-        for row, identity in browser_sessions.live(session, id):
-            if hmac.compare_digest(row.secret_sha256, api_keys.digest(secret)):
-                return identity
-        raise api_keys.not_valid()
-
-
-def has_live_key(engine: Engine) -> bool:
-    """Return whether any key is neither revoked nor expired."""
-    with db.reading(engine) as session:
-        at = db.now(session)
-        query = select(func.count()).select_from(Key).where(Key.revoked_at.is_(None))
-        return bool(session.scalar(query.where((Key.expires_at.is_(None)) | (Key.expires_at > at))))
-
-
-def ensure_root_key(settings: Settings, engine: Engine) -> None:
-    """Create the admin key that FITSERVE_ROOT_KEY holds, unless it exists."""
-    if settings.root_key is None:
-        return
-    token = settings.root_key.get_secret_value().strip()
-    key_id, _ = api_keys.split_token(token)
-    with db.transaction(engine) as session:
-        api_keys.ensure(session, token, owner="admin", name=f"root-{key_id}"[:63].lower(), scopes=["admin"])

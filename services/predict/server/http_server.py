@@ -14,9 +14,9 @@ from fitserve import logs, tracing
 from fitserve.errors import FitserveError
 from fitserve.settings import Settings
 from services.http.app import Server, make_server
+from services.http.auth import check_local
 from services.http.connections import limited
 from services.http.instrumentation import valid_request_id
-from services.http.local_pages import check_local
 from services.predict.protocols import find_protocol
 from services.predict.protocols.transport import (
     COMPRESSED_BYTES,

@@ -14,8 +14,8 @@ from typing import Any
 import msgspec
 
 from fitserve.errors import FitserveError
+from services.http.auth import is_local_host
 from services.http.compression import accepted
-from services.http.local_pages import is_local_host
 from services.predict.catalog.access import require_predict
 from services.predict.catalog.loaded_model import LoadedModel
 from services.predict.catalog.row_bodies import Scalar

@@ -41,6 +41,7 @@ from workers.trainer.engine.optimizer_kernels import fuse
 from workers.trainer.engine.replica_optimizer import ReplicaOptimizer, widest
 from workers.trainer.engine.replica_settings import ReplicaSettings
 from workers.trainer.engine.stackable import MERGES, RANDOM
+from workers.trainer.engine.stacked_losses import losses_by_replica, own_penalties_by_replica, penalties_by_replica
 from workers.trainer.engine.stacked_metrics import metrics_by_replica, pooled_metrics
 from workers.trainer.engine.tabular_layers import Periodic, periodic
 
@@ -327,7 +328,7 @@ class StackedNetwork:
             tape.watch(trainable)
             tensors = self._forward(x, values, training=False)
             penalties = self._penalties(values) + tf.zeros(self.replicas)
-            total = tf.reduce_sum(self._losses(y, self._outputs(tensors), weight, values=values) + penalties)
+            total = tf.reduce_sum(self._losses(y, self._outputs(tensors), weight, values) + penalties)
         return penalties, tape.gradient(total, trainable), [tensors[id(tensor)] for tensor in hidden]
 
     def _values(self) -> tuple[dict[int, Any], list[Any]]:
@@ -352,6 +353,18 @@ class StackedNetwork:
         """Return one of `_setting_values`; None where replicas do not differ in it."""
         return values.get(self._setting_keys.get((kind, name), 0))
 
+    def _losses(
+        self, y: Any, predicted: dict[str, Any], weight: Any, values: dict[int, Any], known: Any | None = None
+    ) -> Any:
+        return losses_by_replica(
+            self.model, y, predicted, weight, lambda output: self._setting(values, "smoothing", output), known
+        )
+
+    def _penalties(self, values: dict[int, Any]) -> Any:
+        if self._settings is None:
+            return penalties_by_replica(self.model, values)
+        return own_penalties_by_replica(self.model, values, lambda name: self._setting(values, "penalty", name))
+
     def _step(self, x: Any, y: Any, weight: Any, training: bool, known: Any | None = None) -> dict[str, Any]:
         size = tf.cast(tf.shape(tf.nest.flatten(y)[0])[1], tf.float32)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -361,7 +374,7 @@ class StackedNetwork:
             parts = (self._split(values), self._split((x, y, weight, known)))
             for own, (gx, gy, gw, gk) in zip(*parts, strict=True):
                 outputs.append(self._outputs(self._forward(gx, own, training)))
-                losses.append(self._losses(gy, outputs[-1], gw, gk, own) + self._penalties(own))
+                losses.append(self._losses(gy, outputs[-1], gw, own, gk) + self._penalties(own))
             loss = tf.concat(losses, 0)
             total = tf.reduce_sum(loss)
         counts = tf.fill([self.replicas], size) if known is None else tf.reduce_sum(known, axis=1)
@@ -434,75 +447,6 @@ class StackedNetwork:
                 variable.assign(variable.value * layer.momentum + new * (1.0 - layer.momentum))
         return _scaled(layer, (x - mean) * tf.math.rsqrt(variance + layer.epsilon), values)
 
-    def _losses(
-        self,
-        y: Any,
-        predicted: dict[str, Any],
-        weight: Any,
-        known: Any | None = None,
-        values: dict[int, Any] | None = None,
-    ) -> Any:
-        """Return the weighted sum of the outputs' losses, `(replicas,)`, each a mean over the batch as in Keras.
-
-        `known`, `(replicas, rows)`, is 1 for the rows that count.
-        """
-        total: Any = 0.0
-        names = list(outputs_of(self.model))
-        truth = y if isinstance(y, dict) else dict(zip(names, tf.nest.flatten(y), strict=True))
-        for entry, name in zip(self.model._compile_loss._flat_losses, self._loss_order(names), strict=True):
-            loss, expected = entry.loss, truth[name]
-            if (smoothing := self._setting(values or {}, "smoothing", name)) is not None:
-                loss, expected = _smoothed(loss, expected, smoothing)
-            rows = loss.call(expected, predicted[name])
-            if weight is not None:
-                of_rows = weight[name] if isinstance(weight, dict) else tf.nest.flatten(weight)[0]
-                rows = rows * tf.reshape(of_rows, tf.shape(rows))
-            by_replica = tf.reshape(rows, [tf.shape(predicted[name])[0], -1])
-            mean = tf.reduce_mean(by_replica, axis=1) if known is None else _mean_of(by_replica, known)
-            total += mean if entry.loss_weights is None else mean * entry.loss_weights
-        return total
-
-    def _loss_order(self, names: list[str]) -> list[str]:
-        """Return the output that each of Keras's flat losses is for: the last part of its path, where it has one."""
-        paths = [entry.path for entry in self.model._compile_loss._flat_losses]
-        return [path[-1] if path and path[-1] in names else names[path[-1] if path else 0] for path in paths]
-
-    def _penalties(self, values: dict[int, Any]) -> Any:
-        """Return what L1 and L2 regularizers add to each replica's loss, `(replicas,)`; 0 without any."""
-        total: Any = 0.0
-        if self._settings is not None:
-            return self._own_penalties(values)
-        for variable in self.model.trainable_variables:
-            if (regularizer := variable.regularizer) is None:
-                continue
-            value = values[id(variable)]
-            value = tf.reshape(value, [tf.shape(value)[0], -1])
-            if (l1 := float(getattr(regularizer, "l1", 0.0) or 0.0)) > 0:
-                total += l1 * tf.reduce_sum(tf.abs(value), axis=1)
-            if (l2 := float(getattr(regularizer, "l2", 0.0) or 0.0)) > 0:
-                total += l2 * tf.reduce_sum(tf.square(value), axis=1)
-        return total
-
-    def _own_penalties(self, values: dict[int, Any]) -> Any:
-        """Return `_penalties` with strengths of each replica's own."""
-        total: Any = 0.0
-        for layer in self.model.layers:
-            for variable in layer.trainable_variables:
-                strengths = self._setting(values, "penalty", f"{spec_name(layer)}/{variable.name}")
-                if strengths is None:
-                    continue
-                value = values[id(variable)]
-                value = tf.reshape(value, [tf.shape(value)[0], -1])
-                total += strengths[:, 0] * tf.reduce_sum(tf.abs(value), axis=1)
-                total += strengths[:, 1] * tf.reduce_sum(tf.square(value), axis=1)
-        return total
-
-
-def _mean_of(values: Any, known: Any) -> Any:
-    """Return the mean of each replica's rows that count; the others may be anything."""
-    counted = tf.where(known > 0, values, tf.zeros_like(values))
-    return tf.reduce_sum(counted, axis=1) / tf.maximum(tf.reduce_sum(known, axis=1), 1.0)
-
 
 def _groups(model: keras.Model, replicas: int, batch_size: int) -> int:
     """Return the number of groups that a step's replicas are split into, each computed by a thread of its own.
@@ -547,16 +491,6 @@ def _generator_state(layer: Any) -> NDArray[Any]:
     """Return the state of a Dropout's seed generator; Keras makes none at a rate of 0, which needs no masks."""
     generator = getattr(layer, "seed_generator", None)
     return np.zeros(2, np.int64) if generator is None else generator.state.value.numpy().astype(np.int64)
-
-
-def _smoothed(loss: Any, truth: Any, smoothing: Any) -> tuple[Any, Any]:
-    """Return a loss without label smoothing, and labels `(replicas, batch, units)` smoothed by each replica's share."""
-    bare = type(loss).from_config({**loss.get_config(), "label_smoothing": 0.0})
-    truth = tf.cast(truth, tf.float32)
-    share = tf.reshape(smoothing, [-1, 1, 1])
-    binary = isinstance(loss, keras.losses.BinaryCrossentropy)
-    middle = 0.5 if binary else 1.0 / float(truth.shape[-1])
-    return bare, truth * (1.0 - share) + share * middle
 
 
 def _scaled(layer: Any, x: Any, values: dict[int, Any]) -> Any:

@@ -11,7 +11,10 @@ pruners decide for one trial at a time, by the order in which they report.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
 
 REDUCTION = 3
 RUNGS = 2  # before the last epoch: earlier than a ninth of it, the fastest to learn is not yet the best
@@ -37,3 +40,20 @@ def behind(pruner: str, running: Mapping[int, float], before: list[float], large
         for trial, value in usable.items()
         if value > limit
     }
+
+
+class EarlyEnd(keras.callbacks.Callback):
+    """Ends a trial that is trained alone, where it is behind or the time is up."""
+
+    def __init__(self, pruned: Callable[[], dict[int, str]], out_of_time: Callable[[], bool]) -> None:
+        super().__init__()
+        self._pruned, self._out_of_time = pruned, out_of_time
+        self.why: str | None = None
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        if epoch and (why := self._pruned()):
+            self.why, self.model.stop_training = next(iter(why.values())), True
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if self._out_of_time():
+            self.model.stop_training = True

@@ -9,14 +9,12 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
 from fitserve.artifacts import onnx_session
 from fitserve.dataset_facts import DatasetFacts
@@ -45,20 +43,10 @@ from workers.trainer.interface import (
     TrialAssignment,
 )
 from workers.trainer.ready_run import ReadyRun, make_ready, prepare_data, run_trials
-from workers.trainer.search.pruning import behind, rungs
+from workers.trainer.search.pruning import EarlyEnd, behind, rungs
 from workers.trainer.search.study import Study
 from workers.trainer.search.summary import ENDED, Row, no_trial, summarize
-from workers.trainer.search.trial_ensemble import (
-    POOL,
-    Candidate,
-    assign,
-    network_of,
-    predict,
-    seconds_each,
-    select_greedily,
-    side_by_side,
-    together,
-)
+from workers.trainer.search.trial_ensemble import POOL, Candidate, assign, choose, seconds_each, side_by_side
 from workers.trainer.search.trial_reporter import TrialReporter
 from workers.trainer.trials.stacked import StackedTrials, why_not_stacked
 from workers.trainer.trials.trial import (
@@ -91,6 +79,8 @@ class SearchRun:
         assert search is not None
         self._request, self._facts, self._report, self._search = request, facts, report, search
         self._settings = search.settings
+        self._metric = str(search.settings.metric)
+        self._sign = -1.0 if search.settings.direction == "max" else 1.0
         self._limits = Limits.model_validate(request.limits)
         self._rows: dict[int, Row] = {row["trial"]: dict(row) for row in request.trials}
         self._specs: dict[int, Spec] = {}
@@ -120,6 +110,9 @@ class SearchRun:
             self._train_all(numbers)
             self._study.tell([self._rows[number] for number in numbers])
         return self._finish()
+
+    def _reporter(self, numbers: Sequence[int], quiet: bool = False) -> TrialReporter:
+        return TrialReporter(self._report, list(numbers), self._metric, quiet=quiet)
 
     def _out_of_time(self) -> bool:
         limit = self._settings.seconds
@@ -183,7 +176,7 @@ class SearchRun:
         """
         if self._late(numbers):
             return True
-        reporter = TrialReporter(self._report, numbers, str(self._settings.metric))
+        reporter = self._reporter(numbers)
         try:
             ready = self._ready(template, reporter)
             setup = self._resumable(self._stacked_setup(ready, numbers, reporter), numbers, reporter)
@@ -231,7 +224,7 @@ class SearchRun:
 
     def _train_alone(self, number: int, begun: Path | None = None) -> None:
         """Train one trial, from a checkpoint of it where there is one."""
-        reporter = TrialReporter(self._report, [number], str(self._settings.metric))
+        reporter = self._reporter([number])
         began_at = time.perf_counter()
         try:
             outcome = self._alone(number, reporter, begun)
@@ -244,7 +237,7 @@ class SearchRun:
         """Train one trial. Raises TrainingFailed."""
         began_at = time.perf_counter()
         ready = self._ready(self._specs[number], reporter)
-        watch = _Watch(lambda: self._pruned([number], reporter), self._out_of_time)
+        watch = EarlyEnd(lambda: self._pruned([number], reporter), self._out_of_time)
         callbacks = ready.setup.callbacks
         setup = replace(ready.setup, recorder=None, callbacks=lambda: [*callbacks(), watch])
         setup = self._resumable(setup, [number], reporter)
@@ -280,7 +273,7 @@ class SearchRun:
     def divided_result(self, number: int) -> TrainingResult:
         """Train one trial for a search that another worker holds. Raises TrainingStopped."""
         self._specs[number] = self._resolved(self._rows[number]["point"])
-        reporter = TrialReporter(self._report, [number], str(self._settings.metric))
+        reporter = self._reporter([number])
         began_at = time.perf_counter()
         weights: Weights = []
         try:
@@ -308,7 +301,7 @@ class SearchRun:
             self._report.event("warn", f"The file of trial {number + 1} is unusable ({error}); it is trained again.")
             self._train_alone(number)
             return
-        reporter = TrialReporter(self._report, [number], str(self._settings.metric))
+        reporter = self._reporter([number])
         reporter.history[number] = list(file.history)
         weights = [file.best[str(at)] for at in range(len(file.best))]
         self._take([number], TrialsOutcome([file.trial], 0, weights={0: weights} if weights else {}), reporter)
@@ -391,7 +384,7 @@ class SearchRun:
             reason = (record.failure or {}).get("message")
             state = record.state
             if state == "succeeded" and not math.isfinite(value):
-                state, reason = "failed", f"{self._settings.metric} is not a finite number at epoch {at}."
+                state, reason = "failed", f"{self._metric} is not a finite number at epoch {at}."
             if state == "succeeded" and self._out_of_time():
                 reason = f"The time was up after epoch {record.epochs}."
             compared = rungs(self._specs[number].training.epochs)
@@ -416,8 +409,7 @@ class SearchRun:
     def _keep_weights(self, number: int, weights: Weights) -> None:
         """Keep the weights of the trials that may be averaged: no more than could be chosen."""
         self._weights[number] = weights
-        sign = -1.0 if self._settings.direction == "max" else 1.0
-        ranked = sorted(self._weights, key=lambda at: sign * float(self._rows[at]["value"]))
+        ranked = sorted(self._weights, key=lambda at: self._sign * float(self._rows[at]["value"]))
         for at in ranked[POOL:]:
             del self._weights[at]
 
@@ -430,13 +422,17 @@ class SearchRun:
         if state == "failed":
             self._report.event("warn", f"Trial {number + 1} failed. {row['reason']}", {"trial": number})
 
-    def _best_number(self) -> int | None:
-        sign = -1.0 if self._settings.direction == "max" else 1.0
+    def _ranked(self) -> list[Row]:
+        """Return the rows of the trials that have a value, the best first."""
         done = [row for row in self._rows.values() if row["state"] == "succeeded" and row.get("value") is not None]
-        if self._search.ablation is not None:  # what is served is the spec as it stands
-            done = [row for row in done if row["point"][LEFT_OUT] == 0]
-        best = min(done, key=lambda row: (sign * row["value"], row["trial"]), default=None)
-        return None if best is None else int(best["trial"])
+        return sorted(done, key=lambda row: (self._sign * row["value"], row["trial"]))
+
+    def _best_number(self) -> int | None:
+        """Return the best trial; of an ablation, the spec as it stands, which is what is served."""
+        ranked = self._ranked()
+        if self._search.ablation is not None:
+            ranked = [row for row in ranked if row["point"][LEFT_OUT] == 0]
+        return int(ranked[0]["trial"]) if ranked else None
 
     def _finish(self) -> TrainingResult:
         number = self._best_number()
@@ -444,7 +440,7 @@ class SearchRun:
             raise no_trial(list(self._rows.values()))
         spec = self._resolved(self._rows[number]["point"])
         self._specs[number] = spec
-        reporter = TrialReporter(self._report, [number], str(self._settings.metric), quiet=True)
+        reporter = self._reporter([number], quiet=True)
         ready = self._ready(spec, reporter)
         if self._best is None or self._best.trial != number:
             self._report.event("info", f"Trial {number + 1}, the best, was trained before the crash: once more.")
@@ -469,47 +465,26 @@ class SearchRun:
 
     def _averaged(self, number: int, ready: ReadyRun) -> tuple[ReadyRun, dict[str, Any]]:
         """Return the average of several trials as a network to export, and those trials; the best if none helps."""
-        sign = -1.0 if self._settings.direction == "max" else 1.0
-        done = [row for row in self._rows.values() if row["state"] == "succeeded" and row.get("value") is not None]
-        ranked = sorted(done, key=lambda row: (sign * row["value"], row["trial"]))[:POOL]
-        candidates = [Candidate(at, self._specs[at], self._weights_of(at)) for at in (row["trial"] for row in ranked)]
-        usable = together(candidates, candidates[0])
-        rows = ready.rows["validation"]
-        outputs = {one.number: predict(network_of(one), rows) for one in usable}
-        judge = EnsembleOutputs(ready.spec, ready.setup.compiled.model, [candidates[0].weights])
-        name = str(self._settings.metric).removeprefix("val_")
+        numbers = [row["trial"] for row in self._ranked()[:POOL]]
+        candidates = [Candidate(at, self._specs[at], self._weights_of(at)) for at in numbers]
+        name = self._metric.removeprefix("val_")
+        rows, model = ready.rows["validation"], ready.setup.compiled.model
+        judge = EnsembleOutputs(ready.spec, model, [candidates[0].weights])
 
         def measure(metrics: Mapping[str, Any]) -> float:
             figures = judge.metrics(metrics, rows)
             value = figures.get(name)
-            return sign * float(figures["loss"] if value is None else value)
+            return self._sign * float(figures["loss"] if value is None else value)
 
-        wanted = self._settings.ensemble
-        taken = (
-            select_greedily(outputs, number, measure)
-            if wanted == "greedy"
-            else Counter({one.number: 1 for one in usable[: int(wanted or 1)]})
-        )
-        total = sum(taken.values())
-        chosen = [(one, taken[one.number]) for one in usable if taken[one.number]]
-        shares = [times / total for _, times in chosen]
-        stacked = {name: np.stack([outputs[one.number][name] for one, _ in chosen]) for name in outputs[number]}
-        mean = {name: np.average(own, axis=0, weights=shares).astype(np.float32) for name, own in stacked.items()}
-        single, several = (sign * measure(one) for one in (outputs[number], mean))
-        report = {
-            "method": wanted,
-            "metric": name,
-            "trials": [{"trial": one.number, "share": times / total} for one, times in chosen],
-            "left_out": len(candidates) - len(usable),
-            "best_trial": single,
-            "together": several,
-        }
+        chosen, figures = choose(candidates, self._settings.ensemble, rows, measure)
+        several, single = self._sign * figures["together"], self._sign * figures["best_trial"]
+        report = {**figures, "metric": name, "together": several, "best_trial": single}
         message = f"{len(chosen)} trials are averaged: {name} {several:.4g}, the best alone {single:.4g}."
         self._report.event("info", message, report)
         if len(chosen) == 1:
             return ready, {"averaged": report}
         spec, names = side_by_side(chosen, ready.spec)
-        combined = self._ready(spec, TrialReporter(self._report, [number], name, quiet=True))
+        combined = self._ready(spec, self._reporter([number], quiet=True))
         assign(combined.setup.compiled.model, chosen, names)
         setup = replace(combined.setup, recorder=None)
         return replace(combined, spec=ready.spec, setup=setup), {"averaged": report}
@@ -518,7 +493,7 @@ class SearchRun:
         """Return a trial's weights; one that was trained before a crash is trained once more."""
         if number not in self._weights:
             self._specs[number] = self._resolved(self._rows[number]["point"])
-            reporter = TrialReporter(self._report, [number], str(self._settings.metric), quiet=True)
+            reporter = self._reporter([number], quiet=True)
             ready = self._ready(self._specs[number], reporter)
             run_trials(replace(ready.setup, recorder=None, epochs=int(self._rows[number]["epochs"])), None)
             self._weights[number] = ready.setup.compiled.model.get_weights()
@@ -526,7 +501,7 @@ class SearchRun:
 
     def _cost(self, finished: TrainingResult, number: int) -> dict[str, Any]:
         """Return the time of predicting one row, by the best trial alone and by the network that is served."""
-        reporter = TrialReporter(self._report, [number], str(self._settings.metric), quiet=True)
+        reporter = self._reporter([number], quiet=True)
         ready = self._ready(self._specs[number], reporter)
         ready.setup.compiled.model.set_weights(self._weights_of(number))
         network = serving_network(ready.setup.compiled.model, ready.spec)
@@ -538,20 +513,3 @@ class SearchRun:
 
 def _listed(numbers: Sequence[int]) -> str:
     return f"{numbers[0] + 1} to {numbers[-1] + 1}" if len(numbers) > 2 else " and ".join(str(n + 1) for n in numbers)
-
-
-class _Watch(keras.callbacks.Callback):
-    """Ends a trial that is trained alone, where it is behind or the time is up."""
-
-    def __init__(self, pruned: Any, out_of_time: Any) -> None:
-        super().__init__()
-        self._pruned, self._out_of_time = pruned, out_of_time
-        self.why: str | None = None
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        if epoch and (why := self._pruned()):
-            self.why, self.model.stop_training = next(iter(why.values())), True
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        if self._out_of_time():
-            self.model.stop_training = True

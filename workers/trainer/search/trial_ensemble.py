@@ -73,6 +73,38 @@ def predict(model: keras.Model, rows: RowTensors) -> dict[str, np.ndarray]:
     return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
+def choose(
+    candidates: Sequence[Candidate], wanted: Any, rows: RowTensors, measure: Measure
+) -> tuple[list[tuple[Candidate, int]], dict[str, Any]]:
+    """Return the trials to average, each with how often it counts, and what that gives on validation rows.
+
+    Args:
+        candidates: the best trials, the best first.
+        wanted: `greedy`, or how many of the best.
+        measure: less is better.
+    """
+    best = candidates[0]
+    usable = together(candidates, best)
+    outputs = {one.number: predict(network_of(one), rows) for one in usable}
+    taken = (
+        select_greedily(outputs, best.number, measure)
+        if wanted == "greedy"
+        else Counter({one.number: 1 for one in usable[: int(wanted or 1)]})
+    )
+    total = sum(taken.values())
+    chosen = [(one, taken[one.number]) for one in usable if taken[one.number]]
+    shares = [times / total for _, times in chosen]
+    stacked = {name: np.stack([outputs[one.number][name] for one, _ in chosen]) for name in outputs[best.number]}
+    mean = {name: np.average(own, axis=0, weights=shares).astype(np.float32) for name, own in stacked.items()}
+    return chosen, {
+        "method": wanted,
+        "trials": [{"trial": one.number, "share": times / total} for one, times in chosen],
+        "left_out": len(candidates) - len(usable),
+        "best_trial": measure(outputs[best.number]),
+        "together": measure(mean),
+    }
+
+
 def select_greedily(outputs: Mapping[int, Outputs], first: int, measure: Measure) -> Counter[int]:
     """Return how often each trial is taken; outputs are better where `measure` is less."""
     taken = Counter([first])
