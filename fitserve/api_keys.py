@@ -14,14 +14,14 @@ from enum import StrEnum
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from fitserve import db
+from fitserve import db, visibility
 from fitserve.errors import BadInput, Conflict, Forbidden, NotFound, Unauthenticated
-from fitserve.ids import new_id
+from fitserve.ids import NAME, new_id
 from fitserve.tables import Key
-from fitserve.visibility import owned_by
+from fitserve.visibility import Owned, Shareable
 from fitserve.wire.admin import NO_QUOTAS, KeyInfo, KeyRequest, NewKey, Quotas
 
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+_NAME = re.compile(NAME)
 MAX_LIVE_KEYS = 2  # of one owner under one name: the old and the new one during a rotation
 
 
@@ -61,9 +61,13 @@ class Identity:
         """Whose things this identity sees, for `fitserve.visibility`; None for an admin, who sees every owner's."""
         return None if self.is_admin else self.owner
 
-    def sees(self, owner: str, shared: bool = False) -> bool:
-        """Return whether this identity sees something of `owner`."""
-        return shared or owner == self.owner or self.is_admin
+    def owns(self, row: Owned) -> bool:
+        """Return whether a row is this identity's, which may change it."""
+        return visibility.owns(self.owner_filter, row)
+
+    def sees(self, row: Shareable) -> bool:
+        """Return whether a row is this identity's or shared."""
+        return visibility.sees(self.owner_filter, row)
 
     def may(self, scope: str) -> bool:
         return scope in self.scopes or self.is_admin
@@ -105,8 +109,8 @@ def create(
     """
     wanted = sorted(set(scopes))
     for field, value in (("owner", owner), ("name", name)):
-        if not NAME.fullmatch(value):
-            raise BadInput(f"Invalid {field}.", pointer=f"/{field}", received=value, expected=NAME.pattern)
+        if not _NAME.fullmatch(value):
+            raise BadInput(f"Invalid {field}.", pointer=f"/{field}", received=value, expected=NAME)
     if not wanted or not set(wanted) <= set(Scope):
         raise BadInput("Unknown scope.", pointer="/scopes", received=wanted, expected=", ".join(Scope))
     at = db.now(session)
@@ -246,5 +250,5 @@ def revoke(session: Session, key_id: str) -> Key:
 
 def listing(session: Session, owner: str | None = None) -> list[Key]:
     """Return all keys, or those of one owner, newest first."""
-    query = select(Key).where(owned_by(Key, owner)).order_by(Key.created_at.desc(), Key.id)
+    query = select(Key).where(visibility.owned_by(Key, owner)).order_by(Key.created_at.desc(), Key.id)
     return list(session.scalars(query))

@@ -1,4 +1,4 @@
-"""Excerpts: texts and values made short enough for a message, an answer or a cell of a table on the screen."""
+"""Texts and values as they are shown: short enough for a message, an answer or a cell; safe for a spreadsheet."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 MAX_VALUE = 120  # characters of a value of a request that an error repeats
 MAX_CELL = 80  # of a table's
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet takes such a text for a formula
 
 
 def shorten(text: str, length: int) -> str:
@@ -36,3 +37,8 @@ def excerpt_of_cell(value: Any, length: int = MAX_CELL) -> Any:
         return value
     text = value if isinstance(value, str) else repr(value)[: length + 1]
     return shorten(text.encode("utf-8", "replace").decode("utf-8"), length)
+
+
+def escape_formula(text: str) -> str:
+    """Return a text for a CSV file that a spreadsheet may open, which shows it and computes nothing."""
+    return "'" + text if text.startswith(_FORMULA_STARTS) else text

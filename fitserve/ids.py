@@ -1,4 +1,4 @@
-"""Identifiers that sort by the time of their creation."""
+"""Names that people choose, and identifiers that sort by the time of their creation."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import secrets
 import threading
 import time
 
+# Of datasets, models, labels, keys, automations, webhooks: a part of URLs, references and names of files.
+NAME = r"[a-z0-9][a-z0-9._-]{0,62}"
+NAME_PATTERN = f"^{NAME}$"
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, lower case
-
 
 _last = 0
 _lock = threading.Lock()

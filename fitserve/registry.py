@@ -18,10 +18,11 @@ from sqlalchemy.orm import Session
 
 from fitserve import db, events
 from fitserve.errors import BadInput, Conflict, NotFound
+from fitserve.ids import NAME
 from fitserve.tables import AdaptiveLevel, DecisionChange, Label, Model, Rollout, RolloutCount, RolloutStep, Version
 from fitserve.visibility import SHARING, sharing, visible_to
 
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+_NAME = re.compile(NAME)
 CHAMPION = "champion"
 ROLLOUT = "rollout"  # the label of a version that `fitserve.rollouts` is making the champion
 
@@ -78,8 +79,8 @@ class ModelFacts:
 
 def check_name(session: Session, model: str, owner: str) -> None:
     """Raise BadInput or Conflict unless that owner's runs may register under that name."""
-    if not NAME.fullmatch(model):
-        raise BadInput("This is not a model's name.", received=model, expected=NAME.pattern)
+    if not _NAME.fullmatch(model):
+        raise BadInput("This is not a model's name.", received=model, expected=NAME)
     row = session.get(Model, model)
     if row is not None and row.owner != owner:
         raise Conflict(f"The model name {model} is taken.", received=model, fix="Choose another name.")
@@ -138,7 +139,7 @@ def lock(session: Session, model: str) -> None:
 
 def get(session: Session, model: str) -> Model:
     """Return a model. Raises NotFound."""
-    row = session.get(Model, model, populate_existing=True) if NAME.fullmatch(model) else None
+    row = session.get(Model, model, populate_existing=True) if _NAME.fullmatch(model) else None
     if row is None:
         raise NotFound(f"No model {model[:63]}.", received=model[:100])
     return row
@@ -190,8 +191,8 @@ def set_label(
 
     `weight` and `shadow` of None change nothing. Raises BadInput, Conflict (a retired version), NotFound.
     """
-    if not NAME.fullmatch(name):
-        raise BadInput("This is not a label.", received=name[:100], expected=NAME.pattern)
+    if not _NAME.fullmatch(name):
+        raise BadInput("This is not a label.", received=name[:100], expected=NAME)
     _change(session, model)
     at = db.now(session)
     if version(session, model, version_number).retired_at is not None:

@@ -17,24 +17,38 @@ from fitserve.wire.models import Sharing
 SHARING: tuple[str, ...] = get_args(Sharing)
 
 
-class Owned(Protocol):
-    """A row, or a table of rows, that belong to owners."""
+class OwnedTable(Protocol):
+    """A table whose rows belong to owners."""
 
     owner: Any
 
 
-class Shareable(Owned, Protocol):
-    """A row, or a table of rows, that owners can share."""
+class SharedTable(OwnedTable, Protocol):
+    """A table whose rows owners can share."""
 
     shared: Any
 
 
-def owned_by(table: type[Owned], owner: str | None) -> ColumnElement[bool]:
+class Owned(Protocol):
+    """A row that belongs to an owner."""
+
+    @property
+    def owner(self) -> str: ...
+
+
+class Shareable(Owned, Protocol):
+    """A row that its owner can share."""
+
+    @property
+    def shared(self) -> bool: ...
+
+
+def owned_by(table: type[OwnedTable], owner: str | None) -> ColumnElement[bool]:
     """Return the condition that a row is the owner's."""
     return true() if owner is None else table.owner == owner
 
 
-def visible_to(table: type[Shareable], owner: str | None) -> ColumnElement[bool]:
+def visible_to(table: type[SharedTable], owner: str | None) -> ColumnElement[bool]:
     """Return the condition that a row is the owner's or shared."""
     return true() if owner is None else or_(table.owner == owner, table.shared.is_(True))
 

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fitserve.datasets.parquet_batches import batches_of
+from fitserve.excerpts import escape_formula
 
 BATCH_ROWS = 8_192
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def read_rows(path: Path, offset: int, limit: int) -> tuple[list[str], list[list[Any]]]:
@@ -98,7 +98,7 @@ def _csv_field(value: Any, is_text: bool) -> Any:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
-    return "'" + value if is_text and value.startswith(_FORMULA_STARTS) else value
+    return escape_formula(value) if is_text else value
 
 
 def _csv_lines(rows: Iterable[Sequence[Any]]) -> bytes:

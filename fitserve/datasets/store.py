@@ -25,11 +25,11 @@ from fitserve.datasets import TableRefused
 from fitserve.datasets.ingest import IngestedTable, ingest
 from fitserve.datasets.readers import READERS
 from fitserve.errors import BadInput, Conflict, NotFound, Problem
-from fitserve.ids import new_id
+from fitserve.ids import NAME, new_id
 from fitserve.settings import Limits
 from fitserve.tables import PLAYGROUND, Blob, Dataset, Run, StagedRows
 from fitserve.visibility import sees, visible_to
-from fitserve.wire.datasets import NAME, UploadOptions
+from fitserve.wire.datasets import UploadOptions
 from fitserve.wire.notices import Notice
 
 RESERVED_NAMES = frozenset({"samples"})  # a path of the API

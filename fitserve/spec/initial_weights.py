@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from fitserve.data_model import DataModel
+from fitserve.ids import NAME
 
 # A model's name (its champion), name@version, or name@label.
-VERSION_REFERENCE = r"^[a-z0-9][a-z0-9._-]{0,62}(@[a-z0-9][a-z0-9._-]{0,62})?$"
+VERSION_REFERENCE = rf"^{NAME}(@{NAME})?$"
 RUN = "run_"  # an id of a run begins so,
 UPLOAD = "wts_"  # and one of uploaded weights
 MAX_PATTERNS = 1000

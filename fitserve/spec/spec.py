@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_
 from fitserve.data_model import DataModel
 from fitserve.errors import BadInput, Problem
 from fitserve.excerpts import excerpt
+from fitserve.ids import NAME_PATTERN
 from fitserve.settings import Limits
 from fitserve.spec.ablation import AnyAblation
 from fitserve.spec.argument_types import Above0, Flag, Natural, Seed
@@ -25,7 +26,6 @@ from fitserve.spec.target import Targets, Task
 from fitserve.spec.training import Training
 from fitserve.validation import InvalidValue, problems_from
 
-NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 REFERENCE = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}(@[1-9][0-9]{0,8})?$"
 MAX_PROBLEMS = 50
 MAX_PROTECTED = 20
@@ -213,7 +213,7 @@ class Spec(DataModel):
         max_length=MAX_PROTECTED,
         description="Columns by whose groups rates and errors are compared (fairness); they need not be features",
     )
-    model: str | None = Field(None, pattern=NAME, description="Registered under this name when it succeeds")
+    model: str | None = Field(None, pattern=NAME_PATTERN, description="Registered under this name when it succeeds")
 
     @model_validator(mode="before")
     @classmethod

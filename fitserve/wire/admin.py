@@ -8,10 +8,11 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, ConfigDict, Field
 
 from fitserve.data_model import DataModel
+from fitserve.ids import NAME_PATTERN
 from fitserve.wire.operations import ConditionInfo
 
 ScopeName = Literal["read", "upload", "train", "predict", "keys", "admin"]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$", examples=["scoring-service"])]
+Name = Annotated[str, Field(pattern=NAME_PATTERN, examples=["scoring-service"])]
 
 
 class Quotas(DataModel):

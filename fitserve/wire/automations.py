@@ -8,10 +8,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from fitserve.data_model import DataModel
+from fitserve.ids import NAME_PATTERN
 from fitserve.wire.rollouts import RolloutPlan
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$", examples=["admissions-weekly"])]
-Ref = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+Name = Annotated[str, Field(pattern=NAME_PATTERN, examples=["admissions-weekly"])]
+Ref = Annotated[str, Field(pattern=NAME_PATTERN)]
 Then = Literal["promote", "rollout", "notify", "nothing"]
 FiringState = Literal["queued", "open", "training", "done", "failed", "refused", "skipped"]
 Decision = Literal["promoted", "rollout", "notified", "nothing", "rejected"]

@@ -9,10 +9,10 @@ from pydantic import ConfigDict, Field, model_validator
 
 from fitserve.data_model import DataModel
 from fitserve.dataset_facts import ColumnFacts, Kind
+from fitserve.ids import NAME_PATTERN
 from fitserve.parsing.column_format import ColumnFormat
 from fitserve.wire.notices import Notice
 
-NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 CHARACTER = r"^[\t\x20-\x7E]$"  # printable ASCII, or a tab
 NO_CHARACTER = "none"
 CHARACTER_OR_NONE = rf"^([\t\x20-\x7E]|{NO_CHARACTER})$"
@@ -181,7 +181,7 @@ class SampleRequest(DataModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     sample: str = Field(max_length=63)
-    name: str | None = Field(None, pattern=NAME)
+    name: str | None = Field(None, pattern=NAME_PATTERN)
     noise: float = Field(0, ge=0, le=50)
     rows: int | None = Field(None, ge=10, le=1_000_000)
     seed: int = Field(0, ge=0, lt=2**32)

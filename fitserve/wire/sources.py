@@ -5,7 +5,8 @@ from __future__ import annotations
 from pydantic import ConfigDict, Field
 
 from fitserve.data_model import DataModel
-from fitserve.wire.datasets import NAME, UploadOptions
+from fitserve.ids import NAME_PATTERN
+from fitserve.wire.datasets import UploadOptions
 from fitserve.wire.one_kind import OneKind
 
 WAIT = (
@@ -75,7 +76,7 @@ class ImportRequest(DataModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(pattern=NAME)
+    name: str = Field(pattern=NAME_PATTERN)
     source: Source
     options: UploadOptions = Field(default_factory=UploadOptions, description="How to read it, as of an upload")
     wait: bool | None = Field(None, description=WAIT)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, Field, SecretStr, model_validator
 
 from fitserve.data_model import DataModel
+from fitserve.ids import NAME_PATTERN
 
 PREFIX = "whsec_"
 EventPattern = Annotated[
@@ -41,7 +42,7 @@ Secret = Annotated[
     Field(description="Signs deliveries: `whsec_` and the base64 of 24 to 64 random bytes", max_length=120),
 ]
 Url = Annotated[str, Field(min_length=1, max_length=2048, examples=["https://hooks.example.com/fitserve"])]
-Channel = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$", examples=["team-chat"])]
+Channel = Annotated[str, Field(pattern=NAME_PATTERN, examples=["team-chat"])]
 Events = Annotated[list[EventPattern], Field(min_length=1, max_length=50, examples=[["run.failed", "drift.*"]])]
 Description = Annotated[str, Field(max_length=200)]
 

@@ -16,7 +16,7 @@ log = logging.getLogger("fitserve.access")
 _VALID_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _API_PATHS = ("/api/", "/v1/", "/v2")
-_NOT_LOGGED = frozenset({"/metrics", "/livez", "/readyz"})
+PROBES = frozenset({"/metrics", "/livez", "/readyz"})  # not logged
 
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -107,7 +107,7 @@ def _record(scope: Scope, template: str, status: int, seconds: float, received: 
     telemetry.HTTP_SECONDS.labels(template, method, f"{status // 100}xx").observe(seconds)
     telemetry.HTTP_RECEIVED.labels(template).inc(received)
     telemetry.HTTP_SENT.labels(template).inc(sent)
-    if scope["path"] in _NOT_LOGGED:
+    if scope["path"] in PROBES:
         return
     caller = scope.get("caller")
     log.info(

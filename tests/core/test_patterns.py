@@ -78,7 +78,7 @@ def _compiled(path: Path, call: ast.Call) -> re.Pattern[Any]:
         parts = (part.value if isinstance(part, ast.Constant) else "csv|tsv" for part in text.values)
         value: Any = "".join(map(str, parts))
     elif isinstance(text, ast.Name):
-        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         value = getattr(importlib.import_module(module), text.id)
     else:
         value = ast.literal_eval(text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -52,7 +52,7 @@ from workers.trainer.engine.stacked_network import HeldOutRows
 from workers.trainer.export.receipt import digest_of
 from workers.trainer.insight.recording import TrialRecorder
 from workers.trainer.interface import OUT_OF_FOLD, Reporter, TrainingFailed, TrainingRequest, TrainingResult
-from workers.trainer.trained_run import TrainedEnsemble, TrainedRun
+from workers.trainer.trained_run import CompiledRun, TrainedEnsemble, TrainedRun
 from workers.trainer.trials.members import StackedMembers
 from workers.trainer.trials.sequential import SequentialTrials
 from workers.trainer.trials.stacked import StackedTrials, why_not_stacked
@@ -62,17 +62,9 @@ LOOKED_AT_ROWS = 4_096  # training rows from which those are drawn that layers a
 
 
 @dataclass
-class ReadyRun:
+class ReadyRun(CompiledRun):
     """One spec's data and compiled network, ready to be trained."""
 
-    request: TrainingRequest
-    spec: Spec
-    facts: DatasetFacts
-    prepared: PreparedData
-    encoded: Mapping[str, EncodedRows]  # by part
-    rows: Mapping[str, RowTensors]  # by part
-    feeds: Feeds
-    setup: TrialSetup
     seconds: float  # that preparing took
 
     def finish(self, outcome: TrialsOutcome, trained: float) -> TrainingResult:
@@ -80,8 +72,8 @@ class ReadyRun:
         self.setup.report.progress()
         seconds = {"prepare": self.seconds, "train": trained}
         kind = TrainedRun if outcome.members is None else TrainedEnsemble
-        own = (self.request, self.spec, self.facts, self.prepared, self.encoded, self.rows, self.feeds, self.setup)
-        result = kind(*own, outcome, seconds).result()
+        compiled = {field.name: getattr(self, field.name) for field in fields(CompiledRun)}
+        result = kind(**compiled, outcome=outcome, seconds=seconds).result()
         refits = self.spec.folds is not None and self.spec.folds.then == "refit"
         return refitted(self.request, self.spec, self.facts, self.setup.report, result) if refits else result
 

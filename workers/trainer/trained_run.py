@@ -54,8 +54,8 @@ DISTRIBUTION_ROWS = 20_000  # training rows whose predictions are a reference fo
 
 
 @dataclass
-class TrainedRun:
-    """A run whose trials are trained: `setup.compiled.model` has the best one's weights."""
+class CompiledRun:
+    """One spec's data and compiled network."""
 
     request: TrainingRequest
     spec: Spec
@@ -65,6 +65,12 @@ class TrainedRun:
     rows: Mapping[str, RowTensors]  # by part
     feeds: Feeds
     setup: TrialSetup
+
+
+@dataclass
+class TrainedRun(CompiledRun):
+    """A run whose trials are trained: `setup.compiled.model` has the best one's weights."""
+
     outcome: TrialsOutcome
     seconds: Mapping[str, float]  # by phase
 

@@ -7,8 +7,8 @@ import re
 
 from fitserve import telemetry
 from fitserve.operations.samples import Reading
+from services.http.instrumentation import PROBES
 
-_PROBES = frozenset({"/metrics", "/livez", "/readyz"})
 # Streams last as long as their run, and uploads as long as the client takes: as in deploy/prometheus.
 _SLOW_BY_NATURE = re.compile(r".*/(events|uploads.*|datasets)")
 
@@ -18,7 +18,7 @@ def read() -> Reading:
     reading = Reading(counts={"requests": 0, "refused": 0, "errors": 0})
     for family in telemetry.HTTP_REQUESTS.collect():
         for sample in family.samples:
-            if sample.name.endswith("_total") and sample.labels["route"] not in _PROBES:
+            if sample.name.endswith("_total") and sample.labels["route"] not in PROBES:
                 status = sample.labels["status"]
                 reading.counts["requests"] += sample.value
                 reading.counts["errors"] += sample.value if status.startswith("5") else 0
@@ -27,7 +27,7 @@ def read() -> Reading:
     for family in telemetry.HTTP_SECONDS.collect():
         for sample in family.samples:
             route = sample.labels["route"]
-            if sample.name.endswith("_bucket") and route not in _PROBES and not _SLOW_BY_NATURE.fullmatch(route):
+            if sample.name.endswith("_bucket") and route not in PROBES and not _SLOW_BY_NATURE.fullmatch(route):
                 cumulative[float(sample.labels["le"])] += sample.value
     counts, below = [], 0.0
     for value in cumulative.values():

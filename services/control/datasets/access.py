@@ -27,7 +27,7 @@ def visible_dataset(ctx: Context, caller: Caller, ref: str) -> Dataset:
 def owned_dataset(ctx: Context, caller: Caller, ref: str) -> Dataset:
     """Return a dataset that the caller may change. Raises NotFound, Forbidden."""
     row = visible_dataset(ctx, caller, ref)
-    if not caller.sees(row.owner):
+    if not caller.owns(row):
         raise Forbidden(f"{row.name} is shared with you to read.", fix="Upload a copy under a name of your own.")
     return row
 

@@ -101,7 +101,7 @@ def get_lineage(run_id: str, caller: Reader, ctx: Ctx) -> Lineage:
     """Ancestors and descendants, grouped by spec: runs that differ only in their seeds are one group."""
     with db.reading(ctx.engine) as session:
         run = require_training(queries.get(session, run_id, caller.owner_filter))
-        return lineage.lineage(session, run, lambda relative: caller.sees(relative.owner, relative.shared))
+        return lineage.lineage(session, run, caller.sees)
 
 
 @router.get("/runs/{run_id}/complexity", summary="Get the model complexity graph and its verdict")

@@ -14,7 +14,7 @@ from services.http import Caller
 def visible_model(session: Session, caller: Caller, name: str, to: Sharing = "ask") -> Model:
     """Return a model that the caller may `ask`, `inspect` or `download`. Raises NotFound, Forbidden."""
     model = registry.get(session, name)
-    if not caller.sees(model.owner, model.shared):
+    if not caller.sees(model):
         raise NotFound(f"No model {name[:63]}.", received=name[:100])
     visibility.check_use(caller.owner_filter, model, to)
     return model
@@ -22,7 +22,7 @@ def visible_model(session: Session, caller: Caller, name: str, to: Sharing = "as
 
 def check_owner(session: Session, caller: Caller, name: str) -> None:
     """Raise NotFound or Forbidden unless the caller may change a model."""
-    if not caller.sees(visible_model(session, caller, name).owner):
+    if not caller.owns(visible_model(session, caller, name)):
         raise Forbidden("Only its owner and admins may change a model.")
 
 

@@ -43,13 +43,9 @@ def get_card(
         run = session.get_one(Run, version.run_id)
         dataset = session.get_one(Dataset, run.dataset_id)
         labels = [row.label for row in registry.labels(session, name) if row.version == number]
-        sees_run = caller.sees(run.owner, run.shared)
+        sees_run = caller.sees(run)
         has_lineage = sees_run and "training" in run.resolved
-        relatives = (
-            lineage.lineage(session, run, lambda relative: caller.sees(relative.owner, relative.shared))
-            if has_lineage
-            else None
-        )
+        relatives = lineage.lineage(session, run, caller.sees) if has_lineage else None
     artifact: Artifact = artifacts.read(ctx.blobs, version.artifact, version.run_id)
     recorded = Recorded(
         model=model,

@@ -127,7 +127,7 @@ def _detail(ctx: Context, caller: Caller, name: str, number: int) -> DecisionDet
         registry.version(session, name, number)
         changes = registry.decision_changes(session, name, number, HISTORY)
         reads = caller.may("read")
-        own = reads and caller.sees(model.owner)
+        own = reads and caller.owns(model)
         history = [DecisionChangeInfo.model_validate(row) for row in changes] if own else []
     artifact, held_out = _read(ctx, name, number, rows=reads)
     return DecisionDetail(

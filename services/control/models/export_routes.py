@@ -41,7 +41,7 @@ def create_export(
         run = session.get_one(Run, trained_by)
         made = _exports(session, run.input_dataset, artifact)
         usable = [one for one in made if one.resolved["format"] == body.format and one.state in _USABLE]
-        usable_id = next((one.id for one in usable if caller.sees(one.owner, one.shared)), None)
+        usable_id = next((one.id for one in usable if caller.sees(one)), None)
     if usable_id is not None:
         response.status_code = 200
         return read_run_info(ctx, usable_id)
@@ -55,7 +55,7 @@ def create_export(
         resolved=resolved,
         estimates={},
         kind=RunKind.export,
-        parent_id=trained_by if caller.sees(run.owner, run.shared) else None,
+        parent_id=trained_by if caller.sees(run) else None,
         key_id=caller.key_id,
         quotas=caller.quotas,
     )

@@ -199,8 +199,8 @@ class FeedbackScorer:
 
     def __init__(self, session: Session, blobs: BlobStore, model: Model, caller: Caller) -> None:
         self.session, self.blobs, self.model, self.caller = session, blobs, model.name, caller
-        self._may_change_model = caller.sees(model.owner) and caller.may("train")
-        self._counted = caller.sees(model.owner) or model.open_feedback
+        self._may_change_model = caller.owns(model) and caller.may("train")
+        self._counted = caller.owns(model) or model.open_feedback
         self._outputs: dict[int, list[dict[str, Any]]] = {}  # by version
         self._decisions: dict[int, list[tuple[datetime | None, list[dict[str, Any]]]]] = {}  # by version, newest first
 

@@ -307,7 +307,7 @@ def _read_artifact(
         model = visible_model(session, caller, name, to)
         version = registry.version(session, name, number)
         sha256, run = version.artifact, version.run_id
-        if kind is not None and kind not in _FILE_NAMES and not caller.sees(model.owner):
+        if kind is not None and kind not in _FILE_NAMES and not caller.owns(model):
             queries.get(session, version.run_id, caller.owner_filter)  # its report holds training rows and their labels
     return artifacts.read(ctx.blobs, sha256, run)
 

@@ -87,7 +87,7 @@ def require_use(identity: Identity, model: str) -> None:
 
 def require_inspect(identity: Identity, model: ModelFacts) -> None:
     """Raise Forbidden where a model is shared to be asked only."""
-    if not identity.sees(model.owner) and not is_shared_to(model.sharing, "inspect"):
+    if not identity.owns(model) and not is_shared_to(model.sharing, "inspect"):
         raise Forbidden(
             f"The model {model.name} is shared with you to ask, not to inspect: an explanation shows training rows.",
             fix=f"Ask its owner: fitserve models share {model.name} --to inspect",

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from fitserve.conformal import Bounds
 from fitserve.errors import Malformed
+from fitserve.excerpts import escape_formula
 from services.predict.catalog.columns import InputRows
 from services.predict.catalog.loaded_model import LoadedModel, Prediction
 from services.predict.serving.deciding import Decided
@@ -45,7 +46,6 @@ MAX_DIMENSIONS = 8
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _decoder = msgspec.json.Decoder()
 _encoder = msgspec.json.Encoder()
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet takes such a text for a formula
 
 
 # JSON: bare NaN and Infinity are allowed both ways
@@ -183,10 +183,10 @@ def write_csv(
         if own is not None:
             header += [output.name, f"{output.name}_abstained"]
             answers = ["" if one is None else "; ".join(one) if isinstance(one, list) else one for one in own.labels()]
-            columns += [[_escape_formula(one) for one in answers], [why or "" for why in own.reasons]]
+            columns += [[escape_formula(one) for one in answers], [why or "" for why in own.reasons]]
         elif output.labels is not None and output.task != "multilabel":
             header.append(output.name)
-            columns.append([_escape_formula(label) for label in _best_labels(output.labels, values)])
+            columns.append([escape_formula(label) for label in _best_labels(output.labels, values)])
         for unit in range(output.units):
             if output.task == "regression":
                 name = output.name if output.units == 1 else f"{output.name}_{unit}"
@@ -199,13 +199,13 @@ def write_csv(
     for one in bounds:
         for name, listed in one.listed().items():
             header.append(name)
-            columns.append([_escape_formula("; ".join(own)) if isinstance(own, list) else repr(own) for own in listed])
+            columns.append([escape_formula("; ".join(own)) if isinstance(own, list) else repr(own) for own in listed])
     if prediction.warnings is not None:
         header.append("warnings")
         columns.append(["; ".join(warning.message for warning in row) for row in prediction.warnings])
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\r\n")
-    writer.writerow([_escape_formula(name) for name in header])
+    writer.writerow([escape_formula(name) for name in header])
     writer.writerows(zip(*columns, strict=True))
     return out.getvalue().encode()
 
@@ -215,10 +215,6 @@ def _best_labels(labels: tuple[str, ...], values: Any) -> list[str]:
     if values.shape[1] == 1:
         return [labels[int(score >= 0.5)] for score in values[:, 0]]
     return [labels[place] for place in values.argmax(axis=1)]
-
-
-def _escape_formula(value: str) -> str:
-    return "'" + value if value.startswith(_FORMULA_STARTS) else value
 
 
 # Tensors: data in JSON and in bytes as the Open Inference Protocol has it

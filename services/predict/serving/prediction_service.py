@@ -141,7 +141,7 @@ class PredictionService:
         entry = self.catalog.entries.get(name)
         if not self.updates.polled:
             raise Unavailable("The registry has not been read yet.", retry_after=1)
-        if entry is None or not identity.sees(entry.facts.owner, entry.facts.shared):
+        if entry is None or not identity.sees(entry.facts):
             raise NotFound(f"No model {name[:63]}.", received=name[:100])
         require_use(identity, name)
         return entry
@@ -149,11 +149,7 @@ class PredictionService:
     def visible_entries(self, identity: Identity) -> list[CatalogEntry]:
         """Return all models that this caller can see, by name."""
         entries = sorted(self.catalog.entries.values(), key=lambda entry: entry.facts.name)
-        return [
-            entry
-            for entry in entries
-            if identity.sees(entry.facts.owner, entry.facts.shared) and may_use(identity, entry.facts.name)
-        ]
+        return [entry for entry in entries if identity.sees(entry.facts) and may_use(identity, entry.facts.name)]
 
     def find_pointer(self, entry: CatalogEntry, selector: Selector, sticky_key: str | None = None) -> Pointer:
         """Return what answers. Raises NotFound for an unknown version, BadInput for an unknown label."""

@@ -136,7 +136,7 @@ def refuse_overrides(parameters: Iterable[str]) -> None:
 
 async def set_loaded(request: ProtocolRequest, model: str, loaded: bool) -> None:
     """Load or unload a model in every process. Raises NotFound, Forbidden, Unavailable."""
-    identity, owner = request.identify(), request.find_entry(model).facts.owner
-    if not (identity.may("train") and identity.sees(owner)):
+    identity, facts = request.identify(), request.find_entry(model).facts
+    if not (identity.may("train") and identity.owns(facts)):
         raise Forbidden("This key may not load or unload this model.", expected="its owner's key with the scope train")
     await request.service.set_loaded(model, loaded)
