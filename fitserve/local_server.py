@@ -28,7 +28,7 @@ _STOP_SECONDS = 3.0  # a server that stops holds it a little longer
 
 
 @dataclass
-class Part:
+class ServerPart:
     """One part of a server: `api`, `predict`, `reaper`, `worker-1`, ..., `broker` or `database`."""
 
     name: str
@@ -52,7 +52,7 @@ class LocalServer:
     waits_for: str = ""  # what a server that stops waits for
     log: str | None = None  # the folder of its logs
     process_start: str | None = None  # tells the process from a later one with the same id
-    parts: list[Part] = field(default_factory=list)
+    parts: list[ServerPart] = field(default_factory=list)
 
     @property
     def address(self) -> str:
@@ -120,7 +120,7 @@ def _read(home: Path) -> LocalServer | None:
     """Return the state file's content; None where there is none, or it is not ours."""
     try:
         value: dict[str, Any] = json.loads((home / STATE).read_text())
-        return LocalServer(**{**value, "parts": [Part(**part) for part in value.get("parts", ())]})
+        return LocalServer(**{**value, "parts": [ServerPart(**part) for part in value.get("parts", ())]})
     except (OSError, ValueError, TypeError, AttributeError):
         return None
 

@@ -70,7 +70,7 @@ class NoAnswer(FitserveError):
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class OutgoingUrl:
     """A URL whose form was checked: where it leads is known once its host is resolved."""
 
     url: str
@@ -135,7 +135,7 @@ class Outgoing:
         except NoAnswer:
             return
 
-    def addresses(self, target: Target, pointer: str | None = None) -> list[str]:
+    def addresses(self, target: OutgoingUrl, pointer: str | None = None) -> list[str]:
         """Return the addresses to connect to. Raises ForbiddenAddress where one is forbidden, NoAnswer without any."""
         literal = _literal(target.host)
         addresses = [str(literal)] if literal is not None else list(self.resolve(target.host, target.port))
@@ -145,7 +145,7 @@ class Outgoing:
             self._check_address(target, ipaddress.ip_address(text.partition("%")[0]), pointer)
         return addresses
 
-    def _check_address(self, target: Target, address: Address, pointer: str | None) -> None:
+    def _check_address(self, target: OutgoingUrl, address: Address, pointer: str | None) -> None:
         carried = _carried(address)
         for one in (address, carried):
             if one is not None and any(one in network for network in self.allowed if network.version == one.version):
@@ -198,7 +198,7 @@ class Outgoing:
     def _answer(
         self,
         method: str,
-        target: Target,
+        target: OutgoingUrl,
         headers: Mapping[str, str],
         body: bytes | None,
         deadline: _Deadline,
@@ -215,7 +215,7 @@ class Outgoing:
                 raise
 
 
-def parse(url: str, pointer: str | None = None) -> Target:
+def parse(url: str, pointer: str | None = None) -> OutgoingUrl:
     """Return a URL's parts. Raises ForbiddenAddress where two readers could take it for two different hosts."""
     if len(url) > MAX_URL or not url.isascii() or re.search(r"[\x00-\x20\x7f\\]", url):
         raise _forbidden(url, pointer, "It holds blanks, backslashes or other than ASCII, or is too long.")
@@ -234,7 +234,7 @@ def parse(url: str, pointer: str | None = None) -> Target:
     if _literal(host) is None and _ends_in_number(host):
         raise _forbidden(url, pointer, "Its host is a number: write an address as four decimal numbers.")
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return Target(url, parts.scheme, host, port or _PORTS[parts.scheme], path)
+    return OutgoingUrl(url, parts.scheme, host, port or _PORTS[parts.scheme], path)
 
 
 def _literal(host: str) -> Address | None:
@@ -279,7 +279,7 @@ def _forbidden(url: str, pointer: str | None, why: str) -> ForbiddenAddress:
     )
 
 
-def _redirected(target: Target, location: str, pointer: str | None) -> str:
+def _redirected(target: OutgoingUrl, location: str, pointer: str | None) -> str:
     url = urljoin(target.url, location)
     if target.scheme == "https" and parse(url, pointer).scheme != "https":
         raise _forbidden(url, pointer, "An https address redirects to a plain one.")
@@ -349,7 +349,7 @@ class _Deadline:
 class _Pinned(http.client.HTTPConnection):
     """A connection to one of the addresses that were checked. TLS verifies the name that the URL has."""
 
-    def __init__(self, target: Target, addresses: Sequence[str], tls: ssl.SSLContext | None, deadline: _Deadline):
+    def __init__(self, target: OutgoingUrl, addresses: Sequence[str], tls: ssl.SSLContext | None, deadline: _Deadline):
         super().__init__(target.host, target.port)
         self._target, self._addresses, self._context, self._deadline = target, addresses, tls, deadline
 

@@ -17,12 +17,14 @@ from fitserve.errors import Conflict, Forbidden, NotFound
 from fitserve.runs import queries
 from fitserve.spec.initial_weights import InitialWeights
 from fitserve.spec.spec import Spec, parse
-from fitserve.spec.warm_start import Source
+from fitserve.spec.warm_start import WeightsSource
 from fitserve.states import RunState
 from fitserve.tables import Run, Version
 
 
-def find_source(session: Session, blobs: BlobStore, spec: Spec, *, owner: str, sees: str | None) -> Source | None:
+def find_source(
+    session: Session, blobs: BlobStore, spec: Spec, *, owner: str, sees: str | None
+) -> WeightsSource | None:
     """Return what a spec's network begins with; None where the spec does not say.
 
     `sees` is whose runs, models and uploads may be used (None: all); of others' models, those shared for download.
@@ -42,7 +44,7 @@ def find_source(session: Session, blobs: BlobStore, spec: Spec, *, owner: str, s
         return source_of(artifact, name, {"run": wanted.run, "model": wanted.model, "upload": wanted.upload})
 
 
-def _source_named(session: Session, blobs: BlobStore, wanted: InitialWeights, sees: str | None) -> Source:
+def _source_named(session: Session, blobs: BlobStore, wanted: InitialWeights, sees: str | None) -> WeightsSource:
     if wanted.upload is not None:
         upload = uploaded_weights.get(session, wanted.upload, sees)
         return source_of(artifacts.read(blobs, upload.artifact), f"The upload {upload.id}", {"upload": upload.id})
@@ -111,7 +113,7 @@ def _version(session: Session, reference: str, sees: str | None) -> tuple[Versio
     return version, f"{name}@{number}", [*meant, version.artifact]
 
 
-def source_of(artifact: Artifact, name: str, ids: Mapping[str, str | None]) -> Source:
+def source_of(artifact: Artifact, name: str, ids: Mapping[str, str | None]) -> WeightsSource:
     """Return a source from its manifest. Raises Conflict where it has no file of weights."""
     entry: dict[str, Any] | None = artifact.manifest.get(uploaded_weights.WEIGHTS_BLOB)
     if entry is None:
@@ -124,7 +126,7 @@ def source_of(artifact: Artifact, name: str, ids: Mapping[str, str | None]) -> S
     manifest = artifact.manifest
     encoder = Encoder.from_json(manifest["encoder"]) if "encoder" in manifest else None
     known = [column for column in encoder.columns if isinstance(column, CategoryColumn)] if encoder else []
-    return Source(
+    return WeightsSource(
         name=name,
         artifact=artifact.sha256,
         tensors={tensor: tuple(shape) for tensor, shape in entry["tensors"].items()},

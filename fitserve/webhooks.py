@@ -66,7 +66,7 @@ class ClaimedDelivery:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class DeliveryOutcome:
     """How an attempt ended."""
 
     delivered: bool
@@ -392,7 +392,7 @@ def pauses(first: float, whole: float) -> list[float]:
     return seconds
 
 
-def finish(engine: Engine, claimed: ClaimedDelivery, outcome: Outcome, settings: Settings) -> str | None:
+def finish(engine: Engine, claimed: ClaimedDelivery, outcome: DeliveryOutcome, settings: Settings) -> str | None:
     """Write how an attempt ended. Return the delivery's state; None if another process holds it by now."""
     with db.transaction(engine) as session:
         at = db.now(session)
@@ -422,7 +422,9 @@ def finish(engine: Engine, claimed: ClaimedDelivery, outcome: Outcome, settings:
     return state
 
 
-def _note_failure(session: Session, webhook: Webhook, outcome: Outcome, at: datetime, settings: Settings) -> None:
+def _note_failure(
+    session: Session, webhook: Webhook, outcome: DeliveryOutcome, at: datetime, settings: Settings
+) -> None:
     """Note a failure; disable the webhook, with an event, if its receiver is gone or has failed for too long."""
     webhook.failing_since = webhook.failing_since or at
     failed_for = (at - webhook.failing_since).total_seconds()

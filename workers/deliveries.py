@@ -18,7 +18,7 @@ from fitserve.errors import FitserveError
 from fitserve.outgoing import ForbiddenAddress, NoAnswer
 from fitserve.sealing import Unreadable
 from fitserve.settings import Settings
-from fitserve.webhooks import ClaimedDelivery, Outcome
+from fitserve.webhooks import ClaimedDelivery, DeliveryOutcome
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class Deliverer(threading.Thread):
             outcome = self._send_to_channel(claimed) if claimed.url is None else self._post(claimed, claimed.url)
         except Exception:
             log.exception("a delivery failed by a fault of ours", extra={"delivery": claimed.id})
-            outcome = Outcome(False, time.monotonic() - began, error="Internal error: see the server's log.")
+            outcome = DeliveryOutcome(False, time.monotonic() - began, error="Internal error: see the server's log.")
         crash_point("webhooks.after_answer")
         telemetry.DELIVERY_SECONDS.observe(outcome.seconds)
         try:
@@ -82,36 +82,38 @@ class Deliverer(threading.Thread):
         if state is not None:
             telemetry.DELIVERIES.labels("retried" if state == "pending" else state).inc()
 
-    def _post(self, claimed: ClaimedDelivery, url: str) -> Outcome:
+    def _post(self, claimed: ClaimedDelivery, url: str) -> DeliveryOutcome:
         began, seconds = time.monotonic(), self.settings.webhook_seconds
         try:
             headers = webhooks.headers(claimed, datetime.now(UTC), self.settings)
             with self._outgoing.request("POST", url, headers=headers, body=claimed.body, seconds=seconds) as answer:
                 status, retry_after = answer.status, _seconds(answer.headers.get("Retry-After"))
         except (ForbiddenAddress, NoAnswer, Unreadable) as error:
-            return Outcome(False, time.monotonic() - began, error=error.detail)
+            return DeliveryOutcome(False, time.monotonic() - began, error=error.detail)
         took = time.monotonic() - began
         if 200 <= status < 300:
-            return Outcome(True, took, status)
+            return DeliveryOutcome(True, took, status)
         # The body is not shown: through it, a client could read addresses inside the operator's networks.
         why = "Redirects are not followed." if 300 <= status < 400 else f"The receiver answered {status}."
-        return Outcome(False, took, status, why, retry_after, gone=status == 410)
+        return DeliveryOutcome(False, took, status, why, retry_after, gone=status == 410)
 
-    def _send_to_channel(self, claimed: ClaimedDelivery) -> Outcome:
+    def _send_to_channel(self, claimed: ClaimedDelivery) -> DeliveryOutcome:
         began = time.monotonic()
         address = self.settings.channels.get(claimed.channel or "")
         if address is None:
-            return Outcome(False, 0.0, error=f"The operator has removed the channel {claimed.channel}.")
+            return DeliveryOutcome(False, 0.0, error=f"The operator has removed the channel {claimed.channel}.")
         try:
             import apprise
         except ImportError:
-            return Outcome(False, 0.0, error="apprise is not installed here: fitserve[channels] brings it.")
+            return DeliveryOutcome(False, 0.0, error="apprise is not installed here: fitserve[channels] brings it.")
         sender = apprise.Apprise()
         if not sender.add(address.get_secret_value()):
-            return Outcome(False, 0.0, error="The channel's address is none that apprise knows.")
+            return DeliveryOutcome(False, 0.0, error="The channel's address is none that apprise knows.")
         kind = apprise.NotifyType.FAILURE if claimed.type in _TROUBLES else apprise.NotifyType.INFO
         sent = sender.notify(body=message(claimed), title=f"fitserve: {claimed.type}", notify_type=kind)
-        return Outcome(bool(sent), time.monotonic() - began, error=None if sent else "The channel refused the message.")
+        return DeliveryOutcome(
+            bool(sent), time.monotonic() - began, error=None if sent else "The channel refused the message."
+        )
 
 
 _TROUBLES = (

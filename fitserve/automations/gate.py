@@ -31,7 +31,7 @@ _LEAST = 1e-7  # probability, so that its logarithm is finite
 
 
 @dataclass(frozen=True, slots=True)
-class HeldOut:
+class GateRows:
     """The rows of the comparison: a table with the columns of both networks and the target."""
 
     table: pa.Table
@@ -42,7 +42,7 @@ class HeldOut:
 
 def held_out_rows(
     blobs: BlobStore, dataset: Dataset, resolved: Mapping[str, Any], scratch: Path, known_rows: int | None
-) -> HeldOut:
+) -> GateRows:
     """Return the candidate's test rows, or its validation rows where it has none.
 
     `known_rows` is the number of rows of the champion's own table, if this table continues it: the rows after them are
@@ -65,10 +65,10 @@ def held_out_rows(
         raise BadInput("The new version has no held-out rows to compare it on.", fix="Give its split a test share.")
     if len(rows) > MAX_ROWS:
         rows = rows[np.linspace(0, len(rows) - 1, MAX_ROWS).astype(np.int64)]
-    return HeldOut(table.take(rows), name, str(target.task), unseen)
+    return GateRows(table.take(rows), name, str(target.task), unseen)
 
 
-def losses(blobs: BlobStore, artifact: str, rows: HeldOut, metric: str) -> np.ndarray:
+def losses(blobs: BlobStore, artifact: str, rows: GateRows, metric: str) -> np.ndarray:
     """Return each row's loss, (rows,): 0 or 1 for accuracy, the squared error for RMSE, else the metric's own term."""
     manifest = artifacts.read(blobs, artifact).manifest
     output = next((one for one in manifest["outputs"] if one["name"] == rows.target), manifest["outputs"][0])
@@ -107,7 +107,7 @@ def figure(metric: str, values: np.ndarray) -> float:
     return 1.0 - mean if metric == "accuracy" else math.sqrt(mean) if metric == "rmse" else mean
 
 
-def judge(blobs: BlobStore, gate: Gate, rows: HeldOut, candidate: str, champion: str) -> dict[str, Any]:
+def judge(blobs: BlobStore, gate: Gate, rows: GateRows, candidate: str, champion: str) -> dict[str, Any]:
     """Compare two artifacts on the same rows. Return whether the candidate passes, with the figures.
 
     The paired test resamples rows (bootstrap): the share of samples in which the candidate is not `margin` better.

@@ -80,7 +80,7 @@ def status(session: Session, home: Home = None) -> None:
     raise typer.Exit(Exit.done if all(part.ready for part in server.parts) and server.ready else Exit.try_again)
 
 
-def _state(server: LocalServer, part: local_server.Part) -> Text:
+def _state(server: LocalServer, part: local_server.ServerPart) -> Text:
     if server.stopping:
         return Text("stopping", "yellow")
     return Text("ready", "green") if part.ready else Text("not ready", "yellow")

@@ -118,7 +118,7 @@ def migrate(session: Session) -> None:
     exec_module("services.migrate")
 
 
-class Part(StrEnum):
+class ServerProcess(StrEnum):
     """What `fitserve start` starts."""
 
     api = "api"
@@ -128,10 +128,10 @@ class Part(StrEnum):
 
 
 _MODULES = {
-    Part.api: "services.control",
-    Part.predict: "services.predict",
-    Part.worker: "workers",
-    Part.reaper: "workers.reaper",
+    ServerProcess.api: "services.control",
+    ServerProcess.predict: "services.predict",
+    ServerProcess.worker: "workers",
+    ServerProcess.reaper: "workers.reaper",
 }
 
 
@@ -143,13 +143,13 @@ _MODULES = {
     prints_json=False,
     rich_help_panel=_PANEL,
 )
-def start(session: Session, part: Annotated[Part, typer.Argument(help="Which process.")]) -> None:
+def start(session: Session, part: Annotated[ServerProcess, typer.Argument(help="Which process.")]) -> None:
     """Start one process of a server that runs on several machines.
 
     The API with the pages, the prediction service, a worker, or the reaper. All of them need FITSERVE_DATABASE_URL,
     FITSERVE_REDIS_URL and FITSERVE_BLOB_URL. On one machine, `fitserve up` starts everything.
     """
-    require_server(trains=part is Part.worker)
+    require_server(trains=part is ServerProcess.worker)
     exec_module(_MODULES[part])
 
 

@@ -35,7 +35,7 @@ class SampleMissing(Unavailable):
 
 
 @dataclass(frozen=True)
-class Sample:
+class BuiltInTable:
     """A built-in table. `make` takes noise, rows and seed; only the Playground's tables use them."""
 
     info: SampleInfo
@@ -45,7 +45,7 @@ class Sample:
 
 def make_sample(
     name: str, *, noise: float = 0, rows: int | None = None, seed: int = 0, derived: bool = False
-) -> tuple[Sample, pa.Table]:
+) -> tuple[BuiltInTable, pa.Table]:
     """Make a built-in table; `derived` adds the Playground's other features. Raises NotFound, SampleMissing."""
     sample = SAMPLES.get(name)
     if sample is None:
@@ -128,7 +128,7 @@ def _add_derived(table: pa.Table, seed: int) -> pa.Table:
 
 def _playground(
     name: str, title: str, draw: Callable[[int, float, np.random.Generator], Points], *, regression: bool = False
-) -> Sample:
+) -> BuiltInTable:
     points = REGRESSION_POINTS if regression else CLASSIFICATION_POINTS
 
     def make(noise: float, rows: int | None, seed: int) -> pa.Table:
@@ -137,7 +137,7 @@ def _playground(
 
     task = "regression" if regression else "classification"
     info = SampleInfo(sample=name, title=f"{title} (Playground)", task=task, target="label", rows=points, noise=True)
-    return Sample(info, make, {} if regression else {"label": "categorical"})
+    return BuiltInTable(info, make, {} if regression else {"label": "categorical"})
 
 
 # --- The Titanic ----------------------------------------------------------------------------------------------------
@@ -248,10 +248,10 @@ def _bundled(
     *,
     regression: bool = False,
     **kinds: Kind,
-) -> Sample:
+) -> BuiltInTable:
     task: Task = "regression" if regression else "classification"
     info = SampleInfo(sample=name, title=title, task=task, target=target, rows=rows, noise=False)
-    return Sample(info, lambda _noise, _rows, _seed: read(name, target), kinds)
+    return BuiltInTable(info, lambda _noise, _rows, _seed: read(name, target), kinds)
 
 
 _ALL = (

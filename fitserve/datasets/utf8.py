@@ -66,7 +66,7 @@ TEXT_CHARACTERS = 20_000
 
 
 @dataclass(frozen=True)
-class Text:
+class DecodedText:
     """A text in UTF-8, without a byte order mark."""
 
     path: Path
@@ -74,7 +74,7 @@ class Text:
     notice: Notice | None = None  # where that was guessed
 
 
-def to_utf8(path: Path, head: bytes, stated: str | None, folder: Path, limits: Limits) -> Text:
+def to_utf8(path: Path, head: bytes, stated: str | None, folder: Path, limits: Limits) -> DecodedText:
     """Return the text as UTF-8: the file itself where it is so, else a copy in `folder`.
 
     The encoding is that of the byte order mark, else the stated one, else UTF-8 where the text is valid, else the
@@ -82,25 +82,25 @@ def to_utf8(path: Path, head: bytes, stated: str | None, folder: Path, limits: L
     """
     for mark, name in BYTE_ORDER_MARKS:
         if head.startswith(mark):
-            return Text(transcode(path, folder / "text", name, limits), name)
+            return DecodedText(transcode(path, folder / "text", name, limits), name)
     if stated is not None:
         encoding = _stated_encoding(stated)
         if encoding in ("utf-8", "ascii"):
             _refuse_invalid_utf8(path, encoding)
-            return Text(path, encoding)
-        return Text(transcode(path, folder / "text", encoding, limits), encoding)
+            return DecodedText(path, encoding)
+        return DecodedText(transcode(path, folder / "text", encoding, limits), encoding)
     if (wide := wide_encoding(head)) is not None:
-        return Text(transcode(path, folder / "text", wide, limits), wide, _guess_notice(wide, ""))
+        return DecodedText(transcode(path, folder / "text", wide, limits), wide, _guess_notice(wide, ""))
     with path.open("rb") as file:
         found = marked_encoding(file.read(SEARCHED_BYTES))
     if found is not None:
         notice = _guess_notice(found.encoding, found.example)
-        return Text(transcode(path, folder / "text", found.encoding, limits), found.encoding, notice)
+        return DecodedText(transcode(path, folder / "text", found.encoding, limits), found.encoding, notice)
     position = first_invalid_utf8(path, CHECKED_BYTES)
-    return Text(path, "utf-8") if position is None else transcode_guessed(path, position, folder, limits)
+    return DecodedText(path, "utf-8") if position is None else transcode_guessed(path, position, folder, limits)
 
 
-def transcode_guessed(path: Path, position: int, folder: Path, limits: Limits) -> Text:
+def transcode_guessed(path: Path, position: int, folder: Path, limits: Limits) -> DecodedText:
     """Return a text with a byte at `position` that is not UTF-8, transcoded from the file's likeliest encoding.
 
     Raises TableUnreadable where the text before it is UTF-8 beyond ASCII (then that byte is damage), or where no
@@ -119,7 +119,7 @@ def transcode_guessed(path: Path, position: int, folder: Path, limits: Limits) -
             fix=f"Name it: encoding=..., such as {shown}." if shown else "Name it: encoding=...",
         )
     text = transcode(path, folder / "text", guess.encoding, limits)
-    return Text(text, guess.encoding, _guess_notice(guess.encoding, guess.example))
+    return DecodedText(text, guess.encoding, _guess_notice(guess.encoding, guess.example))
 
 
 def wide_encoding(head: bytes) -> str | None:

@@ -18,7 +18,7 @@ from fitserve.decisions.apply import Floats, Ints, cost_matrix, least_cost, like
 from fitserve.decisions.figures import figures_of, measure
 from fitserve.decisions.held_out import CHOSEN_ON, JUDGED_ON, HeldOut, HeldOutParts
 from fitserve.errors import BadInput, Problem
-from fitserve.spec.decision import ERRORS, Decision, Output
+from fitserve.spec.decision import ERRORS, Decision, DecisionOutput
 
 NEVER = float(np.nextafter(np.float32(1), np.float32(2)))  # a threshold that no probability reaches
 ROUNDS = 5  # over all labels, of weights
@@ -33,7 +33,7 @@ class NotReached(BadInput):
     title = "The held-out rows do not reach that"
 
 
-def choose(asked: Decision, output: Output, held_out: HeldOutParts, pointer: str = "") -> dict[str, Any]:
+def choose(asked: Decision, output: DecisionOutput, held_out: HeldOutParts, pointer: str = "") -> dict[str, Any]:
     """Return the decision in force (`apply` describes it), with its figures by part.
 
     `asked` is resolved. Raises NotReached, with a pointer under `pointer`.
@@ -48,7 +48,7 @@ def choose(asked: Decision, output: Output, held_out: HeldOutParts, pointer: str
     return made
 
 
-def judge(decision: Mapping[str, Any], output: Output, held_out: HeldOutParts) -> dict[str, Any]:
+def judge(decision: Mapping[str, Any], output: DecisionOutput, held_out: HeldOutParts) -> dict[str, Any]:
     """Return what a decision does on the held-out rows, by part."""
     figures = {}
     for part in (CHOSEN_ON, JUDGED_ON):
@@ -58,7 +58,7 @@ def judge(decision: Mapping[str, Any], output: Output, held_out: HeldOutParts) -
     return figures
 
 
-def _method(asked: Decision, output: Output, rows: HeldOut | None, pointer: str) -> dict[str, Any]:
+def _method(asked: Decision, output: DecisionOutput, rows: HeldOut | None, pointer: str) -> dict[str, Any]:
     if output.task == "multilabel":
         return _multilabel(asked, output, rows, pointer)
     if asked.rule is None:
@@ -86,7 +86,7 @@ def _method(asked: Decision, output: Output, rows: HeldOut | None, pointer: str)
     return {"method": "weights", "weights": dict(zip(output.labels, weights.tolist(), strict=True))}
 
 
-def _multilabel(asked: Decision, output: Output, rows: HeldOut | None, pointer: str) -> dict[str, Any]:
+def _multilabel(asked: Decision, output: DecisionOutput, rows: HeldOut | None, pointer: str) -> dict[str, Any]:
     if asked.rule in (None, "threshold"):
         same = 0.5 if asked.threshold is None else asked.threshold
         return {"method": "thresholds", "thresholds": dict.fromkeys(output.labels, same)}
@@ -250,7 +250,7 @@ def _measured(name: str, truth: Ints, chosen: Ints, labels: int) -> float:
     return float(covariance / spread) if spread > 0 else 0.0
 
 
-def _abstention(asked: Decision, output: Output, held_out: HeldOutParts, pointer: str) -> dict[str, Any]:
+def _abstention(asked: Decision, output: DecisionOutput, held_out: HeldOutParts, pointer: str) -> dict[str, Any]:
     """Return when no label is answered: what was asked, and the limits that follow from the held-out rows.
 
     Raises NotReached where a prediction set cannot be promised at the level that was asked for.

@@ -14,7 +14,7 @@ import numpy as np
 from fitserve.decisions.apply import Decider, shares_of
 from fitserve.decisions.figures import abstained, wilson
 from fitserve.decisions.held_out import HeldOut, HeldOutParts
-from fitserve.spec.decision import Output
+from fitserve.spec.decision import DecisionOutput
 
 MIN_GROUP = 20  # answered rows, below which a group is shown and not compared
 MAX_LABELS = 20
@@ -34,7 +34,7 @@ Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def fairness(
-    column: str, output: Output, decision: Mapping[str, Any] | None, held_out: HeldOutParts
+    column: str, output: DecisionOutput, decision: Mapping[str, Any] | None, held_out: HeldOutParts
 ) -> dict[str, Any] | None:
     """Compare the groups of a column; None where no held-out row has its group or the output.
 
@@ -83,14 +83,14 @@ def _natural(name: str) -> tuple[Any, ...]:
         return (1, 0.0, not name.startswith("< "), name)
 
 
-def _likeliest(output: Output) -> dict[str, Any]:
+def _likeliest(output: DecisionOutput) -> dict[str, Any]:
     if output.task == "multilabel":
         return {"method": "thresholds", "thresholds": dict.fromkeys(output.labels, 0.5), "asked": {}}
     return {"method": "likeliest", "asked": {}}
 
 
 def _by_label(
-    output: Output, decision: Mapping[str, Any], parts: Mapping[str, HeldOut]
+    output: DecisionOutput, decision: Mapping[str, Any], parts: Mapping[str, HeldOut]
 ) -> Iterator[tuple[str, Any, Any, Floats]]:
     """Yield each label with the rows that have it, the rows answered it, and its probability; of two the positive."""
     decider, labels = Decider(decision, output.labels), output.labels
@@ -212,7 +212,7 @@ def _calibration_error(truth: Any, share: Floats) -> float | None:
     return float(np.abs(np.bincount(bins, truth - share, minlength=BINS)).sum() / len(truth))
 
 
-def _numbers(names: list[Any], codes: Any, parts: Mapping[str, HeldOut], output: Output) -> dict[str, Any]:
+def _numbers(names: list[Any], codes: Any, parts: Mapping[str, HeldOut], output: DecisionOutput) -> dict[str, Any]:
     """Return the errors of each group of a regression, predicted minus actual, and how they differ."""
     values = np.concatenate([part.values[output.name] for part in parts.values()]).astype(np.float64)
     truth = np.concatenate([part.truth[output.name].reshape(len(part), -1)[:, 0] for part in parts.values()])

@@ -12,7 +12,7 @@ from fitserve.conformal import Conformal, RowFacts
 from fitserve.decisions.abstain import abstentions
 from fitserve.decisions.apply import Decider, cost_matrix
 from fitserve.decisions.held_out import HeldOut
-from fitserve.spec.decision import ERRORS, Output
+from fitserve.spec.decision import ERRORS, DecisionOutput
 
 MAX_LABELS = 50  # of a confusion matrix
 
@@ -52,7 +52,7 @@ def wilson(hits: float, rows: float) -> list[float] | None:
 
 
 def figures_of(
-    decision: Mapping[str, Any], output: Output, rows: HeldOut, conformal: Conformal | None = None
+    decision: Mapping[str, Any], output: DecisionOutput, rows: HeldOut, conformal: Conformal | None = None
 ) -> dict[str, Any]:
     """Return counts, measures and cost of a decision on rows; measures are of the rows that are answered.
 
@@ -75,7 +75,7 @@ def figures_of(
     return figures | _of_labels(decision, output, truth, decider.places(values)[answered])
 
 
-def _of_labels(decision: Mapping[str, Any], output: Output, truth: Any, places: Any) -> dict[str, Any]:
+def _of_labels(decision: Mapping[str, Any], output: DecisionOutput, truth: Any, places: Any) -> dict[str, Any]:
     labels = len(output.labels)
     table = np.bincount(truth * labels + places, minlength=labels * labels).reshape(labels, labels)
     figures: dict[str, Any] = {"accuracy": float((truth == places).mean()) if len(truth) else None}
@@ -95,7 +95,9 @@ def _of_labels(decision: Mapping[str, Any], output: Output, truth: Any, places: 
     return figures
 
 
-def abstained(decision: Mapping[str, Any], output: Output, rows: HeldOut, conformal: Conformal | None = None) -> Any:
+def abstained(
+    decision: Mapping[str, Any], output: DecisionOutput, rows: HeldOut, conformal: Conformal | None = None
+) -> Any:
     """Return which rows are not answered, (rows,)."""
     limits = decision.get("abstain") or {}
     sizes = None
@@ -117,7 +119,7 @@ def _asked_costs(decision: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def _of_two(
-    counts: tuple[int, int, int, int], costs: Mapping[str, Any] | None, output: Output | None = None
+    counts: tuple[int, int, int, int], costs: Mapping[str, Any] | None, output: DecisionOutput | None = None
 ) -> dict[str, Any]:
     true, false, missed, spared = counts
     figures: dict[str, Any] = {

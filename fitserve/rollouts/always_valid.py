@@ -269,7 +269,7 @@ def index_bounds(new: Sequence[float], base: Sequence[float], alpha: float) -> t
 
 
 @dataclass(frozen=True, slots=True)
-class Moments:
+class RunningSums:
     """Values without bounds: how many, their sum, and the sum of their squares."""
 
     n: int = 0
@@ -285,7 +285,7 @@ class Moments:
         return max(0.0, self.squares / self.n - (self.total / self.n) ** 2) if self.n else 0.0
 
 
-def asymptotic_difference(new: Moments, base: Moments, alpha: float) -> tuple[float, float] | None:
+def asymptotic_difference(new: RunningSums, base: RunningSums, alpha: float) -> tuple[float, float] | None:
     """Return the asymptotic confidence sequence of mean(new) - mean(base) for values without bounds.
 
     Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas, Time-uniform central limit theory and asymptotic confidence

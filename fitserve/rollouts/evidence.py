@@ -11,7 +11,7 @@ from sqlalchemy import Engine, and_, case, delete, func, or_, select
 from sqlalchemy.orm import Session
 
 from fitserve import db
-from fitserve.rollouts.always_valid import Moments, Stream, asymptotic_difference, difference_interval
+from fitserve.rollouts.always_valid import RunningSums, Stream, asymptotic_difference, difference_interval
 from fitserve.rollouts.guards import ALPHA, LiveErrors, StepCounts
 from fitserve.tables import Feedback, Rollout, RolloutCount, RolloutStep, StoredPrediction
 
@@ -65,7 +65,7 @@ class _Truth:
     """Ground truth of one output by one version in one step. A prediction of several rows counts once."""
 
     task: str
-    errors: Moments  # absolute errors; of a classification 0 or 1
+    errors: RunningSums  # absolute errors; of a classification 0 or 1
 
 
 def _truths(
@@ -113,7 +113,7 @@ def _truths(
     query = select(own.step, own.output, own.version, own.task, *figures)
     query = query.group_by(own.step, own.output, own.version, own.task)
     return {
-        (number, output, version): _Truth(task, Moments(n, float(total), float(squares)))
+        (number, output, version): _Truth(task, RunningSums(n, float(total), float(squares)))
         for number, output, version, task, n, total, squares in session.execute(query)
     }
 
@@ -138,17 +138,17 @@ def comparison(session: Session, row: Rollout, shares: Sequence[float]) -> list[
     """
     if row.finished_at is not None and row.reason is not None:
         return list(row.reason.get("comparison") or [])
-    sums: dict[tuple[str, str], list[Moments]] = {}
+    sums: dict[tuple[str, str], list[RunningSums]] = {}
     for (step, output, version), truth in _truths(session, row).items():
         if 0 < shares[step] < 1:
-            sides = sums.setdefault((output, truth.task), [Moments(), Moments()])
+            sides = sums.setdefault((output, truth.task), [RunningSums(), RunningSums()])
             side, more = int(version == row.to), truth.errors
             known = sides[side]
-            sides[side] = Moments(known.n + more.n, known.total + more.total, known.squares + more.squares)
+            sides[side] = RunningSums(known.n + more.n, known.total + more.total, known.squares + more.squares)
     return [_compared(output, task, *sides) for (output, task), sides in sorted(sums.items())]
 
 
-def _compared(output: str, task: str, base: Moments, new: Moments) -> dict[str, Any]:
+def _compared(output: str, task: str, base: RunningSums, new: RunningSums) -> dict[str, Any]:
     facts = {"output": output, "base_rows": base.n, "new_rows": new.n, "confidence": 1 - ALPHA}
     difference = None if new.mean is None or base.mean is None else new.mean - base.mean
     if task == "regression":
@@ -163,5 +163,5 @@ def _compared(output: str, task: str, base: Moments, new: Moments) -> dict[str, 
     return {**facts, **own, "difference": difference, **low_high}
 
 
-def _right(moments: Moments) -> float | None:
+def _right(moments: RunningSums) -> float | None:
     return None if moments.mean is None else 1 - moments.mean

@@ -186,7 +186,7 @@ Decisions = Annotated[tuple[Decision, ...], BeforeValidator(_listed)]
 
 
 @dataclass(frozen=True, slots=True)
-class Output:
+class DecisionOutput:
     """What a decision is about: a target's name, task and labels."""
 
     name: str
@@ -199,7 +199,7 @@ class Output:
 
 
 def resolve_decisions(
-    decisions: Sequence[Decision], outputs: Sequence[Output], held_out: bool, problems: list[Problem]
+    decisions: Sequence[Decision], outputs: Sequence[DecisionOutput], held_out: bool, problems: list[Problem]
 ) -> tuple[Decision, ...]:
     """Return the decisions with their outputs and labels written out, checked. Appends to `problems`."""
     resolved: list[Decision] = []
@@ -221,7 +221,7 @@ def resolve_decisions(
 
 
 def resolve_decision(
-    decision: Decision, outputs: Sequence[Output], pointer: str, problems: list[Problem]
+    decision: Decision, outputs: Sequence[DecisionOutput], pointer: str, problems: list[Problem]
 ) -> Decision | None:
     """Return a decision with its output and label written out; None where it has problems, which are appended."""
     output = _output_of(decision, outputs, pointer, problems)
@@ -244,7 +244,9 @@ def resolve_decision(
     return decision.model_copy(update=update) if len(problems) == before else None
 
 
-def _output_of(decision: Decision, outputs: Sequence[Output], pointer: str, problems: list[Problem]) -> Output | None:
+def _output_of(
+    decision: Decision, outputs: Sequence[DecisionOutput], pointer: str, problems: list[Problem]
+) -> DecisionOutput | None:
     classified = [output for output in outputs if output.is_classification]
     names = [output.name for output in classified]
     if decision.output is not None:
@@ -269,7 +271,7 @@ def _output_of(decision: Decision, outputs: Sequence[Output], pointer: str, prob
     return None
 
 
-def _label_of(decision: Decision, output: Output, pointer: str, problems: list[Problem]) -> str | None:
+def _label_of(decision: Decision, output: DecisionOutput, pointer: str, problems: list[Problem]) -> str | None:
     if decision.label is None and len(output.labels) == 2:
         return output.labels[1]
     if decision.label is None:
@@ -282,7 +284,7 @@ def _label_of(decision: Decision, output: Output, pointer: str, problems: list[P
     return decision.label
 
 
-def _check_costs(costs: Mapping[str, Any], output: Output, pointer: str, problems: list[Problem]) -> None:
+def _check_costs(costs: Mapping[str, Any], output: DecisionOutput, pointer: str, problems: list[Problem]) -> None:
     if set(costs) == set(ERRORS) and not any(isinstance(cost, Mapping) for cost in costs.values()):
         if output.task != "multilabel" and len(output.labels) != 2:
             detail = f"{output.name!r} has {len(output.labels)} labels; false positives and negatives are of two."

@@ -80,7 +80,7 @@ def members_of(ensemble: Ensemble | None) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class HeldOut:
+class ValidationSplit:
     """What a split says about the rows that validate."""
 
     method: str
@@ -90,7 +90,7 @@ class HeldOut:
     test: float
 
 
-def default_ensembles(rows: int, held_out: HeldOut, facts: DatasetFacts) -> list[Ensemble | None]:
+def default_ensembles(rows: int, held_out: ValidationSplit, facts: DatasetFacts) -> list[Ensemble | None]:
     """Return what a spec that leaves its ensemble out may have, the best first; None is a single network.
 
     `rows` are those that are not the test part. The first is taken whose cost fits the time budget, else the last.
@@ -115,7 +115,7 @@ def _down_from(ensemble: Ensemble, fewest: int = FEWEST) -> list[Ensemble | None
     return [ensemble.model_copy(update={"members": count}) for count in range(members, min(members, fewest) - 1, -1)]
 
 
-def _most_folds(rows: int, held_out: HeldOut, facts: DatasetFacts) -> int:
+def _most_folds(rows: int, held_out: ValidationSplit, facts: DatasetFacts) -> int:
     """Return how many folds there can be: each has a row at least, or a group."""
     if held_out.method == "group" and (column := facts.by_name.get(str(held_out.by))) is not None:
         return column.distinct + (column.missing > 0) - (held_out.test > 0)
@@ -123,7 +123,7 @@ def _most_folds(rows: int, held_out: HeldOut, facts: DatasetFacts) -> int:
 
 
 def resolve_ensemble(
-    written: Ensemble, rows: int, held_out: HeldOut, facts: DatasetFacts, problems: list[Problem]
+    written: Ensemble, rows: int, held_out: ValidationSplit, facts: DatasetFacts, problems: list[Problem]
 ) -> Ensemble | None:
     """Return an ensemble that a spec names, written out and checked; None for one of a single member."""
     none_held_out = held_out.validation == 0 and held_out.method != "column"

@@ -9,7 +9,14 @@ from fitserve.dataset_facts import DatasetFacts
 from fitserve.errors import Problem
 from fitserve.spec import default_network
 from fitserve.spec.assessment import Advice, Estimates, SummaryRow
-from fitserve.spec.ensemble import FIRST_PAST, Ensemble, HeldOut, default_ensembles, members_of, resolve_ensemble
+from fitserve.spec.ensemble import (
+    FIRST_PAST,
+    Ensemble,
+    ValidationSplit,
+    default_ensembles,
+    members_of,
+    resolve_ensemble,
+)
 from fitserve.spec.estimates import estimate, summarize
 from fitserve.spec.graph import NetworkGraph
 from fitserve.spec.output import Output
@@ -80,7 +87,7 @@ class Planner:
         by_column = split.method == "column"
         split_stated = "validation" in spec.split.model_fields_set or spec.training.validation_split is not None
         test = USUAL_TEST if by_column else split.test
-        held_out = HeldOut(split.method, split.by, split_stated or by_column, split.validation, test)
+        held_out = ValidationSplit(split.method, split.by, split_stated or by_column, split.validation, test)
         rows = max(1, self.facts.rows - (round(self.facts.rows * test) or int(test > 0)))
         if spec.ensemble is not None:
             if spec.training.restarts > 1:

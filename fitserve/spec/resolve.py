@@ -13,8 +13,7 @@ from fitserve.settings import Limits
 from fitserve.spec import default_network, inferred_task
 from fitserve.spec.assessment import Advice, Estimates, SummaryRow
 from fitserve.spec.check import most_batches
-from fitserve.spec.decision import Decision, resolve_decisions
-from fitserve.spec.decision import Output as DecisionOutput
+from fitserve.spec.decision import Decision, DecisionOutput, resolve_decisions
 from fitserve.spec.ensemble import Ensemble, Folds, members_of
 from fitserve.spec.estimates import FLOAT_BYTES, over_limit, over_limits
 from fitserve.spec.feature import MAX_PIECES, EncodedInput, Feature, stored_numbers
@@ -44,7 +43,7 @@ from fitserve.spec.target import Target, infer_task, unknown_column
 from fitserve.spec.training import Training
 from fitserve.spec.usable_rows import FindRows
 from fitserve.spec.warm_start import (
-    Source,
+    WeightsSource,
     advice,
     is_body,
     keeps_encoding,
@@ -73,7 +72,7 @@ def resolve(
     limits: Limits | None = None,
     pace: float = 1.0,
     find_rows: FindRows | None = None,
-    source: Source | None = None,
+    source: WeightsSource | None = None,
 ) -> Resolved:
     """Check a spec against a dataset and write out its defaults. Raises SpecRefused with every problem.
 
@@ -199,7 +198,7 @@ def _resolve(
     pace: float,
     find_rows: FindRows | None,
     pieces: int,
-    source: Source | None = None,
+    source: WeightsSource | None = None,
 ) -> Resolved:
     """Resolve a spec whose default bins are at most `pieces`, over all columns.
 
@@ -228,7 +227,7 @@ def _resolve_data(
     spec: Spec,
     facts: DatasetFacts,
     pieces: int,
-    source: Source | None,
+    source: WeightsSource | None,
     find_rows: FindRows | None,
     warnings: list[Advice],
 ) -> _Data:
@@ -254,7 +253,7 @@ def _resolve_data(
 
 
 def _resolve_network(
-    data: _Data, facts: DatasetFacts, source: Source | None, warnings: list[Advice]
+    data: _Data, facts: DatasetFacts, source: WeightsSource | None, warnings: list[Advice]
 ) -> tuple[NetworkGraph, list[Output]]:
     """Connect the layers, and choose losses and output layers."""
     problems: list[Problem] = []

@@ -20,7 +20,7 @@ from fitserve.spec.search import (
     LEFT_OUT,
     SEED,
     Choice,
-    Interval,
+    NumberRange,
     Point,
     Range,
     SearchSpec,
@@ -146,7 +146,7 @@ def _with_fractions(search: SearchSpec, limits: Limits) -> SearchSpec:
     """Make an integer range continuous where the spec takes fractions: `{low: 0, high: 1}` of a dropout rate."""
     body, generator = search.body, random.Random(0)
     for pointer, one in search.flat().items():
-        if not (isinstance(one, Interval) and one.whole and one.step is None):
+        if not (isinstance(one, NumberRange) and one.whole and one.step is None):
             continue
         points = (drawn(search.ranges, generator) for _ in range(200))
         point = next((point for point in points if pointer in point), None)
@@ -231,7 +231,7 @@ def _first(ranges: Mapping[str, Range]) -> Point:
         if isinstance(one, Choice):
             point |= {pointer: 0, **_first(one.inside[0])}
         else:
-            assert isinstance(one, Interval)
+            assert isinstance(one, NumberRange)
             point[pointer] = one.low
     return point
 
@@ -274,8 +274,8 @@ def _advice(search: SearchSpec, valid: list[Resolved], refused: list[BadInput], 
         fix = "Such a trial fails alone."
         advice.append(Advice(code="search-invalid", detail=detail, pointer=why.pointer or "/search", fix=fix))
     for pointer, one in search.flat().items():
-        steps = one.count() if isinstance(one, Interval) and one.step is not None else None
-        if isinstance(one, Interval) and steps is not None and (last := one.value(steps - 1)) < one.high:
+        steps = one.count() if isinstance(one, NumberRange) and one.step is not None else None
+        if isinstance(one, NumberRange) and steps is not None and (last := one.value(steps - 1)) < one.high:
             detail = f"The steps of {one.step:g} from {one.low:g} end at {last:g}: {one.high:g} is never tried."
             fix = "Choose a step that divides the range."
             advice.append(Advice(code="search-step", detail=detail, pointer=f"{pointer}/search", fix=fix))

@@ -50,7 +50,7 @@ def _number(value: Any) -> Any:
 End = Annotated[int | float, PlainValidator(_number)]
 
 
-class Interval(DataModel):
+class NumberRange(DataModel):
     """Numbers from `low` to `high`, both included."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -105,7 +105,7 @@ class Choice:
     inside: tuple[Mapping[str, Range], ...]  # of each option, by pointer
 
 
-Range = Choice | Interval
+Range = Choice | NumberRange
 
 
 class Search(DataModel):
@@ -182,9 +182,9 @@ def ranges_of(body: Any, path: tuple[str | int, ...] = ()) -> tuple[dict[str, Ra
             problems.append(Problem(detail, json_pointer((*where, KEY)), received=excerpt(written), expected=expected))
             continue
         try:
-            ranges[pointer] = Interval.model_validate(written)
+            ranges[pointer] = NumberRange.model_validate(written)
         except ValidationError as error:
-            own_problems = problems_from(error.errors(include_url=False), Interval, written)
+            own_problems = problems_from(error.errors(include_url=False), NumberRange, written)
             at = json_pointer((*where, KEY))
             problems += (
                 InvalidValue(problems=own_problems).under(*where, KEY).problems if own_problems else [Problem("", at)]
@@ -223,7 +223,7 @@ def count(ranges: Mapping[str, Range]) -> int | None:
     """
     total = 1
     for one in ranges.values():
-        if isinstance(one, Interval):
+        if isinstance(one, NumberRange):
             own = one.count()
         else:
             counts = [count(inside) for inside in one.inside]
@@ -241,7 +241,7 @@ def every(ranges: Mapping[str, Range]) -> Iterator[Point]:
         yield {}
         return
     (pointer, first), rest = items[0], dict(items[1:])
-    if isinstance(first, Interval):
+    if isinstance(first, NumberRange):
         for index in range(first.count() or 0):
             for others in every(rest):
                 yield {pointer: first.value(index), **others}
@@ -413,7 +413,7 @@ def read_search(body: dict[str, Any]) -> tuple[SearchSpec | None, list[Problem]]
         problems.append(Problem(f"A search has at most {MAX_RANGES} ranges.", f"/{KEY}", received=len(ranges)))
     search = SearchSpec(settings, template, ranges)
     if settings.sampler == "grid" and not problems and search.configurations is None:
-        endless = [at for at, one in _flat(ranges) if isinstance(one, Interval) and one.count() is None]
+        endless = [at for at, one in _flat(ranges) if isinstance(one, NumberRange) and one.count() is None]
         if endless:
             detail = "A grid needs ranges that can be counted; this one has any number between its ends."
             problems.append(Problem(detail, f"{endless[0]}/{KEY}", fix="Give it a step, or a list of values."))

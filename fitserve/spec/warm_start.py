@@ -31,7 +31,7 @@ _SHOWN = 10  # names in one sentence
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class WeightsSource:
     """Trained weights, and what is known about their network."""
 
     name: str  # in words: "the model admissions@3"
@@ -60,7 +60,7 @@ def tensors_of(graph: NetworkGraph) -> dict[str, Shape]:
     }
 
 
-def with_source(spec: Spec, source: Source | None, facts: DatasetFacts) -> Spec:
+def with_source(spec: Spec, source: WeightsSource | None, facts: DatasetFacts) -> Spec:
     """Return a spec with what it leaves out taken from the source of its weights. Raises SpecRefused."""
     wanted, own = spec.initial_weights, None if source is None else source.spec
     if wanted is None:
@@ -100,12 +100,12 @@ def _body(own: Spec, with_outputs: bool = False) -> tuple[LayerEntry, ...]:
     return tuple(entry for entry in hidden if with_outputs or not entry.output)
 
 
-def is_body(spec: Spec, source: Source | None) -> bool:
+def is_body(spec: Spec, source: WeightsSource | None) -> bool:
     """Return whether the network is the source's without its output, so that its last layer is no output."""
     return source is not None and source.spec is not None and spec.network == _body(source.spec)
 
 
-def _ensemble_of(own: Ensemble | None, spec: Spec, source: Source) -> Ensemble | None:
+def _ensemble_of(own: Ensemble | None, spec: Spec, source: WeightsSource) -> Ensemble | None:
     """Return the source's ensemble; its folds become another part where the spec says which rows validate."""
     if own is None or source.members == 1:
         return None
@@ -147,7 +147,9 @@ def _check_labels(targets: Sequence[Target], own: Spec, facts: DatasetFacts) -> 
         )
 
 
-def keeps_encoding(spec: Spec, source: Source | None, features: Sequence[Feature], problems: list[Problem]) -> bool:
+def keeps_encoding(
+    spec: Spec, source: WeightsSource | None, features: Sequence[Feature], problems: list[Problem]
+) -> bool:
     """Return whether columns are encoded as for the source: its features are these, and the spec does not object."""
     wanted = spec.initial_weights
     if wanted is None or source is None or source.spec is None or wanted.encoding == "fit":
@@ -168,7 +170,7 @@ def keeps_encoding(spec: Spec, source: Source | None, features: Sequence[Feature
 
 
 def resolve_initial_weights(
-    spec: Spec, source: Source | None, graph: NetworkGraph, ensemble: Ensemble | None, encoding_kept: bool
+    spec: Spec, source: WeightsSource | None, graph: NetworkGraph, ensemble: Ensemble | None, encoding_kept: bool
 ) -> InitialWeights | None:
     """Return `initial_weights` written out: its source, and the layers by name. Raises SpecRefused."""
     wanted = spec.initial_weights
@@ -219,7 +221,9 @@ def _matched(patterns: Iterable[str], weighted: Iterable[str], pointer: str, pro
     return layers
 
 
-def _differences(graph: NetworkGraph, node: GraphNode, weights: Sequence[Weight], source: Source) -> list[Problem]:
+def _differences(
+    graph: NetworkGraph, node: GraphNode, weights: Sequence[Weight], source: WeightsSource
+) -> list[Problem]:
     """Return how a layer differs from the source's of that name; nothing where its weights fit."""
     reinitialize = f"initial_weights: {{reinitialize: [{node.name}]}}"
     theirs = [
@@ -256,7 +260,7 @@ def _differences(graph: NetworkGraph, node: GraphNode, weights: Sequence[Weight]
     return [Problem(detail, node.pointer, received=received, expected=expected, fix=fix)]
 
 
-def _members_differ(spec: Spec, source: Source, ensemble: Ensemble | None) -> list[Problem]:
+def _members_differ(spec: Spec, source: WeightsSource, ensemble: Ensemble | None) -> list[Problem]:
     if source.members == 1:
         return []
     count = members_of(ensemble)
@@ -292,7 +296,9 @@ def with_frozen(
     return rows, estimates.model_copy(update={"trainable_parameters": trainable})
 
 
-def advice(initial: InitialWeights | None, source: Source | None, resolved: Spec, facts: DatasetFacts) -> list[Advice]:
+def advice(
+    initial: InitialWeights | None, source: WeightsSource | None, resolved: Spec, facts: DatasetFacts
+) -> list[Advice]:
     """Return what is valid but unwise: figures of rows that the source has seen, categories that it has not."""
     if initial is None or source is None:
         return []

@@ -17,7 +17,7 @@ import migrations
 from fitserve import __version__, db, local_server, logs
 from fitserve.embedded_redis import EmbeddedRedis
 from fitserve.errors import FitserveError, Unavailable
-from fitserve.local_server import LocalServer, Part
+from fitserve.local_server import LocalServer, ServerPart
 from fitserve.runs import queries
 from fitserve.settings import Settings
 from fitserve.tables import Run
@@ -54,7 +54,7 @@ class Up:
         self.children = make_children(settings, url, own_group=isinstance(display, Screen))
         urls = ports.readiness_urls(settings)
         names = ["broker", "database", *(child.name for child in self.children)]
-        self.parts = {name: Part(name, ready_url=urls.get(name)) for name in names}
+        self.parts = {name: ServerPart(name, ready_url=urls.get(name)) for name in names}
         self.state = LocalServer(
             pid=os.getpid(),
             home=str(settings.home.resolve()),

@@ -32,8 +32,8 @@ def as_a_process(*words: str, folder: Path, **environment: str) -> subprocess.Po
     )
 
 
-@pytest.mark.parametrize("part", server.Part)
-def test_each_part_has_its_module(part: server.Part) -> None:
+@pytest.mark.parametrize("part", server.ServerProcess)
+def test_each_part_has_its_module(part: server.ServerProcess) -> None:
     module = server._MODULES[part]
     assert importlib.util.find_spec(module) is not None
     run_as_main = (PROJECT / Path(*module.split(".")) / "__main__.py", PROJECT / f"{module.replace('.', '/')}.py")

@@ -276,7 +276,7 @@ def test_five_processes_send_each_event_once_and_a_lost_one_is_taken_over(
     for sender in senders:
         sender.join()
     assert sorted(receiver.ids) == sorted(wanted)
-    late = webhooks.Outcome(delivered=False, seconds=1.0, error="late")
+    late = webhooks.DeliveryOutcome(delivered=False, seconds=1.0, error="late")
     assert webhooks.finish(engine, lost, late, settings) is None  # its lease is another's
 
 

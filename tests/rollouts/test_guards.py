@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fitserve.rollouts.always_valid import (
-    Moments,
+    RunningSums,
     Stream,
     asymptotic_difference,
     difference_interval,
@@ -98,8 +98,8 @@ def test_intervals_of_differences_and_quantiles() -> None:
     assert index is not None
     assert 0.3 < least < index
     assert index_bounds([0, 0], [3, 4], 0.05) == (None, 0.0)
-    bounds = asymptotic_difference(Moments(2_000, 4_000, 10_000), Moments(2_000, 2_000, 4_000), 0.05)
+    bounds = asymptotic_difference(RunningSums(2_000, 4_000, 10_000), RunningSums(2_000, 2_000, 4_000), 0.05)
     assert bounds is not None
     assert bounds[0] < 1.0 < bounds[1]
     assert bounds[1] - bounds[0] < 0.5
-    assert asymptotic_difference(Moments(5, 5, 9), Moments(900, 5, 9), 0.05) is None
+    assert asymptotic_difference(RunningSums(5, 5, 9), RunningSums(900, 5, 9), 0.05) is None

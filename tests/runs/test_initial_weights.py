@@ -18,7 +18,7 @@ from fitserve.spec.feature import encoded_inputs
 from fitserve.spec.graph import build_graph
 from fitserve.spec.resolve import resolve
 from fitserve.spec.spec import parse
-from fitserve.spec.warm_start import Source, tensors_of
+from fitserve.spec.warm_start import WeightsSource, tensors_of
 from fitserve.states import RunState
 from fitserve.tables import Run
 from fitserve.trained_weights import find_source
@@ -59,7 +59,7 @@ class Home:
                 registry.add_version(session, model, "ann", run, artifact, {})
         return run
 
-    def find(self, begins: object, by: str | None = "ann") -> Source:
+    def find(self, begins: object, by: str | None = "ann") -> WeightsSource:
         spec = parse({"dataset": "table", "target": "price", "initial_weights": begins})
         with db.reading(self.engine) as session:
             source = find_source(session, self.store, spec, owner=by or "root", sees=by)

@@ -14,12 +14,12 @@ from fitserve.decisions.apply import Decider
 from fitserve.decisions.choose import NotReached, choose
 from fitserve.decisions.held_out import HeldOut, HeldOutParts
 from fitserve.errors import Problem
-from fitserve.spec.decision import Decision, Output, resolve_decision
+from fitserve.spec.decision import Decision, DecisionOutput, resolve_decision
 from fitserve.spec.resolve import resolve
 from fitserve.spec.spec import SpecRefused, parse
 from tests.spec.table import facts
 
-TWO = Output("y", "binary", ("no", "yes"))
+TWO = DecisionOutput("y", "binary", ("no", "yes"))
 SHARES = st.one_of(st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.floats(0, 1, width=32))
 ROWS = st.lists(st.tuples(SHARES, st.booleans()), min_size=2, max_size=40)
 MEASURES = {

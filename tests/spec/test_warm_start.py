@@ -12,7 +12,7 @@ from fitserve.spec.feature import encoded_inputs
 from fitserve.spec.graph import build_graph
 from fitserve.spec.resolve import Resolved, resolve
 from fitserve.spec.spec import SpecRefused, parse
-from fitserve.spec.warm_start import Source, tensors_of
+from fitserve.spec.warm_start import WeightsSource, tensors_of
 from tests.spec.table import FEATURES, facts
 
 BODY = {"dataset": "table", "target": "price"}
@@ -20,21 +20,21 @@ NETWORK = [{"Dense": 8}, {"Dropout": 0.1}, {"Dense": 4}]
 BEGINS = {"initial_weights": "house@2"}
 
 
-def _source(**more: Any) -> Source:
+def _source(**more: Any) -> WeightsSource:
     own = resolve(parse({**BODY, "features": FEATURES, "network": NETWORK, **more}), facts()).spec
     inputs = encoded_inputs(own.features or (), facts())
     tensors = tensors_of(build_graph(own.network, inputs, own.target))
-    return Source("The model house@2", "a" * 64, tensors, run="run_1", model="house@2", spec=own, inputs=inputs)
+    return WeightsSource("The model house@2", "a" * 64, tensors, run="run_1", model="house@2", spec=own, inputs=inputs)
 
 
 SOURCE = _source()
 
 
-def begun(source: Source = SOURCE, **changes: Any) -> Resolved:
+def begun(source: WeightsSource = SOURCE, **changes: Any) -> Resolved:
     return resolve(parse({**BODY, **BEGINS, **changes}), facts(), source=source)
 
 
-def refused(source: Source = SOURCE, **changes: Any) -> Problem:
+def refused(source: WeightsSource = SOURCE, **changes: Any) -> Problem:
     with pytest.raises(SpecRefused) as error:
         begun(source, **changes)
     return error.value.problems[0]
@@ -127,7 +127,7 @@ def test_an_ensemble_begins_with_as_many_members() -> None:
 
 
 def test_uploaded_weights_need_their_network() -> None:
-    upload = Source("The upload wts_1", "c" * 64, SOURCE.tensors, upload="wts_1")
+    upload = WeightsSource("The upload wts_1", "c" * 64, SOURCE.tensors, upload="wts_1")
     assert refused(upload, initial_weights="wts_1").pointer == "/network"
     found = begun(upload, initial_weights="wts_1", network=NETWORK, features=FEATURES).spec.initial_weights
     assert found is not None

@@ -17,7 +17,7 @@ from fitserve.spec.resolve import resolve
 from fitserve.spec.resolve_search import resolve_search
 from fitserve.spec.search import is_search, read_search
 from fitserve.spec.spec import parse
-from fitserve.spec.warm_start import Source
+from fitserve.spec.warm_start import WeightsSource
 from workers.trainer.interface import StopReason, TrainingRequest, TrialAssignment
 
 
@@ -102,7 +102,7 @@ def request_of(
     spec: dict[str, Any],
     folder: Path,
     kinds: dict[str, str] | None = None,
-    begins: Source | None = None,
+    begins: WeightsSource | None = None,
     **more: Any,
 ) -> TrainingRequest:
     """A request that trains on `table`. `spec` may leave out the dataset and whatever has a default."""

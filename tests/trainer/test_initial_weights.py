@@ -13,7 +13,7 @@ from fitserve import artifacts, weights_file
 from fitserve.blobs import FolderStore
 from fitserve.encoder import Encoder
 from fitserve.spec.spec import SpecRefused
-from fitserve.spec.warm_start import Source
+from fitserve.spec.warm_start import WeightsSource
 from fitserve.trained_weights import source_of
 from tests.trainer.requests import RecordingReporter, request_of
 from workers.trainer.interface import TrainingRequest, TrainingResult, TrainingStopped
@@ -48,7 +48,7 @@ class Trained:
         blobs = FolderStore(folder / "blobs")
         blobs.prepare()
         artifact, _ = artifacts.write(blobs, self.result.files, {**self.result.manifest, "run": "run_1"})
-        self.source: Source = source_of(artifact, "The run run_1", {"run": "run_1"})
+        self.source: WeightsSource = source_of(artifact, "The run run_1", {"run": "run_1"})
         self.files = {"source": blobs.local(artifact.sha256, folder), "weights": self.result.files["weights"]}
         self.weights = weights_file.read(self.files["weights"])
 

@@ -13,7 +13,7 @@ import pytest
 from fitserve.dataset_facts import ColumnFacts
 from fitserve.decisions.fairness import fairness
 from fitserve.decisions.held_out import HeldOut, HeldOutParts
-from fitserve.spec.decision import Output
+from fitserve.spec.decision import DecisionOutput
 from tests.trainer.requests import RecordingReporter, facts_of, request_of
 from workers.trainer.insight import analysis, slice_columns, slices
 from workers.trainer.train import train
@@ -126,7 +126,7 @@ def test_days_and_numbers_are_ranges_that_json_can_hold() -> None:
     json.dumps([group.condition for group in found.groups], allow_nan=False)
 
 
-TWO = Output("hired", "binary", ("no", "yes"))
+TWO = DecisionOutput("hired", "binary", ("no", "yes"))
 
 
 def _held_out(rows: int, seed: int) -> HeldOutParts:
@@ -233,7 +233,7 @@ def test_a_run_has_slices_of_columns_that_are_no_features_and_fairness(
     assert by_group is not None
     a, b = by_group["labels"][0]["groups"]
     assert a["accuracy"] > 0.9 > 0.7 > b["accuracy"]
-    by_age = fairness("age", Output("amount", "regression", ()), None, held_out)
+    by_age = fairness("age", DecisionOutput("amount", "regression", ()), None, held_out)
     assert by_age is not None
     ranges = [entry["group"] for entry in by_age["numbers"]["groups"]]
     assert [" to < " in name for name in ranges] == [False, True, True, False]
@@ -254,4 +254,4 @@ def test_a_run_has_slices_of_columns_that_are_no_features_and_fairness(
     assert any("protected" in message for message in messages)
 
 
-TWO_OF_Y = Output("y", "binary", ("no", "yes"))
+TWO_OF_Y = DecisionOutput("y", "binary", ("no", "yes"))

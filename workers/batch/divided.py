@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
-from fitserve.datasets.destinations import Part
+from fitserve.datasets.destinations import StoredPart
 from fitserve.errors import Unavailable
 from workers.attempt.outcome import RETRY_SECONDS
 from workers.batch.division import PartDivision
@@ -27,7 +27,7 @@ class DividedAttempt(SideAttempt):
         self._division = PartDivision(self.engine, self.claim.lease, self.settings.max_attempts)
         return self._division
 
-    def _do_all(self, division: PartDivision, numbers: Sequence[int], done: dict[int, Part]) -> None:
+    def _do_all(self, division: PartDivision, numbers: Sequence[int], done: dict[int, StoredPart]) -> None:
         """Do the parts that are not in `done`, or take them over from other workers, until all are."""
         while remaining := [number for number in numbers if number not in done]:
             if self._is_interrupted:
@@ -57,7 +57,7 @@ class DividedAttempt(SideAttempt):
             time.sleep(RETRY_SECONDS)
 
     @abstractmethod
-    def _do_part(self, number: int, blob: str | None) -> Part:
+    def _do_part(self, number: int, blob: str | None) -> StoredPart:
         """Do one part, unless another worker that had it has left its blob."""
 
     @abstractmethod

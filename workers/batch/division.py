@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import Engine
 
 from fitserve import db
-from fitserve.datasets.destinations import Part
+from fitserve.datasets.destinations import StoredPart
 from fitserve.runs import finish, queries, trial_runs, worker_registry
 from fitserve.runs.lease import Lease
 from fitserve.runs.trial_runs import TrialRun
@@ -34,7 +34,7 @@ class Assignment:
 
     own: int | None = None
     blob: str | None = None
-    finished: dict[int, Part] = field(default_factory=dict)
+    finished: dict[int, StoredPart] = field(default_factory=dict)
 
 
 @dataclass
@@ -48,7 +48,7 @@ class PartDivision:
     def assign(self, remaining: Sequence[int]) -> Assignment:
         """Return which of the remaining parts the holder predicts now; none while others have all of them."""
         parts = self._read()
-        finished: dict[int, Part] = {}
+        finished: dict[int, StoredPart] = {}
         ours = []
         for number in remaining:
             part = parts.get(number)
@@ -83,10 +83,10 @@ class PartDivision:
         with db.reading(self.engine) as session:
             return trial_runs.offered_trials(session, self.lease.run_id, RunKind.part)
 
-    def _result(self, part: TrialRun) -> Part:
+    def _result(self, part: TrialRun) -> StoredPart:
         with db.reading(self.engine) as session:
             result = queries.get(session, part.run_id).result or {}
-        return Part(part.trial, result["rows"], result["blob"], result["bytes"])
+        return StoredPart(part.trial, result["rows"], result["blob"], result["bytes"])
 
     def _offer(self, parts: Sequence[int], queued: int) -> None:
         parts = parts[: max(0, MAX_OFFERED - queued)]

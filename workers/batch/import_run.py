@@ -22,7 +22,7 @@ from fitserve import db
 from fitserve.blobs import BlobStore, Corrupt, StoredBlob
 from fitserve.crash_points import crash_point
 from fitserve.datasets import store
-from fitserve.datasets.destinations import Part
+from fitserve.datasets.destinations import StoredPart
 from fitserve.datasets.sources import Importer
 from fitserve.datasets.sources.fetched import ATTEMPTS, Fetched, SourceChanged, Stopped, Unchanged
 from fitserve.datasets.sources.import_plan import ImportPlan, StoredTables, find_tables, load_tables, store_tables
@@ -77,8 +77,8 @@ class _ImportingAttempt(SideAttempt):
         return None if blob is None else find_tables(self.blobs, blob)
 
 
-def _as_part(number: int, stored: StoredTables) -> Part:
-    return Part(number, 0, stored.listed.sha256, stored.expanded)
+def _as_part(number: int, stored: StoredTables) -> StoredPart:
+    return StoredPart(number, 0, stored.listed.sha256, stored.expanded)
 
 
 class ImportAttempt(_ImportingAttempt, DividedAttempt):
@@ -89,7 +89,7 @@ class ImportAttempt(_ImportingAttempt, DividedAttempt):
     _plan_blob: StoredBlob | None = None
 
     def run(self) -> RunState | None:
-        self._done: dict[int, Part] = {}
+        self._done: dict[int, StoredPart] = {}
         state = super().run()
         if state in TERMINAL:
             self._delete_parts()
@@ -194,7 +194,7 @@ class ImportAttempt(_ImportingAttempt, DividedAttempt):
         self._record()
         crash_point("import.after_plan")
 
-    def _do_part(self, number: int, blob: str | None) -> Part:
+    def _do_part(self, number: int, blob: str | None) -> StoredPart:
         stored = self._known_part(blob)
         if stored is None:
             assert self._plan is not None
@@ -239,7 +239,7 @@ class ImportAttempt(_ImportingAttempt, DividedAttempt):
         except (NotFound, Corrupt):
             return
         self._plan, self._plan_blob = plan, self.blobs.put_bytes(plan.to_json())  # as old as this attempt again
-        parts = (Part(**one) for one in body["done"])
+        parts = (StoredPart(**one) for one in body["done"])
         self._done = {part.number: part for part in parts if self._known_part(part.blob)}
 
     def _succeed(self, result: Mapping[str, Any], stored: Mapping[str, StoredBlob]) -> RunState:

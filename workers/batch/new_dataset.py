@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 
 from fitserve.blobs import BlobStore, sha256_of
 from fitserve.datasets import store
-from fitserve.datasets.destinations import Part
+from fitserve.datasets.destinations import StoredPart
 from fitserve.datasets.parquet_batches import batches_of
 from fitserve.settings import Settings
 from fitserve.wire.datasets import UploadOptions
@@ -35,7 +35,7 @@ class NewDataset:
     def prepare(self, schema: pa.Schema) -> None:
         """Nothing is needed."""
 
-    def write(self, part: Part, path: Path) -> None:
+    def write(self, part: StoredPart, path: Path) -> None:
         """The part's blob is all that it takes."""
 
     leftovers = "nothing"
@@ -44,7 +44,7 @@ class NewDataset:
         """Blobs that nothing refers to are collected."""
         return []
 
-    def finish(self, parts: Sequence[Part], about: Mapping[str, Any]) -> dict[str, Any]:
+    def finish(self, parts: Sequence[StoredPart], about: Mapping[str, Any]) -> dict[str, Any]:
         """Join the parts to one table, and make it a dataset."""
         path, cache = self.folder / "predictions.parquet", self.settings.scratch / "blobs"
         writer: pq.ParquetWriter | None = None

@@ -16,7 +16,7 @@ from sqlalchemy import Engine
 from fitserve import db
 from fitserve.blobs import BlobStore
 from fitserve.datasets import store
-from fitserve.datasets.destinations import Part, plain
+from fitserve.datasets.destinations import StoredPart, plain
 from fitserve.errors import BadInput, NotFound
 from fitserve.settings import Settings
 from fitserve.tables import Dataset
@@ -82,7 +82,7 @@ class PartPredictor:
             self._schema = self._answer(next(part_chunks(self.table, 0, 1)), 0).schema
         return self._schema
 
-    def predict(self, number: int) -> tuple[Part, Path]:
+    def predict(self, number: int) -> tuple[StoredPart, Path]:
         """Return a part, stored as a blob, and a local file of it. Raises BadInput, Interrupted."""
         schema, first = self.schema(), number * self.rows_per_part
         last = min(first + self.rows_per_part, self.dataset.rows)
@@ -96,7 +96,7 @@ class PartPredictor:
         if self.is_interrupted():
             raise Interrupted
         blob = self.blobs.put_file(path)
-        return Part(number, rows, blob.sha256, blob.bytes), path
+        return StoredPart(number, rows, blob.sha256, blob.bytes), path
 
     def _chunks(self, first: int, last: int) -> Iterator[tuple[pa.Table, int]]:
         """Yield a part's rows with the number of the first one; none is begun once the attempt is to end."""

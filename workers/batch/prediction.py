@@ -16,7 +16,13 @@ import pyarrow.parquet as pq
 
 from fitserve import telemetry
 from fitserve.blobs import Corrupt, StoredBlob
-from fitserve.datasets.destinations import DestinationAway, DestinationRefused, Part, Target, open_target
+from fitserve.datasets.destinations import (
+    DestinationAway,
+    DestinationRefused,
+    DestinationTarget,
+    StoredPart,
+    open_target,
+)
 from fitserve.errors import NotFound
 from fitserve.runs.history import Report
 from fitserve.runs.lease import StoredCheckpoint
@@ -31,7 +37,7 @@ from workers.side_attempt import SideAttempt
 class BatchPredictionAttempt(DividedAttempt):
     """One attempt at one batch prediction."""
 
-    _target: Target | None = None
+    _target: DestinationTarget | None = None
     _predictor: PartPredictor | None = None
 
     def _work(self, folder: Path) -> tuple[dict[str, Any], dict[str, StoredBlob]]:
@@ -43,7 +49,7 @@ class BatchPredictionAttempt(DividedAttempt):
         self._do_all(division, range(predictor.count), self._written)
         return self._finish(predictor, [self._written[number] for number in sorted(self._written)]), {}
 
-    def _do_part(self, number: int, blob: str | None) -> Part:
+    def _do_part(self, number: int, blob: str | None) -> StoredPart:
         """Predict a part, unless that was done before, and write it."""
         predictor = self._predictor
         assert self._target is not None
@@ -58,7 +64,7 @@ class BatchPredictionAttempt(DividedAttempt):
         path.unlink() if path.parent == predictor.folder else None
         return part
 
-    def _finish(self, predictor: PartPredictor, parts: list[Part]) -> dict[str, Any]:
+    def _finish(self, predictor: PartPredictor, parts: list[StoredPart]) -> dict[str, Any]:
         assert self._target is not None
         request, dataset = self.claim.run.resolved, predictor.dataset
         about: dict[str, Any] = {"model": request["model"], "model_version": request["version"]}
@@ -86,7 +92,7 @@ class BatchPredictionAttempt(DividedAttempt):
             self.settings, self.engine, self.blobs, run.resolved, run.input_dataset, folder, interrupted
         )
 
-    def _open(self, folder: Path) -> Target:
+    def _open(self, folder: Path) -> DestinationTarget:
         """Return the run's destination; that of a part is its run's."""
         run = self.claim.run
         stated = run.resolved.get("destination")
@@ -109,7 +115,7 @@ class BatchPredictionAttempt(DividedAttempt):
         }
         self._write(reports, StoredCheckpoint(self.blobs.put_bytes(json.dumps(body).encode()), len(self._written)))
 
-    def _read_checkpoint(self) -> tuple[dict[int, Part], dict[int, Part]]:
+    def _read_checkpoint(self) -> tuple[dict[int, StoredPart], dict[int, StoredPart]]:
         """Return the parts that earlier attempts have predicted and written."""
         sha256 = self.claim.run.checkpoint
         try:
@@ -117,7 +123,7 @@ class BatchPredictionAttempt(DividedAttempt):
         except (NotFound, Corrupt):
             body = {}  # predicting again costs time and gives the same result
         predicted, written = (
-            {one["number"]: Part(**one) for one in body.get(key, ())} for key in ("predicted", "written")
+            {one["number"]: StoredPart(**one) for one in body.get(key, ())} for key in ("predicted", "written")
         )
         return predicted, {number: part for number, part in written.items() if self.blobs.exists(part.blob)}
 
@@ -141,8 +147,8 @@ class PartAttempt(BatchPredictionAttempt):
 
 
 def _known_part(
-    attempt: SideAttempt, number: int, recorded: Part | None, blob: str | None
-) -> tuple[Part | None, Path | None]:
+    attempt: SideAttempt, number: int, recorded: StoredPart | None, blob: str | None
+) -> tuple[StoredPart | None, Path | None]:
     """Return a part that was predicted before, and a local file of it; nothing where it must be predicted."""
     sha256 = recorded.blob if recorded is not None else blob
     if sha256 is None:
@@ -152,10 +158,10 @@ def _known_part(
     except (NotFound, Corrupt):
         return None, None
     with pq.ParquetFile(path) as file:
-        return Part(number, file.metadata.num_rows, sha256, path.stat().st_size), path
+        return StoredPart(number, file.metadata.num_rows, sha256, path.stat().st_size), path
 
 
-def _count(part: Part, request: dict[str, Any]) -> None:
+def _count(part: StoredPart, request: dict[str, Any]) -> None:
     kind = next(iter(request.get("destination") or {"dataset": None}))
     telemetry.BATCH_PARTS.labels(kind).inc()
     telemetry.BATCH_ROWS.labels(kind).inc(part.rows)

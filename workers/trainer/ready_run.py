@@ -34,7 +34,7 @@ from workers.trainer.engine.collectives import Collectives
 from workers.trainer.engine.compact_rows import Compact
 from workers.trainer.engine.compiled import Compiled, RowTensors
 from workers.trainer.engine.dropout import seed_by_element
-from workers.trainer.engine.gang import Leader, LeadersReporter
+from workers.trainer.engine.gang import GangLeader, LeadersReporter
 from workers.trainer.engine.given_weights import GivenWeights
 from workers.trainer.engine.initial_values import InitialValues, State, set_seeds, values_of
 from workers.trainer.engine.kept_networks import KEPT, KeptNetwork, signature
@@ -235,7 +235,7 @@ def _trial_setup(
 
     leader = None
     if isinstance(compiled, SharedCompiled) and compiled.group.leads:
-        leader, report = Leader(compiled), cast(Reporter, LeadersReporter(report, compiled))
+        leader, report = GangLeader(compiled), cast(Reporter, LeadersReporter(report, compiled))
 
     streamed = ["streamed"] if prepared.streamed is not None else []
 

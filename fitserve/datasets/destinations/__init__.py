@@ -7,8 +7,8 @@ from fitserve.datasets.destinations.sql import SqlTarget
 from fitserve.datasets.destinations.target import (
     DestinationAway,
     DestinationRefused,
-    Part,
-    Target,
+    DestinationTarget,
+    StoredPart,
     plain,
     refused,
 )
@@ -16,7 +16,15 @@ from fitserve.datasets.sources import connections
 from fitserve.settings import Settings
 from fitserve.wire.destinations import Destination
 
-__all__ = ["DestinationAway", "DestinationRefused", "Part", "Target", "find_connection", "open_target", "plain"]
+__all__ = [
+    "DestinationAway",
+    "DestinationRefused",
+    "DestinationTarget",
+    "StoredPart",
+    "find_connection",
+    "open_target",
+    "plain",
+]
 
 
 def find_connection(settings: Settings, destination: Destination, owner: str) -> connections.Connection:
@@ -30,7 +38,7 @@ def find_connection(settings: Settings, destination: Destination, owner: str) ->
     return connection
 
 
-def open_target(settings: Settings, destination: Destination, owner: str, run_id: str) -> Target:
+def open_target(settings: Settings, destination: Destination, owner: str, run_id: str) -> DestinationTarget:
     """Return the destination of a run. Raises BadInput for a connection that there is not."""
     connection = find_connection(settings, destination, owner)
     if destination.kind == "sql":

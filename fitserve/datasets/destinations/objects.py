@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from fitserve.datasets.destinations.target import ATTEMPTS, DestinationAway, Part, refused
+from fitserve.datasets.destinations.target import ATTEMPTS, DestinationAway, StoredPart, refused
 from fitserve.datasets.sources.connections import Connection, SourceRefused
 from fitserve.datasets.sources.fetched import SourceAway, try_again
 from fitserve.datasets.sources.objects import open_store, translated
@@ -37,11 +37,11 @@ class ObjectTarget:
         """Refuse a folder that holds what must not be touched."""
         self._again(self._check_folder)
 
-    def write(self, part: Part, path: Path) -> None:
+    def write(self, part: StoredPart, path: Path) -> None:
         """Write the part's object; a repeated call writes the same bytes under the same name."""
         self._again(lambda store, folder: store.put_file(str(path), f"{folder}/{self._name(part.number)}"))
 
-    def finish(self, parts: Sequence[Part], about: Mapping[str, Any]) -> dict[str, Any]:
+    def finish(self, parts: Sequence[StoredPart], about: Mapping[str, Any]) -> dict[str, Any]:
         """Write the manifest, once all parts are there; then remove what it replaces."""
         entries = [part.as_entry(self._name(part.number)) for part in parts]
         self._again(lambda store, folder: self._publish(store, folder, parts, {**about, "parts": entries}))
@@ -74,7 +74,7 @@ class ObjectTarget:
             what = f"The folder {self._stated.path!r} holds objects that no batch prediction wrote: none is replaced."
             raise refused(self._kind, what, key="path", received=foreign[:120], fix="Choose another path.")
 
-    def _publish(self, store: Any, folder: str, parts: Sequence[Part], manifest: dict[str, Any]) -> None:
+    def _publish(self, store: Any, folder: str, parts: Sequence[StoredPart], manifest: dict[str, Any]) -> None:
         sizes = _names(store, folder)
         if self._manifest in sizes:  # an attempt before this one came so far
             manifest = json.loads(store.cat_file(f"{folder}/{self._manifest}"))

@@ -19,7 +19,7 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import Connection as Opened
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
-from fitserve.datasets.destinations.target import ATTEMPTS, DestinationAway, DestinationRefused, Part, refused
+from fitserve.datasets.destinations.target import ATTEMPTS, DestinationAway, DestinationRefused, StoredPart, refused
 from fitserve.datasets.parquet_batches import batches_of
 from fitserve.datasets.sources.connections import BadConnections, Connection, driver_missing
 from fitserve.datasets.sources.fetched import SourceAway, try_again
@@ -63,7 +63,7 @@ class SqlTarget:
             self._again(lambda: self._make_ledger(engine))
             self._again(lambda: self._make_room(engine, schema))
 
-    def write(self, part: Part, path: Path) -> None:
+    def write(self, part: StoredPart, path: Path) -> None:
         """Write the part's rows and its line in the ledger, in one transaction, unless that line is there."""
         if self._connection.scheme == "postgresql":
             try:
@@ -77,7 +77,7 @@ class SqlTarget:
         with self._database() as engine:
             self._again(lambda: self._insert_part(engine, part, path))
 
-    def finish(self, parts: Sequence[Part], about: Mapping[str, Any]) -> dict[str, Any]:
+    def finish(self, parts: Sequence[StoredPart], about: Mapping[str, Any]) -> dict[str, Any]:
         """Move all rows to the table, in one transaction with the ledger's entry of it."""
         with self._database() as engine:
             self._again(lambda: self._publish(engine, parts))
@@ -129,7 +129,7 @@ class SqlTarget:
                     opened.execute(target.delete().where(sa.false()))
                 opened.rollback()
 
-    def _insert_part(self, engine: sa.Engine, part: Part, path: Path) -> None:
+    def _insert_part(self, engine: sa.Engine, part: StoredPart, path: Path) -> None:
         line = {"run": self._run, "part": part.number, "rows": part.rows, "sha256": part.blob}
         with engine.begin() as opened:
             try:
@@ -141,7 +141,7 @@ class SqlTarget:
                 for batch in batches_of(file, BATCH_ROWS):
                     opened.execute(staging.insert(), batch.to_pylist())
 
-    def _publish(self, engine: sa.Engine, parts: Sequence[Part]) -> None:
+    def _publish(self, engine: sa.Engine, parts: Sequence[StoredPart]) -> None:
         rows = sum(part.rows for part in parts)
         with engine.begin() as opened:
             if engine.dialect.name == "postgresql":

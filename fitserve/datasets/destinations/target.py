@@ -29,8 +29,8 @@ class DestinationAway(Unavailable):
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """A part of the predictions: a Parquet blob, whose bytes stay what they are once a run has recorded it."""
+class StoredPart:
+    """A part of the predictions, or of an import: a blob, whose bytes stay what they are once a run has recorded it."""
 
     number: int
     rows: int
@@ -43,16 +43,16 @@ class Part:
         return {"name": name, "rows": self.rows, "bytes": self.bytes, "sha256": f"sha256:{self.blob}"}
 
 
-class Target(Protocol):
+class DestinationTarget(Protocol):
     """A destination of one run. Every call may be repeated, by other workers too; none is interrupted by another."""
 
     def prepare(self, schema: pa.Schema) -> None:
         """Check that the rows can be written, and make room for them. Raises DestinationRefused, DestinationAway."""
 
-    def write(self, part: Part, path: Path) -> None:
+    def write(self, part: StoredPart, path: Path) -> None:
         """Write a part, whose Parquet file is local, once however often it is asked for."""
 
-    def finish(self, parts: Sequence[Part], about: Mapping[str, Any]) -> dict[str, Any]:
+    def finish(self, parts: Sequence[StoredPart], about: Mapping[str, Any]) -> dict[str, Any]:
         """Publish all parts at once. Returns what the run's result says about it."""
 
     @property

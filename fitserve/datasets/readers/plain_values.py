@@ -23,7 +23,7 @@ class Overflow(Exception):
 
 
 @dataclass(frozen=True)
-class Reading:
+class ColumnReading:
     """One way to read a column. `convert` may raise Overflow."""
 
     arrow_type: pa.DataType
@@ -32,7 +32,7 @@ class Reading:
     notice: tuple[str, str] | None = None  # code and message of what this reading changes
 
 
-def readings_of(kind: pa.DataType, *, ignored: bool = False) -> list[Reading]:
+def readings_of(kind: pa.DataType, *, ignored: bool = False) -> list[ColumnReading]:
     """Return how a column of a type may be read, the best first; nothing where it holds no plain values.
 
     Of an `ignored` column, bytes are shown in hexadecimal, and nested values as JSON.
@@ -41,7 +41,7 @@ def readings_of(kind: pa.DataType, *, ignored: bool = False) -> list[Reading]:
     if ignored:
         readings = readings_of(kind)
         is_plain = bool(readings) and not (types.is_binary(kind) or types.is_large_binary(kind))
-        return readings if is_plain else [Reading(pa.string(), lambda column: (_as_json_texts(column), None))]
+        return readings if is_plain else [ColumnReading(pa.string(), lambda column: (_as_json_texts(column), None))]
     if isinstance(kind, pa.BaseExtensionType):
         return _extension_readings(kind)
     if types.is_dictionary(kind):
@@ -49,29 +49,29 @@ def readings_of(kind: pa.DataType, *, ignored: bool = False) -> list[Reading]:
     if types.is_run_end_encoded(kind):
         return _after(readings_of(kind.value_type), pc.run_end_decode)
     if types.is_null(kind):
-        return [Reading(pa.int64(), _cast(pa.int64()))]
+        return [ColumnReading(pa.int64(), _cast(pa.int64()))]
     if types.is_duration(kind):
         unit = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}[kind.unit]
         notice = ("duration_as_number", f"Durations are read as whole numbers of {unit}.")
-        return [Reading(pa.int64(), _cast(pa.int64()), notice=notice)]
+        return [ColumnReading(pa.int64(), _cast(pa.int64()), notice=notice)]
     if types.is_time(kind):
         notice = ("time_of_day_as_text", "Times of day without a date are read as texts.")
-        return [Reading(pa.string(), lambda column: (_time_texts(column), None), notice=notice)]
+        return [ColumnReading(pa.string(), lambda column: (_time_texts(column), None), notice=notice)]
     if types.is_timestamp(kind) or types.is_date(kind):
         return [_time_reading(kind)]
     if types.is_uint64(kind):
-        return [Reading(pa.int64(), _cast_or_overflow(pa.int64())), _digits_as_text()]
+        return [ColumnReading(pa.int64(), _cast_or_overflow(pa.int64())), _digits_as_text()]
     if types.is_decimal(kind):
         return _decimal_readings(kind)
     if types.is_float16(kind):
-        return [Reading(pa.float32(), _cast(pa.float32()))]
+        return [ColumnReading(pa.float32(), _cast(pa.float32()))]
     if types.is_boolean(kind) or types.is_integer(kind) or types.is_floating(kind):
-        return [Reading(kind, lambda column: (column, None))]
+        return [ColumnReading(kind, lambda column: (column, None))]
     binary = (types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_binary_view)
     texts = (types.is_string, types.is_large_string, types.is_string_view)
     if any(is_kind(kind) for is_kind in (*binary, *texts)):
         target = kind if types.is_large_string(kind) else pa.string()
-        return [Reading(target, lambda column: _utf8(column, target), "UTF-8 text")]
+        return [ColumnReading(target, lambda column: _utf8(column, target), "UTF-8 text")]
     return []
 
 
@@ -88,20 +88,20 @@ def _as_json_texts(column: pa.Array) -> pa.Array:
     return pa.array([text(value) for value in column.to_pylist()], pa.string())
 
 
-def _after(readings: list[Reading], first: Callable[[pa.Array], pa.Array]) -> list[Reading]:
+def _after(readings: list[ColumnReading], first: Callable[[pa.Array], pa.Array]) -> list[ColumnReading]:
     """Return readings whose columns are decoded first."""
 
-    def decoded(reading: Reading) -> Callable[[pa.Array], Checked]:
+    def decoded(reading: ColumnReading) -> Callable[[pa.Array], Checked]:
         return lambda column: reading.convert(first(column))
 
-    return [Reading(one.arrow_type, decoded(one), one.expected, one.notice) for one in readings]
+    return [ColumnReading(one.arrow_type, decoded(one), one.expected, one.notice) for one in readings]
 
 
-def _extension_readings(kind: Any) -> list[Reading]:
+def _extension_readings(kind: Any) -> list[ColumnReading]:
     if kind.extension_name == "arrow.uuid":
-        return [Reading(pa.string(), lambda column: (_uuid_texts(column.storage), None))]
+        return [ColumnReading(pa.string(), lambda column: (_uuid_texts(column.storage), None))]
     if kind.extension_name == "arrow.bool8":
-        return [Reading(pa.bool_(), lambda column: (column.storage.cast(pa.bool_()), None))]
+        return [ColumnReading(pa.bool_(), lambda column: (column.storage.cast(pa.bool_()), None))]
     return _after(readings_of(kind.storage_type), lambda column: column.storage)
 
 
@@ -117,21 +117,24 @@ def _time_texts(column: pa.Array) -> pa.Array:
     return pc.utf8_rtrim(without_zeros, ".")
 
 
-def _decimal_readings(kind: Any) -> list[Reading]:
+def _decimal_readings(kind: Any) -> list[ColumnReading]:
     """Read whole numbers as int64 where that holds them, else as their digits; others stay decimals."""
     if kind.scale <= 0:
-        return [Reading(pa.int64(), _cast_or_overflow(pa.int64())), _digits_as_text()]
+        return [ColumnReading(pa.int64(), _cast_or_overflow(pa.int64())), _digits_as_text()]
     if kind.precision <= 38:
         plain = pa.decimal128(kind.precision, kind.scale)
-        return [Reading(plain, _cast(plain))]
+        return [ColumnReading(plain, _cast(plain))]
     plain = pa.decimal128(38, kind.scale) if kind.scale <= 38 else pa.float64()
     notice = ("digits_rounded", "Decimals of more than 38 digits are read as floating-point numbers.")
-    return [Reading(plain, _cast_or_overflow(plain)), Reading(pa.float64(), _cast(pa.float64()), notice=notice)]
+    return [
+        ColumnReading(plain, _cast_or_overflow(plain)),
+        ColumnReading(pa.float64(), _cast(pa.float64()), notice=notice),
+    ]
 
 
-def _digits_as_text() -> Reading:
+def _digits_as_text() -> ColumnReading:
     notice = ("digits_as_text", "Whole numbers that 64 bits cannot hold are read as texts, with all their digits.")
-    return Reading(pa.string(), lambda column: (as_texts(column), None), notice=notice)
+    return ColumnReading(pa.string(), lambda column: (as_texts(column), None), notice=notice)
 
 
 def _cast(target: pa.DataType) -> Callable[[pa.Array], Checked]:
@@ -148,7 +151,7 @@ def _cast_or_overflow(target: pa.DataType) -> Callable[[pa.Array], Checked]:
     return convert
 
 
-def _time_reading(kind: Any) -> Reading:
+def _time_reading(kind: Any) -> ColumnReading:
     """Read dates and times of the years 1 to 9999, to the microsecond."""
     is_date, zone = pa.types.is_date(kind), getattr(kind, "tz", None)
     if zone is not None and not _is_known_zone(zone):
@@ -174,7 +177,7 @@ def _time_reading(kind: Any) -> Reading:
         notice = ("time_to_microseconds", "Times are kept to the microsecond.")
     if zone != getattr(kind, "tz", None):
         notice = ("unknown_time_zone", f"The time zone {kind.tz[:60]!r} is not known; the times are shown in UTC.")
-    return Reading(target, convert, "a time in the years 1 to 9999", notice)
+    return ColumnReading(target, convert, "a time in the years 1 to 9999", notice)
 
 
 def _is_known_zone(zone: str) -> bool:

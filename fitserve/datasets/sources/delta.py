@@ -12,7 +12,7 @@ import pyarrow as pa
 from fitserve.datasets.sources.arrow_file import ArrowFile
 from fitserve.datasets.sources.connections import Connection, SourceRefused
 from fitserve.datasets.sources.fetched import Fetched, Place, SourceAway, Unchanged
-from fitserve.datasets.sources.parts import Part, joined_rows, unify
+from fitserve.datasets.sources.parts import TablePart, joined_rows, unify
 from fitserve.errors import FitserveError, Problem, Unavailable
 from fitserve.wire.sources import DeltaSource
 
@@ -55,8 +55,8 @@ def fetch(source: DeltaSource, connection: Connection, place: Place) -> Fetched:
             raise Unchanged
         rows = table.to_pyarrow_dataset()
         fragments = sorted(rows.get_fragments(), key=lambda one: one.path)
-        parts = [Part(one.path, rows.schema, partial(_batches, one, rows.schema)) for one in fragments]
-        schema, _ = unify(parts or [Part("table", rows.schema, lambda: iter(()))])
+        parts = [TablePart(one.path, rows.schema, partial(_batches, one, rows.schema)) for one in fragments]
+        schema, _ = unify(parts or [TablePart("table", rows.schema, lambda: iter(()))])
         path = place.folder / "rows.arrow"
         with ArrowFile(path, schema, place.limits, place.check) as file:
             file.write_all(joined_rows(parts, schema))

@@ -24,7 +24,7 @@ from fitserve.blobs import disk_full_is_507
 from fitserve.datasets.sources.arrow_file import TableSize
 from fitserve.datasets.sources.connections import BadConnections, Connection, SourceRefused, driver_missing
 from fitserve.datasets.sources.fetched import SourceAway
-from fitserve.datasets.sources.parts import Part, joined_rows, read_stream, unify
+from fitserve.datasets.sources.parts import TablePart, joined_rows, read_stream, unify
 from fitserve.datasets.sources.query import QueryResult, query_refused
 from fitserve.settings import MB, Limits
 
@@ -137,9 +137,9 @@ def _raise(error: DBAPIError, connection: Connection, *, late: bool) -> NoReturn
 # --- values --------------------------------------------------------------------------------------------------------
 
 
-def _segments(result: CursorResult[Any], check: Callable[[], None], folder: Path, size: TableSize) -> list[Part]:
+def _segments(result: CursorResult[Any], check: Callable[[], None], folder: Path, size: TableSize) -> list[TablePart]:
     """Write the rows to files, a new one whenever the types change: they are known only after the last row."""
-    parts: list[Part] = []
+    parts: list[TablePart] = []
     writer: pa.ipc.RecordBatchStreamWriter | None = None
     names, count = list(result.keys()), 1
     try:
@@ -155,13 +155,13 @@ def _segments(result: CursorResult[Any], check: Callable[[], None], folder: Path
                     writer.close()
                 path = folder / f"segment-{len(parts)}.arrow"
                 writer = pa.ipc.new_stream(str(path), batch.schema)
-                parts.append(Part(f"rows from {len(parts)}", batch.schema, partial(read_stream, path)))
+                parts.append(TablePart(f"rows from {len(parts)}", batch.schema, partial(read_stream, path)))
             with disk_full_is_507():
                 writer.write_batch(batch)
     finally:
         if writer is not None:
             writer.close()
-    return parts or [Part("rows", pa.schema([pa.field(name, pa.null()) for name in names]), lambda: iter(()))]
+    return parts or [TablePart("rows", pa.schema([pa.field(name, pa.null()) for name in names]), lambda: iter(()))]
 
 
 def arrow_column(values: list[Any]) -> pa.Array:

@@ -25,7 +25,7 @@ from fitserve.datasets.readers import ReadAgain, TableReader, open_reader
 from fitserve.datasets.sources.arrow_file import ArrowFile
 from fitserve.datasets.sources.connections import SourceRefused
 from fitserve.datasets.sources.fetched import Fetched, Place
-from fitserve.datasets.sources.parts import Part, joined_rows, read_stream, unify
+from fitserve.datasets.sources.parts import TablePart, joined_rows, read_stream, unify
 from fitserve.errors import BadInput, TooLarge
 from fitserve.settings import MB, Limits
 from fitserve.wire.notices import Notice
@@ -163,7 +163,7 @@ def _schema(reader: TableReader) -> pa.Schema:
 
 
 def _join_typed(tables: Sequence[PartTable], place: Place) -> tuple[Path, list[Notice]]:
-    parts = [Part(table.name, table.schema, partial(_typed_batches, table)) for table in tables]
+    parts = [TablePart(table.name, table.schema, partial(_typed_batches, table)) for table in tables]
     schema, notices = unify(parts)
     path = place.folder / "joined.arrow"
     with ArrowFile(path, schema, place.limits, place.check) as joined:
@@ -199,7 +199,7 @@ def _join_csv(tables: Sequence[PartTable], place: Place) -> tuple[Path, list[Not
     """Write the fields of all parts as texts into one CSV file, so that kinds are inferred from all rows."""
     parts, notices = [], []
     for table in tables:
-        parts.append(Part(table.name, table.schema, partial(_texts, table)))
+        parts.append(TablePart(table.name, table.schema, partial(_texts, table)))
         if table.rejected:
             message = f"{table.rejected} rows of {table.name} were left out."
             notices.append(Notice(code="rows_left_out", message=message, evidence=table.first_rejected))
@@ -242,5 +242,5 @@ def _join_lines(tables: Sequence[PartTable], place: Place) -> tuple[Path, list[N
             with table.local().open("rb") as part:
                 shutil.copyfileobj(part, joined, MB)
             joined.write(b"\n")
-    parts = [Part(table.name, table.schema, lambda: iter(())) for table in tables]
+    parts = [TablePart(table.name, table.schema, lambda: iter(())) for table in tables]
     return path, unify(parts)[1]

@@ -20,7 +20,7 @@ MAX_NAMED = 3  # parts that a notice names
 
 
 @dataclass(frozen=True)
-class Part:
+class TablePart:
     """One part of a table, whose rows can be read again and again."""
 
     name: str
@@ -34,7 +34,7 @@ def read_stream(path: Path) -> Iterator[pa.RecordBatch]:
         yield from reader
 
 
-def unify(parts: Sequence[Part]) -> tuple[pa.Schema, list[Notice]]:
+def unify(parts: Sequence[TablePart]) -> tuple[pa.Schema, list[Notice]]:
     """Return all parts' columns, with types that hold every part's values, and notices of how the parts differ.
 
     Raises TableRefused where a name stands for several columns of a part.
@@ -75,7 +75,7 @@ def refuse_repeated(names: Sequence[str]) -> None:
         raise TableRefused(what, problems=[Problem(what, column=repeated, expected="a name of its own")])
 
 
-def joined_rows(parts: Sequence[Part], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+def joined_rows(parts: Sequence[TablePart], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     """Yield the rows of one part after the other. Raises TableRefused for a value that does not fit its column."""
     for part in parts:
         for batch in part.batches():

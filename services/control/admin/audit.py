@@ -215,7 +215,7 @@ class _Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class AuditedChange:
     """What a request does to one of many things, as the thing's own route would have it: its log reads the same."""
 
     action: str
@@ -223,7 +223,7 @@ class Part:
     status: int
 
 
-def add_parts(session: Session, scope: Scope, parts: Sequence[Part]) -> None:
+def add_changes(session: Session, scope: Scope, parts: Sequence[AuditedChange]) -> None:
     """Add a row for each of these to the transaction that changes them, beside the request's own."""
     if scope.get("caller") is not None and parts:
         values, at = _values(scope), db.now(session)

@@ -12,7 +12,7 @@ from fitserve.decisions.apply import shares_of
 from fitserve.decisions.choose import Cuts, choose, curve
 from fitserve.decisions.held_out import HELD_OUT_BLOB, HeldOut, HeldOutParts
 from fitserve.errors import BadInput, Conflict, Problem
-from fitserve.spec.decision import Decision, Output, resolve_decision
+from fitserve.spec.decision import Decision, DecisionOutput, resolve_decision
 from fitserve.wire.decisions import DecidedOutput, DecisionChangeInfo, DecisionDetail, ThresholdCurve
 from services.control.deps import Context, Ctx, ModelName, Reader, Trainer, VersionNumber
 from services.control.models.access import check_owner, visible_model
@@ -79,9 +79,12 @@ def delete_decision(name: ModelName, number: VersionNumber, caller: Trainer, ctx
     return _detail(ctx, caller, name, number)
 
 
-def outputs_of(manifest: Mapping[str, Any]) -> list[Output]:
+def outputs_of(manifest: Mapping[str, Any]) -> list[DecisionOutput]:
     """Return what decisions can be about: the targets of an artifact."""
-    return [Output(one["name"], one["task"], tuple(map(str, one.get("labels") or ()))) for one in manifest["outputs"]]
+    return [
+        DecisionOutput(one["name"], one["task"], tuple(map(str, one.get("labels") or ())))
+        for one in manifest["outputs"]
+    ]
 
 
 def _read(ctx: Context, name: str, number: int, rows: bool = True) -> tuple[artifacts.Artifact, HeldOutParts]:
@@ -145,7 +148,7 @@ def _shown(decision: Mapping[str, Any], reads: bool) -> dict[str, Any]:
     return {key: value for key, value in decision.items() if reads or key != "figures"}
 
 
-def _output(output: Output, held_out: HeldOutParts) -> DecidedOutput:
+def _output(output: DecisionOutput, held_out: HeldOutParts) -> DecidedOutput:
     rows = held_out.get("validation")
     return DecidedOutput(
         output=output.name,
@@ -156,7 +159,7 @@ def _output(output: Output, held_out: HeldOutParts) -> DecidedOutput:
     )
 
 
-def _curves(output: Output, part: str, rows: HeldOut) -> list[ThresholdCurve]:
+def _curves(output: DecisionOutput, part: str, rows: HeldOut) -> list[ThresholdCurve]:
     """Return a curve for the second of two labels, or for each of several."""
     values, truth = rows.values.get(output.name), rows.truth.get(output.name)
     if values is None or truth is None or (not 2 <= len(output.labels) <= MAX_LABELS and output.task != "multilabel"):

@@ -175,7 +175,9 @@ def change_many(body: BulkChange, request: Request, caller: Trainer, ctx: Ctx) -
 
     def note(session: Session, ids: Sequence[str]) -> None:
         action = f"{method} /api/v1/runs/{{run_id}}{rest}"
-        audit.add_parts(session, request.scope, [audit.Part(action, f"{target}/{id}{rest}", status) for id in ids])
+        audit.add_changes(
+            session, request.scope, [audit.AuditedChange(action, f"{target}/{id}{rest}", status) for id in ids]
+        )
 
     refused = _change_all(ctx, caller.owner_filter, body, note)
     wanted = list(dict.fromkeys(body.runs))

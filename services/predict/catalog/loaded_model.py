@@ -104,7 +104,7 @@ class Prediction:
         return [{"row": row, **warning.to_json()} for row, warning in self.warnings.first(most)]
 
 
-class Sampler(Protocol):
+class DriftSampler(Protocol):
     """Samples a model's requests and answers for drift; see `serving.drift`. Times are `time.perf_counter`'s."""
 
     next_sample_at: float
@@ -149,7 +149,7 @@ class LoadedModel:
         headers = f"\r\nx-model-version: {version}" + (f"\r\nx-model-label: {label}" if label else "")
         self.response_head_end = f"{headers}\r\n\r\n".encode()  # of the fast lane's responses
         self.counters: dict[str, Any] = {}  # by protocol: `counters.VersionCounters`
-        self.sampler: Sampler | None = None  # set by the service once the model is served
+        self.sampler: DriftSampler | None = None  # set by the service once the model is served
         self.deciders: dict[str, Decider] = {}  # by output: the decisions in force
         self.distance: onnxruntime.InferenceSession | None = None  # read once a decision needs it
         self.set_decisions(manifest.get("decisions") or ())

@@ -64,7 +64,7 @@ class _Talk:
                 variable.assign(tf.reshape(tf.cast(part, variable.dtype), variable.shape))
 
 
-class Leader(keras.callbacks.Callback):
+class GangLeader(keras.callbacks.Callback):
     """The leader's side: a callback of its loop, whose calls it announces."""
 
     def __init__(self, compiled: SharedCompiled) -> None:

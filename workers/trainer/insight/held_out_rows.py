@@ -15,7 +15,7 @@ from fitserve.decisions.distance import distances
 from fitserve.decisions.held_out import CHOSEN_ON, JUDGED_ON, HeldOut, HeldOutParts
 from fitserve.encoder import Encoder
 from fitserve.encoding.coercion import group_labels
-from fitserve.spec.decision import Decision, Output
+from fitserve.spec.decision import Decision, DecisionOutput
 from fitserve.target_encoder import FittedTarget
 from workers.trainer.data.feeds import EncodedRows
 from workers.trainer.data.preparation import PreparedData
@@ -79,10 +79,11 @@ def truth_of(target: FittedTarget, encoded: Array) -> Array:
     return np.asarray(encoded.reshape(len(encoded)), np.int32)
 
 
-def outputs_of_targets(targets: Sequence[FittedTarget]) -> list[Output]:
+def outputs_of_targets(targets: Sequence[FittedTarget]) -> list[DecisionOutput]:
     """Return what decisions are about."""
     return [
-        Output(one.name, one.task, one.columns if one.task == "multilabel" else one.labels or ()) for one in targets
+        DecisionOutput(one.name, one.task, one.columns if one.task == "multilabel" else one.labels or ())
+        for one in targets
     ]
 
 

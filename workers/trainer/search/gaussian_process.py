@@ -27,7 +27,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import Matern, WhiteKernel
 from threadpoolctl import threadpool_limits
 
-from fitserve.spec.search import Choice, Interval, Point, Range, drawn
+from fitserve.spec.search import Choice, NumberRange, Point, Range, drawn
 
 FIRST = 10  # points that are drawn before anything is modelled
 CANDIDATES = 256  # points that are compared
@@ -105,7 +105,7 @@ class GaussianProcess:
         """Return a point with one or two ranges drawn anew, or numbers that lie close."""
         ranges = _chosen(self._ranges, point)
         near = dict(point)
-        numbers = [pointer for pointer, one in ranges.items() if isinstance(one, Interval)]
+        numbers = [pointer for pointer, one in ranges.items() if isinstance(one, NumberRange)]
         if numbers and self._generator.random() < 0.7:
             for pointer in numbers:
                 near[pointer] = _beside(ranges[pointer], near[pointer], self._generator)
@@ -129,7 +129,7 @@ def _numbers(ranges: Mapping[str, Range], point: Point) -> Any:
             yield 0.0 if at is None else _place(one, float(at))
 
 
-def _place(one: Interval, value: float) -> float:
+def _place(one: NumberRange, value: float) -> float:
     low, high = float(one.low), float(one.high)
     if one.log:
         low, high, value = math.log(low), math.log(high), math.log(value)
@@ -137,7 +137,7 @@ def _place(one: Interval, value: float) -> float:
 
 
 def _beside(one: Range, value: float, generator: random.Random) -> int | float:
-    assert isinstance(one, Interval)
+    assert isinstance(one, NumberRange)
     place = min(1.0, max(0.0, _place(one, float(value)) + generator.gauss(0.0, 0.1)))
     low, high = float(one.low), float(one.high)
     moved = math.exp(math.log(low) + place * math.log(high / low)) if one.log else low + place * (high - low)

@@ -15,7 +15,7 @@ from fitserve.states import FailureCause
 from workers.trainer.engine import checkpoint
 from workers.trainer.engine.checkpoint import Checkpoint, Reading, Unusable
 from workers.trainer.engine.compiled import Compiled, Logs
-from workers.trainer.engine.gang import Leader
+from workers.trainer.engine.gang import GangLeader
 from workers.trainer.engine.initial_values import State
 from workers.trainer.engine.kept_networks import KeptNetwork
 from workers.trainer.engine.loop import Feed
@@ -60,7 +60,7 @@ class TrialSetup:
     keep_epochs: tuple[int, ...] = ()  # from 1: their weights are kept besides the best ones
     ensemble: bool = False  # every trial is kept, rather than the best: they are members of one ensemble
     held_out: Callable[[], HeldOutRows | None] = lambda: None  # of members that train stacked
-    leader: Leader | None = None  # of the processes that train the network together, where this one leads them
+    leader: GangLeader | None = None  # of the processes that train the network together, where this one leads them
     settings: ReplicaSettings | None = None  # hyperparameters of each trial's own, where they train stacked
     widths: tuple[int, ...] = ()  # of stacks, rising: a search keeps those traced for its next trials
     # Says after an epoch (from 1) which of the running trials stop there, and why, in words.
