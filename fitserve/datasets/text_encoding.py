@@ -110,11 +110,11 @@ def guess(path: Path) -> tuple[Guess | None, list[Guess]]:
 
 def _of_distinct_texts(rated: list[_Rated]) -> list[_Rated]:
     """Keep one of each text, with its best rating and the commonest of the encodings that read it so."""
-    kept: dict[tuple[str, ...], _Rated] = {}
+    by_texts: dict[tuple[str, ...], _Rated] = {}
     for rating, name, texts in rated:
-        best, commonest, _ = kept.get(tuple(texts), (rating, name, texts))
-        kept[tuple(texts)] = (best, min(commonest, name, key=CANDIDATES.index), texts)
-    return list(kept.values())
+        best, commonest, _ = by_texts.get(tuple(texts), (rating, name, texts))
+        by_texts[tuple(texts)] = (best, min(commonest, name, key=CANDIDATES.index), texts)
+    return list(by_texts.values())
 
 
 def _margin(one: str, other: str) -> float:
@@ -190,8 +190,8 @@ def _rate(texts: list[str], name: str) -> float:
     if name in _LANGUAGES:
         total += max(_rate_letters(letters, language, name) for language in _LANGUAGES[name])
         if _LANGUAGES[name] is _CENTRAL and letters.total() >= ENOUGH_LETTERS:
-            found = {letter.lower() for letter in letters}
-            if not any(2 * len(alone & found) >= len(alone) for alone in _CENTRAL_ALONE):
+            used = {letter.lower() for letter in letters}
+            if not any(2 * len(alone & used) >= len(alone) for alone in _CENTRAL_ALONE):
                 total -= 0.1 * weight  # such as Spanish, of which ñ alone is another letter there
     if name == COMPOSED and not any("\u1ea0" <= letter <= "\u1ef9" for letter in letters):
         total -= 0.3 * weight  # Vietnamese has letters with two accents, or a dot below

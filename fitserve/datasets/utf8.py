@@ -92,10 +92,10 @@ def to_utf8(path: Path, head: bytes, stated: str | None, folder: Path, limits: L
     if (wide := wide_encoding(head)) is not None:
         return DecodedText(transcode(path, folder / "text", wide, limits), wide, _guess_notice(wide, ""))
     with path.open("rb") as file:
-        found = marked_encoding(file.read(SEARCHED_BYTES))
-    if found is not None:
-        notice = _guess_notice(found.encoding, found.example)
-        return DecodedText(transcode(path, folder / "text", found.encoding, limits), found.encoding, notice)
+        marked = marked_encoding(file.read(SEARCHED_BYTES))
+    if marked is not None:
+        notice = _guess_notice(marked.encoding, marked.example)
+        return DecodedText(transcode(path, folder / "text", marked.encoding, limits), marked.encoding, notice)
     position = first_invalid_utf8(path, CHECKED_BYTES)
     return DecodedText(path, "utf-8") if position is None else transcode_guessed(path, position, folder, limits)
 

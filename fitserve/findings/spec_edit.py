@@ -181,9 +181,10 @@ def add_bins(spec: Json, facts: DatasetFacts) -> Iterator[Operation]:
     for feature in spec["features"]:
         features.append(feature)
         column = facts.by_name[feature["column"]]
-        scaled = feature["encoding"]["type"] in ("standardize", "robust", "min_max", "log", "quantile")
+        encoding = ENCODINGS[feature["encoding"]["type"]].model_validate(feature["encoding"])
+        one_number = encoding.cardinality(column) is None and encoding.width(column) - bool(encoding.indicator) == 1
         bins = usual_bins(column, MAX_PIECES // max(1, len(encodings)))
-        if scaled and encodings[column.name] == 1 and column.kind == "numeric" and bins > 1:
+        if one_number and encoding.rescales and encodings[column.name] == 1 and column.kind == "numeric" and bins > 1:
             binned = PiecewiseLinear(bins=bins, indicator=False)
             features.append({**feature, "encoding": binned.model_dump(mode="json")})
     if len(features) > len(spec["features"]):

@@ -115,8 +115,8 @@ def _change_group(engine: Engine, ids: Sequence[str], owner: str | None, apply: 
         possible = [run_id for run_id in ids if run_id.isprintable()]  # others are no text of PostgreSQL's
         mine = select(Run).options(load_only(*_BRIEF)).where(Run.id.in_(possible), owned_by(Run, owner))
         runs = session.scalars(mine.order_by(Run.id).with_for_update()).all()
-        found = {run.id for run in runs}
-        refused = {run_id: _why_not(session, run_id, owner) for run_id in ids if run_id not in found}
+        theirs = {run.id for run in runs}
+        refused = {run_id: _why_not(session, run_id, owner) for run_id in ids if run_id not in theirs}
         refused |= apply(session, runs)
         done = [run.id for run in runs if run.id not in refused]
         if done:

@@ -57,13 +57,13 @@ def delete_locked(session: Session, runs: Sequence[Run]) -> dict[str, Conflict]:
     refused = {
         run.id: why
         for run in runs
-        if (why := _why_kept(run, is_cleaned=run.id in cleaned, version=versions.get(run.id))) is not None
+        if (why := _why_not_deleted(run, is_cleaned=run.id in cleaned, version=versions.get(run.id))) is not None
     }
     _delete(session, [run for run in runs if run.id not in refused])
     return refused
 
 
-def _why_kept(run: Run, *, is_cleaned: bool, version: str | None) -> Conflict | None:
+def _why_not_deleted(run: Run, *, is_cleaned: bool, version: str | None) -> Conflict | None:
     """Return why a run cannot be deleted; None where it can."""
     if run.state not in TERMINAL:
         return Conflict(f"The run is {run.state}.", received=run.state, fix="Cancel it first.")

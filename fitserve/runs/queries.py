@@ -78,8 +78,8 @@ def stack_of(session: Session, run_id: str, trial: int) -> list[str] | None:
     The events say so.
     """
     query = select(Event.data).where(Event.run_id == run_id, Event.type == "message").order_by(Event.id.desc())
-    found = (data for data in session.scalars(query) if trial in data.get(STACKED_TRIALS, ()))
-    return next((list(data["differing"]) for data in found), None)
+    stacks = (data for data in session.scalars(query) if trial in data.get(STACKED_TRIALS, ()))
+    return next((list(data["differing"]) for data in stacks), None)
 
 
 def latest_epoch(session: Session, run_id: str) -> Epoch | None:

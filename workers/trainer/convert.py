@@ -26,6 +26,7 @@ from fitserve.encoder import Encoder
 from fitserve.spec.ensemble import members_of
 from fitserve.spec.spec import parse
 from fitserve.states import FailureCause
+from fitserve.strictjson import finite_json
 from fitserve.target_encoder import TargetEncoder
 from workers.trainer.data.preparation import columns_of, read_columns, split_rows, usable_rows
 from workers.trainer.engine.compiled import MULTITHREADED_STEP
@@ -62,7 +63,7 @@ def main(folder: Path) -> None:
     if not parity["max_rel"] <= limit:
         detail = f"{what} {parity['max_rel']:.1e}; allowed are {limit:.1e}."
         result |= {"cause": FailureCause.parity, "detail": detail}
-        parity |= {name: None for name in ("max_abs", "max_rel") if not np.isfinite(parity[name])}
+        parity |= finite_json({name: parity[name] for name in ("max_abs", "max_rel")})
     (folder / "result.json").write_text(json.dumps(result))
 
 

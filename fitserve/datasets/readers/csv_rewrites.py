@@ -127,10 +127,10 @@ def _named_fields(lines: list[str]) -> Rewrite | None:
         pairs = [_pairs(line.encode("utf-8", "surrogateescape"), pattern) for line in lines]
         if not all(pairs):
             continue
-        found = sum(len(one or ()) for one in pairs)
+        count = sum(len(one or ()) for one in pairs)
         names = tuple(dict.fromkeys(name for one in pairs if one for name in one))
-        if len(names) > 1 and found * 2 >= len(names) * len(lines) and (best is None or found > best[0]):
-            best = found, sign, pattern, names
+        if len(names) > 1 and count * 2 >= len(names) * len(lines) and (best is None or count > best[0]):
+            best = count, sign, pattern, names
     if best is None:
         return None
     _, sign, pattern, names = best

@@ -105,7 +105,7 @@ def store_tables(blobs: BlobStore, tables: Sequence[PartTable]) -> StoredTables:
 def find_tables(blobs: BlobStore, sha256: str) -> StoredTables | None:
     """Return a part as it was stored; None where any of it is not there any more."""
     data = _read(blobs, sha256)
-    return None if data is None else _found(blobs, sha256, data)
+    return None if data is None else _stored_tables(blobs, sha256, data)
 
 
 def load_tables(blobs: BlobStore, sha256: str, cache: Path, *, verify: bool = False) -> list[PartTable] | None:
@@ -114,7 +114,7 @@ def load_tables(blobs: BlobStore, sha256: str, cache: Path, *, verify: bool = Fa
     `verify`: or is damaged. Files are otherwise read, and verified, when the tables are.
     """
     data = _read(blobs, sha256)
-    stored = None if data is None else _found(blobs, sha256, data)
+    stored = None if data is None else _stored_tables(blobs, sha256, data)
     if data is None or stored is None:
         return None
     if verify:
@@ -146,7 +146,7 @@ def _read(blobs: BlobStore, sha256: str) -> bytes | None:
         return None
 
 
-def _found(blobs: BlobStore, sha256: str, data: bytes) -> StoredTables | None:
+def _stored_tables(blobs: BlobStore, sha256: str, data: bytes) -> StoredTables | None:
     entries: list[dict[str, Any]] = json.loads(data)
     files = [StoredBlob(entry["blob"], entry["blob_bytes"]) for entry in entries]
     if not all(blobs.exists(file.sha256) for file in files):

@@ -48,8 +48,8 @@ def _shorten(column: Column, most: int) -> Column:
     labels, counts = column.labels, column.label_counts
     if labels is None or counts is None or len(labels) <= most:
         return column
-    kept = sorted(heapq.nlargest(most, range(len(labels)), key=counts.__getitem__))
-    fewer = {"labels": tuple(labels[at] for at in kept), "label_counts": tuple(counts[at] for at in kept)}
+    frequent = sorted(heapq.nlargest(most, range(len(labels)), key=counts.__getitem__))
+    fewer = {"labels": tuple(labels[at] for at in frequent), "label_counts": tuple(counts[at] for at in frequent)}
     return column.model_copy(update=fewer)
 
 

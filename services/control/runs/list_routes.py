@@ -131,8 +131,8 @@ def get_runs(
     possible = [run_id for run_id in run if run_id.isprintable()]  # others are no text of PostgreSQL's
     readable = select(Run).where(Run.id.in_(possible), visible_to(Run, caller.owner_filter))
     with db.reading(ctx.engine) as session:
-        found = {one.id: one for one in session.scalars(readable)}
-        return [run_info(session, found[run_id], ctx.settings) for run_id in dict.fromkeys(run) if run_id in found]
+        runs = {one.id: one for one in session.scalars(readable)}
+        return [run_info(session, runs[run_id], ctx.settings) for run_id in dict.fromkeys(run) if run_id in runs]
 
 
 @router.get("/run-tags", summary="List the tags of runs")

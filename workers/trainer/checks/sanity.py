@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from fitserve.spec.spec import Spec
+from fitserve.strictjson import finite_json
 from workers.trainer.checks.quick_network import QuickNetwork, first_rate, some, with_labels_of, without_inputs
 
 _BATCH = 32
@@ -101,7 +102,7 @@ def _shuffled_labels(network: QuickNetwork, spec: Spec) -> SanityResult:
     share, error = float(np.mean(shares)), float(np.std(shares, ddof=1)) / math.sqrt(_SHUFFLES)
     if not math.isfinite(share) or share + _ERRORS * error >= _MARGIN:  # one shuffle may be lucky on few rows
         return SanityResult(
-            name, True, _finite(share), expected, "As expected, it learns nothing from shuffled labels."
+            name, True, finite_json(share), expected, "As expected, it learns nothing from shuffled labels."
         )
     says = f"Trained on shuffled labels it still predicts held-out rows: {share:.2g} of the loss of a constant."
     return SanityResult(
@@ -122,7 +123,7 @@ def _inputs_matter(network: QuickNetwork, spec: Spec) -> SanityResult:
             name, True, share, expected, f"With its inputs the loss is {share:.2g} of that without them."
         )
     says = f"It predicts no better than from constant inputs: {share:.3g} of that loss."
-    return SanityResult(name, False, _finite(share), expected, says, "Other features, encodings or learning rate.")
+    return SanityResult(name, False, finite_json(share), expected, says, "Other features, encodings or learning rate.")
 
 
 def _lowest(network: QuickNetwork, rows: Any, held_out: Any) -> float:
@@ -206,7 +207,3 @@ def _distinct(rows: Any) -> Any:
     joined = np.concatenate([part.astype(np.float64) for part in flat], axis=1)
     _, first = np.unique(joined, axis=0, return_index=True)
     return np.sort(first)
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -394,7 +394,7 @@ class SearchRun:
                 number,
                 state,
                 reason=reason,
-                value=value if math.isfinite(value) else None,
+                value=finite_json(value),
                 epochs=record.epochs,
                 best_epoch=record.best_epoch,
                 seconds=record.seconds,

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from fitserve.strictjson import finite_json
 from workers.trainer.interface import Reporter, StopReason, TrialAssignment
 
 
@@ -42,10 +43,8 @@ class TrialReporter:
 
     def notes(self) -> dict[str, list[float | None]]:
         """Return the history as a checkpoint holds it."""
-        return {
-            str(number): [value if math.isfinite(value) else None for value in values]
-            for number, values in self.history.items()
-        }
+        notes: dict[str, list[float | None]] = finite_json(self.history)
+        return notes
 
     def restore(self, notes: Mapping[str, Sequence[float | None]]) -> None:
         """Take the history from a checkpoint."""

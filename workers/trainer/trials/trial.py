@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from fitserve.states import FailureCause
+from fitserve.strictjson import finite_json
 from workers.trainer.engine import checkpoint
 from workers.trainer.engine.checkpoint import Checkpoint, Reading, Unusable
 from workers.trainer.engine.compiled import Compiled, Logs
@@ -195,7 +196,7 @@ class TrialFile:
 
     def write(self, path: Path, fingerprint: str) -> None:
         """Write atomically and durably."""
-        history = [value if np.isfinite(value) else None for value in self.history]
+        history = finite_json(self.history)
         body = {"kind": _FILE_KIND, "fingerprint": fingerprint, "trial": asdict(self.trial), "history": history}
         arrays = checkpoint.with_prefix("best", self.best)
         arrays |= checkpoint.epochs_to_arrays("kept", self.epoch_weights) | checkpoint.epochs_to_arrays(
