@@ -1,7 +1,7 @@
 """The server that runs from a folder of this machine: what `fitserve up` writes there and other terminals read.
 
 A lock that `fitserve up` holds tells a running server from a file that a killed one left behind: the kernel releases
-it with the process, whatever ends that.
+it with the process, however that ends.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ Target = Annotated[str | list[str], Field(description="The column to predict, or
 
 
 class Tools:
-    """The tools, on one server. `may_read_files`: whoever asks may name files of this machine."""
+    """The tools, on one server. `may_read_files`: the caller may name files of this machine."""
 
     def __init__(self, client: Callable[[Context], Client], may_read_files: bool) -> None:
         self._client = client

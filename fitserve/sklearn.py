@@ -105,7 +105,7 @@ class _FitserveEstimator(BaseEstimator):
             random = self.random_state
             is_seed = isinstance(random, int | np.integer)
             training["seed"] = int(random if is_seed else check_random_state(random).randint(LARGEST_SEED))
-        # Whoever uses scikit-learn holds rows back by himself, so all of these are for training and validation.
+        # Users of scikit-learn hold test rows back themselves, so all of these are for training and validation.
         spec = {"split": {"test": 0.0}, **spec, "target": self._target(target)}
         if self.network is not None:
             spec["network"] = self.network

@@ -52,7 +52,7 @@ class FailureCause(StrEnum):
     registration = "registration"  # its model's name was taken meanwhile
     out_of_memory = "out_of_memory"
     gang_address = "gang_address"  # other workers cannot reach this one
-    gang_broken = "gang_broken"  # the connections between workers break again and again
+    gang_broken = "gang_broken"  # the connections between workers keep breaking
     destination_refused = "destination_refused"  # a batch prediction's destination does not take it
     source_refused = "source_refused"  # an import's source cannot be read
     # Another attempt may go well: a run fails with these once its attempts are used up.

@@ -34,7 +34,7 @@ MakeAttempt = Callable[[Settings, Engine, BlobStore, lease.Claim, threading.Even
 def remove_left_folders(engine: Engine, folder: Path, age: float) -> None:
     """Delete the folders of attempts that are over: a worker that was killed has left them on this machine.
 
-    They may be as large as a dataset. Whoever still works in one has lost its lease, and writes nothing any more.
+    They may be as large as a dataset. A worker that still uses one has lost its lease, and writes nothing any more.
     """
     for path in folder.glob("*-*"):
         run_id, _, attempt = path.name.rpartition("-")

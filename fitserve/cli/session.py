@@ -104,7 +104,7 @@ class Session:
     def fail(self, error: FitserveError, command: str = "fitserve") -> typer.Exit:
         """Print an error of a command, as problem details in JSON or as text, and return its exit.
 
-        Whatever the error, its fix names a command.
+        The fix of every error names a command.
         """
         if next_command := next_command_after(error, command):
             error.fix = f"{error.fix} {next_command}" if error.fix else next_command

@@ -114,7 +114,7 @@ class Dataset(DatasetInfo, Handle):
     ) -> Dataset:
         """Make a new version with the rows of another table of the same columns. Its parent is this version.
 
-        A `batch` that was appended before is not appended again, whatever broke: its version is returned. Batches are
+        A `batch` that was appended before is not appended again after a failure: its version is returned. Batches are
         added to the newest version of this one's name.
         """
         upload = upload_of(data, progress)

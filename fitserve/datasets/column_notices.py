@@ -201,7 +201,7 @@ def note_times(
 
 
 def note_unread_numbers(name: str, texts: pa.Array, evidence: NumberEvidence | None) -> list[Notice]:
-    """Note a column of texts that are numbers, but for some of them or for what is written beside them."""
+    """Note a column of texts of which most are numbers, or numbers with something beside them."""
     if evidence is None or not evidence.texts or has_leading_zeros(texts):
         return []
     if evidence.behind == evidence.numbers:
@@ -254,7 +254,7 @@ def _note_unread_units(name: str, texts: pa.Array, evidence: NumberEvidence) -> 
 
 
 def note_unread_times(name: str, evidence: TimeEvidence | None) -> list[Notice]:
-    """Note a column of texts that are times, but for some of them, or in different orders of day and month."""
+    """Note a column of texts of which most are times, or times in different orders of day and month."""
     if evidence is None or not evidence.readable or evidence.readable < HALF * evidence.texts:
         return []
     if evidence.readable >= SHARE * evidence.texts and evidence.day_first and evidence.month_first:

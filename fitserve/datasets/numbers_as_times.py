@@ -78,7 +78,7 @@ class NumbersAsTimes:
     def short_dates(self, plan: ColumnPlan) -> ColumnPlan | None:
         """Return a plan for dates of six digits, where the name is a date's; None where any value is none.
 
-        Which digits are the year is told by proof, else by how seldom they change.
+        Values that only one order reads prove which digits are the year; without any, those that change least are.
         """
         if self.stated.time is not None or self.stated.decimal is not None:
             return None
@@ -111,7 +111,7 @@ class NumbersAsTimes:
     def _early(self, parsed: pa.Array, plan: ColumnPlan) -> ColumnPlan | None:
         """Return a plan for times of which some are before 2001, where the name is a time's: negative before 1970.
 
-        Numbers that are all positive may as well be spans of time: they are numbers, which is said.
+        Numbers that are all positive may also be durations: they stay numbers, with a notice.
         """
         low, high = (value.as_py() for value in pc.min_max(parsed).values())
         unit = _early_epoch_of(parsed)

@@ -1,6 +1,6 @@
 """Built-in tables: the six of TensorFlow Playground, the Titanic's people, and those that scikit-learn brings.
 
-The Playground's are written anew from a description of its `src/dataset.ts`; `noise` is a percentage, from 0 to 50.
+The Playground's are our own code, from a description of its `src/dataset.ts`; `noise` is a percentage, from 0 to 50.
 The Titanic's are the counts that the British inquiry of 1912 published. scikit-learn's CSV files are read without
 importing it.
 """

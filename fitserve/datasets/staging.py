@@ -1,6 +1,6 @@
 """Small batches of rows that wait in the database, until one version appends all of them.
 
-A batch is parsed when it arrives, so what is wrong is said to whoever sent it. It waits until a commit is asked, or
+A batch is parsed when it arrives, so that its sender gets the errors. It waits until a commit is asked, or
 until the rows or the age of those waiting say so. The version and what became of its batches are one transaction.
 """
 

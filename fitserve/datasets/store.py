@@ -209,7 +209,7 @@ def parse(
 ) -> NewVersion:
     """Read an upload, and store its Parquet file; no row refers to it yet. Raises BadInput, StorageFull.
 
-    `check` is called again and again; what it raises ends the reading.
+    `check` is called repeatedly; an error that it raises ends the reading.
     """
     with scratch_folder(scratch) as folder:
         table = ingest(received.path, reading or options, limits, folder, check)
@@ -357,7 +357,7 @@ def _find_same_content(
 
 
 def latest_version(session: Session, name: str) -> Dataset | None:
-    """Return the newest version of a name, whoever owns it."""
+    """Return the newest version of a name, of any owner."""
     return session.scalar(select(Dataset).where(Dataset.name == name).order_by(Dataset.version.desc()).limit(1))
 
 

@@ -40,7 +40,7 @@ TEXT_ENCODINGS = frozenset(
     | {"shift_jis", "shift_jis_2004", "shift_jisx0213", "iso2022_jp", "iso2022_jp_1", "iso2022_jp_2", "iso2022_jp_3"}
     | {"iso2022_jp_2004", "iso2022_jp_ext", "iso2022_kr", "tis-620", "hp-roman8", "kz1048", "ptcp154"}
 )
-MAX_UTF7_BYTES = MB  # of letters in UTF-7, which are decoded anew with each chunk
+MAX_UTF7_BYTES = MB  # of letters in UTF-7, which are decoded again with each chunk
 REPLACED = "\ufffd"
 BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),

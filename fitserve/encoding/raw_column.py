@@ -142,7 +142,7 @@ def _with_missing(other: ValueWriter, parts: Sequence[slice], blocks: Sequence[R
 
 
 def _with_numbers(other: ValueWriter, low: float, high: float, writers: Sequence[NumberWriter]) -> ValueWriter:
-    """Return `other`, but for a number of the usual range."""
+    """Return `other`, unless the value is a number of the usual range."""
     first, *more = writers
 
     def write(value: Any, row: Row) -> bool:

@@ -146,7 +146,7 @@ def _facts(row: Alarm) -> dict[str, str]:
 
 
 class _QueueSampler:
-    """Writes the queue's gauges as a process of their own, whoever leads."""
+    """Writes the queue's gauges under one name, whichever process leads."""
 
     def __init__(self, engine: Engine, seconds: float, home: Path) -> None:
         self._reading = Reading()

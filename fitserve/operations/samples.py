@@ -1,8 +1,8 @@
 """Samples: what each process counted in each minute of the last hours, and in each ten minutes of the last day.
 
-Every process writes its own rows, again and again while a slot lasts: a later write replaces the earlier, smaller one,
+Every process writes its own rows, repeatedly while a slot lasts: a later write replaces the earlier, smaller one,
 so that no number of processes, restarts or repeated writes counts anything twice. Nobody thins them out: both lengths
-of slots are written from the start, and old rows are deleted by whoever looks.
+of slots are written from the start, and any reader deletes old rows.
 """
 
 from __future__ import annotations

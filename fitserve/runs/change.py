@@ -89,7 +89,7 @@ def _delete(session: Session, runs: Sequence[Run]) -> None:
     for run in runs:
         if run.id in parents:  # few are: each is a request of its own to the database
             _part_from_children(session, run)
-    # Events are append-only, but for those of a run that is being deleted.
+    # Events are append-only, except those of a run that is being deleted.
     session.execute(update(Run).where(Run.id.in_(ids)).values(deleted_at=db.now(session)))
     for table in (Event, Epoch, Trial, GangMember, Idempotency):
         session.execute(delete(table).where(table.run_id.in_(ids)))

@@ -1,6 +1,7 @@
 """Runs of the kind `cleanup`: they remove what another run, which ended without its holder, has written outside.
 
-Such a run is queued in the transaction that ends the other one, so that nothing written is forgotten, whoever dies.
+Such a run is queued in the transaction that ends the other one, so that nothing written is forgotten when a process
+dies.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ Report = EventReport | EpochReport | TrialReport
 
 
 def record_trials(session: Session, run_id: str, attempt: int, reports: Sequence[Report], at: datetime) -> None:
-    """Write trials that begin or end. Each begins once and ends once, whoever reports it again."""
+    """Write trials that begin or end. Each begins once and ends once; repeated reports change nothing."""
     for report in reports:
         if not isinstance(report, TrialReport):
             continue

@@ -33,7 +33,7 @@ class RunFilter:
     states: Sequence[str] = ()
     model: str | None = None
     dataset_id: str | None = None  # it reads, or has imported
-    dataset: str | None = None  # by its name, whatever the version
+    dataset: str | None = None  # by name: of any version
     tags: Sequence[str] = ()
     text: str = ""  # each word is looked for in the id, name, notes, tags, model, dataset and targets
     playground: bool = True

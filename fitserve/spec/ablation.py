@@ -86,7 +86,7 @@ def check_parts(parts: Sequence[str], body: Body) -> list[Problem]:
 
 
 def without(part: str, body: Body) -> Body:
-    """Return a resolved spec without one of its parts. Input layers are left out, to be written anew."""
+    """Return a resolved spec without one of its parts. Input layers are left out: resolving writes them again."""
     body = copy.deepcopy(body)
     kind, _, name = part.partition(":")
     if part in _OPTIONS:

@@ -96,7 +96,7 @@ def estimate(
 
 
 def _saved_activations(graph: NetworkGraph) -> int:
-    """Return how many numbers of one row a step keeps for the backward pass: each array once, whoever reads it."""
+    """Return how many numbers of one row a step keeps for the backward pass, each array counted once."""
     owner: dict[str, str] = {}  # by layer: the one whose memory its output is in
     names: set[str] = set()
     more = 0

@@ -70,7 +70,7 @@ class CosineDecay(Schedule):
 
 
 class CosineDecayRestarts(Schedule):
-    """Along a cosine, restarted again and again (SGDR, Loshchilov and Hutter 2016)."""
+    """Along a cosine with warm restarts (SGDR, Loshchilov and Hutter 2016)."""
 
     initial_learning_rate: NonNegative
     first_decay_steps: Positive

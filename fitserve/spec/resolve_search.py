@@ -101,7 +101,7 @@ def _whole(search: SearchSpec, facts: DatasetFacts, limits: Limits, pace: float 
 def _without(search: SearchSpec, point: Point, facts: DatasetFacts, limits: Limits, pace: float) -> Resolved:
     """Return an ablation's spec without one part, with one seed. Raises SpecRefused.
 
-    The rows are divided anew for every seed, where the split draws them: an effect is then one of the part, not of the
+    Each seed divides the rows in its own way, where the split draws them: an effect is then one of the part, not of the
     rows that happened to validate. Both sides of a pair have the same rows.
     """
     left_out, seeds = search.ranges[LEFT_OUT], search.ranges[SEED]

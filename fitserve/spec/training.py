@@ -38,7 +38,7 @@ from fitserve.validation import InvalidValue
 # Names that Keras interprets by the task.
 GENERIC_METRICS = ("accuracy", "acc", "crossentropy", "ce")
 MAX_METRICS = 50
-MAX_SWITCHES = 20  # of the optimizer; each traces the network anew
+MAX_SWITCHES = 20  # of the optimizer; each traces the network again
 MAX_KEPT_EPOCHS = 20  # each is an artifact, and its weights are in every checkpoint from then on
 Mode = Literal["auto", "min", "max"]
 

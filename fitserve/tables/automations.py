@@ -121,7 +121,7 @@ class Automation(Base):
 
 
 class AutomationFiring(Base):
-    """One tick of an automation, once: unique on the tick, whoever looks."""
+    """One tick of an automation: unique, however many processes look for it."""
 
     __tablename__ = "firings"
     __table_args__ = (

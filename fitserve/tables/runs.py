@@ -202,7 +202,7 @@ class GangMember(Base):
     addresses: Mapped[list[Any] | None]  # of all, by rank; the first is the leader's
 
 
-# Terminal states are immutable, whoever writes. Migrations create these triggers.
+# Terminal states are immutable for every writer. Migrations create these triggers.
 TERMINAL_GUARD = {
     "sqlite": [
         """CREATE TRIGGER runs_terminal_immutable BEFORE UPDATE OF state ON runs

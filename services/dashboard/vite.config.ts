@@ -32,7 +32,7 @@ export default defineConfig({
   plugins: [react(), precompressed()],
   build: { outDir: "build", assetsInlineLimit: 0, chunkSizeWarningLimit: 700 },
   server: {
-    // `npm run dev` beside a running server; its address is told by FITSERVE_API.
+    // `npm run dev` beside a running server; FITSERVE_API is its address.
     proxy: { "/api": { target: api }, "/v1": { target: api }, "/v2": { target: api }, "/docs": { target: api } },
   },
 });

@@ -34,7 +34,7 @@ def release_memory() -> None:
 
 
 class _WithoutPandas(importlib.abc.MetaPathFinder):
-    """A finder that says that pandas is not installed. None in `sys.modules` would do, but for pyarrow's shim."""
+    """Hides pandas. None in `sys.modules` would be simpler, but pyarrow's shim does not accept it."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> None:
         if fullname == "pandas":

@@ -95,7 +95,7 @@ def on_http_exception(request: Request, error: Exception) -> Response:
 
 
 def on_disconnect(request: Request, error: Exception) -> Response:
-    """Answer nobody: the client went away while it sent the body, which is no error of ours."""
+    """Answer a client that went away while it sent the body: nobody reads it, and it is no error of ours."""
     return respond(request, Malformed("The connection ended before the body.").as_problem())
 
 

@@ -86,7 +86,7 @@ def test_a_damaged_file_is_set_aside(tmp_path: Path) -> None:
 
 
 def test_what_is_not_a_file_of_the_queue_is_reported(tmp_path: Path) -> None:
-    """Setting files aside mends nothing here, so the reason is told, and where it is logged."""
+    """Setting files aside mends nothing here, so the message has the reason and the log's path."""
     program = tmp_path / "redis-server"
     program.write_text("#!/bin/sh\nexit 1\n")
     program.chmod(0o755)

@@ -240,7 +240,7 @@ def test_memory_stays_flat_over_200_visits(visitor: Page, many: tuple[str, list[
 
 @pytest.mark.long
 def test_heap_stays_flat_over_200_visits_of_all_pages(visitor: Page, many: tuple[str, list[str]]) -> None:
-    """Pages are gone from within, never loaded anew: what one leaves behind stays."""
+    """Navigate within the application, without reloading: what a page leaves behind stays."""
     visitor.goto("/runs")
     devtools = visitor.context.new_cdp_session(visitor)
     links = visitor.locator(".nav a")

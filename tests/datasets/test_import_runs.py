@@ -1,4 +1,4 @@
-"""Imports as runs: what workers make together is what the API makes alone, once, whoever dies."""
+"""Imports as runs: workers make together what the API makes alone, once, also when some of them die."""
 
 from __future__ import annotations
 
@@ -542,7 +542,7 @@ def _import_under_kills(
 
 
 def test_holders_and_helpers_die_at_each_line(engine: Engine, database_url: str, tmp_path: Path, lake: Bucket) -> None:
-    """The version is there once, with all rows, whoever dies after the plan, after a part, before the commit."""
+    """The version is there once, with all rows, after a death after the plan, after a part and before the commit."""
     _import_under_kills(engine, database_url, tmp_path / "home", lake, 1, 2, lambda fleet: fleet.crashes_to_come > 0)
 
 

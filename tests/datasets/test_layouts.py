@@ -1,4 +1,4 @@
-"""CSV files that are off are understood, and that is said once; or one sentence says which option reads them."""
+"""Unusual CSV files are read, with one notice of why; or one sentence names the option that reads them."""
 
 from __future__ import annotations
 

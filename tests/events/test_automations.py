@@ -1,4 +1,4 @@
-"""Automations train when they are due, once a tick whoever looks, and promote what passes."""
+"""Automations train when they are due, once a tick in all processes, and promote what passes."""
 
 from __future__ import annotations
 

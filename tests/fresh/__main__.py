@@ -66,7 +66,7 @@ class Machine:
         return ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", mounts]
 
     def environment(self, **more: str) -> dict[str, str]:
-        """Return an environment as after a login, with what the package managers here are told."""
+        """Return an environment as after a login, with the settings of this machine's package managers."""
         passed = {name: value for name, value in os.environ.items() if passed_on(name)}
         login = {"HOME": HOME, "USER": self.user, "LANG": "C", "TZ": "Asia/Taipei", "SHELL": "/bin/sh"}
         return {**passed, **login, "PATH": "/usr/local/bin:/usr/bin:/bin", **more}

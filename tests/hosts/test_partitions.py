@@ -1,4 +1,4 @@
-"""Partitions between hosts: every run ends once, with a complete history, and whoever was cut off works again."""
+"""Partitions between hosts: every run ends once, with a complete history, and hosts that were cut off work again."""
 
 from __future__ import annotations
 

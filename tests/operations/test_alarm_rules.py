@@ -41,7 +41,7 @@ USUAL: dict[str, dict[str, Any]] = {
 
 
 class World:
-    """A server's tables, and a clock; until it is told otherwise, all is well."""
+    """A server's tables, and a clock; all is well unless a test changes that."""
 
     samples: dict[str, dict[str, Any]]  # what each kind of process writes
     workers: set[str]  # those with a heartbeat

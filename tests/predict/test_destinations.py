@@ -1,4 +1,4 @@
-"""Batch predictions to databases and stores of files: each part once whoever dies, all of them at once or none."""
+"""Batch predictions to databases and stores of files: each part once although workers die, all at once or none."""
 
 from __future__ import annotations
 
@@ -449,7 +449,7 @@ ENDS = ["last attempt", *(pytest.param(end, marks=pytest.mark.long) for end in (
 def test_what_a_lost_holder_has_written_is_removed_by_another_worker(
     batch: Batch, warehouse: Any, lake: Any, monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:
-    """Whoever ends the run queues its cleanup, which waits for those who may still write a part of it."""
+    """The process that ends a run queues its cleanup, which waits for workers that may still write a part of it."""
     run_ids = [batch.queue(SQL), batch.queue(S3)]
     for cls in (sql.SqlTarget, objects.ObjectTarget):
         with monkeypatch.context() as patched:

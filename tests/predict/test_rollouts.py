@@ -213,7 +213,7 @@ def _take_back(served: RunningService, name: str) -> TakenBack:
             times[what] = db.now(session)
 
     def breached() -> bool:
-        """Ask until the counts in the database breach the guard, whoever has looked at them."""
+        """Ask until the counts in the database breach the guard."""
         for key in KEYS[:8]:
             ask(served, key, name)
         with db.reading(toys.engine) as session:

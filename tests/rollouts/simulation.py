@@ -1,4 +1,4 @@
-"""A rollout in fast motion: two versions with known rates of errors and accuracy, looked at again and again."""
+"""A rollout in fast motion: two versions with known rates of errors and accuracy, looked at many times."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class RecordingReporter:
 
 
 def facts_of(table: pa.Table, kinds: dict[str, str] | None = None) -> DatasetFacts:
-    """Facts as an upload would infer them, but for the `kinds` given."""
+    """Facts as an upload would infer them, except for the stated `kinds`."""
     columns = [_facts(name, table.column(name), (kinds or {}).get(name)) for name in table.column_names]
     return DatasetFacts(name="data", version=1, sha256="0" * 64, rows=table.num_rows, columns=tuple(columns))
 

@@ -257,7 +257,7 @@ class LeaderAttempt(_GangAttempt):
                     raise GangLost("it no longer holds its part")
 
     def _regroup(self, why: str) -> None:
-        """End the step for all, so that whoever is there begins again from the last checkpoint."""
+        """End the step for all, so that the remaining members begin again from the last checkpoint."""
         log.warning("a gang is broken", extra={"run": self.lease.run_id, "why": why})
         self.slot.drop()
         self.trainer, self._helpers = None, ()

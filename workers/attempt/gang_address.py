@@ -1,7 +1,7 @@
 """Where other workers reach a trainer that trains together with them, and whether they may.
 
 TensorFlow's server has neither encryption nor keys, and listens on every address of the machine, whatever name the
-others are given: whoever reaches its port can run what they like in the trainer. So a machine with a public address
+others are given: anyone who reaches its port can run code in the trainer. So a machine with a public address
 takes part only where its operator says that the ports are closed to the outside.
 """
 

@@ -43,7 +43,7 @@ class DividedAttempt(SideAttempt):
                 time.sleep(POLL)
 
     def _patiently(self, work: Callable[[], T]) -> T:
-        """Return what `work` returns, again and again while the database or the blob store is away.
+        """Return what `work` returns; repeat it while the database or the blob store is away.
 
         Not for longer than the lease holds without a database: an attempt that has lost it is of no use.
         """

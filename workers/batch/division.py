@@ -1,7 +1,8 @@
 """A batch prediction's parts divided among workers, from the side of the worker that holds the run.
 
 Parts are runs of the kind `part`, offered to the other workers and taken back one by one while nobody has begun them,
-as trials are. All of this state is in the database: whoever takes the run over after a crash continues from there.
+as trials are. All of this state is in the database: a worker that takes the run over after a crash continues from
+there.
 """
 
 from __future__ import annotations

@@ -159,7 +159,7 @@ class ImportAttempt(_ImportingAttempt, DividedAttempt):
         return fetched
 
     def _fetch_parts(self, importer: Importer, division: PartDivision) -> Fetched | None:
-        """Have all parts read, and join them; where one has changed since, list the source again and begin anew.
+        """Have all parts read, and join them; where one has changed since, list the source again and start over.
 
         None where a single object is left, which is no part but the table.
         """
@@ -174,7 +174,7 @@ class ImportAttempt(_ImportingAttempt, DividedAttempt):
                     raise
             except (NotFound, Corrupt) as error:  # such as another import's of the same objects, which has ended
                 if attempt == ATTEMPTS:
-                    raise BlobVanished("The parts of the import are deleted again and again.") from error
+                    raise BlobVanished("The parts of the import keep being deleted.") from error
                 is_lost = True
                 continue
             listing = importer.listing(self._source)

@@ -1,7 +1,7 @@
 """Batch predictions: a dataset in, predictions out to where they are asked for, part by part.
 
 Each part's predictions are a blob before they are written anywhere, and the run's checkpoint names it under the fence
-of the lease: whoever writes a part, however often, writes the same bytes.
+of the lease: every worker that writes a part writes the same bytes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The interface between the trainer, which knows networks, and the supervisor, which knows runs.
 
-Everything here is JSON but for paths: it crosses a pipe. `workers.trainer.channel` encodes it.
+Everything here but paths is JSON, because it crosses a pipe. `workers.trainer.channel` encodes it.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class TrainingResult:
     """A trained network on local disk. The supervisor makes it durable and commits it."""
 
     files: dict[str, Path]  # by blob kind: "keras", "onnx", and whatever else the manifest names
-    manifest: dict[str, Any]  # complete but for the files' SHA-256 and sizes, and the run's id
+    manifest: dict[str, Any]  # complete except for the files' SHA-256 and sizes, and the run's id
     result: dict[str, Any] = field(default_factory=dict)  # final metrics, trials, evaluation: shown as Run.result
     kept_epochs: dict[int, KeptEpoch] = field(default_factory=dict)  # by epoch, from 1
 

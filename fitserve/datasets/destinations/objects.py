@@ -1,6 +1,6 @@
 """A folder in a store of files: one object for each part, under names that the run decides, then a manifest.
 
-Whoever reads by the manifest never sees half of the predictions. `_SUCCESS`, for those who wait for it, comes last.
+Readers of the manifest never see half of the predictions. `_SUCCESS`, for readers that wait for it, comes last.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class ObjectTarget:
         self._kind, self._stated, self._connection, self._run = kind, stated, connection, run_id
         self._address = connection.below(stated.path, f"/destination/{kind}/path")
         self._manifest = f"_manifest-{run_id}.json"
-        self._opened: tuple[Any, str] | None = None  # takes a third of a second; opened anew after a failure
+        self._opened: tuple[Any, str] | None = None  # takes a third of a second; opened again after a failure
 
     def prepare(self, schema: pa.Schema) -> None:
         """Refuse a folder that holds what must not be touched."""

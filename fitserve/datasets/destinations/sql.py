@@ -1,7 +1,7 @@
 """A table of a database: parts go to a staging table, each in one transaction with its row in a ledger.
 
-The ledger's key lets no part in twice, whoever writes it and however often. Then one statement moves all rows to the
-table that was asked for, so nobody reads half of them.
+The ledger's key lets no part in twice, however many workers write it, and however often. Then one statement moves all
+rows to the table that was asked for, so nobody reads half of them.
 """
 
 from __future__ import annotations

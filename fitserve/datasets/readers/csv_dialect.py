@@ -32,7 +32,7 @@ from fitserve.wire.datasets import NO_CHARACTER, UploadOptions
 from fitserve.wire.notices import Notice
 
 ROW_NAMES = "row_name"  # of a column that the header does not name
-# Around names: not seen, so that nobody writes them again. The first stands where two programs wrote a mark.
+# Invisible characters around names, which a request would not repeat. The first is a second byte order mark.
 UNSEEN = "\ufeff\u200b\u200c\u200d\u200e\u200f\u2060"
 FIELDS = "Fields:"  # before the names in a comment of the W3C's logs
 FEW_LINES = 100  # of one column, in which a character between fields is looked for
@@ -327,7 +327,7 @@ def _possible_separator(texts: list[str]) -> str | None:
 
 
 def unique_names(header: list[str]) -> tuple[tuple[str, ...], list[int]]:
-    """Return a name for each column, and which columns (from 1) were empty or repeated and were named anew."""
+    """Return a name for each column, and which columns (from 1) were empty or repeated and got a new one."""
     renamed, names = [], []
     used = set(header)
     occurrences: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""CSV files whose lines are written anew before they are parsed, because no one character separates their fields.
+"""CSV files whose lines are rewritten before they are parsed, because no single character separates their fields.
 
 Fields between two signs (`1::Toy Story::5`, `a||b`) or beyond ASCII (`1þ2`), columns that blanks align
 (`Ann Lee   31`), lines that are quoted as a whole (`"1,2,x"`), as spreadsheets save what they took for one column,
@@ -67,7 +67,7 @@ _PAIRS = (
 
 @dataclass(frozen=True)
 class Rewrite:
-    """What is changed in each line, and how that is said."""
+    """What is changed in each line, and the notice of it."""
 
     line: Callable[[bytes], bytes]
     delimiter: str | None  # of the new lines; None: to be found in them
@@ -78,7 +78,7 @@ class Rewrite:
 
 
 def find_rewrite(head: str, options: UploadOptions) -> Rewrite | None:
-    """Return how the lines of a file that begins with `head` are written anew; None: they are parsed as they are."""
+    """Return how to rewrite the lines of a file that begins with `head`; None: they are parsed as they are."""
     if options.delimiter is not None or options.quote is not None:
         return None
     lines = [line for line in head.splitlines()[:MAX_LINES] if line.strip()]
@@ -218,7 +218,7 @@ def _aligned(lines: list[str]) -> Rewrite | None:
 
 
 def write_anew(path: Path, target: Path, rewrite: Rewrite) -> Path:
-    """Write a file's lines anew; they keep their numbers, but for the names before them where it has some."""
+    """Rewrite a file's lines. They keep their numbers, unless a line of names comes before them."""
     with path.open("rb") as file, target.open("wb") as out:
         if rewrite.names:
             out.write(SEPARATOR.encode().join(rewrite.names) + b"\n")

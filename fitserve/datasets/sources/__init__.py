@@ -32,7 +32,7 @@ from fitserve.wire.sources import Source
 
 @dataclass(frozen=True)
 class Importer:
-    """Imports sources as datasets of one owner. `check` is called again and again: what it raises ends the work."""
+    """Imports sources as datasets of one owner. `check` is called repeatedly: an error that it raises ends the work."""
 
     settings: Settings
     engine: Engine

@@ -34,7 +34,7 @@ class SourceChanged(SourceAway):
 
 
 class Stopped(Exception):
-    """Whoever asked for the table does not want it any more."""
+    """The request for the table was withdrawn."""
 
 
 def go_on() -> None:

@@ -21,7 +21,7 @@ MAX_NAMED = 3  # parts that a notice names
 
 @dataclass(frozen=True)
 class TablePart:
-    """One part of a table, whose rows can be read again and again."""
+    """One part of a table, whose rows can be read more than once."""
 
     name: str
     schema: pa.Schema

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 MAX_EPOCHS = 5_000  # that the rules read; of more, every n-th
 
-# Artifacts, reports and networks by their hash: they never change, and a page asks for the same ones again and again.
+# Artifacts, reports and networks by their hash: they never change, and a page requests the same ones repeatedly.
 _cache: LoadingCache[Any] = LoadingCache(16, size=64 * MB)
 
 

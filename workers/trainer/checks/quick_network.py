@@ -1,4 +1,4 @@
-"""A network that is trained for a few batches, again and again from the same initial weights."""
+"""A network that is trained for a few batches at a time, always from the same initial weights."""
 
 from __future__ import annotations
 

@@ -178,9 +178,9 @@ class Streamed:
     """A Feed of rows that do not fit into memory: read in every epoch, through a shuffle buffer.
 
     Rows come from a spool in pieces whose order changes with each epoch; without room for a spool, from several row
-    groups of the Parquet file side by side, drawn anew in each epoch. The pieces fill a buffer, which is shuffled, half
-    of it is trained on, and it is filled again. A thread prepares the next block while the network trains on this one.
-    Memory holds a few blocks, however long the file.
+    groups of the Parquet file side by side, drawn again in each epoch. The pieces fill a buffer, which is shuffled,
+    half of it is trained on, and it is filled again. A thread prepares the next block while the network trains on this
+    one. Memory holds a few blocks, however long the file.
     """
 
     resident = False

@@ -256,7 +256,7 @@ def fit(table: pa.Table, spec: Spec, facts: DatasetFacts, source: Path | None = 
     """
     targets = TargetEncoder.fit(spec.target, table, facts)
     if spec.initial_weights is not None and spec.initial_weights.encoding == "source":
-        if source is None:  # fitted anew, the same weights would mean something else
+        if source is None:  # with another fit the same weights would mean something else
             raise ValueError("the source of the initial weights is not there")
         manifest = json.loads(source.read_bytes())
         encoder = Encoder.from_json(manifest["encoder"])

@@ -1,7 +1,7 @@
 """Networks that a warm trainer keeps with their traced functions, for a next run of the same shape.
 
 Tracing takes longer than many epochs of a small network. What a traced function has as constants is in a network's
-`signature`: a run takes a kept network only if all of it is the same. What it has as variables is set anew: weights,
+`signature`: a run takes a kept network only if all of it is the same. What it has as variables is set again: weights,
 the states of random generators, the optimizer's, the learning rate. Rows are arguments. So a run's results are those
 of a fresh trainer, to the bit.
 """
@@ -74,7 +74,7 @@ class KeptNetwork:
     compiled: Compiled
     values: InitialValues
     stacks: OrderedDict[Any, StackedNetwork] = field(default_factory=OrderedDict)  # by what is traced of them
-    probes: dict[Any, Any] = field(default_factory=dict)  # traced by whoever looks into the network
+    probes: dict[Any, Any] = field(default_factory=dict)  # traced for the recording of layers
     _optimizer: State = field(default_factory=list)
     _nodes: list[tuple[Any, int, int]] = field(default_factory=list)
 

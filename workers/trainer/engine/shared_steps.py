@@ -1,6 +1,6 @@
 """Training and test steps of a network that several processes train together: each takes its share of every batch.
 
-The result is that of one process with the same batches, but for rounding:
+The result is that of one process with the same batches, except for rounding:
 
 - The loss of a share is weighted by its part of the batch's rows, and the gradients are summed. Keras's losses are
   means over rows, so the sum is the gradient of the whole batch.

@@ -102,7 +102,7 @@ class GaussianProcess:
         return points
 
     def _near(self, point: Point) -> Point:
-        """Return a point with one or two ranges drawn anew, or numbers that lie close."""
+        """Return a neighbour of a point: one or two of its ranges drawn again, or numbers close to its own."""
         ranges = _chosen(self._ranges, point)
         near = dict(point)
         numbers = [pointer for pointer, one in ranges.items() if isinstance(one, NumberRange)]

@@ -1,7 +1,7 @@
 """Several trials of a search as one network: their outputs averaged, whatever their architectures.
 
-The best k, or those that greedy selection takes (Caruana et al. 2004): starting from the best, again and again the
-trial with which the average does best on validation rows, with replacement, until none makes it better.
+The best k, or those that greedy selection takes (Caruana et al. 2004): starting from the best, add
+the trial with which the average does best on validation rows, with replacement, until none improves it.
 """
 
 from __future__ import annotations

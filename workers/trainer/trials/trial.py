@@ -309,7 +309,7 @@ def _assign(optimizer: keras.optimizers.Optimizer, values: Sequence[np.ndarray])
 
 
 class OptimizerSwitcher(keras.callbacks.Callback):
-    """Trains on with another optimizer after some epochs; callbacks that wait for an improvement wait anew."""
+    """Trains on with another optimizer after some epochs; callbacks that wait for an improvement start over."""
 
     def __init__(
         self, switch: Callable[[int], bool], waiting: Sequence[keras.callbacks.Callback], report: Reporter

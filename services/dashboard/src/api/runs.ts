@@ -57,7 +57,7 @@ export type BulkAction = "cancel" | "delete" | "tag" | "untag";
 
 const BULK = 500; // a second or so: progress is seen, and nobody waits for the server meanwhile
 
-/** Change many runs, part by part; `onPart` is told what each part came to, also where a later one fails. */
+/** Change many runs, part by part; `onPart` gets the outcome of each part, also where a later one fails. */
 export async function changeMany(action: BulkAction, ids: readonly string[], tag: string | undefined, onPart: (part: BulkOutcome) => void): Promise<void> {
   for (let at = 0; at < ids.length; at += BULK) {
     onPart(await post<BulkOutcome>(`${ROOT}/bulk`, { action, runs: ids.slice(at, at + BULK), tag: tag ?? null }));

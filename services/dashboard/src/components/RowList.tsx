@@ -11,14 +11,14 @@ const MOST_COLUMNS = 7;
 
 interface RowListProps {
   title: string;
-  /** What is said of each row; `row` is its number in the dataset, from 1. */
+  /** The text beside each row; `row` is its number in the dataset, from 1. */
   rows: readonly Record<string, unknown>[];
   dataset: string;
 }
 
 const shown = (value: unknown): string => (typeof value === "number" ? number(value, 3) : typeof value === "string" ? value : JSON.stringify(value));
 
-/** Rows of a dataset with what is said of each; a click shows what is in them. */
+/** Rows of a dataset with a text beside each; a click shows their values. */
 export function RowList({ title, rows, dataset }: RowListProps) {
   const t = useText();
   const [open, setOpen] = useState<number | null>(null);

@@ -194,7 +194,7 @@ def select_outputs(
 ) -> list[SelectedOutput]:
     """Return the outputs that a request names, with their parameters, or all of them. Raises Malformed.
 
-    Whoever names a bound that the version answers by itself has the output that it is about, with all of its bounds.
+    A request that names a bound which the version answers by default gets that bound's output with all of its bounds.
     """
     selected, bounds = [], {name: one["name"] for name, one in model.conformal.added if model.level is not None}
     for name, parameters in named:

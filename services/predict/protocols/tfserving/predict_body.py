@@ -81,7 +81,7 @@ def _read_parts(
 def _read_known(columns: Columns, body: bytes) -> tuple[InputRows, float | bool | None] | None:
     """Return the rows and `interval` of a body of scalars, by the quickest reader that fits; None for other bodies.
 
-    Whatever is wrong with those is named where they are read as any JSON.
+    Errors in those are reported where they are read as any JSON.
     """
     if columns.read_numbers is not None and columns.plain_numbers is not None:
         with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
