@@ -141,7 +141,7 @@ def translate_errors() -> Iterator[None]:
         if isinstance(error, OperationalError) or error.connection_invalidated:
             raise Unavailable("The database is not reachable right now.", retry_after=5) from error
         if isinstance(error, IntegrityError) and "foreign key" in message:
-            detail = "What this refers to was deleted at the same moment, or is referred to since."
+            detail = "What this refers to was deleted at the same moment, or something refers to this by now."
             raise Conflict(detail, fix="Look at it again, then repeat the request.") from error
         raise
 

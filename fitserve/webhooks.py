@@ -94,7 +94,7 @@ def create(
             fix="The operator names channels in FITSERVE_CHANNELS.",
         )
     if request.all_owners and not is_admin:
-        raise Forbidden("Only an admin may hear of every owner's changes.", pointer="/all_owners", received=True)
+        raise Forbidden("Only an admin may receive every owner's changes.", pointer="/all_owners", received=True)
     count = session.scalar(select(func.count()).select_from(Webhook).where(Webhook.owner == owner)) or 0
     if count >= settings.limits.webhooks:
         raise TooMany(

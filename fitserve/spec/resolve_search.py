@@ -169,7 +169,7 @@ def resolve_search(
 ) -> ResolvedSearch:
     """Check a search against a dataset. Raises SpecRefused where no configuration that was tried is valid.
 
-    A configuration that is not valid is a trial that fails alone; a warning says how many of those tried are.
+    A trial of an invalid configuration fails, and no other; a warning says how many of those tried are invalid.
     """
     limits = limits or Limits()
     search = _with_parts(search, facts, limits) if search.ablation is not None else _with_fractions(search, limits)
@@ -271,7 +271,7 @@ def _advice(search: SearchSpec, valid: list[Resolved], refused: list[BadInput], 
     if refused:
         why = refused[0].problems[0] if refused[0].problems else Problem(refused[0].detail)
         detail = f"{len(refused)} of {len(valid) + len(refused)} configurations looked at are invalid: {why.detail}"
-        fix = "Such a trial fails alone."
+        fix = "Only such a trial fails."
         advice.append(Advice(code="search-invalid", detail=detail, pointer=why.pointer or "/search", fix=fix))
     for pointer, one in search.flat().items():
         steps = one.count() if isinstance(one, NumberRange) and one.step is not None else None

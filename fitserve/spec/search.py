@@ -400,7 +400,7 @@ def read_search(body: dict[str, Any]) -> tuple[SearchSpec | None, list[Problem]]
         return None, list(InvalidValue(problems=refused).under(KEY).problems)
     template = settings.spec if settings.spec is not None else {k: v for k, v in body.items() if k != KEY}
     if template.get("check") not in (None, False):
-        detail = "A check is of one configuration."
+        detail = "A check takes one configuration."
         return None, [Problem(detail, "/check", fix="Leave check out, or the ranges and ablate.")]
     if template.get(ablation.KEY) not in (None, False):
         return _read_ablation(settings, template)
@@ -428,7 +428,7 @@ def _with_folds(body: dict[str, Any], written: dict[str, Any]) -> tuple[dict[str
     if written.get("folds") is None:
         return body, written, []
     if body.get("folds") is not None:
-        detail = "The folds are given twice."
+        detail = "The folds are stated twice."
         return body, written, [Problem(detail, f"/{KEY}/folds", fix="Leave one of them out.")]
     rest = {key: value for key, value in written.items() if key != "folds"}
     return {**body, "folds": written["folds"]}, rest, []
@@ -442,7 +442,7 @@ def _read_ablation(settings: Search, template: dict[str, Any]) -> tuple[SearchSp
     written = template[ablation.KEY]
     body = {key: value for key, value in template.items() if key != ablation.KEY}
     problems = [
-        Problem("An ablation is of one configuration.", json_pointer(where), fix="Search first; then ablate the best.")
+        Problem("An ablation takes one configuration.", json_pointer(where), fix="Search first; then ablate the best.")
         for where, _ in _nodes(body, ())
     ]
     for name in ("trials", "sampler", "pruner", "seconds", "seed", "ensemble"):

@@ -183,13 +183,13 @@ def resolve_initial_weights(
     fresh |= (added & set(weighted)) - set(source.layers)
     frozen = _matched(wanted.freeze, weighted, f"{_POINTER}/freeze", problems)
     if both := [name for name in weighted if name in fresh & frozen]:
-        detail = f"{_listed(both)} would be frozen as the seed draws it."
+        detail = f"{_listed(both)} would be frozen with random weights."
         problems.append(Problem(detail, f"{_POINTER}/freeze", received=both, fix="Freeze it, or reinitialize it."))
     for name, weights in weighted.items():
         if name not in fresh:
             problems += _differences(graph, graph.nodes[name], weights, source)
     if not problems and not set(weighted) - fresh:
-        detail = "Every layer begins from the seed: none of the source's weights are used."
+        detail = "Every layer starts with random weights: none of the source's are used."
         problems.append(Problem(detail, f"{_POINTER}/reinitialize", fix="Leave initial_weights out."))
     trained = [name for name, weights in weighted.items() if any(one.trainable for one in weights)]
     if not set(trained) - frozen:

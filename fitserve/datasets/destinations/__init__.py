@@ -33,7 +33,7 @@ def find_connection(settings: Settings, destination: Destination, owner: str) ->
     connection = connections.find(settings, name, kind, owner, f"/destination/{kind}/connection")
     if not connection.writable:
         what = f"The connection {name!r} is for reading alone."
-        fix = "The operator says `writable: true` of connections that predictions may be written through."
+        fix = "The operator sets `writable: true` for connections that predictions may be written to."
         raise refused(kind, what, key="connection", fix=fix, received=name)
     return connection
 

@@ -117,7 +117,7 @@ class ObjectTarget:
         except SourceAway as error:
             raise DestinationAway(error.detail, retry_after=error.retry_after) from None
         except SourceRefused as error:
-            fix = error.fix or "The operator mends the connection."
+            fix = error.fix or "Ask the operator to correct the connection."
             raise refused(self._kind, error.detail, key="connection", fix=fix) from None
 
 

@@ -47,5 +47,5 @@ def copy_part(
         match = SERVER_MESSAGE.search(text)
         detail = connection.redact(match[1] if match else re.sub(r"^\w+: ", "", text))
         if state.startswith(AWAY) or ENDED.search(detail) or (not state and match is None):
-            raise SourceAway(f"The database broke off: {detail}") from None
+            raise SourceAway(f"The connection to the database broke: {detail}") from None
         raise refused("sql", f"The database refuses: {detail}.") from None

@@ -302,9 +302,8 @@ class SqlTarget:
         away = state.startswith(_AWAY) or error.connection_invalidated or _BUSY.search(detail)
         if away or (connecting and not state and not _REFUSALS.search(detail)):
             raise SourceAway(f"The database does not answer: {detail}.") from None
-        fix = (
-            "The operator mends the connection, or the rights of its user." if connecting or state == "42501" else None
-        )
+        lacks_rights = connecting or state == "42501"
+        fix = "Ask the operator to correct the connection, or the rights of its user." if lacks_rights else None
         raise refused("sql", f"The database refuses: {detail}.", fix=fix) from None
 
 

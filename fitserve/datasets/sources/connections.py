@@ -148,7 +148,7 @@ def driver_missing(connection: Connection, module: str | None) -> Unavailable:
     """Return the error of a database whose driver is not installed, with the command that brings one."""
     url, package = _DRIVERS.get(connection.scheme, ("", module or "its driver"))
     written = f", and the connection's url begins with {url}" if url else ""
-    fix = f"The operator installs a driver beside fitserve (pip install {package}){written}."
+    fix = f"Ask the operator to install a driver beside fitserve (pip install {package}){written}."
     return Unavailable(f"The driver of {connection.scheme} is not installed: {module}.", fix=fix)
 
 

@@ -228,7 +228,7 @@ def translated(kind: str, connection: Connection, pointer: str, path: str) -> It
             raise  # of the local disk
         detail = connection.redact(f"{type(error).__name__}: {error}")
         if isinstance(error, PermissionError) or any(word in detail.lower() for word in _REFUSALS):
-            fix = "The operator mends the connection's credentials."
+            fix = "Ask the operator to correct the connection's credentials."
             raise SourceRefused(f"The store refuses: {detail}", fix=fix) from None
         if type(error).__name__ == "FileExpired" or any(word in str(error) for word in _CHANGED):
             what, fix = "An object changed while it was read.", "Import it once it is complete."

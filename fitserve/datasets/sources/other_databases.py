@@ -123,7 +123,7 @@ def _raise(error: DBAPIError, connection: Connection, *, late: bool) -> NoReturn
         if any(word in lowered for word in ("denied", "password", "authentication", "unknown database", "login")):
             raise SourceRefused(
                 f"The database refuses the connection: {detail}.",
-                fix="The operator mends the connection's user, password or database.",
+                fix="Ask the operator to correct the connection's user, password or database.",
             ) from None
         raise SourceAway(f"The database does not answer: {detail}") from None
     if error.connection_invalidated or isinstance(error, InterfaceError):

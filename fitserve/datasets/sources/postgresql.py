@@ -82,7 +82,7 @@ def _raise(error: Exception, connection: Connection) -> NoReturn:
     if isinstance(error, OSError) and error.errno:  # the disk's
         raise error
     if (state.startswith(AWAY) and state != "57014") or ENDED.search(detail):
-        raise SourceAway(f"The database broke off: {detail}") from None
+        raise SourceAway(f"The connection to the database broke: {detail}") from None
     if not state and _MISSPELT.search(text):
         raise BadConnections(f"The connection's url cannot be read: {detail}.") from None
     if not state and "Failed to connect" in text:
@@ -92,7 +92,7 @@ def _raise(error: Exception, connection: Connection) -> NoReturn:
             raise SourceAway(f"The database takes no connections now: {detail}") from None
         raise SourceRefused(
             f"The database refuses the connection: {detail}.",
-            fix="The operator mends the connection's user, password or database.",
+            fix="Ask the operator to correct the connection's user, password or database.",
         ) from None
     if not state and _UNREADABLE.search(text):
         what = f"A value cannot be read: {detail}."

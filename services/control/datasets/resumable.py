@@ -269,7 +269,7 @@ async def _receive(request: Request, ctx: Context, row: Upload, path: Path, clai
     await anyio.to_thread.run_sync(_restore_bytes, ctx, row, path)
     offset = _offset(row, path)
     if claimed != offset:
-        raise Conflict("The offset is not where this upload stands.", received=claimed, expected=str(offset))
+        raise Conflict("The offset is not the end of what has arrived.", received=claimed, expected=str(offset))
     try:
         offset = await _append_body(request, path, offset, length)
     finally:

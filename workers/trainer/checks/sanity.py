@@ -19,7 +19,7 @@ from workers.trainer.checks.quick_network import QuickNetwork, first_rate, some,
 
 _BATCH = 32
 _STEPS = 1500  # with one batch
-_FITTED = 0.1  # of the loss of the best constant, below which a batch is learnt by heart
+_FITTED = 0.1  # of the loss of the best constant, below which a batch is memorised
 _LEARNING_STEPS = 400
 _SHUFFLES = 5
 _ERRORS = 2.8  # standard errors of their mean: 95% of Student's distribution
@@ -81,10 +81,10 @@ def _one_batch(network: QuickNetwork, spec: Spec) -> SanityResult:
                 break
         if share <= _FITTED:
             if factor == 1.0:
-                return SanityResult(name, True, share, expected, f"It learns {rows.count} rows by heart.")
-            says = f"It learns {rows.count} rows by heart only with ten times the learning rate."
+                return SanityResult(name, True, share, expected, f"It memorises {rows.count} rows.")
+            says = f"It memorises {rows.count} rows only with ten times the learning rate."
             return SanityResult(name, False, share, expected, says, f"learning_rate: {rate * factor:g}")
-    says = f"It cannot learn {rows.count} rows by heart: {share:.2g} of the loss of a constant is left."
+    says = f"It cannot memorise {rows.count} rows: {share:.2g} of the loss of a constant is left."
     return SanityResult(name, False, share, expected, says, "More units; an activation such as relu; check the loss.")
 
 
