@@ -324,12 +324,11 @@ class PlainNumbers:
 
     def warnings(self, values: np.ndarray) -> RowWarnings:
         """Return the warnings of finite float64 (rows, columns)."""
-        outside = np.flatnonzero((values < self.low) | (values > self.high))
-        if not len(outside):
+        rows, places = ((values < self.low) | (values > self.high)).nonzero()
+        if not len(rows):
             return RowWarnings(len(values))
         raw, scratch = self._raw_columns, {self.input: np.zeros((1, self.width), np.float32)}
-        rows, places = np.divmod(outside, self.columns)
-        warned: list[dict[str, np.ndarray]] = [{} for _ in range(self.columns)]
+        warned: list[dict[str, np.ndarray]] = [{}] * self.columns
         for place in set(places.tolist()):
             warned[place] = {"out_of_range": rows[places == place]}
 
@@ -357,11 +356,27 @@ class PlainNumbers:
             with np.errstate(over="ignore"):  # what lies far out becomes infinite
                 scaled: np.ndarray = (values - self.center) / self.scale
             if self.places is None:
-                out = scaled.astype(np.float32)
+                out = scaled.astype(np.float32, order="C")  # odd columns are written into it row by row
             else:
                 out = np.zeros((len(values), self.width), np.float32)
                 out[:, self.places] = scaled
         return out if self._write_odd(values, out) else None
+
+    def write_clean(self, values: np.ndarray, out: np.ndarray) -> bool:
+        """Write finite float64 (rows, columns) into float32 (rows, width); False where a row is not clean."""
+        if not self.clean_rows(values).all():
+            return False
+        if self.constants is None or self.places is not None:
+            encoded = self.encode(values)
+            if encoded is None:
+                return False
+            out[:] = encoded
+            return True
+        with np.errstate(over="ignore"):
+            scaled = values - self.center
+            np.divide(scaled, self.scale, out=scaled)
+            out[:] = scaled
+        return self._write_odd(values, out)
 
     def _write_odd(self, values: np.ndarray, out: np.ndarray) -> bool:
         """Write the odd columns; False where a value is unusual."""

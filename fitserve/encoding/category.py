@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from fitserve.dataset_facts import MAX_LABELS, ColumnFacts
-from fitserve.encoding.coercion import Column, as_label, bad_value, by_value, labels_of
+from fitserve.encoding.coercion import Column, as_label, bad_value, by_value, int64_of, labels_of
 from fitserve.encoding.encoding import Encoding, FittedColumn, Row, Unusual, ValueWarning, ValueWriter
 from fitserve.errors import BadInput
 from fitserve.excerpts import excerpt_of_cell
@@ -117,6 +117,7 @@ class LabelColumn(FittedColumn):
         unusual, others = Unusual(), np.flatnonzero(places == _NOT_FOUND)
         if others.size:
             their_places, states = self._places_and_states([values[at] for at in others.tolist()])
+            places = places.copy()
             places[others] = their_places
             if (states == _REFUSED).any():
                 return Unusual(refused=others[states == _REFUSED])
@@ -131,7 +132,7 @@ class LabelColumn(FittedColumn):
         usual = self._usual_places
         if usual and not (usual.has_truths and bool in set(map(type, values))):
             try:
-                return np.fromiter(map(usual.__getitem__, values), np.int64, len(values))
+                return int64_of(map(usual.__getitem__, values), len(values))
             except TypeError:  # a list or an object
                 pass
         return np.full(len(values), _NOT_FOUND, np.int64)

@@ -7,6 +7,7 @@ they were in the uploaded file. pyarrow is imported where a table is read, becau
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -173,6 +174,11 @@ def _seconds_of_text(text: str, format: ColumnFormat) -> float:
         return as_seconds(datetime.fromisoformat(text.strip()))
 
 
+def int64_of(values: Iterable[int], count: int) -> np.ndarray:
+    """Return `count` integers as an array that is read only; `struct` takes two thirds of NumPy's time for it."""
+    return np.frombuffer(struct.pack(f"{count}q", *values), np.int64)
+
+
 def by_value(values: Sequence[Any]) -> tuple[np.ndarray, list[Any]]:
     """Return int64 codes (rows,) into the distinct JSON values, and those values: 1, 1.0 and true are distinct."""
     kinds = set(map(type, values))
@@ -180,7 +186,7 @@ def by_value(values: Sequence[Any]) -> tuple[np.ndarray, list[Any]]:
     if not (kinds <= {str, int, type(None)} or kinds <= {str, bool, type(None)}):  # of which no two are equal
         keys = [value if type(value) is str else (type(value), repr(value)) for value in values]
     places = {key: place for place, key in enumerate(dict.fromkeys(keys))}
-    codes = np.fromiter(map(places.__getitem__, keys), np.int64, len(keys))
+    codes = int64_of(map(places.__getitem__, keys), len(keys))
     if keys is values:
         return codes, list(places)
     _, first = np.unique(codes, return_index=True)

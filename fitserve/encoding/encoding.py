@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
@@ -89,7 +89,8 @@ class ValueWarning:
 
     def to_json(self) -> dict[str, Any]:
         """Return the form in which a prediction lists it."""
-        return {key: value for key, value in asdict(self).items() if key != "received" or value is not None}
+        listed = {"column": self.column, "code": self.code, "message": self.message}
+        return listed if self.received is None else {**listed, "received": self.received}
 
 
 @dataclass(slots=True)

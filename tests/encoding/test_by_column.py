@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fitserve.dataset_facts import ColumnFacts, DatasetFacts
 from fitserve.encoder import Encoder
 from fitserve.encoding import ENCODINGS
 from fitserve.errors import BadInput
@@ -106,3 +108,28 @@ def test_a_training_bound_as_float32_is_no_warning() -> None:
     assert min(single[0] - low, high - single[1]) < 0 or single[0] > low
     assert not encoder.encode_rows([[value] for value in (*single, low, high)])[1].codes
     assert encoder.encode_rows([[high + 1e-3]])[1].codes
+
+
+@pytest.mark.parametrize("odd", [False, True])
+def test_a_matrix_is_written_into_kept_memory_to_the_bit(odd: bool) -> None:
+    names = [f"pixel{place}" for place in range(200)]
+    table = pa.table({name: pa.array([0, 1 if odd and name == "pixel7" else 255], pa.int64()) for name in names})
+    columns = []
+    for name in names:
+        top = max(table[name].to_pylist())
+        kind = {"kind": "boolean", "labels": ("0", "1")} if top == 1 else {"kind": "numeric"}
+        known = {"name": name, "storage": "int64", "rows": 2, "distinct": 2, "min": 0, "max": top}
+        columns.append(ColumnFacts.model_validate(known | kind))
+    facts = DatasetFacts(name="image", version=1, sha256="0" * 64, rows=2, columns=tuple(columns))
+    encoder = Encoder.fit([Feature(column=name) for name in names], table, facts)
+    plain = encoder.plain_numbers
+    assert plain is not None
+    assert bool(plain.odd) == odd
+    values = np.array([table[name].to_pylist() for name in names], np.float64).T
+    kept = np.full((len(values), plain.width), 7, np.float32)
+    assert plain.write_clean(values, kept)
+    expected = plain.encode(values)
+    assert expected is not None
+    assert kept.tobytes() == expected.tobytes()
+    values[1, 5] = 1e9
+    assert not plain.write_clean(values, kept)

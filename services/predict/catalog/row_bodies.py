@@ -5,6 +5,7 @@ A reader that knows the columns gives no dictionaries: numbers arrive as float64
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -79,6 +80,6 @@ def _body_type(names: Sequence[str], cells: Sequence[Any], default: tuple[Any, .
 
 def _float64(values: Sequence[float | None]) -> Any:
     try:
-        return np.fromiter(values, np.float64, len(values))  # type: ignore[arg-type]
-    except TypeError:
+        return np.frombuffer(struct.pack(f"{len(values)}d", *values), np.float64)
+    except struct.error:
         return np.array(values, np.float64)  # None becomes NaN

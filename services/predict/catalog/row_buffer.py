@@ -56,11 +56,7 @@ class RowBuffer:
                 return False
             if values.size <= FEW_NUMBERS:
                 return self.write_numbers(values.ravel().tolist())
-            encoded = plain.encode(values) if plain.clean_rows(values).all() else None
-            if encoded is None:
-                return False
-            self.arrays[plain.input][: len(values)] = encoded
-            return True
+            return plain.write_clean(values, self.arrays[plain.input][: len(values)])
         return self.write(values)
 
     def write(self, rows: Sequence[Any]) -> bool:

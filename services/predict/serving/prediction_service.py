@@ -31,6 +31,7 @@ from services.predict.serving.batching import Batcher, Shadows
 from services.predict.serving.counters import Counters
 from services.predict.serving.deciding import Decided, decide, decider_of
 from services.predict.serving.drift_monitor import DriftMonitor
+from services.predict.serving.garbage_pauses import GarbagePauses
 from services.predict.serving.model_updates import RETRY_SECONDS, ModelUpdates
 from services.predict.serving.rollout_traffic import BASE, NEW
 
@@ -67,6 +68,7 @@ class PredictionService:
         self.catalog = Catalog()
         self.access = Access(settings.auth)
         self.counters = Counters()
+        self.garbage_pauses = GarbagePauses()
         self.drift = DriftMonitor(settings, engine, self.catalog.loaded_models)
         self.executor = ThreadPoolExecutor(4, thread_name_prefix="inference")
         self.shadows = Shadows(self.executor, self.counters, self.drift.rollouts)

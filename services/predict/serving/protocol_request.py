@@ -112,6 +112,8 @@ class ProtocolRequest(ABC):
         finally:
             if self.admitted:
                 self.service.counters.in_flight -= 1
+            if self.is_large:
+                self.service.garbage_pauses.end()
 
     def admit(self) -> None:
         """Count the request in, once all of it has arrived: one whose body never comes takes no place from others.
@@ -130,7 +132,9 @@ class ProtocolRequest(ABC):
 
     async def off_loop(self, size: int, function: Callable[..., T], *arguments: Any) -> T:
         """Call a function of a body of `size` bytes: of a large one in a thread, so that no other request waits."""
-        self.is_large = self.is_large or size > LARGE_BODY_BYTES
+        if not self.is_large and size > LARGE_BODY_BYTES:
+            self.is_large = True
+            self.service.garbage_pauses.begin()
         if not self.is_large:
             return function(*arguments)
         return await self.service.loop.run_in_executor(self.service.executor, function, *arguments)

@@ -28,8 +28,8 @@ def read_predict(
 
     `check_count` may refuse a number of rows before they are read. Raises Malformed, BadInput, and what it raises.
     """
-    known = _read_parts(model, body, check_count) if len(body) > LARGE_BODY_BYTES else None
-    known = known or _read_known(model.columns, body)
+    is_large = len(body) > LARGE_BODY_BYTES
+    known = _read_parts(model, body, check_count) if is_large else _read_known(model.columns, body)
     if known is not None:
         rows, interval = known
         return rows, True, None if interval is None else read_level(interval)
