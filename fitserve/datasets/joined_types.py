@@ -17,13 +17,20 @@ def common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType:
         return other
     if types.is_integer(one) and types.is_integer(other):
         return pa.int64()
-    if types.is_decimal(one) and types.is_decimal(other) and one.scale == other.scale:
-        return one if one.precision > other.precision else other
+    if all(types.is_integer(kind) or types.is_decimal(kind) for kind in (one, other)):
+        return _decimal(one, other)
     if all(types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind) for kind in (one, other)):
         return pa.float64()
     if all(types.is_timestamp(kind) or types.is_date(kind) for kind in (one, other)):
         return pa.timestamp("us", getattr(one, "tz", None))
     return pa.string()
+
+
+def _decimal(one: pa.DataType, other: pa.DataType) -> pa.DataType:
+    """Return a decimal with the digits of both, before and after the point; where those are too many, a float."""
+    shapes = [(kind.precision, kind.scale) if pa.types.is_decimal(kind) else (20, 0) for kind in (one, other)]
+    whole, scale = max(precision - scale for precision, scale in shapes), max(scale for _, scale in shapes)
+    return pa.decimal128(whole + scale, scale) if whole + scale <= 38 else pa.float64()
 
 
 def cast(column: pa.Array, kind: pa.DataType) -> pa.Array:

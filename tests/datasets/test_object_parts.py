@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import re
 import threading
 import time
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from pydantic import SecretStr
 
+from fitserve.datasets.ingest import ingest
+from fitserve.datasets.joined_types import common_type
 from fitserve.datasets.sources import objects
 from fitserve.datasets.sources.connections import Connection
 from fitserve.datasets.sources.fetched import Fetched, Place, SourceAway
@@ -39,14 +45,16 @@ class MeetingStore(MemoryFileSystem):  # type: ignore[misc]
         return super().open(path, mode, **more)
 
 
-def fetch(store: MeetingStore, folder: Path, monkeypatch: pytest.MonkeyPatch, parts: dict[str, bytes]) -> Fetched:
+def fetch(
+    store: MeetingStore, folder: Path, monkeypatch: pytest.MonkeyPatch, parts: dict[str, bytes], path: str = "*.csv"
+) -> Fetched:
     root = f"/{folder.name}"
     for name, data in parts.items():
         store.pipe(f"{root}/{name}", data)
-    monkeypatch.setattr(objects, "open_store", lambda *_: (store, f"{root}/*.csv"))
+    monkeypatch.setattr(objects, "open_store", lambda *_: (store, f"{root}/{path}"))
     connection = Connection(url=SecretStr("s3://bucket"))
     place = Place(folder, Limits(), UploadOptions())
-    return objects.fetch("s3", ObjectSource(connection="lake", path="*.csv"), connection, place)
+    return objects.fetch("s3", ObjectSource(connection="lake", path=path), connection, place)
 
 
 def test_parts_are_fetched_side_by_side_and_joined_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,3 +96,74 @@ def test_a_pattern_matches_as_in_fsspec_in_a_time_that_grows_with_its_length() -
     assert not objects.Pattern(["*a" * 100 + "*b"])(["a" * 1000])
     assert not objects.Pattern(["**", "*a"] * 100 + ["b"])(["a"] * 300)
     assert time.process_time() - began_at < 2
+
+
+def parquet(**columns: Any) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(pa.table(columns), sink)
+    return sink.getvalue()
+
+
+FOLDERS: dict[str, tuple[dict[str, bytes], list[dict[str, Any]], str]] = {
+    "numbers, days and texts": (
+        {
+            "y=2018/day=2018-03-01/who=A%20b/a.parquet": parquet(v=[1, 2]),
+            "y=2019/day=2019-12-24/who=__HIVE_DEFAULT_PARTITION__/b.parquet": parquet(v=[3]),
+        },
+        [
+            {"v": 1, "y": 2018, "day": date(2018, 3, 1), "who": "A b"},
+            {"v": 2, "y": 2018, "day": date(2018, 3, 1), "who": "A b"},
+            {"v": 3, "y": 2019, "day": date(2019, 12, 24), "who": None},
+        ],
+        "Read from the names of the parts' folders: 'y', 'day', 'who'.",
+    ),
+    "one part": (
+        {"code=007/a.csv": b"v\n1\n"},
+        [{"v": 1, "code": "007"}],
+        "Read from the names of the parts' folders: 'code'.",
+    ),
+    "the parts' own": ({"v=1/a.csv": b"v\n5\n", "v=2/b.csv": b"v\n6\n"}, [{"v": 5}, {"v": 6}], ""),
+    "not all parts": ({"a.csv": b"v\n5\n", "y=2/b.csv": b"v\n6\n"}, [{"v": 5}, {"v": 6}], ""),
+    "JSON Lines": (
+        {"y=1/a.jsonl": b'{"v": 5}\n', "y=2/b.jsonl": b'{"v": 6}\n'},
+        [{"v": 5}, {"v": 6}],
+        "Not read, as the parts are JSON Lines: 'y' in the names of their folders.",
+    ),
+}
+
+
+@pytest.mark.parametrize("folders", FOLDERS)
+def test_folders_that_name_columns_are_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folders: str) -> None:
+    parts, rows, said = FOLDERS[folders]
+    store = MeetingStore(meets=False, skip_instance_cache=True)
+    fetched = fetch(store, tmp_path, monkeypatch, parts, "**/*.*")
+    read = ingest(fetched.path, UploadOptions(), Limits(), tmp_path)
+    assert pq.read_table(read.parquet).to_pylist() == rows
+    assert [one.message for one in fetched.notices] == ([said] if said else [])
+
+
+def test_a_part_in_another_folder_is_other_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    contents = set()
+    for year in (2025, 2026, 2026):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        parts = {f"y={year}/a.csv": b"v\n1\n"}
+        store = MeetingStore(meets=False, skip_instance_cache=True)
+        contents.add(fetch(store, folder, monkeypatch, parts, "*/*.csv").sha256)
+        store.rm(f"/{folder.name}", recursive=True)
+    assert len(contents) == 2
+
+
+def test_an_object_with_the_signs_of_a_pattern_is_not_another_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = MeetingStore(meets=False, skip_instance_cache=True)
+    parts = {"sales [1].csv": b"v\n1\n", "sales 1.csv": b"v\n2\n"}
+    assert fetch(store, tmp_path, monkeypatch, parts, "sales [1].csv").path.read_bytes() == b"v\n1\n"
+
+
+def test_decimals_keep_their_digits_beside_other_numbers() -> None:
+    assert common_type(pa.decimal128(9, 2), pa.int64()) == pa.decimal128(22, 2)
+    assert common_type(pa.decimal128(9, 2), pa.decimal128(30, 19)) == pa.decimal128(30, 19)
+    assert common_type(pa.decimal128(38, 0), pa.decimal128(38, 9)) == pa.float64()
+    assert common_type(pa.decimal128(9, 2), pa.float64()) == pa.float64()

@@ -16,6 +16,7 @@ from fitserve.blobs import CHUNK, disk_full_is_507
 from fitserve.datasets.sources.connections import Connection, SourceRefused
 from fitserve.datasets.sources.fetched import Fetched, Place, SourceAway, SourceChanged, Stopped, Unchanged
 from fitserve.datasets.sources.part_files import PartFile, PartTable, join, read_parts
+from fitserve.datasets.sources.part_folders import has_columns
 from fitserve.errors import FitserveError, Problem, TooLarge, Unavailable
 from fitserve.settings import Limits
 from fitserve.wire.sources import ObjectSource
@@ -81,7 +82,7 @@ def fetch(kind: str, source: ObjectSource, connection: Connection, place: Place)
     listing = list_objects(kind, source, connection, place.limits)
     if listing.is_known(place.known):
         raise Unchanged
-    if len(listing.objects) == 1:
+    if len(listing.objects) == 1 and not (is_pattern(source.path) and has_columns(listing.objects[0].name)):
         (only,) = _download_all(kind, source, connection, place, listing.objects)
         return Fetched(only.path, only.sha256, only.bytes, listing.snapshot, stem=only.name)
     tables = read_objects(kind, source, connection, place, listing.objects)
@@ -133,7 +134,7 @@ def open_store(kind: str, connection: Connection, address: str) -> tuple[Any, st
 
 def _find(store: Any, path: str, pointer: str, stated: str) -> list[ListedObject]:
     """Return the object, or all parts, in the order of names."""
-    if any(sign in stated for sign in SIGNS):
+    if is_pattern(stated) and not _is_object(store, path):
         infos = _matching(store, path, pointer, stated)
         infos = [info for info in infos if not info["name"].rsplit("/", 1)[-1].startswith(("_", "."))]
     else:
@@ -148,6 +149,19 @@ def _find(store: Any, path: str, pointer: str, stated: str) -> list[ListedObject
     if len(infos) > MAX_PARTS:
         raise TooLarge("The source has too many parts.", received=len(infos), expected=f"at most {MAX_PARTS}")
     return sorted(ListedObject(str(info["name"]), int(info["size"]), _mark(info)) for info in infos)
+
+
+def is_pattern(path: str) -> bool:
+    """Return whether a path may stand for several objects."""
+    return any(sign in path for sign in SIGNS)
+
+
+def _is_object(store: Any, path: str) -> bool:
+    """Return whether a path with the signs of a pattern is the name of an object: `sales [1].csv`."""
+    try:
+        return "*" not in path and bool(store.info(path)["type"] == "file")
+    except FileNotFoundError:
+        return False
 
 
 def _matching(store: Any, path: str, pointer: str, stated: str) -> list[dict[str, Any]]:

@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from fitserve.datasets.readers import ReadAgain, TableReader, open_reader
 from fitserve.datasets.sources.arrow_file import ArrowFile
 from fitserve.datasets.sources.connections import SourceRefused
 from fitserve.datasets.sources.fetched import Fetched, Place
+from fitserve.datasets.sources.part_folders import FolderColumns
 from fitserve.datasets.sources.parts import TablePart, joined_rows, read_stream, unify
 from fitserve.errors import BadInput, TooLarge
 from fitserve.settings import MB, Limits
@@ -129,8 +129,13 @@ def join(tables: Sequence[PartTable], place: Place, snapshot: dict[str, Any]) ->
     joining: Callable[..., tuple[Path, list[Notice]]] = {"csv": _join_csv, "jsonl": _join_lines}.get(
         format, _join_typed
     )
-    path, notices = joining(tables, place)
-    whole = hashlib.sha256("\n".join(table.sha256 for table in tables).encode()).hexdigest()
+    names, schemas = [str(part["name"]) for part in snapshot["parts"]], [table.schema for table in tables]
+    folders = FolderColumns.of(names, schemas, as_texts=format == "csv")
+    path, notices = joining(tables, place, folders)
+    notices = [*folders.notices(read=format != "jsonl"), *notices]
+    content = [table.sha256 for table in tables]
+    content += [repr(own) for own in folders.values if own and format != "jsonl"]
+    whole = hashlib.sha256("\n".join(content).encode()).hexdigest()
     reading = place.options.model_copy(update={**dict.fromkeys(_OF_TEXTS), "format": None})
     size = sum(table.bytes for table in tables)
     return Fetched(path, whole, size, snapshot, notices, reading=reading)
@@ -162,8 +167,14 @@ def _schema(reader: TableReader) -> pa.Schema:
     return schema
 
 
-def _join_typed(tables: Sequence[PartTable], place: Place) -> tuple[Path, list[Notice]]:
-    parts = [TablePart(table.name, table.schema, partial(_typed_batches, table)) for table in tables]
+def _with_folders(
+    at: int, table: PartTable, folders: FolderColumns, batches: Callable[[PartTable], Iterator[pa.RecordBatch]]
+) -> TablePart:
+    return TablePart(table.name, folders.schema_of(table.schema), lambda: folders.rows_of(at, batches(table)))
+
+
+def _join_typed(tables: Sequence[PartTable], place: Place, folders: FolderColumns) -> tuple[Path, list[Notice]]:
+    parts = [_with_folders(at, table, folders, _typed_batches) for at, table in enumerate(tables)]
     schema, notices = unify(parts)
     path = place.folder / "joined.arrow"
     with ArrowFile(path, schema, place.limits, place.check) as joined:
@@ -195,11 +206,11 @@ def _arrow_opened(path: Path) -> Iterator[Any]:
         yield pa.ipc.open_file(file) if is_file else pa.ipc.open_stream(file)
 
 
-def _join_csv(tables: Sequence[PartTable], place: Place) -> tuple[Path, list[Notice]]:
+def _join_csv(tables: Sequence[PartTable], place: Place, folders: FolderColumns) -> tuple[Path, list[Notice]]:
     """Write the fields of all parts as texts into one CSV file, so that kinds are inferred from all rows."""
     parts, notices = [], []
-    for table in tables:
-        parts.append(TablePart(table.name, table.schema, partial(_texts, table)))
+    for at, table in enumerate(tables):
+        parts.append(_with_folders(at, table, folders, _texts))
         if table.rejected:
             message = f"{table.rejected} rows of {table.name} were left out."
             notices.append(Notice(code="rows_left_out", message=message, evidence=table.first_rejected))
@@ -233,7 +244,7 @@ def _write_texts(reader: TableReader, segment: Path, place: Place) -> None:
 _PACKED = pa.ipc.IpcWriteOptions(compression="lz4")  # the segments of all parts are on disk at once
 
 
-def _join_lines(tables: Sequence[PartTable], place: Place) -> tuple[Path, list[Notice]]:
+def _join_lines(tables: Sequence[PartTable], place: Place, folders: FolderColumns) -> tuple[Path, list[Notice]]:
     """Write all parts' lines below each other."""
     path = place.folder / "joined.jsonl"
     with disk_full_is_507(), path.open("wb") as joined:

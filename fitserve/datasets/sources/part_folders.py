@@ -1,0 +1,87 @@
+"""Columns that a table's parts have in the names of their folders: `year=2026/month=03/part-0.parquet`.
+
+Hive, Spark and others write tables so: the parts themselves have not got these columns.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from urllib.parse import unquote
+
+import pyarrow as pa
+
+from fitserve.wire.notices import Notice
+
+_MISSING = "__HIVE_DEFAULT_PARTITION__"  # how Hive and Spark write it
+_WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})")
+
+
+@dataclass(frozen=True)
+class FolderColumns:
+    """For each part its values by column; columns that a part itself has are not among them."""
+
+    kinds: Mapping[str, pa.DataType]
+    values: Sequence[Mapping[str, str | None]]
+
+    @classmethod
+    def of(cls, names: Sequence[str], schemas: Sequence[pa.Schema], *, as_texts: bool = False) -> FolderColumns:
+        """Read the folders of parts with these names, as far as all parts have them."""
+        values = [dict(_pairs(name)) for name in names]
+        columns = [
+            column
+            for column in (values[0] if values else ())
+            if all(column in own for own in values) and not any(column in schema.names for schema in schemas)
+        ]
+        kinds = {name: pa.string() if as_texts else _kind([own[name] for own in values]) for name in columns}
+        return cls(kinds, [{name: own[name] for name in columns} for own in values])
+
+    def schema_of(self, schema: pa.Schema) -> pa.Schema:
+        """Return a part's schema with these columns at its end."""
+        return pa.schema([*schema, *(pa.field(name, kind) for name, kind in self.kinds.items())])
+
+    def rows_of(self, part: int, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Yield a part's rows with its values in these columns."""
+        scalars = [pa.scalar(self.values[part][name]).cast(kind) for name, kind in self.kinds.items()]
+        for batch in batches:
+            added = [pa.repeat(scalar, batch.num_rows) for scalar in scalars]
+            yield pa.RecordBatch.from_arrays([*batch.columns, *added], schema=self.schema_of(batch.schema))
+
+    def notices(self, *, read: bool) -> list[Notice]:
+        """Return what is said of them."""
+        if not self.kinds:
+            return []
+        shown = ", ".join(map(repr, self.kinds))
+        message = f"Read from the names of the parts' folders: {shown}."
+        if not read:
+            message = f"Not read, as the parts are JSON Lines: {shown} in the names of their folders."
+        return [Notice(code="columns_of_folders", message=message)]
+
+
+def has_columns(name: str) -> bool:
+    """Return whether a part's folders name a column."""
+    return any(True for _ in _pairs(name))
+
+
+def _pairs(name: str) -> Iterator[tuple[str, str | None]]:
+    for folder in name.split("/")[:-1]:
+        column, sign, value = folder.partition("=")
+        if column and sign:
+            yield unquote(column), None if value == _MISSING else unquote(value)
+
+
+def _kind(values: Sequence[str | None]) -> pa.DataType:
+    """Return whole numbers or days where all values are, else texts."""
+    known = [value for value in values if value is not None]
+    if known and all(_WHOLE.fullmatch(value) for value in known):
+        return pa.int64()
+    return pa.date32() if known and all(map(_is_day, known)) else pa.string()
+
+
+def _is_day(text: str) -> bool:
+    try:
+        return len(text) == 10 and date.fromisoformat(text) is not None
+    except ValueError:
+        return False
