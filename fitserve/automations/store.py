@@ -77,7 +77,7 @@ def check(session: Session, policy: Policy, owner: str, sees: str | None) -> str
         run, _ = champion_run(session, model)
         if run.resolved.get("search"):
             raise BadInput(
-                "The champion is of a search: give the spec of a trial.", pointer="/do/champion", received=model
+                "The champion comes from a search: send the spec of one trial.", pointer="/do/champion", received=model
             )
     else:
         body = policy.do.spec or {}

@@ -94,7 +94,7 @@ def find_batch(session: Session, parent: Dataset, batch: str | None, sha256: str
 
 def other_rows(batch: str) -> Conflict:
     """Return the error for a batch's key that was used for other rows."""
-    fix = "Give each batch an Idempotency-Key of its own."
+    fix = "Send a different Idempotency-Key with each batch."
     return Conflict(f"The batch {batch[:80]!r} was sent with other rows before.", received=batch[:80], fix=fix)
 
 

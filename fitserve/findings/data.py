@@ -137,7 +137,7 @@ def leaking_column(record: RunRecord) -> Evidence | None:
     threshold=f"a regression target with a mean or standard deviation above {LARGE:g} (or a standard deviation below"
     f" {SMALL:g}) is not standardised, and the loss is 15% above that of a linear model or boosted trees",
     source="LeCun et al. 1998; Bishop, Neural Networks for Pattern Recognition, 1995, section 8.2",
-    answer="standardise the target; predictions stay in its own units",
+    answer="standardise the target; predictions keep the target's units",
     hides=(
         "exploding_gradients",
         "learning_rate_too_high",

@@ -162,7 +162,7 @@ def check_plan(
         return replace(whole, hold=None, deadline=None)
     if whole.min_truths and "live_accuracy" not in stated:
         raise BadInput(
-            "Ground truth is waited for only where live_accuracy watches it.",
+            "Ground truth is waited for only with the guard live_accuracy.",
             pointer="/min_truths",
             received=whole.min_truths,
             fix="Leave the guard live_accuracy on, or min_truths out.",

@@ -125,7 +125,7 @@ def check_connected(graph: NetworkGraph) -> None:
             detail = f"No layer reads the network input {node.name!r}."
             fix = f"Give a layer inputs: [{node.name}], or leave its columns out of features."
         else:
-            detail, fix = f"The layer {node.name!r} leads to no output.", "Name it in the inputs of a later layer."
+            detail, fix = f"The layer {node.name!r} leads to no output.", "Add it to the inputs of a later layer."
         graph.problems.append(Problem(detail, node.pointer, received=node.name, fix=fix))
 
 

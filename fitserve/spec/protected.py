@@ -32,7 +32,7 @@ def check_protected(
             detail = f"{name!r} has one value in all rows: there are no groups to compare."
             problems.append(Problem(detail, pointer, column=name, received=groups, expected="2 groups or more"))
         elif not has_ranges(column) and groups > MAX_GROUPS:
-            detail = f"{name!r} has {groups} values; groups of so few rows tell nothing."
+            detail = f"{name!r} has {groups} values; groups of so few rows show nothing."
             fix = "Upload a column with broader groups."
             expected = f"at most {MAX_GROUPS} values, or numbers"
             problems.append(Problem(detail, pointer, column=name, received=groups, expected=expected, fix=fix))

@@ -142,7 +142,7 @@ def _with_folds(spec: Spec) -> Spec:
         detail = f"The split is {split.method}, the folds are {folds.method}."
         problems.append(Problem(detail, "/folds/method", received=folds.method, fix="Say it once."))
     if folds.then == "refit" and split.method == "column":
-        detail = "One network on all rows needs a split that says no rows for validation."
+        detail = "One network on all rows needs a split without validation rows."
         problems.append(Problem(detail, "/folds/then", received="refit", fix="then: average"))
     if spec.check is not None:
         problems.append(Problem("A check has no folds.", "/folds", fix="Leave folds out, or check."))

@@ -243,7 +243,7 @@ def test_one_holder_at_a_time(engine: Engine, model: str) -> None:
         (2, {"guards": {"latency": 1.0}}, BadInput, "No such guard"),
         (2, {"guards": {"disagreement": 0.1}}, BadInput, "both versions answer"),
         (2, {"kind": "ab", "steps": [10, 50]}, BadInput, "one share"),
-        (2, {"min_truths": 5, "guards": {"live_accuracy": None}}, BadInput, "live_accuracy watches"),
+        (2, {"min_truths": 5, "guards": {"live_accuracy": None}}, BadInput, "the guard live_accuracy"),
     ],
 )
 def test_refusals(engine: Engine, model: str, to: int, options: dict[str, Any], error: Any, words: str) -> None:
