@@ -40,7 +40,7 @@ def default_model(file: Path, target: str, **written: Any) -> tuple[ToyModel, di
         trained = train(request, RecordingReporter())
         manifest = dict(trained.manifest)
         encoder, outputs = Encoder.from_json(manifest.pop("encoder")), manifest.pop("outputs")
-        kept = {name: manifest[name] for name in ("targets", "table_columns") if name in manifest}
+        kept = {name: manifest[name] for name in ("targets", "table_columns", "conformal") if name in manifest}
         columns = loaded.rows.select(list(encoder.names)).slice(4, 40).to_pylist()
         row = next(row for row in columns if None not in row.values())
         return ToyModel(encoder, trained.files["onnx"].read_bytes(), outputs, kept), row

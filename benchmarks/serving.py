@@ -26,7 +26,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks import batch, default_models, grpc_calls, proxied, rows
+from benchmarks import batch, default_models, grpc_calls, intervals, proxied, rows
 from benchmarks.peers import PEERS, ROWS, VALUES, NotInstalled, interpreter, peer_side
 from benchmarks.wrk import CONNECTIONS, SERVER_CORE, DidNotStart, Side, load, median, report, started
 from tests.conftest import free_ports
@@ -95,6 +95,7 @@ def measure(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
     ensemble, passenger = default_models.default_model(arguments.data / "titanic.csv", "Survived")
     toys.register("ensemble", ensemble)
     toys.register("plain", default_models.default_model(arguments.data / "titanic.csv", "Survived", preset="plain")[0])
+    with_bounds = intervals.register(toys, arguments.data)
     (work / "echo.py").write_text(ECHO)
     (echo_port,) = free_ports(1)
     echo_command = [sys.executable, "-m", "uvicorn", "echo:app", "--port", str(echo_port), "--loop", "uvloop"]
@@ -127,6 +128,7 @@ def measure(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
                 load(side, 16, arguments.seconds, work)
         through = proxied.figures(sides[0], echoes["positional"], arguments.seconds, arguments.rounds, work / "nginx")
         calls = grpc_calls.figures(served, work)
+        bounds = intervals.figures(served, with_bounds, arguments.seconds, arguments.rounds, work)
         fast = served.telemetry("fitserve_predict_fast_lane_requests_total")
         pairs, absent = measure_peers(arguments, work, served, Side("echo", echo_url, POSITIONAL, pid=echo_pid))
     report([side for ours in sides for side in (ours, echoes[ours.name])] + [peer for peer, _ in pairs])
@@ -149,6 +151,7 @@ def measure(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
         "ensemble_ratio": round(median([a / b for a, b in zip(*(one.rates[16] for one in networks), strict=True)]), 3),
         **through,
         **calls,
+        **bounds,
         **rows.figures(),
         **batch.figures(work / "batch"),
         "p50_over_echo_us": round(median(over), 1),

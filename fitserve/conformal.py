@@ -232,6 +232,8 @@ class Conformal:
         if output["task"] != "regression":
             (added,) = self._added_names
             likely = _likely_of_two if len(values[0]) == 1 else _likely
+            if len(values) == 1:  # most requests
+                return [{name: values[0], added: likely(values[0], limits.labels, highs[places[0]] + 1e-9)}]
             return [
                 {name: row, added: likely(row, limits.labels, highs[at] + 1e-9)}
                 for row, at in zip(values, places, strict=True)

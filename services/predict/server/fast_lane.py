@@ -151,7 +151,7 @@ class FastLane:
             plain = b"null" not in rows[0] and (count == 1 or bool(np.isfinite(values).all()))
         else:
             rows = _with_bounds(model, kind, level, requests, feeds, values)
-            plain = not any(b"null" in text for text in rows)  # of NaN and infinity, or in a label
+            plain = b"null" not in (rows[0] if len(rows) == 1 else b"".join(rows))  # of NaN, infinity, or in a label
         if not plain:
             for request in requests:  # the ordinary path writes NaN and Infinity
                 request.connection.take_ordinary_path(request.data)
