@@ -20,7 +20,7 @@ from fitserve.client.events import follow
 from fitserve.client.history import History, card
 from fitserve.client.models import wait_until_served
 from fitserve.client.weights import Weights
-from fitserve.errors import BadInput, FitserveError
+from fitserve.errors import BadInput, FitserveError, TooLarge
 from fitserve.states import TERMINAL
 from fitserve.wire.insight import (
     Applied,
@@ -378,8 +378,17 @@ class Runs(Resource):
         return Run.bind(self._connection.get(f"{_PATH}/{run_id}"), self._connection)
 
     def get_many(self, runs: Sequence[str]) -> Sequence[Run]:
-        """Return up to 100 runs in one request, without those that do not exist or that the key cannot read."""
-        answer = self._connection.send("GET", "/api/v1/run-details", query={"run": [*runs]})
+        """Return up to 100 runs, without those that do not exist or that the key cannot read.
+
+        In one request; in more where their specs and results are too large for one.
+        """
+        try:
+            answer = self._connection.send("GET", "/api/v1/run-details", query={"run": [*runs]})
+        except TooLarge:
+            half = len(runs) // 2
+            if not half:
+                raise
+            return [*self.get_many(runs[:half]), *self.get_many(runs[half:])]
         return [Run.bind(item, self._connection) for item in answer.json()]
 
     def rules(self) -> Iterator[RuleInfo]:

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, get_args
 
-from sqlalchemy import ColumnElement, Select, String, and_, case, cast, func, nulls_last, or_, select
-from sqlalchemy.orm import Session, aliased, load_only
+from sqlalchemy import ColumnElement, Select, String, and_, case, cast, func, literal, nulls_last, or_, select
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased, load_only
 
+from fitserve.errors import TooLarge
 from fitserve.excerpts import shorten
 from fitserve.findings.lineage import spec_changes
 from fitserve.runs.scores import PARTS, scores_of
+from fitserve.settings import MB
 from fitserve.states import INTERNAL_KINDS, RunState
 from fitserve.tables import PLAYGROUND, Dataset, Run
 from fitserve.visibility import visible_to
@@ -23,6 +25,8 @@ SORT_KEYS: tuple[SortKey, ...] = get_args(SortKey)
 MAX_CHANGES = 8  # shown of one run
 MIN_ID_PART = 4  # a shorter word is in too many ids
 MAX_VALUE = 80  # characters of a changed value
+MAX_WHOLE_BYTES = 50 * MB  # of runs that are read whole together: in memory they take ten times as much
+MAX_SPEC_BYTES = 20 * MB  # of the specs that one page compares
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +105,21 @@ def list_ids(session: Session, wanted: RunFilter, *, before: str | None = None, 
     if before is not None:
         query = query.where(Run.id < before)
     return list(session.scalars(query.order_by(Run.id.desc()).limit(limit)))
+
+
+def get_several(session: Session, ids: Sequence[str], owner: str | None) -> dict[str, Run]:
+    """Return whole runs by id, those of these that an owner may read. Raises TooLarge before they are read."""
+    possible = [run_id for run_id in ids if run_id.isprintable()]  # others are no text of PostgreSQL's
+    readable = Run.id.in_(possible), visible_to(Run, owner)
+    size = func.sum(stored_bytes(Run.spec, Run.resolved, Run.estimates, Run.result))
+    if (stored := session.scalar(select(size).where(*readable)) or 0) > MAX_WHOLE_BYTES:
+        raise TooLarge(
+            "These runs are too large for one answer.",
+            received=f"{stored} bytes",
+            expected=f"at most {MAX_WHOLE_BYTES} bytes",
+            fix="Ask for fewer of them at once.",
+        )
+    return {run.id: run for run in session.scalars(select(Run).where(*readable))}
 
 
 def count_runs(session: Session, wanted: RunFilter) -> int:
@@ -217,7 +236,9 @@ def describe(session: Session, runs: Sequence[Run], *, changes: bool = False) ->
             refs.get(run.dataset_id or "", run.dataset_id) or _imported(run),
             targets.get(run.id, []),
             run.scores if run.scores is not None else scores_of(run.result),
-            _brief(spec_changes(specs[before[run.id]], specs[run.id])) if before.get(run.id) in specs else None,
+            _brief(spec_changes(specs[before[run.id]], specs[run.id]))
+            if specs.keys() >= {run.id, before.get(run.id)}
+            else None,
             before.get(run.id),
         )
         for run in runs
@@ -253,8 +274,27 @@ def _compared(session: Session, runs: Sequence[Run]) -> dict[str, str]:
 
 
 def _specs(session: Session, ids: Iterable[str]) -> dict[str, dict[str, Any]]:
-    rows = session.execute(select(Run.id, Run.spec).where(Run.id.in_(list(ids))))
+    """Return the specs of runs, without those that are too large together: the newest ones are compared."""
+    sizes = select(Run.id, stored_bytes(Run.spec)).where(Run.id.in_(list(ids))).order_by(Run.id.desc())
+    few, total = [], 0
+    for run_id, size in session.execute(sizes):
+        total += size
+        if total <= MAX_SPEC_BYTES:
+            few.append(run_id)
+    rows = session.execute(select(Run.id, Run.spec).where(Run.id.in_(few)))
     return {row.id: row.spec for row in rows}
+
+
+def stored_bytes(*columns: ColumnElement[Any] | InstrumentedAttribute[Any]) -> ColumnElement[int]:
+    """Return about how many bytes a row's JSON columns take as text, without reading them."""
+    return sum((func.coalesce(func.length(cast(column, String)), 0) for column in columns), literal(0))
+
+
+def _changes(specs: Mapping[str, Any], run_id: str, compared: str | None) -> list[dict[str, Any]] | None:
+    """Return what a run's spec changes of another one's; None where one of them is not at hand."""
+    if compared not in specs or run_id not in specs:
+        return None
+    return _brief(spec_changes(specs[compared], specs[run_id]))
 
 
 def _brief(changes: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from fitserve import db
 from fitserve.blobs import FolderStore
 from fitserve.datasets import store as datasets
-from fitserve.errors import Conflict, NotFound
+from fitserve.errors import Conflict, NotFound, TooLarge
 from fitserve.runs import bulk, change, create, finish, listing, queries
 from fitserve.runs.listing import Order, RunFilter
 from fitserve.runs.scores import scores_by_part, scores_of
@@ -97,6 +97,22 @@ def test_a_run_is_described_by_what_it_changes(engine: Engine, runs: list[str]) 
     assert fifth.targets == ["pric\u00e9"]
     assert fifth.scores == {"accuracy": 0.75}
     assert fifth.dataset.endswith("@1")
+
+
+def test_large_runs_are_not_read_together(engine: Engine, runs: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    with db.reading(engine) as session:
+        assert set(listing.get_several(session, [*runs, "run_none", "run_\0"], "ann")) == set(runs[:5])
+        one = session.scalar(select(listing.stored_bytes(Run.spec, Run.resolved)).where(Run.id == runs[4]))
+        assert one is not None
+        monkeypatch.setattr(listing, "MAX_WHOLE_BYTES", 3 * one)
+        monkeypatch.setattr(listing, "MAX_SPEC_BYTES", 3 * one // 2)
+        assert len(listing.get_several(session, runs[:2], "ann")) == 2
+        with pytest.raises(TooLarge, match="too large for one answer"):
+            listing.get_several(session, runs, "ann")
+        page = listing.list_runs(session, RunFilter(owner="ann"), limit=5)
+        changes = [one.changes for one in listing.describe(session, page, changes=True)]
+    assert changes[0], "of the newest runs it is said"
+    assert changes[-2] is None
 
 
 def test_a_page_takes_as_many_queries_however_many_runs_it_has(engine: Engine, runs: list[str]) -> None:

@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import Annotated
 
 from fastapi import Depends, Query, Request
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from fitserve import db
@@ -15,8 +14,6 @@ from fitserve.errors import BadInput
 from fitserve.runs import bulk, change, listing
 from fitserve.runs.listing import Order, RunFilter, SortKey
 from fitserve.states import RunState
-from fitserve.tables import Run
-from fitserve.visibility import visible_to
 from fitserve.wire import Page
 from fitserve.wire.runs import (
     MOST_IDS,
@@ -127,11 +124,12 @@ def get_runs(
     ctx: Ctx,
     run: Annotated[list[RunId], Query(min_length=1, max_length=MAX_RUNS, description="Their ids")],
 ) -> list[RunInfo]:
-    """In the order in which they are named. Runs that do not exist, or that you cannot read, are left out."""
-    possible = [run_id for run_id in run if run_id.isprintable()]  # others are no text of PostgreSQL's
-    readable = select(Run).where(Run.id.in_(possible), visible_to(Run, caller.owner_filter))
+    """In the order in which they are named. Runs that do not exist, or that you cannot read, are left out.
+
+    413 where they are more than 50 MB together.
+    """
     with db.reading(ctx.engine) as session:
-        runs = {one.id: one for one in session.scalars(readable)}
+        runs = listing.get_several(session, run, caller.owner_filter)
         return [run_info(session, runs[run_id], ctx.settings) for run_id in dict.fromkeys(run) if run_id in runs]
 
 
