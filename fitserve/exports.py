@@ -46,6 +46,7 @@ _CODE_LAYERS = frozenset(
     {"Input", "Dense", "Activation", "BatchNormalization", "LayerNormalization", "UnitNormalization", "Flatten"}
     | {"Reshape", "Concatenate", "Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum"}
     | {"ReLU", "LeakyReLU", "PReLU", "ELU", "Softmax", "Dropout", "Embedding"}
+    | {"GlobalMaxPooling1D", "GlobalAveragePooling1D"}
 )
 _CODE_TRAINING = ("sample_weight", "class_weight", "warmup", "steps_per_epoch", "mixed_precision", "switches")
 

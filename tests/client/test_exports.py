@@ -166,20 +166,29 @@ CODED: dict[str, dict[str, Any]] = {
 }
 
 
-READINGS: dict[str, Any] = {"size": ["quantile", "periodic"], "open": "one_hot"}
-WRITTEN: dict[str, dict[str, Any]] = {  # of the columns of `written`, each with more than one encoding
+WRITTEN: dict[str, dict[str, Any]] = {  # on the dataset `written`
     "times, hashes and texts": {
         "features": [
             "seen",
             {"day": {"cyclic": {"parts": ["day_of_month", "weekday"]}}},
             {"zip": {"hashing": {"bins": 8}}},
             {"review": {"tf_idf": {"max_tokens": 6}}},
-            *({column: encoding} for column, encoding in READINGS.items()),
+            {"size": ["quantile", "periodic"]},
+            {"open": "one_hot"},
         ],
         "network": [RELU, {"Dropout": 0.2}],
         "training": TRAINING,
     },
     "an ensemble of all kinds": {"training": {"epochs": 30}},
+    "a sequence": {
+        "features": [{"review": {"sequence": {"max_tokens": 8, "length": 5}}}],
+        "network": [
+            {"Embedding": {"input_dim": 8, "output_dim": 3}},
+            "GlobalAveragePooling1D",
+            RELU,
+        ],
+        "training": TRAINING,
+    },
 }
 
 
@@ -208,12 +217,12 @@ def written(client: Client) -> str:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("coded", {**CODED, **WRITTEN})
+@pytest.mark.parametrize("coded", [*CODED, *WRITTEN])
 def test_script_and_notebook_reach_the_losses_of_the_run(
     client: Client, trained: Run, written: str, tmp_path: Path, coded: str
 ) -> None:
     dataset = written if coded in WRITTEN else trained.dataset
-    spec = {"dataset": dataset, "target": "side", **{**CODED, **WRITTEN}[coded]}
+    spec = {"dataset": dataset, "target": "side", **(WRITTEN.get(coded) or CODED[coded])}
     run = client.runs.create(spec, model="client-coded").wait(PATIENCE)
     archive = client.models.export("client-coded", run.version or 0, tmp_path, "code", timeout=PATIENCE)
     with zipfile.ZipFile(archive) as file:
