@@ -96,7 +96,13 @@ class Dataset(DatasetInfo, Handle):
 
     def profile(self) -> Profile:
         """Return counts, quantiles, histograms and top values of every column."""
-        return Profile.model_validate(self._connection.get(f"{_PATH}/{self.id}/profile"))
+        source = f"{_PATH}/{self.id}/profile"
+        part = whole = Profile.model_validate(self._connection.get(source))
+        columns = {**whole.columns}
+        while part.next_cursor is not None:
+            part = Profile.model_validate(self._connection.get(source, {"cursor": part.next_cursor}))
+            columns |= part.columns
+        return whole.model_copy(update={"columns": columns, "next_cursor": None})
 
     def relations(self, target: str) -> Sequence[Relation]:
         """Return how each column relates to a target, strongest first. Raises NotFound for an unknown column."""

@@ -118,4 +118,4 @@ def shrunk_epochs(epochs: int, seconds: float, startup: float, budget: float) ->
 
 def described(shrunk: Mapping[str, int]) -> str:
     """Return what was made smaller, in words."""
-    return ", ".join(f"{name} (would be {size})" for name, size in shrunk.items())
+    return ", ".join(f"{name} ({size} without it)" for name, size in shrunk.items())

@@ -145,6 +145,7 @@ class Profile(DataModel):
     rows: int
     sampled_rows: int
     columns: dict[str, dict[str, Any]]
+    next_cursor: str | None = Field(None, description="Pass as `cursor` to get the next columns; null after the last")
 
 
 class Relation(DataModel):

@@ -151,6 +151,11 @@ def test_a_revoked_key_ends_the_session(browser: Browser, server: Server, api: h
     api.delete(f"/keys/{key['id']}").raise_for_status()
     page.evaluate("""document.querySelector('a[href="/models"]')?.click()""")  # gone if a list was read meanwhile
     expect(page.get_by_text("Your session ended: the key expired or was revoked.")).to_be_visible()
+    left = page.url
+    page.get_by_label("API key").fill(server.token)
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Models" if left.endswith("/models") else "Runs")
+    assert page.url == left  # the page that was open
     context.close()
 
 

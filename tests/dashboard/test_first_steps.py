@@ -79,14 +79,19 @@ def test_a_wide_table_draws_a_part_of_its_columns(page: Page, api: httpx2.Client
     names = [f"c{at}" for at in range(250)]
     rows = "".join(",".join(str(at * row % 7) for at in range(250)) + "\n" for row in range(5))
     ref = upload(api, "browser-wide", ",".join(names) + "\n" + rows)
+    profiled: list[str] = []
+    page.on("response", lambda answer: profiled.append(answer.url) if "/profile?" in answer.url else None)
     page.goto(f"/datasets/{ref}")
     expect(page.get_by_text("columns 1 to 100 of 250")).to_be_visible()
+    expect(page.get_by_role("img", name="Distribution of c99", exact=True)).to_be_visible()
+    assert [url.partition("?")[2] for url in profiled] == ["limit=100&offset=0"]
     expect(page.locator("tbody tr")).to_have_count(100)
     page.get_by_role("button", name="Next").click()
     page.get_by_role("button", name="Next").click()
     expect(page.locator("tbody tr")).to_have_count(50)
     page.get_by_role("searchbox", name="Search columns").fill("c24")
     expect(page.locator("tbody tr")).to_have_count(11)
+    expect(page.get_by_role("img", name="Distribution of c249", exact=True)).to_be_visible()
     page.get_by_role("tab", name="Rows").click()
     expect(page.locator("thead th")).to_have_count(101)
     page.get_by_role("searchbox", name="Search columns").fill("c249")

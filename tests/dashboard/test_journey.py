@@ -221,6 +221,10 @@ def test_applying_a_finding_starts_a_new_run(page: Page, api: httpx2.Client) -> 
     page.wait_for_url(lambda address: run not in address)
     expect(page.locator(".crumbs")).to_contain_text("from")
     expect(page.locator(".page-head")).to_contain_text("succeeded")
+    # What was written stays as it was, but for what the finding changes.
+    made = api.get("/runs/{}".format(page.url.rsplit("/", 1)[-1].partition("?")[0])).json()["spec"]
+    assert (made["dataset"], made["target"], made["network"]) == (ref, "admit", [{"Dense": {"units": 16}}])
+    assert made["training"].keys() <= {"optimizer", "epochs", "seed"}
 
 
 def test_a_new_run_is_fitserves_own_choice_until_a_layer_changes(page: Page, trained: list[str]) -> None:

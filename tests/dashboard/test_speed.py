@@ -103,6 +103,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, list[s
 @pytest.fixture
 def visitor(browser: Browser, many: tuple[str, list[str]]) -> Iterator[Page]:
     context = browser.new_context(viewport={"width": 1400, "height": 900}, base_url=many[0], locale="en-US")
+    context.set_default_timeout(PATIENCE * 1000)
     yield context.new_page()
     context.close()
 
@@ -169,7 +170,6 @@ def test_ten_thousand_runs_are_worked_with(visitor: Page, many: tuple[str, list[
         visitor.get_by_role("button", name=action, exact=True).click()
         visitor.get_by_role("alertdialog").get_by_role("button", name=action, exact=True).click()
 
-    visitor.set_default_timeout(PATIENCE * 1000)
     visitor.goto("/runs")
     rows, grid = visitor.locator("tbody tr:not(.gap)"), visitor.locator(".run-grid")
     rows.first.wait_for()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import httpx2
 from playwright.sync_api import Page, Route, expect
@@ -84,13 +85,16 @@ def test_a_worker_that_stopped_answering_is_no_idle_one(page: Page) -> None:
 
 def test_a_run_under_way_names_its_phase_and_the_time_left(page: Page, trained: list[str]) -> None:
     phase = {"phase": "training", "state": "running"}
+    training: dict[str, Any] = {}
 
     def under_way(route: Route) -> None:
         answer = route.fetch()
         progress = {"trial": 1, "trials": 2, "epoch": 3, "epochs": 6, "share": 0.75, "logs": {}}
         finish = datetime.now(UTC) + timedelta(minutes=30, seconds=20)
         progress["estimated_finish"] = finish.isoformat()
-        route.fulfill(response=answer, json={**answer.json(), "progress": progress, "finished_at": None, **phase})
+        body = answer.json()
+        body["resolved"]["training"] |= training
+        route.fulfill(response=answer, json={**body, "progress": progress, "finished_at": None, **phase})
 
     page.route(f"**/api/v1/runs/{trained[0]}", under_way)
     page.goto(f"/runs/{trained[0]}")
@@ -103,6 +107,8 @@ def test_a_run_under_way_names_its_phase_and_the_time_left(page: Page, trained: 
         phase["phase"] = name
         expect(line).to_contain_text(text)  # asked again by itself
     expect(line).not_to_contain_text("left")
+    phase["phase"], training["early_stopping"] = "training", {"patience": 5}
+    expect(line).to_contain_text("at most about")  # it may end before its last epoch
     phase.update(phase="taken_back", state="queued")
     expect(page.get_by_text("Its worker was lost; it goes on after epoch 0.")).to_be_visible()
 

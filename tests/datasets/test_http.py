@@ -139,6 +139,22 @@ def test_profile_and_relations(api: Api) -> None:
     assert api.ann.get("/datasets/related/relations", params={"target": "q"}).status_code == 404
 
 
+def test_a_profile_is_read_some_columns_at_a_time(api: Api) -> None:
+    names = [f"c{at}" for at in range(205)]
+    api.ann.put("/datasets/wide-profile", content=",".join(names).encode() + b"\n" + b",".join([b"7"] * 205) + b"\n")
+    address, found, query = "/datasets/wide-profile/profile", [], {}
+    for expected in (100, 100, 5):
+        page = api.ann.get(address, params=query).json()
+        assert (page["rows"], len(page["columns"])) == (1, expected)
+        found += page["columns"]
+        query = {"cursor": page["next_cursor"]}
+    assert page["next_cursor"] is None
+    assert found == names, "in the table's order"
+    assert [*api.ann.get(address, params={"offset": 203, "limit": 1}).json()["columns"]] == ["c203"]
+    assert api.ann.get(address, params={"limit": 101}).status_code == 422
+    assert api.ann.get(address, params={"cursor": "zzzz"}).status_code == 422
+
+
 def test_kinds_are_corrected_in_a_new_version(api: Api) -> None:
     made = api.ann.put("/datasets/corrected", content=b"zip,n,when\n" + b"00123,5,7\n04567,6,8\n" * 20).json()
     fixed = api.ann.patch("/datasets/corrected", json={"kinds": {"zip": "numeric", "n": "categorical"}})

@@ -334,9 +334,28 @@ def _check_column(row: Dataset, name: str) -> None:
 
 
 @router.get("/datasets/{ref}/profile", summary="Profile of the columns", responses={404: {}})
-def get_profile(ref: str, caller: Reader, ctx: Ctx) -> Profile:
-    """Counts, moments and top values cover all rows; quantiles, histograms and tokens cover `sampled_rows`."""
-    return Profile.model_validate(visible_dataset(ctx, caller, ref).profile)
+def get_profile(
+    ref: str,
+    caller: Reader,
+    ctx: Ctx,
+    limit: Annotated[int, Query(ge=1, le=100)] = 100,
+    cursor: Cursor = None,
+    offset: Annotated[int, Query(ge=0, le=MAX_INTEGER, description="Columns to skip; ignored with a cursor")] = 0,
+) -> Profile:
+    """In the table's order, some columns at a time.
+
+    Counts, moments and top values cover all rows; quantiles, histograms and tokens cover `sampled_rows`.
+    """
+    row = visible_dataset(ctx, caller, ref)
+    start = _offset_of_cursor(cursor, row.id) if cursor else offset
+    end = start + limit
+    columns = {
+        column["name"]: row.profile["columns"][column["name"]]
+        for column in row.columns[start:end]
+        if column["name"] in row.profile["columns"]
+    }
+    next_cursor = _cursor_at(end, row.id) if end < len(row.columns) else None
+    return Profile.model_validate({**row.profile, "columns": columns, "next_cursor": next_cursor})
 
 
 @router.get("/datasets/{ref}/relations", summary="How columns relate to a target", responses={404: {}, 422: {}})

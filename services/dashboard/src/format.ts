@@ -19,8 +19,18 @@ export function number(value: number | null | undefined, digits = 4): string {
   if (!Number.isFinite(value)) return String(value);
   if (Number.isInteger(value) && Math.abs(value) < 1e15) return numbers(null).format(value);
   const size = Math.abs(value);
-  if (size !== 0 && (size < 1e-3 || size >= 1e7)) return value.toExponential(Math.max(0, digits - 2));
+  if (size !== 0 && (size < 1e-4 || size >= 1e7)) return value.toExponential(Math.max(0, digits - 2));
   return numbers(digits, size >= 1e4).format(value);
+}
+
+/** The ticks of one axis, all with as many decimals as tell them apart. */
+export function ticks(values: readonly number[]): string[] {
+  const step = Math.min(...values.slice(1).map((value, at) => Math.abs(value - (values[at] ?? 0))));
+  const largest = Math.max(...values.map(Math.abs));
+  const decimals = [0, 1, 2, 3, 4, 5].find((places) => Math.abs(step * 10 ** places - Math.round(step * 10 ** places)) < 1e-6);
+  if (values.length < 2 || decimals === undefined || largest >= 1e7) return values.map((value) => number(value, 3));
+  const format = made(`ticks ${decimals}`, (language) => new Intl.NumberFormat(language, { minimumFractionDigits: decimals, maximumFractionDigits: decimals, useGrouping: largest >= 1e4 }));
+  return values.map((value) => format.format(value));
 }
 
 export const percent = (share: number | null | undefined, digits = 1): string =>

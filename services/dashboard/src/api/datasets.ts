@@ -1,4 +1,4 @@
-import { useInfiniteQuery, useQuery, type UseQueryResult } from "@tanstack/react-query";
+import { useInfiniteQuery, useQueries, useQuery, type UseQueryResult } from "@tanstack/react-query";
 import { get, patch, post, seg } from "./client";
 import type { ConnectionInfo, DatasetDetail, DatasetInfo, DatasetPage, Kind, Profile, Relations, RowsPage, RunDetail, SampleInfo } from "./types";
 
@@ -20,13 +20,25 @@ export const useDataset = (ref: string | null): UseQueryResult<DatasetDetail> =>
     enabled: ref !== null && ref !== "",
   });
 
-export const useProfile = (ref: string): UseQueryResult<Profile> =>
-  useQuery({
-    queryKey: ["profile", ref],
-    queryFn: ({ signal }) => get<Profile>(`${ROOT}/${seg(ref)}/profile`, undefined, signal),
-    staleTime: Number.POSITIVE_INFINITY,
-    enabled: ref !== "",
+const PROFILED = 100; // columns of an answer, the most that the server gives
+
+/** The profiles of columns by their names; of a wide table, those at some places and their neighbours. */
+export function useProfiles(ref: string, places: readonly number[]): { columns: Profile["columns"]; error: Error | null } {
+  const parts = [...new Set(places.map((place) => Math.floor(place / PROFILED)))];
+  return useQueries({
+    queries: parts.map((part) => ({
+      queryKey: ["profile", ref, part],
+      queryFn: ({ signal }: { signal: AbortSignal }) => get<Profile>(`${ROOT}/${seg(ref)}/profile`, { limit: PROFILED, offset: part * PROFILED }, signal),
+      staleTime: Number.POSITIVE_INFINITY,
+    })),
+    combine: together,
   });
+}
+
+const together = (answers: UseQueryResult<Profile>[]) => ({
+  columns: Object.assign({}, ...answers.map((answer) => answer.data?.columns)) as Profile["columns"],
+  error: answers.find((answer) => answer.error)?.error ?? null,
+});
 
 export const useRows = (ref: string, limit: number) =>
   useInfiniteQuery({

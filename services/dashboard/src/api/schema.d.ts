@@ -196,7 +196,9 @@ export interface paths {
         };
         /**
          * Profile of the columns
-         * @description Counts, moments and top values cover all rows; quantiles, histograms and tokens cover `sampled_rows`.
+         * @description In the table's order, some columns at a time.
+         *
+         *     Counts, moments and top values cover all rows; quantiles, histograms and tokens cover `sampled_rows`.
          */
         get: operations["get_profile_api_v1_datasets__ref__profile_get"];
         put?: never;
@@ -5023,6 +5025,11 @@ export interface components {
                     [key: string]: unknown;
                 };
             };
+            /**
+             * Next Cursor
+             * @description Pass as `cursor` to get the next columns; null after the last
+             */
+            next_cursor?: string | null;
         };
         /**
          * Progress
@@ -8121,7 +8128,12 @@ export interface operations {
     };
     get_profile_api_v1_datasets__ref__profile_get: {
         parameters: {
-            query?: never;
+            query?: {
+                limit?: number;
+                cursor?: string | null;
+                /** @description Columns to skip; ignored with a cursor */
+                offset?: number;
+            };
             header?: never;
             path: {
                 ref: string;

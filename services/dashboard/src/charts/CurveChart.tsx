@@ -1,7 +1,7 @@
 import { useEffect, useMemo, useRef } from "react";
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
-import { number } from "../format";
+import { number, ticks } from "../format";
 import { useDark } from "../state/preferences";
 import { css } from "./colors";
 
@@ -71,7 +71,7 @@ export function CurveChart({ label, x, curves, marks = [], log = false, height =
         scales: { x: { time: false }, y: log ? { distr: 3 } : {} },
         axes: [
           { ...axis, label: xLabel, labelSize: 18, labelFont: "12px system-ui, sans-serif", size: 32, incrs: WHOLE },
-          { ...axis, size: 62, values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : number(tick, 3))) },
+          { ...axis, size: 62, values: (_, places) => (log ? places.map((tick) => (tick === null ? "" : number(tick, 3))) : ticks(places)) },
         ],
         series: [
           { label: xLabel, value: (_, value) => (value === null || value === undefined ? "–" : String(value)) },

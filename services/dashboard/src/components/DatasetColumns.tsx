@@ -1,14 +1,14 @@
 import { useQueryClient } from "@tanstack/react-query";
 import { useState } from "react";
 import { useNavigate } from "react-router";
-import { correctKinds, useProfile } from "../api/datasets";
-import { type Column, type DatasetDetail, type Kind, type Profile } from "../api/types";
+import { correctKinds, useProfiles } from "../api/datasets";
+import { type Column, type DatasetDetail, type Kind } from "../api/types";
 import { Bars, Histogram } from "../charts/small";
 import { number, percent } from "../format";
 import { useText, type Key } from "../i18n";
 import { useSentence } from "../i18n/sentences";
 import { en } from "../i18n/en";
-import { drawingOf } from "../pages/profile";
+import { drawingOf, type ColumnProfile } from "../pages/profile";
 import { useInAddress } from "../state/address";
 import { Badge, Button, Card, ErrorView, Scroll, Select } from "./basics";
 import { useColumnWindow } from "./ColumnWindow";
@@ -26,13 +26,13 @@ export function Columns({ dataset }: { dataset: DatasetDetail }) {
   const go = useNavigate();
   const queries = useQueryClient();
   const ref = `${dataset.name}@${dataset.version}`;
-  const profile = useProfile(ref);
   const [kinds, setKinds] = useState<Record<string, Kind>>({});
   const [shown, setShown] = useInAddress("column");
   const [busy, setBusy] = useState(false);
   const open = dataset.columns.find((column) => column.name === shown);
   const changed = Object.keys(kinds).length;
   const { shown: drawn, bar } = useColumnWindow(dataset.columns, (column) => column.name);
+  const profiles = useProfiles(ref, [...drawn.map(({ at }) => at), ...(open ? [dataset.columns.indexOf(open)] : [])]);
 
   const choose = (column: Column, kind: Kind) =>
     setKinds((old) => {
@@ -100,7 +100,7 @@ export function Columns({ dataset }: { dataset: DatasetDetail }) {
                     />
                   </td>
                   <td>
-                    <Distribution column={column} profile={profile.data} />
+                    <Distribution column={column} profile={profiles.columns[column.name]} />
                   </td>
                   <td className="num">{column.missing ? percent(column.missing / Math.max(1, column.rows)) : <span className="faint">0</span>}</td>
                   <td className="num">
@@ -114,10 +114,10 @@ export function Columns({ dataset }: { dataset: DatasetDetail }) {
           </table>
         </Scroll>
       </Card>
-      {profile.error && <ErrorView error={profile.error} />}
+      {profiles.error && <ErrorView error={profiles.error} />}
       {open && (
         <Sheet open wide title={open.name} onClose={() => setShown("")}>
-          <ColumnDetail column={open} profile={profile.data} />
+          <ColumnDetail column={open} profile={profiles.columns[open.name]} />
         </Sheet>
       )}
     </div>
@@ -134,9 +134,9 @@ function rangeOf(column: Column): string {
   return labels.length > 0 && labels.length <= 4 ? labels.join(", ") : "";
 }
 
-function Distribution({ column, profile }: { column: Column; profile: Profile | undefined }) {
+function Distribution({ column, profile }: { column: Column; profile: ColumnProfile | undefined }) {
   const t = useText();
-  const drawing = drawingOf(profile?.columns[column.name]);
+  const drawing = drawingOf(profile);
   const label = t("distribution.of", { column: column.name });
   if (drawing.counts.length > 0) return <Histogram label={label} counts={drawing.counts} edges={drawing.edges} />;
   const counts = drawing.top.length > 0 ? drawing.top.map((item) => item.count) : (column.label_counts ?? []);
@@ -144,10 +144,10 @@ function Distribution({ column, profile }: { column: Column; profile: Profile | 
   return <span className="faint">–</span>;
 }
 
-function ColumnDetail({ column, profile }: { column: Column; profile: Profile | undefined }) {
+function ColumnDetail({ column, profile }: { column: Column; profile: ColumnProfile | undefined }) {
   const t = useText();
   const say = useSentence();
-  const drawing = drawingOf(profile?.columns[column.name]);
+  const drawing = drawingOf(profile);
   const labels = column.labels?.map((label, index) => ({ label, count: column.label_counts?.[index] ?? 0 })) ?? [];
   const top = (drawing.top.length > 0 ? drawing.top : labels.sort((a, b) => b.count - a.count)).slice(0, 12);
   return (

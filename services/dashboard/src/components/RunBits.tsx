@@ -32,11 +32,11 @@ interface Dataset {
   target?: unknown;
 }
 
-/** A resolved spec's dataset and targets as text. */
 /** The dataset that an import has made; empty before its end, and of other runs. */
 export const importedDataset = (run: { kind: string; result: Record<string, unknown> | null }): string =>
   run.kind === "import" && typeof run.result?.dataset === "string" ? run.result.dataset : "";
 
+/** A resolved spec's dataset and targets as text. */
 export function about(resolved: Record<string, unknown>): { dataset: string; target: string } {
   const { dataset, target } = resolved as Dataset;
   const ref = typeof dataset === "string" ? dataset : ((dataset as { ref?: string } | undefined)?.ref ?? "");

@@ -8,6 +8,8 @@ import { featureColumns } from "../spec/resolved";
 import { useInAddress } from "../state/address";
 import { Card, Empty, ErrorView, Loading, Select } from "./basics";
 
+const MEMBER = /_member(\d+)$/; // of an ensemble, in a layer's name
+
 /** The decision surface over two columns, a slider over the recorded epochs, and the hidden units' maps. */
 export function RunSurface({ run }: { run: RunDetail }) {
   const t = useText();
@@ -17,6 +19,7 @@ export function RunSurface({ run }: { run: RunDetail }) {
   const [y, setY] = useInAddress("y");
   const [query, setEpoch] = useInAddress("epoch");
   const epoch = Number.parseInt(query, 10) || null;
+  const [member, setMember] = useInAddress("network");
   const surface = useSurface(run.id, { ...(x && { x }), ...(y && { y }), ...(epoch !== null && { epoch }), units: true }, run.state === "succeeded" && columns.length >= 2 && (x === "" || x !== y));
   if (run.state !== "succeeded") return <Empty title={t("evaluation.waiting")} />;
   if (columns.length < 2) return <Empty title={t("surface.none")} />;
@@ -24,7 +27,10 @@ export function RunSurface({ run }: { run: RunDetail }) {
   const epochs = data?.epochs ?? [];
   const at = Math.max(0, epochs.indexOf(data?.epoch ?? -1));
   const share = data?.labels !== null;
-  const layers = [...new Set(data?.units.map((unit) => unit.layer) ?? [])];
+  const all = [...new Set(data?.units.map((unit) => unit.layer) ?? [])];
+  const networks = [...new Set(all.flatMap((layer) => MEMBER.exec(layer)?.[1] ?? []))];
+  const network = networks.includes(member) ? member : (networks[0] ?? "");
+  const layers = networks.length > 1 ? all.filter((layer) => MEMBER.exec(layer)?.[1] === network) : all;
   return (
     <div className="stack">
       <Card title={t("surface.title")}>
@@ -56,10 +62,13 @@ export function RunSurface({ run }: { run: RunDetail }) {
               </div>
               {layers.length > 0 && (
                 <div className="grow stack">
-                  <h3>{t("surface.units")}</h3>
+                  <div className="row between">
+                    <h3>{t("surface.units")}</h3>
+                    {networks.length > 1 && <Select small hideLabel label={t("surface.network")} value={network} choices={networks.map((n) => ({ value: n, label: t("surface.network.of", { n, of: networks.length }) }))} onChange={setMember} />}
+                  </div>
                   {layers.map((layer) => (
                     <div key={layer} className="stack tight">
-                      <span className="small muted">{layer}</span>
+                      <span className="small muted">{networks.length > 1 ? layer.replace(MEMBER, "") : layer}</span>
                       <div className="row tight">
                         {data.units
                           .filter((unit) => unit.layer === layer)

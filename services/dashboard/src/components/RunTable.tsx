@@ -1,7 +1,7 @@
 import { Link } from "react-router";
 import type { ListedRun } from "../api/types";
 import { ago, number, seconds } from "../format";
-import { useText } from "../i18n";
+import { named, useText } from "../i18n";
 import { metricName } from "../i18n/metrics";
 import { useSentence } from "../i18n/sentences";
 import { Scroll } from "./basics";
@@ -14,7 +14,6 @@ interface TableProps {
 /** A few runs, without filters. */
 export function RunTable({ runs }: TableProps) {
   const t = useText();
-  const say = useSentence();
   return (
     <Scroll>
       <table className="table">
@@ -24,7 +23,6 @@ export function RunTable({ runs }: TableProps) {
             <th scope="col">{t("state")}</th>
             <th scope="col" className="wide-only-column">{t("model")}</th>
             <th scope="col">{t("result")}</th>
-            <th scope="col" className="num wide-only-column">{t("duration")}</th>
             <th scope="col" className="wide-only-column">{t("created")}</th>
           </tr>
         </thead>
@@ -32,7 +30,7 @@ export function RunTable({ runs }: TableProps) {
           {runs.map((run) => (
             <tr key={run.id}>
               <td>
-                <Link to={`/runs/${encodeURIComponent(run.id)}`} className="clip">
+                <Link to={`/runs/${encodeURIComponent(run.id)}`} className="clip short" title={run.name ?? undefined}>
                   {run.name ?? (run.targets.join(", ") || shortId(run.id))}
                 </Link>
                 <div className="faint small mono nowrap">{shortId(run.id)}</div>
@@ -40,9 +38,10 @@ export function RunTable({ runs }: TableProps) {
               <td>
                 <StateBadge state={run.state} cancelling={run.cancel_requested_at !== null} />
               </td>
-              <td className="wide-only-column">{run.model ? <Link to={`/models/${encodeURIComponent(run.model)}`}>{run.model}</Link> : <span className="faint">–</span>}</td>
-              <td className="small">{run.error ? <span className="wrong">{say(String(run.error.detail ?? run.error.cause ?? ""))}</span> : resultLine(run)}</td>
-              <td className="num wide-only-column">{took(run)}</td>
+              <td className="wide-only-column">{run.model ? <Link className="clip short" to={`/models/${encodeURIComponent(run.model)}`} title={run.model}>{run.model}</Link> : <span className="faint">–</span>}</td>
+              <td className="small">
+                <Result run={run} />
+              </td>
               <td className="muted nowrap wide-only-column">{ago(run.created_at)}</td>
             </tr>
           ))}
@@ -52,15 +51,25 @@ export function RunTable({ runs }: TableProps) {
   );
 }
 
-/** The scores in one line, the one that says most first; or why it failed. */
-export function resultLine(run: ListedRun): string {
-  if (run.error) return String(run.error.detail ?? run.error.cause ?? "");
+/** The score that says most, or why it failed; the pointer on it shows all. */
+function Result({ run }: { run: ListedRun }) {
+  const t = useText();
+  const say = useSentence();
+  if (run.error) {
+    const detail = say(String(run.error.detail ?? ""));
+    return (
+      <span className="wrong clip short" title={detail}>
+        {run.error.cause ? named("failure", String(run.error.cause), t) : detail}
+      </span>
+    );
+  }
+  const score = (name: string) => `${metricName(name)} ${number(run.scores[name])}`;
   const first = headline(run.scores);
-  const rest = Object.keys(run.scores).filter((name) => name !== first);
-  return [...(first === null ? [] : [first]), ...rest]
-    .slice(0, 3)
-    .map((name) => `${metricName(name)} ${number(run.scores[name])}`)
-    .join(" · ");
+  return first === null ? null : (
+    <span className="nowrap" title={Object.keys(run.scores).map(score).join(" · ")}>
+      {score(first)}
+    </span>
+  );
 }
 
 export function took(run: ListedRun): string {

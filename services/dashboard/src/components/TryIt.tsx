@@ -102,7 +102,7 @@ function TryForm({ name, version, manifest }: { name: string; version: number | 
 
   const predictions = answer ? readPrediction(manifest, answer.predictions[0]) : [];
   return (
-    <div className="columns">
+    <div className="columns try">
       <Card
         title={t("try.row")}
         actions={
@@ -138,8 +138,8 @@ function TryForm({ name, version, manifest }: { name: string; version: number | 
         </Card>
         {explanation && <Contributions explanation={explanation} predictions={predictions} manifest={manifest} />}
         {answer && <WhatHappened key={JSON.stringify(row)} name={name} version={version} row={row} manifest={manifest} />}
-        <Requests path={predictPath(name, version, "predict")} row={row} level={level} />
       </div>
+      <Requests path={predictPath(name, version, "predict")} row={row} level={level} />
     </div>
   );
 }

@@ -15,7 +15,7 @@ export const truthEn = {
   "truth.coverage": "{share} inside the {level} interval or set",
   "truth.brier": "Brier score",
   "truth.nothing": "No outcomes are known yet.",
-  "truth.nothing.text": "Record one under Try it, or add a table of them. They are kept for as long as the server is set to.",
+  "truth.nothing.text": "Record one under Try it, or add a table of them. The server's settings say how long they are kept.",
   "truth.table": "Add a table of outcomes",
   "truth.table.text": "A CSV with a column id, the X-Prediction-ID of each request, and the outcome in a column truth or in one named as the target ({targets}). Optional: row (of several in one request, from 0), output (the target that truth is of), and predicted with version, for predictions that are not stored here. Rows without an outcome are left out; a row that is sent twice counts once.",
   "truth.file": "CSV file",

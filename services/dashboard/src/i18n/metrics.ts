@@ -1,4 +1,4 @@
-/** Names of metrics in the pages' language. In English they are Keras's own, as in specs. */
+/** Names of metrics in the pages' language. In English they are Keras's own, as in specs, and written as people do. */
 
 import { currentLanguage } from ".";
 
@@ -30,11 +30,26 @@ const CHINESE: Readonly<Record<string, string>> = {
   top_k_categorical_accuracy: "前 k 準確率",
 };
 
+const ENGLISH: Readonly<Record<string, string>> = {
+  auc: "AUC",
+  balanced_accuracy: "balanced accuracy",
+  brier: "Brier score",
+  f1: "F1",
+  f1_macro: "F1 (macro)",
+  f1_score: "F1",
+  log_loss: "log loss",
+  mae: "MAE",
+  mse: "MSE",
+  r2: "R²",
+  r2_score: "R²",
+  rmse: "RMSE",
+  roc_auc: "ROC AUC",
+};
+
 /** `val_accuracy`, or `price.mae` of one target among several; a name that is not known stays as it is. */
 export function metricName(name: string): string {
-  if (currentLanguage() !== "zh-Hant") return name;
+  const chinese = currentLanguage() === "zh-Hant";
   const [, target = "", held = "", plain = ""] = /^(?:(.+)\.)?(val_)?(.+)$/.exec(name) ?? [];
-  const known = CHINESE[plain];
-  if (known === undefined) return name;
-  return `${target && `${target} `}${known}${held && "（驗證）"}`;
+  const known = (chinese ? CHINESE : ENGLISH)[plain] ?? plain;
+  return `${target && `${target} `}${known}${held && (chinese ? "（驗證）" : " (validation)")}`;
 }

@@ -224,6 +224,8 @@ export const learningZh: Record<keyof typeof learningEn, string> = {
   "surface.none": "此訓練沒有決策面。",
   "surface.title": "決策面",
   "surface.units": "隱藏單元",
+  "surface.network": "集成中的神經網路",
+  "surface.network.of": "第 {n} 個神經網路，共 {of} 個",
   "traffic.mean": "平均延遲",
   "traffic.p50": "延遲中位數",
   "traffic.p99": "第 99 百分位",

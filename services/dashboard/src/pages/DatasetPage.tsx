@@ -117,11 +117,13 @@ function missingShare(data: DatasetDetail): number {
   return cells === 0 ? 0 : data.columns.reduce((sum, column) => sum + (column.missing ?? 0), 0) / cells;
 }
 
+const DELIMITERS: Readonly<Record<string, string>> = { "\t": "tab", ",": "“,”", ";": "“;”", "|": "“|”", " ": "“ ”" };
+
 function sourceNote(source: Record<string, unknown>): string {
   return ["encoding", "delimiter", "compression"]
     .map((name) => source[name])
     .filter((value) => typeof value === "string" && value !== "")
-    .map((value) => (value === "\t" ? "tab" : String(value)))
+    .map((value) => DELIMITERS[String(value)] ?? String(value))
     .join(" · ");
 }
 

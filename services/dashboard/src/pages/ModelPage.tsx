@@ -149,7 +149,7 @@ function Versions({ model }: { model: ModelDetail }) {
               <tr>
                 <th scope="col" className="num">{t("version")}</th>
                 <th scope="col">{t("labels")}</th>
-                <th scope="col">{t("result")}</th>
+                <th scope="col" className="num">{t("result")}</th>
                 <th scope="col">{t("run")}</th>
                 <th scope="col">{t("created")}</th>
                 <th scope="col">

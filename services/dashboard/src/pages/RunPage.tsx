@@ -236,12 +236,18 @@ function ProgressLine({ run, connected, lastEpoch }: { run: RunDetail; connected
           {t(`phase.${phase}`)}
           {run.progress && !isOver && ` · ${t("run.at", { epoch: number(epoch), epochs: number(epochs) })}`}
           {trials > 1 && !isOver && ` · ${t("run.trial", { trial: trial + 1, trials })}`}
-          {left !== null && left > 0 && !isOver && ` · ${t("run.left", { time: seconds(left) })}`}
+          {left !== null && left > 0 && !isOver && ` · ${t(canStopEarly(run) ? "run.left.most" : "run.left", { time: seconds(left) })}`}
         </span>
         <span>{connected ? t("run.live") : t("run.connecting")}</span>
       </div>
     </div>
   );
+}
+
+/** Whether training can end before its last epoch: the time left is then the longest that it takes. */
+function canStopEarly(run: RunDetail): boolean {
+  const training = run.resolved.training as { early_stopping?: unknown } | undefined;
+  return Boolean(training?.early_stopping);
 }
 
 function Failure({ error }: { error: Record<string, unknown> }) {
@@ -254,6 +260,11 @@ function Failure({ error }: { error: Record<string, unknown> }) {
       <strong>{named("failure", cause, t)}</strong>
       <p className="break">{say(String(error.detail ?? ""))}</p>
       {typeof error.fix === "string" && <p>→ {say(error.fix)}</p>}
+      {cause === "diverged" && (
+        <p>
+          <Link to="?tab=findings">{t("run.findings.look")}</Link>
+        </p>
+      )}
       {evidence.length > 0 && (
         <details>
           <summary className="small">{t("evidence")}</summary>

@@ -1,5 +1,8 @@
 /** A column's profile, as the page draws it. */
 
+/** As the server sends it: which parts it has depends on the column's kind. */
+export type ColumnProfile = Record<string, unknown>;
+
 export interface Drawing {
   counts: number[];
   edges: number[] | undefined;
@@ -28,7 +31,7 @@ function pairs(value: unknown): { label: string; count: number }[] {
 }
 
 /** Read the server's profile; parts that a kind of column lacks are empty. */
-export function drawingOf(profile: Record<string, unknown> | undefined): Drawing {
+export function drawingOf(profile: ColumnProfile | undefined): Drawing {
   const histogram = (profile?.histogram ?? null) as { counts?: unknown; edges?: unknown } | null;
   const counts = isNumbers(histogram?.counts) ? histogram.counts : [];
   const quantiles = profile?.quantiles;

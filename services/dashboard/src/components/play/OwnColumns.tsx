@@ -1,5 +1,5 @@
 import { useState } from "react";
-import { useDataset, useDatasets, useProfile, refOf } from "../../api/datasets";
+import { useDataset, useDatasets, refOf } from "../../api/datasets";
 import { useText } from "../../i18n";
 import type { OwnTable } from "../../spec/playground";
 import { Button, ErrorView, Loading, Select } from "../basics";
@@ -12,16 +12,12 @@ export function OwnColumns({ own, onChoose }: { own: OwnTable | null; onChoose: 
   const [chosen, setChosen] = useState<string | null>(own?.ref ?? null);
   const ref = chosen ?? refs[0] ?? "";
   const dataset = useDataset(ref || null);
-  const profile = useProfile(ref);
   const [picked, setPicked] = useState<Partial<OwnTable>>(own ?? {});
   if (tables.isPending) return <Loading />;
   if (refs.length === 0) return <p className="small muted">{t("datasets.none")}</p>;
   const columns = dataset.data?.columns ?? [];
   const numeric = columns.filter((one) => one.kind === "numeric").map((one) => one.name);
-  const values = (name: string) => {
-    const distinct = profile.data?.columns[name]?.distinct;
-    return typeof distinct === "number" ? distinct : null;
-  };
+  const values = (name: string) => columns.find((one) => one.name === name)?.distinct;
   const targets = columns.filter((one) => one.kind === "numeric" || values(one.name) === 2).map((one) => one.name);
   const pick = (name: string | undefined, known: readonly string[], place: number) => (name !== undefined && known.includes(name) ? name : (known[place] ?? known[0] ?? ""));
   const target = pick(picked.target, targets, targets.length - 1);

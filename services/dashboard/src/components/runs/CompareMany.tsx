@@ -4,6 +4,7 @@ import { axisOf, ParallelCoordinates } from "../../charts/ParallelCoordinates";
 import { modeOf } from "../../charts/curves";
 import { XYChart } from "../../charts/small";
 import { useText } from "../../i18n";
+import { metricName } from "../../i18n/metrics";
 import { differences } from "../../spec/compare";
 import { factorOf, unitFactors } from "../../spec/units";
 import { useInAddress } from "../../state/address";
@@ -53,7 +54,7 @@ export function CompareMany({ runs, metric }: { runs: readonly RunDetail[]; metr
         <Scroll label={t("compare.parallel")}>
           <ParallelCoordinates
             label={t("compare.parallel")}
-            axes={[...settings.map((row) => axisOf(row.name.split("/").slice(-2).join("/"), row.values)), axisOf(metric, figures)]}
+            axes={[...settings.map((row) => axisOf(row.name.split("/").slice(-2).join("/"), row.values)), axisOf(metricName(metric), figures)]}
             good={good}
             chosen={good.indexOf(Math.max(...good))}
           />
@@ -64,7 +65,7 @@ export function CompareMany({ runs, metric }: { runs: readonly RunDetail[]; metr
           title={t("compare.scatter")}
           actions={<Select small hideLabel label={t("compare.setting")} value={x.name} choices={numeric.map((row) => row.name)} onChange={setAsked} />}
         >
-          <XYChart label={t("compare.scatter")} lines={[{ label: metric, color: "var(--train)", dots: true, points }]} xLabel={x.name} yLabel={metric} />
+          <XYChart label={t("compare.scatter")} lines={[{ label: metricName(metric), color: "var(--train)", dots: true, points }]} xLabel={x.name} yLabel={metricName(metric)} />
         </Card>
       )}
     </div>

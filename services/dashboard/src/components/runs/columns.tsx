@@ -19,7 +19,7 @@ interface Column {
 
 export const COLUMNS: readonly Column[] = [
   { id: "name", title: "run", width: 150, sort: "name" },
-  { id: "state", title: "state", width: 120, sort: "state" },
+  { id: "state", title: "state", width: 112, sort: "state" },
   { id: "dataset", title: "dataset", width: 132, sort: "dataset" },
   { id: "targets", title: "runs.targets", width: 84 },
   { id: "changes", title: "runs.changes", width: 184 },
@@ -28,7 +28,7 @@ export const COLUMNS: readonly Column[] = [
   { id: "notes", title: "runs.notes", width: 160 },
   { id: "model", title: "model", width: 120, sort: "model" },
   { id: "duration", title: "duration", width: 90, sort: "duration", numeric: true },
-  { id: "created", title: "created", width: 134, sort: "created" },
+  { id: "created", title: "created", width: 126, sort: "created" },
 ];
 export const USUAL: readonly ColumnId[] = ["name", "state", "dataset", "targets", "changes", "metric", "tags", "created"];
 export const isColumn = (id: string): id is ColumnId => COLUMNS.some((one) => one.id === id);

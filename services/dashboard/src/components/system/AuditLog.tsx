@@ -67,7 +67,7 @@ export function AuditLog() {
                 <tr key={one.id}>
                   <td className="nowrap">{moment(one.created_at)}</td>
                   <td className="who">
-                    {one.owner ?? "–"} <span className="faint mono small break">{one.key_id}</span>
+                    {one.owner ?? "–"} <span className="faint mono small block">{one.key_id}</span>
                   </td>
                   <td className="said">
                     <span className="mono small break" title={one.action}>
@@ -78,7 +78,7 @@ export function AuditLog() {
                     <Badge tone={toneOf(one.status)}>{one.status}</Badge>
                   </td>
                   <td className="muted small who">
-                    {one.address} <span className="faint mono break">{one.request_id}</span>
+                    {one.address} <span className="faint mono block">{one.request_id}</span>
                   </td>
                 </tr>
               ))}
