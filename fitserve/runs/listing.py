@@ -292,7 +292,7 @@ def stored_bytes(*columns: ColumnElement[Any] | InstrumentedAttribute[Any]) -> C
 
 def _changes(specs: Mapping[str, Any], run_id: str, compared: str | None) -> list[dict[str, Any]] | None:
     """Return what a run's spec changes of another one's; None where one of them is not at hand."""
-    if compared not in specs or run_id not in specs:
+    if compared is None or compared not in specs or run_id not in specs:
         return None
     return _brief(spec_changes(specs[compared], specs[run_id]))
 

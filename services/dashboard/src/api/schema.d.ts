@@ -581,6 +581,8 @@ export interface paths {
         /**
          * Get several runs
          * @description In the order in which they are named. Runs that do not exist, or that you cannot read, are left out.
+         *
+         *     413 where they are more than 50 MB together.
          */
         get: operations["get_runs_api_v1_run_details_get"];
         put?: never;
