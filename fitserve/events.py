@@ -19,7 +19,8 @@ from fitserve.strictjson import finite_json
 from fitserve.tables import OutboxEvent
 from fitserve.visibility import owned_by
 
-# Every type of event, with what its `data` holds. A new type is added here, where it is recorded, and nowhere else.
+# Every type of event, with what its `data` holds. A new type is added here and where it is recorded, its text in
+# Chinese in `zh.sentences.json`.
 TYPES: Final[Mapping[str, str]] = {
     "run.succeeded": "A run succeeded: run, kind, dataset, model, version, metrics, made (a dataset that it made).",
     "run.failed": "A run failed: run, kind, dataset, model, and the error's cause and detail.",

@@ -16,6 +16,7 @@ from typing import IO
 log = logging.getLogger(__name__)
 
 MAX_LINE = 4096  # bytes; a longer line is passed on in pieces
+MAX_TRACEBACK = 200  # lines
 MAX_LAST_LINES = 5  # kept for the failure of a trainer that crashes
 # Abseil's prefix: a letter, the date, the time, the thread, the source.
 ABSEIL_LINE = re.compile(r"([IWEF])\d{4} [\d:.]++ ++\d++ [^\]\s]++\] ")
@@ -42,13 +43,19 @@ class TrainerOutput:
         return list(self._last)
 
     def _pass_on(self) -> None:
+        traceback: list[str] = []
         with self._stream:
             while line := self._stream.readline(MAX_LINE):
                 text = line.decode(errors="replace").rstrip()
-                if not text or (level := level_of(text)) is None:
-                    continue
-                self._last.append(text)
-                log.log(level, text, extra={"trainer": self._pid})
+                if text.startswith("Traceback ") or (
+                    traceback and text[:1].isspace() and len(traceback) < MAX_TRACEBACK
+                ):
+                    traceback.append(text)  # it ends with the line of the exception, which is not indented
+                elif text and (level := level_of(text)) is not None:
+                    more = {"traceback": "\n".join([*traceback, text])} if traceback else {}
+                    self._last.append(text)
+                    log.log(logging.ERROR if traceback else level, text, extra={"trainer": self._pid, **more})
+                    traceback = []
 
 
 def level_of(line: str) -> int | None:

@@ -393,7 +393,7 @@ def sample(
     rows: Annotated[int | None, typer.Option(min=10, help="Number of rows of the Playground's tables.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the Playground's tables.")] = 0,
 ) -> None:
-    """Make a dataset from a built-in table: TensorFlow Playground's six or scikit-learn's own."""
+    """Make a dataset from a built-in table: TensorFlow Playground's six, scikit-learn's own, or the Titanic's."""
     with session.client() as client:
         if name is None:
             samples = list(client.datasets.samples())

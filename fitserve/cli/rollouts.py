@@ -1,4 +1,4 @@
-"""`fitserve models rollout` and `fitserve models ab`: versions on their way to the champion."""
+"""`fitserve models rollout` and `fitserve models rollout ab`: versions on their way to the champion."""
 
 from __future__ import annotations
 

@@ -309,7 +309,7 @@ class Datasets(Resource):
     def sample(
         self, sample: str, name: str | None = None, *, noise: float = 0, rows: int | None = None, seed: int = 0
     ) -> Dataset:
-        """Create a built-in dataset: one of TensorFlow Playground's six (`noise` from 0 to 50) or of scikit-learn's."""
+        """Create a built-in dataset: the Playground's six (`noise` from 0 to 50), scikit-learn's, or the Titanic's."""
         body = {"sample": sample, "name": name, "noise": noise, "rows": rows, "seed": seed}
         return Dataset.bind(self._connection.send("POST", f"{_PATH}/samples", json=body).json(), self._connection)
 

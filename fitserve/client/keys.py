@@ -10,7 +10,7 @@ from fitserve.wire.admin import KeyInfo, NewKey
 
 
 class Keys(Resource):
-    """`client.keys`: who may do what. Creating a key needs the scope `admin`."""
+    """`client.keys`: who may do what. Creating a key needs the scope `keys` or `admin`."""
 
     def create(
         self,

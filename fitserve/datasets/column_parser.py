@@ -69,9 +69,9 @@ class ColumnParser:
         self.bad_values: list[tuple[int, str]] = []  # the first of them: row and text
         self.bad_spellings = Counter[str]()
         self.examples: list[str] = []  # good texts of the first batch
-        self.read_as_missing = Counter[str]()  # spellings that are labels in other columns
+        self.read_as_missing = Counter[str]()  # texts that were read as missing, counted
         self.blanks = Counter[str]()  # texts of blanks alone, which are missing
-        self.label_counts: Mapping[str, int] = {}  # labels that are spellings of a missing value elsewhere
+        self.label_counts: Mapping[str, int] = {}  # how often each label occurs that spells a missing value elsewhere
         self.naive = self.zoned = 0  # times without a zone, and with one
         self.notices: list[Notice] = []  # what was decided for this column; part of the upload's answer
         self._tried = [plan]

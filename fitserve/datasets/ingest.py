@@ -41,7 +41,7 @@ MAX_LEFT_OUT = 0.1  # of the rows, in lenient mode; one row may always go
 
 @dataclass(frozen=True)
 class IngestedTable:
-    """A table on local disk, not stored yet; what the API shows of it is as the API has it."""
+    """A table on local disk, not stored yet; columns, profile, refused and notices are the API's JSON."""
 
     parquet: Path
     rows: int
@@ -58,7 +58,7 @@ def ingest(
 ) -> IngestedTable:
     """Read an uploaded file; all new files are made in `folder`, which the caller removes.
 
-    `check` is called with each batch of rows; what it raises ends the reading.
+    `check` is called before each batch of rows; what it raises ends the reading.
     Raises BadInput (and its subclasses) with problems that name row, column, value and what was expected; TooLarge,
     UnsupportedMedia, StorageFull.
     """

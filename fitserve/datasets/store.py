@@ -39,7 +39,7 @@ _NAME = re.compile(NAME)
 
 @dataclass(frozen=True)
 class ReceivedFile:
-    """A whole upload on local disk; SHA-256 and size were counted while it arrived."""
+    """A whole upload on local disk, its SHA-256 and size."""
 
     path: Path
     sha256: str
@@ -143,7 +143,7 @@ def check_name_is_free(name: str, newest: Dataset | None, owner: str, as_version
         raise Conflict(f"You have a dataset {name!r} already.", received=name, fix=fix)
 
 
-# --- create, append, correct ---------------------------------------------------------------------------------------
+# --- create, correct -----------------------------------------------------------------------------------------------
 
 
 def create(
@@ -307,8 +307,8 @@ def commit(
     `check` sees the newest version in the same transaction; a row that it returns is returned instead, and False.
     `after` sees the new row in it.
 
-    A name that nobody has `chosen` gives way to one that is taken. With `reuse`, a row of the same content that was
-    committed meanwhile is returned instead, and False. Raises Conflict.
+    If the caller has not `chosen` the name and it is taken, another is made of it. With `reuse`, a row of the same
+    content that was committed meanwhile is returned instead, and False. Raises Conflict.
     """
     name = new.name
     for attempt in range(COMMIT_ATTEMPTS):

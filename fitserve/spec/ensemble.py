@@ -14,7 +14,7 @@ from fitserve.spec.argument_types import Positive
 
 Validated = Literal["folds", "holdout"]
 MEMBERS = 8
-FEWEST = 4  # to which a time budget reduces the members that a spec leaves out
+FEWEST = 4  # members that a time budget leaves, where the spec does not say how many
 FOLD_ROWS = 18_000  # rows up to which members are reduced before folds are given up
 MAX_FOLD_ROWS = 100_000  # rows above which every member sees most of what there is to see anyway
 FEW_ROWS = 40  # below, a fold would have less than five rows
@@ -75,7 +75,7 @@ AnyEnsemble = Annotated[Ensemble | None, BeforeValidator(_switch)]
 
 
 def members_of(ensemble: Ensemble | None) -> int:
-    """Return how many networks a resolved spec trains; restarts apart."""
+    """Return how many networks a resolved spec trains, not counting restarts."""
     return 1 if ensemble is None else ensemble.members or MEMBERS
 
 

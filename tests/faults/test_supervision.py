@@ -72,6 +72,14 @@ def test_out_of_memory_names_the_limit_and_the_peak(shared: Cluster) -> None:
     assert "300 MB" in error["detail"]
 
 
+def test_a_traceback_is_one_line_of_the_log(shared: Cluster) -> None:
+    shared.wait_over(shared.submit(fails="raise"))
+    logged = [json.loads(line) for line in shared.log.read_text().splitlines()]
+    found = [line for line in logged if line["message"] == "ValueError: unexpected"]
+    assert {line["level"] for line in found} == {"ERROR"}
+    assert all(line["traceback"].startswith("Traceback (most recent call last)") for line in found)
+
+
 def test_a_trainer_that_hangs_is_killed_and_the_run_fails_in_the_end(shared: Cluster) -> None:
     run = shared.wait_over(shared.submit(fails="hang"))
     assert (error_of(run)["cause"], run.attempt) == ("no_progress", 2)
@@ -88,17 +96,16 @@ def test_a_trainer_that_exits_is_tried_again_and_then_given_up(shared: Cluster) 
 
 
 def test_a_killed_trainer_resumes_from_its_checkpoint_and_ends_the_same(shared: Cluster) -> None:
-    run_id = shared.submit(seed=11, epochs=12, seconds=0.1, checkpoint_every=3)
-    shared.wait_epoch(run_id, 7)
-    wait_for(lambda: shared.run(run_id).checkpoint_epoch == 6, 5)
+    run_id = shared.submit(seed=11, epochs=30, seconds=0.1, checkpoint_every=3)
+    wait_for(lambda: (shared.run(run_id).checkpoint_epoch or 0) >= 6, PATIENCE)
     shared.members[0].trainers()[0].kill()
     run = shared.wait_over(run_id)
     assert run.attempt == 2
-    assert check_runs(shared.engine, shared.blobs, [AcknowledgedRun(run_id, 11, 12)]).ok
+    assert check_runs(shared.engine, shared.blobs, [AcknowledgedRun(run_id, 11, 30)]).ok
     resumed = [e.data["resumed_after"] for e in events(shared, run_id) if e.message == "Training"]
     assert resumed[1] >= 6
     assert run.result is not None
-    assert run.result["weights"] == final_weights(11, 12)
+    assert run.result["weights"] == final_weights(11, 30)
 
 
 def test_a_cancel_is_effective_within_six_seconds(shared: Cluster) -> None:

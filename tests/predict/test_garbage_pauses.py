@@ -35,7 +35,7 @@ def answered(sizes: list[int], between: Callable[[], Any] = lambda: None) -> lis
         service: Any = SimpleNamespace(loop=loop, executor=None, counters=Counters(), garbage_pauses=GarbagePauses())
 
         async def handle(request: Request, left: list[int]) -> None:
-            seen.append(await request.off_loop(left[0], gc.isenabled))
+            seen.append(await request.in_thread_if_large(left[0], gc.isenabled))
             between()
             if left[1:]:
                 await Request(service, None, None).run(handle, left[1:])

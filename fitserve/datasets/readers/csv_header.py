@@ -40,7 +40,7 @@ def begins_as_number(text: str) -> bool:
 def is_header(first: list[str], body: list[list[str]], *, surely: bool = False) -> bool:
     """Return whether a record names the columns: its fields are unlike those below them.
 
-    `surely`: there is a column of numbers (or dates) with a name that is none.
+    `surely`: there is a column of numbers (or dates) whose name is not a number.
     """
     if not surely and names_are_numbers(first, body):
         return True
@@ -168,7 +168,7 @@ class SecondHeader:
 def find_second_header(names: list[str], body: list[list[str]]) -> SecondHeader | None:
     """Find units, types or the second part of the names below a header.
 
-    Above columns of numbers there is none of them, but texts that do not occur again.
+    Such a line has no numbers above columns of numbers, and its texts do not occur again.
     """
     if len(body) <= FEW_NUMBERS or any(len(fields) != len(names) for fields in body[:2]):
         return None

@@ -122,7 +122,7 @@ def list_datasets(
 
 @router.get("/datasets/samples", summary="List the built-in tables")
 def list_samples(_caller: Reader) -> Page[SampleInfo]:
-    """TensorFlow Playground's six, with noise and seed, and scikit-learn's bundled tables."""
+    """TensorFlow Playground's six, with noise and seed, scikit-learn's bundled tables, and the Titanic's."""
     return Page(items=[sample.info for sample in SAMPLES.values()], next_cursor=None)
 
 

@@ -95,7 +95,7 @@ def written_rows(values: npt.NDArray[Any]) -> Any:
     if values.shape[1] > 1:
         return values.tolist()
     numbers = _encoder.encode(values.ravel().tolist())
-    return msgspec.Raw(b"[" + numbers.replace(b",", b"],[") + b"]")  # of a list for each row is slower
+    return msgspec.Raw(b"[" + numbers.replace(b",", b"],[") + b"]")  # encoding one list per row is slower
 
 
 def read_cell(value: Any) -> Any:

@@ -133,7 +133,7 @@ class HttpRequest(ProtocolRequest):
         encoding = self.header(b"content-encoding")
         self.admit()
         if encoding not in (None, "identity"):
-            body = await self.off_loop(len(body), self._decompressed, body, str(encoding).strip().lower())
+            body = await self.in_thread_if_large(len(body), self._decompressed, body, str(encoding).strip().lower())
         return body.removeprefix(codecs.BOM_UTF8)
 
     def _decompressed(self, body: bytes, encoding: str) -> bytes:

@@ -57,7 +57,7 @@ class PredictionRequest(Protocol):
 
     def check_count(self, rows: int) -> None: ...
 
-    async def off_loop(self, size: int, function: Callable[..., T], *arguments: Any) -> T: ...
+    async def in_thread_if_large(self, size: int, function: Callable[..., T], *arguments: Any) -> T: ...
 
 
 class PredictionService:
@@ -244,7 +244,7 @@ class PredictionService:
         if request.deadline is not None and request.deadline <= self.loop.time():
             self.counters.expired += 1
             raise DeadlineExceeded("The deadline had passed when the request arrived.")
-        raw_rows, rows = rows, await request.off_loop(0, model.columns.accept, rows)
+        raw_rows, rows = rows, await request.in_thread_if_large(0, model.columns.accept, rows)
         request.left_out = rows.left_out
         request.model, request.predict_at = model, time.perf_counter()
         if model.runs_inline and not request.is_large and rows.count * model.seconds_per_row < INLINE_SECONDS:

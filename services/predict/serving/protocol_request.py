@@ -1,4 +1,4 @@
-"""One request of any protocol, and what it names."""
+"""One request of any protocol, from its headers to its answer."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ProtocolRequest(ABC):
         self.authorization = authorization
         self.prediction_id = prediction_id  # of the client's choosing
         self.interval: str | None = None  # the level of intervals, as the client wrote it
-        self.rollout: tuple[RolloutFacts, str] | None = None  # that chose the version by chance, and which one
+        self.rollout: tuple[RolloutFacts, str] | None = None  # the rollout that picked the version, and its arm
         self.deadline: float | None = None
         self.arrived_at = service.loop.time()  # as the deadline
         self.started_at = time.perf_counter()
@@ -80,7 +80,7 @@ class ProtocolRequest(ABC):
         return self.service.find_entry(model, self.identify())
 
     async def resolve(self, selector: Selector) -> LoadedModel:
-        """Return the model that answers, with the caller's right checked. Raises FitserveError of every kind."""
+        """Return the model that answers, after checking the caller's rights. Raises any FitserveError."""
         self.deadline = self.read_deadline()
         self.entry = self.find_entry(selector.model)
         require_predict(self.identify(), selector.model)
@@ -130,8 +130,8 @@ class ProtocolRequest(ABC):
         if rows > most:
             raise TooLarge("The request has too many rows.", received=rows, expected=f"at most {most}")
 
-    async def off_loop(self, size: int, function: Callable[..., T], *arguments: Any) -> T:
-        """Call a function of a body of `size` bytes: of a large one in a thread, so that no other request waits."""
+    async def in_thread_if_large(self, size: int, function: Callable[..., T], *arguments: Any) -> T:
+        """Call a function of a body of `size` bytes, in a thread if it is large, so that no other request waits."""
         if not self.is_large and size > LARGE_BODY_BYTES:
             self.is_large = True
             self.service.garbage_pauses.begin()

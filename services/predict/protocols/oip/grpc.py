@@ -100,14 +100,14 @@ async def _unload(request: GrpcRequest, message: Any) -> Any:
 
 async def _infer(request: GrpcRequest, message: Any) -> Any:
     model = await request.resolve(models.selector_of(message.model_name, message.model_version))
-    rows = await request.off_loop(message.ByteSize(), lambda: rows_of(model, read_tensors(message)))
+    rows = await request.in_thread_if_large(message.ByteSize(), lambda: rows_of(model, read_tensors(message)))
     outputs = inference.select_outputs(model, named_outputs(message))
     parameters = _parameters(message.parameters)
     inference.apply_timeout(request, parameters)
     level = inference.level_of(request, parameters)
     prediction = await request.service.predict(request, model, rows)
     decided = await inference.decide(request, prediction, rows, outputs)
-    return await request.off_loop(0, write_response, message, prediction, outputs, decided, level)
+    return await request.in_thread_if_large(0, write_response, message, prediction, outputs, decided, level)
 
 
 def named_outputs(message: Any) -> list[tuple[str, dict[str, Any]]]:

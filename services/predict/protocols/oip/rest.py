@@ -76,12 +76,12 @@ def find_route(path: str) -> Route:
 async def _infer(request: HttpRequest) -> HttpResponse:
     model = await request.resolve(request.selector)
     body = await request.body()
-    infer = await request.off_loop(len(body), read_infer, model, body, _json_length(request, len(body)))
+    infer = await request.in_thread_if_large(len(body), read_infer, model, body, _json_length(request, len(body)))
     apply_timeout(request, infer.parameters)
     prediction = await request.service.predict(request, model, infer.rows)
     level = level_of(request, infer.parameters)
     decided = await decide(request, prediction, infer.rows, infer.outputs)
-    content, json_length = await request.off_loop(
+    content, json_length = await request.in_thread_if_large(
         0, lambda: write_infer(prediction, infer, decided, wanted_bounds(prediction, infer.outputs, level))
     )
     if json_length is None:
@@ -93,7 +93,7 @@ async def _infer(request: HttpRequest) -> HttpResponse:
 async def _explain(request: HttpRequest) -> HttpResponse:
     model = await request.resolve(request.selector)
     body = await request.body()
-    infer = await request.off_loop(len(body), read_infer, model, body, _json_length(request, len(body)))
+    infer = await request.in_thread_if_large(len(body), read_infer, model, body, _json_length(request, len(body)))
     return await explain_response(request, model, infer.rows)
 
 

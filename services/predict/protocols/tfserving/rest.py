@@ -78,20 +78,24 @@ async def _predict(request: HttpRequest) -> HttpResponse:
     model = await request.resolve(request.selector)
     body = await request.body()
     if request.media_type != "text/csv":
-        rows, by_row, level = await request.off_loop(len(body), read_predict, model, body, request.check_count)
+        rows, by_row, level = await request.in_thread_if_large(
+            len(body), read_predict, model, body, request.check_count
+        )
         level = request.level if level is None else level
         prediction = await request.service.predict(request, model, rows)
         return HttpResponse(
-            await request.off_loop(0, lambda: write_predict(prediction, by_row, prediction.bounds(level)))
+            await request.in_thread_if_large(0, lambda: write_predict(prediction, by_row, prediction.bounds(level)))
         )
     level = request.level
-    rows = await request.off_loop(len(body), read_csv, model, body)
+    rows = await request.in_thread_if_large(len(body), read_csv, model, body)
     prediction = await request.service.predict(request, model, rows)
     if "text/csv" in (request.header(b"accept") or ""):
         decided = await request.service.decide(prediction, rows, decided_outputs(model)) if model.deciders else {}
-        content = await request.off_loop(0, lambda: write_csv(prediction, prediction.bounds(level), decided))
+        content = await request.in_thread_if_large(0, lambda: write_csv(prediction, prediction.bounds(level), decided))
         return HttpResponse(content, media_type=b"text/csv; charset=utf-8")
-    return HttpResponse(await request.off_loop(0, lambda: write_predict(prediction, True, prediction.bounds(level))))
+    return HttpResponse(
+        await request.in_thread_if_large(0, lambda: write_predict(prediction, True, prediction.bounds(level)))
+    )
 
 
 async def _classify(request: HttpRequest) -> HttpResponse:
@@ -128,17 +132,17 @@ async def _examples(request: HttpRequest, model: LoadedModel) -> tuple[InputRows
     """Return the rows of a classify or regress request, JSON or CSV, and the signature it names. Raises Malformed."""
     body = await request.body()
     if request.media_type == "text/csv":
-        return await request.off_loop(len(body), read_csv, model, body), ""
-    return await request.off_loop(len(body), read_examples, body)
+        return await request.in_thread_if_large(len(body), read_csv, model, body), ""
+    return await request.in_thread_if_large(len(body), read_examples, body)
 
 
 async def _explain(request: HttpRequest) -> HttpResponse:
     model = await request.resolve(request.selector)
     body = await request.body()
     if request.media_type == "text/csv":
-        rows = await request.off_loop(len(body), read_csv, model, body)
+        rows = await request.in_thread_if_large(len(body), read_csv, model, body)
     else:
-        rows, *_ = await request.off_loop(len(body), read_predict, model, body, request.check_count)
+        rows, *_ = await request.in_thread_if_large(len(body), read_predict, model, body, request.check_count)
     return await explain_response(request, model, rows)
 
 
