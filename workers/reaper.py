@@ -139,7 +139,7 @@ class Reaper:
             self.engine, self.blobs, age_seconds=self.settings.garbage_age_seconds
         )
         telemetry.BLOBS_COLLECTED.inc(removed)
-        create.delete_old_keys(self.engine)
+        create.delete_old_idempotency_keys(self.engine)
         Stage(self.settings, self.engine, self.blobs).delete_old()
         webhooks.delete_old(self.engine, self.settings.event_seconds)
         if sealed := webhooks.reseal(self.engine, self.settings):

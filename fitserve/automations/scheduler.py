@@ -152,12 +152,12 @@ class Scheduler:
             self._fail(firing.id, "open", row.id, error.detail)
             return
         crash_point("automations.after_run")
-        self._started(firing, row, dataset, run)
+        self._record_start(firing, row, dataset, run)
         if is_new:
             telemetry.RUNS_CREATED.inc()
             self.publish(run.id)
 
-    def _started(self, firing: AutomationFiring, row: Automation, dataset: Dataset, run: Run) -> None:
+    def _record_start(self, firing: AutomationFiring, row: Automation, dataset: Dataset, run: Run) -> None:
         with db.transaction(self.engine) as session:
             moved = _claim(session, firing.id, "open")
             if moved is None:

@@ -184,7 +184,7 @@ def mark_published(engine: Engine, ids: Sequence[str]) -> None:
         )
 
 
-def delete_old_keys(engine: Engine) -> int:
+def delete_old_idempotency_keys(engine: Engine) -> int:
     """Delete Idempotency-Keys older than KEY_DAYS. Return how many."""
     with db.transaction(engine) as session:
         old = db.now(session) - timedelta(days=KEY_DAYS)

@@ -108,7 +108,7 @@ def test_p_values_are_adjusted_as_by_benjamini_and_hochberg() -> None:
     assert slices.adjusted([0.01, 0.02, 0.03, 0.5]) == pytest.approx([0.04, 0.04, 0.04, 0.5])
     assert slices.adjusted([0.9, 0.0001]) == pytest.approx([0.9, 0.0002])
     alike, others = np.full(10, 2.0), np.array([0.0, 2.0] * 50)
-    assert 1e-4 < slices.worse(alike, others) < 0.1  # no variance of their own
+    assert 1e-4 < slices.p_value_of_worse(alike, others) < 0.1  # no variance of their own
 
 
 def test_days_and_numbers_are_ranges_that_json_can_hold() -> None:

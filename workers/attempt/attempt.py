@@ -149,9 +149,9 @@ class TrainerAttempt:
     def _train(self) -> RunState | None:
         request = self._renewing_lease(self._request, FailureCause.bad_data)
         self.trainer = self.slot.trainer(self._housekeep)
-        return self._finish(self.trainer, self._trained(self.trainer, request))
+        return self._finish(self.trainer, self._train_to_end(self.trainer, request))
 
-    def _trained(self, trainer: TrainerProcess, request: TrainingRequest) -> Message:
+    def _train_to_end(self, trainer: TrainerProcess, request: TrainingRequest) -> Message:
         """Have a trainer train, and return its last message."""
         trainer.channel.send({"type": "request", "request": request})
         self._progress_at = time.monotonic()

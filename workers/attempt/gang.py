@@ -233,7 +233,7 @@ class LeaderAttempt(_GangAttempt):
         trainer = self.trainer
         assert trainer is not None
         self._helpers = helpers
-        ended = self._trained(trainer, replace(request, gang=GangPlace(addresses, 0) if helpers else None))
+        ended = self._train_to_end(trainer, replace(request, gang=GangPlace(addresses, 0) if helpers else None))
         self._helpers = ()
         if ended["type"] == "failed" and ended["cause"] == FailureCause.gang_broken:
             raise GangLost(ended["message"])
@@ -277,7 +277,7 @@ class HelperAttempt(_GangAttempt):
             log.info("a helper's part is over before it began", extra={"run": self.lease.run_id, "why": str(error)})
             raise TrainerStopped from error
         request = replace(self._renewing_lease(self._request), gang=GangPlace(addresses, rank), checkpoint=None)
-        ended = self._trained(self.trainer, request)
+        ended = self._train_to_end(self.trainer, request)
         return self._finish(self.trainer, ended)
 
     def _join(self) -> tuple[int, list[str]]:

@@ -168,7 +168,7 @@ class Catalog:
         self.entries: dict[str, CatalogEntry] = {}
         self._random = np.random.default_rng()
 
-    def pick_default(self, entry: CatalogEntry, sticky_key: str | None = None) -> Pointer | None:
+    def pick_pointer(self, entry: CatalogEntry, sticky_key: str | None = None) -> Pointer | None:
         """Return what answers a request without a version: a canary by its share, else the default.
 
         Requests of one `sticky_key` get the same answerer, also while its share grows.

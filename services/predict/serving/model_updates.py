@@ -141,7 +141,7 @@ class ModelUpdates:
         entry = self.catalog.entries[facts.name] = CatalogEntry.build(facts, before)
         self._count_swap(answered, entry)
         for servable in entry.servables.values():
-            _decide_as_registered(servable, facts)
+            _apply_registered_decisions(servable, facts)
         if not facts.loaded:
             for servable in entry.servables.values():
                 servable.loaded_model, servable.state = None, State.end if servable.failed else State.start
@@ -203,7 +203,7 @@ class ModelUpdates:
             servable.error, servable.error_code = "", "OK"
             outcome.sampler = self._drift.sampler_of(outcome)
             if entry is not None:
-                _decide_as_registered(servable, entry.facts)
+                _apply_registered_decisions(servable, entry.facts)
             self.counters.loads += 1
         if entry is not None:
             answered = entry.answering
@@ -236,7 +236,7 @@ class ModelUpdates:
             callback()
 
 
-def _decide_as_registered(servable: Servable, facts: ModelFacts) -> None:
+def _apply_registered_decisions(servable: Servable, facts: ModelFacts) -> None:
     """Put the newest decisions and levels in force; a kept epoch keeps those of its manifest."""
     model = servable.loaded_model
     if model is None:

@@ -167,12 +167,12 @@ class PredictionService:
                 soon = f"A new version serves within {self.settings.registry_poll_seconds:g} s of its run's success."
                 raise NotFound(f"The model {name} has no version {selector.version}.", fix=soon)
             return entry.versions[selector.version]
-        pointer = self.catalog.pick_default(entry, sticky_key)
+        pointer = self.catalog.pick_pointer(entry, sticky_key)
         if pointer is None:
             raise NotFound(f"The model {name} has no version.")
         return pointer
 
-    def pick_canary(
+    def pick_for_rollout(
         self, entry: CatalogEntry, sticky_key: str | None
     ) -> tuple[Pointer, tuple[RolloutFacts, str] | None]:
         """Return what answers a request without a version, and the side of a rollout that it is on. Raises NotFound.

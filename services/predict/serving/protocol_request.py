@@ -85,7 +85,7 @@ class ProtocolRequest(ABC):
         self.entry = self.find_entry(selector.model)
         require_predict(self.identify(), selector.model)
         if self.entry.canaries and selector.is_open:
-            pointer, self.rollout = self.service.pick_canary(self.entry, self.sticky_key)
+            pointer, self.rollout = self.service.pick_for_rollout(self.entry, self.sticky_key)
         else:
             pointer = self.service.find_pointer(self.entry, selector)
         return await self.service.loaded_model(pointer, self.deadline)

@@ -117,7 +117,7 @@ def adjusted(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in result]
 
 
-def worse(inside: Floats, outside: Floats) -> float:
+def p_value_of_worse(inside: Floats, outside: Floats) -> float:
     """Return the p-value of the mean inside being higher: Welch's, or Student's where that is larger.
 
     A few rows that are wrong alike have no variance of their own; Student's test gives them that of all rows.
@@ -154,7 +154,7 @@ def _worst(columns: Sequence[SlicedColumn], figures: RowFigures, deadline: float
         inside = whole[judged]
         own = inside & ~earlier
         if own.sum() >= LEAST_JUDGED:
-            tested.append((one, whole, worse(losses[own], losses[~(inside | earlier)])))
+            tested.append((one, whole, p_value_of_worse(losses[own], losses[~(inside | earlier)])))
         earlier |= inside
     p_values = adjusted([p for _, _, p in tested]) if tested else []
     slices = []
@@ -316,7 +316,7 @@ def _by_column(
         entries = []
         for group in column.listed:
             inside = column.holds(group)
-            p = worse(figures.losses[inside], figures.losses[~inside])
+            p = p_value_of_worse(figures.losses[inside], figures.losses[~inside])
             entry = {"condition": group.condition, "rows": int(inside.sum()), "share": float(inside.mean())}
             entries.append({**entry, **_entry(figures, inside, ~inside), "p_value": p})
             p_values.append(p)
