@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -14,8 +16,14 @@ import numpy as np
 import pytest
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
+from fitserve.settings import Settings
 from services.predict.protocols.proto import health_pb2 as health
 from services.predict.protocols.proto import inference_pb2 as pb
+from services.predict.protocols.transport import GrpcMethod
+from services.predict.server.grpc_connections import Connections, WaitingCalls
+from services.predict.server.grpc_server import _streaming
+from services.predict.serving.counters import Counters
+from services.predict.serving.prediction_service import PredictionService
 from tests.predict.toy_registry import RunningService, eventually, run_service
 from tests.waiting import PATIENCE
 
@@ -125,6 +133,32 @@ def test_settings_say_how_long_and_how_many_calls_wait_for_a_message(served: Run
         codes = sorted(call.code().name for call in calls)
         gate.set()
     assert codes == ["DEADLINE_EXCEEDED"] * 2 + ["RESOURCE_EXHAUSTED"] * 3
+
+
+def test_a_streams_message_that_cannot_be_read_takes_no_place_from_others() -> None:
+    waiting = WaitingCalls(Settings(), Connections(Settings()))
+    context: Any = SimpleNamespace(invocation_metadata=lambda: (), time_remaining=lambda: None)
+
+    async def answered() -> tuple[list[str], int]:
+        service: Any = SimpleNamespace(loop=asyncio.get_running_loop(), counters=Counters())
+        service.access = SimpleNamespace(identify_header=lambda header: SimpleNamespace(key_id="one"))
+        service.admit = lambda: PredictionService.admit(service)
+
+        async def messages() -> AsyncIterator[bytes]:
+            for _ in range(3):
+                yield b"\xff\xff"
+
+        async def unasked(request: Any, message: Any) -> None:
+            raise AssertionError("nothing was read")
+
+        method = GrpcMethod("infer", pb.ModelInferRequest, unasked)
+        respond = _streaming(service, "oip_grpc", method, lambda answer, error: error, waiting)
+        return [error async for error in respond(messages(), context)], service.counters.in_flight
+
+    errors, in_flight = asyncio.run(answered())
+    assert len(errors) == 3
+    assert all("ModelInferRequest" in error for error in errors)
+    assert in_flight == 0
 
 
 def h2_frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:

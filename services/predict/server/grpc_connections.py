@@ -24,6 +24,7 @@ from services.http.connections import is_within
 
 LOOK_SECONDS = 1.0  # between two looks
 _DESCRIPTORS = "/proc/self/fd"
+_INTERNET = (socket.AF_INET, socket.AF_INET6)
 _TCP_INFO_BYTES, _RECEIVED = 136, struct.Struct("@128xQ")  # `tcpi_bytes_received` of Linux's struct tcp_info
 
 Peer = tuple[str, int]  # address and port
@@ -72,35 +73,46 @@ class Connections:
         if descriptor is None:
             return None
         with contextlib.suppress(OSError, struct.error), _own(descriptor) as connection:
-            if _address(connection.getpeername()) == peer:
+            if _peer_of_socket(connection) == peer:
                 info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
                 return int(_RECEIVED.unpack(info)[0])
         return None
 
     def _close(self, peer: Peer) -> None:
         with contextlib.suppress(OSError), _own(self._descriptors.pop(peer)) as connection:
-            if _address(connection.getpeername()) == peer:  # the descriptor may be another socket's by now
+            if _peer_of_socket(connection) == peer:
                 connection.shutdown(socket.SHUT_RDWR)
 
     def _peer(self, descriptor: int) -> Peer | None:
         """Return who is at the other end of a connection to our port; None for every other socket."""
         with contextlib.suppress(OSError), _own(descriptor) as connection:
-            internet = connection.family in (socket.AF_INET, socket.AF_INET6)
-            if internet and connection.getsockname()[1] == self._port:
-                return _address(connection.getpeername())
+            if connection.family in _INTERNET and connection.getsockname()[1] == self._port:
+                return _peer_of_socket(connection)
         return None
 
 
 @contextlib.contextmanager
 def _own(descriptor: int) -> Iterator[socket.socket]:
-    """A socket of our own for a descriptor of gRPC's, which may be closed at any time."""
-    with socket.socket(fileno=os.dup(descriptor)) as connection:
+    """A socket of our own for a descriptor of gRPC's, which may be closed, and another file's, at any time."""
+    own = os.dup(descriptor)
+    try:
+        connection = socket.socket(fileno=own)
+    except OSError:  # no socket any more
+        os.close(own)
+        raise
+    with connection:
         yield connection
 
 
-def _address(name: Any) -> Peer:
-    """Return address and port of a socket's name; an address of IPv4 that came to a socket of IPv6 as IPv4."""
-    return str(name[0]).removeprefix("::ffff:"), int(name[1])
+def _peer_of_socket(connection: socket.socket) -> Peer | None:
+    """Return who is at the other end; an address of IPv4 that came to a socket of IPv6 as IPv4.
+
+    None for a socket of another kind: names of those have no ports.
+    """
+    if connection.family not in _INTERNET:
+        return None
+    address, port = connection.getpeername()[:2]
+    return address.removeprefix("::ffff:"), port
 
 
 @dataclass(eq=False, slots=True)

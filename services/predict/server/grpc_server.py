@@ -133,10 +133,9 @@ def _streaming(
     async def answered(context: Any, data: bytes) -> Any:
         request, answer, message, code = GrpcRequest(service, context), None, "", grpc.StatusCode.OK
         try:
+            decoded = _decoded(method, data)  # before it is counted in: `run` alone counts it out
             request.admit()
-            answer = await request.run(method.handle, method.request_type.FromString(data))
-        except DecodeError:
-            message, code = "The message cannot be read.", grpc.StatusCode.INVALID_ARGUMENT
+            answer = await request.run(method.handle, decoded)
         except FitserveError as error:
             service.counters.count_refusal(method.operation, error)
             message, code = error_line(error), GRPC_CODES.get(error.status, grpc.StatusCode.INTERNAL)
