@@ -63,8 +63,30 @@ def test_collection_pauses_for_large_requests_alone() -> None:
 
 
 def test_large_requests_without_end_do_not_end_collection(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(garbage_pauses, "MAX_PAUSE_SECONDS", -1.0)
-    assert answered([LARGE_BODY_BYTES + 1] * 3) == [False, True, True]
+    monkeypatch.setattr(garbage_pauses, "MAX_PAUSE_SECONDS", 0.01)
+
+    async def overlapping() -> list[bool]:
+        pauses, seen = GarbagePauses(), []
+        for change in (pauses.begin, pauses.begin, pauses.end, pauses.begin, pauses.end, pauses.end, pauses.begin):
+            change()
+            seen.append(gc.isenabled())
+            await asyncio.sleep(0.03)
+        pauses.stop()
+        return seen
+
+    # One that hangs ends its pause, and others beside it begin none; the first after them does.
+    assert asyncio.run(overlapping()) == [False, True, True, True, True, True, False]
+
+
+def test_a_service_that_stops_ends_its_pause() -> None:
+    async def stopped() -> bool:
+        pauses = GarbagePauses()
+        pauses.begin()
+        pauses.end()
+        pauses.stop()
+        return gc.isenabled()
+
+    assert asyncio.run(stopped())
 
 
 def test_a_request_that_fails_ends_its_pause() -> None:

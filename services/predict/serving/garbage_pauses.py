@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import time
 
-MAX_PAUSE_SECONDS = 30.0  # where one large request follows another, garbage is collected beside them after that
+MAX_PAUSE_SECONDS = 30.0  # where large requests take longer, or follow each other, garbage is collected beside them
 RESUME_SECONDS = 1.0  # after the last large request, when its rows are gone
 
 
@@ -19,17 +18,14 @@ class GarbagePauses:
 
     def __init__(self) -> None:
         self._large = 0  # requests at the moment
-        self._began: float | None = None  # the pause, by the monotonic clock
+        self._limit: asyncio.TimerHandle | None = None  # of the pause; a new one begins after it
 
     def begin(self) -> None:
         """Take note of a large request. The first of several begins the pause."""
         self._large += 1
-        now = time.monotonic()
-        if self._began is None:
-            self._began = now
+        if self._limit is None:
+            self._limit = asyncio.get_running_loop().call_later(MAX_PAUSE_SECONDS, gc.enable)
             gc.disable()
-        elif now - self._began > MAX_PAUSE_SECONDS:
-            gc.enable()
 
     def end(self) -> None:
         """Take note that a large request is answered. Soon after the last of several the pause is over."""
@@ -37,7 +33,13 @@ class GarbagePauses:
         if not self._large:
             asyncio.get_running_loop().call_later(RESUME_SECONDS, self._resume)
 
+    def stop(self) -> None:
+        """End the pause: the event loop, and its timers, end."""
+        if self._limit is not None:
+            self._limit.cancel()
+            self._limit = None
+            gc.enable()
+
     def _resume(self) -> None:
         if not self._large:
-            self._began = None
-            gc.enable()
+            self.stop()

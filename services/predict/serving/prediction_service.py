@@ -85,7 +85,8 @@ class PredictionService:
         self.drift.start()
 
     def stop(self) -> None:
-        """End the threads."""
+        """End the threads, and a pause of garbage collection."""
+        self.garbage_pauses.stop()
         self.updates.stop()
         self.drift.stop()
         self.drift.join(5)
