@@ -6,12 +6,15 @@ kept. They become part of the failure.
 
 from __future__ import annotations
 
+import codecs
 import logging
 import os
 import re
 import threading
 from collections import deque
 from typing import IO
+
+from fitserve.log_lines import printable
 
 log = logging.getLogger(__name__)
 
@@ -37,25 +40,41 @@ class TrainerOutput:
         self._thread = threading.Thread(target=self._pass_on, name="trainer-output", daemon=True)
         self._thread.start()
 
+    def forget(self) -> None:
+        """Forget the last lines: a warm trainer's next run may be another owner's, who must not read of this one."""
+        self._last.clear()
+
     def last_lines(self) -> list[str]:
         """Return the last lines that were passed on, once a trainer that has exited is read to its end."""
         self._thread.join(1)  # a process that the trainer started may hold the pipe open
         return list(self._last)
 
     def _pass_on(self) -> None:
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a piece may end within a character
         traceback: list[str] = []
+        level: int | None = None
+        is_new, is_within = True, False
         with self._stream:
-            while line := self._stream.readline(MAX_LINE):
-                text = line.decode(errors="replace").rstrip()
-                if text.startswith("Traceback ") or (
-                    traceback and text[:1].isspace() and len(traceback) < MAX_TRACEBACK
-                ):
+            while piece := self._stream.readline(MAX_LINE):
+                is_end = piece.endswith(b"\n")
+                # Neither a terminal nor PostgreSQL, which has no NUL in a text, is given control characters.
+                text = printable(decoder.decode(piece, is_end)).rstrip()
+                if is_new:  # a piece of a longer line is treated as its beginning is
+                    is_within = text.startswith("Traceback ") or bool(traceback and text[:1].isspace())
+                    level = logging.ERROR if is_within else level_of(text)
+                is_new = is_end
+                if is_within and len(traceback) < MAX_TRACEBACK:
                     traceback.append(text)  # it ends with the line of the exception, which is not indented
-                elif text and (level := level_of(text)) is not None:
-                    more = {"traceback": "\n".join([*traceback, text])} if traceback else {}
-                    self._last.append(text)
-                    log.log(logging.ERROR if traceback else level, text, extra={"trainer": self._pid, **more})
+                elif text and level is not None:
+                    self._log(level, text, traceback)
                     traceback = []
+            if traceback:  # the trainer was killed within it
+                self._log(logging.ERROR, traceback.pop(), traceback)
+
+    def _log(self, level: int, text: str, traceback: list[str]) -> None:
+        more = {"traceback": "\n".join([*traceback, text])} if traceback else {}
+        self._last.append(text)
+        log.log(logging.ERROR if traceback else level, text, extra={"trainer": self._pid, **more})
 
 
 def level_of(line: str) -> int | None:

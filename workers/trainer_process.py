@@ -192,6 +192,7 @@ class TrainerSlot:
                 if self._trainer.alive:
                     self._trainer.runs += 1
                     self._trainer.peak = 0
+                    self._trainer.output.forget()
                     return self._trainer
             except ChannelClosed:
                 log.warning("a trainer exited while it started")
