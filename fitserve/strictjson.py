@@ -1,4 +1,4 @@
-"""JSON as the control API reads it: bounded depth, no duplicate keys, no NaN, no number beyond a float.
+"""JSON as the control API reads it: bounded depth, no duplicate keys, no NaN, no number beyond a float, no NUL.
 
 RFC 8259 leaves all of these to the receiver; two readers that disagree about them let an attacker bypass a filter.
 """
@@ -15,6 +15,7 @@ from fitserve.errors import Malformed
 
 _STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _NOT_BRACKETS = re.compile(rb"[^\[\]{}]++")
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*+\\u0000")  # behind an even number of backslashes
 _MAX_DIGITS = 400  # of a number: more than any float or 64-bit integer needs
 
 
@@ -25,6 +26,8 @@ class TooDeep(Malformed):
 def loads(data: bytes, max_depth: int = 64) -> Any:
     """Return the value of a JSON text in UTF-8. Raises Malformed (400) with what is wrong and where."""
     _check_depth(data, max_depth)
+    if b"\\u0000" in data and _NUL.search(data):
+        raise no_nul()
     try:
         text = data.decode("utf-8")
         return json.loads(
@@ -35,6 +38,11 @@ def loads(data: bytes, max_depth: int = 64) -> Any:
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise Malformed(f"The body is not JSON: {error.msg} at {where}.", expected="a JSON text (RFC 8259)") from None
+
+
+def no_nul(**where: Any) -> Malformed:
+    """Return the refusal of a text with a NUL: PostgreSQL stores JSON that has one, and then can read nothing in it."""
+    return Malformed("A text has a NUL character.", expected="texts without NUL characters", **where)
 
 
 def finite_json(value: Any, digits: int | None = None, default: Callable[[Any], Any] | None = None) -> Any:

@@ -141,7 +141,7 @@ def _unknown_field(loc: Sequence[str | int], pointer: str, model: type[BaseModel
         return Problem(
             f"{excerpt(name)} is not known here.", pointer, received=excerpt(name), expected="no such member"
         )
-    title = loc[-2] if len(loc) > 1 and isinstance(loc[-2], str) else owner.__name__
+    title = excerpt(loc[-2]) if len(loc) > 1 and isinstance(loc[-2], str) else owner.__name__
     problem = unknown_name(f"{title} has no {excerpt(name)}.", name, owner.model_fields, pointer)
     return replace(problem, fix=_where_it_belongs(name, model) or problem.fix)
 

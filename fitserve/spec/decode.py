@@ -108,6 +108,11 @@ def _scalar(tag: str, event: Any) -> ScalarNode:
     return ScalarNode(tag, event.value, event.start_mark, event.end_mark)
 
 
+def _check_text(event: Any) -> None:
+    if "\0" in event.value:
+        raise strictjson.no_nul(**_line(event))
+
+
 def _line(event: Any) -> dict[str, Any]:
     return {"line": event.start_mark.line + 1}
 
@@ -165,6 +170,7 @@ class SpecLoader(Composer, EventParser, SafeConstructor, Resolver):
         node: Node
         if isinstance(event, yaml.ScalarEvent):
             self.get_event()
+            _check_text(event)
             node = self.anchors[anchor] = _scalar(_TEXT if event.style else _PLAIN, event)
         elif isinstance(event, yaml.SequenceStartEvent):
             node = self.compose_sequence_node(anchor)
@@ -186,6 +192,7 @@ class SpecLoader(Composer, EventParser, SafeConstructor, Resolver):
             raise Malformed("A key is plain text.", **_line(event))
         if event.value == "<<" and not event.style:
             raise Malformed("A spec has no merge keys (<<).", **_line(event))
+        _check_text(event)
         return _scalar(_TEXT, event)
 
     def construct_mapping(self, node: MappingNode, deep: bool = False) -> dict[Hashable, Any]:

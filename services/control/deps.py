@@ -14,6 +14,7 @@ from sqlalchemy import Engine
 from fitserve.blobs import BlobStore
 from fitserve.queue import Publisher
 from fitserve.settings import Settings
+from fitserve.wire.runs import PRINTABLE
 from services.http.auth import Caller, caller_of, require
 
 
@@ -51,9 +52,10 @@ VersionNumber = Annotated[int, Path(ge=1, le=MAX_INTEGER)]
 
 # Query parameters
 Limit = Annotated[int, Query(ge=1, le=1000)]
-Cursor = Annotated[str | None, Query(max_length=40)]
+# One line of text each: PostgreSQL has no NUL to compare with.
+Cursor = Annotated[str | None, Query(max_length=40, pattern=PRINTABLE)]
 TargetName = Annotated[str | None, Query(max_length=1000, description="The first target if omitted")]
-Label = Annotated[str | None, Query(max_length=63)]
+Label = Annotated[str | None, Query(max_length=63, pattern=PRINTABLE)]
 
 # Headers
 IdempotencyKey = Annotated[

@@ -93,6 +93,18 @@ def test_path_traversal_is_refused(client: TestClient, name: str) -> None:
     assert_refused(client.post("/api/v1/runs", json=spec), 422)
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(f"runs?{name}=" for name in ("model", "dataset", "dataset_id", "tag", "q", "cursor")),
+        *("datasets?name=", "datasets?cursor=", "models?cursor=", "events?type=", "events?cursor="),
+    ],
+)
+def test_a_condition_with_a_nul_is_refused(client: TestClient, path: str) -> None:
+    """SQLite finds nothing; PostgreSQL has no such text, which was an internal error."""
+    assert_refused(client.get(f"/api/v1/{path}a%00b"), 422)
+
+
 def memory_growth_mb(before: int) -> float:
     return (psutil.Process().memory_info().rss - before) / MB
 

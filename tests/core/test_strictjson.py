@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from fitserve import strictjson
 from fitserve.errors import Malformed
 
+texts = st.text(st.characters(exclude_characters="\0")) | st.text('\\u0"')
 values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
     max_leaves=20,
 )
 
@@ -45,6 +46,8 @@ def test_any_bytes_are_a_value_or_malformed(data: bytes) -> None:
         b'{"x": {"k": 1, "k": 1}}',
         b"\xff\xfe",
         b"[1,]",
+        rb'["\u0000"]',
+        rb'{"a\\\u0000": 1}',
         b"",
         b'{"a": 1} trailing',
         b"\xef\xbb\xbf{}",

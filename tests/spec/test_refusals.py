@@ -8,12 +8,15 @@ import tracemalloc
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from fitserve.errors import FitserveError, Malformed, Problem
 from fitserve.settings import Limits
 from fitserve.spec.decode import parse_bytes
 from fitserve.spec.resolve import resolve
 from fitserve.spec.spec import SpecRefused, parse
+from fitserve.validation import problems_from
+from fitserve.wire.datasets import UploadOptions
 from tests.spec.table import FEATURES, facts, resolved
 
 BODY = {"dataset": "table", "target": "price", "features": FEATURES}
@@ -299,12 +302,24 @@ def test_limits_are_named() -> None:
         (b"a: [1", "YAML"),
         (b"---\na: 1\n---\nb: 2\n", "one YAML document"),
         (b"[1, 2]: 3", "key"),
+        (rb'a: "b\0"', "NUL"),
+        (rb'"a\0": 1', "NUL"),
         (b"\xff", "UTF-8"),
     ],
 )
 def test_yaml_beyond_plain_values_is_malformed(text: bytes, words: str) -> None:
     with pytest.raises(Malformed, match=words):
         parse_bytes(text, "application/yaml")
+
+
+def test_a_key_of_a_mapping_is_shortened_and_escaped() -> None:
+    name = "x\x1b" * 5000
+    with pytest.raises(ValidationError) as refused:
+        UploadOptions.model_validate({"formats": {name: {"colour": 1}}})
+    (found,) = problems_from(refused.value.errors(), UploadOptions)
+    assert found.detail.endswith(" has no colour.")
+    assert len(found.detail) < 200
+    assert "\x1b" not in found.detail
 
 
 def test_json_with_repeated_keys_or_unusual_numbers_is_malformed() -> None:

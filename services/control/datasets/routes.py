@@ -32,7 +32,7 @@ from fitserve.wire.datasets import (
     SampleRequest,
     UploadOptions,
 )
-from fitserve.wire.runs import RunInfo
+from fitserve.wire.runs import PRINTABLE, RunInfo
 from services.control.datasets.access import answer_dataset, dataset_detail, owned_dataset, visible_dataset
 from services.control.datasets.import_routes import import_dataset
 from services.control.datasets.upload_request import (
@@ -109,7 +109,9 @@ def list_datasets(
     ctx: Ctx,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
     cursor: Cursor = None,
-    name: Annotated[str | None, Query(max_length=63, description="Only versions of this name")] = None,
+    name: Annotated[
+        str | None, Query(max_length=63, pattern=PRINTABLE, description="Only versions of this name")
+    ] = None,
     playground: Annotated[bool, Query(description="Whether to list what the pages' playground made")] = True,
 ) -> DatasetPage:
     """The newest first. An admin sees all, others their own and shared ones."""

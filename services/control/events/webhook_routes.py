@@ -8,6 +8,7 @@ from fastapi import Path, Query
 
 from fitserve import db, events, webhooks
 from fitserve.wire import Page
+from fitserve.wire.runs import PRINTABLE
 from fitserve.wire.webhooks import (
     DeliveryInfo,
     DeliveryState,
@@ -30,7 +31,7 @@ DeliveryId = Annotated[str, Path(max_length=64)]
 def list_events(
     caller: Reader,
     ctx: Ctx,
-    type: Annotated[str | None, Query(max_length=32, description="Only events of this type")] = None,
+    type: Annotated[str | None, Query(max_length=32, pattern=PRINTABLE, description="Only events of this type")] = None,
     limit: Limit = 100,
     cursor: Cursor = None,
 ) -> Page[RecordedEvent]:

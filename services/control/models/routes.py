@@ -31,7 +31,7 @@ from fitserve.wire.models import (
     Sharing,
     VersionInfo,
 )
-from fitserve.wire.runs import RunInfo
+from fitserve.wire.runs import PRINTABLE, RunInfo
 from services.control.deps import (
     Context,
     Ctx,
@@ -60,7 +60,7 @@ def list_models(
     caller: Reader,
     ctx: Ctx,
     limit: Limit = 100,
-    cursor: Annotated[str | None, Query(max_length=63)] = None,
+    cursor: Annotated[str | None, Query(max_length=63, pattern=PRINTABLE)] = None,
 ) -> Page[ModelInfo]:
     """An admin sees every model, others their own and shared ones."""
     with db.reading(ctx.engine) as session:

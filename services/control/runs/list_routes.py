@@ -41,9 +41,11 @@ MAX_RUNS = 100  # with everything about them in one answer
 def run_filter(
     caller: Reader,
     state: Annotated[list[RunState] | None, Query(description="One or more states")] = None,
-    model: Annotated[str | None, Query(max_length=63)] = None,
-    dataset_id: Annotated[str | None, Query(max_length=40)] = None,
-    dataset: Annotated[str | None, Query(max_length=63, description="A dataset's name: all its versions")] = None,
+    model: Annotated[str | None, Query(max_length=63, pattern=PRINTABLE)] = None,
+    dataset_id: Annotated[str | None, Query(max_length=40, pattern=PRINTABLE)] = None,
+    dataset: Annotated[
+        str | None, Query(max_length=63, pattern=PRINTABLE, description="A dataset's name: all its versions")
+    ] = None,
     tag: Annotated[list[RunTag] | None, Query(max_length=20, description="Runs that have all of these tags")] = None,
     q: Annotated[str, Query(max_length=200, pattern=PRINTABLE, description="Words in any text that a list shows")] = "",
     since: Annotated[datetime | None, Query(description="Created at or after this time")] = None,
