@@ -236,9 +236,7 @@ def describe(session: Session, runs: Sequence[Run], *, changes: bool = False) ->
             refs.get(run.dataset_id or "", run.dataset_id) or _imported(run),
             targets.get(run.id, []),
             run.scores if run.scores is not None else scores_of(run.result),
-            _brief(spec_changes(specs[before[run.id]], specs[run.id]))
-            if specs.keys() >= {run.id, before.get(run.id)}
-            else None,
+            _changes(specs, run.id, before.get(run.id)),
             before.get(run.id),
         )
         for run in runs
@@ -278,8 +276,8 @@ def _specs(session: Session, ids: Iterable[str]) -> dict[str, dict[str, Any]]:
     sizes = select(Run.id, stored_bytes(Run.spec)).where(Run.id.in_(list(ids))).order_by(Run.id.desc())
     few, total = [], 0
     for run_id, size in session.execute(sizes):
-        total += size
-        if total <= MAX_SPEC_BYTES:
+        if total + size <= MAX_SPEC_BYTES:
+            total += size
             few.append(run_id)
     rows = session.execute(select(Run.id, Run.spec).where(Run.id.in_(few)))
     return {row.id: row.spec for row in rows}

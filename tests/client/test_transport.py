@@ -18,8 +18,9 @@ from fitserve.client import AsyncClient, Unreachable
 from fitserve.client.connection import Address, Connection, RetryPolicy
 from fitserve.client.errors import retry_after
 from fitserve.client.events import ServerEvent, follow
+from fitserve.client.runs import Runs
 from fitserve.client.upload_body import upload_of
-from fitserve.errors import BadInput, Conflict, FitserveError, NotFound, TooMany, Unauthenticated
+from fitserve.errors import BadInput, Conflict, FitserveError, NotFound, TooLarge, TooMany, Unauthenticated
 from tests.client.scripted_server import Reply, ScriptedServer, event_stream, hang_up, json_reply, scripted_server
 
 QUICK = RetryPolicy(retries=3, first_pause=0.01, longest_pause=0.02)
@@ -43,6 +44,18 @@ def test_it_retries_when_the_server_is_busy(server: ScriptedServer, connection: 
     assert connection.get("/x", {"a": 1, "b": None}) == {"ok": True}
     assert [request.path for request in server.requests] == ["/x?a=1"] * 3
     assert server.requests[0].headers["authorization"] == "Bearer key_1.secret"
+
+
+def test_runs_too_large_for_one_answer_are_asked_for_in_halves_each_once(
+    server: ScriptedServer, connection: Connection
+) -> None:
+    too_large = json_reply(413, {"type": "urn:fitserve:problem:too-large", "detail": "too large"})
+    server.script = [too_large, json_reply(200, []), json_reply(200, []), too_large]
+    assert Runs(connection).get_many(["a", "b", "a", "c"]) == []
+    asked = [request.path.partition("?")[2] for request in server.requests]
+    assert asked == ["run=a&run=b&run=c", "run=a", "run=b&run=c"]
+    with pytest.raises(TooLarge):
+        Runs(connection).get_many(["a"])
 
 
 def test_it_waits_as_long_as_retry_after_says(server: ScriptedServer, connection: Connection) -> None:
