@@ -288,6 +288,18 @@ def test_several_trials_are_served_as_one_graph(tmp_path: Path, ensemble: Any) -
     assert averaged["microseconds"]["together"] > 0
 
 
+def test_trials_that_ended_before_a_crash_are_averaged_when_the_time_is_up(tmp_path: Path) -> None:
+    table = _table()
+    settings = {"sampler": "grid", "ensemble": 2}
+    body = _spec([{"Dense": _of([2, 3])}], settings, epochs=1)
+    first = RecordingReporter()
+    train(request_of(table, body, tmp_path / "first"), first)
+    rows = {row["trial"]: {**row, "seconds": 60.0} for row in first.search_trials}
+    late = _spec([{"Dense": _of([2, 3])}], {**settings, "seconds": 60}, epochs=1)
+    resumed = train(request_of(table, late, tmp_path / "again", trials=list(rows.values())), RecordingReporter())
+    assert {one["trial"] for one in resumed.result["averaged"]["trials"]} == {0, 1}
+
+
 def test_a_trial_that_another_worker_trains_is_what_it_is_here(tmp_path: Path) -> None:
     body = _spec([{"Dense": _of([2, 3, 4])}], {"sampler": "grid"}, epochs=2)
     request = request_of(_table(), body, tmp_path / "whole")

@@ -466,7 +466,8 @@ class SearchRun:
     def _averaged(self, number: int, ready: ReadyRun) -> tuple[ReadyRun, dict[str, Any]]:
         """Return the average of several trials as a network to export, and those trials; the best if none helps."""
         numbers = [row["trial"] for row in self._ranked()[:POOL]]
-        candidates = [Candidate(at, self._specs[at], self._weights_of(at)) for at in numbers]
+        # The weights first: of a trial that was trained before a crash they bring its spec with them.
+        candidates = [Candidate(at, weights=self._weights_of(at), spec=self._specs[at]) for at in numbers]
         name = self._metric.removeprefix("val_")
         rows, model = ready.rows["validation"], ready.setup.compiled.model
         judge = EnsembleOutputs(ready.spec, model, [candidates[0].weights])
