@@ -7,6 +7,8 @@ import pyarrow.compute as pc
 
 from fitserve.datasets.column_parser import as_texts
 
+WHOLE = pa.decimal128(20, 0)  # holds every whole number of 64 bits, with a sign and without
+
 
 def common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType:
     """Return a type that holds the values of both; text where nothing else does."""
@@ -16,6 +18,8 @@ def common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType:
     if types.is_null(one):
         return other
     if types.is_integer(one) and types.is_integer(other):
+        if types.is_uint64(one) or types.is_uint64(other):
+            return pa.uint64() if types.is_unsigned_integer(one) and types.is_unsigned_integer(other) else WHOLE
         return pa.int64()
     if all(types.is_integer(kind) or types.is_decimal(kind) for kind in (one, other)):
         return _decimal(one, other)
@@ -27,10 +31,16 @@ def common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType:
 
 
 def _decimal(one: pa.DataType, other: pa.DataType) -> pa.DataType:
-    """Return a decimal with the digits of both, before and after the point; where those are too many, a float."""
-    shapes = [(kind.precision, kind.scale) if pa.types.is_decimal(kind) else (20, 0) for kind in (one, other)]
-    whole, scale = max(precision - scale for precision, scale in shapes), max(scale for _, scale in shapes)
-    return pa.decimal128(whole + scale, scale) if whole + scale <= 38 else pa.float64()
+    """Return a decimal with the digits of both, before and after the point; where those are too many, a float.
+
+    Only where one of them has more than 38 digits may there be more: a stored table has no such type.
+    """
+    kinds = [kind if pa.types.is_decimal(kind) else WHOLE for kind in (one, other)]
+    scale = max(kind.scale for kind in kinds)
+    digits = max(kind.precision - kind.scale for kind in kinds) + scale
+    if digits <= 38:
+        return pa.decimal128(digits, scale)
+    return pa.decimal256(digits, scale) if digits <= 76 and max(k.precision for k in kinds) > 38 else pa.float64()
 
 
 def cast(column: pa.Array, kind: pa.DataType) -> pa.Array:

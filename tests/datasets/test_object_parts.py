@@ -117,6 +117,16 @@ FOLDERS: dict[str, tuple[dict[str, bytes], list[dict[str, Any]], str]] = {
         ],
         "Read from the names of the parts' folders: 'y', 'day', 'who'.",
     ),
+    "what only looks like a number or a day": (
+        {"week=2026-W01-1/n=1\u0663/a.parquet": parquet(v=[1]), "week=2026-W02-1/n=-0/b.parquet": parquet(v=[2])},
+        [{"v": 1, "week": "2026-W01-1", "n": "1\u0663"}, {"v": 2, "week": "2026-W02-1", "n": "-0"}],
+        "Read from the names of the parts' folders: 'week', 'n'.",
+    ),
+    "nothing behind the sign": (
+        {"y=/a.parquet": parquet(v=[1]), "y=2/b=c=d/b.parquet": parquet(v=[2])},
+        [{"v": 1, "y": None}, {"v": 2, "y": 2}],
+        "Read from the names of the parts' folders: 'y'.",
+    ),
     "one part": (
         {"code=007/a.csv": b"v\n1\n"},
         [{"v": 1, "code": "007"}],
@@ -166,4 +176,20 @@ def test_decimals_keep_their_digits_beside_other_numbers() -> None:
     assert common_type(pa.decimal128(9, 2), pa.int64()) == pa.decimal128(22, 2)
     assert common_type(pa.decimal128(9, 2), pa.decimal128(30, 19)) == pa.decimal128(30, 19)
     assert common_type(pa.decimal128(38, 0), pa.decimal128(38, 9)) == pa.float64()
+    assert common_type(pa.decimal256(50, 2), pa.decimal256(40, 3)) == pa.decimal256(51, 3)
+    assert common_type(pa.decimal256(76, 2), pa.decimal256(40, 3)) == pa.float64()
     assert common_type(pa.decimal128(9, 2), pa.float64()) == pa.float64()
+
+
+def test_whole_numbers_without_a_sign_keep_their_digits_beside_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = pa.array([2**64 - 1, 7], pa.uint64())
+    parts = {
+        "a.parquet": parquet(v=large, w=large),
+        "b.parquet": parquet(v=pa.array([-(2**63)], pa.int64()), w=pa.array([1], pa.uint8())),
+    }
+    fetched = fetch(MeetingStore(meets=False, skip_instance_cache=True), tmp_path, monkeypatch, parts, "*.parquet")
+    read = pq.read_table(ingest(fetched.path, UploadOptions(), Limits(), tmp_path).parquet)
+    assert read.column("v").to_pylist() == ["18446744073709551615", "7", "-9223372036854775808"]
+    assert read.column("w").to_pylist() == ["18446744073709551615", "7", "1"]

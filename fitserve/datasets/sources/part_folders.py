@@ -16,7 +16,8 @@ import pyarrow as pa
 from fitserve.wire.notices import Notice
 
 _MISSING = "__HIVE_DEFAULT_PARTITION__"  # how Hive and Spark write it
-_WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})")
+_WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}")
+_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")  # not every one is a day of the calendar
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def _pairs(name: str) -> Iterator[tuple[str, str | None]]:
     for folder in name.split("/")[:-1]:
         column, sign, value = folder.partition("=")
         if column and sign:
-            yield unquote(column), None if value == _MISSING else unquote(value)
+            yield unquote(column), unquote(value) if value not in ("", _MISSING) else None
 
 
 def _kind(values: Sequence[str | None]) -> pa.DataType:
@@ -82,6 +83,6 @@ def _kind(values: Sequence[str | None]) -> pa.DataType:
 
 def _is_day(text: str) -> bool:
     try:
-        return len(text) == 10 and date.fromisoformat(text) is not None
+        return _DAY.fullmatch(text) is not None and date.fromisoformat(text) is not None
     except ValueError:
         return False
