@@ -68,8 +68,8 @@ def as_label(value: Any, format: ColumnFormat = PLAIN) -> str | None:
 
 
 def format_decimal(value: Decimal) -> str:
-    """Return a decimal number without exponent and trailing zeros."""
-    return f"{value.normalize():f}"
+    """Return a decimal number that is not whole, without exponent and trailing zeros, with all its digits."""
+    return f"{value:f}".rstrip("0")
 
 
 def _label_of_text(text: str, format: ColumnFormat) -> str | None:

@@ -26,6 +26,7 @@ _PUNCTUATION = b"!\"#$%&()*+,-./:;<=>?@[\\]^_`{|}~'"
 _LOWER = bytes(byte + 32 if 65 <= byte <= 90 else byte for byte in range(256))
 # Han, kana, Hangul and full-width forms: scripts that are written without blanks between words (Hangul has them).
 _CJK = ((0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x2FFFF))
+TWO_WORDS = "two words"  # are never one token: neither a single character nor without a blank
 
 
 def tokenize(text: str, how: Tokens) -> list[str]:
@@ -67,6 +68,11 @@ class TextColumn(FittedColumn):
     def write_tokens(self, places: list[int], out: np.ndarray) -> None:
         """Write a text, the places of its tokens in order, into zeros of shape (width,)."""
         raise NotImplementedError
+
+    @property
+    def keras_vocabulary(self) -> list[str]:
+        """The vocabulary for `TextVectorization`, which takes no empty one."""
+        return list(self.fitted["vocabulary"]) or [TWO_WORDS]
 
     @cached_property
     def _places(self) -> dict[bytes, int]:

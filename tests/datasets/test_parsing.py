@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from datetime import date, datetime
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -210,6 +211,9 @@ def test_a_prediction_reads_texts_as_the_column_was_written() -> None:
     with pytest.raises(ValueError, match="number"):
         as_number("1,2,3", euro)
     assert as_label("2,0", ColumnFormat(decimal=",")) == "2"
+    digits = "1234567890123456789012345678901"
+    assert as_label(Decimal(f"{digits}.2300")) == f"{digits}.23"
+    assert as_label(Decimal(f"{digits}0.00")) == f"{digits}0"
     folded = ColumnFormat(trim=True, fold_case=True, labels={"yes": "Yes", "no": "No"}, keep=("NA",))
     assert [as_label(text, folded) for text in (" YES ", "no", "NA", "None", "", "maybe")] == [
         "Yes", "No", "NA", None, None, "maybe"

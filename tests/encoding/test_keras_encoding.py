@@ -83,6 +83,15 @@ def compare(encoder: Encoder, rows: pa.Table) -> None:
         np.testing.assert_allclose(computed[name].numpy(), array, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("name", "encoding"), [("t", "multi_hot"), ("t", "tf_idf"), ("t", "sequence"), ("c", "one_hot"), ("c", "index")]
+)
+def test_training_rows_may_have_no_token_and_no_label(name: str, encoding: str) -> None:
+    whole = pa.table({name: pa.array([None] * 20 + ["a word two words", "b"])})
+    feature = Feature.model_validate({"column": name, "encoding": encoding})
+    compare(Encoder.fit([feature], whole.slice(0, 20), facts_for(whole)), whole)
+
+
 @pytest.mark.parametrize("encoding", ["robust", {"piecewise_linear": {"bins": 6}}, "quantile", "periodic"], ids=str)
 def test_small_spreads_on_large_offsets_are_kept(encoding: Any) -> None:
     values = np.random.default_rng(0).uniform(1.7e9, 1.7e9 + 1e-1, 40)

@@ -23,6 +23,7 @@ from fitserve.exports import FORMATS
 from fitserve.spec.feature import Feature
 from tests.encoding.test_encoder import facts_for
 from tests.encoding.test_keras_encoding import CASES, table
+from workers.trainer.export.plain_code import variable_of
 from workers.trainer.export.plain_encoding import CALLS, functions_for, inputs
 from workers.trainer.export.plain_templates import HEAD
 
@@ -83,6 +84,21 @@ VALUES: dict[str, tuple[str, pa.DataType, list[Any], list[Any]]] = {
     "empty texts": ("t", pa.string(), ["a b", "", None], [{"tf_idf": {"max_tokens": 5}}]),
     "empty labels": ("c", pa.string(), ["a", "", None], ["one_hot", "index"]),
     "nothing": ("c", pa.string(), [None, None, None], ["one_hot"]),
+    "labels that are code": (
+        "c",
+        pa.string(),
+        ["'+exit(1)+\"\\", "two\nlines # %% x", "\u2028\x85\x0b{0}%s", "a" * 60 + " b" * 60, "end\\", "nul\0"],
+        ["one_hot", "index", {"hashing": {"bins": 9}}],
+    ),
+    "texts that are code": ("t", pa.string(), ["'+exit(1)+\" \\", "two\nlines\u2028\x85", None], [{"counts": {}}]),
+    "no texts": ("t", pa.string(), [None, None, None], ["counts", "tf_idf", "sequence"]),
+    "large whole numbers as labels": ("c", pa.int64(), [2**53 + 1, 2**53, -(2**63)], ["one_hot", "index"]),
+    "long decimals as labels": (
+        "c",
+        pa.decimal128(38, 4),
+        [Decimal(1234567890123456789012345678901234), Decimal("1234567890123456789012345678901.2346"), None],
+        ["one_hot", "index"],
+    ),
     "constant": ("n", pa.float64(), [3.0, 3.0, 3.0], ["quantile", "standardize", {"piecewise_linear": {"bins": 2}}]),
 }
 
@@ -94,3 +110,13 @@ def test_code_reads_every_type(values: str, tmp_path: Path) -> None:
     for encoding in encodings:
         feature = Feature.model_validate({"column": name, "encoding": encoding})
         assert_same(Encoder.fit([feature], whole, facts_for(whole)), whole, tmp_path)
+
+
+def test_layers_are_variables_that_hide_nothing() -> None:
+    names = ["len", "SEED", "class", "area m\u00b2", "1st", "a b", "a-b", "\ufb01", "fi", "\u540d", "2\u00bd", ""]
+    variables: list[str] = []
+    for name in names:
+        variables.append(variable_of(name, variables))
+    expected = ["len_", "SEED_", "class_", "area_m2", "_1st", "a_b", "a_b_", "fi", "fi_", "\u540d", "_21_2", "_"]
+    assert variables == expected
+    exec("\n".join(f"{variable} = 0" for variable in variables), {})

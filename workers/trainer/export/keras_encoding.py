@@ -345,7 +345,7 @@ class TextVectorized(KerasEncoding):
             standardize="lower_and_strip_punctuation",
             split=column.encoding.tokens,
             output_mode=cls.mode,
-            vocabulary=list(column.fitted["vocabulary"]),
+            vocabulary=column.keras_vocabulary,
             **cls.options(column),
         )
         # Keras expects (rows, 1, width) of this layer, and gets (rows, width).
@@ -365,7 +365,7 @@ class TfIdf(TextVectorized, names=("tf_idf",)):
 
     @classmethod
     def options(cls, column: Any) -> dict[str, Any]:
-        return {**super().options(column), "idf_weights": list(column.fitted["idf"])}
+        return {**super().options(column), "idf_weights": column.fitted["idf"] or [0.0]}
 
 
 class TokenSequence(TextVectorized, names=("sequence",)):

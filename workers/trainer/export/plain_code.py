@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import builtins
 import functools
 import inspect
 import json
 import keyword
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import unicodedata
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -153,10 +155,7 @@ def _layers(layers: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for node in layers:
         ((kind, arguments),) = ((key, value) for key, value in node.items() if key[0].isupper())
         name = str(node["name"])
-        variable = re.sub(r"\W|^(?=\d)", "_", name)
-        while variable in variables.values() or variable in _TAKEN or keyword.iskeyword(variable):
-            variable += "_"
-        variables[name] = variable
+        variables[name] = variable = variable_of(name, variables.values())
         if kind == "Input":
             inputs.append((name, variable))
             dtype = "" if arguments.get("dtype", "float32") == "float32" else f", dtype={arguments['dtype']!r}"
@@ -170,9 +169,20 @@ def _layers(layers: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield f"model = keras.Model({{{named}}}, {output})"
 
 
+def variable_of(name: str, others: Collection[str]) -> str:
+    """Return a layer's name as that of a variable, which hides nothing that the script uses."""
+    text = unicodedata.normalize("NFKC", name)  # as Python reads names
+    variable = "".join(character if f"_{character}".isidentifier() else "_" for character in text)
+    variable = variable if variable.isidentifier() else f"_{variable}"
+    while variable in others or variable in _TAKEN or keyword.iskeyword(variable):
+        variable += "_"
+    return variable
+
+
 _TAKEN = {
+    *dir(builtins),
     *("keras", "np", "pd", "tf", "json", "os", "itertools", "data", "rows", "train", "validation", "inputs", "target"),
-    *("labels", "model", "seed", "Dropout", "mixed", "GOLDEN"),
+    *("labels", "model", "seed", "SEED", "Dropout", "mixed", "GOLDEN"),
 }
 _OWN_OPTIMIZERS = {"Adam": parts.ADAM, "AdamW": parts.ADAM, "RMSprop": parts.RMSPROP}
 

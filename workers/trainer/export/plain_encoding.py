@@ -9,6 +9,7 @@ import pprint
 import re
 import textwrap
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -57,7 +58,7 @@ def label(text: str, kind: pa.DataType) -> Any:
     if pa.types.is_boolean(kind):
         return text.lower() == "true"
     if pa.types.is_integer(kind):
-        return int(float(text))
+        return int(Decimal(text))
     return float(text) if pa.types.is_floating(kind) else text
 
 
@@ -173,7 +174,7 @@ def _hashing(column: Any, kind: pa.DataType) -> Iterator[str]:
 
 @_written("multi_hot", "counts", "tf_idf", "sequence")
 def _tokens(column: Any, kind: pa.DataType) -> Iterator[str]:
-    fitted, name = column.fitted, column.encoding.type
+    name = column.encoding.type
     mode = {"counts": "count", "sequence": "int"}.get(name, name)
     options = [f"split={column.encoding.tokens!r}", f"output_mode={mode!r}"]
     if name == "sequence":
@@ -181,8 +182,8 @@ def _tokens(column: Any, kind: pa.DataType) -> Iterator[str]:
     else:
         options += [f"max_tokens={column.width}", "pad_to_max_tokens=True"]
     if name == "tf_idf":
-        options += [f"idf_weights={_listed(fitted['idf'])}"]
-    yield _call("tokens", _texts(column.name, kind), fitted["vocabulary"], *options)
+        options += [f"idf_weights={_listed(column.fitted['idf'] or [0.0])}"]
+    yield _call("tokens", _texts(column.name, kind), column.keras_vocabulary, *options)
 
 
 # --- the functions, as a person would write them -------------------------------------------------------------------
@@ -204,7 +205,7 @@ FUNCTIONS = {
         if hasattr(value, "isoformat"):
             return value.isoformat()
         if hasattr(value, "normalize"):  # a decimal number
-            return f"{value.normalize():f}"
+            return str(int(value)) if value == int(value) else f"{value:f}".rstrip("0")
         if isinstance(value, bool):
             return str(value).lower()
         return str(int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 1e16 else value)
