@@ -123,9 +123,9 @@ FOLDERS: dict[str, tuple[dict[str, bytes], list[dict[str, Any]], str]] = {
         "Read from the names of the parts' folders: 'week', 'n'.",
     ),
     "nothing behind the sign": (
-        {"y=/a.parquet": parquet(v=[1]), "y=2/b=c=d/b.parquet": parquet(v=[2])},
-        [{"v": 1, "y": None}, {"v": 2, "y": 2}],
-        "Read from the names of the parts' folders: 'y'.",
+        {"y=/b=/a.parquet": parquet(v=[1]), "y=2/b=c=d/b.parquet": parquet(v=[2])},
+        [{"v": 1, "y": None, "b": None}, {"v": 2, "y": 2, "b": "c=d"}],
+        "Read from the names of the parts' folders: 'y', 'b'.",
     ),
     "one part": (
         {"code=007/a.csv": b"v\n1\n"},
@@ -133,7 +133,11 @@ FOLDERS: dict[str, tuple[dict[str, bytes], list[dict[str, Any]], str]] = {
         "Read from the names of the parts' folders: 'code'.",
     ),
     "the parts' own": ({"v=1/a.csv": b"v\n5\n", "v=2/b.csv": b"v\n6\n"}, [{"v": 5}, {"v": 6}], ""),
-    "not all parts": ({"a.csv": b"v\n5\n", "y=2/b.csv": b"v\n6\n"}, [{"v": 5}, {"v": 6}], ""),
+    "not all parts": (
+        {"a.csv": b"v\n5\n", "y=2/b.csv": b"v\n6\n"},
+        [{"v": 5}, {"v": 6}],
+        "Not read, as not all parts have it: 'y' in the names of their folders.",
+    ),
     "JSON Lines": (
         {"y=1/a.jsonl": b'{"v": 5}\n', "y=2/b.jsonl": b'{"v": 6}\n'},
         [{"v": 5}, {"v": 6}],

@@ -6,7 +6,7 @@ Hive, Spark and others write tables so: the parts themselves have not got these 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from urllib.parse import unquote
@@ -26,18 +26,18 @@ class FolderColumns:
 
     kinds: Mapping[str, pa.DataType]
     values: Sequence[Mapping[str, str | None]]
+    not_of_all: Sequence[str] = ()  # columns that the folders of some parts alone have
 
     @classmethod
     def of(cls, names: Sequence[str], schemas: Sequence[pa.Schema], *, as_texts: bool = False) -> FolderColumns:
         """Read the folders of parts with these names, as far as all parts have them."""
         values = [dict(_pairs(name)) for name in names]
-        columns = [
-            column
-            for column in (values[0] if values else ())
-            if all(column in own for own in values) and not any(column in schema.names for schema in schemas)
-        ]
+        in_files = {name for schema in schemas for name in schema.names}
+        found = dict.fromkeys(name for own in values for name in own if name not in in_files)
+        columns = [name for name in found if all(name in own for own in values)]
         kinds = {name: pa.string() if as_texts else _kind([own[name] for own in values]) for name in columns}
-        return cls(kinds, [{name: own[name] for name in columns} for own in values])
+        not_of_all = [name for name in found if name not in kinds]
+        return cls(kinds, [{name: own[name] for name in columns} for own in values], not_of_all)
 
     def schema_of(self, schema: pa.Schema) -> pa.Schema:
         """Return a part's schema with these columns at its end."""
@@ -52,18 +52,25 @@ class FolderColumns:
 
     def notices(self, *, read: bool) -> list[Notice]:
         """Return what is said of them."""
-        if not self.kinds:
-            return []
-        shown = ", ".join(map(repr, self.kinds))
-        message = f"Read from the names of the parts' folders: {shown}."
-        if not read:
-            message = f"Not read, as the parts are JSON Lines: {shown} in the names of their folders."
-        return [Notice(code="columns_of_folders", message=message)]
+        messages = []
+        if self.kinds and read:
+            messages.append(f"Read from the names of the parts' folders: {_listed(self.kinds)}.")
+        elif self.kinds:
+            shown = _listed(self.kinds)
+            messages.append(f"Not read, as the parts are JSON Lines: {shown} in the names of their folders.")
+        if self.not_of_all:
+            shown = _listed(self.not_of_all)
+            messages.append(f"Not read, as not all parts have it: {shown} in the names of their folders.")
+        return [Notice(code="columns_of_folders", message=message) for message in messages]
 
 
 def has_columns(name: str) -> bool:
     """Return whether a part's folders name a column."""
     return any(True for _ in _pairs(name))
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(map(repr, names))
 
 
 def _pairs(name: str) -> Iterator[tuple[str, str | None]]:
