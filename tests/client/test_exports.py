@@ -176,7 +176,7 @@ WRITTEN: dict[str, dict[str, Any]] = {  # on the dataset `written`
             {"size": ["quantile", "periodic"]},
             {"open": "one_hot"},
         ],
-        "network": [{**RELU, "name": "len"}, {"Dropout": 0.2, "name": "area in m²"}],
+        "network": [RELU, {"Dropout": 0.2}],
         "training": TRAINING,
     },
     "an ensemble of all kinds": {"training": {"epochs": 30}},
