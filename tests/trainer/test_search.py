@@ -291,11 +291,11 @@ def test_several_trials_are_served_as_one_graph(tmp_path: Path, ensemble: Any) -
 def test_trials_that_ended_before_a_crash_are_averaged_when_the_time_is_up(tmp_path: Path) -> None:
     table = _table()
     settings = {"sampler": "grid", "ensemble": 2}
-    body = _spec([{"Dense": _of([2, 3])}], settings, epochs=1)
+    body = _spec([{"Dense": _of([4, 8])}], settings, epochs=1)
     first = RecordingReporter()
     train(request_of(table, body, tmp_path / "first"), first)
     rows = {row["trial"]: {**row, "seconds": 60.0} for row in first.search_trials}
-    late = _spec([{"Dense": _of([2, 3])}], {**settings, "seconds": 60}, epochs=1)
+    late = _spec([{"Dense": _of([4, 8])}], {**settings, "seconds": 60}, epochs=1)
     resumed = train(request_of(table, late, tmp_path / "again", trials=list(rows.values())), RecordingReporter())
     assert {one["trial"] for one in resumed.result["averaged"]["trials"]} == {0, 1}
 
