@@ -93,7 +93,7 @@ export interface paths {
         };
         /**
          * List the built-in tables
-         * @description TensorFlow Playground's six, with noise and seed, and scikit-learn's bundled tables.
+         * @description TensorFlow Playground's six, with noise and seed, scikit-learn's bundled tables, and the Titanic's.
          */
         get: operations["list_samples_api_v1_datasets_samples_get"];
         put?: never;
