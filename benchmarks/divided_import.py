@@ -1,4 +1,4 @@
-"""One import on one worker and on two, each with a core of its own: seconds from its claim to its commit.
+"""Time one import on one worker and on two, each with its own core, from the claim to the commit.
 
     python -m benchmarks.divided_import csv 200        megabytes, in objects of 8 MB in an S3 of this machine (moto)
     python -m benchmarks.divided_import csv.gz 60

@@ -62,11 +62,11 @@ class Identity:
         return None if self.is_admin else self.owner
 
     def owns(self, row: Owned) -> bool:
-        """Return whether a row is this identity's, which may change it."""
+        """Return whether this identity owns a row, and so may change it."""
         return visibility.owns(self.owner_filter, row)
 
     def sees(self, row: Shareable) -> bool:
-        """Return whether a row is this identity's or shared."""
+        """Return whether this identity owns a row, or the row is shared."""
         return visibility.sees(self.owner_filter, row)
 
     def may(self, scope: str) -> bool:

@@ -157,7 +157,7 @@ def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
 
 @pytest.fixture
 def new_postgres_url(postgres: str, postgres_template: str) -> Iterator[Callable[[], str]]:
-    """What makes a new, migrated PostgreSQL database at each call."""
+    """A function that makes a new, migrated PostgreSQL database and returns its URL."""
     names: list[str] = []
 
     def new() -> str:

@@ -358,7 +358,7 @@ def _repetitive_columns(group: pa.Table) -> list[str]:
 
 
 def _codecs(group: pa.Table) -> dict[str, str]:
-    """Return how each column is compressed: not at all where the attempt would cost time alone, as of random digits."""
+    """Return each column's compression: none where snappy would save too little to be worth its time."""
     return {name: "snappy" if _shrinks(group.column(name)) else "none" for name in group.column_names}
 
 

@@ -427,7 +427,7 @@ def _counts(texts: pa.Array) -> dict[str, int]:
 
 
 def _have_odd_signs(texts: pa.Array) -> bool:
-    """Return whether some numbers are in brackets or have their minus behind."""
+    """Return whether a number is in accounting brackets or ends with a minus sign."""
     return bool(pc.any(pc.match_substring_regex(texts, r"\(|-\s*$")).as_py())
 
 

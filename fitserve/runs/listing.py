@@ -272,7 +272,7 @@ def _compared(session: Session, runs: Sequence[Run]) -> dict[str, str]:
 
 
 def _specs(session: Session, ids: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Return the specs of runs, without those that are too large together: the newest ones are compared."""
+    """Return the specs of runs, newest first, without those that would exceed `MAX_SPEC_BYTES` together."""
     sizes = select(Run.id, stored_bytes(Run.spec)).where(Run.id.in_(list(ids))).order_by(Run.id.desc())
     few, total = [], 0
     for run_id, size in session.execute(sizes):

@@ -325,7 +325,7 @@ def test_parts_are_large_enough_and_not_too_many(monkeypatch: pytest.MonkeyPatch
     assert len(ImportPlan.of(Listing([ListedObject(str(at), 1 << 40, "m") for at in range(10_000)])).parts) == 500
 
 
-# --- what is deleted, damaged, changed or away -----------------------------------------------------------------------
+# --- parts and sources that are deleted, damaged, changed or unreachable ----------------------------------------------
 
 
 def test_a_plan_that_is_lost_takes_no_part_of_the_old_one(

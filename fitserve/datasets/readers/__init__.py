@@ -70,7 +70,7 @@ TAR_MARK = b"ustar"  # 257 bytes behind the beginning
 # Text formats that would parse as CSV but are something else.
 _RULE = rb"[ \t]*+[|+]?[ \t]*+:?[-=]{2,}+:?([ \t]*+[|+][ \t]*+:?[-=]{2,}+:?)++[ \t]*+[|+]?[ \t]*+\r?"
 _BELOW_A_RULE = rb"([^\n]*+\n){0,2}?" + _RULE + rb"(\n|$)"
-# Lines that stand around a table, and those that shells draw below each name.
+# Borders around a printed table, and the rules that database shells draw below column names.
 _BOX = rb"[ \t]*+[-=+|]{5,}+[ \t]*+\r?\n[ \t]*+\|"
 _SPACED_RULE = rb"([^\n]*+\n){0,2}? *+(?=[^\n]*[-=_]{3})[-=_]{2,}+( ++[-=_]{2,}+)++ *+\r?(\n|$)"
 _DRAWN = rb"(" + _BELOW_A_RULE + rb")|" + _BOX + rb"|" + _SPACED_RULE

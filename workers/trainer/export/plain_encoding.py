@@ -190,16 +190,16 @@ def _tokens(column: Any, kind: pa.DataType) -> Iterator[str]:
 
 FUNCTIONS = {
     "numbers": '''def numbers(name):
-    """A column of numbers, nan where one is missing."""
+    """Return a column as numbers, NaN where one is missing."""
     return data[name].astype("float64").to_numpy(na_value=np.nan)
 ''',
     "seconds": '''def seconds(name):
-    """A column of times in seconds since 1970, UTC; nan where one is missing."""
+    """Return a column's times as seconds since 1970, UTC; NaN where one is missing."""
     times = data[name].to_numpy("datetime64[us]")
     return np.where(np.isnat(times), np.nan, times.astype("int64") / 1e6)
 ''',
     "texts": '''def texts(name):
-    """A column's values as texts: 3.0 is "3", true is "true", a time is as in ISO 8601."""
+    """Return a column's values as texts: 3.0 as "3", true as "true", a time as in ISO 8601."""
 
     def text(value):
         if hasattr(value, "isoformat"):
@@ -213,82 +213,82 @@ FUNCTIONS = {
     return pd.Series([None if pd.isna(value) else text(value) for value in data[name].to_list()], dtype=object)
 ''',
     "number": '''def number(values, center, scale, missing):
-    """A number, scaled by constants of the training rows."""
+    """Scale numbers by constants of the training rows."""
     return (np.where(np.isnan(values), missing, values)[:, None] - center) / scale
 ''',
     "log": '''def log(values, center, scale, missing):
-    """The logarithm of a number, with its sign."""
+    """Return the logarithm of each number's size, with the number's sign."""
     values = np.where(np.isnan(values), missing, values)[:, None]
     return (np.sign(values) * np.log1p(np.abs(values)) - center) / scale
 ''',
     "robust": f'''def robust(values, center, scale, missing):
-    """A number, scaled, and softly bounded by {BOUND:g}."""
+    """Scale numbers and bound them smoothly by {BOUND:g}."""
     values = np.clip(number(values, center, scale, missing), -{LARGE:g}, {LARGE:g})
     return values / np.sqrt((values / {BOUND:g}) ** 2 + 1)
 ''',
     "periodic": '''def periodic(values, center, scale, frequencies):
-    """Sines and cosines of a number, of several frequencies; zeros where it is missing."""
+    """Return sines and cosines of numbers at several frequencies; zeros where a number is missing."""
     angles = robust(values, center, scale, center) * (2 * np.pi * np.array(frequencies))
     return np.hstack([np.sin(angles), np.cos(angles)]) * ~np.isnan(values)[:, None]
 ''',
     "bins": '''def bins(values, edges, width):
-    """The share of each bin that a number has passed; zeros where it is missing."""
+    """Return the share of each bin that a number has passed; zeros where it is missing."""
     values, edges = values[:, None], np.array(edges)
     shares = np.clip((np.nan_to_num(values) / 2 - edges[:-1] / 2) / np.diff(edges / 2), 0, 1) * ~np.isnan(values)
     return np.pad(shares, ((0, 0), (0, width - shares.shape[1])))
 ''',
     "quantile": '''def quantile(values, edges, scores, missing):
-    """The normal score of a number's rank in the training rows; 0 where it is missing."""
+    """Return the normal score of a number's rank in the training rows; 0 where it is missing."""
     halves, edges, scores = np.where(np.isnan(values), missing, values) / 2, np.array(edges) / 2, np.array(scores)
     place = np.searchsorted(edges[1:-1], halves, side="right")
     share = np.clip((halves - edges[place]) / np.diff(edges)[place], 0, 1)
     return np.where(np.isnan(values), 0, scores[place] + np.diff(scores)[place] * share)[:, None]
 ''',
     "time_of_day": f'''def time_of_day(seconds):
-    """How much of its day has passed."""
+    """Return the share of the day that has passed."""
     return seconds / {DAY:g} % 1
 ''',
     "weekday": f'''def weekday(seconds):
-    """How many days of its week have passed, as a share: 0 is a Monday."""
+    """Return the share of the week that has passed; Monday is 0."""
     return (np.floor(seconds / {DAY:g}) + 3) % 7 / 7
 ''',
     "day_of_month": f'''def day_of_month(seconds):
-    """How many days of its month have passed, as a share of 31."""
+    """Return the days of the month that have passed, as a share of 31."""
     days = np.nan_to_num(np.floor(seconds / {DAY:g})).astype("datetime64[D]")
     return np.where(np.isnan(seconds), np.nan, (days - days.astype("datetime64[M]")).astype("float64") / 31)
 ''',
     "time_of_year": f'''def time_of_year(seconds):
-    """How much of a year of {YEAR} days has passed."""
+    """Return the share of a year of {YEAR} days that has passed."""
     return seconds / {DAY:g} / {YEAR} % 1
 ''',
     "waves": '''def waves(share):
-    """Sine and cosine of a share of a cycle; zeros where it is missing."""
+    """Return sine and cosine of a share of a cycle; zeros where it is missing."""
     angles = share[:, None] * (2 * np.pi)
     return np.nan_to_num(np.hstack([np.sin(angles), np.cos(angles)]))
 ''',
     "one_hot": '''def one_hot(values, labels, unknown=False):
-    """A column for each label, and before them one for others if there is to be one."""
+    """Return a column for each label, after one for other labels if there is one."""
     known = [(values == label).fillna(False).to_numpy(bool) for label in labels]
     known = np.stack([np.zeros(len(data), bool), *known], axis=1)
     known[:, 0] = ~known.any(axis=1) & values.notna().to_numpy()
     return known if unknown else known[:, 1:]
 ''',
     "missing": '''def missing(name):
-    """Whether a value is missing."""
+    """Return whether each value is missing."""
     return data[name].isna().to_numpy()[:, None]
 ''',
     "indices": '''def indices(values, labels):
-    """A label's number from 2; 0 where it is missing, 1 for others."""
+    """Return each label's number, from 2; 0 where it is missing, 1 for other labels."""
     places = {label: place for place, label in enumerate(labels, 2)}
     return np.array([0 if pd.isna(value) else places.get(value, 1) for value in values.to_list()])[:, None]
 ''',
     "hashing": '''def hashing(values, bins, salt, mode):
-    """A bin by a label's hash; 0 where it is missing."""
+    """Return the bin of each label's hash; 0 where it is missing."""
     hashed = keras.layers.Hashing(bins, mask_value="", salt=salt, output_mode=mode)
     return hashed(tf.constant(values.fillna("").to_list())[:, None]).numpy()
 ''',
     "tokens": '''def tokens(values, vocabulary, **options):
-    """A text by its tokens."""
+    """Return each text as its tokens' numbers, counts or weights."""
     vectorized = keras.layers.TextVectorization(vocabulary=vocabulary, **options)
     return vectorized(tf.constant(values.fillna("").to_list())[:, None]).numpy().reshape(len(data), -1)
 ''',

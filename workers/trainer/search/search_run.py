@@ -428,7 +428,7 @@ class SearchRun:
         return sorted(done, key=lambda row: (self._sign * row["value"], row["trial"]))
 
     def _best_number(self) -> int | None:
-        """Return the best trial; of an ablation, the spec as it stands, which is what is served."""
+        """Return the trial to serve: the best one, or in an ablation the best one of the unchanged spec."""
         ranked = self._ranked()
         if self._search.ablation is not None:
             ranked = [row for row in ranked if row["point"][LEFT_OUT] == 0]
