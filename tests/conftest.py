@@ -221,6 +221,9 @@ def s3_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[st
             for name, value in variables.items():
                 patch.setenv(name, value)
             wait_until(lambda: listens(port), "the S3 server", process=process, log=log)
+            import s3fs  # with its 0.3 s, where a test needs it
+
+            s3fs.S3FileSystem.clear_instance_cache()  # these know an earlier server's port
             yield variables
         process.kill()
 

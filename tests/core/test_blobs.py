@@ -17,7 +17,7 @@ from fitserve.errors import NotFound, StorageFull
 from fitserve.tables import Dataset
 
 
-@pytest.fixture(params=["folder", "fsspec", "s3"])
+@pytest.fixture(params=["folder", "fsspec", pytest.param("s3", marks=pytest.mark.xdist_group("s3"))])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
     if request.param == "s3":
         return open_store(request.getfixturevalue("s3_url"))
