@@ -39,7 +39,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fast", action="store_true", help="only tests without TensorFlow, whole servers and PostgreSQL")
-    parser.addoption("--processor-time", type=int, metavar="N", help="show the N tests that take most (without -n)")
+    parser.addoption("--processor-time", type=int, metavar="N", help="show the N tests that take most")
 
 
 def pytest_configure(config: pytest.Config) -> None:

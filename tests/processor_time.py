@@ -6,6 +6,7 @@ Other work on the machine lengthens a test's wall-clock time, but hardly its pro
 from __future__ import annotations
 
 from collections.abc import Generator
+from typing import Any
 
 import psutil
 import pytest
@@ -35,6 +36,14 @@ class ProcessorTime:
         done = yield
         self.by_test[item.nodeid] = seconds() - before
         return done
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if hasattr(session.config, "workeroutput"):  # one of several processes (pytest -n)
+            session.config.workeroutput["processor_time"] = self.by_test
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        self.by_test |= getattr(node, "workeroutput", {}).get("processor_time", {})
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section(f"{sum(self.by_test.values()):.0f} s of processor time")
