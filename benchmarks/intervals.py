@@ -1,6 +1,6 @@
 """What an interval or a set of labels costs beside its prediction, over HTTP: part of `make bench-serving`.
 
-The default networks of two tables answer the same row with and without `"interval": 0.9`, by turns.
+The default networks of three tables answer the same row with and without `"interval": 0.9`, by turns.
 
     python -m benchmarks.intervals [--seconds 3] [--rounds 5]        the figures alone, as one JSON object
 """
@@ -19,7 +19,11 @@ from tests.predict.toy_registry import RunningService, ToyRegistry, run_service
 
 LEVEL = 0.9
 AT_ONCE = (1, 16)  # connections
-TABLES = {"interval": ("insurance.csv", "charges"), "set": ("titanic.csv", "Survived")}
+TABLES = {  # of the second, widths follow the rows
+    "interval": ("insurance.csv", "charges"),
+    "by_row": ("auto_mpg.csv", "mpg"),
+    "set": ("titanic.csv", "Survived"),
+}
 
 
 def register(toys: ToyRegistry, data: Path) -> dict[str, dict[str, Any]]:
@@ -34,9 +38,9 @@ def register(toys: ToyRegistry, data: Path) -> dict[str, dict[str, Any]]:
 def figures(
     served: RunningService, rows: dict[str, dict[str, Any]], seconds: int, rounds: int, folder: Path
 ) -> dict[str, float]:
-    """Return `interval_rate_N` and `set_rate_N`: requests per second at N connections, as a share of those without.
+    """Return `interval_rate_N` and so on: requests per second at N connections, as a share of those without.
 
-    `interval_cpu_N` and `set_cpu_N` are the shares of the server's processor time per request.
+    `interval_cpu_N` and so on are the same of the server's processor time per request.
     """
     measured: dict[str, float] = {}
     for name, row in rows.items():

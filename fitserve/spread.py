@@ -33,23 +33,29 @@ class Spread:
     """A spread, ready for rows."""
 
     def __init__(self, spread: Mapping[str, Any]) -> None:
-        self.needs_feeds = spread["kind"] == "inputs"
-        if not self.needs_feeds:
-            self._floor = float(spread["floor"])
+        self._floor = float(spread["floor"]) if spread["kind"] == "quantiles" else None
+        self._names = [str(name) for name in spread.get("inputs") or ()]
+        self.needs_feeds = bool(self._names)
+        if self._floor is not None:
             return
-        self._names = [str(name) for name in spread["inputs"]]
         self._low, self._high = map(float, spread["range"])
         self._constant, bends = _as_bends(spread)
-        self._few = bends if len(bends) <= FEW_BENDS else None
+        width = len(spread["linear"]) - 1
+        self._of_prediction = [(knot, weight) for place, knot, weight in bends if place == width]
+        of_inputs = len(bends) - len(self._of_prediction)  # which come first
+        self._few = bends[:of_inputs] if len(bends) <= FEW_BENDS else None
         self._places = np.array([place for place, _, _ in bends], np.intp)
         self._knots = np.array([knot for _, knot, _ in bends], np.float64)
         self._weights = np.array([weight for _, _, weight in bends], np.float64)
+        self._few_places, self._few_knots, self._few_weights = (
+            one[:of_inputs] for one in (self._places, self._knots, self._weights)
+        )
 
     def of(self, values: Array, feeds: Mapping[str, Array] | None) -> Array:
         """Return each row's spread, (rows,), above 0. `values` are the outputs, (rows, units)."""
-        if not self.needs_feeds:
+        if self._floor is not None:
             return np.asarray(np.maximum(values[:, -1] - values[:, 0], self._floor))
-        assert feeds is not None
+        feeds = feeds or {}
         if len(values) > CHUNK:
             parts = range(0, len(values), CHUNK)
             own = {name: feeds[name] for name in self._names}
@@ -68,25 +74,32 @@ class Spread:
 
     def of_few(self, rows: list[list[float]], feeds: Mapping[str, Array] | None) -> list[float]:
         """Return the spread of a few rows, whose outputs are lists."""
-        if not self.needs_feeds:
+        if self._floor is not None:
             return [max(row[-1] - row[0], self._floor) for row in rows]
-        assert feeds is not None
+        feeds = feeds or {}
         if len(rows) > 1:
             return self.of_design(design(np.array(rows, np.float64), feeds, self._names)).tolist()  # type: ignore[no-any-return]
-        (row,) = rows
-        parts = [feeds[name][0] for name in self._names]
-        if self._few is not None:
-            x = [*parts[0].tolist()] if len(parts) == 1 else [one for part in parts for one in part.ravel().tolist()]
-            x.append(row[len(row) // 2])
-            total = self._constant
+        return [self._of_one(rows[0], [feeds[name].ravel() for name in self._names])]
+
+    def _of_one(self, row: list[float], parts: list[Array]) -> float:
+        """Return one row's spread, from its outputs and inputs: as `of_design`, by the fewest calls."""
+        total = self._constant
+        if not parts:
+            pass  # the prediction alone says it
+        elif self._few is not None:
+            inputs = parts[0].tolist() if len(parts) == 1 else [one for part in parts for one in part.tolist()]
             for place, knot, weight in self._few:
-                if (above := x[place] - knot) > 0:
+                if (above := inputs[place] - knot) > 0:
                     total += weight * above
-        else:  # as `of_design`, with the calls of NumPy that one row needs
-            bent = np.concatenate([*map(np.ravel, parts), [row[len(row) // 2]]], dtype=np.float64).take(self._places)
-            bent -= self._knots
-            total = self._constant + float(np.maximum(bent, 0.0, out=bent).dot(self._weights))
-        return [math.exp(min(max(total, self._low), self._high))]
+        else:
+            x = parts[0] if len(parts) == 1 else np.concatenate(parts)
+            bent = x.take(self._few_places) - self._few_knots
+            total += float(np.maximum(bent, 0.0, out=bent).dot(self._few_weights))
+        middle = row[len(row) // 2]
+        for knot, weight in self._of_prediction:
+            if middle > knot:
+                total += weight * (middle - knot)
+        return math.exp(min(max(total, self._low), self._high))
 
 
 def _as_bends(spread: Mapping[str, Any]) -> tuple[float, list[tuple[int, float, float]]]:

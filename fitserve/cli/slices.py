@@ -38,6 +38,8 @@ def slices(
         return
     rows = [(" and ".join(map(condition, one["conditions"])), *_row(one)) for one in report.worst]
     none = f"No part of the {report.rows} held-out rows is worse than the rest by more than chance."
+    if report.rows < report.fewest_searched:
+        none = f"{report.rows} held-out rows are too few to look for worse parts; it takes {report.fewest_searched}."
     session.show(report, screen.table(("where", *names), rows) if rows else none)
     if report.columns:
         session.hint(f"By column: fitserve runs slices {run_id} --column '{report.columns[0]['column']}'")

@@ -10,6 +10,7 @@ from fitserve.data_model import DataModel
 from fitserve.wire.runs import RunInfo
 
 MAX_EPOCH = 2**31 - 1
+FEWEST_SEARCHED = 100  # held-out rows, below which no worst slices are looked for
 
 
 class PatchOperation(DataModel):
@@ -141,6 +142,9 @@ class Slices(DataModel):
     value: float | None = Field(description="The metric on all of them")
     more: dict[str, float | None] = Field(description="accuracy, or mean_error (predicted minus actual)")
     least_rows: int = Field(description="Rows that a slice needs")
+    fewest_searched: int = Field(
+        FEWEST_SEARCHED, description="Held-out rows that it takes to look for `worst`; with fewer it is empty"
+    )
     false_discoveries: float = Field(description="The rate at which `worst` and `worse` are false, at most")
     worst: list[dict[str, Any]] = Field(
         description="Worse than the rest by more than chance, worst first: conditions (one or two), rows, share; on "

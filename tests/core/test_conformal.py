@@ -126,8 +126,12 @@ def test_a_few_rows_are_answered_as_many_are(few_bends: int, monkeypatch: pytest
     }
     values, feeds = random.normal(size=(5, 1)), {"x": random.normal(size=(5, 2)).astype(np.float32)}
     groups = ["a", None, "b", "a", "b"]
+    of_prediction = {**spread, "inputs": [], "linear": [0.4], "clipped": [[-1.0], [1.0]]}
+    of_prediction["hinges"] = {"input": [0], "knot": [0.2], "weight": [0.5]}
+    alone_said = {**kept, "by_row": {"spread": of_prediction, **conformal.kept_scores(scores)}}
     for output, manifest, rows, asked in (
         (NUMBER, {"outputs": [NUMBER], "conformal": {"y": kept}}, values, feeds),
+        (NUMBER, {"outputs": [NUMBER], "conformal": {"y": alone_said}}, values, {}),
         (LABELS, model(LABELS, random.uniform(size=300)), random.dirichlet([1, 1, 1], 5), {}),
         (TWO, model(TWO, random.uniform(0.4, 0.8, size=300)), np.array([[0.5], [0.0], [1.0], [0.71], [0.3]]), {}),
     ):

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from fitserve.tables import Dataset, Model, Run, Version
-from fitserve.wire.insight import Fairness, Lineage
+from fitserve.wire.insight import Fairness, Lineage, Slices
 from fitserve.wire.models import DriftReport
 from services.control.documents import Block, Code, Heading, Paragraph, Table
 
@@ -200,15 +200,20 @@ def _calibration(recorded: Recorded) -> Iterator[Block]:
 
 
 def _slices(recorded: Recorded) -> Iterator[Block]:
-    tables = {
-        name: target["slices"]["worst"][:MAX_SLICES]
+    reports = {
+        name: Slices(target=name, **target["slices"])
         for name, target in ((recorded.report or {}).get("targets") or {}).items()
         if target.get("slices")
     }
-    if not tables:
+    if not reports:
         return
     yield Heading("Where it is worse")
-    for name, worst in tables.items():
+    for name, report in reports.items():
+        worst = report.worst[:MAX_SLICES]
+        if report.rows < report.fewest_searched:
+            few = f"{report.rows} held-out rows are too few to look for worse parts; it takes {report.fewest_searched}."
+            yield Paragraph(f"{name}: {few}")
+            continue
         if not worst:
             yield Paragraph(f"{name}: no part of the held-out rows is worse than the rest by more than chance.")
             continue

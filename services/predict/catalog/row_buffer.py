@@ -103,6 +103,10 @@ class RowBuffer:
         """Return the first rows as tensors by input name."""
         return {name: array[:rows].copy() for name, array in self.arrays.items()}
 
+    def views(self, rows: int) -> dict[str, np.ndarray]:
+        """Return the same as views of memory, which the next rows overwrite."""
+        return {name: array[:rows] for name, array in self.arrays.items()}
+
     def _bind(self, rows: int) -> tuple[Any, dict[str, np.ndarray]]:
         bound = self._session.io_binding()
         arrays = []  # which the binding itself does not keep

@@ -129,10 +129,27 @@ class FastLane:
         self.service.counters.phases["fast", phase].observe(seconds)
 
     def _answer(self, model: LoadedModel, kind: str, level: float | None, requests: list[PendingRequest]) -> None:
+        buffer = model.take_buffer() if len(requests) <= _FEW_ROWS else None
+        if buffer is None:
+            self._answer_in(None, model, kind, level, requests)
+            return
+        try:
+            self._answer_in(buffer, model, kind, level, requests)
+        finally:
+            model.return_buffer(buffer)
+
+    def _answer_in(
+        self,
+        buffer: RowBuffer | None,
+        model: LoadedModel,
+        kind: str,
+        level: float | None,
+        requests: list[PendingRequest],
+    ) -> None:
+        """Answer requests of one kind, in a buffer where there is one and they are few and clean."""
         measuring = self.measuring
         begun = time.perf_counter() if measuring else 0.0
-        keep = level is not None and model.conformal.needs_feeds
-        few = _infer_few(model, kind, requests, keep) if len(requests) <= _FEW_ROWS else None
+        few = None if buffer is None else _infer_few(buffer, model, kind, level, requests)
         if few is not None:
             values, feeds, encoded_at = few
         else:
@@ -260,24 +277,19 @@ def _with_bounds(
 
 
 def _infer_few(
-    model: LoadedModel, kind: str, requests: list[PendingRequest], keep: bool
+    buffer: RowBuffer, model: LoadedModel, kind: str, level: float | None, requests: list[PendingRequest]
 ) -> tuple[Any, dict[str, Any], float] | None:
-    """Return the outputs of a few rows, their tensors if they are to be kept, and when they were encoded.
+    """Return the outputs of a few rows, the tensors that their bounds need, and when they were encoded.
 
-    None if not all are clean, or they are too many.
+    The tensors are the buffer's own memory. None if not all rows are clean, or they are too many.
     """
-    buffer = model.take_buffer()
-    if buffer is None:
+    count = _write_few(buffer, kind, requests)
+    if not count:
         return None
-    try:
-        count = _write_few(buffer, kind, requests)
-        if not count:
-            return None
-        encoded_at = time.perf_counter()
-        values = buffer.infer(count)[model.output_names[0]].copy()
-        return values, buffer.feeds(count) if keep else {}, encoded_at
-    finally:
-        model.return_buffer(buffer)
+    encoded_at = time.perf_counter()
+    values = buffer.infer(count)[model.output_names[0]].copy()
+    needs_feeds = level is not None and model.conformal.needs_feeds
+    return values, buffer.views(count) if needs_feeds else {}, encoded_at
 
 
 def _write_few(buffer: RowBuffer, kind: str, requests: list[PendingRequest]) -> int:

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from scipy import special
 
 from fitserve.strictjson import finite_json
+from fitserve.wire.insight import FEWEST_SEARCHED
 from workers.trainer.insight.evaluation import sample_rows
 from workers.trainer.insight.slice_columns import Group, SlicedColumn
 
 MAX_ROWS = 50_000  # examined
 MAX_CELLS = 8_000_000  # rows times columns
-MIN_ROWS = 100  # held out, below which no worst slices are looked for
 LEAST, LEAST_SHARE = 20, 0.01  # rows of a slice, and their share of all
 LEAST_JUDGED = 8  # rows of a slice in the half that judges it
 PAIRED = 40  # columns of which every pair is tried: the most promising ones
@@ -78,14 +78,14 @@ def least_rows(rows: int) -> int:
 
 def sampled_rows(rows: int, columns: int, seed: int) -> NDArray[Any]:
     """Return which of the rows are examined, all or a sample."""
-    return sample_rows(rows, min(MAX_ROWS, max(10 * MIN_ROWS, MAX_CELLS // max(1, columns))), seed)
+    return sample_rows(rows, min(MAX_ROWS, max(10 * FEWEST_SEARCHED, MAX_CELLS // max(1, columns))), seed)
 
 
 def report(columns: Sequence[SlicedColumn], figures: RowFigures, *, seconds: float, seed: int) -> dict[str, Any]:
     """Return the worst slices and the figures by column; of very many columns, as many as `seconds` suffice for."""
     losses = figures.losses
     slices = []
-    if len(losses) >= MIN_ROWS and np.ptp(losses) > 0:
+    if len(losses) >= FEWEST_SEARCHED and np.ptp(losses) > 0:
         slices = _worst(columns, figures, time.perf_counter() + seconds, seed)
     by_column, left_out = _by_column(columns, figures, time.perf_counter() + seconds)
     return dict(
@@ -96,6 +96,7 @@ def report(columns: Sequence[SlicedColumn], figures: RowFigures, *, seconds: flo
                 "value": losses.mean() if len(losses) else None,
                 "more": {name: values.mean() if len(values) else None for name, values in figures.more.items()},
                 "least_rows": least_rows(len(losses)),
+                "fewest_searched": FEWEST_SEARCHED,
                 "false_discoveries": FALSE_DISCOVERIES,
                 "worst": slices,
                 "columns": by_column,

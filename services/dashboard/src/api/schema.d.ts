@@ -5911,6 +5911,12 @@ export interface components {
              */
             least_rows: number;
             /**
+             * Fewest Searched
+             * @description Held-out rows that it takes to look for `worst`; with fewer it is empty
+             * @default 100
+             */
+            fewest_searched: number;
+            /**
              * False Discoveries
              * @description The rate at which `worst` and `worse` are false, at most
              */

@@ -48,7 +48,7 @@ function WorstSlices({ slices }: { slices: Slices }) {
     <Card title={t("slices.title", { target: slices.target })} bare>
       <p className="card-lead small muted">{t("slices.lead", { rows: number(slices.rows), measure, value: number(slices.value), rate: percent(slices.false_discoveries, 0) })}</p>
       {found.length === 0 ? (
-        <p className="card-lead">{t(slices.rows < 100 ? "slices.few" : "slices.none")}</p>
+        <p className="card-lead">{slices.rows < slices.fewest_searched ? t("slices.few", { n: slices.fewest_searched }) : t("slices.none")}</p>
       ) : (
         <Scroll label={t("slices.title", { target: slices.target })}>
           <table className="table figures" data-testid="worst-slices">

@@ -139,7 +139,7 @@ export const en = {
   "slices.bycolumn": "By category and range",
   "slices.column": "Column",
   "slices.difference": "Difference",
-  "slices.few": "Too few rows are held out to look for worse slices; 100 are needed.",
+  "slices.few": "Too few rows are held out to look for worse slices; {n} are needed.",
   "slices.lead": "Over {rows} held-out rows the {measure} is {value}. Slices are found in one half of them and judged on the other; at most {rate} of those listed are false alarms. Small ranges are 95% intervals.",
   "slices.leftout": "{n} more {n:column is|columns are} not listed.",
   "slices.missing": "{column} is missing",

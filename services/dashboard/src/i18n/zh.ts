@@ -140,7 +140,7 @@ export const zh: Record<keyof typeof en, string> = {
   "slices.bycolumn": "依類別與範圍",
   "slices.column": "欄位",
   "slices.difference": "差異",
-  "slices.few": "保留資料列太少，無法尋找較差的切片；至少需要 100 列。",
+  "slices.few": "保留資料列太少，無法尋找較差的切片；至少需要 {n} 列。",
   "slices.lead": "{rows} 列保留資料的 {measure} 為 {value}。切片由其中一半找出，再以另一半檢驗；列出者至多 {rate} 為誤報。小字為 95% 區間。",
   "slices.leftout": "另有 {n} 欄未列出。",
   "slices.missing": "{column} 缺值",
