@@ -97,6 +97,16 @@ def test_the_layers_in_the_document_are_those_of_the_contracts() -> None:
     assert [re.sub(r"(?<=\S)   +.*", "", line) for line in block[1].splitlines()] == lines, "as in pyproject.toml"
 
 
+def test_a_wire_protocol_is_imported_by_none_but_itself() -> None:
+    folder = PROJECT / "services" / "predict" / "protocols"
+    packages = {module_of(path) for path in folder.glob("*/__init__.py") if path.parent.name != "proto"}
+    graph = import_graph()
+    protocol_of = {module: own for module in graph for own in packages if f"{module}.".startswith(f"{own}.")}
+    assert len(packages) >= 2
+    for module, imported in graph.items():
+        assert {protocol_of[other] for other in imported & protocol_of.keys()} <= {protocol_of.get(module)}, module
+
+
 def paths_in(document: str) -> Iterator[str]:
     """Paths named in a document: in code spans, and in the README's annotated tree."""
     for span in re.findall(r"`([^`\n]+)`", document):
@@ -124,7 +134,9 @@ def test_the_readme_names_every_package() -> None:
     assert tree is not None
     named = {path.rstrip("/") for path in paths_in(tree[0])}
     for package in (path.parent.relative_to(PROJECT) for path in SOURCES if path.name == "__init__.py"):
-        listed = str(package.parent) in ("services/control", "services/predict/protocols")  # on their parent's line
+        if package.parent.name == "protocols":
+            continue  # "one folder each"
+        listed = package.parent.name == "control"  # on its parent's line
         assert str(package) in named or (listed and re.search(rf"\b{package.name}\b", tree[1])), package
 
 

@@ -138,7 +138,7 @@ class PairsReader(TableReader):
     """PAIRS, then `name=value` lines."""
 
     format = "pairs"
-    suffixes = ("pairs",)
+    title = "pairs"
     signature = re.compile(rb"PAIRS\\n")
     is_text = True
 
@@ -156,17 +156,43 @@ class PairsReader(TableReader):
         yield np.arange(1, batch.num_rows + 1), batch
 '''
     )
-    edit(tree / "fitserve" / "wire" / "datasets.py", '"parquet", "arrow"]', '"parquet", "arrow", "pairs"]')
+    bodies = tree / "fitserve" / "wire" / "datasets.py"
+    edit(bodies, '"parquet", "arrow"]', '"parquet", "arrow", "pairs"]')
+    edit(
+        bodies,
+        "SUFFIXES: dict[Format, dict[str, str]] = {\n",
+        """SUFFIXES: dict[Format, dict[str, str]] = {
+    "pairs": {"pairs": "text/plain"},\n""",
+    )
     check = """
 from pathlib import Path
+from fitserve.client.upload_body import upload_of
 from fitserve.datasets.ingest import ingest
+from fitserve.datasets.sources import part_files
+from fitserve.datasets.sources.fetched import Place
 from fitserve.settings import Limits
 from fitserve.wire.datasets import UploadOptions
 
-Path("upload").write_text("PAIRS\\n" + "".join(f"n{i % 7}={i / 2}\\n" for i in range(100)))
-table = ingest(Path("upload"), UploadOptions(), Limits(), Path.cwd())
+def read(path):
+    return ingest(path, UploadOptions(), Limits(), Path.cwd())
+
+def write(name, rows):
+    Path(name).write_text("PAIRS\\n" + "".join(f"n{i % 7}={i / 2}\\n" for i in rows))
+    return Path(name)
+
+whole = write("upload.pairs", range(100))
+sent = upload_of(whole)
+assert (sent.content_type, sent.stem) == ("text/plain", "upload")
+table = read(whole)
 assert (table.rows, table.source["format"]) == (100, "pairs")
 assert [column["kind"] for column in table.columns] == ["categorical", "numeric"]
+
+place = Place(Path.cwd(), Limits(), UploadOptions())
+parts = [write(f"{start}.pairs", range(start, start + 50)) for start in (0, 50)]
+files = [part_files.PartFile(part.name, part, part.stem, part.stat().st_size) for part in parts]
+snapshot = {"parts": [{"name": part.name} for part in parts]}
+joined = part_files.join(part_files.read_parts(files, place), place, snapshot)
+assert read(joined.path).columns == table.columns
 """
     run(tree, "-c", HERE + check)
 
@@ -198,25 +224,37 @@ PROTOCOL = WireProtocol(
 )
 '''
     )
-    edit(protocols / "__init__.py", "import oip, tfserving", "import oip, plain, tfserving")
-    edit(protocols / "__init__.py", "oip.PROTOCOL)", "oip.PROTOCOL, plain.PROTOCOL)")
     check = """
 from pathlib import Path
+import httpx2
 from fastapi.testclient import TestClient
 import migrations
 from fitserve.settings import Settings
-from services.predict.app import create_app
+from services.control import app as control
+from services.predict import app as predict
 
-settings = Settings(home=Path.cwd() / "home", auth=False, grpc_port=0)
+settings = Settings(home=Path.cwd() / "home", auth=False, grpc_port=0, redis_url="redis://127.0.0.1:1/0")
 settings.home.mkdir()
 migrations.upgrade(settings.resolved_database_url)
-with TestClient(create_app(settings).state.protocol_app, base_url="http://localhost") as client:
-    response = client.post("/v3/count", content=b"1\\n2\\n3\\n")
+served, api = predict.create_app(settings).state.protocol_app, control.create_app(settings)
+body = b"1\\n2\\n3\\n"
+with TestClient(served, base_url="http://localhost") as client:
+    response = client.post("/v3/count", content=body)
     assert (response.status_code, response.text) == (200, "3"), response.text
     assert "/v3/count" in client.get("/openapi.json").json()["paths"]
     assert 'protocol="plain"' in client.get("/metrics").text
+    with TestClient(api, base_url="http://localhost") as client:  # which forwards it
+        transport = httpx2.ASGITransport(served)
+        api.state.predict_client = httpx2.AsyncClient(base_url="http://localhost", transport=transport)
+        response = client.post("/v3/count", content=body)
+        assert (response.status_code, response.text) == (200, "3"), response.text
+        assert response.headers["cache-control"] == "no-store"
 """
     run(tree, "-c", HERE + check)
+    routes = (PROJECT / "deploy" / "nginx" / "routes.conf").read_text()
+    forwarded = re.findall(r"location ~ (\S+) \{[^}]*_pass \w+://fitserve_(predict|grpc);", routes)
+    assert [name for path, name in forwarded if re.match(path, "/v3/count")] == ["predict"]
+    assert [name for path, name in forwarded if re.match(path, "/plain.v3.Counts/Count")] == ["grpc"]
 
 
 def test_adding_a_cli_command(tree: Path) -> None:

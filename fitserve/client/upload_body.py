@@ -12,21 +12,13 @@ from typing import IO, Any
 
 from fitserve.client.dataframes import library_of
 from fitserve.errors import BadInput
+from fitserve.wire.datasets import COMPRESSION_SUFFIXES, SUFFIXES
 
 CHUNK = 1024 * 1024  # bytes
-PARQUET = "application/vnd.apache.parquet"
-_TYPES = {
-    ".csv": "text/csv",
-    ".tsv": "text/tab-separated-values",
-    ".txt": "text/csv",
-    ".jsonl": "application/x-ndjson",
-    ".ndjson": "application/x-ndjson",
-    ".parquet": PARQUET,
-    ".arrow": "application/vnd.apache.arrow.file",
-    ".feather": "application/vnd.apache.arrow.file",
-}
-_COMPRESSIONS = (".gz", ".gzip", ".zst", ".zstd")  # the server recognises them by the bytes
-TABLE_SUFFIXES = (*_TYPES, *_COMPRESSIONS)
+PARQUET = SUFFIXES["parquet"]["parquet"]
+_MEDIA_TYPES = {f".{suffix}": kind for of_format in SUFFIXES.values() for suffix, kind in of_format.items()}
+_COMPRESSIONS = tuple(f".{suffix}" for suffix in COMPRESSION_SUFFIXES)
+TABLE_SUFFIXES = (*(_MEDIA_TYPES.keys() - {".json"}), *_COMPRESSIONS)  # a spec is JSON, too
 Progress = Callable[[int, int | None], None]  # bytes sent so far, bytes in all
 
 
@@ -114,7 +106,7 @@ def _stem_and_type(name: str) -> tuple[str, str]:
     bare = Path(name)
     while bare.suffix.lower() in _COMPRESSIONS:
         bare = Path(bare.stem)
-    return bare.stem, _TYPES.get(bare.suffix.lower(), "application/octet-stream")
+    return bare.stem, _MEDIA_TYPES.get(bare.suffix.lower(), "application/octet-stream")
 
 
 def _open_file(file: IO[bytes], progress: Progress | None) -> UploadBody:

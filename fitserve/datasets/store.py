@@ -23,13 +23,12 @@ from fitserve.blobs import BlobStore, StoredBlob, sha256_of
 from fitserve.dataset_facts import ColumnFacts, DatasetFacts, Kind
 from fitserve.datasets import TableRefused
 from fitserve.datasets.ingest import IngestedTable, ingest
-from fitserve.datasets.readers import READERS
 from fitserve.errors import BadInput, Conflict, NotFound, Problem
 from fitserve.ids import NAME, new_id
 from fitserve.settings import Limits
 from fitserve.tables import PLAYGROUND, Blob, Dataset, Run, StagedRows
 from fitserve.visibility import sees, visible_to
-from fitserve.wire.datasets import UploadOptions
+from fitserve.wire.datasets import COMPRESSION_SUFFIXES, SUFFIXES, UploadOptions
 from fitserve.wire.notices import Notice
 
 RESERVED_NAMES = frozenset({"samples"})  # a path of the API
@@ -120,9 +119,9 @@ def check_name(name: str) -> str:
 
 
 def _name_from_file(filename: str | None, sha256: str) -> str:
-    suffixes = "|".join(suffix for reader in READERS.values() for suffix in reader.suffixes)
+    suffixes = "|".join(suffix for of_format in SUFFIXES.values() for suffix in of_format)
     stem = (filename or "").replace("\\", "/").rsplit("/", 1)[-1].lower()
-    stem = re.sub(r"\.(gz|zst|zstd)$", "", stem)
+    stem = re.sub(rf"\.({'|'.join(COMPRESSION_SUFFIXES)})$", "", stem)
     stem = re.sub(rf"\.({suffixes})$", "", stem)
     stem = re.sub(r"[^a-z0-9._-]+", "-", stem).strip("-._")[:55]
     return stem if _NAME.fullmatch(stem) and stem not in RESERVED_NAMES else f"dataset-{sha256[:8]}"

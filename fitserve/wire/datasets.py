@@ -17,7 +17,15 @@ CHARACTER = r"^[\t\x20-\x7E]$"  # printable ASCII, or a tab
 NO_CHARACTER = "none"
 CHARACTER_OR_NONE = rf"^([\t\x20-\x7E]|{NO_CHARACTER})$"
 Format = Literal["csv", "jsonl", "parquet", "arrow"]
+# The files of each format by their suffixes, and the media types that the client sends them with
+SUFFIXES: dict[Format, dict[str, str]] = {
+    "csv": {"csv": "text/csv", "tsv": "text/tab-separated-values", "txt": "text/csv"},
+    "jsonl": {**dict.fromkeys(("jsonl", "ndjson"), "application/x-ndjson"), "json": "application/octet-stream"},
+    "parquet": dict.fromkeys(("parquet", "pq"), "application/vnd.apache.parquet"),
+    "arrow": dict.fromkeys(("arrow", "feather", "ipc"), "application/vnd.apache.arrow.file"),
+}
 Compression = Literal["gzip", "zstd"]
+COMPRESSION_SUFFIXES = ("gz", "gzip", "zst", "zstd")  # compressions are recognised by the bytes
 
 
 class UploadOptions(DataModel):

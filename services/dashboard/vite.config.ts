@@ -33,6 +33,6 @@ export default defineConfig({
   build: { outDir: "build", assetsInlineLimit: 0, chunkSizeWarningLimit: 700 },
   server: {
     // `npm run dev` beside a running server; FITSERVE_API is its address.
-    proxy: { "/api": { target: api }, "/v1": { target: api }, "/v2": { target: api }, "/docs": { target: api } },
+    proxy: { "/api": { target: api }, "^/v\\d+(/|$)": { target: api }, "/docs": { target: api } },
   },
 });

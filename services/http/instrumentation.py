@@ -15,7 +15,7 @@ from fitserve.ids import new_id
 log = logging.getLogger("fitserve.access")
 _VALID_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_API_PATHS = ("/api/", "/v1/", "/v2")
+_API_PATHS = re.compile(r"/(api|v[0-9]+)(/|$)")  # of the API, and of the protocols that predictions are served over
 PROBES = frozenset({"/metrics", "/livez", "/readyz"})  # not logged
 
 SECURITY_HEADERS = {
@@ -57,7 +57,7 @@ class RequestInstrumentation:
                 headers["X-Request-ID"] = request_id
                 for name, value in SECURITY_HEADERS.items():
                     headers.setdefault(name, value)
-                if scope["path"].startswith(_API_PATHS):  # what a key may read stays in no cache
+                if _API_PATHS.match(scope["path"]):  # what a key may read stays in no cache
                     headers.setdefault("Cache-Control", "no-store")
                 elif headers.get("Content-Type", "").startswith("text/html"):  # it names the files of one release
                     headers.setdefault("Cache-Control", "no-cache")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
 import warnings
 from collections.abc import Iterator
@@ -46,7 +45,8 @@ PUBLIC = {
     ("GET", "/"): "the dashboard, which then signs in",
 }
 # Forwarded to the prediction service, which checks the key itself
-FORWARDED = {("GET", "/v2"), *itertools.product(("GET", "POST"), ("/v1/{path:path}", "/v2/{path:path}"))}
+_PROTOCOL = "/v{protocol:int}"
+FORWARDED = {("GET", _PROTOCOL), ("GET", f"{_PROTOCOL}/{{path:path}}"), ("POST", f"{_PROTOCOL}/{{path:path}}")}
 # Routes that show every caller their own
 ANY_SCOPE = {("GET", "/api/v1/session")}
 

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from fitserve.datasets import TableUnreadable
 from fitserve.datasets.readers import READERS
-from fitserve.wire.datasets import Format
+from fitserve.wire.datasets import SUFFIXES, Format
 from tests.datasets.conftest import ReadTable
 
 Ingest = Callable[..., ReadTable]
@@ -49,8 +49,8 @@ SPECTRUM = {
 
 
 def test_every_format_has_one_reader_and_names_of_its_own() -> None:
-    assert set(READERS) == set(get_args(Format))
-    suffixes = [suffix for reader in READERS.values() for suffix in reader.suffixes]
+    assert set(READERS) == set(get_args(Format)) == set(SUFFIXES)
+    suffixes = [suffix for of_format in SUFFIXES.values() for suffix in of_format]
     assert len(suffixes) == len(set(suffixes))
 
 

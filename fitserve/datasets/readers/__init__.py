@@ -1,7 +1,7 @@
 """The formats of tables, each read in batches by one module of this package; an upload is opened here.
 
 Every module of this package is imported here, and a `TableReader` with a `format` registers itself: to add a format,
-add a module, and its name to `fitserve.wire.datasets.Format`, which the API documents.
+add a module, and its name to `Format` and SUFFIXES of `fitserve.wire.datasets`, which the client reads, too.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -106,7 +106,7 @@ class TableReader(ABC):
     """
 
     format: ClassVar[Format]
-    suffixes: ClassVar[tuple[str, ...]]  # of file names, without the dot
+    title: ClassVar[str]  # in messages
     signature: ClassVar[re.Pattern[bytes] | None] = None  # how a file begins; CSV is what matches no signature
     is_text: ClassVar[bool] = False  # read from UTF-8, whatever the upload's encoding
 
@@ -246,9 +246,9 @@ def _refuse_foreign_format(head: bytes) -> None:
     if name is None:
         name = _foreign_text(head)
     if name is not None:
-        raise UnsupportedMedia(
-            f"This is {name}.", expected="CSV, JSON Lines, Parquet or Arrow IPC, plain, gzip or zstd"
-        )
+        *titles, last = (READERS[format].title for format in get_args(Format))
+        expected = f"{', '.join(titles)} or {last}, plain, gzip or zstd"
+        raise UnsupportedMedia(f"This is {name}.", expected=expected)
 
 
 # --- compression ---------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import re
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -38,8 +39,6 @@ class ColumnarReader(TableReader):
 
     A column whose stated kind needs another storage class is read as text.
     """
-
-    title: str
 
     def __init__(self, path: Path, options: UploadOptions, limits: Limits, folder: Path) -> None:
         super().__init__(path, options, limits, folder)
@@ -91,6 +90,16 @@ class ColumnarReader(TableReader):
         what = f"Column {field.name!r} is {kind}, not a plain value."
         fix = f"Flatten it into columns of plain values, or leave it out: kinds.{field.name}=ignored."
         raise TableRefused(what, problems=[Problem(what, column=field.name, received=kind, fix=fix)])
+
+    @staticmethod
+    @abstractmethod
+    def stored_schema(path: Path) -> pa.Schema:
+        """Return the columns of a file that is a part of a table, as they are stored."""
+
+    @staticmethod
+    @abstractmethod
+    def stored_batches(path: Path) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of such a file, as they are stored."""
 
     @abstractmethod
     def _schema(self) -> pa.Schema:
@@ -235,12 +244,21 @@ class ParquetReader(ColumnarReader):
     """A Parquet file."""
 
     format = "parquet"
-    suffixes = ("parquet", "pq")
     signature = re.compile(rb"PAR[1E]")
     title = "Parquet"
     # A text that is repeated stays one in a dictionary, until it is counted. Not every encoding can be read so, and
     # which one a column has is not asked: of an encrypted column, the question ends the process.
     in_dictionaries = True
+
+    @staticmethod
+    def stored_schema(path: Path) -> pa.Schema:
+        schema: pa.Schema = pq.read_schema(path)
+        return schema
+
+    @staticmethod
+    def stored_batches(path: Path) -> Iterator[pa.RecordBatch]:
+        with pq.ParquetFile(path, buffer_size=MB) as file:
+            yield from batches_of(file, BATCH_ROWS, use_threads=False)
 
     def _open(self, **options: Any) -> pq.ParquetFile:
         return pq.ParquetFile(
@@ -283,31 +301,40 @@ class ArrowReader(ColumnarReader):
     """An Arrow IPC file or stream."""
 
     format = "arrow"
-    suffixes = ("arrow", "feather", "ipc")
     signature = re.compile(rb"ARROW1|\xff\xff\xff\xff")
     title = "Arrow IPC"
 
-    def _open(self, file: pa.OSFile) -> pa.ipc.RecordBatchFileReader | pa.ipc.RecordBatchStreamReader:
-        is_file = bytes(file.read(6)) == b"ARROW1"
-        file.seek(0)
-        return pa.ipc.open_file(file) if is_file else pa.ipc.open_stream(file)
+    @staticmethod
+    def stored_schema(path: Path) -> pa.Schema:
+        with _opened_arrow(path) as reader:
+            schema: pa.Schema = reader.schema
+            return schema
+
+    @staticmethod
+    def stored_batches(path: Path) -> Iterator[pa.RecordBatch]:
+        with _opened_arrow(path) as reader:
+            if isinstance(reader, pa.ipc.RecordBatchFileReader):
+                yield from (reader.get_batch(at) for at in range(reader.num_record_batches))
+            else:
+                yield from reader
 
     def _schema(self) -> pa.Schema:
-        with pa.OSFile(str(self.path)) as file:
-            return self._open(file).schema
+        return self.stored_schema(self.path)
 
     def _raw_batches(self) -> Iterator[pa.RecordBatch]:
-        with pa.OSFile(str(self.path)) as file:
-            reader = self._open(file)
-            if isinstance(reader, pa.ipc.RecordBatchFileReader):
-                batches: Any = (reader.get_batch(at) for at in range(reader.num_record_batches))
-            else:
-                batches = reader
-            for batch in batches:
-                columns = [_unchecked_texts(column) for column in batch.columns]
-                batch = pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
-                batch.validate(full=True)
-                yield batch
+        for batch in self.stored_batches(self.path):
+            columns = [_unchecked_texts(column) for column in batch.columns]
+            batch = pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
+            batch.validate(full=True)
+            yield batch
+
+
+@contextmanager
+def _opened_arrow(path: Path) -> Iterator[pa.ipc.RecordBatchFileReader | pa.ipc.RecordBatchStreamReader]:
+    with pa.OSFile(str(path)) as file:
+        is_file = bytes(file.read(6)) == b"ARROW1"
+        file.seek(0)
+        yield pa.ipc.open_file(file) if is_file else pa.ipc.open_stream(file)
 
 
 def _unchecked_texts(column: pa.Array) -> pa.Array:

@@ -65,7 +65,7 @@ class CsvReader(TableReader):
     """A CSV file. It is read again with larger blocks or in another encoding where it turns out to need them."""
 
     format = "csv"
-    suffixes = ("csv", "tsv", "txt")
+    title = "CSV"
     is_text = True
 
     def __init__(self, path: Path, options: UploadOptions, limits: Limits, folder: Path) -> None:

@@ -45,7 +45,7 @@ class JsonLinesReader(TableReader):
     """A JSON Lines file, a JSON array of objects, or one object that holds a table."""
 
     format = "jsonl"
-    suffixes = ("jsonl", "ndjson", "json")
+    title = "JSON Lines"
     signature = re.compile(rb'[\xef\xbb\xbf \t\r\n]*+[{\[]\s*+["{}\[]')
     is_text = True
 

@@ -1,6 +1,7 @@
 """Files that are parts of one table: each read by itself, then joined by column names into one file.
 
-The joined file is read as an upload is. Parts may be read by several processes, and joined by one of them.
+The joined file is read as an upload is. Parts may be read by several processes, and joined by one of them. Columnar
+formats are joined as typed values, JSON Lines as lines, and every other format as texts in one CSV file.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.ipc
-import pyarrow.parquet as pq
 
 from fitserve.blobs import disk_full_is_507
-from fitserve.datasets.parquet_batches import batches_of
-from fitserve.datasets.readers import ReadAgain, TableReader, open_reader
+from fitserve.datasets.readers import READERS, ReadAgain, TableReader, open_reader
+from fitserve.datasets.readers.columnar_reader import ColumnarReader
+from fitserve.datasets.readers.jsonl_reader import JsonLinesReader
 from fitserve.datasets.sources.arrow_file import ArrowFile
 from fitserve.datasets.sources.connections import SourceRefused
 from fitserve.datasets.sources.fetched import Fetched, Place
@@ -28,9 +29,9 @@ from fitserve.datasets.sources.part_folders import FolderColumns
 from fitserve.datasets.sources.parts import TablePart, joined_rows, read_stream, unify
 from fitserve.errors import BadInput, TooLarge
 from fitserve.settings import MB, Limits
+from fitserve.wire.datasets import Format
 from fitserve.wire.notices import Notice
 
-BATCH_ROWS = 65_536
 _OF_TEXTS = ("format", "delimiter", "quote", "encoding", "header", "skip_rows", "footer", "comment")  # options
 
 
@@ -46,15 +47,15 @@ class PartFile:
 
 @dataclass(frozen=True)
 class PartTable:
-    """A part that has been read: unpacked Parquet or Arrow, an Arrow stream of CSV's texts, or JSON lines in UTF-8.
+    """A part that has been read: an unpacked columnar file, JSON lines in UTF-8, or an Arrow stream of texts.
 
-    `schema` has CSV's columns as texts, those of JSON Lines without types.
+    `schema` has the columns of texts as such, those of JSON Lines without types.
     """
 
     name: str
     sha256: str  # of the part as it came, and its size
     bytes: int
-    format: str
+    format: Format
     schema: pa.Schema
     expanded: int  # bytes of the part once unpacked, in UTF-8
     local: Callable[[], Path]  # brings the file to local disk, where it is not there
@@ -95,7 +96,7 @@ def _reader(file: PartFile, place: Place) -> TableReader:
 
 def _read_part(file: PartFile, reader: TableReader, place: Place) -> PartTable:
     path, expanded = reader.path, reader.path.stat().st_size
-    if reader.format == "csv":
+    if _joins_texts(reader.format):
         path = reader.folder / "texts.arrow"
         with _naming(file):
             _write_texts(reader, path, place)
@@ -112,7 +113,7 @@ def _read_part(file: PartFile, reader: TableReader, place: Place) -> PartTable:
     )
 
 
-def _one_format(parts: Sequence[tuple[str, str]]) -> str:
+def _one_format(parts: Sequence[tuple[str, Format]]) -> Format:
     """Return the format that all parts have. Raises SourceRefused."""
     formats = {format: name for name, format in reversed(parts)}
     if len(formats) > 1:
@@ -126,15 +127,14 @@ def join(tables: Sequence[PartTable], place: Place, snapshot: dict[str, Any]) ->
     """Return one file with the rows of all parts, in their order. Raises BadInput and its subclasses, TooLarge."""
     check_expanded(sum(table.expanded for table in tables), place.limits)
     format = _one_format([(table.name, table.format) for table in tables])
-    joining: Callable[..., tuple[Path, list[Notice]]] = {"csv": _join_csv, "jsonl": _join_lines}.get(
-        format, _join_typed
-    )
+    texts, lines = _joins_texts(format), _joins_lines(format)
+    joining = _join_texts if texts else _join_lines if lines else _join_typed
     names, schemas = [str(part["name"]) for part in snapshot["parts"]], [table.schema for table in tables]
-    folders = FolderColumns.of(names, schemas, as_texts=format == "csv")
+    folders = FolderColumns.of(names, schemas, as_texts=texts)
     path, notices = joining(tables, place, folders)
-    notices = [*folders.notices(read=format != "jsonl"), *notices]
+    notices = [*folders.notices(read=not lines), *notices]
     content = [table.sha256 for table in tables]
-    content += [repr(own) for own in folders.values if own and format != "jsonl"]
+    content += [repr(own) for own in folders.values if own and not lines]
     whole = hashlib.sha256("\n".join(content).encode()).hexdigest()
     reading = place.options.model_copy(update={**dict.fromkeys(_OF_TEXTS), "format": None})
     size = sum(table.bytes for table in tables)
@@ -157,24 +157,32 @@ def _naming(file: PartFile) -> Iterator[None]:
         ) from None
 
 
+def _columnar(format: Format) -> type[ColumnarReader] | None:
+    reader = READERS[format]
+    return reader if issubclass(reader, ColumnarReader) else None
+
+
+def _joins_lines(format: Format) -> bool:
+    return issubclass(READERS[format], JsonLinesReader)
+
+
+def _joins_texts(format: Format) -> bool:
+    return _columnar(format) is None and not _joins_lines(format)
+
+
 def _schema(reader: TableReader) -> pa.Schema:
-    if reader.format == "parquet":
-        return pq.read_schema(reader.path)
-    if reader.format in ("csv", "jsonl"):
-        kind = pa.string() if reader.format == "csv" else pa.null()
-        return pa.schema([(name, kind) for name in reader.names])
-    schema: pa.Schema = next(_arrow_opened(reader.path)).schema
-    return schema
+    if isinstance(reader, ColumnarReader):
+        return reader.stored_schema(reader.path)
+    kind = pa.string() if _joins_texts(reader.format) else pa.null()
+    return pa.schema([(name, kind) for name in reader.names])
 
 
-def _with_folders(
-    at: int, table: PartTable, folders: FolderColumns, batches: Callable[[PartTable], Iterator[pa.RecordBatch]]
-) -> TablePart:
-    return TablePart(table.name, folders.schema_of(table.schema), lambda: folders.rows_of(at, batches(table)))
+def _with_folders(at: int, table: PartTable, folders: FolderColumns) -> TablePart:
+    return TablePart(table.name, folders.schema_of(table.schema), lambda: folders.rows_of(at, _batches(table)))
 
 
 def _join_typed(tables: Sequence[PartTable], place: Place, folders: FolderColumns) -> tuple[Path, list[Notice]]:
-    parts = [_with_folders(at, table, folders, _typed_batches) for at, table in enumerate(tables)]
+    parts = [_with_folders(at, table, folders) for at, table in enumerate(tables)]
     schema, notices = unify(parts)
     path = place.folder / "joined.arrow"
     with ArrowFile(path, schema, place.limits, place.check) as joined:
@@ -182,35 +190,16 @@ def _join_typed(tables: Sequence[PartTable], place: Place, folders: FolderColumn
     return path, notices
 
 
-def _typed_batches(table: PartTable) -> Iterator[pa.RecordBatch]:
-    return _parquet_batches(table.local()) if table.format == "parquet" else _arrow_batches(table.local())
+def _batches(table: PartTable) -> Iterator[pa.RecordBatch]:
+    columnar = _columnar(table.format)
+    return columnar.stored_batches(table.local()) if columnar else read_stream(table.local())
 
 
-def _parquet_batches(path: Path) -> Iterator[pa.RecordBatch]:
-    with pq.ParquetFile(path, buffer_size=MB) as file:
-        yield from batches_of(file, BATCH_ROWS, use_threads=False)
-
-
-def _arrow_batches(path: Path) -> Iterator[pa.RecordBatch]:
-    for reader in _arrow_opened(path):
-        if isinstance(reader, pa.ipc.RecordBatchFileReader):
-            yield from (reader.get_batch(at) for at in range(reader.num_record_batches))
-        else:
-            yield from reader
-
-
-def _arrow_opened(path: Path) -> Iterator[Any]:
-    with pa.OSFile(str(path)) as file:
-        is_file = bytes(file.read(6)) == b"ARROW1"
-        file.seek(0)
-        yield pa.ipc.open_file(file) if is_file else pa.ipc.open_stream(file)
-
-
-def _join_csv(tables: Sequence[PartTable], place: Place, folders: FolderColumns) -> tuple[Path, list[Notice]]:
+def _join_texts(tables: Sequence[PartTable], place: Place, folders: FolderColumns) -> tuple[Path, list[Notice]]:
     """Write the fields of all parts as texts into one CSV file, so that kinds are inferred from all rows."""
     parts, notices = [], []
     for at, table in enumerate(tables):
-        parts.append(_with_folders(at, table, folders, _texts))
+        parts.append(_with_folders(at, table, folders))
         if table.rejected:
             message = f"{table.rejected} rows of {table.name} were left out."
             notices.append(Notice(code="rows_left_out", message=message, evidence=table.first_rejected))
@@ -221,10 +210,6 @@ def _join_csv(tables: Sequence[PartTable], place: Place, folders: FolderColumns)
             place.check()
             writer.write_batch(batch)
     return path, [*notices, *differences]
-
-
-def _texts(table: PartTable) -> Iterator[pa.RecordBatch]:
-    return read_stream(table.local())
 
 
 def _write_texts(reader: TableReader, segment: Path, place: Place) -> None:

@@ -1,4 +1,4 @@
-"""Forwarding of `/v1` and `/v2` to the prediction service, so that the dashboard needs one origin only.
+"""Forwarding of `/v1`, `/v2` and their like to the prediction service, so that the dashboard needs one origin only.
 
 The session cookie of a signed-in page becomes the bearer key that the prediction service requires. Clients that need
 the lowest latency call the prediction service directly.
@@ -33,9 +33,8 @@ _NOT_FORWARDED = frozenset(
 )
 
 
-@router.api_route("/v1/{path:path}", methods=["GET", "POST"])
-@router.api_route("/v2/{path:path}", methods=["GET", "POST"])
-@router.api_route("/v2", methods=["GET"])
+@router.api_route("/v{protocol:int}/{path:path}", methods=["GET", "POST"])
+@router.api_route("/v{protocol:int}", methods=["GET"])
 async def forward(request: Request) -> Response:
     """Stream the prediction service's answer. Raises Unavailable (503) if it does not answer."""
     token = token_of(request)
@@ -48,7 +47,7 @@ async def forward(request: Request) -> Response:
     if (parent := tracing.traceparent()) is not None:
         headers["traceparent"] = parent
     raw = request.scope.get("raw_path") or request.url.path.encode()
-    if b".." in raw:  # httpx would normalize it, and so leave /v1 and /v2
+    if b".." in raw:  # httpx would normalize it, and so leave the protocols' paths
         raise NotFound("There is nothing at this address.")
     client: httpx2.AsyncClient = request.app.state.predict_client
     url = httpx2.URL(raw.decode("latin-1") + (f"?{request.url.query}" if request.url.query else ""))

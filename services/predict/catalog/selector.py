@@ -19,4 +19,4 @@ class Selector:
         return self.version is None and self.label is None
 
 
-OPEN = Selector("")
+OPEN = Selector("")  # names nothing: no model, no version, no label

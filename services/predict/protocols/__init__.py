@@ -1,15 +1,24 @@
 """The wire protocols that predictions are served over.
 
-A new protocol is a module or a package beside these that declares a `WireProtocol` (see `transport.py`), and a name in
-PROTOCOLS: routing, gRPC, telemetry, authentication and the OpenAPI document follow from it.
+Every package of this one is imported here, and one that declares a `WireProtocol` as PROTOCOL (see `transport.py`) is
+served: routing, gRPC, telemetry, authentication and the OpenAPI document follow from it.
 """
 
 from __future__ import annotations
 
-from services.predict.protocols import oip, tfserving
+import importlib
+import pkgutil
+
 from services.predict.protocols.transport import WireProtocol
 
-PROTOCOLS: tuple[WireProtocol, ...] = (tfserving.PROTOCOL, oip.PROTOCOL)
+
+def _discover() -> tuple[WireProtocol, ...]:
+    names = (f"{__name__}.{module.name}" for module in pkgutil.iter_modules(__path__) if module.ispkg)
+    declared = (getattr(importlib.import_module(name), "PROTOCOL", None) for name in names)
+    return tuple(protocol for protocol in declared if isinstance(protocol, WireProtocol))
+
+
+PROTOCOLS = _discover()
 
 
 def find_protocol(path: str) -> WireProtocol | None:

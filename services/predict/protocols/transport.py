@@ -1,6 +1,6 @@
 """What wire protocols are made of: requests and responses over HTTP and gRPC, errors, routes, and their description.
 
-A protocol is a package beside this module whose `__init__.py` declares a `WireProtocol`.
+A protocol is a package beside this module whose `__init__.py` declares a `WireProtocol` as PROTOCOL.
 """
 
 from __future__ import annotations
@@ -22,13 +22,12 @@ from fitserve.errors import BadInput, FitserveError, Malformed, NotFound, TooLar
 from services.http.compression import accepted, compressed
 from services.predict.catalog.columns import InputRows
 from services.predict.catalog.loaded_model import LoadedModel
-from services.predict.catalog.selector import Selector
+from services.predict.catalog.selector import OPEN, Selector
 from services.predict.protocols.formats import write_json
 from services.predict.serving.prediction_service import PredictionService
 from services.predict.serving.protocol_request import ProtocolRequest
 
 JSON = b"application/json"
-NO_MODEL = Selector("")
 READ, POST = ("GET", "HEAD"), ("POST",)
 COMPRESSED_BYTES = 8 * 1024  # a smaller answer is sent sooner than it is compressed
 MAX_HEADER_WARNINGS = 20
@@ -72,7 +71,7 @@ class HttpRequest(ProtocolRequest):
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
-        self.selector = NO_MODEL
+        self.selector = OPEN
         self._receive = receive
         self._max_bytes = service.settings.limits.predict_bytes
         super().__init__(service, self.header(b"authorization"), self.header(b"x-prediction-id"))
@@ -303,7 +302,7 @@ class Route:
     operation: str
     methods: tuple[str, ...]
     handle: Callable[[HttpRequest], Awaitable[HttpResponse]]
-    selector: Selector = NO_MODEL
+    selector: Selector = OPEN
     instead: str | None = None  # what to do where another method was used
 
 
@@ -321,7 +320,10 @@ class GrpcMethod:
 
 @dataclass(frozen=True)
 class WireProtocol:
-    """A protocol that predictions are served over. `name` is a telemetry label, with `_grpc` added for gRPC."""
+    """A protocol that predictions are served over. `name` is a telemetry label, with `_grpc` added for gRPC.
+
+    Its paths begin with `/v` and a number, as `/v1/models`: these are what the API and nginx forward.
+    """
 
     name: str
     paths: re.Pattern[str]  # matches the start of every path of the protocol

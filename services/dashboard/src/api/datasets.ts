@@ -108,7 +108,7 @@ export const shareDataset = (ref: string, shared: boolean): Promise<DatasetDetai
 
 /** Turn a file name into a valid dataset name: `Titanic (1).CSV.gz` becomes `titanic-1`. */
 export function nameOf(fileName: string): string {
-  const stem = fileName.toLowerCase().replace(/\.(gz|gzip|zst|zstd)$/, "").replace(/\.(csv|tsv|txt|jsonl|ndjson|json|parquet|arrow|feather|ipc)$/, "");
+  const stem = fileName.toLowerCase().replace(/\.(gz|gzip|zst|zstd)$/, "").replace(/\.[a-z][a-z0-9]{0,8}$/, "");
   const plain = stem.normalize("NFKD").replace(/[^a-z0-9._-]+/g, "-").replace(/^[^a-z0-9]+|[^a-z0-9]+$/g, "");
   return plain.slice(0, 63) || "table";
 }
