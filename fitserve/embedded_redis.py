@@ -146,11 +146,6 @@ class EmbeddedRedis:
         except OSError:
             return False
 
-    def restart_if_dead(self) -> None:
-        """Start it again if it has died. Its queue is in its file, and in the database."""
-        if self.process is not None and self.process.poll() is not None:
-            self.start()
-
     def stop(self, timeout: float = 10.0) -> None:
         """Stop it; its queue stays in the append-only file."""
         if self.process is None:

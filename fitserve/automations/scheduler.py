@@ -17,7 +17,7 @@ from typing import Any
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
-from fitserve import artifacts, db, events, leaders, registry, submission, telemetry
+from fitserve import api_keys, artifacts, db, events, leaders, registry, submission, telemetry
 from fitserve.automations import cron, gate, store, triggers
 from fitserve.automations.inputs import columns_of, dataset_of, known_rows, trained_on, written_spec
 from fitserve.automations.table_report import compare
@@ -327,8 +327,8 @@ def _key_ended(session: Session, row: Automation) -> str | None:
     key = session.get(Key, row.key_id) if row.key_id else None
     if key is None:
         return None
-    over = key.revoked_at is not None or (key.expires_at is not None and key.expires_at <= db.now(session))
-    return "The key that created this automation is revoked or has expired." if over else None
+    is_live = api_keys.is_live(key, db.now(session))
+    return None if is_live else "The key that created this automation is revoked or has expired."
 
 
 def _pin_champion(session: Session, model: str) -> None:

@@ -165,7 +165,7 @@ class Dataset(DatasetInfo, Handle):
         """Read its source again. Other content is returned as the next version, the same content as this one."""
         answer = self._connection.send("POST", f"{_PATH}/{self.id}/refresh", timeout=IMPORT_TIMEOUT)
         if answer.status_code == 202:
-            return imported(Run.bind(answer.json(), self._connection), self._connection, None)
+            return wait_for_import(Run.bind(answer.json(), self._connection), self._connection, None)
         return self.bind(answer.json(), self._connection)
 
     def download(self, path: str | PathLike[str], format: Literal["parquet", "csv"] = "parquet") -> Path:
@@ -187,7 +187,7 @@ class Dataset(DatasetInfo, Handle):
         return card(f"Dataset {self.ref}", {"size": self.extent, **kinds})
 
 
-def imported(run: Run, connection: Connection, progress: Progress | None) -> Dataset:
+def wait_for_import(run: Run, connection: Connection, progress: Progress | None) -> Dataset:
     """Wait for an import's end, and return its version. Raises what an import in the API raises, RunEnded."""
     if progress is not None:
         for event in run.events():
@@ -272,7 +272,7 @@ class Datasets(Resource):
         """
         answer = self._import(name, source, kinds, wait, options)
         if answer.status_code == 202:
-            return imported(Run.bind(answer.json(), self._connection), self._connection, progress)
+            return wait_for_import(Run.bind(answer.json(), self._connection), self._connection, progress)
         return Dataset.bind(answer.json(), self._connection)
 
     def queue_import(

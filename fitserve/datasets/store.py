@@ -12,7 +12,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.ipc
-import pyarrow.parquet as pq
 from sqlalchemy import Engine, func, or_, select, update
 from sqlalchemy import delete as sql_delete
 from sqlalchemy.exc import IntegrityError
@@ -497,8 +496,3 @@ def _stamp(path: Path) -> tuple[int, ...]:
     except FileNotFoundError:
         return ()
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def open_table(blobs: BlobStore, dataset: Dataset, cache: Path) -> pa.Table:
-    """Return the whole table in memory. Raises NotFound, Corrupt."""
-    return pq.read_table(local_parquet(blobs, dataset, cache), use_threads=True)

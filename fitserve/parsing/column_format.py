@@ -21,7 +21,6 @@ TimeFormat = Literal[
 ]  # fmt: skip
 BLANKS = "\u00a0\u2007\u2009\u202f"  # that stand between thousands, beside the usual blank
 MAX_MERGED = 1_000  # a column with more labels than this is not searched for two spellings of one label
-UNIT = Field(min_length=1, max_length=20)
 
 
 # Characters that are not seen, and dashes and quotes that are written in several ways.

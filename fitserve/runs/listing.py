@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Select, String, and_, case, cast, func, literal, nulls_last, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased, load_only
@@ -21,7 +21,6 @@ from fitserve.tables import PLAYGROUND, Dataset, Run
 from fitserve.visibility import visible_to
 
 SortKey = Literal["created", "finished", "duration", "name", "dataset", "model", "state", "metric"]
-SORT_KEYS: tuple[SortKey, ...] = get_args(SortKey)
 MAX_CHANGES = 8  # shown of one run
 MIN_ID_PART = 4  # a shorter word is in too many ids
 MAX_VALUE = 80  # characters of a changed value

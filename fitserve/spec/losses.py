@@ -216,7 +216,4 @@ class Quantile(Loss):
         return len(self.quantiles)
 
 
-OURS = (Quantile,)  # losses that Keras does not have
-
 LOSSES: Family[Loss] = Family("loss", "keras.losses", Loss)
-AnyLoss = Annotated[Loss, LOSSES]

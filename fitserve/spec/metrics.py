@@ -318,4 +318,3 @@ class ConcordanceCorrelation(_HigherIsBetter):
 
 
 METRICS: Family[Metric] = Family("metric", "keras.metrics", Metric)
-AnyMetric = Annotated[Metric, METRICS]

@@ -84,6 +84,10 @@ AnySchedule = Annotated[Schedule, SCHEDULES]
 LearningRate = NonNegative | AnySchedule
 
 
+# Arguments of Keras by which the update of a weight depends on other weights, or on earlier steps of all of them
+BEYOND_A_WEIGHT = ("clipnorm", "global_clipnorm", "use_ema", "gradient_accumulation_steps")
+
+
 class Optimizer(Component, abstract=True):
     """How weights follow the gradient. The arguments here are every optimizer's."""
 
@@ -110,8 +114,7 @@ class Optimizer(Component, abstract=True):
     @property
     def stacks(self) -> bool:
         """Whether networks that train as one may have it: none of its arguments looks beyond a single weight."""
-        beyond = self.clipnorm or self.global_clipnorm or self.use_ema or self.gradient_accumulation_steps
-        return self.per_weight and not beyond
+        return self.per_weight and not any(getattr(self, name) for name in BEYOND_A_WEIGHT)
 
     @model_validator(mode="after")
     def _one_clipping(self) -> Self:

@@ -23,7 +23,7 @@ from fitserve.spec.interval import Interval
 from fitserve.spec.network import DEFAULT, Network, read_network
 from fitserve.spec.search import Search
 from fitserve.spec.target import Targets, Task
-from fitserve.spec.training import Training
+from fitserve.spec.training import Training, refuse_learning_rate
 from fitserve.validation import InvalidValue, problems_from
 
 REFERENCE = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}(@[1-9][0-9]{0,8})?$"
@@ -217,11 +217,8 @@ class Spec(DataModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _refuse_learning_rate(cls, value: Any) -> Any:
-        if isinstance(value, dict) and "learning_rate" in value:
-            fix = "training: {optimizer: {Adam: {learning_rate: ...}}}"
-            raise InvalidValue("learning_rate is an argument of the optimizer.", fix=fix)
-        return value
+    def _without_learning_rate(cls, value: Any) -> Any:
+        return refuse_learning_rate(value, "training: {optimizer: {Adam: {learning_rate: ...}}}")
 
     @model_validator(mode="before")
     @classmethod

@@ -191,6 +191,13 @@ Epochs = Annotated[
 ]
 
 
+def refuse_learning_rate(value: Any, fix: str) -> Any:
+    """Return an object without `learning_rate`, which is the optimizer's. Raises InvalidValue."""
+    if isinstance(value, dict) and "learning_rate" in value:
+        raise InvalidValue("learning_rate is an argument of the optimizer.", fix=fix)
+    return value
+
+
 class Training(DataModel):
     """The arguments of Keras's `compile` and `fit`, and random restarts."""
 
@@ -246,11 +253,8 @@ class Training(DataModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _refuse_learning_rate(cls, value: Any) -> Any:
-        if isinstance(value, dict) and "learning_rate" in value:
-            fix = "optimizer: {Adam: {learning_rate: ...}}"
-            raise InvalidValue("learning_rate is an argument of the optimizer.", fix=fix)
-        return value
+    def _without_learning_rate(cls, value: Any) -> Any:
+        return refuse_learning_rate(value, "optimizer: {Adam: {learning_rate: ...}}")
 
     @model_validator(mode="after")
     def _compatible(self) -> Self:

@@ -13,14 +13,6 @@ MAX_EPOCH = 2**31 - 1
 FEWEST_SEARCHED = 100  # held-out rows, below which no worst slices are looked for
 
 
-class PatchOperation(DataModel):
-    """One operation of a JSON Patch (RFC 6902) on the run's resolved spec."""
-
-    op: Literal["add", "remove", "replace", "move", "copy", "test"]
-    path: str
-    value: Any = None
-
-
 class FindingInfo(DataModel):
     """One diagnosis, with its evidence and the change to the spec that addresses it."""
 

@@ -15,9 +15,10 @@ from fitserve.operations.sampler import Sampler
 from fitserve.queue import Publisher
 from fitserve.settings import Settings
 from services.control import openapi, pages
-from services.control.admin import api_keys, audit, http_reading, operations, system
+from services.control.admin import api_keys, audit, operations, system
 from services.control.admin.audit import AuditMiddleware
 from services.control.admin.callers import Authenticator, Limiter, ensure_root_key, has_live_key
+from services.control.admin.request_sample import sample_requests
 from services.control.datasets import batch_routes, import_routes, resumable
 from services.control.datasets import routes as datasets
 from services.control.deps import Context
@@ -84,7 +85,7 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         watchers = (
-            Sampler(engine, "api", settings.sample_seconds, settings.home, http_reading.read),
+            Sampler(engine, "api", settings.sample_seconds, settings.home, sample_requests),
             AlarmWatch(settings, engine),
         )
         for thread in watchers:

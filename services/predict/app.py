@@ -18,9 +18,8 @@ from services.predict.protocols.transport import describe
 from services.predict.server.grpc_server import grpc_server
 from services.predict.server.http_server import ProtocolMiddleware
 from services.predict.server.processes import combined_exposition
-from services.predict.serving.counters import Collector
+from services.predict.serving.counters import Collector, sample_predictions
 from services.predict.serving.prediction_service import PredictionService
-from services.predict.serving.reading import read
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -36,7 +35,11 @@ def create_app(settings: Settings) -> FastAPI:
         collector = Collector(service.counters, service.catalog, service.drift.samplers.values)
         telemetry.REGISTRY.register(collector)
         sampler = Sampler(
-            engine, "predict", settings.sample_seconds, settings.home, lambda: read(service.counters, service.catalog)
+            engine,
+            "predict",
+            settings.sample_seconds,
+            settings.home,
+            lambda: sample_predictions(service.counters, service.catalog),
         )
         service.start()
         sampler.start()

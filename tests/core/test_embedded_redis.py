@@ -135,5 +135,5 @@ def test_it_is_started_again_when_it_has_died(tmp_path: Path) -> None:
         assert broker.process is not None
         broker.process.kill()
         broker.process.wait()
-        broker.restart_if_dead()
+        broker.start()
         assert client(broker).ping()

@@ -108,7 +108,7 @@ def test_a_dataset_with_predictions_comes_out(toys: ToyRegistry, settings: Setti
         made = session.get(Dataset, run.result["dataset_id"])
     origin = {"model": "three", "version": 1, "run": run.id, "dataset": dataset.id, "ref": "students@1"}
     assert made.source["predicted"] == origin
-    predicted = store.open_table(toys.blobs, made, settings.scratch / "blobs")
+    predicted = pq.read_table(store.local_parquet(toys.blobs, made, settings.scratch / "blobs"))
     expected = mixed(THREE).answer(table.to_pylist())
     np.testing.assert_allclose(predicted["predicted_score"].to_numpy(), expected["score"][:, 0], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(predicted["predicted_admit_yes"].to_numpy(), expected["admit"][:, 0], rtol=1e-5)

@@ -273,7 +273,7 @@ def test_two_workers_share_the_parts(batch: Batch, warehouse: Any, lake: Any) ->
     assert predicted_ids(None, warehouse) == predicted_ids(lake, None) == list(range(ROWS))
     with db.reading(batch.toys.engine) as session:
         made = session.get_one(Dataset, batch.run(run_id).result["dataset_id"])
-    table = store.open_table(batch.toys.blobs, made, batch.settings.scratch / "blobs")
+    table = pq.read_table(store.local_parquet(batch.toys.blobs, made, batch.settings.scratch / "blobs"))
     assert table["id"].to_pylist() == list(range(ROWS))  # in their order
 
 

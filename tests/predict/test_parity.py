@@ -457,7 +457,7 @@ def batch(case: Case) -> tuple[Outputs, list[int]]:
     assert state == RunState.succeeded
     with db.reading(toys.engine) as session:
         made = session.get(Dataset, session.get(Run, claim.lease.run_id).result["dataset_id"])
-    table = store.open_table(toys.blobs, made, settings.scratch / "blobs")
+    table = pq.read_table(store.local_parquet(toys.blobs, made, settings.scratch / "blobs"))
     outputs = {
         name: np.stack([table[column].to_numpy() for column in unit_columns(output, f"predicted_{name}")], axis=1)
         for name, output in case.output.items()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from sqlalchemy import Engine, event, func, select, update
@@ -71,7 +71,7 @@ def test_filters_and_search(engine: Engine, runs: list[str]) -> None:
 
 def test_every_order_pages_through_all_runs_once(engine: Engine, runs: list[str]) -> None:
     with db.reading(engine) as session:
-        for key in listing.SORT_KEYS:
+        for key in get_args(listing.SortKey):
             for descending in (False, True):
                 order = Order(key, descending, "accuracy")
                 whole = [run.id for run in listing.list_runs(session, RunFilter(), order)]

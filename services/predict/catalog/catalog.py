@@ -27,8 +27,24 @@ class State(StrEnum):
     start = "START"  # known; loaded when a request needs it
     loading = "LOADING"
     available = "AVAILABLE"
-    unloading = "UNLOADING"
     end = "END"  # could not be loaded
+
+
+@dataclass(frozen=True, slots=True)
+class Selector:
+    """What a request names: a model, and a version or a label or neither."""
+
+    model: str
+    version: int | None = None
+    label: str | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the service may choose who answers."""
+        return self.version is None and self.label is None
+
+
+OPEN = Selector("")  # names nothing: no model, no version, no label
 
 
 @dataclass(eq=False)

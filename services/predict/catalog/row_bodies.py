@@ -16,6 +16,13 @@ Scalar = str | int | float | bool | None
 _read_fields = msgspec.structs.astuple
 
 
+class ScalarRows(msgspec.Struct, forbid_unknown_fields=True):
+    """The same body whatever the columns: rows by name or by position, whose cells are no lists and no objects."""
+
+    instances: list[dict[str, Scalar] | list[Scalar]]
+    interval: float | bool | None = None
+
+
 class RowsReader:
     """Reads `{"instances", "interval"}`: rows of scalars by name, where one may be left out, or by position.
 

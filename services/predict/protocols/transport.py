@@ -20,9 +20,9 @@ from fastapi import FastAPI
 
 from fitserve.errors import BadInput, FitserveError, Malformed, NotFound, TooLarge, UnsupportedMedia
 from services.http.compression import accepted, compressed
+from services.predict.catalog.catalog import OPEN, Selector
 from services.predict.catalog.columns import InputRows
 from services.predict.catalog.loaded_model import LoadedModel
-from services.predict.catalog.selector import OPEN, Selector
 from services.predict.protocols.formats import write_json
 from services.predict.serving.prediction_service import PredictionService
 from services.predict.serving.protocol_request import ProtocolRequest

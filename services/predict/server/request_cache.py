@@ -18,7 +18,7 @@ from services.http.auth import is_local_host
 from services.http.compression import accepted
 from services.predict.catalog.access import require_predict
 from services.predict.catalog.loaded_model import LoadedModel
-from services.predict.catalog.row_bodies import Scalar
+from services.predict.catalog.row_bodies import ScalarRows
 from services.predict.protocols import find_protocol
 from services.predict.protocols.formats import MATRIX_NAMES
 from services.predict.protocols.transport import COMPRESSED_BYTES, Route
@@ -39,11 +39,6 @@ _HARMLESS_HEADERS = frozenset(
     | {b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port", b"x-real-ip"}  # a proxy's
 )
 _JSON_TYPES = frozenset({"", "application/json", "application/x-www-form-urlencoded"})
-
-
-class _MixedBody(msgspec.Struct, forbid_unknown_fields=True):
-    instances: list[dict[str, Scalar] | list[Scalar]]
-    interval: float | bool | None = None
 
 
 class _Tensor(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -153,7 +148,7 @@ def _cached_head(protocol: str, model: LoadedModel, request_bytes: int) -> Cache
     elif columns.read_numbers is not None:
         kind, body = NUMBERS, columns.read_numbers
     else:
-        kind, body = MIXED, _MixedBody
+        kind, body = MIXED, ScalarRows
     return CachedHead(
         request_bytes, model, protocol, kind, msgspec.json.Decoder(body).decode, len(columns.names), MAX_ROWS
     )

@@ -23,10 +23,9 @@ from fitserve.errors import BadInput, DeadlineExceeded, NotFound, TooMany, Unava
 from fitserve.registry import RolloutFacts
 from fitserve.settings import Settings
 from services.predict.catalog.access import Access, may_use, require_use
-from services.predict.catalog.catalog import Catalog, CatalogEntry, Pointer
+from services.predict.catalog.catalog import OPEN, Catalog, CatalogEntry, Pointer, Selector
 from services.predict.catalog.columns import InputRows
 from services.predict.catalog.loaded_model import LoadedModel, ModelOutput, Prediction
-from services.predict.catalog.selector import OPEN, Selector
 from services.predict.serving.batching import Batcher, Shadows
 from services.predict.serving.counters import Counters
 from services.predict.serving.deciding import Decided, decide, decider_of
@@ -43,7 +42,7 @@ T = TypeVar("T")
 MAX_IN_FLIGHT = 2048  # requests of one process; more are answered 429
 
 
-class PredictionRequest(Protocol):
+class RequestState(Protocol):
     """What a prediction reads from its request, and what it notes there: see `protocol_request`."""
 
     deadline: float | None
@@ -199,7 +198,7 @@ class PredictionService:
         servable = self.find_pointer(entry, selector).current
         return servable is not None and (servable.loaded_model is not None or not servable.failed)
 
-    async def loaded_model(self, pointer: Pointer, deadline: float | None = None) -> LoadedModel:
+    async def load_if_needed(self, pointer: Pointer, deadline: float | None = None) -> LoadedModel:
         """Return the model behind a pointer, loading it if needed. Raises Unavailable, DeadlineExceeded."""
         servable = pointer.current or pointer.target
         if servable.loaded_model is not None:
@@ -238,7 +237,7 @@ class PredictionService:
         feeds, _ = model.columns.encode(model.columns.accept(rows))
         return distances(model.distance, feeds)
 
-    async def predict(self, request: PredictionRequest, model: LoadedModel, rows: InputRows) -> Prediction:
+    async def predict(self, request: RequestState, model: LoadedModel, rows: InputRows) -> Prediction:
         """Predict the rows of one request. Raises BadInput, TooLarge, TooMany, DeadlineExceeded."""
         request.check_count(rows.count)
         model.last_used = time.monotonic()

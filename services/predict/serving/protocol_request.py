@@ -14,9 +14,8 @@ from fitserve.conformal import read_level
 from fitserve.errors import BadInput, FitserveError, TooLarge
 from fitserve.registry import RolloutFacts
 from services.predict.catalog.access import require_inspect, require_predict
-from services.predict.catalog.catalog import CatalogEntry
+from services.predict.catalog.catalog import CatalogEntry, Selector
 from services.predict.catalog.loaded_model import LoadedModel, Prediction
-from services.predict.catalog.selector import Selector
 from services.predict.serving.counters import CLIENT_GONE, ROLLOUT_OPERATIONS
 
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ class ProtocolRequest(ABC):
             pointer, self.rollout = self.service.pick_for_rollout(self.entry, self.sticky_key)
         else:
             pointer = self.service.find_pointer(self.entry, selector)
-        return await self.service.loaded_model(pointer, self.deadline)
+        return await self.service.load_if_needed(pointer, self.deadline)
 
     def require_inspect(self) -> None:
         """Raise Forbidden unless the caller may inspect the model that answers. Called after `resolve`."""

@@ -41,7 +41,7 @@ from workers.trainer.data.feeds import (
     read_picked,
     shuffled,
 )
-from workers.trainer.engine.checkpoint import Reading
+from workers.trainer.engine.checkpoint import ReadingMode
 from workers.trainer.engine.compact_rows import Compact
 from workers.trainer.engine.compiled import RowTensors
 from workers.trainer.engine.loop import Feed
@@ -335,7 +335,7 @@ class Feeds:
     train: Callable[[int], Feed]
     validation: Callable[[int], Feed | None]
     held_out: Mapping[str, Feed]
-    reading: Reading = "memory"
+    reading: ReadingMode = "memory"
 
 
 def as_tensors(spec: Spec, part: EncodedRows) -> RowTensors:

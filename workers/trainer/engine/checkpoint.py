@@ -22,7 +22,7 @@ import numpy as np
 FORMAT = 1
 
 
-Reading = Literal["memory", "spool", "file"]
+ReadingMode = Literal["memory", "spool", "file"]
 """Where an epoch's rows come from, and with it their order and what their encoding was fitted on."""
 
 
@@ -54,11 +54,11 @@ class Checkpoint:
             os.close(folder)
 
     @staticmethod
-    def reading(path: Path) -> Reading | None:
+    def reading(path: Path) -> ReadingMode | None:
         """Return where the rows came from that the checkpoint's run was trained on; None where the file is no use."""
         try:
             with np.load(path, allow_pickle=False) as file:
-                return cast(Reading | None, json.loads(file["body"].tobytes()).get("reading"))
+                return cast(ReadingMode | None, json.loads(file["body"].tobytes()).get("reading"))
         except (OSError, ValueError, KeyError, zipfile.BadZipFile):
             return None
 

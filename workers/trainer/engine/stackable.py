@@ -54,7 +54,7 @@ def stacking_obstacle(model: keras.Model, replicas: int, rows: int, batch_size: 
     optimizer = model.optimizer
     if type(optimizer) not in OPTIMIZERS:
         return f"the optimizer {type(optimizer).__name__}"
-    if optimizer.clipnorm or optimizer.global_clipnorm or optimizer.use_ema or optimizer.gradient_accumulation_steps:
+    if any(getattr(optimizer, name) for name in optimizers.BEYOND_A_WEIGHT):
         return "clipping by norm, averaged weights or accumulated gradients"
     losses = [entry.loss for entry in model._compile_loss._flat_losses]
     if any(type(loss) not in LOSSES or loss.reduction != "sum_over_batch_size" for loss in losses):

@@ -13,7 +13,7 @@ from fitserve.spec.spec import Spec
 from fitserve.states import FailureCause
 from fitserve.strictjson import finite_json
 from workers.trainer.interface import Reporter, TrainingFailed
-from workers.trainer.search.effects import effects
+from workers.trainer.search.ablation_effects import effects_of_parts
 from workers.trainer.trials.trial import TrialRecord
 
 ENDED = ("succeeded", "pruned", "failed")
@@ -72,7 +72,7 @@ def _ablation(search: SearchSpec, rows: Sequence[Row], spec: Spec, report: Repor
     drawn = split.method in ("random", "stratified", "group")
     held_out = split.validation / (1 - split.validation - split.test) if drawn else 0.0
     values = [row["value"] for row in rows if row["state"] == "succeeded" and row["point"][LEFT_OUT] == 0]
-    entries = effects(search, rows, held_out)
+    entries = effects_of_parts(search, rows, held_out)
     for one in entries:
         if one["effect"] is not None:
             figures = f"{one['effect']:+.3g} ({one['low']:+.3g} to {one['high']:+.3g})"

@@ -14,7 +14,7 @@ import numpy as np
 from fitserve.states import FailureCause
 from fitserve.strictjson import finite_json
 from workers.trainer.engine import checkpoint
-from workers.trainer.engine.checkpoint import Checkpoint, Reading, Unusable
+from workers.trainer.engine.checkpoint import Checkpoint, ReadingMode, Unusable
 from workers.trainer.engine.compiled import Compiled, Logs
 from workers.trainer.engine.gang import GangLeader
 from workers.trainer.engine.initial_values import State
@@ -51,7 +51,7 @@ class TrialSetup:
     # Of spec, data, release, and whether the rows are streamed, whose encoding is that of a sample: a checkpoint with
     # another one is not used.
     fingerprint: str
-    reading: Reading = "memory"
+    reading: ReadingMode = "memory"
     checkpoint_seconds: float = 30.0
     monitor: str = "loss"
     larger_is_better: bool = False

@@ -53,14 +53,14 @@ async def _server_metadata(request: GrpcRequest, message: Any) -> Any:
 async def _model_metadata(request: GrpcRequest, message: Any) -> Any:
     entry = request.find_entry(message.name)
     pointer = request.service.find_pointer(entry, models.selector_of(message.name, message.version))
-    model = await request.service.loaded_model(pointer, request.read_deadline())
+    model = await request.service.load_if_needed(pointer, request.read_deadline())
     return pb.ModelMetadataResponse(**models.model_metadata(entry, model))
 
 
 async def _model_config(request: GrpcRequest, message: Any) -> Any:
     entry = request.find_entry(message.name)
     pointer = request.service.find_pointer(entry, models.selector_of(message.name, message.version))
-    model = await request.service.loaded_model(pointer, request.read_deadline())
+    model = await request.service.load_if_needed(pointer, request.read_deadline())
     return pb.ModelConfigResponse(config=pb.ModelConfig(**models.model_config(model)))
 
 

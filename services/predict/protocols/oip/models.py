@@ -11,9 +11,8 @@ from typing import Any
 
 from fitserve import __version__
 from fitserve.errors import Forbidden, Malformed
-from services.predict.catalog.catalog import CatalogEntry
+from services.predict.catalog.catalog import CatalogEntry, Selector
 from services.predict.catalog.loaded_model import LoadedModel, ModelOutput
-from services.predict.catalog.selector import Selector
 from services.predict.serving.counters import Counters
 from services.predict.serving.protocol_request import ProtocolRequest
 

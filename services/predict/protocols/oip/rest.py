@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from fitserve.errors import Malformed, NotFound
-from services.predict.catalog.selector import Selector
+from services.predict.catalog.catalog import Selector
 from services.predict.protocols.formats import (
     read_json,
 )
@@ -128,7 +128,7 @@ async def _model_ready(request: HttpRequest) -> HttpResponse:
 
 async def _model_metadata(request: HttpRequest) -> HttpResponse:
     entry = request.find_entry(request.selector.model)
-    model = await request.service.loaded_model(request.service.find_pointer(entry, request.selector))
+    model = await request.service.load_if_needed(request.service.find_pointer(entry, request.selector))
     return HttpResponse.json(model_metadata(entry, model))
 
 
@@ -153,7 +153,7 @@ async def _set_loaded(request: HttpRequest, loaded: bool) -> HttpResponse:
 
 async def _config(request: HttpRequest) -> HttpResponse:
     entry = request.find_entry(request.selector.model)
-    model = await request.service.loaded_model(request.service.find_pointer(entry, request.selector))
+    model = await request.service.load_if_needed(request.service.find_pointer(entry, request.selector))
     return HttpResponse.json(model_config(model))
 
 

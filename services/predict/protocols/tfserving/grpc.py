@@ -15,10 +15,9 @@ from sqlalchemy.orm import Session
 
 from fitserve import registry
 from fitserve.errors import BadInput, FitserveError, Forbidden, Malformed
-from services.predict.catalog.catalog import CatalogEntry
+from services.predict.catalog.catalog import CatalogEntry, Selector
 from services.predict.catalog.columns import InputRows
 from services.predict.catalog.loaded_model import LoadedModel, Prediction
-from services.predict.catalog.selector import Selector
 from services.predict.protocols.formats import MAX_DIMENSIONS, Tensor, decode_text, rows_of
 from services.predict.protocols.proto import tensorflow_pb2 as tf
 from services.predict.protocols.proto import tensorflow_serving_pb2 as pb
@@ -163,7 +162,7 @@ async def _metadata(request: GrpcRequest, message: Any) -> Any:
         raise Malformed("`metadata_field` must be signature_def.", received=list(message.metadata_field)[:5])
     selector = _selector(message.model_spec)
     pointer = request.service.find_pointer(request.find_entry(selector.model), selector)
-    model = await request.service.loaded_model(pointer, request.read_deadline())
+    model = await request.service.load_if_needed(pointer, request.read_deadline())
     described = rest.metadata(model)["metadata"]["signature_def"]["signature_def"]["serving_default"]
     signature = tf.SignatureDef(method_name=described["method_name"])
     for side, into in ((described["inputs"], signature.inputs), (described["outputs"], signature.outputs)):

@@ -12,7 +12,7 @@ from fitserve.conformal import read_level
 from fitserve.errors import Malformed
 from services.predict.catalog.columns import Columns, InputRows
 from services.predict.catalog.loaded_model import LoadedModel
-from services.predict.catalog.row_bodies import Scalar
+from services.predict.catalog.row_bodies import ScalarRows
 from services.predict.protocols.formats import read_cell, read_json
 from services.predict.serving.protocol_request import LARGE_BODY_BYTES
 
@@ -100,12 +100,7 @@ def _read_known(columns: Columns, body: bytes) -> tuple[InputRows, float | bool 
     return None
 
 
-class _ScalarRows(msgspec.Struct, forbid_unknown_fields=True):
-    instances: list[dict[str, Scalar] | list[Scalar]]
-    interval: float | bool | None = None
-
-
-_read_scalars = msgspec.json.Decoder(_ScalarRows).decode
+_read_scalars = msgspec.json.Decoder(ScalarRows).decode
 
 
 def read_object(body: bytes, keys: frozenset[str]) -> dict[str, Any]:

@@ -13,10 +13,9 @@ import numpy as np
 
 from fitserve.conformal import Bounds
 from fitserve.errors import BadInput, Malformed, NotFound
-from services.predict.catalog.catalog import CatalogEntry, Pointer, Servable, State
+from services.predict.catalog.catalog import CatalogEntry, Pointer, Selector, Servable, State
 from services.predict.catalog.columns import InputRows
 from services.predict.catalog.loaded_model import LoadedModel, ModelOutput, Prediction
-from services.predict.catalog.selector import Selector
 from services.predict.protocols.formats import read_cell, read_csv, write_csv, write_json, written_rows
 from services.predict.protocols.tfserving.predict_body import SIGNATURES, read_object, read_predict
 from services.predict.protocols.transport import (
@@ -162,7 +161,7 @@ async def _status(request: HttpRequest) -> HttpResponse:
 
 async def _metadata(request: HttpRequest) -> HttpResponse:
     pointer = request.service.find_pointer(request.find_entry(request.selector.model), request.selector)
-    model = await request.service.loaded_model(pointer)
+    model = await request.service.load_if_needed(pointer)
     return HttpResponse.json(metadata(model), model=model)
 
 

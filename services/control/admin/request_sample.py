@@ -1,4 +1,4 @@
-"""The API's answers since it started, for the history: read from the counters that Prometheus scrapes."""
+"""What the API has answered since it started, for the history: read from the counters that Prometheus scrapes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from services.http.instrumentation import PROBES
 _SLOW_BY_NATURE = re.compile(r".*/(events|uploads.*|datasets)")
 
 
-def read() -> Reading:
+def sample_requests() -> Reading:
     """Return requests, errors and durations of all routes but the probes."""
     reading = Reading(counts={"requests": 0, "refused": 0, "errors": 0})
     for family in telemetry.HTTP_REQUESTS.collect():

@@ -19,7 +19,7 @@ LEVEL = 0.95
 FEWEST = 3  # pairs; of fewer, no effect is reported
 
 
-def effects(search: SearchSpec, rows: Sequence[Mapping[str, Any]], held_out: float) -> list[dict[str, Any]]:
+def effects_of_parts(search: SearchSpec, rows: Sequence[Mapping[str, Any]], held_out: float) -> list[dict[str, Any]]:
     """Return each part's effect on the metric; `held_out` is validation rows over training rows, 0 for a fixed split.
 
     An effect is the metric with the part less the metric without it.
