@@ -91,14 +91,13 @@ def train(
         body = _defaults(dataset, targets, model)
         for change in changes:
             apply_change(body, change)
-        validation = client.runs.validate(body)
-        _explain(session, dataset, validation)
+        _explain(session, dataset, client.runs.validate(body))
         run = client.runs.create(body, idempotency_key=idempotency_key)
         if watched is False:
             show_new(session, run, False)
-            return
-        watch(session, run, hints=False)
-        _conclude(session, run, dataset, targets)
+        else:
+            watch(session, run, hints=False)
+            _conclude(session, run, dataset, targets)
 
 
 def _begins(source: str | None, freeze: list[str]) -> list[str]:

@@ -352,14 +352,8 @@ def _combine(parts: pa.Array, format: ColumnFormat) -> tuple[np.ndarray, np.ndar
     good &= in_range
     hour, minute, second = number("hour"), number("minute"), number("second")
     if "half" in texts:
-        half, has_half = texts["half"], pc.not_equal(texts["half"], "")
-        if "half_before" in texts:
-            half = pc.if_else(has_half, half, texts["half_before"])
-            has_half = pc.not_equal(half, "")
-        is_late = pc.match_substring_regex(half, _LATE).to_numpy(zero_copy_only=False)
-        clock = has_half.to_numpy(zero_copy_only=False)
-        good &= ~clock | (hour <= np.where(is_late, 23, 12))
-        hour = np.where(clock, hour % 12 + np.where(is_late, 12, 0), hour)
+        hour, in_range = _hours_of_halves(hour, texts["half"], texts.get("half_before"))
+        good &= in_range
     good &= (hour < 24) | ((hour == 24) & (minute == 0) & (second == 0))
     good &= (minute < 60) & ((second < 60) | ((second == 60) & (minute == 59)))
     fraction = _fractions(texts["fraction"]) if "fraction" in texts else 0
@@ -367,6 +361,20 @@ def _combine(parts: pa.Array, format: ColumnFormat) -> tuple[np.ndarray, np.ndar
     micros = days * DAY + ((hour * 60 + minute - minutes) * 60 + second) * 1_000_000 + fraction
     good &= known & (micros >= EARLIEST) & (micros <= LATEST)
     return micros, np.asarray(good), zoned
+
+
+def _hours_of_halves(hour: np.ndarray, half: pa.Array, half_before: pa.Array | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the hours of the day where some have a half (`pm`) behind or before them, and which of them are hours."""
+    import pyarrow.compute as pc
+
+    has_half = pc.not_equal(half, "")
+    if half_before is not None:
+        half = pc.if_else(has_half, half, half_before)
+        has_half = pc.not_equal(half, "")
+    is_late = pc.match_substring_regex(half, _LATE).to_numpy(zero_copy_only=False)
+    clock = has_half.to_numpy(zero_copy_only=False)
+    of_day = np.where(clock, hour % 12 + np.where(is_late, 12, 0), hour)
+    return of_day, ~clock | (hour <= np.where(is_late, 23, 12))
 
 
 def _months(names: pa.Array) -> np.ndarray:

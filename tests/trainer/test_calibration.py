@@ -23,7 +23,8 @@ from workers.trainer.calibration import fit
 from workers.trainer.calibration.calibrator import Calibrator, Knots, fit_knots, log_odds, matching_temperature
 from workers.trainer.calibration.fit import CalibrationRows
 from workers.trainer.export.calibrated_graph import calibrated_network, write_calibration
-from workers.trainer.export.serving_graph import OutputForm, write
+from workers.trainer.export.onnx_graph import OutputForm
+from workers.trainer.export.serving_graph import write
 from workers.trainer.train import train
 
 pytestmark = pytest.mark.tensorflow

@@ -13,7 +13,8 @@ from keras import layers as L
 from fitserve.spec.activations import ACTIVATIONS
 from workers.trainer.engine.tabular_layers import BatchEnsemble, Periodic, with_plain_layers
 from workers.trainer.export.export import exported_by_keras
-from workers.trainer.export.serving_graph import NotWritten, OutputForm, write
+from workers.trainer.export.onnx_graph import NotWritten, OutputForm
+from workers.trainer.export.serving_graph import write
 
 pytestmark = pytest.mark.tensorflow
 

@@ -52,7 +52,8 @@ from workers.trainer.engine.stacked_network import HeldOutRows
 from workers.trainer.export.receipt import digest_of
 from workers.trainer.insight.recording import TrialRecorder
 from workers.trainer.interface import OUT_OF_FOLD, Reporter, TrainingFailed, TrainingRequest, TrainingResult
-from workers.trainer.trained_run import CompiledRun, TrainedEnsemble, TrainedRun
+from workers.trainer.trained_ensemble import TrainedEnsemble
+from workers.trainer.trained_run import CompiledRun, TrainedRun
 from workers.trainer.trials.members import StackedMembers
 from workers.trainer.trials.sequential import SequentialTrials
 from workers.trainer.trials.stacked import StackedTrials, why_not_stacked
@@ -222,10 +223,6 @@ def _trial_setup(
     monitor = stopping.monitor if stopping else "val_loss" if "validation" in feeds.held_out else "loss"
 
     first = values_of(compiled.model) if count > 1 or training.stacked is not None else None
-    settings = None
-    if training.stacked is not None:
-        steps = training.steps_per_epoch or -(-rows["train"].count // compiled.batch_size)
-        settings = ReplicaSettings.beside_another(spec, steps, training.stacked)
 
     def initialise(seed: int) -> State | None:
         if seed == seeds[0]:
@@ -238,14 +235,6 @@ def _trial_setup(
         leader, report = GangLeader(compiled), cast(Reporter, LeadersReporter(report, compiled))
 
     streamed = ["streamed"] if prepared.streamed is not None else []
-
-    def held_out_rows() -> HeldOutRows | None:
-        validation, folds = rows["validation"], prepared.folds
-        if not validation.count:
-            return None
-        own = [np.searchsorted(prepared.parts.validation, fold.held_out) for fold in folds]
-        return HeldOutRows.of(validation, own or [np.arange(validation.count)] * count)
-
     return TrialSetup(
         network=network,
         feed=feeds.train,
@@ -265,10 +254,25 @@ def _trial_setup(
         optimizers_after=optimizers_after(spec),
         keep_epochs=training.keep_epochs,
         ensemble=spec.ensemble is not None,
-        held_out=held_out_rows,
+        held_out=partial(_held_out_rows, prepared, rows["validation"], count),
         leader=leader,
-        settings=settings,
+        settings=_settings_in_stack(spec, rows["train"].count, compiled.batch_size),
     )
+
+
+def _settings_in_stack(spec: Spec, rows: int, batch_size: int) -> ReplicaSettings | None:
+    """Return the settings of a network that trains as one of a stack; None for one that trains alone."""
+    training = spec.training
+    if training.stacked is None:
+        return None
+    return ReplicaSettings.beside_another(spec, training.steps_per_epoch or -(-rows // batch_size), training.stacked)
+
+
+def _held_out_rows(prepared: PreparedData, validation: RowTensors, count: int) -> HeldOutRows | None:
+    if not validation.count:
+        return None
+    own = [np.searchsorted(prepared.parts.validation, fold.held_out) for fold in prepared.folds]
+    return HeldOutRows.of(validation, own or [np.arange(validation.count)] * count)
 
 
 def refitted(

@@ -11,24 +11,19 @@ from typing import Any
 
 import keras
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from fitserve import weights_file
 from fitserve.artifacts import onnx_session
 from fitserve.conformal import Conformal
 from fitserve.dataset_facts import DatasetFacts
-from fitserve.datasets.folds import held_out_by
 from fitserve.decisions import distance, held_out
 from fitserve.decisions.held_out import HeldOutParts
 from fitserve.drift import prediction_distribution, training_distribution
-from fitserve.spec.ensemble import members_of
 from fitserve.spec.spec import Spec
 from fitserve.strictjson import finite_json
 from workers.trainer.calibrated_outputs import CalibratedOutputs, brief
 from workers.trainer.data.feeds import EncodedRows, Resident
 from workers.trainer.data.preparation import PARTS, Feeds, PreparedData, fingerprint
-from workers.trainer.engine.combined_network import CombinedNetwork
 from workers.trainer.engine.compiled import RowTensors
 from workers.trainer.engine.given_weights import write_weights
 from workers.trainer.engine.loop import Loop
@@ -38,18 +33,16 @@ from workers.trainer.export.export import PARITY_ROWS, Exported, export, serve
 from workers.trainer.export.receipt import make_receipt, weights_digest
 from workers.trainer.export.stacked_graph import Stack
 from workers.trainer.held_out_scores import HeldOutScores
-from workers.trainer.insight import folds
 from workers.trainer.insight.analysis import TrainedNetwork, analyse
-from workers.trainer.insight.ensemble import EnsembleOutputs, serving_ends
+from workers.trainer.insight.ensemble import EnsembleOutputs
 from workers.trainer.insight.evaluation import simple_figures
 from workers.trainer.insight.held_out_rows import choose_decisions, groups_of, held_out_rows
 from workers.trainer.insight.protected_groups import with_groups
 from workers.trainer.insight.slice_columns import raw_columns
-from workers.trainer.interface import OUT_OF_FOLD, KeptEpoch, TrainingRequest, TrainingResult, TrainingStopped
+from workers.trainer.interface import KeptEpoch, TrainingRequest, TrainingResult, TrainingStopped
 from workers.trainer.trials.trial import TrialSetup, TrialsOutcome
 
 METRICS_ROWS = 100_000  # training rows above which their metrics are not computed
-DENSITY_ROWS = 1_000  # training rows whose share of zeros decides how a row is served
 DISTRIBUTION_ROWS = 20_000  # training rows whose predictions are a reference for drift
 
 
@@ -161,7 +154,7 @@ class TrainedRun(CompiledRun):
 
     def _precise(self) -> keras.Model:
         """Return the network with 32-bit weights that computes in 32 bits, as it is served."""
-        return _in_32_bits(self._network, self.spec)
+        return in_32_bits(self._network, self.spec)
 
     def _stack(self) -> Stack | None:
         """Return the network as a stack of members, where it is an ensemble."""
@@ -225,7 +218,7 @@ class TrainedRun(CompiledRun):
             if not count or (part == "train" and count > METRICS_ROWS):
                 continue
             feed = self.feeds.held_out.get(part) if self.prepared.streamed else None
-            feed = feed or Resident(_weighted_like(held_out, self.rows[part]))
+            feed = feed or Resident(weighted_like(held_out, self.rows[part]))
             measured = Loop(self.setup.compiled, Resident(self.rows["train"]), None, 0).evaluate(feed)
             metrics[part] = self._with_meaning(measured, part)
         return metrics
@@ -378,114 +371,7 @@ class TrainedRun(CompiledRun):
         return choose_decisions(self.spec.decision, targets, rows, self.setup.report)
 
 
-@dataclass
-class TrainedEnsemble(TrainedRun):
-    """A run whose members are trained: they are served as one network."""
-
-    def __post_init__(self) -> None:
-        assert self.outcome.members is not None
-        self._members = self.outcome.members
-        self._combined = CombinedNetwork(self.spec, self.setup.compiled.model)
-        self._load(self._members.weights)
-
-    @property
-    def _network(self) -> keras.Model:
-        return self._combined.model
-
-    def _load(self, weights: Any) -> None:
-        self._weights = weights
-        self._combined.assign(weights)
-        divided = self.prepared.folds
-        member = held_out_by(divided, self.prepared.rows_of("validation")) if divided else None
-        self._outputs = EnsembleOutputs(self.spec, self.setup.compiled.model, weights, member)
-
-    def _precise(self) -> keras.Model:
-        return self._network
-
-    def _trained_weights(self) -> list[list[np.ndarray]]:
-        return list(self._weights)
-
-    def _calibrated_outputs(self) -> CalibratedOutputs:
-        return self._calibration_of(self._outputs, bool(self.prepared.folds))
-
-    def _one_network(self) -> keras.Model:
-        model = self.setup.compiled.model
-        for variable, value in zip(model.weights, self._weights[0], strict=True):
-            variable.assign(value)
-        return _in_32_bits(model, self.spec)
-
-    def _stack(self) -> Stack | None:
-        usual = {name: values[:DENSITY_ROWS] for name, values in self.encoded["train"].x.items()}
-        density = {name: float(np.count_nonzero(values) / max(1, values.size)) for name, values in usual.items()}
-        return Stack(self.setup.compiled.model, self._weights, serving_ends(self.spec), density)
-
-    def _metrics(self) -> dict[str, Any]:
-        metrics = {}
-        held_out = self.rows["validation"] if self.rows["validation"].count else self.rows["train"]
-        for part in PARTS:
-            rows = self.rows[part]
-            if rows.count and not (part == "train" and rows.count > METRICS_ROWS):
-                raw = self._outputs.combined(part, self.encoded[part].x)
-                metrics[part] = self._with_meaning(self._outputs.metrics(raw, _weighted_like(held_out, rows)), part)
-        return metrics
-
-    def _predictions(self, part: str) -> dict[str, Any] | None:
-        if part != "validation" or not self.prepared.folds:
-            return None
-        raw = self._outputs.combined(part, self.encoded[part].x)
-        return self._outputs.served(raw, self.prepared.encoding.targets.targets)
-
-    def result(self) -> TrainingResult:
-        result = super().result()
-        if self.spec.folds is None:
-            return result
-        path = self.request.folder / "out_of_fold.parquet"
-        rows, fold_of, predictions = self._out_of_fold()
-        calibrated = self._as_calibrated({"validation": predictions})["validation"]
-        numbers = self.prepared.rows_of("validation")
-        table = folds.out_of_fold(rows, numbers, fold_of, calibrated, result.manifest["outputs"])
-        pq.write_table(table, path)
-        return replace(result, files={**result.files, OUT_OF_FOLD: path})
-
-    def _out_of_fold(self) -> tuple[pa.Table, np.ndarray, dict[str, Any]]:
-        """Return the rows that were held back, the fold of each, and what its member predicts for it."""
-        rows = self.prepared.table.take(self.prepared.parts.validation)
-        fold_of = held_out_by(self.prepared.folds, self.prepared.rows_of("validation"))
-        return rows, fold_of, self._predictions("validation") or {}
-
-    def _fold_figures(self) -> dict[str, Any]:
-        if not self.prepared.folds:
-            return {}
-        rows, fold_of, predictions = self._out_of_fold()
-        return {"folds": folds.fold_figures(self.prepared.encoding.targets, rows, predictions, fold_of)}
-
-    def _snapshots(self) -> Mapping[int, list[np.ndarray]] | None:
-        return {epoch: self._combined.in_order(weights) for epoch, weights in self._members.snapshots.items()}
-
-    def _kept_weights(self) -> Mapping[int, Any]:
-        return self._members.epoch_weights
-
-    def _more(self) -> dict[str, Any]:
-        """Return a description of the ensemble, and its gain over one of its members on rows that none of them saw."""
-        ensemble, count = self.spec.ensemble, members_of(self.spec.ensemble)
-        unseen = "test" if self.rows["test"].count else "validation" if not self.prepared.folds else None
-        gain = None
-        if unseen is not None and self.rows[unseen].count:
-            part = self.encoded[unseen]
-            gain = {"part": unseen, **self._outputs.gain(part.x, part.y, self.prepared.encoding.targets.targets)}
-        return {
-            **self._fold_figures(),
-            "ensemble": {
-                "members": count,
-                "validation": ensemble.validation if ensemble else None,
-                "stacked": self._members.stacked,
-                "losses": self._members.scores,
-                "gain": gain,
-            },
-        }
-
-
-def _in_32_bits(model: keras.Model, spec: Spec) -> keras.Model:
+def in_32_bits(model: keras.Model, spec: Spec) -> keras.Model:
     """Return the network as it is served: 32-bit weights and arithmetic, also after mixed-precision training."""
     if not spec.training.mixed_precision:
         return model
@@ -496,7 +382,7 @@ def _in_32_bits(model: keras.Model, spec: Spec) -> keras.Model:
     return twin
 
 
-def _weighted_like(traced: RowTensors, rows: RowTensors) -> RowTensors:
+def weighted_like(traced: RowTensors, rows: RowTensors) -> RowTensors:
     """Return rows with or without weights, as the compiled function was traced: class weights are for training only."""
     if (rows.weight is None) == (traced.weight is None):
         return rows

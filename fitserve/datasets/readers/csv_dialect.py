@@ -178,10 +178,8 @@ class _Detection:
         hidden = None if has_header or self.options.header is False else self._hidden_fields(parsed, len(first))
         if has_header and self.options.header is None and (second := self._second_header(records, beginning)):
             first = second.names
-            records = [
-                replace(records[0], fields=first, end=records[second.records].end),
-                *records[second.records + 1 :],
-            ]
+            joined = replace(records[0], fields=first, end=records[second.records].end)
+            records = [joined, *records[second.records + 1 :]]
         body = records[1:] if has_header else records
         if self.whole and not body:
             raise TableUnreadable("The table has no rows, only a header.", expected="at least one row of data")
@@ -206,11 +204,9 @@ class _Detection:
                 why = f"{first[0].strip()[:40]!r} is like what stands below it"
                 self._add("no_header", message, "header=true", why)
         if trailing:
-            sign = (
-                repr(grammar.delimiter) if grammar.delimiter.isprintable() or grammar.delimiter == "\t" else "delimiter"
-            )
-            message = f"Each row ends with an extra {sign}, which is ignored."
-            self._add("trailing_delimiter", message)
+            is_shown = grammar.delimiter.isprintable() or grammar.delimiter == "\t"
+            sign = repr(grammar.delimiter) if is_shown else "delimiter"
+            self._add("trailing_delimiter", f"Each row ends with an extra {sign}, which is ignored.")
         self._check_widths(parsed, records, len(names) + trailing)
         if len(names) == 1 and self.options.delimiter is None:
             self._say_one_column([record.fields[0] for record in (body if len(body) > 1 else records)])

@@ -17,7 +17,7 @@ from onnx import numpy_helper
 
 from workers.trainer.calibration.calibrator import LARGEST, SMALLEST, Calibrator
 from workers.trainer.engine.network import inputs_of, outputs_of
-from workers.trainer.export.serving_graph import Graph
+from workers.trainer.export.onnx_graph import Graph
 
 L = keras.layers
 _PASSED_ON = ("Identity", "Reshape", "Transpose", "ReduceMean", "Mul", "Add")  # linear in the members' probabilities

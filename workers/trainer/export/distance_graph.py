@@ -16,7 +16,7 @@ import numpy as np
 
 from workers.trainer.engine.network import inputs_of, outputs_of
 from workers.trainer.export import serving_graph
-from workers.trainer.export.serving_graph import NotWritten, OutputForm
+from workers.trainer.export.onnx_graph import NotWritten, OutputForm
 
 OUTPUT = "distance"
 MAX_WEIGHTS = 2_000_000  # of a network; above it, the graph would be a second large file

@@ -26,7 +26,7 @@ from workers.trainer.calibration.calibrator import Calibrator
 from workers.trainer.engine.network import inputs_of, outputs_of
 from workers.trainer.engine.tabular_layers import with_plain_layers
 from workers.trainer.export import calibrated_graph, keras_encoding, serving_graph, stacked_graph
-from workers.trainer.export.serving_graph import OutputForm
+from workers.trainer.export.onnx_graph import NotWritten, OutputForm
 from workers.trainer.export.stacked_graph import Stack
 from workers.trainer.interface import Reporter, TrainingFailed
 
@@ -221,7 +221,7 @@ def graph_of(
         outputs[target.name] = OutputForm(name, *target.rescaling, target.limits, write)
     try:
         return _written(network, outputs, stack)
-    except serving_graph.NotWritten as error:
+    except NotWritten as error:
         report.event("info", f"The serving graph is made by Keras's exporter, which takes longer ({error}).")
         return exported_by_keras(_calibrated(network, targets, calibrators), outputs)
 
@@ -229,7 +229,7 @@ def graph_of(
 def _written(network: keras.Model, outputs: Mapping[str, OutputForm], stack: Stack | None) -> onnx.ModelProto:
     """Return the graph of an ensemble with its members stacked, or else side by side. Raises NotWritten."""
     if stack is not None:
-        with contextlib.suppress(serving_graph.NotWritten):
+        with contextlib.suppress(NotWritten):
             return stacked_graph.write(stack, outputs)
     return serving_graph.write(network, outputs)
 

@@ -23,7 +23,7 @@ from onnx import helper
 
 from workers.trainer.engine.network import inputs_of, nodes_of, outputs_of
 from workers.trainer.export import serving_graph
-from workers.trainer.export.serving_graph import Graph, NotWritten, OutputForm
+from workers.trainer.export.onnx_graph import Graph, NotWritten, OutputForm, finish, new_graph
 
 L = keras.layers
 Array = NDArray[Any]
@@ -69,7 +69,7 @@ class _Writer:
 
     def write(self, outputs: Mapping[str, OutputForm]) -> onnx.ModelProto:
         member = self._stack.member
-        self._graph = graph = serving_graph.new_graph(member, outputs)
+        self._graph = graph = new_graph(member, outputs)
         for name, tensor in inputs_of(member).items():
             self._tensors[id(tensor)] = _Tensor(name, stacked=False)
         for node in nodes_of(member):
@@ -82,7 +82,7 @@ class _Writer:
         for source, tensor in outputs_of(member).items():
             end = self._stack.ends.get(source)
             results[source] = serving_graph.activation(graph, end or "linear", self._mean(self._tensors[id(tensor)]))
-        return serving_graph.finish(graph, member, results, outputs)
+        return finish(graph, member, results, outputs)
 
     def _mean(self, tensor: _Tensor) -> str:
         if not tensor.stacked:

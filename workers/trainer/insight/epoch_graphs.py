@@ -15,6 +15,7 @@ from fitserve.settings import MB
 from fitserve.target_encoder import FittedTarget
 from workers.trainer.engine.network import functional_of, outputs_of, spec_name
 from workers.trainer.export import serving_graph
+from workers.trainer.export.onnx_graph import NotWritten, OutputForm
 from workers.trainer.insight.recording import Weights
 
 HIDDEN_UNITS = 512
@@ -34,14 +35,14 @@ def write(
     functional = functional_of(model)
     whole = keras.Model(functional.inputs, [*(layer.output for layer in layers), *functional.outputs])
     names = dict(zip(whole.output_names, [*(f"layer:{spec_name(layer)}" for layer in layers), *finals], strict=True))
-    outputs = {name: serving_graph.OutputForm(source, *finals.get(name, (1.0, 0.0))) for source, name in names.items()}
+    outputs = {name: OutputForm(source, *finals.get(name, (1.0, 0.0))) for source, name in names.items()}
 
     def graph() -> bytes:
         return serving_graph.write(whole, outputs).SerializeToString()
 
     try:
         serialized = graph()
-    except serving_graph.NotWritten:
+    except NotWritten:
         return None
     epochs = _within_budget(sorted(snapshots), len(serialized))
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:

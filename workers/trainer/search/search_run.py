@@ -16,7 +16,6 @@ from typing import Any
 
 import keras
 
-from fitserve.artifacts import onnx_session
 from fitserve.dataset_facts import DatasetFacts
 from fitserve.errors import BadInput
 from fitserve.settings import Limits
@@ -28,12 +27,10 @@ from fitserve.strictjson import finite_json
 from workers.installed import versions
 from workers.trainer.engine.checkpoint import Checkpoint, Unusable
 from workers.trainer.engine.kept_networks import KEPT, tidy_up
-from workers.trainer.engine.network import build_network, serving_network
+from workers.trainer.engine.network import build_network
 from workers.trainer.engine.replica_optimizer import differing
 from workers.trainer.engine.replica_settings import ReplicaSettings, signature
-from workers.trainer.export.export import graph_of
 from workers.trainer.export.receipt import digest_of
-from workers.trainer.insight.ensemble import EnsembleOutputs
 from workers.trainer.interface import (
     Reporter,
     TrainingFailed,
@@ -46,7 +43,14 @@ from workers.trainer.ready_run import ReadyRun, make_ready, prepare_data, run_tr
 from workers.trainer.search.pruning import EarlyEnd, behind, rungs
 from workers.trainer.search.study import Study
 from workers.trainer.search.summary import ENDED, Row, no_trial, summarize
-from workers.trainer.search.trial_ensemble import POOL, Candidate, assign, choose, seconds_each, side_by_side
+from workers.trainer.search.trial_ensemble import (
+    POOL,
+    Candidate,
+    assign,
+    choose_by_metric,
+    seconds_of_a_row,
+    side_by_side,
+)
 from workers.trainer.search.trial_reporter import TrialReporter
 from workers.trainer.trials.stacked import StackedTrials, why_not_stacked
 from workers.trainer.trials.trial import (
@@ -469,17 +473,8 @@ class SearchRun:
         # The weights first: of a trial that was trained before a crash they bring its spec with them.
         candidates = [Candidate(at, weights=self._weights_of(at), spec=self._specs[at]) for at in numbers]
         name = self._metric.removeprefix("val_")
-        rows, model = ready.rows["validation"], ready.setup.compiled.model
-        judge = EnsembleOutputs(ready.spec, model, [candidates[0].weights])
-
-        def measure(metrics: Mapping[str, Any]) -> float:
-            figures = judge.metrics(metrics, rows)
-            value = figures.get(name)
-            return self._sign * float(figures["loss"] if value is None else value)
-
-        chosen, figures = choose(candidates, self._settings.ensemble, rows, measure)
-        several, single = self._sign * figures["together"], self._sign * figures["best_trial"]
-        report = {**figures, "metric": name, "together": several, "best_trial": single}
+        chosen, report = choose_by_metric(candidates, self._settings.ensemble, ready, name, self._sign)
+        several, single = report["together"], report["best_trial"]
         message = f"{len(chosen)} trials are averaged: {name} {several:.4g}, the best alone {single:.4g}."
         self._report.event("info", message, report)
         if len(chosen) == 1:
@@ -505,10 +500,7 @@ class SearchRun:
         reporter = self._reporter([number], quiet=True)
         ready = self._ready(self._specs[number], reporter)
         ready.setup.compiled.model.set_weights(self._weights_of(number))
-        network = serving_network(ready.setup.compiled.model, ready.spec)
-        alone = graph_of(network, ready.prepared.encoding.targets, reporter, None, {}).SerializeToString()
-        row = {name: values[:1] for name, values in ready.encoded["train"].x.items()}
-        one, several = (seconds_each(onnx_session(graph), row) for graph in (alone, finished.files["onnx"]))
+        one, several = seconds_of_a_row(ready, finished.files["onnx"], reporter)
         return {"microseconds": {"best_trial": 1e6 * one, "together": 1e6 * several}}
 
 

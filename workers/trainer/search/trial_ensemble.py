@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -17,13 +18,18 @@ import numpy as np
 import onnxruntime
 import tensorflow as tf
 
+from fitserve.artifacts import onnx_session
 from fitserve.spec.graph import free_name
 from fitserve.spec.layers.core import Input
 from fitserve.spec.layers.shaping import Average
 from fitserve.spec.network import LayerEntry
 from fitserve.spec.spec import Spec
 from workers.trainer.engine.compiled import RowTensors
-from workers.trainer.engine.network import build_network, outputs_of, spec_name
+from workers.trainer.engine.network import build_network, outputs_of, serving_network, spec_name
+from workers.trainer.export.export import graph_of
+from workers.trainer.insight.ensemble import EnsembleOutputs
+from workers.trainer.interface import Reporter
+from workers.trainer.ready_run import ReadyRun
 from workers.trainer.trials.trial import Weights
 
 POOL = 20  # best trials, of which greedy selection chooses
@@ -105,6 +111,23 @@ def choose(
     }
 
 
+def choose_by_metric(
+    candidates: Sequence[Candidate], wanted: Any, ready: ReadyRun, metric: str, sign: float
+) -> tuple[list[tuple[Candidate, int]], dict[str, Any]]:
+    """Choose by a metric, or the loss where outputs have no such metric; `sign` is -1 where larger is better."""
+    rows, model = ready.rows["validation"], ready.setup.compiled.model
+    outputs = EnsembleOutputs(ready.spec, model, [candidates[0].weights])
+
+    def measure(predicted: Outputs) -> float:
+        figures = outputs.metrics(predicted, rows)
+        value = figures.get(metric)
+        return sign * float(figures["loss"] if value is None else value)
+
+    chosen, report = choose(candidates, wanted, rows, measure)
+    values = {name: sign * report[name] for name in ("together", "best_trial")}
+    return chosen, {**report, "metric": metric, **values}
+
+
 def select_greedily(outputs: Mapping[int, Outputs], first: int, measure: Measure) -> Counter[int]:
     """Return how often each trial is taken; outputs are better where `measure` is less."""
     taken = Counter([first])
@@ -162,6 +185,14 @@ def assign(combined: keras.Model, chosen: Sequence[tuple[Candidate, int]], names
         for layer in network_of(candidate).layers:
             if (name := own.get(spec_name(layer))) is not None:
                 layers[name].set_weights(layer.get_weights())
+
+
+def seconds_of_a_row(ready: ReadyRun, served: Path, report: Reporter) -> tuple[float, float]:
+    """Return the seconds that predicting a row takes: by the network as it is now, and by the served graph."""
+    network = serving_network(ready.setup.compiled.model, ready.spec)
+    alone = graph_of(network, ready.prepared.encoding.targets, report, None, {}).SerializeToString()
+    row = {name: values[:1] for name, values in ready.encoded["train"].x.items()}
+    return seconds_each(onnx_session(alone), row), seconds_each(onnx_session(served), row)
 
 
 def seconds_each(session: onnxruntime.InferenceSession, row: Mapping[str, np.ndarray]) -> float:

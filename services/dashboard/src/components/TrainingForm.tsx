@@ -105,15 +105,13 @@ export function TrainingForm({ catalogue, spec, columns, resolved, onChange }: P
   );
 }
 
-const COMMON = ["SGD", "Adam", "AdamW", "RMSprop", "Nadam", "Adagrad", "Adadelta", "Adamax", "Ftrl", "Lion"];
-
 function OptimizerForm({ catalogue, value, onChange }: { catalogue: Catalogue | null; value: Json | undefined; onChange: (value: Json) => void }) {
   const t = useText();
   const name = typeof value === "string" ? value : isObject(value) ? (Object.keys(value)[0] ?? "Adam") : "Adam";
   const inner = isObject(value) ? value[name] : undefined;
   const args: JsonObject = isObject(inner) ? inner : inner !== undefined && inner !== null ? { learning_rate: inner } : {};
   const info = catalogue?.classes("Optimizer").find((one) => one.name.toLowerCase() === name.replaceAll("_", "").toLowerCase()) ?? null;
-  const names = catalogue?.classes("Optimizer").map((one) => one.name) ?? COMMON;
+  const names = catalogue?.classes("Optimizer").map((one) => one.name) ?? [];
   const rate = args.learning_rate;
   return (
     <div className="stack">

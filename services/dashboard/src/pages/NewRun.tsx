@@ -1,7 +1,6 @@
 import { useQuery } from "@tanstack/react-query";
 import { useEffect, useMemo, useState } from "react";
 import { Link, useNavigate, useSearchParams } from "react-router";
-import { get } from "../api/client";
 import { useDataset, useDatasets, refOf } from "../api/datasets";
 import { runQuery, setNotes as saveNotes, submit } from "../api/runs";
 import type { DatasetDetail, DatasetInfo } from "../api/types";
@@ -16,22 +15,13 @@ import { tagsOf } from "../components/runs/RunAbout";
 import { Verdict } from "../components/Verdict";
 import { number } from "../format";
 import { useText } from "../i18n";
-import { Catalogue } from "../spec/catalogue";
 import { at, edit, read, write, type Json, type JsonObject, type Path } from "../spec/document";
 import { readNetwork, writeEntry, type Entry } from "../spec/layers";
 import { LESSONS, startFrom } from "../spec/lessons";
 import { expand, shortest } from "../spec/columns";
 import { columnsOf } from "../spec/network";
+import { useCatalogue } from "../spec/useCatalogue";
 import { useVerdict } from "../spec/useVerdict";
-
-export const useCatalogue = (): Catalogue | null => {
-  const schema = useQuery({
-    queryKey: ["schema"],
-    queryFn: ({ signal }) => get<ConstructorParameters<typeof Catalogue>[0]>("/api/v1/schemas/spec", undefined, signal),
-    staleTime: Number.POSITIVE_INFINITY,
-  });
-  return useMemo(() => (schema.data ? new Catalogue(schema.data) : null), [schema.data]);
-};
 
 /** A new run's spec, initially taken from the address, from the run to edit, or from a dataset. */
 export default function NewRun() {

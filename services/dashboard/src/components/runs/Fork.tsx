@@ -7,10 +7,9 @@ import { EpochTable } from "../../charts/curves";
 import { number } from "../../format";
 import { useText } from "../../i18n";
 import { changeOf, optimizerAt, seedOf, type Fork as ForkSpec } from "../../spec/fork";
+import { useCatalogue } from "../../spec/useCatalogue";
 import { Button, Field, NumberInput, Select } from "../basics";
 import { FormDialog } from "../dialogs";
-
-const OPTIMIZERS = ["SGD", "Adam", "AdamW", "RMSprop", "Nadam", "Adagrad", "Adamax", "Lion"];
 
 /** Goes on from an epoch of a run as a new one, with another learning rate or optimizer. */
 export function ForkButton({ run, last, kept }: { run: RunDetail; last: number; kept: number | undefined }) {
@@ -46,7 +45,8 @@ function ForkForm({ run, last, first, onClose }: { run: RunDetail; last: number;
       ...(optimizer !== before.name && { optimizer }),
       ...(epochs !== null && { epochs }),
     }).then((made) => go(`/runs/${encodeURIComponent(made.id)}`));
-  const names = [...new Set([before.name, ...OPTIMIZERS])];
+  const known = useCatalogue()?.classes("Optimizer").map((one) => one.name) ?? [];
+  const names = [...new Set([before.name, ...known])];
   return (
     <FormDialog title={t("fork.title")} action={t("fork.start")} ready={ready} onSubmit={submit} onClose={onClose}>
       <p className="small muted">{t("fork.text")}</p>
