@@ -1,13 +1,21 @@
-"""Why rows get no label: what the decision in force abstains for, and what is known about the rows."""
+"""Why rows get no label: what the decision in force abstains for, and what is known about the rows.
+
+Of the latter, their distance from the training rows is computed here, by the graph that
+`workers.trainer.export.distance_graph` writes.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+if TYPE_CHECKING:
+    import onnxruntime
+
+DISTANCE_BLOB = "distance"  # of the graph's blob
 Reason = Literal["unlike_training", "distance", "prediction_set"]
 
 
@@ -33,3 +41,10 @@ def abstentions(
         reasons[[bool(own) for own in warned]] = "unlike_training"
     reasons_by_row: list[Reason | None] = reasons.tolist()
     return reasons_by_row
+
+
+def distances(session: onnxruntime.InferenceSession, feeds: Mapping[str, Any]) -> npt.NDArray[np.float64]:
+    """Return each row's distance, (rows,): 1 is that of a usual training row."""
+    inputs = {one.name: feeds[one.name] for one in session.get_inputs()}
+    (spread,) = session.run(None, inputs)
+    return np.asarray(np.sqrt(np.square(spread, dtype=np.float64).mean(axis=1)))

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 
 from fitserve.artifacts import onnx_session
+from fitserve.decisions.abstain import distances
 from fitserve.decisions.apply import Decider
-from fitserve.decisions.distance import distances
 from fitserve.decisions.held_out import HeldOutParts
 from fitserve.encoder import Encoder
 from tests.trainer.requests import RecordingReporter, request_of

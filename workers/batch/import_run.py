@@ -37,8 +37,7 @@ from fitserve.tables import Dataset, Run
 from fitserve.wire.datasets import UploadOptions
 from fitserve.wire.sources import Source
 from workers.attempt.trial_division import delete_blob
-from workers.batch.divided import DividedAttempt
-from workers.batch.division import PartDivision
+from workers.batch.division import DividedAttempt, PartDivision
 from workers.batch.prediction import PartAttempt
 from workers.side_attempt import DeterministicFailure, Interrupted, SideAttempt
 

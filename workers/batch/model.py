@@ -11,9 +11,8 @@ import pyarrow as pa
 from fitserve import artifacts
 from fitserve.blobs import BlobStore
 from fitserve.conformal import Bounds, Conformal, RowFacts
-from fitserve.decisions.abstain import abstentions
+from fitserve.decisions.abstain import DISTANCE_BLOB, abstentions, distances
 from fitserve.decisions.apply import Decider
-from fitserve.decisions.distance import DISTANCE_BLOB, distances
 from fitserve.encoder import Encoder
 from fitserve.encoding.coercion import group_labels
 from fitserve.live_coverage import moved_levels

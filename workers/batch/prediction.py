@@ -28,7 +28,7 @@ from fitserve.runs.history import Report
 from fitserve.runs.lease import StoredCheckpoint
 from fitserve.states import RunKind
 from fitserve.wire.destinations import Destination
-from workers.batch.divided import POLL, DividedAttempt
+from workers.batch.division import POLL, DividedAttempt
 from workers.batch.new_dataset import NewDataset
 from workers.batch.part_predictor import PartPredictor
 from workers.side_attempt import SideAttempt

@@ -16,7 +16,8 @@ from fitserve import weights_file
 from fitserve.artifacts import onnx_session
 from fitserve.conformal import Conformal
 from fitserve.dataset_facts import DatasetFacts
-from fitserve.decisions import distance, held_out
+from fitserve.decisions import held_out
+from fitserve.decisions.abstain import DISTANCE_BLOB
 from fitserve.decisions.held_out import HeldOutParts
 from fitserve.drift import prediction_distribution, training_distribution
 from fitserve.spec.spec import Spec
@@ -256,11 +257,11 @@ class TrainedRun(CompiledRun):
         usual = {name: values[:DISTRIBUTION_ROWS] for name, values in self.encoded["train"].x.items()}
         try:
             if classified and distance_graph.write(self._one_network(), usual, path):
-                files[distance.DISTANCE_BLOB], session = path, onnx_session(path)
+                files[DISTANCE_BLOB], session = path, onnx_session(path)
         except Exception as error:  # a network that cannot be measured is served all the same
             reason = f"{type(error).__name__}: {error}"[:200]
             message = f"The distance of rows from the training rows cannot be measured and is left out ({reason})."
-            self.setup.report.event("warn", message, {"left_out": distance.DISTANCE_BLOB})
+            self.setup.report.event("warn", message, {"left_out": DISTANCE_BLOB})
         parts = held_out_rows(self.prepared, self.encoded, self._as_calibrated(served), session, conformal)
         try:
             parts = with_groups(parts, self.spec.protected, self.request.table, self.facts)

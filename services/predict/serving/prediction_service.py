@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from fitserve import artifacts, db, registry
 from fitserve.api_keys import Identity
 from fitserve.blobs import BlobStore
-from fitserve.decisions.distance import DISTANCE_BLOB, distances
+from fitserve.decisions.abstain import DISTANCE_BLOB, distances
 from fitserve.errors import BadInput, DeadlineExceeded, NotFound, TooMany, Unavailable
 from fitserve.registry import RolloutFacts
 from fitserve.settings import Settings

@@ -10,8 +10,8 @@ import numpy as np
 import onnxruntime
 
 from fitserve.conformal import Conformal
+from fitserve.decisions.abstain import distances
 from fitserve.decisions.choose import NotReached, choose
-from fitserve.decisions.distance import distances
 from fitserve.decisions.held_out import CHOSEN_ON, JUDGED_ON, HeldOut, HeldOutParts
 from fitserve.encoder import Encoder
 from fitserve.encoding.coercion import group_labels
