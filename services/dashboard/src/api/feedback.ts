@@ -2,7 +2,7 @@
 
 import { useQuery } from "@tanstack/react-query";
 import { ApiError, get, post, seg } from "./client";
-import { predict, type Answer } from "./models";
+import { predict, type PredictionAnswer } from "./models";
 import { newId } from "./newId";
 import type { DriftReport, FeedbackAnswer, Outcome } from "./types";
 
@@ -30,7 +30,7 @@ export const postFeedback = (name: string, items: readonly Outcome[]): Promise<F
   post<FeedbackAnswer>(`/api/v1/models/${seg(name)}/feedback`, { items });
 
 export interface Recorded {
-  answer: Answer;
+  answer: PredictionAnswer;
   feedback: FeedbackAnswer;
 }
 

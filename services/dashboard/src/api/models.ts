@@ -97,7 +97,7 @@ export const retire = (name: string, version: number): Promise<unknown> => del(`
 export const predictTable = (name: string, body: PredictionRequest): Promise<RunInfo> =>
   post<RunInfo>(`${ROOT}/${seg(name)}/predictions`, body, { headers: { "Idempotency-Key": newId() } });
 
-export interface Answer {
+export interface PredictionAnswer {
   predictions: unknown[];
   version: string | null;
   warnings: { column?: string; message?: string }[];
@@ -108,7 +108,7 @@ export const predictPath = (name: string, version: number | null, verb: string):
   `/v1/models/${seg(name)}${version === null ? "" : `/versions/${version}`}:${verb}`;
 
 /** Predict over TensorFlow Serving's REST protocol, as any client would. Under an id, the answer is stored for its truth. */
-export async function predict(name: string, version: number | null, rows: unknown[], signal?: AbortSignal, interval: number | false | null = null, id: string | null = null): Promise<Answer> {
+export async function predict(name: string, version: number | null, rows: unknown[], signal?: AbortSignal, interval: number | false | null = null, id: string | null = null): Promise<PredictionAnswer> {
   const started = performance.now();
   const init: RequestInit = {
     method: "POST",
@@ -128,10 +128,10 @@ export async function predict(name: string, version: number | null, rows: unknow
   };
 }
 
-function warningsOf(header: string | null): Answer["warnings"] {
+function warningsOf(header: string | null): PredictionAnswer["warnings"] {
   try {
     const found = JSON.parse(header ?? "[]") as unknown;
-    return Array.isArray(found) ? (found as Answer["warnings"]) : [];
+    return Array.isArray(found) ? (found as PredictionAnswer["warnings"]) : [];
   } catch {
     return [];
   }

@@ -1,6 +1,6 @@
 import { useEffect, useMemo, useState } from "react";
 import { useSearchParams } from "react-router";
-import { explain, predict, predictPath, useManifest, type Answer, type Explanation, type Manifest } from "../api/models";
+import { explain, predict, predictPath, useManifest, type PredictionAnswer, type Explanation, type Manifest } from "../api/models";
 import type { ModelDetail } from "../api/types";
 import { Bars, Histogram } from "../charts/small";
 import { number, percent, seconds } from "../format";
@@ -71,7 +71,7 @@ function TryForm({ name, version, manifest }: { name: string; version: number | 
   const usualLevel = manifest.interval?.levels[0] ?? null;
   const level = chosen === "none" ? false : Number(chosen) > 0 && Number(chosen) < 1 ? Number(chosen) : null;
   const bounded = manifest.outputs.some((output) => output.task !== "multilabel");
-  const [answer, setAnswer] = useState<Answer | null>(null);
+  const [answer, setAnswer] = useState<PredictionAnswer | null>(null);
   const [explanation, setExplanation] = useState<Explanation | null>(null);
   const [error, setError] = useState<unknown>(null);
 
