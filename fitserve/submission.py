@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 from fitserve import db, registry
 from fitserve.blobs import BlobStore
 from fitserve.datasets import store
-from fitserve.datasets.usable_rows import unusable_row_numbers
+from fitserve.datasets.unusable_values import unusable_row_numbers
 from fitserve.errors import Problem
 from fitserve.runs import queries
 from fitserve.settings import Settings

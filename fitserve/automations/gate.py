@@ -16,7 +16,7 @@ from fitserve import artifacts
 from fitserve.blobs import BlobStore
 from fitserve.datasets import store
 from fitserve.datasets.split import split
-from fitserve.datasets.usable_rows import unusable
+from fitserve.datasets.unusable_values import unusable
 from fitserve.encoder import Encoder
 from fitserve.encoding.coercion import labels_of, numbers_of
 from fitserve.errors import BadInput

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from fitserve.dataset_facts import DatasetFacts
 from fitserve.datasets.folds import Fold, divide, held_out_by
 from fitserve.datasets.split import Split, split
-from fitserve.datasets.usable_rows import unusable
+from fitserve.datasets.unusable_values import unusable
 from fitserve.encoder import Encoder
 from fitserve.encoding.coercion import numbers_of
 from fitserve.errors import BadInput, Problem

@@ -1,4 +1,4 @@
-"""Which rows of a table can be trained on."""
+"""Values of a table that no run can train on: infinite ones, and missing ones of a target."""
 
 from __future__ import annotations
 
