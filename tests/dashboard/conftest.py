@@ -18,11 +18,21 @@ from tests.needs import need
 from tests.waiting import PATIENCE, wait_until
 
 DASHBOARD = PROJECT / "services" / "dashboard"
-# Runs as root in a container, without background requests to Google.
 expect.set_options(timeout=PATIENCE * 1000)  # every expectation waits as long as it needs to on a busy machine
+# Each window would draw two popups of the address bar, half of what opening a page takes. The last flag of this name
+# counts, so that what Playwright switches off by it is here too.
+OFF = (
+    *("WebUIOmniboxPopup", "WebUIOmniboxAimPopup", "WebUIOmniboxFullPopup"),
+    *("AimEnabled", "AvoidCorsURLLoaderRestartOnRedirect", "AvoidUnnecessaryBeforeUnloadCheckSync"),
+    *("DestroyProfileOnBrowserClose", "HttpsFirstBalancedModeAutoEnable", "HttpsUpgrades", "LensOverlay"),
+    *("MediaRouter", "NetworkTimeServiceQuerying", "OptimizationHints", "PaintHolding", "PreconnectToSearch"),
+    *("TcpPortRandomizationWin", "ThirdPartyStoragePartitioning"),
+)
+# Runs as root in a container, without background requests to Google.
 FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update", "--force-prefers-reduced-motion"),
+    f"--disable-features={','.join(OFF)}",
 ]
 
 

@@ -79,8 +79,8 @@ def load() -> tuple[Train, Callable[[], None]]:
     other = os.environ.get("FITSERVE_TRAINER_MODULE")
     if other and hooks_allowed():
         return importlib.import_module(other).train, lambda: None
-    # Keras imports matplotlib where it is installed, which searches for fonts: half a second of every start.
-    sys.modules["matplotlib"] = None  # type: ignore[assignment]
+    # Keras imports these where they are installed: matplotlib searches for fonts, half a second of every start.
+    sys.modules["matplotlib"] = sys.modules["pandas"] = None  # type: ignore[assignment]
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     gc.disable()  # of TensorFlow's million objects none is garbage, and going through them takes a fifth of the start
     from workers.trainer.engine.device import set_threads, warm_up
@@ -90,6 +90,7 @@ def load() -> tuple[Train, Callable[[], None]]:
     prepare = set_threads if os.environ.get("TRAINER_IN_GANG") else warm_up
     prepare(int(os.environ.get("TRAINER_THREADS", "0")))
     train = importlib.import_module("workers.trainer.train").train
+    del sys.modules["pandas"]  # an export may need it
     gc.freeze()  # what is imported stays: going through it takes each later collection 0.25 s
     gc.enable()
     return train, tidy_up
