@@ -132,7 +132,12 @@ class Progress(DataModel):
     epochs: int = Field(description="Epochs of each trial, unless it stops early")
     logs: dict[str, Any] = Field(description="Keras's logs of the last epoch")
     share: float | None = Field(None, description="Of the training, 0 to 1, over all trials; null unless running")
-    estimated_finish: datetime | None = Field(description="Of the training, at the pace of the last epochs")
+    estimated_finish: datetime | None = Field(
+        description="Of the training, at the pace of the last epochs; the latest where it may stop early"
+    )
+    earliest_finish: datetime | None = Field(
+        None, description="If nothing improves any more; null unless early stopping may end the training"
+    )
 
 
 class EpochDifference(DataModel):

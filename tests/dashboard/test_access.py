@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from tests.conftest import Server
 from tests.dashboard.conftest import DASHBOARD
@@ -213,3 +213,57 @@ def test_nothing_to_press_is_lost_on_a_narrow_screen(page: Page, trained: list[s
     expect(page.get_by_role("heading", name="Output", exact=True)).to_be_visible()
     boxes = [page.get_by_role("heading", name=name, exact=True).bounding_box() for name in ("Data", "Output")]
     assert len({box and round(box["y"]) for box in boxes}) == 1  # side by side
+
+
+def test_tall_and_many_things_keep_their_place(page: Page, trained: list[str]) -> None:
+    labels = [f"class {digit}" for digit in range(10)]
+
+    def of_ten_classes(route: Route) -> None:
+        answer = route.fetch()
+        body = answer.json()
+        counts = [[1234 if row == column else 56 for column in range(10)] for row in range(10)]
+        body[body["part"]]["kind"] |= {"labels": labels, "confusion": counts}
+        route.fulfill(response=answer, json=body)
+
+    page.route(f"**/api/v1/runs/{trained[0]}/evaluation*", of_ten_classes)
+    page.goto(f"/runs/{trained[0]}?tab=evaluation")
+    last = page.locator(".confusion tbody tr").last.locator("td").last
+    expect(page.locator(".confusion thead th").last).to_have_text("class 9")
+    for width in (1400, 1024, 390):
+        page.set_viewport_size({"width": width, "height": 800})
+        last.scroll_into_view_if_needed()
+        scroller = box_of(page.locator(".table-wrap", has=page.locator(".confusion")).last)
+        assert box_of(last)["right"] <= min(width, scroller["right"]) + 1, width  # seen, or scrolled to
+    page.goto(f"/runs/{trained[0]}?tab=events")
+    page.get_by_role("tab", name="Events").focus()
+    page.keyboard.press("Tab")
+    panel = page.get_by_role("tabpanel")
+    expect(panel).to_be_focused()
+    assert panel.evaluate("(own) => getComputedStyle(own).outlineStyle") == "none"  # a line above it, no frame
+
+    # Refusals that are taller than the screen, at the same time
+    refusal = {"type": "about:blank", "title": "Refused", "status": 409, "detail": "It goes on and on. " * 200}
+    page.route(re.compile(r"/api/v1/runs(\?|$)"), lambda route: refuse(route, refusal))
+    page.goto("/new?dataset=browser-small&target=kind")
+    start = page.get_by_role("button", name="Start training")
+    toasts = page.locator(".toast")
+    for count in (1, 2, 3):
+        start.click()  # which those before do not cover
+        expect(toasts).to_have_count(count)
+    assert box_of(page.locator(".toasts"))["height"] <= 400
+    page.locator(".nav").get_by_text("Runs", exact=True).click()
+    page.get_by_role("button", name="Edit name, tags and notes").first.click()
+    page.get_by_role("dialog").get_by_role("button", name="Save").click(trial=True)
+
+
+def refuse(route: Route, problem: dict[str, Any]) -> None:
+    if route.request.method == "POST" and "validate_only" not in route.request.url:
+        route.fulfill(status=problem["status"], json=problem, content_type="application/problem+json")
+    else:
+        route.continue_()
+
+
+def box_of(element: Locator) -> dict[str, float]:
+    box = element.bounding_box()
+    assert box is not None
+    return {"height": box["height"], "right": box["x"] + box["width"]}

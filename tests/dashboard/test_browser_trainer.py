@@ -11,19 +11,26 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.conftest import Server
 from tests.dashboard.conftest import DASHBOARD, node, submit, wait_until_ended
 
 pytestmark = pytest.mark.xdist_group("dashboard")
 EPOCHS = 100
+Case = tuple[str, str, float, str, int, float]
 # Activation, penalty and its strength, sample (circle: cross-entropy; plane: squared error), batch size, learning rate
-CASES = [
+CASES: list[Case] = [
     ("tanh", "none", 0.0, "circle", 10, 0.03),
     ("relu", "L2", 0.003, "circle", 250, 0.1),
     ("sigmoid", "L1", 0.001, "circle", 250, 0.1),
     ("linear", "none", 0.0, "circle", 250, 0.03),
     ("tanh", "L1", 0.003, "plane", 600, 0.03),
     ("relu", "none", 0.0, "plane", 600, 0.01),
+]
+# Each activation with each penalty and each loss
+EVERY_CASE: list[Case] = [
+    (activation, kind, 0.0 if kind == "none" else 0.003, sample, 25 if sample == "circle" else 60, 0.02)
+    for activation in ("tanh", "relu", "sigmoid", "linear")
+    for kind in ("none", "L1", "L2")
+    for sample in ("circle", "plane")
 ]
 FEATURES = ["x1", "x2", "sin_x1"]
 LAYERS = [4, 2]
@@ -67,11 +74,21 @@ def network(sizes: list[int], start: list[float], activation: str, output: str, 
     return layers
 
 
-def test_its_losses_are_those_of_a_run(server: Server, api: httpx2.Client, tmp_path: Path) -> None:
+def test_its_losses_are_those_of_a_run(api: httpx2.Client, tmp_path: Path) -> None:
+    compare(api, tmp_path, CASES)
+
+
+@pytest.mark.long
+def test_its_losses_are_those_of_a_run_for_each_activation_penalty_and_loss(api: httpx2.Client, tmp_path: Path) -> None:
+    compare(api, tmp_path, EVERY_CASE)
+
+
+def compare(api: httpx2.Client, tmp_path: Path, cases: list[Case]) -> None:
+    """Train each case as a run and in Node; every epoch's losses must be alike."""
     sizes = [len(FEATURES), *LAYERS, 1]
     start = starting_weights(sizes)
     runs, jobs = [], []
-    for activation, kind, strength, sample, batch, rate in CASES:
+    for activation, kind, strength, sample, batch, rate in cases:
         made = api.post(
             "/datasets/samples", json={"sample": sample, "derived": True, "name": f"playground-{sample}-ts"}
         )
@@ -99,7 +116,7 @@ def test_its_losses_are_those_of_a_run(server: Server, api: httpx2.Client, tmp_p
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr
     browsers = json.loads(answer.stdout)
-    for case, run, ours in zip(CASES, runs, browsers, strict=True):
+    for case, run, ours in zip(cases, runs, browsers, strict=True):
         assert wait_until_ended(api, run) == "succeeded"
         logs = [row["logs"] for row in api.get(f"/runs/{run}/epochs").json()["items"]]
         difference = max(

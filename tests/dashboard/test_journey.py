@@ -234,9 +234,26 @@ def test_a_new_run_is_fitserves_own_choice_until_a_layer_changes(page: Page, tra
     expect(page.get_by_label("Epochs", exact=True)).to_have_attribute("placeholder", "200")
     expect(page.get_by_label("Early stopping")).to_be_checked()
     assert "network" not in yaml.input_value()
+    undo = page.get_by_role("button", name="Undo", exact=True)
+    expect(undo).to_be_disabled()
+    begun = yaml.input_value()
     page.get_by_role("button", name="Remove layer 4").click()
     expect(page.get_by_text("the average of 8 of these networks")).to_have_count(0)
     expect(yaml).to_have_value(re.compile(r"network:\n  - Dense:"))
+    # What the forms and the YAML changed is undone in one order, by the button and by the keyboard.
+    shorter = yaml.input_value()
+    yaml.fill(f"{shorter}model: other\n")
+    page.get_by_role("button", name="Dropout", exact=True).click()
+    expect(yaml).to_have_value(re.compile(r"Dropout: 0\.2[\s\S]*model: other"))
+    undo.click()
+    expect(yaml).to_have_value(f"{shorter}model: other\n")
+    yaml.press("Control+z")
+    expect(yaml).to_have_value(shorter)
+    page.keyboard.press("Control+z")
+    expect(yaml).to_have_value(begun)
+    expect(undo).to_be_disabled()
+    page.get_by_role("button", name="Redo", exact=True).click()
+    expect(yaml).to_have_value(shorter)
 
 
 def test_several_targets_are_started_from_the_page(page: Page, trained: list[str], api: httpx2.Client) -> None:

@@ -42,6 +42,17 @@ def test_runs_are_found_named_ordered_and_deleted(page: Page, api: httpx2.Client
     page.get_by_role("searchbox").fill("browser-bench enough")
     expect(page.locator("tbody tr")).to_have_count(1)
 
+    # The way back from a run leads to the same list; the columns stay for the next visit
+    page.get_by_role("button", name="Columns").click()
+    page.get_by_role("checkbox", name="Duration").check()
+    page.keyboard.press("Escape")
+    page.get_by_role("link", name="the longest").click()
+    page.locator(".crumbs").get_by_role("link", name="Runs").click()
+    expect(page).to_have_url(re.compile("q=browser-bench"))
+    expect(page.locator("tbody tr")).to_have_count(1)
+    page.goto("/runs")
+    expect(page.get_by_role("button", name="Sort by Duration")).to_be_visible()
+
     # The order is the server's, in the address, and part of a saved view
     page.get_by_role("searchbox").fill("browser-bench")
     expect(page.locator("tbody tr")).to_have_count(3)

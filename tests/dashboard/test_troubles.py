@@ -23,7 +23,13 @@ def test_an_outage_is_said_and_ends_by_itself(page: Page, trained: list[str]) ->
     page.get_by_role("link", name="Runs", exact=True).first.click()
     expect(page.get_by_text("The server does not answer.")).to_be_visible()
     expect(page.get_by_text("No runs yet")).to_have_count(0)
-    for name, empty in (("Datasets", "No tables yet"), ("Models", "No models yet"), ("System", "All is well.")):
+    pages = {
+        "Datasets": "No tables yet",
+        "New run": "No tables yet",
+        "Models": "No models yet",
+        "System": "All is well.",
+    }
+    for name, empty in pages.items():
         page.get_by_role("link", name=name, exact=True).first.click()
         expect(page.get_by_role("heading", level=1)).to_have_text(name)
         expect(page.get_by_text(empty)).to_have_count(0)
@@ -50,6 +56,25 @@ def test_taking_a_model_down_is_asked_first(page: Page, trained: list[str]) -> N
     dialog.get_by_role("button", name="Keep as is").click()
     expect(page.get_by_role("button", name="Unload")).to_be_visible()
     assert page.title() == "browser-small · fitserve"
+
+
+def test_models_beyond_the_first_page_are_found(page: Page, trained: list[str]) -> None:
+    def in_two_pages(route: Route) -> None:
+        answer = route.fetch(url=route.request.url.replace("cursor=later", ""))
+        body = answer.json()
+        if "cursor=later" not in route.request.url:
+            body = {"items": [{**body["items"][0], "name": "another"}], "next_cursor": "later"}
+        route.fulfill(response=answer, json=body)
+
+    page.route(re.compile(r"/api/v1/models\?"), in_two_pages)
+    page.goto("/models")
+    small = page.get_by_role("link").filter(has_text="browser-small")
+    expect(page.get_by_role("link").filter(has_text="another")).to_be_visible()
+    expect(small).to_have_count(0)
+    page.get_by_role("button", name="Show more").click()
+    expect(small).to_contain_text("1 version, v1 live")
+    page.goto("/models?q=small")  # a search reads on by itself
+    expect(small).to_be_visible()
 
 
 def test_a_filter_by_state_keeps_the_model(page: Page, trained: list[str]) -> None:
@@ -86,12 +111,13 @@ def test_a_worker_that_stopped_answering_is_no_idle_one(page: Page) -> None:
 def test_a_run_under_way_names_its_phase_and_the_time_left(page: Page, trained: list[str]) -> None:
     phase = {"phase": "training", "state": "running"}
     training: dict[str, Any] = {}
+    times: dict[str, str] = {}
 
     def under_way(route: Route) -> None:
         answer = route.fetch()
         progress = {"trial": 1, "trials": 2, "epoch": 3, "epochs": 6, "share": 0.75, "logs": {}}
         finish = datetime.now(UTC) + timedelta(minutes=30, seconds=20)
-        progress["estimated_finish"] = finish.isoformat()
+        progress |= {"estimated_finish": finish.isoformat(), **times}
         body = answer.json()
         body["resolved"]["training"] |= training
         route.fulfill(response=answer, json={**body, "progress": progress, "finished_at": None, **phase})
@@ -109,8 +135,13 @@ def test_a_run_under_way_names_its_phase_and_the_time_left(page: Page, trained: 
     expect(line).not_to_contain_text("left")
     phase["phase"], training["early_stopping"] = "training", {"patience": 5}
     expect(line).to_contain_text("at most about")  # it may end before its last epoch
+    earliest = datetime.now(UTC) + timedelta(minutes=2, seconds=40)
+    times["earliest_finish"] = earliest.isoformat()
+    expect(line).to_contain_text(re.compile(r"between 2 min \d+ s \(if nothing improves any more\) and (30|29) min"))
     phase.update(phase="taken_back", state="queued")
     expect(page.get_by_text("Its worker was lost; it goes on after epoch 0.")).to_be_visible()
+    waiting = page.locator(".page-head .badge", has_text="queued")
+    assert waiting.evaluate("(own) => parseFloat(getComputedStyle(own).paddingLeft)") > 4  # a plain badge, not bare
 
 
 def test_the_wall_says_what_was_and_who_did_it(
@@ -176,6 +207,10 @@ def test_a_regression_has_large_residuals_and_their_rows(page: Page, api: httpx2
     own = api.get(f"/runs/{run}").json()["result"]["evaluation"]
     page.goto(f"/runs/{run}")  # every figure in the target's units, though a standardized target was learned
     assert abs(_figure(page, "mean_absolute_error (validation)") / own["validation"]["price"]["mae"] - 1) < 0.01
+    page.goto(f"/compare?runs={run}&metric=val_mean_absolute_error")
+    compared = page.locator("tbody tr", has=page.get_by_role("link", name=re.compile(run[-8:]))).locator("td.num").first
+    expect(compared).not_to_have_text("–")
+    assert abs(float(compared.inner_text()) / own["validation"]["price"]["mae"] - 1) < 0.01
     page.goto("/models")
     card = page.get_by_role("link").filter(has_text="browser-residuals")
     expect(card.locator(".stat", has_text="mae")).to_be_visible()
@@ -226,7 +261,7 @@ def _figure(page: Page, name: str) -> float:
     return float(shown.replace(",", ""))
 
 
-def test_an_ended_run_shows_the_figures_of_the_kept_weights(page: Page, api: httpx2.Client, server: Server) -> None:
+def test_an_ended_run_shows_the_figures_of_the_kept_weights(page: Page, api: httpx2.Client, trained: list[str]) -> None:
     rows = "".join(f"{x},{(x * 37) % 101},{'ab'[(x * 31) % 97 > 48]}\n" for x in range(160))
     ref = upload(api, "browser-kept", f"a,b,kind\n{rows}")
     stopping = {"patience": 5, "restore_best_weights": True}
@@ -240,6 +275,13 @@ def test_an_ended_run_shows_the_figures_of_the_kept_weights(page: Page, api: htt
     expect(page.locator(".stat", has_text="Epoch")).to_contain_text(f"kept of {trial['epochs']}")
     shown = page.locator(".stat", has_text="loss (validation)").locator(".value").inner_text()
     assert abs(float(shown) - kept) < 1e-3 * abs(kept) + 1e-3
+    page.goto(f"/compare?runs={run},{trained[0]}&metric=val_loss")
+    figures = page.locator("section", has=page.get_by_role("heading", name=re.compile("^Results"))).locator("tbody tr")
+    expect(figures).to_have_count(2)
+    for row, one in zip(figures.all(), (run, trained[0]), strict=True):
+        reached = api.get(f"/runs/{one}").json()["result"]["metrics"]["validation"]["loss"]
+        expect(row.locator("td.num").first).not_to_have_text("–")
+        assert abs(float(row.locator("td.num").first.inner_text()) - reached) < 1e-3 * abs(reached) + 1e-3
 
 
 def test_what_the_playground_makes_stays_out_of_the_lists(page: Page, api: httpx2.Client) -> None:

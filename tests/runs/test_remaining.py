@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine
@@ -83,3 +84,49 @@ def test_the_time_left_is_that_of_the_last_epochs(
     assert ahead.share == pytest.approx(share)
     left = (ahead.finish - max(second for _, _, second in rows)).total_seconds()
     assert seconds / 2 < left < 2 * seconds
+
+
+@pytest.mark.parametrize(
+    ("values", "stopping", "least"),
+    [
+        # The best is 3 epochs old, and 5 are waited for.
+        ([[5.0, 4.0, 3.0, 3.1, 3.2, 3.3]], {"patience": 5}, 2),
+        ([[5.0, 4.0, 3.0, 2.0]], {"patience": 5}, 5),
+        ([[1.0, 2.0, 3.0, 2.9]], {"patience": 5, "mode": "max"}, 4),
+        ([[5.0, 4.0, 3.9, 3.8]], {"patience": 5, "min_delta": 0.5}, 3),
+        ([[5.0, 4.0, 4.1, 4.2]], {"patience": 5, "start_from_epoch": 3}, 5),
+        ([[5.0, 4.0]], {"patience": 5, "start_from_epoch": 10}, 14),
+        ([[5.0, 4.0, 4.1, None]], {"patience": 5}, 3),
+        ([[5.0, 4.0]], {"patience": 5, "baseline": 1.0}, None),
+        ([[5.0, 4.0]], {"patience": 0}, 1),
+        # Side by side they end with the last one; one that improves may go on to the last epoch.
+        ([[3.0, 3.1, 3.2, 3.3], [3.0, 2.0, 1.0, 1.1]], {"patience": 4}, 3),
+        ([[3.0, 2.9, 2.8, 2.7]], {"patience": 500}, 36),
+        ([[3.0, 2.9, 2.8, 2.7]], {"patience": 500_000}, None),
+    ],
+)
+def test_early_stopping_has_an_earliest_end(
+    engine: Engine,
+    submit: Submit,
+    claim: Claim,
+    values: list[list[float | None]],
+    stopping: dict[str, Any],
+    least: int | None,
+) -> None:
+    run = submit()
+    assert claim() is not None
+    with db.transaction(engine) as session:
+        at = db.now(session)
+        known = {"run_id": run.id, "attempt": 1, "seconds": 1.0}
+        for trial, series in enumerate(values):
+            for epoch, value in enumerate(series, 1):
+                when = at + timedelta(seconds=epoch)
+                session.add(Epoch(**known, trial=trial, epoch=epoch, created_at=when, logs={"val_loss": value}))
+    with db.reading(engine) as session:
+        held = queries.get(session, run.id)
+        ahead = outlook(session, held, 40, len(values), {"monitor": "val_loss", "mode": "min", **stopping})
+    assert ahead is not None
+    newest = at + timedelta(seconds=len(values[0]))
+    assert (ahead.finish - newest).total_seconds() == pytest.approx(40 - len(values[0]))
+    earliest = ahead.earliest and (ahead.earliest - newest).total_seconds()
+    assert earliest == (None if least is None else pytest.approx(least))

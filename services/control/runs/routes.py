@@ -320,7 +320,9 @@ def _progress(session: Session, run: Run) -> Progress | None:
     training: dict[str, Any] = run.resolved.get("training", {})
     epochs, trials = int(training.get("epochs", last.epoch)), int(training.get("restarts") or 1)
     trials = int((run.resolved.get("search") or {}).get("trials") or trials)
-    ahead = outlook(session, run, epochs, 1 if run.kind in INTERNAL_KINDS else trials)
+    # A search's trials are ended by their pruner, too: when they end at the earliest is not known.
+    stopping = None if run.resolved.get("search") else training.get("early_stopping")
+    ahead = outlook(session, run, epochs, 1 if run.kind in INTERNAL_KINDS else trials, stopping)
     return Progress(
         trial=last.trial,
         epoch=last.epoch,
@@ -329,6 +331,7 @@ def _progress(session: Session, run: Run) -> Progress | None:
         logs=last.logs,
         share=ahead.share if ahead else None,
         estimated_finish=ahead.finish if ahead else None,
+        earliest_finish=ahead.earliest if ahead else None,
     )
 
 

@@ -5069,9 +5069,14 @@ export interface components {
             share?: number | null;
             /**
              * Estimated Finish
-             * @description Of the training, at the pace of the last epochs
+             * @description Of the training, at the pace of the last epochs; the latest where it may stop early
              */
             estimated_finish: string | null;
+            /**
+             * Earliest Finish
+             * @description If nothing improves any more; null unless early stopping may end the training
+             */
+            earliest_finish?: string | null;
         };
         /**
          * QueuePlace

@@ -80,7 +80,7 @@ export function CurveChart({ label, x, curves, marks = [], log = false, height =
             stroke: css(color),
             width: width ? Number(width) : 2,
             alpha: faint === "true" ? 0.28 : 1,
-            points: { show: false },
+            points: { show: (own, at) => isAlone(own.data[at] ?? []) },
             ...(dash && { dash: dash.split(",").map(Number) }),
             value: (_, value) => (value === null ? "–" : number(value, 4)),
           })),
@@ -114,6 +114,13 @@ export function CurveChart({ label, x, curves, marks = [], log = false, height =
   }, [data, marks, shape, log, height, dark]);
 
   return <div className="curve-chart" ref={host} role="img" aria-label={`${label}. ${spoken(curves)}`} />;
+}
+
+/** Whether a line has one value only, which is drawn as a point: there is nothing to connect it with. */
+function isAlone(values: ArrayLike<number | null | undefined>): boolean {
+  let known = 0;
+  for (let at = 0; at < values.length && known < 2; at += 1) if (values[at] !== null && values[at] !== undefined) known += 1;
+  return known === 1;
 }
 
 /** Without a cursor, the legend shows where each line ends. */

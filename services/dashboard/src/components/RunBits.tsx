@@ -48,9 +48,6 @@ export function about(resolved: Record<string, unknown>): { dataset: string; tar
 
 export const shortId = (id: string): string => (id.length > 14 ? `…${id.slice(-8)}` : id);
 
-const LOW_IS_GOOD = /loss|error|mae|rmse|mse|brier|deviance/i;
-export const isLowGood = (metric: string): boolean => LOW_IS_GOOD.test(metric);
-
 /** The figure that says most of a run: accuracy, r2, or whatever there is before the loss. */
 export function headline(scores: Readonly<Record<string, number>>): string | null {
   const names = Object.keys(scores);

@@ -50,6 +50,7 @@ export function SpecText({ text, onChange, marks }: Props) {
       <textarea
         id={id}
         ref={field}
+        data-history
         spellCheck={false}
         autoCapitalize="off"
         wrap="off"

@@ -15,6 +15,8 @@ const PATHS = {
   upload: "M12 16V4M7 9l5-5 5 5M4 16v4h16v-4",
   download: "M12 4v12M7 11l5 5 5-5M4 20h16",
   reset: "M4 12a8 8 0 1 0 3-6M4 4v5h5",
+  undo: "M9 14L4 9l5-5M4 9h10a6 6 0 0 1 0 12h-3",
+  redo: "M15 14l5-5-5-5M20 9H10a6 6 0 0 0 0 12h3",
   copy: "M9 9h11v11H9zM5 15H4V4h11v1",
   check: "M5 12l5 5 9-10",
   pencil: "M4 20l1-5L16 4l4 4L9 19zM14 6l4 4",

@@ -39,7 +39,7 @@ export function Toasts() {
   const shown = useSyncExternalStore(subscribe, () => toasts);
   return (
     <div className="toasts" aria-live="polite">
-      {shown.map((toast) => (
+      {shown.toReversed().map((toast) => (
         <div key={toast.id} className="toast">
           {toast.text === null ? <ErrorView error={toast.error} /> : <Notice tone="good">{toast.text}</Notice>}
           {toast.text === null && (

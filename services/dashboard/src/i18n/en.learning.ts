@@ -12,6 +12,8 @@ export const learningEn = {
   "compare.better": "better",
   "compare.choose": "Compare {run}",
   "compare.differences": "Differences between the specs",
+  "compare.few": "too few restarts to tell",
+  "compare.otherdata": "another dataset",
   "compare.figures": "Results: {metric}",
   "compare.n": "Compare ({n})",
   "compare.noise": "within seed-to-seed noise",

@@ -124,6 +124,8 @@ export const systemEn = {
   "system.shed": "turned away",
   "system.since": "Since",
   "system.status.critical": "Something is broken.",
+  "system.ended.runs": "Of all runs:",
+  "system.slowest": "in the slowest minute",
   "system.status.good": "All is well.",
   "system.status.warning": "Something needs a look.",
   "system.storage.artifacts": "Trained networks",

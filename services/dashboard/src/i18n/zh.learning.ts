@@ -14,6 +14,8 @@ export const learningZh: Record<keyof typeof learningEn, string> = {
   "compare.better": "較好",
   "compare.choose": "比較 {run}",
   "compare.differences": "規格的差異",
+  "compare.few": "重複初始化次數不足，無法判斷",
+  "compare.otherdata": "資料集不同",
   "compare.figures": "結果：{metric}",
   "compare.n": "比較（{n}）",
   "compare.noise": "在隨機種子造成的誤差內",

@@ -126,6 +126,8 @@ export const systemZh: Record<keyof typeof systemEn, string> = {
   "system.shed": "拒收",
   "system.since": "自",
   "system.status.critical": "有東西壞了。",
+  "system.ended.runs": "所有訓練：",
+  "system.slowest": "最慢的一分鐘",
   "system.status.good": "一切正常。",
   "system.status.warning": "有事需要查看。",
   "system.storage.artifacts": "訓練好的神經網路",

@@ -15,6 +15,7 @@ import { metricName } from "../i18n/metrics";
 import { differences, verdict } from "../spec/compare";
 import { isStandardized, unitFactors } from "../spec/units";
 import { useInAddress } from "../state/address";
+import { lastList } from "../state/lastList";
 
 const MOST = 100;
 const MOST_CURVES = 20; // beyond them, colours repeat and epochs are many: figures are those of the kept weights
@@ -63,7 +64,7 @@ export default function Compare() {
       <div className="page-head">
         <div>
           <div className="crumbs">
-            <Link to="/runs">{t("nav.runs")}</Link>
+            <Link to={lastList()}>{t("nav.runs")}</Link>
           </div>
           <h1>{t("compare.title")}</h1>
         </div>
@@ -86,7 +87,7 @@ export default function Compare() {
             {ids.length > MOST_CURVES && <p className="small muted">{t("compare.curves", { n: MOST_CURVES, of: ids.length })}</p>}
           </Card>
           <CompareMany runs={found} metric={metric} />
-          <Figures runs={found} names={names} tables={tables} ids={ids} metric={metric} onRemove={(id) => set("runs", ids.filter((one) => one !== id).join(","))} />
+          <Figures runs={found} names={names} tables={tables} ids={ids} metric={metric} kept={!standardized(metric)} onRemove={(id) => set("runs", ids.filter((one) => one !== id).join(","))} />
           <SpecDifferences runs={found} names={names} />
         </>
       )}
@@ -145,10 +146,12 @@ interface FiguresProps {
   tables: readonly (EpochTable | null)[];
   ids: readonly string[];
   metric: string;
+  /** Whether the figures of ended runs have the curves' unit. */
+  kept: boolean;
   onRemove: (id: string) => void;
 }
 
-function Figures({ runs, names, tables, ids, metric, onRemove }: FiguresProps) {
+function Figures({ runs, names, tables, ids, metric, kept: inUnits, onRemove }: FiguresProps) {
   const t = useText();
   const mode = modeOf(plainMetric(metric));
   // Of an ended run, what the kept weights reach; of one that trains, the best so far.
@@ -170,7 +173,7 @@ function Figures({ runs, names, tables, ids, metric, onRemove }: FiguresProps) {
   const first = runs[0];
   const base = first ? trialsOf(first) : [];
   return (
-    <Card title={t("compare.figures", { metric })} bare>
+    <Card title={t("compare.figures", { metric: metricName(metric) })} bare>
       <Scroll>
         <table className="table">
           <thead>
@@ -189,6 +192,8 @@ function Figures({ runs, names, tables, ids, metric, onRemove }: FiguresProps) {
           <tbody>
             {runs.map((run, index) => {
               const values = trialsOf(run);
+              // Of an ended run, what its kept weights reach: those of an average are none of its members'.
+              const reached = (inUnits && !isLive(run) ? keptFigure(run, metric) : null) ?? (values.length === 0 ? null : mode === "min" ? Math.min(...values) : Math.max(...values));
               const comparison = index === 0 || run.dataset_id !== first?.dataset_id ? null : verdict(base, values, mode);
               return (
                 <tr key={run.id}>
@@ -200,9 +205,9 @@ function Figures({ runs, names, tables, ids, metric, onRemove }: FiguresProps) {
                   <td>
                     <StateBadge state={run.state} />
                   </td>
-                  <td className="num">{values.length > 0 ? number(mode === "min" ? Math.min(...values) : Math.max(...values)) : "–"}</td>
+                  <td className="num">{reached === null ? "–" : number(reached)}</td>
                   <td className="num">{values.length > 1 ? `${number(Math.min(...values), 3)} – ${number(Math.max(...values), 3)} (${values.length})` : "–"}</td>
-                  <td>{index === 0 ? <span className="faint">{t("compare.base")}</span> : comparison ? t(`compare.${comparison}`) : "–"}</td>
+                  <td>{index === 0 ? <span className="faint">{t("compare.base")}</span> : comparison ? t(`compare.${comparison}`) : <span className="faint">{run.dataset_id === first?.dataset_id ? t("compare.few") : t("compare.otherdata")}</span>}</td>
                   <td className="right nowrap">
                     <button type="button" className="linklike small" onClick={() => onRemove(run.id)}>
                       {t("remove")}

@@ -120,6 +120,8 @@ interface Move {
   label: string;
   version: number;
   from: number | null;
+  /** To the version that had the label before. */
+  back?: boolean;
 }
 
 function Versions({ model }: { model: ModelDetail }) {
@@ -137,7 +139,7 @@ function Versions({ model }: { model: ModelDetail }) {
         bare
         actions={
           champion?.previous != null ? (
-            <Button small onPress={() => change(rollback(model.name), t("models.rolledback"))}>
+            <Button small onPress={() => setMove({ label: "champion", version: champion.previous as number, from: champion.version, back: true })}>
               {t("models.rollback", { v: champion.previous })}
             </Button>
           ) : undefined
@@ -175,7 +177,7 @@ function Versions({ model }: { model: ModelDetail }) {
                           <Badge key={label.label} tone="info">
                             {label.label}
                             {label.weight > 0 && ` ${Math.round(100 * label.weight)}%`}
-                            {label.shadow && " (shadow)"}
+                            {label.shadow && ` · ${t("rollout.as.shadow")}`}
                           </Badge>
                         ))}
                     </div>
@@ -203,7 +205,8 @@ function Versions({ model }: { model: ModelDetail }) {
         keep={t("models.keep")}
         onClose={() => setMove(null)}
         onConfirm={() => {
-          if (move) change(setLabel(model.name, move.label, move.version), t("models.moved", { label: move.label, version: move.version }));
+          if (move?.back) change(rollback(model.name), t("models.rolledback"));
+          else if (move) change(setLabel(model.name, move.label, move.version), t("models.moved", { label: move.label, version: move.version }));
         }}
       >
         {move !== null && moveText(move, model, t)}

@@ -1,10 +1,12 @@
+import { useEffect } from "react";
 import { Link } from "react-router";
 import { useModel, useModelHistory, useModels } from "../api/models";
 import type { ModelDetail, ModelInfo } from "../api/types";
 import { Sparkline } from "../charts/small";
-import { Badge, Card, Empty, ErrorView, Loading, Stat } from "../components/basics";
+import { Badge, Button, Card, Empty, ErrorView, Loading, Stat } from "../components/basics";
 import { heldOut } from "../components/MetricDifference";
 import { headline } from "../components/RunBits";
+import { useSeen } from "../components/useSeen";
 import { ago, number, seconds, secondsUntil } from "../format";
 import { useText, type Translate } from "../i18n";
 import { metricName } from "../i18n/metrics";
@@ -16,6 +18,11 @@ export default function Models() {
   const all = models.data?.pages.flatMap((page) => page.items) ?? [];
   const [asked, setAsked] = useInAddress("q", "");
   const items = all.filter((model) => model.name.includes(asked.trim().toLowerCase()));
+  const { hasNextPage, isFetchingNextPage, fetchNextPage } = models;
+  const incomplete = asked.trim() !== "" && hasNextPage && !isFetchingNextPage;
+  useEffect(() => {
+    if (incomplete) void fetchNextPage(); // what is searched for may be among those that are not here yet
+  }, [incomplete, fetchNextPage]);
   return (
     <div className="page">
       <div className="page-head">
@@ -37,22 +44,30 @@ export default function Models() {
           </Empty>
         </Card>
       )}
-      {all.length > 0 && items.length === 0 && <Empty title={t("models.nomatch")} />}
+      {all.length > 0 && items.length === 0 && !hasNextPage && <Empty title={t("models.nomatch")} />}
       <div className="grid">
         {items.map((model) => (
           <ModelCard key={model.name} model={model} />
         ))}
       </div>
+      {hasNextPage && (
+        <div>
+          <Button disabled={isFetchingNextPage} onPress={() => void fetchNextPage()}>
+            {t("more")}
+          </Button>
+        </div>
+      )}
     </div>
   );
 }
 
 function ModelCard({ model }: { model: ModelInfo }) {
   const t = useText();
-  const detail = useModel(model.name);
+  const { host, seen } = useSeen<HTMLAnchorElement>();
+  const detail = useModel(seen ? model.name : "");
   const serving = detail.data?.versions.find((version) => version.version === detail.data.serving);
   return (
-    <Link className="card link model-card" to={`/models/${encodeURIComponent(model.name)}`}>
+    <Link ref={host} className="card link model-card" to={`/models/${encodeURIComponent(model.name)}`}>
       <div className="body">
         <div>
           <div className="row between">
@@ -65,8 +80,8 @@ function ModelCard({ model }: { model: ModelInfo }) {
             {detail.data ? versionsLine(detail.data, t) : "…"} · {ago(model.created_at)}
           </p>
         </div>
-        <div className="stats">{serving && bestFirst(serving.metrics).map(([name, value]) => <Stat key={name} name={name} value={number(value, 3)} />)}</div>
-        <CardTraffic name={model.name} />
+        <div className="stats">{serving && bestFirst(serving.metrics).map(([name, value]) => <Stat key={name} name={metricName(name)} value={number(value, 3)} />)}</div>
+        {seen && <CardTraffic name={model.name} />}
       </div>
     </Link>
   );

@@ -4,9 +4,10 @@ import { Link, useNavigate, useSearchParams } from "react-router";
 import { useDataset, useDatasets, refOf } from "../api/datasets";
 import { runQuery, setNotes as saveNotes, submit } from "../api/runs";
 import type { DatasetDetail, DatasetInfo } from "../api/types";
-import { Button, Card, Empty, Field, Loading, Select } from "../components/basics";
+import { Button, Card, Empty, ErrorView, Field, Loading, Select } from "../components/basics";
 import { ColumnPicker } from "../components/ColumnPicker";
 import { kindKey } from "../components/DatasetColumns";
+import { Icon } from "../components/icons";
 import { LayerBuilder } from "../components/LayerBuilder";
 import { SpecText } from "../components/SpecText";
 import { showError } from "../components/toasts";
@@ -21,6 +22,7 @@ import { LESSONS, startFrom } from "../spec/lessons";
 import { expand, shortest } from "../spec/columns";
 import { columnsOf } from "../spec/network";
 import { useCatalogue } from "../spec/useCatalogue";
+import { useHistory } from "../spec/useHistory";
 import { useVerdict } from "../spec/useVerdict";
 
 /** A new run's spec, initially taken from the address, from the run to edit, or from a dataset. */
@@ -31,6 +33,15 @@ export default function NewRun() {
   const run = useQuery({ ...runQuery(from ?? ""), enabled: from !== null && query.get("spec") === null });
   const datasets = useDatasets();
   if ((from !== null && run.isPending && query.get("spec") === null) || datasets.isPending) return <Loading />;
+  const error = datasets.data ? (from !== null && query.get("spec") === null ? run.error : null) : datasets.error;
+  if (error) {
+    return (
+      <div className="page">
+        <h1>{t("new.title")}</h1>
+        <ErrorView error={error} />
+      </div>
+    );
+  }
   const known = datasets.data?.pages.flatMap((page) => page.items) ?? [];
   const start = query.get("spec") ?? (run.data ? write(run.data.spec as JsonObject) : null) ?? firstText(query.get("dataset"), query.get("target"), known);
   if (start === null) {
@@ -89,7 +100,7 @@ function Builder({ start, known }: { start: string; known: readonly DatasetInfo[
   const t = useText();
   const go = useNavigate();
   const catalogue = useCatalogue();
-  const [text, setText] = useState(start);
+  const { text, setText, undo, redo } = useHistory(start);
   const [sending, setSending] = useState(false);
   const [name, setName] = useState("");
   const [tags, setTags] = useState("");
@@ -136,9 +147,17 @@ function Builder({ start, known }: { start: string; known: readonly DatasetInfo[
           <h1>{t("new.title")}</h1>
           <p className="muted">{t("new.lead")}</p>
         </div>
-        <Button tone="primary" disabled={sending || verdict.answer === null} onPress={launch}>
-          {sending ? t("new.sending") : t("new.start")}
-        </Button>
+        <div className="row">
+          <Button icon label={t("new.undo")} disabled={undo === null} onPress={() => undo?.()}>
+            <Icon name="undo" />
+          </Button>
+          <Button icon label={t("new.redo")} disabled={redo === null} onPress={() => redo?.()}>
+            <Icon name="redo" />
+          </Button>
+          <Button tone="primary" disabled={sending || verdict.answer === null} onPress={launch}>
+            {sending ? t("new.sending") : t("new.start")}
+          </Button>
+        </div>
       </div>
       <div className="columns builder">
         <fieldset className="stack plain" disabled={reading.problem !== null}>

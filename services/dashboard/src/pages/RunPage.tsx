@@ -22,6 +22,7 @@ import { ago, moment, number, seconds, secondsUntil } from "../format";
 import { named, useText } from "../i18n";
 import { useSentence } from "../i18n/sentences";
 import { write, type JsonObject } from "../spec/document";
+import { lastList } from "../state/lastList";
 
 export default function RunPage() {
   const { id = "" } = useParams();
@@ -75,7 +76,7 @@ function RunView({ run }: { run: RunDetail }) {
       <div className="page-head">
         <div>
           <div className="crumbs">
-            <Link to="/runs">{t("nav.runs")}</Link>
+            <Link to={lastList()}>{t("nav.runs")}</Link>
             {run.parent_id && (
               <>
                 {" "}
@@ -225,7 +226,6 @@ function ProgressLine({ run, connected, lastEpoch }: { run: RunDetail; connected
   const epoch = trials > 1 ? (run.progress?.epoch ?? 0) : Math.max(lastEpoch, run.progress?.epoch ?? 0);
   const known = run.progress?.share ?? 0;
   const share = isOver ? 1 : trials > 1 ? known : Math.min(1, Math.max(known, epoch / epochs));
-  const left = run.progress?.estimated_finish ? secondsUntil(run.progress.estimated_finish) : null;
   return (
     <div className="stack tight">
       <div className="progress" role="progressbar" aria-label={t("run.progress")} aria-valuenow={Math.round(share * 100)} aria-valuemin={0} aria-valuemax={100}>
@@ -236,12 +236,22 @@ function ProgressLine({ run, connected, lastEpoch }: { run: RunDetail; connected
           {t(`phase.${phase}`)}
           {run.progress && !isOver && ` · ${t("run.at", { epoch: number(epoch), epochs: number(epochs) })}`}
           {trials > 1 && !isOver && ` · ${t("run.trial", { trial: trial + 1, trials })}`}
-          {left !== null && left > 0 && !isOver && ` · ${t(canStopEarly(run) ? "run.left.most" : "run.left", { time: seconds(left) })}`}
+          {!isOver && run.progress && <TimeLeft run={run} progress={run.progress} />}
         </span>
         <span>{connected ? t("run.live") : t("run.connecting")}</span>
       </div>
     </div>
   );
+}
+
+/** The time left; where training may stop early, the shortest and the longest. */
+function TimeLeft({ run, progress }: { run: RunDetail; progress: NonNullable<RunDetail["progress"]> }) {
+  const t = useText();
+  const most = progress.estimated_finish ? secondsUntil(progress.estimated_finish) : 0;
+  if (most <= 0) return null;
+  const least = progress.earliest_finish ? Math.max(0, secondsUntil(progress.earliest_finish)) : null;
+  if (least !== null && Math.round(least) < Math.round(most)) return ` · ${t("run.left.between", { least: seconds(least), most: seconds(most) })}`;
+  return ` · ${t(least === null && canStopEarly(run) ? "run.left.most" : "run.left", { time: seconds(most) })}`;
 }
 
 /** Whether training can end before its last epoch: the time left is then the longest that it takes. */

@@ -1,10 +1,10 @@
 import { useQuery } from "@tanstack/react-query";
-import { useMemo, useState } from "react";
+import { useEffect, useMemo, useState } from "react";
 import { Link, useLocation, useSearchParams } from "react-router";
 import { allIds, runsAt, type ListQuery } from "../api/runs";
 import type { ListedRun } from "../api/types";
+import { modeOf } from "../charts/curves";
 import { Button, Empty } from "../components/basics";
-import { isLowGood } from "../components/RunBits";
 import { isColumn, USUAL, type ColumnId } from "../components/runs/columns";
 import { RunAbout } from "../components/runs/RunAbout";
 import { RunBulk } from "../components/runs/RunBulk";
@@ -13,15 +13,19 @@ import { PAGE, RunGrid } from "../components/runs/RunGrid";
 import { showError } from "../components/toasts";
 import { number } from "../format";
 import { useText } from "../i18n";
+import { rememberList } from "../state/lastList";
+import { readPreference, writePreference } from "../state/preferences";
 
 const FILTERS = ["q", "state", "tag", "model", "dataset"] as const;
+const KEPT_COLUMNS = "runs.columns"; // of this browser, where the address names none
 const CHIPS = ["tag", "model", "dataset"] as const;
 
 /** Runs as a table to work in. Everything but the selection is in the address. */
 export default function Runs() {
   const t = useText();
   const [address, setAddress] = useSearchParams();
-  const { pathname } = useLocation();
+  const { pathname, search } = useLocation();
+  useEffect(() => rememberList(search), [search]);
   const [chosen, setChosen] = useState<ReadonlySet<string>>(new Set());
   const [edited, setEdited] = useState<ListedRun | null>(null);
   const set = (changes: Record<string, string>) => {
@@ -39,7 +43,7 @@ export default function Runs() {
   const sorting = sortingOf(address);
   const query = queryOf(address);
   const total = useQuery({ ...runsAt(query, 0, PAGE), placeholderData: (before) => before }).data?.total ?? null;
-  const named = address.get("columns") ?? "";
+  const named = address.get("columns") ?? readPreference(KEPT_COLUMNS) ?? "";
   const columns = useMemo((): readonly ColumnId[] => {
     const chosenColumns = named.split(",").filter(isColumn);
     return chosenColumns.length > 0 ? chosenColumns : USUAL;
@@ -75,9 +79,13 @@ export default function Runs() {
       <section className="card">
         <RunFilters
           query={address}
-          set={set}
+          set={(changes) => {
+            if (changes.columns !== undefined) writePreference(KEPT_COLUMNS, changes.columns);
+            set(changes);
+          }}
           columns={columns}
           onView={(view) => {
+            if (view === "") writePreference(KEPT_COLUMNS, "");
             setAddress(new URLSearchParams(view), { replace: true });
             setChosen(new Set());
           }}
@@ -117,7 +125,7 @@ export default function Runs() {
 }
 
 const NEWEST_OR_LONGEST = ["created", "finished", "duration"];
-const isUsuallyDescending = (key: string, metric: string | null): boolean => NEWEST_OR_LONGEST.includes(key) || (key === "metric" && !isLowGood(metric ?? ""));
+const isUsuallyDescending = (key: string, metric: string | null): boolean => NEWEST_OR_LONGEST.includes(key) || (key === "metric" && modeOf(metric ?? "loss") === "max");
 
 function sortingOf(address: URLSearchParams): { key: string; descending: boolean } {
   const key = address.get("sort") ?? "created";

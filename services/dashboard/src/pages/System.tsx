@@ -1,6 +1,7 @@
 import { useQueryClient } from "@tanstack/react-query";
+import { Link } from "react-router";
 import type { Me } from "../api/session";
-import { useSystem } from "../api/system";
+import { useSystem, useSystemHistory } from "../api/system";
 import type { SystemInfo } from "../api/types";
 import { Card, ErrorView, Loading, Stat } from "../components/basics";
 import { AddressTabs } from "../components/dialogs";
@@ -81,16 +82,39 @@ function Wall({ system }: { system: SystemInfo }) {
           <Stat name={t("system.workers")} value={number(system.workers.filter((worker) => worker.alive).length)} />
           <Stat name={t("state.running")} value={number(system.runs.running ?? 0)} />
           <Stat name={t("state.queued")} value={number(system.runs.queued ?? 0)} note={system.oldest_queued_seconds ? t("system.oldest", { time: seconds(system.oldest_queued_seconds) }) : undefined} />
-          <Stat name={t("state.succeeded")} value={number(system.runs.succeeded ?? 0)} />
-          <Stat name={t("state.failed")} value={number(system.runs.failed ?? 0)} />
-          <Stat name={t("state.cancelled")} value={number(system.runs.cancelled ?? 0)} />
+          <LastHour />
           <Stat name={t("system.storage")} value={bytes(total)} />
           <Stat name={t("version")} value={system.version} />
         </div>
+        <p className="body small muted totals">
+          {t("system.ended.runs")}{" "}
+          {(["succeeded", "failed", "cancelled"] as const).map((state) => (
+            <Link key={state} to={`/runs?state=${state}`}>
+              {number(system.runs[state] ?? 0)} {t(`state.${state}`)}
+            </Link>
+          ))}
+        </p>
       </div>
       <HistoryCharts />
       <Workers system={system} />
     </div>
+  );
+}
+
+/** What was asked of the models within the last hour, and how it went. */
+function LastHour() {
+  const t = useText();
+  const { data } = useSystemHistory("hour");
+  if (!data) return null;
+  const sum = (name: "predictions" | "predict_errors") => data.points.reduce((all, point) => all + (point[name] ?? 0), 0);
+  const slowest = Math.max(0, ...data.points.map((point) => point.p99 ?? 0));
+  const predictions = Math.round(sum("predictions") * data.step);
+  return (
+    <>
+      <Stat name={t("system.predictions")} value={number(predictions)} note={t("system.hour")} />
+      <Stat name={t("system.errors")} value={number(sum("predict_errors"))} note={t("system.hour")} />
+      {predictions > 0 && <Stat name={t("traffic.p99")} value={seconds(slowest)} note={t("system.slowest")} />}
+    </>
   );
 }
 

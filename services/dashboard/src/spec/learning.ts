@@ -2,6 +2,7 @@
 
 import type { Answer, Begin } from "./learner";
 import { LearnerThread } from "./learnerThread";
+import { Pace } from "./pace";
 import { initialWeights, type Losses, type Penalty } from "./trainer";
 
 /** What the page shows; a new object whenever something changed. */
@@ -41,6 +42,9 @@ export class Learning {
   /** Epochs that are trained whether it plays or not: single steps, and those of a shared address. */
   private owed: number;
   private waiting = false;
+  /** Which frames are drawn, and what the next of them shows; null if nothing has changed. */
+  private pace = new Pace();
+  private undrawn: Float32Array | null = null;
   /** Whether the newest epoch is shown, rather than one that was looked up. */
   private follows = true;
 
@@ -74,6 +78,7 @@ export class Learning {
     this.before = performance.now();
     this.due = 1;
     this.follows = true;
+    this.pace = new Pace();
     this.show({ playing: true, epoch: this.losses.length });
     this.frame = requestAnimationFrame(this.tick);
   }
@@ -81,7 +86,7 @@ export class Learning {
   pause(): void {
     if (this.frame !== null) cancelAnimationFrame(this.frame);
     this.frame = null;
-    this.show({ playing: false });
+    this.show({ playing: false, ...(this.follows && { epoch: this.losses.length }) });
   }
 
   step(): void {
@@ -111,6 +116,7 @@ export class Learning {
     this.due = Math.min(this.due, 2 + speed / 10); // a slow machine shows fewer epochs a second, rather than ever more at once
     this.before = now;
     this.frame = requestAnimationFrame(this.tick);
+    if (this.pace.frame(now) && this.undrawn) this.show({ epoch: this.losses.length, maps: this.undrawn });
     this.goOn();
   };
 
@@ -139,11 +145,13 @@ export class Learning {
     const ended = playing && (diverged || this.losses.length % this.settings.epochs === 0);
     if (diverged) this.owed = 0;
     if (ended) this.pause();
-    this.show({ epoch: this.follows ? this.losses.length : this.shown.epoch, maps: playing && !ended ? maps : null });
+    if (playing && !ended) this.undrawn = maps;
+    else this.show({ epoch: this.follows ? this.losses.length : this.shown.epoch });
     if (this.owed > 0) this.goOn();
   };
 
   private show(part: Partial<Shown>): void {
+    this.undrawn = null;
     const next = { ...this.shown, maps: null, ...part, trained: this.losses.length };
     const kept = this.kept[next.epoch];
     // Weights that are no longer kept are those of the last epoch.

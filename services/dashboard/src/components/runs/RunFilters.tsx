@@ -53,9 +53,16 @@ export function RunFilters({ query, set, onView, columns }: Props) {
           ))}
         </ul>
       </Menu>
-      <Views query={query} onView={onView} />
+      <Views query={withColumns(query, columns)} onView={onView} />
     </div>
   );
+}
+
+/** A view has its columns, whatever this browser shows otherwise. */
+function withColumns(query: URLSearchParams, columns: readonly ColumnId[]): URLSearchParams {
+  const whole = new URLSearchParams(query);
+  whole.set("columns", columns.join(","));
+  return whole;
 }
 
 function Search({ value, onChange }: { value: string; onChange: (value: string) => void }) {

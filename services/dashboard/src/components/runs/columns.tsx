@@ -18,19 +18,19 @@ interface Column {
 }
 
 export const COLUMNS: readonly Column[] = [
-  { id: "name", title: "run", width: 150, sort: "name" },
-  { id: "state", title: "state", width: 112, sort: "state" },
-  { id: "dataset", title: "dataset", width: 132, sort: "dataset" },
+  { id: "name", title: "run", width: 196, sort: "name" },
+  { id: "state", title: "state", width: 106, sort: "state" },
+  { id: "metric", title: "runs.metric", width: 128, sort: "metric", numeric: true },
+  { id: "dataset", title: "dataset", width: 124, sort: "dataset" },
   { id: "targets", title: "runs.targets", width: 84 },
   { id: "changes", title: "runs.changes", width: 184 },
-  { id: "metric", title: "runs.metric", width: 140, sort: "metric", numeric: true },
-  { id: "tags", title: "runs.tags", width: 108 },
+  { id: "tags", title: "runs.tags", width: 100 },
   { id: "notes", title: "runs.notes", width: 160 },
   { id: "model", title: "model", width: 120, sort: "model" },
   { id: "duration", title: "duration", width: 90, sort: "duration", numeric: true },
-  { id: "created", title: "created", width: 126, sort: "created" },
+  { id: "created", title: "created", width: 112, sort: "created" },
 ];
-export const USUAL: readonly ColumnId[] = ["name", "state", "dataset", "targets", "changes", "metric", "tags", "created"];
+export const USUAL: readonly ColumnId[] = ["name", "state", "metric", "dataset", "targets", "changes", "tags", "created"];
 export const isColumn = (id: string): id is ColumnId => COLUMNS.some((one) => one.id === id);
 
 interface CellProps {
