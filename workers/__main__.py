@@ -47,10 +47,10 @@ HURRY = signal.SIGUSR2  # a second Ctrl-C of `fitserve up`
 
 
 class ShortLoop(bootsteps.StartStopStep):
-    """Keep Celery's event loop turning every LOOP_SECONDS.
+    """Celery bootstep that keeps the event loop turning every LOOP_SECONDS.
 
-    With `worker_disable_prefetch` it asks for the next message in the turn after a slot became free, and a turn
-    may last a second.
+    With `worker_disable_prefetch`, Celery asks for the next message in the turn after a slot became free, and a turn
+    can otherwise last a second.
     """
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
@@ -61,10 +61,9 @@ class ShortLoop(bootsteps.StartStopStep):
 
 
 def _silence_celery() -> None:
-    """Drop what Celery prints beside the log.
+    """Suppress what Celery prints outside the log.
 
-    It warns of a worker run by root because a message could hold a pickled program; ours are JSON, and only their
-    ids are read.
+    Its warning about running as root concerns pickled messages; ours are JSON, and only their ids are read.
     """
     warnings.filterwarnings("ignore", category=SecurityWarning)
     celery.apps.worker.safe_say = lambda *_, **__: None

@@ -1,4 +1,4 @@
-"""The thread that runs automations. Every worker and reaper has one; one process at a time leads."""
+"""The thread that runs automations. Every worker and reaper has one; only the process that holds the lease acts."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ POLL_SECONDS = 1.0
 
 
 class Deliverer(threading.Thread):
-    """Makes deliveries of new events, and sends those that are due."""
+    """Delivery loop: creates deliveries for new events, and sends those that are due."""
 
     def __init__(self, settings: Settings, engine: Engine, stopping: threading.Event) -> None:
         super().__init__(name="deliveries", daemon=True)
@@ -37,7 +37,7 @@ class Deliverer(threading.Thread):
         self._ended = threading.Event()  # set when a delivery has ended: there may be room for the next
 
     def run(self) -> None:
-        """Deliver until `stopping` is set. What is under way then is sent again once its lease has ended."""
+        """Deliver until `stopping` is set. A delivery that is interrupted then is sent again once its lease expires."""
         while not self.stopping.is_set():
             count, self._busy = 0, [one for one in self._busy if one.is_alive()]
             try:
@@ -63,7 +63,7 @@ class Deliverer(threading.Thread):
         return self.settings.webhook_seconds + self.settings.lease_seconds
 
     def deliver(self, claimed: ClaimedDelivery) -> None:
-        """Send an event once, and write how that ended."""
+        """Send one event once, and record the outcome."""
         began = time.monotonic()
         try:
             outcome = self._send_to_channel(claimed) if claimed.url is None else self._post(claimed, claimed.url)
@@ -130,7 +130,7 @@ _TROUBLES = (
 
 
 def message(claimed: ClaimedDelivery) -> str:
-    """Return an event as lines for people."""
+    """Format an event as lines of text for people."""
     data: dict[str, Any] = json.loads(claimed.body)["data"]
     lines = []
     for name, value in data.items():
@@ -146,7 +146,7 @@ def _short(value: Any) -> str:
 
 
 def _seconds(retry_after: str | None) -> float | None:
-    """Return the seconds of a Retry-After header: a number, or a date."""
+    """Parse a Retry-After header, a number of seconds or a date, to seconds from now."""
     if retry_after is None:
         return None
     if retry_after.strip().isdecimal():

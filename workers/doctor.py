@@ -30,7 +30,7 @@ from fitserve.settings import Settings
 from fitserve.states import RunState
 from fitserve.tables import Blob, Run, Version, Worker
 
-SAMPLE = 20  # artifacts whose bytes are all read
+SAMPLE = 20  # newest artifacts whose bytes are read and verified
 MIN_FREE_BYTES = 1024**3
 
 
@@ -45,7 +45,7 @@ class CheckResult:
 
 
 class CheckFailed(Exception):
-    """A check failed. `fix` is given where the usual one does not help."""
+    """A check failed. `fix` replaces the check's usual advice where that would not help."""
 
     def __init__(self, detail: str, fix: str | None = None) -> None:
         super().__init__(detail)
@@ -57,7 +57,7 @@ def run_checks(settings: Settings) -> list[CheckResult]:
     results: list[CheckResult] = []
 
     def check(name: str, usual_fix: str, function: Callable[[], str]) -> bool:
-        """Add the result of a function that returns the detail or raises. Returns whether all is well."""
+        """Run one check, a function that returns a detail or raises, and record it. Returns whether it passed."""
         try:
             results.append(CheckResult(name, "ok", function()))
             return True
@@ -120,7 +120,7 @@ def _blobs(store: BlobStore) -> str:
 
 
 def _blob_folder(settings: Settings) -> Path | None:
-    """Return the blob store's folder, or its first parent that exists; None where the store is no folder."""
+    """Return the blob store's folder, or its nearest existing parent; None if the store is not a folder."""
     parts = urlsplit(settings.resolved_blob_url)
     if parts.scheme not in ("", "file"):
         return None

@@ -79,7 +79,7 @@ class ExportAttempt(SideAttempt):
         ):
             while process.poll() is None:
                 if self._is_interrupted or time.monotonic() > deadline:
-                    os.killpg(process.pid, signal.SIGKILL)  # with what it runs itself
+                    os.killpg(process.pid, signal.SIGKILL)  # the process group: the exporter's own child processes too
                     process.wait()
                     if self._is_interrupted:
                         raise Interrupted

@@ -1,4 +1,4 @@
-"""/metrics, /livez and /readyz of a process that is not a web service, with http.server."""
+"""HTTP server of /metrics, /livez and /readyz for processes that are not web services."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Log what went wrong, unless a prober has gone away before its answer."""
+        """Log an error, unless the client disconnected before it got its response."""
         if not isinstance(sys.exception(), ConnectionError | TimeoutError):
             log.error("a probe failed", exc_info=True)
 
 
 def serve(host: str, port: int, readiness: Mapping[str, ReadinessCheck]) -> ThreadingHTTPServer:
-    """Answer in a thread of its own. `readiness` holds the named checks of /readyz."""
+    """Serve in a thread. `readiness` holds the named checks of /readyz."""
     bounded = {name: BoundedCheck(name, check) for name, check in readiness.items()}
 
     class Handler(BaseHTTPRequestHandler):

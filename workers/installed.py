@@ -1,4 +1,4 @@
-"""What is installed here of all that decides a run's numbers: processes that train together must have the same."""
+"""Versions of the packages that affect a run's numbers: processes that train together must have the same ones."""
 
 from __future__ import annotations
 
@@ -23,5 +23,5 @@ def versions() -> dict[str, str]:
 
 @cache
 def release() -> str:
-    """Return a short name of all these versions together."""
+    """Return a short hash that identifies all these versions together."""
     return hashlib.sha256(json.dumps(versions(), sort_keys=True).encode()).hexdigest()[:16]

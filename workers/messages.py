@@ -1,7 +1,7 @@
-"""What a worker takes from the broker: a wake-up message, or bytes that are acknowledged, counted and dropped.
+"""Messages from the broker: accept wake-up messages; acknowledge, count and drop everything else.
 
-A message is a hint, so losing a bad one costs nothing; raising for it would end the worker, and the next one, since
-the broker delivers an unacknowledged message again. Messages are therefore checked before Celery interprets them.
+A message is only a hint, so dropping a bad one costs nothing; an exception would end the worker, and then the next one,
+since the broker redelivers an unacknowledged message. Messages are therefore checked before Celery interprets them.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def fault_of(message: Any) -> str | None:
         return "not JSON"
     try:
         args, kwargs, embedded = message.decode()
-    except Exception as error:  # whatever a decoder or an unpacking of foreign bytes raises
+    except Exception as error:  # decoding another program's bytes may raise anything
         return type(error).__name__
     if not (isinstance(args, list) and len(args) == 1 and isinstance(args[0], str)) or kwargs != {}:
         return "not a run's id alone"
@@ -58,7 +58,7 @@ def fault_of(message: Any) -> str | None:
 
 
 class HintConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
-    """Celery's consumer, which sees wake-up messages only."""
+    """Celery consumer that passes on wake-up messages only."""
 
     def create_task_handler(self, *arguments: Any, **options: Any) -> Callable[[Any], Any]:
         handle = super().create_task_handler(*arguments, **options)
@@ -84,7 +84,7 @@ class HintConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
 
 
 class HintChannel(redis.Channel):  # type: ignore[misc]
-    """A channel that drops what cannot even be made a message. It has left the queue by then."""
+    """Channel that drops bytes from which no message can be built. They have left the queue by then."""
 
     def _brpop_read(self, **options: Any) -> Any:
         try:
@@ -94,9 +94,9 @@ class HintChannel(redis.Channel):  # type: ignore[misc]
                 raise
             self._set_aside_foreign_keys()
             return True
-        except (Empty, OSError, RedisError):  # kombu counts KeyError and others among the broker's own
+        except (Empty, OSError, RedisError):  # kombu treats KeyError and others as errors of the broker's connection
             raise
-        except Exception as error:  # the bytes are not JSON, not an object, lack what kombu wants, ...
+        except Exception as error:  # not JSON, not an object, fields that kombu needs are missing, ...
             drop(type(error).__name__)
             return True
 
@@ -109,7 +109,8 @@ class HintChannel(redis.Channel):  # type: ignore[misc]
                 if client.type(key) not in (wanted, b"none"):
                     client.rename(key, f"{key}.foreign")
                     drop(f"the key {key} was not a {wanted.decode()}; it is now {key}.foreign")
-            client.delete(self.unacked_key, self.unacked_index_key)  # half written; a hint more or less is no loss
+            # these may be half written; losing a hint does no harm
+            client.delete(self.unacked_key, self.unacked_index_key)
 
 
 class HintApp(Celery):  # type: ignore[misc]

@@ -38,7 +38,8 @@ from workers.staged_commits import StagedCommits
 
 log = logging.getLogger(__name__)
 
-MAX_MESSAGES = 100  # in the broker: each wakes an idle worker, and there are never more of those
+# messages in the broker at once: each wakes one idle worker, and there are never more idle workers than this
+MAX_MESSAGES = 100
 SWEEP_SECONDS = 3600.0  # between two garbage collections
 COUNT_SECONDS = 15.0  # between two counts of runs
 MAX_COLUMNS = 20  # drift gauges of a version, the most drifted columns: a table may have thousands
@@ -86,7 +87,7 @@ class Reaper:
         ]
 
     def run(self, stopping: threading.Event) -> None:
-        """Perform rounds until `stopping` is set. A duty that fails is tried again when it is next due."""
+        """Perform due duties until `stopping` is set. A duty that fails is retried when it is next due."""
         due = [time.monotonic()] * len(self._duties)
         while not stopping.is_set():
             for index, (every, duty) in enumerate(self._duties):
@@ -105,7 +106,7 @@ class Reaper:
         reclaim_expired_runs(self.engine, self.settings.max_attempts)
 
     def dispatch(self) -> None:
-        """T10: publish undelivered runs, the best ones first, as many as idle workers may need."""
+        """T10: publish undelivered runs in the order of the queue, at most as many as idle workers may need."""
         depth = self.publisher.depth()
         if depth is None or depth >= MAX_MESSAGES:
             return
@@ -148,7 +149,7 @@ class Reaper:
 
 
 class LiveGauges:
-    """Drift and live figures as gauges, from the sums of all prediction processes' windows."""
+    """Gauges of drift and live quality, from the summed windows of all prediction processes."""
 
     def __init__(self, settings: Settings, engine: Engine, blobs: BlobStore) -> None:
         self.settings, self.engine, self.blobs = settings, engine, blobs
@@ -193,7 +194,7 @@ class LiveGauges:
     def _set_drift(
         self, model: str, version: str, totals: monitoring.WindowTotals, manifest: dict[str, Any]
     ) -> float | None:
-        """Set a version's gauges and return its largest index; None where there are too few rows."""
+        """Set a version's gauges and return its largest drift index; None if there are too few rows."""
         telemetry.DRIFT_ROWS.labels(model, version).set(totals.rows)
         columns = monitoring.column_drift(manifest.get("training_distribution") or {}, totals)
         columns = [column for column in columns if column["psi"] is not None]

@@ -1,7 +1,7 @@
-"""One attempt at a run without a trainer process: its lease, and the state that it is left in.
+"""One attempt at a run without a trainer process: hold the lease, do the work, end or requeue the run.
 
-Batch predictions, imports, exports and cleanups are such runs. `workers/attempt/attempt.py` is for those that a trainer
-process trains: trainings, their trials and helpers.
+Batch predictions, imports, exports and cleanups are such runs. `workers/attempt/attempt.py` is for runs that a trainer
+process trains: training runs, their trials and helpers.
 """
 
 from __future__ import annotations
@@ -35,21 +35,22 @@ from workers.attempt.outcome import commit_outcome
 
 log = logging.getLogger(__name__)
 
-_PROBLEM_FIELDS = ("type", "status", "pointer", "received", "expected", "fix")  # that a run's error repeats
-_CAUSE_BY_SLUG = {  # of an error that another attempt would meet again; others are of the data
+# parts of an error that the run's problem repeats
+_PROBLEM_FIELDS = ("type", "status", "pointer", "received", "expected", "fix")
+_CAUSE_BY_SLUG = {  # causes of final errors; any other is attributed to the data
     DestinationRefused.slug: FailureCause.destination_refused,
     SourceRefused.slug: FailureCause.source_refused,
 }
 
 
 def _problem_of(error: FitserveError) -> dict[str, Any]:
-    """Return what a run's error says of an error, so that a client raises the same."""
+    """Return an error's fields for the run's problem, so that clients raise the same error."""
     problem = error.as_problem()
     return {key: problem[key] for key in _PROBLEM_FIELDS if key in problem}
 
 
 class DeterministicFailure(Exception):
-    """The work failed, and would fail again; of a trainer, this is an `AttemptFailed` that is final."""
+    """The work failed and a retry would fail too. For trainers, the same is an `AttemptFailed` with `final`."""
 
     def __init__(self, cause: FailureCause, detail: str, evidence: Mapping[str, Any]) -> None:
         super().__init__(detail)
@@ -57,12 +58,12 @@ class DeterministicFailure(Exception):
 
 
 class Interrupted(Exception):
-    """The lease is lost, a cancel was requested, or this worker stops."""
+    """The lease is lost, a cancel was requested, or this worker is shutting down."""
 
 
 @dataclass
 class SideAttempt(ABC):
-    """One attempt at one run, whose work this process does itself, or a process of its own that is no trainer."""
+    """One attempt at one run whose work is done by this process, or by a child process that is no trainer."""
 
     settings: Settings
     engine: Engine
@@ -75,9 +76,9 @@ class SideAttempt(ABC):
     _over: threading.Event = field(default_factory=threading.Event)
 
     def run(self) -> RunState | None:
-        """Do the work, and leave the run in a known state or to its next holder.
+        """Do the work, then end the run, requeue it, or leave it to its next holder.
 
-        Returns the state in which this attempt left the run, None where the lease was lost.
+        Returns the state in which this attempt left the run; None if the lease was lost.
         """
         started = time.monotonic()
         folder = self.settings.scratch / "runs" / f"{self.claim.lease.run_id}-{self.claim.lease.attempt}"
@@ -102,7 +103,7 @@ class SideAttempt(ABC):
     def _work_and_commit(self, folder: Path) -> RunState | None:
         try:
             result, stored = self._work(folder)
-            # A database that is away for a moment must not cost what may have taken hours.
+            # A brief outage of the database must not discard work that may have taken hours.
             patience = self.settings.graceful_seconds
             succeed = partial(self._succeed, result, stored)
             return commit_outcome(self.engine, self.claim.lease, succeed, self.stopping, patience)
@@ -126,7 +127,7 @@ class SideAttempt(ABC):
             return self._lose(error)
 
     def _succeed(self, result: Mapping[str, Any], stored: Mapping[str, StoredBlob]) -> RunState:
-        """T4. Raises LeaseLost, CancelledFirst."""
+        """Commit the result (T4). Raises LeaseLost, CancelledFirst."""
         return finish.succeed(
             self.engine, self.claim.lease, result, blobs=self.blobs, stored=stored, register=self._register
         )
@@ -141,7 +142,7 @@ class SideAttempt(ABC):
         return state
 
     def _lose(self, error: Exception) -> RunState:
-        """Spend an attempt on what another one may not meet."""
+        """Spend this attempt on an error that a retry may not meet."""
         cause = FailureCause.internal_error
         if isinstance(error, DestinationAway | SourceAway):
             away = isinstance(error, SourceAway)
@@ -164,9 +165,9 @@ class SideAttempt(ABC):
         return state
 
     def _undo(self) -> list[str] | None:
-        """Remove what was written outside, before the run ends without a result.
+        """Remove everything written outside the database and blob store, before the run ends without a result.
 
-        Returns what remains of it; None where that is not known, or nothing is ever written outside.
+        Returns what could not be removed; None if that is unknown, or if nothing is ever written outside.
         """
         return None
 
@@ -176,11 +177,11 @@ class SideAttempt(ABC):
         return (self._report("warn" if remains else "info", cleanup.describe(remains), {"remains": remains}),)
 
     def _register(self, session: Session) -> Mapping[str, Any]:
-        """Write what belongs to the result, in its transaction. Return what that adds to the result."""
+        """Write rows that belong to the result, in its transaction. Returns fields to add to the result."""
         return {}
 
     def _report(self, level: Level, message: str, data: dict[str, Any]) -> EventReport:
-        """Return the attempt's next event."""
+        """Build the attempt's next event."""
         self._reported += 1
         return EventReport(self._reported, level, message, data)
 
@@ -213,7 +214,7 @@ class SideAttempt(ABC):
 
     @abstractmethod
     def _work(self, folder: Path) -> tuple[dict[str, Any], dict[str, StoredBlob]]:
-        """Do what the run is for: return its result, and the blobs by kind that it refers to."""
+        """Do the run's actual work. Returns its result, and the blobs that it refers to, by kind."""
 
     @property
     def _is_interrupted(self) -> bool:

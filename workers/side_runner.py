@@ -1,4 +1,4 @@
-"""The thread of a worker that runs what needs no trainer: batch predictions, imports, their parts, exports."""
+"""The worker's thread for runs that need no trainer: batch predictions, imports, their parts, exports, cleanups."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from workers.side_attempt import SideAttempt
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 2.0
-SWEEP_SECONDS = 600.0  # between two looks for folders that killed workers have left, and their least age
+SWEEP_SECONDS = 600.0  # between two searches for folders that killed workers left behind, and their minimum age
 MakeAttempt = Callable[[Settings, Engine, BlobStore, lease.Claim, threading.Event], SideAttempt]
 
 
 def remove_left_folders(engine: Engine, folder: Path, age: float) -> None:
-    """Delete the folders of attempts that are over: a worker that was killed has left them on this machine.
+    """Delete the folders of ended attempts, which killed workers have left on this machine.
 
-    They may be as large as a dataset. A worker that still uses one has lost its lease, and writes nothing any more.
+    They may be as large as a dataset. A worker that still uses one has lost its lease, so nothing that it does counts.
     """
     for path in folder.glob("*-*"):
         run_id, _, attempt = path.name.rpartition("-")
-        with suppress(FileNotFoundError):  # another worker of this machine looks too
+        with suppress(FileNotFoundError):  # another worker on this machine may be deleting it too
             if not attempt.isdigit() or time.time() - path.stat().st_mtime < age:
                 continue
             of_attempt = (Run.id == run_id, Run.state == RunState.running, Run.attempt == int(attempt))
@@ -50,7 +50,7 @@ def remove_left_folders(engine: Engine, folder: Path, age: float) -> None:
 
 
 class SideRunner(threading.Thread):
-    """Runs them one after the other, beside the slots that train. `attempts` are by the kind of run."""
+    """Thread that makes attempts at such runs, one after another. `attempts` maps a run's kind to its attempt class."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class SideRunner(threading.Thread):
         self._worker = f"{platform.node()}-{os.getpid()}-predictions"
 
     def wake(self) -> None:
-        """Look at the queue now."""
+        """Check the queue now."""
         self._woken.set()
 
     def run(self) -> None:

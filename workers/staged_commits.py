@@ -18,7 +18,7 @@ MAX_PAUSE = 15.0  # seconds between two looks
 
 
 class StagedCommits(threading.Thread):
-    """Commits what is due. Any number of them may run: a batch is in one version."""
+    """Thread that commits the staged rows that are due. Any number may run: each batch ends up in one version."""
 
     def __init__(self, settings: Settings, engine: Engine, blobs: BlobStore, stopping: threading.Event) -> None:
         super().__init__(name="staged", daemon=True)

@@ -1,7 +1,7 @@
 """A worker process's slots: each claims runs and makes attempts at them until none is queued.
 
-The supervisor only claims; `attempt.TrainerAttempt` carries out an attempt. A message from the broker is a hint to
-look at the queue. So is the poll thread's clock: without a broker, runs are found all the same.
+The supervisor only claims; `attempt.TrainerAttempt` carries out an attempt. A message from the broker is only a hint to
+check the queue. The poll thread checks it on a timer too, so runs are found without a broker.
 """
 
 from __future__ import annotations
@@ -49,14 +49,15 @@ class Supervisor:
         self.blobs = blobs
         self.publish = publish
         self.stopping = Stopping()
-        # One thread starts all trainers and lives as long as we do: the kernel kills a trainer when that thread ends.
+        # One thread starts all trainers and lives as long as this process: the kernel kills a trainer when the thread
+        # that started it ends.
         spawner = ThreadPoolExecutor(1, "spawner")
         name = f"{platform.node()}-{os.getpid()}-{new_id('w')[-4:]}"
         self.slots = [TrainerSlot(settings, spawner, f"{name}-{number}") for number in range(settings.trainers)]
         self._free: SimpleQueue[TrainerSlot] = SimpleQueue()
         for slot in self.slots:
             self._free.put(slot)
-        # A worker that the others must not reach helps nobody.
+        # A worker that others must not connect to claims no helper's part.
         self._helps = (RunKind.helper,) if why_no_gang(settings) is None else ()
         self._heartbeat_at = {slot.worker: 0.0 for slot in self.slots}
         self._registered: set[str] = set()
@@ -82,7 +83,7 @@ class Supervisor:
         return 0
 
     def stop(self) -> None:
-        """Have every run released; returns once all slots are free and the trainers are gone."""
+        """Ask every attempt to release its run; return once all slots are free and the trainers have exited."""
         self.stopping.set()
         for _ in self.slots:
             self._free.get()
@@ -94,12 +95,12 @@ class Supervisor:
                 log.info("database unavailable; this worker's row is pruned later")
 
     def hurry(self) -> None:
-        """Have every run released now, from its last checkpoint, without the end of its epoch."""
+        """Release every run at once: it resumes from its last checkpoint, and its current epoch is lost."""
         self.stopping.hurried = True
         self.stopping.set()
 
     def is_ready(self) -> bool:
-        """Return whether some slot is at work or has a warm trainer."""
+        """Return whether any slot is working or has a warm trainer."""
         return self._free.qsize() < len(self.slots) or any(slot.is_warm() for slot in self.slots)
 
     def _work(self, slot: TrainerSlot) -> int:
@@ -112,7 +113,7 @@ class Supervisor:
                     lease_seconds=self.settings.lease_seconds,
                     running_limit=self.settings.limits.running_runs,
                     release=release(),
-                    # A run may come to wait for its trial; it must not wait for TensorFlow's start as well. A helper
+                    # A run may end up waiting for its trial, and must not wait for TensorFlow's start as well. A helper
                     # needs a new trainer anyway.
                     kinds=(*WHOLE_TRAININGS, *self._helps, *((RunKind.trial,) if slot.is_warm() else ())),
                 )

@@ -1,7 +1,7 @@
-"""What a trainer writes to its standard output and error, passed on to the worker's log without TensorFlow's notices.
+"""A trainer's standard output and error, passed on to the worker's log without TensorFlow's notices.
 
-It goes through the worker and not through a filter in the trainer, so that the last words of a process that crashes are
-kept. They become part of the failure.
+The worker filters it, not the trainer, so that the last lines of a crashing process are not lost. They become part of
+the failure.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ log = logging.getLogger(__name__)
 
 MAX_LINE = 4096  # bytes; a longer line is passed on in pieces
 MAX_TRACEBACK = 200  # lines
-MAX_LAST_LINES = 5  # kept for the failure of a trainer that crashes
+MAX_LAST_LINES = 5  # last lines that are remembered for the failure of a trainer that crashes
 # Abseil's prefix: a letter, the date, the time, the thread, the source.
 ABSEIL_LINE = re.compile(r"([IWEF])\d{4} [\d:.]++ ++\d++ [^\]\s]++\] ")
-# What every start says, and advice to who writes TensorFlow programs.
+# Lines of every start, and advice to authors of TensorFlow programs.
 NOTICE = re.compile(
     r"oneDNN (?:custom operations|supports)|before absl::InitializeLog|triggered tf\.function retracing"
 )
@@ -31,7 +31,7 @@ _LEVELS = {"I": logging.INFO, "W": logging.WARNING, "E": logging.ERROR, "F": log
 
 
 class TrainerOutput:
-    """Reads a trainer's output until it closes, in a thread of its own."""
+    """Reader of one trainer's output until it closes, in a thread of its own."""
 
     def __init__(self, stream: IO[bytes], pid: int) -> None:
         self._stream = stream
@@ -41,11 +41,11 @@ class TrainerOutput:
         self._thread.start()
 
     def forget(self) -> None:
-        """Forget the last lines: a warm trainer's next run may be another owner's, who must not read of this one."""
+        """Forget the last lines: the trainer's next run may have another owner, who must not see this run's output."""
         self._last.clear()
 
     def last_lines(self) -> list[str]:
-        """Return the last lines that were passed on, once a trainer that has exited is read to its end."""
+        """Return the last lines of a trainer that has exited, after reading its output to the end."""
         self._thread.join(1)  # a process that the trainer started may hold the pipe open
         return list(self._last)
 
@@ -57,9 +57,9 @@ class TrainerOutput:
         with self._stream:
             while piece := self._stream.readline(MAX_LINE):
                 is_end = piece.endswith(b"\n")
-                # Neither a terminal nor PostgreSQL, which has no NUL in a text, is given control characters.
+                # Control characters are removed: terminals would obey them, and PostgreSQL's texts cannot contain NUL.
                 text = printable(decoder.decode(piece, is_end)).rstrip()
-                if is_new:  # a piece of a longer line is treated as its beginning is
+                if is_new:  # a piece of a longer line is treated as the line's beginning was
                     is_within = text.startswith("Traceback ") or bool(traceback and text[:1].isspace())
                     level = logging.ERROR if is_within else level_of(text)
                 is_new = is_end
@@ -78,7 +78,7 @@ class TrainerOutput:
 
 
 def level_of(line: str) -> int | None:
-    """Return the level at which a line is logged; None for what `TF_CPP_MIN_LOG_LEVEL` (2 by default) leaves out.
+    """Return the level at which a line is logged; None if `TF_CPP_MIN_LOG_LEVEL` (2 by default) suppresses it.
 
     TensorFlow 2.21 does not obey that variable itself before its log is initialised, which Python never does.
     """

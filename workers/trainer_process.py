@@ -1,4 +1,4 @@
-"""Trainer processes from the supervisor's side: a clean environment, one kept warm in each slot, killed as a group."""
+"""Trainer processes, as the supervisor sees them: start with a clean environment, keep one warm per slot, kill."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _TEST_HOOKS = ("FITSERVE_TEST_HOOKS", "FITSERVE_TRAINER_MODULE", "FITSERVE_CRASH
 
 
 def clean_environment(settings: Settings, folder: Path, in_gang: bool = False, number: int = 0) -> dict[str, str]:
-    """Return the environment of a worker's trainer `number`, in its own folder; with `in_gang`, it opens sockets."""
+    """Return the environment of a worker's trainer `number`, in its own folder; `in_gang` lets it open sockets."""
     environment = {
         name: value for name, value in os.environ.items() if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
     }
@@ -59,9 +59,9 @@ def clean_environment(settings: Settings, folder: Path, in_gang: bool = False, n
 
 
 def gpu_of(settings: Settings, number: int) -> str | None:
-    """Return the GPU of a worker's trainer `number`, if there are several of both: each would take all GPUs' memory.
+    """Return the GPU for a worker's trainer `number` if there are several of both.
 
-    None: whatever there is.
+    Without this, each trainer would take the memory of all GPUs. None: use whatever there is.
     """
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = named.split(",") if named else [str(at) for at, _ in enumerate(_DRIVERS_GPUS.glob("*"))]
@@ -69,7 +69,7 @@ def gpu_of(settings: Settings, number: int) -> str | None:
 
 
 def data_folders(settings: Settings) -> list[Path]:
-    """Return folders of tables and checkpoints: local copies of blobs, and the blob store where it is a folder."""
+    """Return the folders that trainers read tables and checkpoints from: the blob cache, and a blob store on disk."""
     copies = settings.scratch / "blobs"
     scheme, _, path = settings.resolved_blob_url.partition("://")
     return [copies, Path(path)] if scheme == "file" else [copies]
@@ -80,7 +80,7 @@ def _test_folders() -> list[str]:
 
 
 def memory_limit(settings: Settings) -> int:
-    """Return most bytes that one trainer may hold."""
+    """Return the most memory, in bytes, that one trainer may hold."""
     return settings.trainer_memory_bytes or int(psutil.virtual_memory().total * 0.75) // max(1, settings.trainers)
 
 
@@ -88,7 +88,7 @@ _DRIVERS_GPUS = Path("/proc/driver/nvidia/gpus")
 
 
 class TrainerProcess:
-    """One trainer: a process group of its own, and the channel to it."""
+    """One trainer process, in a process group of its own, and the channel to it."""
 
     def __init__(self, settings: Settings, spawner: ThreadPoolExecutor, in_gang: bool = False, number: int = 0) -> None:
         """`in_gang`: for one run that several trainers train, which TensorFlow must know before it starts."""
@@ -123,7 +123,7 @@ class TrainerProcess:
         return self.process.poll() is None
 
     def wait_ready(self, timeout: float) -> bool:
-        """Return whether it becomes ready within `timeout` seconds. Raises ChannelClosed where it has exited."""
+        """Return whether the trainer becomes ready within `timeout` seconds. Raises ChannelClosed if it has exited."""
         if not self.ready:
             message = self.channel.receive(timeout)
             self.ready = message is not None and message["type"] == "ready"
@@ -180,7 +180,7 @@ class TrainerSlot:
             return False
 
     def trainer(self, while_waiting: Callable[[], None], in_gang: bool = False) -> TrainerProcess:
-        """Return a ready trainer, calling `while_waiting` while it starts. Raises ChannelClosed where none will."""
+        """Return a ready trainer, calling `while_waiting` while it starts. Raises ChannelClosed if none starts."""
         for _ in range(3):
             self.warm(in_gang)
             assert self._trainer is not None

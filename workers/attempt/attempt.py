@@ -49,8 +49,8 @@ from workers.trainer_process import TrainerProcess, TrainerSlot
 
 log = logging.getLogger(__name__)
 
-POLL_SECONDS = 0.05  # wait for a trainer's message before the next round of housekeeping
-BATCH_SECONDS = 0.5  # of queued messages handled before the next round of housekeeping
+POLL_SECONDS = 0.05  # waiting for a trainer's message, between two rounds of housekeeping
+BATCH_SECONDS = 0.5  # spent on queued messages before the next round of housekeeping
 WRITE_SECONDS = 0.2  # between two writes of reports
 CHECK_SECONDS = 1.0  # between two checks for a cancel and of the trainer's memory
 CANCEL_GRACE_SECONDS = 2.0  # for a trainer to obey a cancel before it is killed
@@ -58,14 +58,14 @@ T = TypeVar("T")
 
 
 class Stopping(threading.Event):
-    """Set once this worker shuts down."""
+    """Event that is set once this worker shuts down."""
 
-    hurried = False  # nobody waits any more for a trainer to finish its epoch
+    hurried = False  # release the runs now: no trainer gets to finish its epoch
 
 
 @dataclass
 class TrainerAttempt:
-    """An attempt at a claimed run that a trainer process trains, in a slot; see `SideAttempt` for the others."""
+    """One attempt at a claimed run, by a slot's trainer process; `SideAttempt` is for runs without a trainer."""
 
     settings: Settings
     engine: Engine
@@ -78,16 +78,16 @@ class TrainerAttempt:
     folder: Path = field(init=False)
     _metrics: AttemptTelemetry = field(init=False)
     _pending: list[Report] = field(default_factory=list)  # reported, not in the database yet
-    _checkpoint_file: tuple[Path, int] | None = None  # the newest one reported and its epoch, not stored yet
-    _new_checkpoint: lease.StoredCheckpoint | None = None  # stored, not in the database yet
-    _checkpoint_blob: str | None = None  # the one that the run's row refers to
+    _checkpoint_file: tuple[Path, int] | None = None  # the newest reported checkpoint and its epoch, not stored yet
+    _new_checkpoint: lease.StoredCheckpoint | None = None  # its blob is stored, the run's row does not refer to it yet
+    _checkpoint_blob: str | None = None  # the checkpoint that the run's row refers to
     _progress: bool = False  # something was reported since the last write
     _cancel_requested: bool = False
-    _seq: int = 0  # of the last report
+    _seq: int = 0  # sequence number of the last report
     _kernel_kills: int = field(default_factory=kernel_memory_kills)
     _stop_sent_at: float | None = None
     _written_at: float = field(default_factory=time.monotonic)
-    _renewed_at: float = field(default_factory=time.monotonic)  # when the last renewal that succeeded began
+    _renewed_at: float = field(default_factory=time.monotonic)  # start of the last successful renewal
     _checked_at: float = 0.0
     _progress_at: float = field(default_factory=time.monotonic)
 
@@ -101,9 +101,9 @@ class TrainerAttempt:
         return self.claim.lease
 
     def run(self) -> RunState | None:
-        """Train, and leave the run in a known state or to its next holder.
+        """Train, then end the run, requeue it, or leave it to its next holder.
 
-        Returns the state in which this attempt left the run, None where the lease was lost.
+        Returns the state in which this attempt left the run; None if the lease was lost.
         """
         crash_point("supervisor.after_claim")
         started = time.monotonic()
@@ -166,9 +166,9 @@ class TrainerAttempt:
             self._housekeep()
 
     def _receive(self, trainer: TrainerProcess) -> Message | None:
-        """Handle every queued message, and return the trainer's last one once it has come.
+        """Handle every queued message; return the trainer's last message once it has arrived.
 
-        All at once, so that the database's round trips bound the writes and not the epochs.
+        Messages are handled in bulk, so that database round trips limit how often we write, not how fast epochs arrive.
         """
         deadline = time.monotonic() + BATCH_SECONDS
         message = trainer.receive(POLL_SECONDS)
@@ -181,9 +181,9 @@ class TrainerAttempt:
         return None
 
     def _request(self) -> TrainingRequest:
-        """Return the trainer's request, with local and verified files.
+        """Build the trainer's request; its files are local and verified.
 
-        Raises NotFound, Corrupt where the data are gone.
+        Raises NotFound or Corrupt if the data are gone.
         """
         run, cache = self.claim.run, self.settings.scratch / "blobs"
         with db.reading(self.engine) as session:
@@ -217,7 +217,7 @@ class TrainerAttempt:
         )
 
     def _initial_weights(self, cache: Path) -> tuple[Path | None, Path | None]:
-        """Return the manifest of the artifact that the network begins with, and its weights.
+        """Return the manifest and the weights of the artifact that the network starts from.
 
         Raises NotFound, Corrupt.
         """
@@ -228,7 +228,7 @@ class TrainerAttempt:
         return self.blobs.local(artifact, cache), self.blobs.local(weights, cache)
 
     def _handle(self, message: Message) -> None:
-        """Queue what the trainer reported, or answer it. `_housekeep` writes the reports."""
+        """Queue a trainer's report, or answer its question. `_housekeep` writes the reports."""
         self._seq += 1
         kind = message["type"]
         if kind == "event":
@@ -248,7 +248,7 @@ class TrainerAttempt:
         self._progress = True
 
     def _store_checkpoint(self) -> None:
-        """Store the newest checkpoint reported, and write it with all epochs before it.
+        """Store the newest reported checkpoint, and write it together with all epochs before it.
 
         The blob is stored first, so that a row never refers to missing bytes.
         """
@@ -261,7 +261,7 @@ class TrainerAttempt:
         self._write()
 
     def _assign_trial(self, remaining: list[int]) -> None:
-        """Answer which trial is next, once every epoch of the trials handed over is queued for writing."""
+        """Tell the trainer which trial is next, once all epochs of the trials handed over are queued for writing."""
         try:
             assignment = self._renewing_lease(lambda: self.division.assign(remaining))
             self._collect_divided_epochs()
@@ -307,11 +307,11 @@ class TrainerAttempt:
             raise AttemptFailed(FailureCause.no_progress, message, {"seconds": seconds})
 
     def _lease_is_over(self, now: float) -> bool:
-        """Return whether it is, by our own clock: another worker may claim the run while the database is away."""
+        """Return whether our own clock says that the lease has expired: another worker may then claim the run."""
         return now - self._renewed_at > self.settings.lease_seconds
 
     def _write(self) -> None:
-        """T3: renew the lease and write what is pending. While the database is unavailable, it stays pending."""
+        """T3: renew the lease and write pending reports. While the database is unavailable, they stay pending."""
         began_at = time.monotonic()
         try:
             self._renew()
@@ -321,7 +321,7 @@ class TrainerAttempt:
         self._written_at = began_at
 
     def _renew(self) -> None:
-        """Renew the lease and write what is pending, all or nothing. Raises LeaseLost, Unavailable, StorageFull."""
+        """Renew the lease and write pending reports in one transaction. Raises LeaseLost, Unavailable, StorageFull."""
         batch, checkpoint, began_at = tuple(self._pending), self._new_checkpoint, time.monotonic()
         requested, epochs = lease.heartbeat(
             self.engine,
@@ -359,12 +359,13 @@ class TrainerAttempt:
     def _note_cancel(self) -> None:
         if not self._cancel_requested:
             self._cancel_requested = True
-            self._stop_sent_at = None  # a trainer that was asked to hand back is asked again, with less time
+            # a trainer that was asked to hand the run back is now asked to cancel it, with less time
+            self._stop_sent_at = None
 
     def _renewing_lease(self, work: Callable[[], T], cause: FailureCause | None = None) -> T:
         """Do slow work (disk, object store) in a thread while the lease is renewed.
 
-        With a `cause`, a FitserveError of the work fails the run for good.
+        If `cause` is given, a FitserveError in the work fails the run with that cause, for good.
         """
         with ThreadPoolExecutor(1) as pool:
             future = pool.submit(work)
@@ -382,7 +383,7 @@ class TrainerAttempt:
     # --- the end ----------------------------------------------------------------------------------------
 
     def _finish(self, trainer: TrainerProcess, message: Message) -> RunState | None:
-        """Commit what a trainer reported at its end, then keep the trainer for the next run."""
+        """Commit the outcome that the trainer reported, then keep the trainer for the next run."""
         if message["type"] == "done":
             state = self._commit_result(decoded(TrainingResult, message["result"]))
         elif message["type"] == "stopped":
@@ -418,7 +419,7 @@ class TrainerAttempt:
                 return self._fail_or_requeue(AttemptFailed(FailureCause.registration, error.detail, final=True))
 
     def _keep_out_of_fold(self, result: TrainingResult) -> TrainingResult:
-        """Store the predictions for held-back rows as a dataset; the same bytes are the same dataset."""
+        """Store the predictions for held-back rows as a dataset. Repeating this makes no second dataset."""
         run, files = self.claim.run, dict(result.files)
         path = files.pop(OUT_OF_FOLD)
         name = f"{run.resolved['dataset']['ref'].partition('@')[0][:50].lower()}-out-of-fold"
@@ -444,12 +445,12 @@ class TrainerAttempt:
         return replace(result, files=files, result={**result.result, "out_of_fold": own})
 
     def _cancel_or_release(self) -> RunState | None:
-        """T9 on a cancel, T6 on a graceful shutdown."""
+        """Confirm a cancel (T9), or requeue the run on a graceful shutdown (T6)."""
 
         def end() -> RunState:
             if self._new_checkpoint is not None:
                 with contextlib.suppress(blob_references.BlobVanished):  # collected meanwhile
-                    self._renew()  # so that the next attempt resumes from it
+                    self._renew()  # the next attempt resumes from it
                 self._new_checkpoint = None
             ending = finish.confirm_cancel if self._cancel_requested else finish.release
             return ending(self.engine, self.lease, tuple(self._pending))
@@ -457,7 +458,7 @@ class TrainerAttempt:
         return self._end(end)
 
     def _fail_or_requeue(self, failure: AttemptFailed) -> RunState | None:
-        """T5 where another attempt would end the same way; otherwise T6, or T7 once the attempts are used up."""
+        """Fail the run if a retry would fail too (T5); else requeue it (T6), or fail it after the last attempt (T7)."""
         reason = (failure.cause, str(failure), failure.data, tuple(self._pending))
         if failure.final:
             state = self._end(partial(finish.fail, self.engine, self.lease, *reason))
@@ -485,6 +486,6 @@ class TrainerAttempt:
 
 
 def _as_row(trial: Trial) -> dict[str, Any]:
-    """Return a search's trial as its trainer reported it."""
+    """Convert a search trial from the trainer's report to a database row."""
     names = ("trial", "state", "point", "value", "epochs", "best_epoch", "seconds", "reason", "rungs")
     return {**{name: getattr(trial, name) for name in names}, "values": trial.chosen}

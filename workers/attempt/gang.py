@@ -1,9 +1,9 @@
-"""Attempts of workers that train one network together: the leader's at the run, a helper's at its part.
+"""Attempts at one run by a gang: workers that train one network together, a leader and its helpers.
 
-The leader holds the run and writes all that is written of it. It offers the helpers' parts to idle workers, begins once
-all have joined or after the time that the spec says, and where one is lost it begins again from the last checkpoint
-with whoever is there; none of that spends an attempt of the run. While another whole run is queued nobody waits: the
-gang begins with those who are there, or lets the other run go first.
+The leader holds the run's lease and alone writes to the run. It offers the helpers' parts to idle workers, and begins
+once all have joined or after the time that the spec allows. When a helper is lost, the gang resumes from the last
+checkpoint with the workers that remain; none of that spends an attempt of the run. While another whole run is queued,
+nobody waits: the gang begins with the workers that have joined, or lets the other run go first.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ from workers.trainer.interface import GangPlace
 
 log = logging.getLogger(__name__)
 
-OFFER_AGAIN_SECONDS = 5.0  # between two looks at whether parts were given back
-ASK_SECONDS = 0.3  # between two looks at who has joined, or whether the gang has begun
-PATIENCE_SECONDS = 6.0  # for idle workers to claim the runs that are queued, before they count as waiting for this one
+OFFER_AGAIN_SECONDS = 5.0  # between two checks for parts that helpers gave back
+ASK_SECONDS = 0.3  # between two checks for new helpers, or for the gang's start
+PATIENCE_SECONDS = 6.0  # for idle workers to claim queued runs; after that, these runs count as waiting for our workers
 _FIXES = {
     FailureCause.gang_address: "Close the cluster's ports to the outside; FITSERVE_CLUSTER_PUBLIC",
     FailureCause.gang_broken: "Open FITSERVE_CLUSTER_PORTS between the workers, in both directions",
 }
 _NO_PORT = "Give FITSERVE_CLUSTER_PORTS a wider range, or close what listens in it"
-BREAKS = 3  # without an epoch between them, after which the leader goes on alone
+BREAKS = 3  # losses in a row without a finished epoch; the leader then trains alone
 T = TypeVar("T")
 
 
 def attempt_class(run: Run) -> type[TrainerAttempt]:
-    """Return what makes the attempts at a run."""
+    """Return the class whose instances make attempts at this run."""
     if run.kind == RunKind.helper:
         return HelperAttempt
     return TrainerAttempt if run.resolved.get("search") or _workers(run) is None else LeaderAttempt
@@ -59,19 +59,19 @@ def _workers(run: Run) -> Workers | None:
 
 
 class GangLost(Exception):
-    """A helper was lost, or asks to leave: the rest begin again from the last checkpoint."""
+    """A helper was lost or is leaving: the remaining workers resume from the last checkpoint."""
 
 
 class OthersFirst(Exception):
-    """Too few helpers are there, and another run is queued that this worker can train."""
+    """Too few helpers have joined while another run is queued that this worker could train."""
 
 
 @dataclass
 class _GangAttempt(TrainerAttempt):
-    """What leaders and helpers share."""
+    """The part of an attempt that leaders and helpers share."""
 
     def _until_available(self, work: Callable[[], T]) -> T:
-        """Repeat work in the database while it cannot be reached; the lease's end stops the wait."""
+        """Do database work, retrying while the database is unreachable, at most until the lease expires."""
         while True:
             try:
                 return work()
@@ -80,7 +80,7 @@ class _GangAttempt(TrainerAttempt):
                 time.sleep(RETRY_SECONDS)
 
     def _pause(self) -> None:
-        """Wait a moment for others. Raises TrainerStopped: a trainer that waits has nothing to write."""
+        """Wait a moment for other workers. Raises TrainerStopped: a waiting trainer has nothing to save."""
         self._progress_at = time.monotonic()
         self._housekeep()
         if self._cancel_requested or self.stopping.wait(ASK_SECONDS):
@@ -93,7 +93,7 @@ class _GangAttempt(TrainerAttempt):
 
 @dataclass
 class LeaderAttempt(_GangAttempt):
-    """An attempt at a run that several workers train together, by its leader."""
+    """The leader's attempt at a run that several workers train together."""
 
     _helpers: Sequence[Helper] = ()  # while the gang trains
     _intact_at: float = 0.0
@@ -122,9 +122,9 @@ class LeaderAttempt(_GangAttempt):
                 return self._yield_to_other_runs(f"{error}: another worker may have a free one")
 
     def _own_address(self) -> str | None:
-        """Return where helpers reach this worker; None where it trains alone.
+        """Return the address at which helpers reach this worker; None if it must train alone.
 
-        Where the run needs helpers it raises AttemptFailed, or NoFreePort once it has waited for one.
+        If the run requires helpers, raise AttemptFailed instead, or NoFreePort after waiting for a port.
         """
         cause, why = FailureCause.gang_address, why_no_gang(self.settings)
         if why is None and self._breaks >= BREAKS:
@@ -143,7 +143,7 @@ class LeaderAttempt(_GangAttempt):
         return None
 
     def _wait_for_port(self, why: str) -> str:
-        """Return this worker's address once a port is free, which spends no attempt. Raises NoFreePort in the end."""
+        """Wait for a free port, which spends no attempt, and return this worker's address. Raises NoFreePort."""
         self._say("warn", f"Waiting for a free port: {why}.", {"fix": _NO_PORT})
         deadline = time.monotonic() + max(self._wait_seconds, PATIENCE_SECONDS)
         while True:
@@ -157,7 +157,7 @@ class LeaderAttempt(_GangAttempt):
     # --- before -----------------------------------------------------------------------------------------
 
     def _gather(self, address: str) -> list[Helper]:
-        """Offer parts, and wait for the helpers to begin with. Raises OthersFirst, TrainerStopped."""
+        """Offer parts, wait for helpers, and return those to start with. Raises OthersFirst, TrainerStopped."""
         offered = self._until_available(lambda: gangs.offer(self.engine, self.lease, self._count - 1, release()))
         self._publish(offered)
         offered_at = time.monotonic()
@@ -182,7 +182,7 @@ class LeaderAttempt(_GangAttempt):
                 offered_at, offered = now, self._offer_again(offered, useless)
 
     def _look(self, offered: Sequence[str], address: str) -> tuple[list[Helper], int, bool]:
-        """Return who has joined and can be reached, how many cannot, and whether other work waits."""
+        """Return the helpers that can be reached, the number that cannot, and whether other runs are waiting."""
         with db.reading(self.engine) as session:
             helpers = gangs.joined(session, offered)
         there = [one for one in helpers if self._is_reachable(address, one)]
@@ -200,7 +200,7 @@ class LeaderAttempt(_GangAttempt):
         return self._reachable[helper.address]
 
     def _offer_again(self, offered: Sequence[str], useless: int) -> list[str]:
-        """Offer further parts for those of workers that have given theirs back, or cannot be reached."""
+        """Offer new parts in place of those that were given back, or whose workers cannot be reached."""
         count = self._count - 1 + useless
         left = self._until_available(lambda: gangs.offer_again(self.engine, self.lease, offered, count, release()))
         self._publish([run_id for run_id in left if run_id not in offered])
@@ -223,12 +223,12 @@ class LeaderAttempt(_GangAttempt):
     # --- training ---------------------------------------------------------------------------------------
 
     def _train_with(self, helpers: list[Helper], address: str) -> RunState | None:
-        """Train with these helpers, or alone where there are none. Raises GangLost."""
+        """Train with these helpers, or alone without any. Raises GangLost."""
         addresses = self._until_available(lambda: gangs.begin(self.engine, self.lease, helpers, address))
         count = len(addresses)
         alone = "No other worker has joined: this one trains the network alone."
         self._say("info", f"{count} workers train the network together." if helpers else alone, {"workers": count})
-        self.claim.run.checkpoint = self._checkpoint_blob  # of this attempt, where the gang begins again
+        self.claim.run.checkpoint = self._checkpoint_blob  # newer than the claim's if this attempt has regrouped
         request = self._renewing_lease(self._request, FailureCause.bad_data)
         trainer = self.trainer
         assert trainer is not None
@@ -247,17 +247,17 @@ class LeaderAttempt(_GangAttempt):
         super()._handle(message)
 
     def _housekeep(self) -> None:
-        """Do what every attempt does, and notice helpers whose leases are over. Raises GangLost as well."""
+        """Do every attempt's housekeeping, and check the helpers' leases. Also raises GangLost."""
         super()._housekeep()
         now = time.monotonic()
         if self._helpers and now - self._intact_at >= CHECK_SECONDS:
             self._intact_at = now
-            with contextlib.suppress(Unavailable):  # nothing is known of them then; our own lease runs as well
+            with contextlib.suppress(Unavailable):  # their leases cannot be read then; our own limits the wait
                 if not gangs.intact(self.engine, self._helpers):
                     raise GangLost("it no longer holds its part")
 
     def _regroup(self, why: str) -> None:
-        """End the step for all, so that the remaining members begin again from the last checkpoint."""
+        """Kill our trainer, which fails the step in all others, so that the gang resumes from the last checkpoint."""
         log.warning("a gang is broken", extra={"run": self.lease.run_id, "why": why})
         self.slot.drop()
         self.trainer, self._helpers = None, ()
@@ -267,7 +267,7 @@ class LeaderAttempt(_GangAttempt):
 
 @dataclass
 class HelperAttempt(_GangAttempt):
-    """An attempt at a helper's part. It is never repeated: the leader offers new parts where it needs them."""
+    """An attempt at a helper's part of a run. It is never retried: the leader offers a new part instead."""
 
     def _train(self) -> RunState | None:
         self.trainer = self.slot.trainer(self._housekeep, in_gang=True)
@@ -281,7 +281,7 @@ class HelperAttempt(_GangAttempt):
         return self._finish(self.trainer, ended)
 
     def _join(self) -> tuple[int, list[str]]:
-        """Announce this worker, and return its place once the gang begins. Raises GangOver, NoFreePort."""
+        """Announce this worker; return its rank and all addresses once the gang begins. Raises GangOver, NoFreePort."""
         address, spec = free_address(self.settings), self.claim.run.spec
         self._until_available(lambda: gangs.join(self.engine, self.lease, platform.node(), address))
         while True:

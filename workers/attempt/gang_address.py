@@ -1,8 +1,8 @@
-"""Where other workers reach a trainer that trains together with them, and whether they may.
+"""Addresses for training together: where a trainer can be reached, and whether that is allowed on this machine.
 
-TensorFlow's server has neither encryption nor keys, and listens on every address of the machine, whatever name the
-others are given: anyone who reaches its port can run code in the trainer. So a machine with a public address
-takes part only where its operator says that the ports are closed to the outside.
+TensorFlow's server has neither encryption nor authentication, and listens on every address of the machine, whichever
+one the others connect to: anyone who reaches its port can run code in the trainer. So a machine with a public address
+takes part only if its operator has declared that the ports are closed to the outside.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class NoFreePort(Exception):
 
 
 def why_no_gang(settings: Settings) -> str | None:
-    """Return why this worker must not train together with others; None where it may."""
+    """Return why this worker must not train together with others; None if it may."""
     if settings.cluster_public:
         return None
     for addresses in psutil.net_if_addrs().values():
@@ -42,7 +42,7 @@ def free_address(settings: Settings) -> str:
     """Return `host:port` with a free port of the range. Raises NoFreePort."""
     first, _, last = settings.cluster_ports.partition("-")
     ports = list(range(int(first), int(last or first) + 1))
-    random.shuffle(ports)  # several trainers of a machine look at the same time
+    random.shuffle(ports)  # random, since several trainers of a machine may look at the same time
     for port in ports:
         with socket.socket(socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET) as probe:
             try:
@@ -55,7 +55,7 @@ def free_address(settings: Settings) -> str:
 
 
 def reachable(own: str, own_hostname: str, other: str, other_hostname: str) -> bool:
-    """Return whether two addresses can reach each other: loopback ones on one machine alone, no name unknown here."""
+    """Return whether two workers can reach each other: names resolve here; loopback only within one machine."""
     local = [_is_loopback(address) for address in (own, other)]
     if any(local) and own_hostname != other_hostname:
         return False

@@ -32,14 +32,14 @@ from workers.trainer.interface import TrainingResult
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 0.5  # pause before another try while the database is unavailable
-_NEAR_LIMIT = 0.8  # of the memory limit: a crash above this is attributed to memory
+_NEAR_LIMIT = 0.8  # share of the memory limit above which a crash is attributed to memory
 _CGROUP_EVENTS = Path("/sys/fs/cgroup/memory.events")
 
 
 class AttemptFailed(Exception):
-    """The attempt, which had a trainer, ends with this cause.
+    """An attempt with a trainer failed, with this cause.
 
-    `final`: another attempt would end the same way, so none is made. `start_over`: the next one uses no checkpoint.
+    `final`: another attempt would fail too, so none is made. `start_over`: the next attempt ignores the checkpoint.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ def kernel_memory_kills() -> int:
 
 @dataclass(frozen=True, slots=True)
 class DurableResult:
-    """A training result whose blobs are stored; no row refers to them yet."""
+    """A training result whose files are stored as blobs that no row refers to yet."""
 
     run: Run
     artifact: str | None
@@ -119,7 +119,7 @@ class DurableResult:
     metrics: dict[str, Any]
 
     def commit(self, engine: Engine, lease: Lease, blobs: BlobStore, reports: tuple[Report, ...]) -> RunState:
-        """T4: run, blob rows and model version in one transaction.
+        """T4: commit the run's result, its blob rows and the model version in one transaction.
 
         Raises LeaseLost, CancelledFirst, BlobVanished, and the registry's errors.
         """
@@ -135,12 +135,12 @@ class DurableResult:
 
 
 def make_durable(blobs: BlobStore, run: Run, trained: TrainingResult) -> DurableResult:
-    """Store the files and the manifest of a result; of a divided trial, its one file. Raises StorageFull."""
+    """Store a result's files and manifest, or a divided trial's one file, as blobs. Raises StorageFull."""
     if run.kind == RunKind.trial:
         file = blobs.put_file(trained.files["trial"])
         result = {**trained.result, "blob": file.sha256, "bytes": file.bytes}
         return DurableResult(run, None, {"trial": file}, result, {})
-    if not trained.files:  # a check keeps no network, and a helper has none
+    if not trained.files:  # neither a check nor a helper has a network to store
         return DurableResult(run, None, {}, {**trained.result, "bytes": 0}, {})
     origin = {"run": run.id, "created_at": datetime.now(UTC).isoformat()}
     artifact, stored = artifacts.write(blobs, trained.files, {**trained.manifest, **origin})
@@ -166,8 +166,8 @@ def commit_outcome(
 ) -> RunState | None:
     """Commit the outcome, retrying; give up after `patience` seconds once shutdown has begun.
 
-    Where the result of a commit is unknown, the row is read again: it is never assumed. Returns the state in which
-    this attempt left the run; None where the run is no longer ours, or where the lease is left to expire.
+    If the result of a commit is unknown, the row is read again; success is never assumed. Returns the state in which
+    this attempt left the run; None if the run is no longer ours, or if the lease is left to expire.
     """
     deadline: float | None = None
     while True:

@@ -23,9 +23,8 @@ _LOSSES = {"training": "loss", "validation": "val_loss"}
 def attempt_context(claim: Claim) -> Iterator[Span]:
     """Bind log lines and a span to one attempt. Without tracing the span does nothing."""
     telemetry.ATTEMPTS.inc()
-    if (
-        claim.run.kind not in INTERNAL_KINDS
-    ):  # a trial is meant to wait until a worker is idle; its run doesn't wait for it
+    # A trial is meant to wait for an idle worker, and delays no one: its parent run goes on.
+    if claim.run.kind not in INTERNAL_KINDS:
         telemetry.RUN_WAIT.observe(claim.waited)
     origin = claim.run.origin or {}
     attributes = {"run_id": claim.lease.run_id, "run_attempt": claim.lease.attempt, "run_model": claim.run.model}
@@ -41,7 +40,7 @@ def attempt_context(claim: Claim) -> Iterator[Span]:
 class AttemptTelemetry:
     """Counters and gauges of one attempt at `run`, in the slot with this number.
 
-    A divided trial counts for nothing: its epochs are counted with the run that it belongs to.
+    A divided trial is not counted here: its epochs are counted with its parent run.
     """
 
     run: Run

@@ -1,8 +1,9 @@
-"""A run's trials divided among workers, from the side of the supervisor that holds the run.
+"""Divide a run's trials among idle workers; used by the attempt that holds the run.
 
-Before each trial the trainer asks which is next. Trials that remain are then offered to idle workers; those that none
-has begun are taken back one by one, so that the run never waits for a queue; and the files of finished ones are handed
-over. All of this state is in the database: a supervisor that takes the run over after a crash continues from there.
+Before each trial the trainer asks which is next. The remaining trials are then offered to idle workers; trials that no
+worker has started are taken back one by one, so that the run never waits for a queue; and the files of finished trials
+are handed over. All of this state is in the database: a supervisor that takes the run over after a crash continues from
+there.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ log = logging.getLogger(__name__)
 
 Publish = Callable[[str], bool]
 MAX_OFFERED = 64  # trials of one run that are queued at once; the rest follow
-MIN_TRIAL_SECONDS = 2.0  # a shorter trial is over before a helper has read the data and built the network
+MIN_TRIAL_SECONDS = 2.0  # a shorter trial is over before another worker has read the data and built the network
 _PAGE = 1000  # epochs read at once
-_OURS_AGAIN = (RunState.failed, RunState.cancelled)  # whatever the cause: the run trains that trial itself
+_OURS_AGAIN = (RunState.failed, RunState.cancelled)  # whatever the cause: the parent run trains that trial itself
 
 
 def local_or_none(blobs: BlobStore, sha256: str | None, cache: Path) -> Path | None:
-    """Return a local copy of a blob; None where it is lost: training then starts over, with the same result."""
+    """Return a local copy of a blob; None if it is lost. Training then starts over, with the same result."""
     if sha256 is None:
         return None
     try:
@@ -48,7 +49,7 @@ def local_or_none(blobs: BlobStore, sha256: str | None, cache: Path) -> Path | N
 
 
 def delete_blob(engine: Engine, blobs: BlobStore, sha256: str | None) -> None:
-    """Delete a blob unless something refers to it. Where that fails, it is left to garbage collection."""
+    """Delete a blob unless something refers to it. On failure, garbage collection will delete it."""
     if sha256 is not None:
         try:
             blob_references.delete_if_unreferenced(engine, blobs, sha256)
@@ -58,7 +59,7 @@ def delete_blob(engine: Engine, blobs: BlobStore, sha256: str | None) -> None:
 
 @dataclass
 class TrialDivision:
-    """The division of one attempt's trials. Every call raises LeaseLost, and Unavailable without a database."""
+    """The division of one attempt's trials. Every method raises LeaseLost, and Unavailable without a database."""
 
     settings: Settings
     engine: Engine
@@ -67,7 +68,7 @@ class TrialDivision:
     worker: str
     publish: Publish
     _trial_runs: dict[int, TrialRun] = field(default_factory=dict)  # by trial, as last read
-    _last_epoch: dict[int, int] = field(default_factory=dict)  # by trial, the last one that `new_epochs` gave
+    _last_epoch: dict[int, int] = field(default_factory=dict)  # by trial, the last epoch that `new_epochs` yielded
     _complete: set[int] = field(default_factory=set)  # trials that will have no more epochs
     _trial_seconds: float | None = None  # estimated at first, then measured
     _trial_started_at: float | None = None
@@ -77,7 +78,8 @@ class TrialDivision:
         if (estimated := (run.estimates or {}).get("seconds")) is not None:
             trials = (run.resolved.get("training") or {}).get("restarts") or 1
             trials *= (run.resolved.get("search") or {}).get("trials") or 1
-            members = (run.resolved.get("ensemble") or {}).get("members") or 1  # they are trials, of one restart
+            # an ensemble's members are trials of one restart each
+            members = (run.resolved.get("ensemble") or {}).get("members") or 1
             self._trial_seconds = estimated / max(1, int(trials), int(members))
 
     @property
@@ -85,7 +87,7 @@ class TrialDivision:
         return self.claim.lease
 
     def assign(self, remaining: Sequence[int]) -> TrialAssignment:
-        """Return which of the remaining trials the trainer trains now, and the files of those that others finished."""
+        """Return the trial that our trainer trains now, if any, and the files of trials that other workers finished."""
         if self._trial_started_at is not None:
             self._trial_seconds = time.monotonic() - self._trial_started_at
         assignment = self._choose(remaining)
@@ -115,7 +117,8 @@ class TrialDivision:
                 if taken is not None:
                     return TrialAssignment(trial, self._local(taken.checkpoint), finished)
         if not finished:
-            # All that remain are with other workers. One may be lost, and we may be the only process to notice.
+            # Other workers have all remaining trials. One of them may be lost, and we may be the only process to
+            # notice.
             reclaim_expired_runs(self.engine, self.settings.max_attempts)
         return TrialAssignment(finished=finished)
 
@@ -140,7 +143,7 @@ class TrialDivision:
                 self._complete.add(trial)
 
     def delete_files(self) -> None:
-        """Delete the trials' files once the run is over: its result holds what they brought."""
+        """Delete the trials' files once the run is over: its result contains all that is needed of them."""
         for trial_run in self._trial_runs.values():
             delete_blob(self.engine, self.blobs, trial_run.blob)
 

@@ -1,1 +1,1 @@
-"""Runs that need no trainer, beside the slots that train; first of all batch predictions."""
+"""Runs that need no trainer: batch predictions, imports, their parts, and cleanups."""

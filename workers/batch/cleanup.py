@@ -1,4 +1,4 @@
-"""Cleanups: what a batch prediction, which ended without its holder, has written to its destination is removed."""
+"""Cleanups: remove what a batch prediction wrote to its destination, if its holder was lost before doing so."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from fitserve.wire.destinations import Destination
 from workers.reaper import reclaim_expired_runs
 from workers.side_attempt import Interrupted, SideAttempt
 
-_POLL = 0.1  # seconds between looks at the parts that others still hold
+_POLL = 0.1  # seconds between two checks of the parts that other workers still hold
 
 
 class CleanupAttempt(SideAttempt):
-    """One attempt at one cleanup. A destination that is away costs an attempt, as it does a batch prediction."""
+    """One attempt at one cleanup. An unreachable destination spends an attempt, as for a batch prediction."""
 
     _remains: list[str] | None = None
 
@@ -30,7 +30,7 @@ class CleanupAttempt(SideAttempt):
         stated = Destination.model_validate(run.resolved["destination"])
         ((kind, where),) = run.resolved["destination"].items()
         self._remains = [f"what {run.parent_id} has written through {where['connection']} ({kind})"]
-        while cleanup.has_writers(self.engine, run.parent_id):  # a part that is written after this would remain
+        while cleanup.has_writers(self.engine, run.parent_id):  # a part written after this would never be removed
             if self._is_interrupted:
                 raise Interrupted
             reclaim_expired_runs(self.engine, self.settings.max_attempts)
@@ -46,6 +46,6 @@ class CleanupAttempt(SideAttempt):
         return {}
 
     def _undo(self) -> None:
-        """Say at the batch prediction that this gives up."""
+        """Record on the batch prediction that the cleanup has given up."""
         with db.transaction(self.engine) as session:
             self._register(session)

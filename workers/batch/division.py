@@ -1,8 +1,7 @@
-"""Runs in parts that other workers may do, batch predictions and imports, from the side of the worker that holds one.
+"""Runs in parts, batch predictions and imports, divided among workers: the side of the worker that holds the run.
 
-Parts are runs of the kind `part`, offered to the other workers and taken back one by one while nobody has begun them,
-as trials are. All of this state is in the database: a worker that takes the run over after a crash continues from
-there.
+Parts are runs of kind `part`, offered to other workers and taken back one by one while no worker has started them, as
+trials are. All of this state is in the database: a worker that takes the run over after a crash continues from there.
 """
 
 from __future__ import annotations
@@ -33,14 +32,14 @@ from workers.side_attempt import Interrupted, SideAttempt
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-POLL = 0.1  # seconds between looks at the parts of other workers
+POLL = 0.1  # seconds between two checks of other workers' parts
 MAX_OFFERED = 64  # parts of one run that are queued at once; the rest follow
-_OURS_AGAIN = (RunState.failed, RunState.cancelled)  # whatever the cause: the run predicts that part itself
+_OURS_AGAIN = (RunState.failed, RunState.cancelled)  # whatever the cause: the parent run does that part itself
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """What is next: a part for this worker, with the blob that another one made of it; and what others finished."""
+    """The next step: a part for this worker, with a blob stored for it before, and the parts that others finished."""
 
     own: int | None = None
     blob: str | None = None
@@ -49,14 +48,14 @@ class Assignment:
 
 @dataclass
 class PartDivision:
-    """The division of one attempt's parts. Every call raises LeaseLost, and Unavailable without a database."""
+    """One attempt's parts, divided among workers. Every method raises LeaseLost, and Unavailable without a database."""
 
     engine: Engine
     lease: Lease
     max_attempts: int
 
     def assign(self, remaining: Sequence[int]) -> Assignment:
-        """Return which of the remaining parts the holder predicts now; none while others have all of them."""
+        """Return which of the remaining parts this worker does now; none while other workers have all of them."""
         parts = self._read()
         finished: dict[int, StoredPart] = {}
         ours = []
@@ -75,16 +74,16 @@ class PartDivision:
             if taken is not None:
                 return Assignment(part.trial, taken.checkpoint, finished)
         if not finished:
-            # All that remain are with other workers. One may be lost, and we may be the only process to notice.
+            # Other workers have all remaining parts. One may be lost, and we may be the only process to notice.
             reclaim_expired_runs(self.engine, self.max_attempts)
         return Assignment(finished=finished)
 
     def next_number(self) -> int:
-        """Return a number above those of all parts that were ever offered."""
+        """Return a part number above all that were ever offered."""
         return max(self._read(), default=-1) + 1
 
     def end(self) -> bool:
-        """Cancel what others have, before the run ends. Return whether all of them have stopped."""
+        """Cancel other workers' parts before the run ends. Return whether all of them have stopped."""
         finish.cancel_divided(self.engine, self.lease)
         reclaim_expired_runs(self.engine, self.max_attempts)
         return all(part.state != RunState.running for part in self._read().values())
@@ -119,7 +118,7 @@ class DividedAttempt(SideAttempt):
         return self._division
 
     def _do_all(self, division: PartDivision, numbers: Sequence[int], done: dict[int, StoredPart]) -> None:
-        """Do the parts that are not in `done`, or take them over from other workers, until all are."""
+        """Finish all parts that are not in `done`: do them here, or collect them from other workers."""
         while remaining := [number for number in numbers if number not in done]:
             if self._is_interrupted:
                 raise Interrupted
@@ -134,9 +133,9 @@ class DividedAttempt(SideAttempt):
                 time.sleep(POLL)
 
     def _patiently(self, work: Callable[[], T]) -> T:
-        """Return what `work` returns; repeat it while the database or the blob store is away.
+        """Do `work` and return its result, retrying while the database or the blob store is unavailable.
 
-        Not for longer than the lease holds without a database: an attempt that has lost it is of no use.
+        Stop when the lease expires: an attempt that has lost it can commit nothing.
         """
         until = time.monotonic() + self.settings.lease_seconds
         while True:
@@ -149,7 +148,7 @@ class DividedAttempt(SideAttempt):
 
     @abstractmethod
     def _do_part(self, number: int, blob: str | None) -> StoredPart:
-        """Do one part, unless another worker that had it has left its blob."""
+        """Do one part, unless a worker that had it before has stored its blob."""
 
     @abstractmethod
     def _record(self) -> None:

@@ -1,8 +1,8 @@
-"""Imports as runs: a source in, one version of a dataset out; many objects are fetched and read by several workers.
+"""Imports as runs: read a source into one dataset version; several workers fetch and read many objects.
 
-The run's holder lists the source once, and its checkpoint names that plan. Each part's objects are fetched and read by
-whoever has the part, into blobs; the holder joins all of them as an import in the API does, and the version is
-committed in the transaction that ends the run: under its lease, and never twice.
+The run's holder lists the source once, and its checkpoint names that plan. Whoever has a part fetches and reads its
+objects into blobs; the holder joins all of them as an import in the API does. The version is committed in the
+transaction that ends the run, so under its lease and never twice.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from workers.side_attempt import DeterministicFailure, Interrupted, SideAttempt
 
 
 class _ImportingAttempt(SideAttempt):
-    """What attempts at an import and at a part of one share."""
+    """The part of an attempt that imports and their parts share."""
 
     def _importer(self) -> Importer:
         return Importer(self.settings, self.engine, self.blobs, self.claim.run.owner, self._check_wanted)
@@ -72,7 +72,7 @@ class _ImportingAttempt(SideAttempt):
             raise Interrupted from None
 
     def _known_part(self, blob: str | None) -> StoredTables | None:
-        """Return a part that was stored before, by whomever, if all of it is there."""
+        """Return a part that any worker stored before, if it is complete."""
         return None if blob is None else find_tables(self.blobs, blob)
 
 
@@ -81,7 +81,7 @@ def _as_part(number: int, stored: StoredTables) -> StoredPart:
 
 
 class ImportAttempt(_ImportingAttempt, DividedAttempt):
-    """One attempt at one import. A source that is away costs an attempt."""
+    """One attempt at one import. An unreachable source spends an attempt."""
 
     _version: store.NewVersion | None = None
     _plan: ImportPlan | None = None
@@ -95,10 +95,10 @@ class ImportAttempt(_ImportingAttempt, DividedAttempt):
         return state
 
     def _delete_parts(self) -> None:
-        """Delete what other workers and this one have read: it may be as large as the source."""
+        """Delete the blobs of all parts, by any worker: together they may be as large as the source."""
         for part in self._done.values():
             if self.stopping.is_set():
-                return  # a worker that stops is not waited for: the collector deletes the rest
+                return  # a stopping worker is not waited for: garbage collection deletes the rest
             try:
                 tables = json.loads(self.blobs.read(part.blob))
             except (NotFound, Corrupt, Unavailable):
@@ -127,13 +127,13 @@ class ImportAttempt(_ImportingAttempt, DividedAttempt):
         return {"rows": self._version.table.rows}, {"dataset": self._version.blob}
 
     def _check_name(self, name: str) -> None:
-        """Raise Conflict before any work is done for a name that is another owner's by now."""
+        """Raise Conflict, before any work is done, if another owner has taken the name meanwhile."""
         with db.reading(self.engine) as session:
             newest = store.latest_version(session, name)
             store.check_name_is_free(name, newest, self.claim.run.owner, as_version=True)
 
     def _known_version(self) -> Dataset | None:
-        """Return the version that a refresh has begun from, if it is still there."""
+        """Return the version that this refresh started from, if it still exists."""
         known = self.claim.run.resolved.get("known")
         with db.reading(self.engine) as session:
             return None if known is None else session.get(Dataset, known)
@@ -158,9 +158,9 @@ class ImportAttempt(_ImportingAttempt, DividedAttempt):
         return fetched
 
     def _fetch_parts(self, importer: Importer, division: PartDivision) -> Fetched | None:
-        """Have all parts read, and join them; where one has changed since, list the source again and start over.
+        """Have all parts read, and join them. If an object has changed since the listing, list again and start over.
 
-        None where a single object is left, which is no part but the table.
+        None if a single object is left: it is the whole table, not a part.
         """
         is_lost = False
         for attempt in range(1, ATTEMPTS + 1):
@@ -171,7 +171,8 @@ class ImportAttempt(_ImportingAttempt, DividedAttempt):
             except SourceChanged:
                 if attempt == ATTEMPTS:
                     raise
-            except (NotFound, Corrupt) as error:  # such as another import's of the same objects, which has ended
+            # such as another import's blob of the same objects; that import has ended
+            except (NotFound, Corrupt) as error:
                 if attempt == ATTEMPTS:
                     raise BlobVanished("The parts of the import keep being deleted.") from error
                 is_lost = True
@@ -185,7 +186,7 @@ class ImportAttempt(_ImportingAttempt, DividedAttempt):
         raise AssertionError("unreachable")
 
     def _begin(self, division: PartDivision, listing: Listing) -> None:
-        """Record a plan before a part of it is offered. Its numbers are new, also where the one before it is lost."""
+        """Record a plan before any of its parts is offered. Part numbers are never reused, even if a plan was lost."""
         division.end()
         unused = 0 if self._plan is None else self._plan.numbers.stop
         self._plan, self._done = ImportPlan.of(listing, max(unused, division.next_number())), {}
@@ -228,7 +229,7 @@ class ImportAttempt(_ImportingAttempt, DividedAttempt):
         self._write((self._report(level, message, data),))
 
     def _read_checkpoint(self) -> None:
-        """Go on with the plan and the parts of an earlier attempt, where they are still there."""
+        """Continue with an earlier attempt's plan and parts, if they still exist."""
         sha256 = self.claim.run.checkpoint
         if sha256 is None:
             return
@@ -237,7 +238,8 @@ class ImportAttempt(_ImportingAttempt, DividedAttempt):
             plan = ImportPlan.from_json(self.blobs.read(body["plan"]))
         except (NotFound, Corrupt):
             return
-        self._plan, self._plan_blob = plan, self.blobs.put_bytes(plan.to_json())  # as old as this attempt again
+        # storing it again makes it new for garbage collection, which spares it during this attempt
+        self._plan, self._plan_blob = plan, self.blobs.put_bytes(plan.to_json())
         parts = (StoredPart(**one) for one in body["done"])
         self._done = {part.number: part for part in parts if self._known_part(part.blob)}
 
@@ -246,7 +248,8 @@ class ImportAttempt(_ImportingAttempt, DividedAttempt):
             try:
                 return super()._succeed(result, stored)
             except (IntegrityError, Conflict) as error:
-                # An upload has taken the name's next version meanwhile, or the newest one was deleted: not another's.
+                # An upload has taken the next version number meanwhile, or the newest version was deleted: try again.
+                # Any other Conflict is final: another owner has taken the name.
                 if isinstance(error, Conflict) and not isinstance(error.__cause__, IntegrityError):
                     raise
         return super()._succeed(result, stored)
@@ -262,7 +265,10 @@ class ImportAttempt(_ImportingAttempt, DividedAttempt):
 
 
 class ImportPartAttempt(_ImportingAttempt):
-    """One attempt at one part of another worker's import. What it cannot do is left to that worker, which says why."""
+    """One attempt at one part of another worker's import.
+
+    A part that fails is left to that worker, which does it again itself and reports why it fails.
+    """
 
     def _work(self, folder: Path) -> tuple[dict[str, Any], dict[str, StoredBlob]]:
         run, number = self.claim.run, int(self.claim.run.spec[RunKind.part])
@@ -282,7 +288,7 @@ class ImportPartAttempt(_ImportingAttempt):
         return {"rows": 0, "blob": part.listed.sha256, "bytes": part.expanded, "objects": objects}, stored
 
     def _plan(self) -> ImportPlan | None:
-        """Return the plan that the import's checkpoint names; None where there is none any more."""
+        """Return the plan that the import's checkpoint names; None if it no longer exists."""
         with db.reading(self.engine) as session:
             whole = session.get(Run, self.claim.run.parent_id)
             sha256 = None if whole is None else whole.checkpoint

@@ -1,4 +1,4 @@
-"""An artifact's encoder and serving graph, for whole tables."""
+"""A stored model that predicts whole tables: an artifact's encoder and serving graph."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from workers.trainer.export.prediction_columns import prediction_columns
 
 
 class ArtifactModel:
-    """An artifact's encoder and serving graph, for whole tables. Several threads may predict.
+    """A stored model that predicts whole tables, from several threads if need be.
 
-    `interval` is the level of its intervals and sets, 0 for none; without it, that of its spec answers. Labels are by
-    `decisions`, else by its manifest's.
+    `interval` is the level of its intervals and sets, 0 for none; by default the level of its spec. Labels follow
+    `decisions`, by default those of its manifest.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class ArtifactModel:
         self.conformal = Conformal(manifest)
         level = self.conformal.level if interval is None else interval
         self.levels = {one["name"]: level for one in self.conformal.outputs} if level else {}
-        if interval is None:  # ground truth may have moved the level
+        if interval is None:  # the level may have been adjusted to ground truth
             self.levels |= moved_levels(self.conformal, error_rates or {})
         self.decisions = {
             one["output"]: one for one in (manifest.get("decisions") if decisions is None else decisions) or ()
@@ -77,7 +77,7 @@ class ArtifactModel:
         return [one for name, level in own for one in self.conformal.bounds(predicted, level, facts, only=name)]
 
     def _facts(self, feeds: Any, table: pa.Table) -> RowFacts:
-        """Return what bounds depend on beside the outputs."""
+        """Return the inputs that intervals and sets depend on, besides the outputs."""
         if (name := self.conformal.coverage_by) is None:
             return RowFacts(feeds=feeds)
         column = self.encoder.leading[self.encoder.names.index(name)]

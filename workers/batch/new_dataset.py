@@ -1,4 +1,4 @@
-"""The destination of a batch prediction that names none: a new dataset, to be read and downloaded."""
+"""The default destination of a batch prediction: a new dataset, to be read and downloaded."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fitserve.wire.datasets import UploadOptions
 
 @dataclass
 class NewDataset:
-    """The dataset of one run. The same bytes are the same dataset, so finishing again makes no second one."""
+    """The dataset of one run. Finishing again makes no second one, since equal bytes are the same dataset."""
 
     settings: Settings
     engine: Engine
@@ -33,19 +33,19 @@ class NewDataset:
     run: str
 
     def prepare(self, schema: pa.Schema) -> None:
-        """Nothing is needed."""
+        """Do nothing: a dataset needs no preparation."""
 
     def write(self, part: StoredPart, path: Path) -> None:
-        """The part's blob is all that it takes."""
+        """Do nothing: the part is already stored as a blob."""
 
     leftovers = "nothing"
 
     def discard(self) -> list[str]:
-        """Blobs that nothing refers to are collected."""
+        """Do nothing: garbage collection deletes unreferenced blobs."""
         return []
 
     def finish(self, parts: Sequence[StoredPart], about: Mapping[str, Any]) -> dict[str, Any]:
-        """Join the parts to one table, and make it a dataset."""
+        """Join the parts into one table, and register it as a dataset."""
         path, cache = self.folder / "predictions.parquet", self.settings.scratch / "blobs"
         writer: pq.ParquetWriter | None = None
         try:

@@ -1,4 +1,4 @@
-"""One part of a batch prediction: its rows predicted, chunk by chunk, into one Parquet blob."""
+"""Predict one part of a batch prediction, chunk by chunk, into one Parquet blob."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class PartPredictor:
         return self._schema
 
     def predict(self, number: int) -> tuple[StoredPart, Path]:
-        """Return a part, stored as a blob, and a local file of it. Raises BadInput, Interrupted."""
+        """Predict a part. Returns it, stored as a blob, and its local file. Raises BadInput, Interrupted."""
         schema, first = self.schema(), number * self.rows_per_part
         last = min(first + self.rows_per_part, self.dataset.rows)
         path = self.folder / f"part-{number}.parquet"
@@ -99,7 +99,7 @@ class PartPredictor:
         return StoredPart(number, rows, blob.sha256, blob.bytes), path
 
     def _chunks(self, first: int, last: int) -> Iterator[tuple[pa.Table, int]]:
-        """Yield a part's rows with the number of the first one; none is begun once the attempt is to end."""
+        """Yield a part's rows in chunks, each with the number of its first row, until the attempt is interrupted."""
         at = first
         for chunk in part_chunks(self.table, first, last):
             if self.is_interrupted():
@@ -108,7 +108,7 @@ class PartPredictor:
             at += chunk.num_rows
 
     def _answer(self, chunk: pa.Table, first: int) -> pa.Table:
-        """Return the chunk's columns that were asked for, and the predictions."""
+        """Predict a chunk. Returns the requested columns of the dataset, and the predictions."""
         try:
             predicted = self.model.predict(chunk)
         except BadInput as error:

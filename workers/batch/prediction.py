@@ -1,7 +1,7 @@
-"""Batch predictions: a dataset in, predictions out to where they are asked for, part by part.
+"""Batch predictions: predict a dataset's rows and write them to a destination, part by part.
 
-Each part's predictions are a blob before they are written anywhere, and the run's checkpoint names it under the fence
-of the lease: every worker that writes a part writes the same bytes.
+Each part's predictions are stored as a blob before they are written anywhere, and the run's checkpoint names it under
+the fence of the lease: every worker that writes a part writes the same bytes.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class BatchPredictionAttempt(DividedAttempt):
         return self._finish(predictor, [self._written[number] for number in sorted(self._written)]), {}
 
     def _do_part(self, number: int, blob: str | None) -> StoredPart:
-        """Predict a part, unless that was done before, and write it."""
+        """Write a part to the destination, predicting it unless that was done before."""
         predictor = self._predictor
         assert self._target is not None
         assert predictor is not None
@@ -76,9 +76,9 @@ class BatchPredictionAttempt(DividedAttempt):
     def _undo(self) -> list[str] | None:
         if not self.claim.run.resolved.get("destination"):
             return None
-        if self._target is None or self._division is None:  # nothing was written, but perhaps by an earlier attempt
+        if self._target is None or self._division is None:  # this attempt has written nothing; an earlier one may have
             return [] if self.claim.lease.attempt == 1 else None
-        while not self._division.end():  # a part that is written after this would remain
+        while not self._division.end():  # a part written after this would never be removed
             time.sleep(POLL)
         try:
             return self._target.discard()
@@ -93,7 +93,7 @@ class BatchPredictionAttempt(DividedAttempt):
         )
 
     def _open(self, folder: Path) -> DestinationTarget:
-        """Return the run's destination; that of a part is its run's."""
+        """Return the run's destination; a part's is its parent's."""
         run = self.claim.run
         stated = run.resolved.get("destination")
         if stated is None:
@@ -103,7 +103,7 @@ class BatchPredictionAttempt(DividedAttempt):
         return open_target(self.settings, Destination.model_validate(stated), run.owner, whole)
 
     def _record(self) -> None:
-        """Record which parts are predicted and written, and how many rows of all are done."""
+        """Record which parts are predicted and written, and how many of all rows are done."""
         assert self._predictor is not None
         rows, of = sum(part.rows for part in self._written.values()), self._predictor.dataset.rows
         self._write_checkpoint((self._report("info", f"{rows} of {of} rows", {"rows": rows, "of": of}),))
@@ -143,13 +143,13 @@ class PartAttempt(BatchPredictionAttempt):
         return {"rows": part.rows, "blob": part.blob, "bytes": part.bytes}, {RunKind.part: stored}
 
     def _undo(self) -> None:
-        """Leave it to the run that this is a part of."""
+        """Do nothing: the parent run removes what its parts wrote."""
 
 
 def _known_part(
     attempt: SideAttempt, number: int, recorded: StoredPart | None, blob: str | None
 ) -> tuple[StoredPart | None, Path | None]:
-    """Return a part that was predicted before, and a local file of it; nothing where it must be predicted."""
+    """Return a part that was predicted before, and its local file; (None, None) if it must be predicted."""
     sha256 = recorded.blob if recorded is not None else blob
     if sha256 is None:
         return None, None

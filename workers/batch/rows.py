@@ -1,4 +1,4 @@
-"""A table's rows by parts and chunks, always cut at the same places, and work on them by several threads."""
+"""Fixed divisions of a table's rows into parts and chunks, and work on them in several threads."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import pyarrow.parquet as pq
 T = TypeVar("T")
 R = TypeVar("R")
 
-CHUNK = 20_000  # rows that are predicted at once
-PART_ROWS = 100_000  # of one part: one transaction, one object
-MAX_PARTS = 500  # beyond which parts are larger
+CHUNK = 20_000  # rows predicted in one call
+PART_ROWS = 100_000  # rows of a part, which is written in one transaction or as one object
+MAX_PARTS = 500  # most parts of one table; of larger tables, each part has more rows
 
 
 def rows_per_part(rows: int) -> int:
-    """Return the rows of each part of a table but the last."""
+    """Return the number of rows in each part of a table, except the last."""
     return max(PART_ROWS, -(-rows // MAX_PARTS))
 
 
