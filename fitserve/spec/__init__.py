@@ -4,5 +4,5 @@ decode.parse_bytes(bytes) or spec.parse(dict) -> Spec       as written, checked 
 resolve.resolve(Spec, DatasetFacts, Limits) -> Resolved     checked against a dataset, every default written out
 schema.json_schema()                                        the same, for editors and other languages
 
-Nothing is imported here: the prediction service needs the features only, not every layer and loss.
+Nothing is imported here, because the prediction service needs only the features, not every layer and loss.
 """

@@ -1,7 +1,7 @@
 """Ablations: the same spec without each of its parts, trained with the same seeds on the same rows.
 
 A part is named `dropout`, `batch_norm`, ..., `feature:COLUMN` or `layer:WHICH`, where WHICH is a layer's name or its
-number among the layers of the network, from 1, inputs and outputs apart.
+number, counted from 1 over the network's layers without inputs and outputs.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from fitserve.errors import Problem
 from fitserve.validation import unknown_name
 
 KEY = "ablate"
-WHOLE = "nothing"  # is left out: the spec itself
+WHOLE = "nothing"  # names the trial that leaves nothing out: the spec itself
 SEEDS = 5
 MAX_PARTS = 100
 _DROPOUT = ("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianDropout", "AlphaDropout")
 _NORMALIZATION = ("BatchNormalization",)
-# Layers that only reshape are no parts of their own in `all`.
+# `all` does not count layers that only reshape as parts.
 _SHAPING = ("Flatten", "Reshape", "Permute", "Concatenate", "Average", "Add", "Multiply", "RepeatVector", "Cropping1D")
 
 Body = dict[str, Any]
 
 
 class Ablation(DataModel):
-    """Which parts are left out in turn, and how often each is trained."""
+    """An ablation: the parts to leave out in turn, and how often to train without each."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -114,12 +114,12 @@ def _all_layers(body: Body) -> list[str]:
 
 
 def _layer(body: Body, which: str) -> str:
-    """Return the name of a layer that is given by its number or name."""
+    """Return the name of the layer that a number or a name refers to."""
     return str(_hidden(body)[int(which) - 1]["name"]) if which.isdecimal() else which
 
 
 def _remove(body: Body, name: str) -> None:
-    """Remove a layer: the layers that read it read its inputs instead."""
+    """Remove a layer, and connect the layers that read it to its inputs."""
     gone = next(entry for entry in body["network"] if entry["name"] == name)
     body["network"] = [entry for entry in body["network"] if entry is not gone]
     for entry in body["network"]:
@@ -131,7 +131,7 @@ def _remove(body: Body, name: str) -> None:
 
 
 def _drop_lost_inputs(body: Body) -> None:
-    """Drop the inputs that no feature feeds any more, and the layers that only they fed."""
+    """Drop inputs that no longer have a feature, and layers that only read those inputs."""
     fed = {feature["input"] for feature in body["features"]}
     lost = {entry["name"] for entry in body["network"] if _kind(entry) == "Input" and entry["name"] not in fed}
     remaining = []
@@ -147,7 +147,7 @@ def _drop_lost_inputs(body: Body) -> None:
             _remove(body, entry["name"])
 
 
-# --- parts that are no layer and no column --------------------------------------------------------------
+# --- parts that are neither layers nor columns --------------------------------------------------------------
 
 
 def _layers_of(kinds: Sequence[str]) -> tuple[Callable[[Body], bool], Callable[[Body], None]]:

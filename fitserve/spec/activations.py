@@ -39,14 +39,14 @@ ACTIVATIONS = (
     "squareplus",
     "tanh_shrink",
 )
-# Of Keras, and refused, with the reason.
+# Keras activations that a spec may not use, each with the reason.
 UNUSABLE = {
     "glu": "it halves the last axis, and Keras gives the next layer a kernel that does not fit",
     "threshold": "it needs two arguments, which a name cannot give; use the layer ReLU, which has a threshold",
 }
 ACTIVATION_ALIASES = {"swish": "silu", "hard_swish": "hard_silu", "identity": "linear"}
 
-# The range of an output after them; any other is unbounded.
+# The output range of bounded activations; all others are unbounded.
 RANGES = {
     "sigmoid": (0.0, 1.0),
     "hard_sigmoid": (0.0, 1.0),

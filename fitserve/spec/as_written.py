@@ -1,4 +1,4 @@
-"""What the author of a spec wrote, to keep; and a changed spec rewritten close to it."""
+"""Store a spec as its author wrote it, and write a changed spec in the same style."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from fitserve.spec.spec import Spec
 from fitserve.spec.training import OptimizerSwitch
 
 Json = Mapping[str, Any]
-# How a member is written, given what was written, what it resolved to, and what it is to be.
+# Writes one member of a spec. Arguments: as the author wrote it, its resolved value, and the value it should get.
 Way = Callable[[Any, Any, Any], Any]
 _ABSENT: Any = object()
-MAX_ROUNDS = 6  # what is written decides other defaults: a network alone is no ensemble
-SEVERAL = ("search", "ablate", "check")  # ask for other runs than that of one spec, which `changed` is
+MAX_ROUNDS = 6  # Each round may change other defaults: a spec that states its network, for example, is no ensemble.
+SEVERAL = ("search", "ablate", "check")  # members that ask for several runs; `changed` is the spec of a single one
 
 
 def as_sent(spec: Spec) -> dict[str, Any]:
-    """Return a spec in its shortest form: without defaults, and with bare names where they say enough."""
+    """Return a spec in its shortest form: without defaults, and as bare names where no argument differs."""
     sent = spec.model_dump(mode="json", exclude_unset=True)
     for key, name, rest in (("target", "name", "columns"), ("features", "column", None)):
         if isinstance(sent.get(key), list):
@@ -31,17 +31,17 @@ def as_sent(spec: Spec) -> dict[str, Any]:
 
 
 def _bare(value: Any, name: str, rest: str | None) -> Any:
-    """Return the bare name of a mapping that says no more; `rest`, if present, holds the same name."""
+    """Return a mapping that holds nothing but a name as that bare name; `rest`, if present, holds the same name."""
     if not isinstance(value, Mapping) or not {name} <= value.keys() <= {name, rest}:
         return value
     return value[name] if rest not in value or value[rest] == [value[name]] else value
 
 
 def rewrite(written: Json, changed: Json, resolve: Callable[[Json], Json]) -> Json:
-    """Return a spec that resolves to the same as `changed`, as close to what was written as can be.
+    """Return a spec that resolves to `changed` and stays as close as possible to `written`.
 
-    `changed` is what `written` resolves to, with changes. Where no shorter spec means the same, it is returned itself.
-    `resolve` returns what a spec resolves to; it raises for one that is refused.
+    `changed` is the resolved form of `written`, with changes; it is returned itself if no shorter spec is equivalent.
+    `resolve` returns a spec's resolved form and raises if the spec is refused.
     """
     meant = resolve(changed)
     if any(written.get(key) for key in SEVERAL):
@@ -53,7 +53,7 @@ def rewrite(written: Json, changed: Json, resolve: Callable[[Json], Json]) -> Js
                 resolved = resolve(candidate)
                 if _without_names(resolved) == _without_names(meant):
                     return candidate
-                # Features give the network its inputs, so that layers are rewritten last.
+                # The features decide the network's inputs, so layers are rewritten last.
                 others = {**resolved, "network": None}, {**meant, "network": None}
                 nearer = _merge(candidate, *others, {"features": features, "training": _training})
                 candidate = nearer if nearer != candidate else _merge(candidate, resolved, meant, {"network": layers})
@@ -63,7 +63,7 @@ def rewrite(written: Json, changed: Json, resolve: Callable[[Json], Json]) -> Js
 
 
 def _merge(written: Json, before: Json, after: Json, ways: Mapping[str, Way] | None = None) -> Json:
-    """Return `written` with the members that differ between `before` and `after`; `ways` of writing some of them."""
+    """Return `written` with the changes from `before` to `after`; `ways` are how to write some members."""
     merged = dict(written)
     for key in dict.fromkeys((*before, *after)):
         old, new, own = before.get(key, _ABSENT), after.get(key, _ABSENT), written.get(key, _ABSENT)
@@ -83,7 +83,7 @@ def _merge(written: Json, before: Json, after: Json, ways: Mapping[str, Way] | N
 
 
 def _training(written: Any, before: Json, after: Json) -> Json:
-    """Return how the network is trained; optimizers that follow epochs with their non-default arguments."""
+    """Return the training section; later optimizers are written with their non-default arguments only."""
     merged = dict(_merge({} if written is _ABSENT else written, before, after))
     if before.get("switches") != after.get("switches"):
         switches = [OptimizerSwitch.model_validate(one) for one in after["switches"]]
@@ -92,7 +92,7 @@ def _training(written: Any, before: Json, after: Json) -> Json:
 
 
 def _is_one_class(old: Any, new: Any) -> bool:
-    """Return whether two values are a component of one class with its arguments."""
+    """Return whether both values are components of the same class, written with arguments."""
     both = isinstance(old, Mapping) and isinstance(new, Mapping)
     return both and len(old) == 1 and old.keys() == new.keys()
 

@@ -1,6 +1,6 @@
-"""What resolving a spec says about it: the network's table, the run's cost, and what is valid but unwise.
+"""What a client learns from resolving a spec: the network's table, the run's cost, and advice.
 
-These are the answers' forms alone, without the layers: a client reads them and needs nothing else of the spec.
+Only the response models, without the layers, so that a client can read them without importing the rest of the spec.
 """
 
 from __future__ import annotations

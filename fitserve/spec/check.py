@@ -1,4 +1,4 @@
-"""Checks: short runs that say something about a spec, and keep no network."""
+"""Checks: short runs that test a spec and store no network."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _switch(value: Any) -> Any:
 
 
 class Check(DataModel):
-    """What is checked."""
+    """The checks that a run performs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -64,6 +64,6 @@ AnyCheck = Annotated[Check | None, BeforeValidator(_shorthand)]
 
 
 def most_batches(check: Check) -> int:
-    """Return how many batches the checks train at most."""
+    """Return the largest number of batches that the checks may train."""
     rising = check.range_test.steps + 14 * 50 if check.range_test is not None else 0
     return rising + (2 * 1500 + 5 * 200 + 2 * 400 if check.sanity else 0)

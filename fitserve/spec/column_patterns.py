@@ -1,4 +1,4 @@
-"""Features by pattern: `pixel*` stands for the columns that match it, `-pixel0` takes a column out again."""
+"""Features by pattern: `pixel*` stands for all columns that match it, `-pixel0` removes a column from them."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ class Placed:
 
 
 def is_pattern(name: str) -> bool:
-    """Return whether a feature's name that is no column's stands for several columns, or takes some out."""
+    """Return whether a feature's name that is not a column is a pattern: it adds several columns or removes some."""
     return name.startswith(_OUT) or _WILD.search(name) is not None
 
 
 def expand(
     features: Sequence[Feature], facts: DatasetFacts, taken: frozenset[str], problems: list[Problem]
 ) -> list[Placed]:
-    """Return the features with patterns replaced by their columns, except for ignored ones and those of `taken`.
+    """Return the features with patterns replaced by their columns, without ignored columns and those in `taken`.
 
-    `*` matches any text, `?` one character. A leading `-` takes out what comes before it; first in the list, it takes
-    out of all columns. A column that is also named on its own is that one feature alone. A column's exact name comes
-    first, whatever characters are in it.
+    `*` matches any text, `?` one character. A leading `-` removes columns from the features before it; at the start of
+    the list, it removes them from all columns. A column that is also named on its own becomes only that feature. An
+    exact column name wins over its reading as a pattern.
     """
     patterns = [feature.column for feature in features if _is_one(feature, facts) and _WILD.search(feature.column)]
     if len(patterns) > MAX_PATTERNS:
@@ -80,7 +80,7 @@ def _matching(pattern: str, names: Iterable[str]) -> Iterator[str]:
     """Yield the names that a pattern matches; one without wildcards matches itself."""
     if not _WILD.search(pattern):
         return (name for name in names if name == pattern)
-    plain = pattern.replace("[", "[[]")  # brackets mean themselves
+    plain = pattern.replace("[", "[[]")  # brackets match themselves; fnmatch would read a character class
     return (name for name in names if fnmatch.fnmatchcase(name, plain))
 
 

@@ -1,4 +1,4 @@
-"""How a Keras class is written in a spec, and how that is read.
+"""Keras classes in a spec: the four ways to write one, and the parser for them.
 
     Dense: {units: 128, activation: relu}     a mapping of arguments
     Dropout: 0.2                              the first argument alone
@@ -46,9 +46,9 @@ class Component(DataModel):
 
     # Other names that Keras accepts for the class.
     aliases: ClassVar[tuple[str, ...]] = ()
-    # The argument that a shorthand gives; None: the first. Empty: there is no shorthand.
+    # The argument that a shorthand sets; None is the first argument, "" means no shorthand.
     shorthand: ClassVar[str | None] = None
-    # Keras's arguments that a spec does not offer, with the one value that an imported configuration may have.
+    # Keras arguments that a spec cannot set, each with the only value accepted from an imported configuration.
     omitted: ClassVar[Mapping[str, Any]] = {}
 
     def __init_subclass__(cls, *, abstract: bool = False, **config: Unpack[ConfigDict]) -> None:
@@ -67,7 +67,7 @@ class Component(DataModel):
 
     @classmethod
     def shorthand_argument(cls) -> str | None:
-        """Return the argument that a shorthand gives; None where there is no shorthand."""
+        """Return the name of the argument that a shorthand sets; None if there is no shorthand."""
         if cls.shorthand is not None:
             return cls.shorthand or None
         return next(iter(cls.model_fields), None)
@@ -79,7 +79,7 @@ class Component(DataModel):
 
     @classmethod
     def from_arguments(cls, value: Any) -> Self:
-        """Read what a spec writes after the class's name. Raises InvalidValue with pointers relative to it."""
+        """Parse the value that follows the class's name. Raises InvalidValue with pointers relative to that value."""
         argument = cls.shorthand_argument()
         if value is None:
             return cls._validated({})
@@ -91,7 +91,7 @@ class Component(DataModel):
 
     @classmethod
     def from_keras(cls, config: dict[str, Any]) -> Self:
-        """Read Keras's `get_config()`. Raises InvalidValue for what a spec cannot express."""
+        """Parse a Keras `get_config()`. Raises InvalidValue for anything that a spec cannot express."""
         arguments = {}
         for key, value in config.items():
             allowed = cls.omitted.get(key, _UNIVERSAL.get(key, _UNKNOWN))
@@ -101,7 +101,7 @@ class Component(DataModel):
                 detail = f"A spec's {cls.__name__} cannot have {key} other than {excerpt(allowed)}."
                 raise InvalidValue(detail, pointer=f"/{key}", received=excerpt(value))
         whole = cls._validated(arguments)
-        # Keras writes every argument out; what is as usual was not asked for.
+        # Keras writes out every argument; one that has its default was not set by the author.
         usual = {name for name, field in cls.model_fields.items() if getattr(whole, name) == field.default}
         return cls._validated({name: value for name, value in arguments.items() if name not in usual})
 
@@ -114,7 +114,7 @@ class Component(DataModel):
 
 
 _UNKNOWN = object()
-# Arguments of every Keras configuration; `...` is any value. Precision is `training.mixed_precision`'s.
+# Arguments in every Keras configuration; `...` accepts any value. `training.mixed_precision` sets the precision.
 _UNIVERSAL: dict[str, Any] = {
     "name": ...,
     "dtype": ("float32", None),
@@ -138,7 +138,7 @@ C = TypeVar("C", bound=Component)
 class Family(Generic[C]):
     """The concrete subclasses of `base`, by name, and a Pydantic annotation for a field that holds one.
 
-    To be made after all of them are defined. `module` is the Keras module that a configuration may name.
+    Create it after all subclasses are defined. `module` is the Keras module that a configuration may name.
     """
 
     def __init__(self, noun: str, module: str, base: type[C]) -> None:
@@ -161,7 +161,7 @@ class Family(Generic[C]):
         raise InvalidValue(problems=[unknown_name(detail, name, self.classes, pointer)])
 
     def read(self, value: Any) -> C:
-        """Return the member that any of the four ways of writing means. Raises InvalidValue."""
+        """Parse any of the four ways of writing a member. Raises InvalidValue."""
         if isinstance(value, Component):
             if type(value) in self.classes.values():
                 return value  # type: ignore[return-value]

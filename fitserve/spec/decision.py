@@ -18,7 +18,7 @@ Measure = Literal["f1", "balanced_accuracy", "accuracy", "mcc"]
 ERRORS = ("false_positive", "false_negative")
 RULES = ("maximize", "cost", "recall_at_least", "precision_at_least", "threshold")
 MAX_DECISIONS = 100
-MAX_COSTS = 100  # labels of a cost matrix
+MAX_COSTS = 100  # labels in a cost matrix
 
 
 def _cost(value: Any) -> float:
@@ -84,7 +84,7 @@ Costs = Annotated[
 
 
 class Abstain(DataModel):
-    """When no label is answered: where any of these holds."""
+    """Conditions under which the prediction is no label; any one of them is enough."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -113,7 +113,7 @@ def _switch(value: Any) -> Any:
 
 
 class Decision(DataModel):
-    """How a label follows from the probabilities of one target. Thresholds are chosen on rows that no network saw.
+    """How a label is chosen from the probabilities of one target. Thresholds are tuned on rows that no network saw.
 
     At most one of `maximize`, `cost`, `recall_at_least`, `precision_at_least` and `threshold`; without any, the
     likeliest label is answered.
@@ -157,19 +157,19 @@ class Decision(DataModel):
 
     @property
     def rule(self) -> str | None:
-        """The rule that is set, one of RULES; None answers the likeliest label."""
+        """The rule that is set, one of RULES; None predicts the likeliest label."""
         return next((name for name in RULES if getattr(self, name) is not None), None)
 
     @property
     def needs_rows(self) -> bool:
-        """Whether held-out rows are needed to choose what it asks for."""
+        """Whether held-out rows are needed to tune the decision."""
         chosen = self.rule not in (None, "threshold")
         return chosen or (
             self.abstain is not None and (self.abstain.distance or self.abstain.prediction_set) is not None
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return what is asked, without what is left out."""
+        """Return the settings as JSON, without those that are left out."""
         return self.model_dump(mode="json", exclude_none=True)
 
 
@@ -187,7 +187,7 @@ Decisions = Annotated[tuple[Decision, ...], BeforeValidator(_listed)]
 
 @dataclass(frozen=True, slots=True)
 class DecisionOutput:
-    """What a decision is about: a target's name, task and labels."""
+    """The output that a decision applies to: its target's name, task and labels."""
 
     name: str
     task: str

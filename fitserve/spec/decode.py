@@ -1,4 +1,4 @@
-"""A spec's bytes, JSON or YAML, as plain values, within limits that are checked before memory is taken.
+"""Decode a spec from JSON or YAML to plain values; limits are checked before memory is allocated.
 
 YAML is read with the core schema of YAML 1.2 (`no` and `on` are text, `1e-3` is a number), without tags and merge
 keys, each key once, within limits of depth, size, values and repeated anchors.
@@ -40,18 +40,18 @@ except ImportError:  # PyYAML built without libyaml
 YAML_TYPES = ("application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml")
 JSON_TYPES = ("application/json", "text/json")
 YAML_BYTES = 256 * 1024
-YAML_VALUES = 10_000  # scalars, lists and mappings, repeated ones counted each time
+YAML_VALUES = 10_000  # scalars, lists and mappings; those repeated by an alias count each time
 
 
 def parse_bytes(data: bytes, content_type: str = "application/json", limits: Limits | None = None) -> Spec:
-    """Return the spec of a JSON or YAML body. Raises SpecRefused with every problem, and as `decode`."""
+    """Parse a JSON or YAML body as a spec. Raises SpecRefused with every problem, and the errors of `decode`."""
     return parse(decode(data, content_type, limits), limits)
 
 
 def decode(data: bytes, content_type: str = "application/json", limits: Limits | None = None) -> Any:
     """Return the plain values of a JSON or YAML body, as its content type says.
 
-    Raises SpecRefused (422) for what exceeds a limit, Malformed (400) for bytes that cannot be read, UnsupportedMedia
+    Raises SpecRefused (422) for a body beyond a limit, Malformed (400) for bytes that cannot be read, UnsupportedMedia
     (415) for any other content type.
     """
     limits = limits or Limits()
@@ -96,7 +96,7 @@ def _decode_yaml(data: bytes, max_depth: int) -> Any:
         raise Malformed(f"The body is not YAML: {excerpt(str(error))}.") from None
 
 
-# More than 64 levels at a glance: the scanner would look ahead through all of them before it gives an event.
+# More than 64 levels in a row: PyYAML's scanner would read through all of them before it emits an event.
 _NESTED = re.compile(r"[\[{]{65}|(?:^|\n)(?:[ ]*+[-?:] ){65}")
 
 
@@ -117,7 +117,7 @@ def _line(event: Any) -> dict[str, Any]:
     return {"line": event.start_mark.line + 1}
 
 
-_PLAIN = "plain"  # the tag of every scalar without quotes
+_PLAIN = "plain"  # our tag for every unquoted scalar
 _TEXT = Resolver.DEFAULT_SCALAR_TAG
 _INT = re.compile(r"[-+]?[0-9]{1,400}\Z")
 _HEX = re.compile(r"0x[0-9a-fA-F]{1,16}\Z")
@@ -140,7 +140,7 @@ class SpecLoader(Composer, EventParser, SafeConstructor, Resolver):
         self.max_depth = max_depth
         self.depth = 0
         self.values = 0
-        self.sizes: dict[str, int] = {}  # values below each anchor that is complete
+        self.sizes: dict[str, int] = {}  # number of values below each completed anchor
 
     def get_single_node(self) -> Node | None:
         node = self.get_node() if self.check_node() else None
@@ -163,7 +163,7 @@ class SpecLoader(Composer, EventParser, SafeConstructor, Resolver):
             raise Malformed("A spec has no YAML tags.", received=excerpt(event.tag), **_line(event))
         self._count(1, event)
         before = self.values
-        self.sizes.pop(anchor, None)  # until it is complete, so that no value contains itself
+        self.sizes.pop(anchor, None)  # unknown until the anchor is complete, so that no value can contain itself
         if self.depth == self.max_depth:
             raise _too_deep(self.max_depth)
         self.depth += 1

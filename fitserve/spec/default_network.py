@@ -1,7 +1,8 @@
-"""What is trained where a spec leaves it out: network, batches, epochs, early stopping, ensemble.
+"""Defaults for what a spec leaves out: network, batch size, epochs, early stopping, ensemble.
 
-Measured on tables that it was not chosen by: docs/explanation/default-network.md. `preset: plain` is the bare network
-of a first course instead. Who names a network keeps one network, which stops early unless training says how long.
+Evaluated on tables that were not used to choose it: docs/explanation/default-network.md. `preset: plain` is a minimal
+network for teaching. A spec that states its network trains just that one, with early stopping unless the spec sets the
+epochs.
 """
 
 from __future__ import annotations
@@ -17,24 +18,25 @@ from fitserve.spec.target import Target
 from fitserve.spec.training import EarlyStopping, Training
 
 EPOCHS = 200
-# Training rows up to which early stopping waits so many epochs: an epoch of a million rows is a thousand steps.
+# (training rows up to, patience in epochs): an epoch of a million rows is already a thousand steps.
 PATIENCES = ((200_000, 20), (1_000_000, 10))
 LEAST_PATIENCE = 5
-FEWEST_EPOCHS = 20  # to which a time budget reduces those that a spec leaves out
-# Rows up to which a batch has so many rows. Small batches are essential on a few thousand rows, slow on many.
+FEWEST_EPOCHS = 20  # lower bound when a time budget reduces epochs that the spec leaves out
+# (training rows up to, batch size): small batches are essential on a few thousand rows, and slow on many.
 BATCHES = ((4_500, 32), (9_000, 64), (18_000, 128), (50_000, 256), (200_000, 512))
 MAX_BATCH = 1024
 MAX_EMBEDDED = 64
-PIECES = (96, 48, 0)  # bins of all columns together, to which a time budget reduces those that a spec leaves out
+# total bins over all columns: the steps in which a time budget reduces bins that the spec leaves out
+PIECES = (96, 48, 0)
 
 
 def leaves_network_out(spec: Spec) -> bool:
-    """Return whether the spec leaves its network to us."""
+    """Return whether the spec leaves its network out."""
     return spec.preset is None and "network" not in spec.model_fields_set
 
 
 def adds_linear_part(targets: Sequence[Target]) -> bool:
-    """Return whether the output also reads the inputs directly: a number may be almost a sum of others."""
+    """Return whether the output also reads the inputs directly: a numeric target may be nearly linear in them."""
     return any(target.task == "regression" for target in targets)
 
 
@@ -54,7 +56,7 @@ def network_of(spec: Spec, inputs: Sequence[EncodedInput], targets: Sequence[Tar
 
 
 def _joined(inputs: Sequence[EncodedInput]) -> list[Any]:
-    """Return the layers that bring all inputs into one: integers through an embedding of their own."""
+    """Return the layers that join all inputs into one; each integer input passes through its own embedding."""
     if len(inputs) == 1 and inputs[0].cardinality is None:
         return []
     layers: list[Any] = []
@@ -88,34 +90,34 @@ def training_of(spec: Spec, training_rows: int, validation: bool) -> Training:
     `training_rows` are those that a network trains on; `validation`: rows are held out.
     """
     training, stated = spec.training, spec.training.model_fields_set
-    # Written out even where the default stands, so that the result resolves to itself.
+    # Defaults are written out too, so that the result resolves to itself.
     updates: dict[str, Any] = {name: getattr(training, name) for name in ("batch_size", "epochs", "early_stopping")}
     stops = validation and spec.preset is None and "early_stopping" not in stated
     if leaves_network_out(spec):
         updates |= {"batch_size": batch_size(training_rows), "epochs": EPOCHS}
     elif {"epochs", "keep_epochs"} & stated:
-        stops = False  # who says how long it trains gets that
+        stops = False  # the spec sets the epochs, so it gets all of them
     if stops:
         updates["early_stopping"] = EarlyStopping(patience=patience(training_rows), restore_best_weights=True)
     return training.model_copy(update={name: value for name, value in updates.items() if name not in stated})
 
 
 def patience(rows: int) -> int:
-    """Return the epochs without improvement after which training stops, for so many training rows."""
+    """Return early stopping's patience in epochs for this number of training rows."""
     return next((epochs for most, epochs in PATIENCES if rows <= most), LEAST_PATIENCE)
 
 
 def batch_size(rows: int) -> int:
-    """Return the rows of a batch, for so many training rows."""
+    """Return the batch size for this number of training rows."""
     return next((size for most, size in BATCHES if rows <= most), MAX_BATCH)
 
 
 def shrunk_epochs(epochs: int, seconds: float, startup: float, budget: float) -> int:
-    """Return how many epochs fit the budget, of `epochs` that take `seconds` with the startup."""
+    """Return how many of `epochs` fit the budget; all of them take `seconds`, startup included."""
     share = max(0.0, budget - startup) / max(seconds - startup, 1e-9)
     return max(min(epochs, FEWEST_EPOCHS), min(epochs, int(epochs * share)))
 
 
 def described(shrunk: Mapping[str, int]) -> str:
-    """Return what was made smaller, in words."""
+    """Describe in words what was reduced."""
     return ", ".join(f"{name} ({size} without it)" for name, size in shrunk.items())

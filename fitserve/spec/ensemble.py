@@ -14,11 +14,11 @@ from fitserve.spec.argument_types import Positive
 
 Validated = Literal["folds", "holdout"]
 MEMBERS = 8
-FEWEST = 4  # members that a time budget leaves, where the spec does not say how many
-FOLD_ROWS = 18_000  # rows up to which members are reduced before folds are given up
-MAX_FOLD_ROWS = 100_000  # rows above which every member sees most of what there is to see anyway
-FEW_ROWS = 40  # below, a fold would have less than five rows
-FIRST_PAST = 0.5  # of a time split's rows: so many train every member, and the folds follow them
+FEWEST = 4  # fewest members to which a time budget reduces an ensemble whose size the spec leaves out
+FOLD_ROWS = 18_000  # up to this many rows, members are reduced before folds are given up
+MAX_FOLD_ROWS = 100_000  # above this many rows, folds add little: each member already sees enough rows
+FEW_ROWS = 40  # below this many rows, a fold would have fewer than five
+FIRST_PAST = 0.5  # share of a time split's rows that train every member; the folds follow them
 
 
 class Ensemble(DataModel):
@@ -39,7 +39,7 @@ class Ensemble(DataModel):
 
 
 class Folds(DataModel):
-    """Cross-validation: every part of the rows is held back from one network, and predicted by it."""
+    """Cross-validation: each fold of the rows is held out from one network, which then predicts it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -81,17 +81,17 @@ def members_of(ensemble: Ensemble | None) -> int:
 
 @dataclass(frozen=True, slots=True)
 class ValidationSplit:
-    """What a split says about the rows that validate."""
+    """A split's validation rows: the share, and whether the spec states it."""
 
     method: str
     by: str | None
-    stated: bool  # the spec names a share, or a column that names the rows
+    stated: bool  # the spec gives a share, or a column that assigns rows to parts
     validation: float  # share of all rows
     test: float
 
 
 def default_ensembles(rows: int, held_out: ValidationSplit, facts: DatasetFacts) -> list[Ensemble | None]:
-    """Return what a spec that leaves its ensemble out may have, the best first; None is a single network.
+    """Return the ensembles to try for a spec that leaves its ensemble out, best first; None is a single network.
 
     `rows` are those that are not the test part. The first is taken whose cost fits the time budget, else the last.
     """
@@ -116,7 +116,7 @@ def _down_from(ensemble: Ensemble, fewest: int = FEWEST) -> list[Ensemble | None
 
 
 def _most_folds(rows: int, held_out: ValidationSplit, facts: DatasetFacts) -> int:
-    """Return how many folds there can be: each has a row at least, or a group."""
+    """Return the most folds possible: each needs at least one row, or one group."""
     if held_out.method == "group" and (column := facts.by_name.get(str(held_out.by))) is not None:
         return column.distinct + (column.missing > 0) - (held_out.test > 0)
     return rows
@@ -125,7 +125,7 @@ def _most_folds(rows: int, held_out: ValidationSplit, facts: DatasetFacts) -> in
 def resolve_ensemble(
     written: Ensemble, rows: int, held_out: ValidationSplit, facts: DatasetFacts, problems: list[Problem]
 ) -> Ensemble | None:
-    """Return an ensemble that a spec names, written out and checked; None for one of a single member."""
+    """Return the ensemble that a spec states, checked and written out; None if it has a single member."""
     none_held_out = held_out.validation == 0 and held_out.method != "column"
     share_stated = held_out.stated and not none_held_out
     validation = written.validation or ("holdout" if share_stated else "folds")

@@ -1,7 +1,7 @@
 """The cost of a run, by integer arithmetic on its resolved network: nothing is allocated.
 
-A multiply-add is one multiplication with one addition. Training does those of the forward pass, and twice as many in
-the backward pass (one for the gradient of the weights, one for that of the inputs).
+A multiply-add is one multiplication with one addition. The backward pass takes twice as many as the forward pass: one
+for the gradient of the weights, one for the gradient of the inputs.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from fitserve.spec.training import Training
 
 FLOAT_BYTES = 4
 # Measured on two cores with AVX-512; a busy or older machine is slower.
-STARTUP_SECONDS = 3.0  # of a trainer with TensorFlow loaded: build, trace, export, parity gate
+STARTUP_SECONDS = 3.0  # a trainer's overhead once TensorFlow is loaded: build, trace, export, parity gate
 STEP_SECONDS = 60e-6  # an empty step of the compiled loop
 LAYER_SECONDS = 18e-6  # added by each layer, whatever its size
 SEQUENCE_SECONDS = 60e-6  # added by each step of a recurrent layer's sequence, forward and backward
-EPOCH_SECONDS = 1.2e-3  # of an epoch, whatever its steps: the call, the validation
+EPOCH_SECONDS = 1.2e-3  # fixed cost of an epoch: the call, the validation
 MULTIPLY_ADDS_PER_SECOND = 2.0e10
-EMBEDDED_SECONDS = 3.4e-9  # of a step, for each number of an embedding: the optimizer moves all of them
-# Members of an ensemble that train stacked: each further one adds a share of a step, and their products are larger.
+EMBEDDED_SECONDS = 3.4e-9  # per step and embedding weight: the optimizer updates all of them
+# Each further member of a stacked ensemble adds this share of a step: one larger product replaces several small ones.
 MEMBER_SHARE = 0.26
 STACKED_SPEEDUP = 1.6
 MEMBER_STARTUP_SECONDS = 0.3
-# Layers whose members the trainer may stack; it decides itself.
+# Layers that the trainer can stack over members; the trainer itself decides whether to.
 STACKED = {
     *("Input", "Dense", "Activation", "LeakyReLU", "ReLU", "ELU", "Identity", "Rescaling", "Concatenate"),
     *("Dropout", "GaussianDropout", "GaussianNoise", "BatchNormalization", "LayerNormalization"),
@@ -96,8 +96,8 @@ def estimate(
 
 
 def _saved_activations(graph: NetworkGraph) -> int:
-    """Return how many numbers of one row a step keeps for the backward pass, each array counted once."""
-    owner: dict[str, str] = {}  # by layer: the one whose memory its output is in
+    """Return how many numbers per row a step keeps for the backward pass, counting each array once."""
+    owner: dict[str, str] = {}  # by layer: the layer that owns the memory of its output
     names: set[str] = set()
     more = 0
     for node in graph.nodes.values():
@@ -158,7 +158,7 @@ def over_limits(estimates: Estimates, training: Training, ensemble: Ensemble | N
 
 
 def over_limit(name: str, value: int, limit: int, pointer: str, unit: str) -> list[Problem]:
-    """Return the problem of a value above a limit; none where it is not."""
+    """Return a problem if a value is above a limit, else nothing."""
     if value <= limit:
         return []
     return [

@@ -21,7 +21,7 @@ from fitserve.encoding.standardize import Standardize
 from fitserve.errors import BadInput, Problem
 
 DENSE = "features"  # the network input that gathers all columns of real numbers
-# What a column has where the spec names no encoding; a column of the kind `ignored` is left out.
+# Default encoding for each kind of column; columns of the kind `ignored` are left out.
 DEFAULTS: dict[Kind, str] = {
     "numeric": "standardize",
     "boolean": "boolean",
@@ -30,11 +30,11 @@ DEFAULTS: dict[Kind, str] = {
     "datetime": "cyclic",
     "ignored": "one_hot",
 }
-MAX_ONE_HOT = 100  # labels; more are hashed, or get an Embedding where the network is ours too
-MAX_PIECES = 192  # bins of all columns together, where the network is ours too
-ROWS_A_LABEL = 4  # in the mean, of a column with an Embedding: the most frequent labels, else unknown
-MAX_ENCODINGS = 20  # of one feature
-WIDE_ONE_HOT = 512  # one-hot numbers of an input from which a trainer stores the places of their ones
+MAX_ONE_HOT = 100  # labels; a column with more is hashed, or gets an Embedding if the network is the default one
+MAX_PIECES = 192  # total bins over all columns, if the network is the default one
+ROWS_A_LABEL = 4  # mean rows per label of an Embedding: it keeps the most frequent labels, and the rest are unknown
+MAX_ENCODINGS = 20  # encodings of one feature
+WIDE_ONE_HOT = 512  # from this many one-hot numbers in an input, a trainer stores the positions of the ones instead
 
 if TYPE_CHECKING:
     AnyEncoding = Encoding
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 else:
     AnyEncoding = Annotated[reduce(or_, [cls for _, cls in sorted(ENCODINGS.items())]), Field(discriminator="type")]
     Several = Annotated[tuple[AnyEncoding, ...], Field(max_length=MAX_ENCODINGS)]
-    # The tags are names that errors show.
+    # Errors show these tags, so they are names that a user knows.
     Encodings = Annotated[
         Annotated[AnyEncoding, Tag("encoding")] | Annotated[Several, Tag("encodings")] | Annotated[None, Tag("none")],
         Discriminator(
@@ -118,11 +118,11 @@ class EncodedInput:
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """What a column has where the spec names no encoding.
+    """Encodings for columns whose encoding the spec leaves out.
 
-    `numeric_columns` is how many columns share the room for bins; None: the spec has a network of its own, whose input
-    shapes must not depend on ours, or asks for the plain one. `unbounded`: numbers are also given as they are, but for
-    their scale, so that a sum of them can be learnt exactly.
+    `numeric_columns` is how many columns share the total number of bins; it is None if the spec states its network,
+    whose input shapes must not depend on our defaults, or asks for the plain one. `unbounded`: numbers also get an
+    encoding without bounds, `standardize`, so that a sum of them can be learnt exactly.
     """
 
     numeric_columns: int | None = None
@@ -136,14 +136,15 @@ class Defaults:
         if self.numeric_columns is None:
             return [ENCODINGS["hashing" if many else default]()]
         if many:
-            # A label of fewer rows teaches little; what it shares with other rare ones, the unknown label's does.
+            # A label with fewer rows teaches little on its own; rare labels share the embedding of the unknown label.
             most = min(Index.most_places, max(MAX_ONE_HOT, facts.rows // ROWS_A_LABEL))
             return [Index(max_categories=min(facts.distinct, most))]
         if facts.kind != "numeric":
             return [ENCODINGS[default]()]
         encodings: list[Encoding] = [Robust()]
         if (bins := usual_bins(facts, self.pieces // max(1, self.numeric_columns))) >= 2:
-            encodings.append(PiecewiseLinear(bins=bins, indicator=False))  # the first marks what is missing
+            # the first encoding already marks missing values
+            encodings.append(PiecewiseLinear(bins=bins, indicator=False))
         if self.unbounded:
             encodings.append(Standardize(indicator=False))
         return encodings
@@ -153,7 +154,7 @@ PLAIN_DEFAULTS = Defaults()
 
 
 def defaults_for(features: Sequence[Feature] | None, columns: Sequence[ColumnFacts]) -> Defaults:
-    """Return the defaults of a spec that leaves its network to us: `columns` are those that may be features."""
+    """Return the defaults for a spec that leaves its network out. `columns` are the possible features."""
     if features is not None:
         named = {feature.column for feature in features if feature.encoding is None}
         columns = [facts for facts in columns if facts.name in named]
@@ -161,7 +162,7 @@ def defaults_for(features: Sequence[Feature] | None, columns: Sequence[ColumnFac
 
 
 def default_features(facts: ColumnFacts, defaults: Defaults = PLAIN_DEFAULTS) -> list[Feature]:
-    """Return the resolved features of a column that a spec does not mention; none where it is left out."""
+    """Return the resolved features of a column that the spec does not mention; empty if the column is left out."""
     if facts.kind == "ignored" or facts.rows == facts.missing:
         return []
     return resolve_features(Feature(column=facts.name), facts, defaults=defaults)
@@ -207,13 +208,14 @@ def each_of(features: Sequence[Feature], facts: DatasetFacts) -> list[Feature]:
 
 
 def is_hot(encoding: Encoding, facts: ColumnFacts) -> bool:
-    """Return whether an encoding writes one 1, at most, among zeros."""
+    """Return whether an encoding writes at most one 1 among zeros."""
     return issubclass(encoding.column_class, LabelColumn) and encoding.cardinality(facts) is None
 
 
 def stored_numbers(features: Sequence[Feature], facts: DatasetFacts) -> int:
-    """Return how many numbers a trainer stores of a row: all of an input, or places where it has many one-hot ones."""
-    widths: dict[str, list[int]] = {}  # by input: of all its columns, of one-hot ones, and their number
+    """Return how many numbers a trainer stores per row; of wide one-hot inputs, only the positions of ones."""
+    # by input: width of all its columns, width of its one-hot columns, number of one-hot columns
+    widths: dict[str, list[int]] = {}
     for feature in each_of(features, facts):
         column, encoding = facts.column(feature.column), feature.encoding
         assert isinstance(encoding, Encoding)
@@ -227,7 +229,7 @@ def stored_numbers(features: Sequence[Feature], facts: DatasetFacts) -> int:
 def encoded_inputs(features: Sequence[Feature], facts: DatasetFacts) -> tuple[EncodedInput, ...]:
     """Return the network's inputs, in the order of their first feature.
 
-    Raises BadInput where integers of one column would share an input with anything else.
+    Raises BadInput if a column of integers would share its input with another feature.
     """
     widths: dict[str, int] = {}
     cardinalities: dict[str, int] = {}

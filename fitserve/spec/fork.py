@@ -1,4 +1,4 @@
-"""Forks: a run's training up to an epoch, then another learning rate or optimizer."""
+"""Forks: repeat a run's training up to an epoch, then continue with another learning rate or optimizer."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def fork(
 ) -> dict[str, Any]:
     """Return the spec that trains as a resolved one does up to `epoch`, then with another optimizer.
 
-    Without an `optimizer` the one at that epoch goes on; `learning_rate` takes the place of its own. `epochs` are all
-    of the new run; left out: as many as the run had, or from its last epoch as many again. `trial` (from 0) is the
-    restart that goes on; of an ensemble all members go on. Raises BadInput where the spec compares networks.
+    Without an `optimizer`, the one at that epoch continues; `learning_rate` replaces its own. `epochs` is the new run's
+    total; by default as many as the run had or, for a fork at its last epoch, twice as many. `trial` (from 0) is the
+    restart that continues; all members of an ensemble continue. Raises BadInput if the spec compares networks.
     """
     _refuse_comparisons(resolved)
     training = resolved["training"]
@@ -44,7 +44,7 @@ def fork(
         "epochs": epochs,
         "keep_epochs": [number for number in training["keep_epochs"] if number <= epochs],
     }
-    changed.pop("stacked", None)  # it goes on by itself
+    changed.pop("stacked", None)  # the chosen trial continues by itself
     split = resolved["split"]
     if training["restarts"] > 1:
         changed |= {"restarts": 1, "seed": training["seed"] + trial}

@@ -1,4 +1,4 @@
-"""The network as a graph of layers: names, inputs, outputs and shapes of a network as written."""
+"""The network as a graph of layers, with names, inputs, outputs and shapes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from fitserve.spec.network import LayerEntry
 from fitserve.spec.target import Target
 from fitserve.validation import unknown_name
 
-MAX_NAME = 200  # characters of a layer that is named after a column
+MAX_NAME = 200  # characters in the name of a layer that is named after a column
 
 
 @dataclass(frozen=True, slots=True)
 class GraphNode:
-    """A layer with its name, the names that it reads, and its shape; `target` where it is an output."""
+    """A layer with its name, the names of its inputs, and its shape; `target` is set if it is an output."""
 
     name: str
     layer: Layer
@@ -31,17 +31,17 @@ class GraphNode:
 
 @dataclass(slots=True)
 class NetworkGraph:
-    """The layers in order, network inputs first. `problems` is what is wrong with them."""
+    """The layers in order, network inputs first. `problems` lists what is wrong with the network."""
 
     nodes: dict[str, GraphNode] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
     def add(self, node: GraphNode) -> None:
-        """Append a layer; those that it reads must be there."""
+        """Append a layer. Its inputs must have been added before."""
         self.nodes[node.name] = node
 
     def input_shapes(self, node: GraphNode) -> list[Shape]:
-        """Return the shapes that a layer reads."""
+        """Return the shapes of a layer's inputs."""
         return [self.nodes[name].shape for name in node.inputs]
 
     def outputs(self) -> dict[str, GraphNode]:
@@ -49,7 +49,7 @@ class NetworkGraph:
         return {node.target: node for node in self.nodes.values() if node.target is not None}
 
     def last(self) -> GraphNode | None:
-        """Return what an automatic output layer reads: the last layer that is not an output, or the only input."""
+        """Return the input of an automatic output layer: the last layer that is not an output, or the only input."""
         hidden = [node for node in self.nodes.values() if node.target is None]
         layers = [node for node in hidden if not isinstance(node.layer, Input)]
         if layers:
@@ -80,7 +80,7 @@ def layer_name(text: str) -> str:
 def build_graph(
     network: Sequence[LayerEntry], inputs: Sequence[EncodedInput], targets: Sequence[Target]
 ) -> NetworkGraph:
-    """Connect the layers and infer their shapes. What is wrong is in the result's `problems`."""
+    """Connect the layers and infer their shapes. Errors go into the result's `problems`."""
     graph = NetworkGraph()
     input_names = _add_inputs(graph, network, inputs)
     outputs = _marked_outputs(graph, network, targets)
@@ -130,7 +130,7 @@ def check_connected(graph: NetworkGraph) -> None:
 
 
 def _add_inputs(graph: NetworkGraph, network: Sequence[LayerEntry], inputs: Sequence[EncodedInput]) -> dict[int, str]:
-    """Add the inputs that the features make; return which of them each Input entry is, by index."""
+    """Add the features' inputs; return, by index of each Input entry, which one it is."""
     entries = {index: entry for index, entry in enumerate(network) if isinstance(entry.layer, Input)}
     by_name = {one.name: one for one in inputs}
     names: dict[int, str] = {}
@@ -202,7 +202,7 @@ def _sources(
     previous: str | None,
     input_names: dict[int, str],
 ) -> tuple[str, ...] | None:
-    """Return the names that a layer reads; None after a problem."""
+    """Return the names of a layer's inputs; None after a problem."""
     wanted = network[index].inputs
     if wanted is None:
         inputs = [node.name for node in graph.nodes.values() if isinstance(node.layer, Input)]

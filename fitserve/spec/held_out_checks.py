@@ -1,4 +1,4 @@
-"""Whether targets and split allow what is fitted on held-out rows: calibration and intervals."""
+"""Check that targets and split allow calibration and intervals, which are fitted on held-out rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_ISOTONIC_LABELS = 100
 
 
 def check_calibration(spec: Spec, plan: TrainingPlan, outputs: Sequence[Output], problems: list[Problem]) -> None:
-    """Check a `calibrate` that asks for something. Appends to `problems`."""
+    """Check a `calibrate` that is not empty. Appends to `problems`."""
     if spec.calibrate in ("auto", "none"):
         return
     classified = [one.target for one in outputs if is_classification(one.target.task)]
@@ -49,7 +49,7 @@ def check_interval(
     facts: DatasetFacts,
     problems: list[Problem],
 ) -> None:
-    """Check that the split leaves rows enough for each level. Appends to `problems`."""
+    """Check that the split leaves enough rows for each level. Appends to `problems`."""
     if interval is None:
         return
     tasks = [str(one.target.task) for one in outputs if one.target.task in conformal.TASKS]
@@ -75,7 +75,7 @@ def check_interval(
 
 
 def _held_out_rows(plan: TrainingPlan, facts: DatasetFacts) -> int | None:
-    """Return about how many rows training does not see, other than the test part; None where a column says it."""
+    """Estimate how many rows outside the test part training does not see; None if a column assigns the parts."""
     if plan.split.method == "column":
         return None
     if plan.ensemble is not None and plan.ensemble.validation == "folds":
@@ -86,7 +86,7 @@ def _held_out_rows(plan: TrainingPlan, facts: DatasetFacts) -> int | None:
 def check_coverage_by(
     name: str | None, plan: TrainingPlan, features: Sequence[Feature], facts: DatasetFacts, problems: list[Problem]
 ) -> None:
-    """Check the column whose groups each get a coverage of their own. Appends to `problems`."""
+    """Check the column by whose groups coverage is calibrated separately. Appends to `problems`."""
     pointer = "/coverage_by"
     if name is None:
         return

@@ -1,4 +1,4 @@
-"""The task of a target that names none: inferred from its values, with the reason, and what contradicts it."""
+"""The task inferred from the values of a target that states none: the reason for it, and contradictions in the spec."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _UNBOUNDED = ("linear", "relu", "exponential", "softplus")
 
 
 def advice(target: Target, column: ColumnFacts, pointer: str) -> Advice | None:
-    """Return how the task of a target of numbers was decided, where a person might decide otherwise."""
+    """Return a notice of how the task of a numeric target was inferred, if a person might choose another."""
     reason = open_question(column)
     if reason is None:
         return None
@@ -50,7 +50,7 @@ def advice(target: Target, column: ColumnFacts, pointer: str) -> Advice | None:
 
 
 def contradictions(spec: Spec, target: Target, column: ColumnFacts, pointer: str) -> Iterator[Problem]:
-    """Yield the parts of a spec that contradict the inferred task of a target of numbers."""
+    """Yield the parts of a spec that contradict the inferred task of a numeric target."""
     reason = open_question(column)
     if reason is None:
         return

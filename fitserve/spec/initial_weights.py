@@ -1,4 +1,4 @@
-"""`initial_weights`: the trained weights that a network begins with, and which of its layers keep them."""
+"""`initial_weights`: the trained weights that a network starts from, and the layers that are frozen."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from fitserve.ids import NAME
 
 # A model's name (its champion), name@version, or name@label.
 VERSION_REFERENCE = rf"^{NAME}(@{NAME})?$"
-RUN = "run_"  # an id of a run begins so,
-UPLOAD = "wts_"  # and one of uploaded weights
+RUN = "run_"  # prefix of a run's id
+UPLOAD = "wts_"  # prefix of the id of uploaded weights
 MAX_PATTERNS = 1000
 Patterns = Annotated[
     tuple[Annotated[str, Field(min_length=1, max_length=255)], ...],
@@ -22,10 +22,10 @@ Patterns = Annotated[
 
 
 class InitialWeights(DataModel):
-    """Begin with trained weights: of a run, of a model's version, or uploaded. A text names one of them.
+    """Trained weights to start from: a run's, a model version's, or uploaded ones. A plain text is the reference.
 
-    What the spec leaves out of features, network and ensemble is the source's. Every layer with weights takes those of
-    the source's layer of the same name, whose shapes must be the same.
+    Features, network and ensemble that the spec leaves out are taken from the source. Every layer with weights takes
+    the weights of the source's layer of the same name, whose shapes must be equal.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,5 +63,5 @@ class InitialWeights(DataModel):
 
     @property
     def reference(self) -> str:
-        """The source as it is named."""
+        """The source as the spec refers to it."""
         return str(self.model or self.run or self.upload)

@@ -14,7 +14,7 @@ _AXES = {"input_axes": None, "output_axes": None}
 class Initializer(Component, abstract=True):
     """The initial values of one weight."""
 
-    # The ranks of weights that it can fill; empty: any.
+    # The ranks of weights that this initializer can fill; "" means any.
     matrices_only: ClassVar[Literal["", "at least 2", "exactly 2"]] = ""
 
 

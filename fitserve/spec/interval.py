@@ -1,4 +1,4 @@
-"""The key `interval` as it is written: which intervals and sets a version answers with."""
+"""The spec's key `interval`: which prediction intervals and sets a version returns."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ Levels = Annotated[tuple[float, ...], BeforeValidator(_read_levels), WithJsonSch
 
 
 class Adaptive(DataModel):
-    """Adaptive conformal inference (Gibbs and Candes 2021): ground truth moves the level that answers.
+    """Adaptive conformal inference (Gibbs and Candes 2021): ground truth adjusts the level.
 
-    After a truth outside, the error rate that is aimed at falls by `gamma` times the level; after one inside, it rises
-    by `gamma` times the error rate that was asked for.
+    After a truth outside the interval, the targeted error rate falls by `gamma` times the level; after one inside, it
+    rises by `gamma` times the requested error rate.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,7 +52,7 @@ def _switch(value: Any) -> Any:
 
 
 class Interval(DataModel):
-    """Intervals of numbers, and sets of labels, that a version answers with where a request names no level."""
+    """Prediction intervals (numbers) and sets (labels) that a version returns if a request gives no level."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -14,7 +14,7 @@ from fitserve.spec.target import TargetEncoding
 class Loss(Component, abstract=True):
     """What training minimises."""
 
-    # How it expects targets: 0 and 1, label indices, one-hot labels, or any numbers.
+    # The target encoding that this loss expects: 0 and 1, label indices, one-hot labels, or any numbers.
     expects: ClassVar[TargetEncoding] = "numbers"
     # The activation of an automatic output layer.
     output: ClassVar[str] = "linear"
@@ -22,7 +22,7 @@ class Loss(Component, abstract=True):
     probabilities: ClassVar[bool] = False
 
     def units(self) -> int | None:
-        """Return how many outputs each target needs; None: as many as it has numbers."""
+        """Return how many outputs each target needs; None means as many as the target has numbers."""
         return None
 
 

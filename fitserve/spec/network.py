@@ -1,4 +1,4 @@
-"""The network as a spec writes it: a list of layers, or what Keras's `to_json()` wrote.
+"""The network in a spec: a list of layers, or the output of Keras's `to_json()`.
 
 An entry is a layer and, beside it, optionally
 
@@ -6,8 +6,8 @@ An entry is a layer and, beside it, optionally
     inputs    the names of the layers or network inputs that it reads; left out: the entry before it
     output    the target whose output it is; `true` for the only target. A layer named as a target is its output too
 
-Where no layer is a target's output, the last layer is, if its units and its activation fit the only target; otherwise
-an output layer that fits is added (and said, where the last layer looks like an output).
+If no layer is marked as an output, the last layer becomes it, provided that its units and activation fit the only
+target. Otherwise a fitting output layer is added, with a notice if the last layer looks like an output.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from fitserve.spec.layers import LAYERS, AnyLayer
 from fitserve.spec.layers.core import Input
 from fitserve.validation import InvalidValue, did_you_mean
 
-ENTRY_KEYS = ("name", "inputs", "output")  # of an entry, beside its layer
-MAX_LAYERS = 20_000  # where `parse` is given no limits
-MAX_PROBLEMS = 20  # after which the rest of the network is not read
+ENTRY_KEYS = ("name", "inputs", "output")  # keys of an entry besides its layer
+MAX_LAYERS = 20_000  # used if `parse` is given no limits
+MAX_PROBLEMS = 20  # after this many, the rest of the network is not read
 _HIDDEN = {"Dense": {"units": 64, "activation": "relu", "kernel_initializer": "HeNormal"}}
 DEFAULT: list[Any] = [_HIDDEN, {"Dropout": 0.1}, _HIDDEN, {"Dropout": 0.1}]
-# The bare network of a first course.
+# A minimal network for teaching: `preset: plain`.
 PLAIN: list[Any] = [{"Dense": {"units": 64, "activation": "relu"}}, {"Dense": {"units": 32, "activation": "relu"}}]
 KERAS_MODELS = ("Sequential", "Functional")
 
@@ -120,7 +120,7 @@ def _output(value: Any) -> str | bool | None:
 
 
 def read_network(value: Any, max_layers: int = MAX_LAYERS) -> tuple[LayerEntry, ...]:
-    """Read a list of entries, or what Keras's `to_json()` wrote, as text or decoded. Raises InvalidValue."""
+    """Read a list of entries, or the output of Keras's `to_json()` as text or decoded. Raises InvalidValue."""
     if isinstance(value, str):
         value = _decoded(value)
     if isinstance(value, dict):
@@ -170,7 +170,7 @@ def _validate(value: Any, info: ValidationInfo) -> tuple[LayerEntry, ...]:
 Network = Annotated[tuple[LayerEntry, ...], BeforeValidator(_validate), WithJsonSchema(deferred_ref("Network"))]
 
 
-# What Keras's `to_json()` wrote: the layers are read through the allow-list as all others; below, their connections.
+# --- Keras's `to_json()`: layers pass the same allow-list as all others; these functions read their connections
 
 
 def _entries_of_keras_model(model: dict[str, Any]) -> list[Any]:
@@ -205,7 +205,7 @@ def _entries_of_keras_model(model: dict[str, Any]) -> list[Any]:
 
 
 def _connect(entries: list[dict[str, Any]], layers: list[dict[str, Any]], outputs: list[Any]) -> None:
-    """Write inputs and outputs of a functional model beside its layers."""
+    """Add a functional model's inputs and outputs to its layers' entries."""
     for index, (entry, layer) in enumerate(zip(entries, layers, strict=True)):
         name, nodes = layer.get("name"), layer.get("inbound_nodes") or []
         if len(nodes) > 1:

@@ -84,17 +84,18 @@ AnySchedule = Annotated[Schedule, SCHEDULES]
 LearningRate = NonNegative | AnySchedule
 
 
-# Arguments of Keras by which the update of a weight depends on other weights, or on earlier steps of all of them
+# Keras arguments that make a weight's update depend on other weights, or on earlier steps of all of them
 BEYOND_A_WEIGHT = ("clipnorm", "global_clipnorm", "use_ema", "gradient_accumulation_steps")
 
 
 class Optimizer(Component, abstract=True):
-    """How weights follow the gradient. The arguments here are every optimizer's."""
+    """Base class of optimizers, with the arguments that all of them share."""
 
     omitted: ClassVar[Mapping[str, Any]] = {"is_legacy_optimizer": False, "jit_compile": ...}
-    # Arrays of the weights' size that it holds between two steps; an upper bound.
+    # Upper bound of the weight-sized arrays that the optimizer holds between two steps.
     state_arrays: ClassVar[int]
-    # Whether a weight's update follows from this weight, its gradient and its own history: such replicas are stacked.
+    # Whether a weight's update depends only on that weight, its gradient and its history. Only then can replicas be
+    # stacked.
     per_weight: ClassVar[bool] = False
     # A good first learning rate on standardised inputs, and one above which the loss probably diverges.
     usual_learning_rate: ClassVar[float] = 0.001
@@ -113,7 +114,7 @@ class Optimizer(Component, abstract=True):
 
     @property
     def stacks(self) -> bool:
-        """Whether networks that train as one may have it: none of its arguments looks beyond a single weight."""
+        """Whether stacked networks can use it: no argument makes an update depend on other weights."""
         return self.per_weight and not any(getattr(self, name) for name in BEYOND_A_WEIGHT)
 
     @model_validator(mode="after")

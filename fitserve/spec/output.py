@@ -1,4 +1,4 @@
-"""Losses and output layers: chosen where a spec leaves them out, checked against each other and the target."""
+"""Choose losses and output layers that a spec leaves out; check them against each other and the target."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from fitserve.spec.target import Target, TargetEncoding
 
 # Losses that allow a standardised target.
 STANDARDIZABLE = (losses.MeanSquaredError, losses.MeanAbsoluteError, losses.Huber, losses.LogCosh, losses.Quantile)
-LARGE = 10.0  # a target with a larger mean or standard deviation is standardised by default,
-SMALL = 0.01  # and with a smaller standard deviation
-FAR = 16.0  # and with a mean that is so many standard deviations from 0
+LARGE = 10.0  # by default, targets with a larger mean or standard deviation are standardised,
+SMALL = 0.01  # and targets with a smaller standard deviation,
+FAR = 16.0  # and targets whose mean is this many standard deviations from 0
 SOFTMAX = ("softmax", "sparsemax")
 
 
@@ -32,7 +32,7 @@ class Warn(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A target with its loss and, where the network has none, its output layer."""
+    """A target with its loss and, if the network has no output layer for it, one to add."""
 
     target: Target
     loss: Loss
@@ -40,7 +40,7 @@ class Output:
 
 
 def activation_of(layer: Layer) -> str | None:
-    """Return the activation that a layer ends with; None where it has no name."""
+    """Return a layer's final activation; None if it has no name."""
     if isinstance(layer, Activation):
         return layer.activation
     if isinstance(layer, Softmax):
@@ -58,7 +58,7 @@ def choose(target: Target, loss: Loss | None, node: GraphNode | None, one_hot: b
     activation = activation_of(node.layer) if node else None
     two_units = node is not None and node.shape == (2,)
     if target.task == "binary" and (loss.expects in ("index", "one_hot") if loss else two_units):
-        target = target.model_copy(update={"task": "multiclass"})  # two labels, with a unit for each
+        target = target.model_copy(update={"task": "multiclass"})  # two labels, each with its own unit
     loss = loss or _default_loss(target, activation == "linear", one_hot, smoothing or 0.0)
     layer = None
     if node is None:
@@ -67,13 +67,13 @@ def choose(target: Target, loss: Loss | None, node: GraphNode | None, one_hot: b
 
 
 def is_output(target: Target, loss: Loss | None, node: GraphNode, facts: DatasetFacts) -> bool:
-    """Return whether a network's last layer is the target's output already: its units and its activation fit."""
+    """Return whether a network's last layer already fits as the target's output, by units and activation."""
     activation = _last_activation(node)
     if activation is None:
         return False
     units = node.shape[0]
     if units == 1 and activation in (*SOFTMAX, "log_softmax"):
-        return True  # to be refused: it is constant
+        return True  # counts as an output so that the check refuses it: softmax of one unit is constant
     if target.task == "regression":
         column = facts.by_name[target.column]
         if units != ((loss and loss.units()) or 1) or (activation != "linear" and activation not in RANGES):
@@ -100,7 +100,7 @@ def _last_activation(node: GraphNode) -> str | None:
 
 
 def explain_added(target: Target, choice: Output, node: GraphNode) -> tuple[str, str] | None:
-    """Return a notice and its fix where an output is added behind a layer that looks like one."""
+    """Return a notice, with its fix, if an output layer is added after a layer that looks like one."""
     activation = _last_activation(node)
     if activation is None or choice.layer is None:
         return None
@@ -265,8 +265,9 @@ def resolve_scale(
 ) -> Target:
     """Return the target with `standardize` and `clip` decided.
 
-    By default large numbers are standardised, where loss and output allow it; with `by_default`, where the network is
-    left out, all numbers are, and answers are clipped. `clip` is what the spec says of all targets.
+    By default, large numbers are standardised if loss and output allow it. With `by_default` (the spec leaves its
+    network out), all numeric targets are standardised and predictions clipped. `clip` is the spec's setting for all
+    targets.
     """
     target = output.target
     if target.task != "regression" and target.clip:
@@ -298,15 +299,15 @@ def resolve_scale(
 
 
 def needs_scaling(column: ColumnFacts) -> bool:
-    """Return whether a target is large, tiny, or far from 0 beside its spread: steps of a usual size do not suit it."""
+    """Return whether usual step sizes do not suit a target: it is large, tiny, or far from 0 relative to its spread."""
     mean, std = abs(column.mean or 0.0), column.std or 0.0
     return max(mean, std) > LARGE or 0 < std < SMALL or mean > FAR * std > 0
 
 
 def serving_activation(target: Target, loss: Loss, layer: Layer) -> str | None:
-    """Return what turns an output into what is served: probabilities instead of logits or scores from -1 to 1.
+    """Return the activation applied when serving, which turns logits or scores from -1 to 1 into probabilities.
 
-    `sigmoid` or `softmax`; `halved` for (1 + score) / 2; None where the output is served as it is.
+    `sigmoid` or `softmax`; `halved` for (1 + score) / 2; None if the output is served unchanged.
     """
     activation = activation_of(layer)
     if target.task == "regression" or activation in PROBABILITIES:

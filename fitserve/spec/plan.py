@@ -1,4 +1,4 @@
-"""How a resolved network is trained, within the time budget: ensemble, rows held out, epochs, and what that costs."""
+"""Choose how to train a resolved network within the time budget: ensemble, held-out rows, epochs, and their cost."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from fitserve.spec.resolve_training import resolve_training
 from fitserve.spec.spec import Spec, SplitSpec
 from fitserve.spec.training import Training
 
-USUAL_VALIDATION, USUAL_TEST = 0.1, 0.1  # shares of the rows, where a column says which
+USUAL_VALIDATION, USUAL_TEST = 0.1, 0.1  # assumed shares of the rows if a column assigns the parts
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingPlan:
-    """How a network is trained, and what that costs. `shrunk` is what the time budget made smaller."""
+    """How to train a network, and its cost. `shrunk` lists what the time budget reduced."""
 
     split: SplitSpec
     training: Training
@@ -47,7 +47,7 @@ class TrainingPlan:
 
 @dataclass(slots=True)
 class Planner:
-    """Chooses what a spec leaves out of ensemble and training: members are given up first, then epochs."""
+    """Chooses the ensemble and training settings that a spec leaves out; a budget cuts members first, then epochs."""
 
     spec: Spec
     split: SplitSpec
@@ -112,7 +112,7 @@ class Planner:
         folds = ensemble is not None and ensemble.validation == "folds"
         if folds:
             split = split if by_column else split.model_copy(update={"validation": 0.0})
-            # Members of a time split train on all rows before their fold, half of the folds on average.
+            # With a time split, a member trains on all rows before its fold: on average, half of the folds.
             share = (1 + FIRST_PAST) / 2 if split.method == "time" else 1 - 1 / members_of(ensemble)
             rows = round(self.facts.rows * (1 - test) * share)
         else:
@@ -127,13 +127,13 @@ class Planner:
 
 
 def shrunk_advice(spec: Spec) -> Advice:
-    """Return what was made smaller, in words."""
+    """Describe in words what was reduced."""
     detail = f"Made smaller to fit the time budget of {spec.time_budget:g} s: {default_network.described(spec.shrunk)}."
     return Advice(code="shrunk", detail=detail, pointer="/time_budget", fix="A larger time_budget")
 
 
 def budget_advice(spec: Spec, plan: TrainingPlan) -> list[Advice]:
-    """Return what the time budget made smaller, and where the spec's own values exceed it."""
+    """Return advice about what the time budget reduced, and about the spec's own values that exceed it."""
     seconds, advice = plan.estimates.seconds, []
     if plan.shrunk:
         advice.append(shrunk_advice(spec.model_copy(update={"shrunk": plan.shrunk})))

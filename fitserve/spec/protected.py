@@ -1,4 +1,4 @@
-"""Protected columns: rates and errors are compared between their groups."""
+"""Protected columns, whose groups are compared by rates and errors."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from fitserve.spec.plan import TrainingPlan
 from fitserve.spec.spec import Spec
 from fitserve.spec.target import Target, unknown_column
 
-MAX_GROUPS = 50  # of a column that is not divided into ranges
-FEW_NUMBERS = 10  # up to which each number of a column is a group
+MAX_GROUPS = 50  # groups of a column that is not divided into ranges
+FEW_NUMBERS = 10  # up to this many distinct numbers, each one is a group
 
 
 def check_protected(

@@ -1,4 +1,4 @@
-"""A spec and a dataset's facts: every default written out, everything checked, the run's cost estimated."""
+"""Resolve a spec against a dataset's facts: check everything, write out every default, estimate the run's cost."""
 
 from __future__ import annotations
 
@@ -76,8 +76,9 @@ def resolve(
 ) -> Resolved:
     """Check a spec against a dataset and write out its defaults. Raises SpecRefused with every problem.
 
-    `pace` is how many times as long the workers take as the machine that the estimates were measured on. `find_rows`
-    looks up the rows that cannot be used, to name them. `source` is what `initial_weights` names.
+    `pace` is the workers' time relative to the machine on which the estimates were measured (2: twice as long).
+    `find_rows` looks up the numbers of unusable rows for messages. `source` is the network that `initial_weights`
+    refers to.
     """
     limits = limits or Limits()
     spec = _with_folds(_for_checks(with_source(spec, source, facts)))
@@ -93,7 +94,7 @@ def resolve(
 
 
 def _for_checks(spec: Spec) -> Spec:
-    """Return a spec that is only checked, as one of a single network. Raises SpecRefused."""
+    """Return a spec whose run only performs checks, reduced to a single network. Raises SpecRefused."""
     if spec.check is None:
         return spec
     problems = []
@@ -113,7 +114,7 @@ def _for_checks(spec: Spec) -> Spec:
 
 
 def _of_checks(spec: Spec, estimates: Estimates) -> Estimates:
-    """Return the run's cost: that of its checks, if it only checks its spec."""
+    """Return the run's cost; if the run only performs checks, the cost of those."""
     if spec.check is None:
         return estimates
     whole, epochs = max(1, estimates.epochs), -(-most_batches(spec.check) // max(1, estimates.steps_per_epoch))
@@ -129,7 +130,7 @@ def _of_checks(spec: Spec, estimates: Estimates) -> Estimates:
 
 
 def _with_folds(spec: Spec) -> Spec:
-    """Return a spec with `folds` as the ensemble and the split that they stand for. Raises SpecRefused."""
+    """Return a spec with `folds` replaced by the equivalent ensemble and split. Raises SpecRefused."""
     folds = spec.folds
     if folds is None:
         return spec
@@ -173,7 +174,7 @@ def _bins(spec: Spec) -> int:
 
 
 def _with_shrunk(resolved: Resolved, shrunk: dict[str, int]) -> Resolved:
-    """Return the same with what was made smaller."""
+    """Return the same result with what was reduced."""
     spec = resolved.spec.model_copy(update={"shrunk": shrunk})
     others = [warning for warning in resolved.warnings if warning.code != "shrunk"]
     return replace(resolved, spec=spec, warnings=[*others, shrunk_advice(spec)])
@@ -181,14 +182,14 @@ def _with_shrunk(resolved: Resolved, shrunk: dict[str, int]) -> Resolved:
 
 @dataclass(frozen=True, slots=True)
 class _Data:
-    """What a spec takes from its table."""
+    """The part of a spec that depends on its table: targets, features and split, resolved."""
 
     spec: Spec  # its columns are named as the dataset stores them
     targets: list[Target]
     features: list[Feature]
     inputs: Sequence[EncodedInput]
     split: SplitSpec
-    encoding_kept: bool  # columns are encoded as for the network whose weights this one begins with
+    encoding_kept: bool  # columns keep the encoding of the network that supplies the initial weights
 
 
 def _resolve(
@@ -200,7 +201,7 @@ def _resolve(
     pieces: int,
     source: WeightsSource | None = None,
 ) -> Resolved:
-    """Resolve a spec whose default bins are at most `pieces`, over all columns.
+    """Resolve a spec with at most `pieces` default bins over all columns.
 
     Each stage raises all of its problems together; the next one can rely on what it returned.
     """
@@ -329,7 +330,7 @@ def _write_out(
 
 
 def _resolve_workers(spec: Spec, plan: TrainingPlan, problems: list[Problem]) -> Training:
-    """Return the training with the number of workers that `auto` stands for."""
+    """Return the training section with `auto` workers replaced by a number."""
     training, estimates = plan.training, plan.estimates
     if training.workers is not None and training.workers.count == "auto":
         steps = max(1, estimates.steps_per_epoch * training.epochs)
@@ -344,7 +345,7 @@ def _resolve_workers(spec: Spec, plan: TrainingPlan, problems: list[Problem]) ->
 
 
 def _over_plain_limits(spec: Spec, limits: Limits) -> list[Problem]:
-    """Check the limits that need no shapes first, so that a bomb is refused before any work."""
+    """Check the limits that need no shapes first, so that an oversized spec is refused before any work."""
     training = spec.training
     return [
         *over_limit("layers", len(spec.network), limits.layers, "/network", "layers"),
@@ -384,7 +385,7 @@ def _resolve_targets(spec: Spec, facts: DatasetFacts, problems: list[Problem]) -
 def _check_inferred_tasks(
     spec: Spec, targets: list[Target], facts: DatasetFacts, problems: list[Problem]
 ) -> list[Advice]:
-    """Return how the tasks of numbers were decided; add what contradicts them to `problems`."""
+    """Return notices of how the tasks of numeric targets were inferred; add contradictions to `problems`."""
     advices: list[Advice | None] = []
     stated = {target.name: target.task or spec.task for target in spec.target}
     for index, target in enumerate(targets):
@@ -426,7 +427,7 @@ def _resolve_split(spec: Spec, facts: DatasetFacts, problems: list[Problem]) -> 
 def _resolve_decisions(
     spec: Spec, plan: TrainingPlan, targets: Sequence[Target], facts: DatasetFacts
 ) -> tuple[Decision, ...]:
-    """Write out the decisions. Raises SpecRefused, also where there are no rows to choose them on."""
+    """Write out the decisions. Raises SpecRefused, also if no held-out rows are left to tune them on."""
     problems: list[Problem] = []
     outputs = [
         DecisionOutput(

@@ -26,7 +26,7 @@ from fitserve.spec.usable_rows import FindRows, UsedColumn, left_out, refuse, un
 
 
 def with_stored_names(spec: Spec, facts: DatasetFacts) -> Spec:
-    """Name columns as the dataset does, which stores a header without the blanks around it."""
+    """Rename columns as the dataset stores them: headers without surrounding blanks."""
 
     def stored(name: str) -> str:
         return name if name in facts.by_name or name.strip() not in facts.by_name else name.strip()
@@ -45,7 +45,7 @@ def with_stored_names(spec: Spec, facts: DatasetFacts) -> Spec:
 
 
 def with_columns(spec: Spec, facts: DatasetFacts, problems: list[Problem]) -> tuple[Spec, list[Placed]]:
-    """Return the spec with a feature for each column that its patterns stand for, and where each is named."""
+    """Return the spec with patterns replaced by a feature per column, and the pointer that names each feature."""
     if spec.features is None:
         return spec, []
     taken = {column for target in spec.target for column in target.columns}
@@ -113,7 +113,7 @@ def resolve_all_features(
 
 
 def _nothing_left(facts: DatasetFacts, used: dict[str, str]) -> Problem:
-    """Return the problem of a table without features: each column and why it went."""
+    """Return the problem of a table without features: each column, and why it was excluded."""
     reasons = [
         f"{column.name!r} is the {used[column.name]}"
         if column.name in used
@@ -135,7 +135,7 @@ def _nothing_left(facts: DatasetFacts, used: dict[str, str]) -> Problem:
 def with_free_inputs(
     spec: Spec, features: list[Feature], targets: list[Target], problems: list[Problem]
 ) -> list[Feature]:
-    """Rename network inputs that share a target's name; refuse that where the spec itself names them."""
+    """Rename network inputs whose name a target has; refuse a clash with names that the spec itself states."""
     outputs = {target.name for target in targets}
     taken = {str(feature.input) for feature in features}
     if not outputs & taken:
@@ -203,7 +203,7 @@ def check_usable_rows(
     warnings: list[Advice],
 ) -> None:
     used = used_columns(spec, targets, features, facts)
-    # Two rows are enough where the spec says how long to train: one of them to stop by is one too few otherwise.
+    # Two rows are enough if the spec sets the epochs; early stopping would hold one of them out.
     least = 2 if "epochs" in spec.training.model_fields_set and not default_network.leaves_network_out(spec) else 3
     problems += untrainable(used, facts, least)
     for column in unusable_columns(used):

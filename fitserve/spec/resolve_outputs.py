@@ -28,7 +28,7 @@ def resolve_outputs(
 ) -> list[Output]:
     """Choose losses and output layers and check them; automatic output layers are added to the graph.
 
-    `hidden` says that the last layer is none, though it may look like one.
+    `hidden`: the last layer is not an output, even if it looks like one.
     """
 
     def warn(detail: str, pointer: str, fix: str) -> None:
@@ -62,7 +62,7 @@ def resolve_outputs(
 def _last_as_output(
     graph: NetworkGraph, last: GraphNode, target: Target, loss: Loss | None, facts: DatasetFacts
 ) -> GraphNode | None:
-    """Make the last layer the target's output, where it is one: a second softmax behind the first would hide it."""
+    """Make the last layer the target's output if it fits; a second softmax after it would flatten probabilities."""
     if not output.is_output(target, loss, last, facts):
         return None
     node = replace(last, target=target.name)

@@ -34,9 +34,10 @@ from fitserve.spec.spec import Spec, SpecRefused, parse
 from fitserve.spec.usable_rows import FindRows
 from fitserve.validation import unknown_name
 
-_LOSS_PARTS = {"regularizers", "label_smoothing", "class_weight"}  # without them the loss is another measure
+# parts that change what the loss measures, so that losses cannot be compared
+_LOSS_PARTS = {"regularizers", "label_smoothing", "class_weight"}
 _DRAWN = ("random", "stratified", "group")  # splits that draw rows by a seed
-_PROBED = 12  # configurations that are checked before a run is accepted: the first one, and random ones
+_PROBED = 12  # configurations checked before a run is accepted: the first, and random ones
 _IN_THE_LOSS = ("label_smoothing", "_regularizer", "loss", "class_weight", "target", "split", "sample_weight")
 
 
@@ -46,17 +47,17 @@ class ResolvedSearch:
 
     search: SearchSpec
     base: Resolved
-    resolved: dict[str, Any]  # of the run: the base, and the search written out
-    estimates: Estimates  # of all trials
+    resolved: dict[str, Any]  # the run's resolved spec: the base, with the search written out
+    estimates: Estimates  # for all trials together
     warnings: list[Advice]
 
 
 def trial_spec(
     search: SearchSpec, point: Point, facts: DatasetFacts, limits: Limits | None = None, pace: float = 1.0
 ) -> Resolved:
-    """Return the spec of one trial, resolved. Raises SpecRefused where it is invalid.
+    """Return the resolved spec of one trial. Raises SpecRefused if it is invalid.
 
-    All trials are compared on the same rows: those of the seed that the spec says, or 0.
+    All trials are compared on the same rows: the split uses the spec's seed, or 0.
     """
     limits = limits or Limits()
     if search.ablation is not None:
@@ -85,7 +86,8 @@ def _one_network(spec: Spec) -> Spec:
         detail = "The trials of a search are spread over the workers one by one."
         received = spec.training.workers.count
         raise SpecRefused.because([Problem(detail, "/training/workers", received=received, fix="Leave workers out.")])
-    if spec.training.stacked is not None:  # of a trial that was taken from another search; this one stacks what it can
+    # set by another search that this spec was copied from; this search decides its own stacking
+    if spec.training.stacked is not None:
         spec = spec.model_copy(update={"training": spec.training.model_copy(update={"stacked": None})})
     if "ensemble" not in spec.model_fields_set and spec.folds is None:  # the spec does not say otherwise
         spec = spec.model_copy(update={"ensemble": None})
@@ -101,8 +103,8 @@ def _whole(search: SearchSpec, facts: DatasetFacts, limits: Limits, pace: float 
 def _without(search: SearchSpec, point: Point, facts: DatasetFacts, limits: Limits, pace: float) -> Resolved:
     """Return an ablation's spec without one part, with one seed. Raises SpecRefused.
 
-    Each seed divides the rows in its own way, where the split draws them: an effect is then one of the part, not of the
-    rows that happened to validate. Both sides of a pair have the same rows.
+    If the split is random, each seed divides the rows anew, so that an effect belongs to the part and not to the rows
+    that happened to validate. Both sides of a pair have the same rows.
     """
     left_out, seeds = search.ranges[LEFT_OUT], search.ranges[SEED]
     assert isinstance(left_out, Choice)
@@ -143,7 +145,7 @@ def _seed_of_split(search: SearchSpec) -> int:
 
 
 def _with_fractions(search: SearchSpec, limits: Limits) -> SearchSpec:
-    """Make an integer range continuous where the spec takes fractions: `{low: 0, high: 1}` of a dropout rate."""
+    """Make an integer range continuous if the argument takes fractions: `{low: 0, high: 1}` for a dropout rate."""
     body, generator = search.body, random.Random(0)
     for pointer, one in search.flat().items():
         if not (isinstance(one, NumberRange) and one.whole and one.step is None):
@@ -169,7 +171,7 @@ def resolve_search(
 ) -> ResolvedSearch:
     """Check a search against a dataset. Raises SpecRefused where no configuration that was tried is valid.
 
-    A trial of an invalid configuration fails, and no other; a warning says how many of those tried are invalid.
+    An invalid configuration fails only its own trial; a warning gives the share of invalid ones among those tried.
     """
     limits = limits or Limits()
     search = _with_parts(search, facts, limits) if search.ablation is not None else _with_fractions(search, limits)
@@ -250,7 +252,7 @@ def _metric(search: SearchSpec, base: Spec) -> tuple[str, str]:
 
 
 def _estimates(search: SearchSpec, valid: list[Resolved]) -> Estimates:
-    """Return the cost of all trials, from the configurations that were tried; trials train stacked where they can."""
+    """Estimate the cost of all trials from the configurations that were tried; trials train stacked if they can."""
     base, trials = valid[0].estimates, search.trials
     stacked = all(row.layer in STACKED for row in valid[0].summary)
     share = MEMBER_SHARE if stacked else 1.0

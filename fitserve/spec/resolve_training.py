@@ -29,7 +29,7 @@ _ANY_SCORE: tuple[type[Metric], ...] = (
     kinds.SquaredHinge,
     kinds.CategoricalHinge,
 )
-# Keras's own default names, where they are not the class's in snake_case.
+# Keras's default metric names that are not the class name in snake_case.
 _KERAS_NAMES = {
     "LogCoshError": "logcosh",
     "KLDivergence": "kl_divergence",
@@ -53,7 +53,7 @@ def losses_by_target(training: Training, targets: Sequence[Target], problems: li
 
 
 def loss_pointer(training: Training, target: Target) -> str:
-    """Return where the spec names the loss of a target."""
+    """Return the JSON pointer of a target's loss in the spec."""
     return "/training/loss" + json_pointer([target.name]) if isinstance(training.loss, dict) else "/training/loss"
 
 
@@ -127,9 +127,9 @@ def resolve_training(
 
 
 def check_switches(training: Training, members: int, checks: bool, problems: list[Problem]) -> None:
-    """Refuse a change of optimizer in a run of restarts, in one that only `checks` its spec, or among such members.
+    """Refuse switches with restarts or `checks`, and those after which stacked members could not stay stacked.
 
-    Members train as one network where their optimizer allows it: those that begin so have to go on so.
+    Members whose optimizer allows it train as one stacked network, and must stay stacked to the end.
     """
     pointer = "/training/switches"
     if training.switches and checks:
@@ -153,7 +153,7 @@ def check_switches(training: Training, members: int, checks: bool, problems: lis
 
 
 def check_stacked(training: Training, one_network: bool, problems: list[Problem]) -> None:
-    """Refuse a stack of one where a run trains several networks, or one that is in no search's stack."""
+    """Refuse `stacked` unless a single network trains (as a search's trial does), and unknown arguments in it."""
     stacked, pointer = training.stacked, "/training/stacked"
     if stacked is None:
         return
@@ -251,7 +251,7 @@ def _default_metrics(output: Output) -> list[Metric]:
 
 
 def _generic_metric(name: str, target: Target, loss: Loss) -> Metric | None:
-    """Return the metric that `accuracy` or `crossentropy` means for the task; None for a regression."""
+    """Return the metric that `accuracy` or `crossentropy` stands for in this task; None for a regression."""
     return None if target.task == "regression" else _label_metric(name, target, _gives_logits(loss))
 
 
@@ -303,10 +303,10 @@ def _misfit(metric: Metric, target: Target, loss: Loss, pointer: str) -> Problem
 
 
 def _monitors(metrics: dict[str, list[Metric]], validation: bool) -> dict[str, str]:
-    """Return the names of the figures that an epoch reports, and whether `min` or `max` of each is better.
+    """Return the names of the values that an epoch reports, and whether `min` or `max` of each is better.
 
-    With one target `loss` and its metrics' names; with several also `target_loss` and `target_metric`, as Keras
-    writes them. Where rows are held out, each also with the prefix `val_`.
+    One target reports `loss` and its metrics; several also report `target_loss` and `target_metric`, as Keras names
+    them. With held-out rows, each also exists with the prefix `val_`.
     """
     names = {"loss": "min"}
     for target, listed in metrics.items():
@@ -316,7 +316,7 @@ def _monitors(metrics: dict[str, list[Metric]], validation: bool) -> dict[str, s
 
 
 def monitors_of(spec: Spec) -> dict[str, str]:
-    """Return the figures that an epoch of a resolved spec reports, and whether `min` or `max` of each is better."""
+    """Return the values that an epoch of a resolved spec reports, and whether `min` or `max` of each is better."""
     folds = spec.ensemble is not None and spec.ensemble.validation == "folds"
     validation = folds or spec.split.method == "column" or spec.split.validation > 0
     return _monitors(spec.training.metrics, validation)

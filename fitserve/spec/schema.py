@@ -37,7 +37,7 @@ FAMILIES: tuple[Family[Any], ...] = (
     METRICS,
 )
 _MAPPING: dict[str, Any] = {"type": "object"}
-# Other ways to write a model than as the mapping of its fields.
+# Shorthands: ways to write a model other than as a mapping of its fields.
 SHORTHANDS: dict[str, list[dict[str, Any]]] = {
     "DatasetRef": [{"type": "string", "pattern": REFERENCE}],
     "Target": [{"type": "string"}],
@@ -100,7 +100,7 @@ def _schema() -> dict[str, Any]:
 
 
 def _encodings(definitions: dict[str, Any]) -> dict[str, Any]:
-    """Define `Encoding`, with its shorthands, and return what a feature has: one, or a list of several."""
+    """Define `Encoding` with its shorthands; return the schema of a feature's encodings: one, or a list of several."""
     encoding = definitions["Feature"]["properties"]["encoding"]
     typed = next(one for one in encoding.pop("oneOf") if "discriminator" in one)
     names = sorted(ENCODINGS)
@@ -217,12 +217,12 @@ def _network() -> dict[str, Any]:
     }
 
 
-# Pydantic's own names of bounds beside a validator.
+# Pydantic keeps its own names for bounds that stand next to a validator.
 _BOUNDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
 
 
 def _converted(value: Any) -> Any:
-    """Return a copy with JSON Schema's names of bounds, and with references in place of deferred ones."""
+    """Return a copy with JSON Schema's names for bounds, and with deferred references resolved."""
     if isinstance(value, dict):
         converted = {_BOUNDS.get(key, key): _converted(item) for key, item in value.items() if key != DEFERRED}
         return {"$ref": f"#/$defs/{value[DEFERRED]}", **converted} if DEFERRED in value else converted

@@ -1,8 +1,8 @@
-"""Searches: values of a spec that are ranges, and how their trials are chosen.
+"""Searches: specs in which some values are ranges, and the choice of trials from them.
 
 Any value of a spec may be `{search: [...]}` or `{search: {low, high, log, step}}`. A choice may contain further ranges,
-which exist only where it is chosen. A *point* says what each range became, by the range's JSON pointer in the spec as
-searched: the number of a choice (from 0), or the number itself.
+which exist only where it is chosen. A *point* assigns a value to each range, keyed by the range's JSON pointer in the
+search's spec: the index of a choice (from 0), or the number itself.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ Point = dict[str, int | float]
 Sampler = Literal["tpe", "random", "grid", "gp", "cmaes"]
 Pruner = Literal["asha", "median", "none"]
 KEY = "search"
-TRIALS = 32  # of a search that does not say
+TRIALS = 32  # default number of trials
 MAX_RANGES = 100
 MAX_CHOICES = 1000
-MAX_VALUES = 2**53  # of a range, and the largest whole number of one: what a float counts exactly
-STACKED = 64  # trials that are trained at once where nothing is learnt from one for the next
-INFORMED = 16  # and where later ones follow from earlier ones
+MAX_VALUES = 2**53  # most values of a range, and its largest integer: floats are exact up to here
+STACKED = 64  # trials trained at once if no trial depends on earlier results
+INFORMED = 16  # trials trained at once if later ones are chosen by earlier results
 
 
 def _number(value: Any) -> Any:
@@ -102,7 +102,7 @@ class Choice:
     """One of several values, each with ranges of its own."""
 
     options: tuple[Any, ...]
-    inside: tuple[Mapping[str, Range], ...]  # of each option, by pointer
+    inside: tuple[Mapping[str, Range], ...]  # ranges inside each option, by pointer
 
 
 Range = Choice | NumberRange
@@ -219,7 +219,7 @@ def _inside(option: Any, where: tuple[str | int, ...]) -> tuple[dict[str, Range]
 def count(ranges: Mapping[str, Range]) -> int | None:
     """Return how many configurations there are.
 
-    None where a number may be anything between two, or there are more than can be counted.
+    None if a range is continuous, or if there are too many to count.
     """
     total = 1
     for one in ranges.values():
@@ -270,15 +270,15 @@ def drawn(ranges: Mapping[str, Range], generator: random.Random) -> Point:
 
 
 def at_point(body: Mapping[str, Any], point: Point) -> dict[str, Any]:
-    """Return the spec without ranges that a point stands for."""
+    """Return the spec in which each range has the point's value."""
     return {key: _filled(copy.deepcopy(value), (key,), point) for key, value in body.items() if key != KEY}
 
 
 def _filled(value: Any, path: tuple[str | int, ...], point: Point) -> Any:
     """Return a value with its ranges replaced by the values chosen.
 
-    In a list, a range that became a list takes its place with all of its elements, and one that became null is left
-    out: a block of layers, or none.
+    In a list, a range whose value is a list is replaced by all of its elements, and one whose value is null is left
+    out, so that a range can be a block of layers or none.
     """
     if _is_range(value) and (pointer := json_pointer(path)) in point:
         if isinstance(value[KEY], dict):
@@ -354,17 +354,17 @@ def short_names(pointers: list[str]) -> dict[str, str]:
     return names
 
 
-# --- reading one ----------------------------------------------------------------------------------------
+# --- reading a search ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class SearchSpec:
-    """A spec with ranges, or an ablation, as sent: its settings, and its body without them."""
+    """A search as sent (a spec with ranges, or an ablation), divided into its settings and the spec's body."""
 
     settings: Search
     body: dict[str, Any]
     ranges: dict[str, Range]
-    ablation: Ablation | None = None  # the ranges are then what is left out, and the seed
+    ablation: Ablation | None = None  # if set, the ranges are the part left out and the seed
 
     def flat(self) -> dict[str, Range]:
         """Return all ranges by pointer, those inside choices too."""
@@ -424,7 +424,7 @@ def read_search(body: dict[str, Any]) -> tuple[SearchSpec | None, list[Problem]]
 
 
 def _with_folds(body: dict[str, Any], written: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], list[Problem]]:
-    """Return a spec and its search's settings, whose `folds` are the spec's: every trial is trained in folds."""
+    """Return a spec and its search's settings with `folds` moved into the spec, so that every trial trains in folds."""
     if written.get("folds") is None:
         return body, written, []
     if body.get("folds") is not None:
@@ -434,7 +434,7 @@ def _with_folds(body: dict[str, Any], written: dict[str, Any]) -> tuple[dict[str
     return {**body, "folds": written["folds"]}, rest, []
 
 
-LEFT_OUT, SEED = f"/{ablation.KEY}", "/training/seed"  # the pointers of an ablation's ranges
+LEFT_OUT, SEED = f"/{ablation.KEY}", "/training/seed"  # pointers of an ablation's two ranges
 
 
 def _read_ablation(settings: Search, template: dict[str, Any]) -> tuple[SearchSpec | None, list[Problem]]:

@@ -1,4 +1,4 @@
-"""The spec: what a client asks for."""
+"""The spec: what a client asks to train, on what data, and how."""
 
 from __future__ import annotations
 

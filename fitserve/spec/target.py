@@ -15,7 +15,7 @@ from fitserve.validation import InvalidValue, unknown_name
 Task = Literal["binary", "multiclass", "multilabel", "regression"]
 TargetEncoding = Literal["binary", "index", "one_hot", "numbers"]
 MAX_TARGETS = 100
-FEW_ROWS = 5  # of each of three whole values that are taken for labels
+FEW_ROWS = 5  # least rows of each of three integer values for the values to count as labels
 _ZERO_ONE = (("0", "1"), ("0.0", "1.0"))  # labels of a column of 0 and 1
 
 
@@ -77,7 +77,7 @@ class Target(DataModel):
 
     @property
     def units(self) -> int:
-        """Of a resolved target: how many numbers each row has once encoded (an index counts as its labels)."""
+        """Numbers per row of a resolved target once encoded; an index counts as one number per label."""
         return len(self.labels or ()) if self.task == "multiclass" else len(self.columns)
 
 
@@ -138,7 +138,7 @@ def _task_of(column: ColumnFacts) -> Task | None:
 
 
 def _are_few(column: ColumnFacts) -> bool:
-    """Return whether a column has three whole values, each in many rows: they are labels rather than amounts."""
+    """Return whether a column has three integer values, each in many rows: labels rather than amounts."""
     labels, counts = column.labels or (), column.label_counts or ()
     return len(labels) == 3 and _are_whole(labels) and bool(counts) and min(counts) >= FEW_ROWS
 
@@ -148,12 +148,12 @@ def _are_whole(labels: tuple[str, ...]) -> bool:
 
 
 def is_classification(task: Task | None) -> bool:
-    """Return whether a task is to tell labels apart."""
+    """Return whether a task is a classification."""
     return task in ("binary", "multiclass", "multilabel")
 
 
 def open_question(column: ColumnFacts) -> str | None:
-    """Return why the task of a column of numbers was decided as it was; None where there is no doubt about it."""
+    """Return why a numeric column's task was inferred as it was; None if there is no doubt."""
     labels = column.labels
     if column.storage not in ("int64", "float64") or labels is None or labels in _ZERO_ONE or len(labels) < 2:
         return None

@@ -38,8 +38,8 @@ from fitserve.validation import InvalidValue
 # Names that Keras interprets by the task.
 GENERIC_METRICS = ("accuracy", "acc", "crossentropy", "ce")
 MAX_METRICS = 50
-MAX_SWITCHES = 20  # of the optimizer; each traces the network again
-MAX_KEPT_EPOCHS = 20  # each is an artifact, and its weights are in every checkpoint from then on
+MAX_SWITCHES = 20  # optimizer switches; each one traces the network again
+MAX_KEPT_EPOCHS = 20  # each kept epoch is an artifact, and its weights are part of every later checkpoint
 Mode = Literal["auto", "min", "max"]
 
 
@@ -95,9 +95,9 @@ class Warmup(DataModel):
 
 
 class OptimizerSwitch(DataModel):
-    """Another optimizer, or another learning rate, from an epoch on.
+    """A switch to another optimizer or learning rate from an epoch on.
 
-    Where the class stays, its state goes on: moments, the count of steps, averages.
+    If the class stays the same, its state is kept: moments, step count, averages.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -107,7 +107,7 @@ class OptimizerSwitch(DataModel):
 
 
 def _is_component(value: dict[str, Any], family: Family[Any]) -> bool:
-    """Return whether a mapping is one component rather than something for each target."""
+    """Return whether a mapping is one component rather than a value for each target."""
     if isinstance(value.get("class_name"), str):
         return True
     if len(value) != 1:

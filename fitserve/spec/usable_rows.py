@@ -1,4 +1,4 @@
-"""Rows that cannot be trained on: those without a value of a target, or with an infinite number."""
+"""Rows that cannot be trained on, because a target is missing or a number is infinite."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from fitserve.errors import Problem
 
 FindRows = Callable[[str, bool], Sequence[int]]
 """Returns the numbers (from 1) of the rows in which a column is infinite or, of a target, missing."""
-MAX_ROWS = 1000  # that a problem lists
-MAX_NAMED = 20  # of them in its sentence
-LARGEST = 3.4e38  # of single precision
+MAX_ROWS = 1000  # row numbers that a problem lists
+MAX_NAMED = 20  # row numbers in the problem's sentence
+LARGEST = 3.4e38  # largest float32
 LEAVE_OUT = "rows_without_target: leave_out"
 
 
@@ -27,7 +27,7 @@ class UsedColumn:
 
     @property
     def unusable(self) -> int:
-        """In how many rows it cannot be used."""
+        """The number of rows in which the column cannot be used."""
         return self.facts.infinite + (self.facts.missing if self.role == "target" else 0)
 
 
@@ -54,10 +54,10 @@ def refuse(column: UsedColumn, facts: DatasetFacts, find_rows: FindRows | None) 
 
 
 def untrainable(used: Sequence[UsedColumn], facts: DatasetFacts, least: int) -> Iterator[Problem]:
-    """Yield what rules out training: too few rows, weights of 0 alone, numbers beyond single precision."""
+    """Yield problems that rule out training: too few rows, only zero weights, numbers beyond float32."""
     most = max((column.unusable for column in used), default=0)
     rows = facts.rows - most
-    if rows < least and most < facts.rows:  # where none is left, the column is refused
+    if rows < least and most < facts.rows:  # with no row left, the column itself is refused elsewhere
         detail = f"The table has {rows} {'row' if rows == 1 else 'rows'} with a value of the target."
         yield Problem(detail, "/dataset", received=rows, expected=f"at least {least}: to train on, and to stop by")
     for column in used:
@@ -92,5 +92,5 @@ def _explain(column: UsedColumn, facts: DatasetFacts, find_rows: FindRows | None
 
 
 def describe(counts: dict[str, Any]) -> str:
-    """Return one sentence on the rows that were left out, from their number by column."""
+    """Describe in one sentence the rows that were left out, given their number by column."""
     return ", ".join(f"{rows} for {column!r}" for column, rows in counts.items())

@@ -1,8 +1,7 @@
-"""Fill in, check and resolve `initial_weights`: a network against the one whose trained weights it begins with.
+"""Fill in, check and resolve `initial_weights`: compare a network with the source of its initial weights.
 
-Weights are named by layer and place, `dense/0`, in Keras's order: the kernel, then the bias. The source's encoding is
-kept with its weights where the features are the source's: a mean or a category's place that moved would change what the
-weights mean, silently.
+Weights are named by layer and place, `dense/0`, in Keras's order: the kernel, then the bias. If the features are the
+source's, its fitted encoding is kept too: a shifted mean or category index would silently change what the weights mean.
 """
 
 from __future__ import annotations
@@ -32,18 +31,19 @@ _SHOWN = 10  # names in one sentence
 
 @dataclass(frozen=True, slots=True)
 class WeightsSource:
-    """Trained weights, and what is known about their network."""
+    """Trained weights to start from, and what is known about their network."""
 
     name: str  # in words: "the model admissions@3"
     artifact: str  # SHA-256 of the manifest
-    tensors: Mapping[str, Shape]  # of each member
+    tensors: Mapping[str, Shape]  # for each member
     members: int = 1
     run: str | None = None
     model: str | None = None  # name@version
     upload: str | None = None
     spec: Spec | None = None  # resolved; None of uploaded weights
-    inputs: tuple[EncodedInput, ...] = ()  # of its fitted encoding
-    labels: Mapping[str, frozenset[str]] = field(default_factory=dict)  # that its encoding tells apart, by column
+    inputs: tuple[EncodedInput, ...] = ()  # inputs of its fitted encoding
+    # labels that its encoding distinguishes, by column
+    labels: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @property
     def layers(self) -> list[str]:
@@ -61,7 +61,7 @@ def tensors_of(graph: NetworkGraph) -> dict[str, Shape]:
 
 
 def with_source(spec: Spec, source: WeightsSource | None, facts: DatasetFacts) -> Spec:
-    """Return a spec with what it leaves out taken from the source of its weights. Raises SpecRefused."""
+    """Fill in what a spec leaves out from the source of its weights. Raises SpecRefused."""
     wanted, own = spec.initial_weights, None if source is None else source.spec
     if wanted is None:
         return spec
@@ -101,12 +101,12 @@ def _body(own: Spec, with_outputs: bool = False) -> tuple[LayerEntry, ...]:
 
 
 def is_body(spec: Spec, source: WeightsSource | None) -> bool:
-    """Return whether the network is the source's without its output, so that its last layer is no output."""
+    """Return whether the network is the source's without its output layers; its last layer is then not an output."""
     return source is not None and source.spec is not None and spec.network == _body(source.spec)
 
 
 def _ensemble_of(own: Ensemble | None, spec: Spec, source: WeightsSource) -> Ensemble | None:
-    """Return the source's ensemble; its folds become another part where the spec says which rows validate."""
+    """Return the source's ensemble, with holdout instead of folds if the spec states the validation rows."""
     if own is None or source.members == 1:
         return None
     split_stated = "validation" in spec.split.model_fields_set or spec.training.validation_split is not None
@@ -114,14 +114,14 @@ def _ensemble_of(own: Ensemble | None, spec: Spec, source: WeightsSource) -> Ens
 
 
 def _with_own(target: Target, own: Sequence[Target]) -> Target:
-    """Return the source's target where the spec names no more than its columns."""
+    """Return the source's target if the spec states only the columns."""
     if target.model_fields_set - {"name", "columns"}:
         return target
     return next((one for one in own if (one.name, one.columns) == (target.name, target.columns)), target)
 
 
 def _check_labels(targets: Sequence[Target], own: Spec, facts: DatasetFacts) -> None:
-    """Refuse a target whose labels differ from the source's: its network has an output for each of those."""
+    """Refuse a target whose labels differ from the source's, because its network has one output per label."""
     outputs = {entry.output: entry.name for entry in own.network if entry.output}
     for index, target in enumerate(targets):
         column = facts.by_name.get(target.columns[0])
@@ -150,7 +150,7 @@ def _check_labels(targets: Sequence[Target], own: Spec, facts: DatasetFacts) -> 
 def keeps_encoding(
     spec: Spec, source: WeightsSource | None, features: Sequence[Feature], problems: list[Problem]
 ) -> bool:
-    """Return whether columns are encoded as for the source: its features are these, and the spec does not object."""
+    """Return whether to keep the source's fitted encoding: same features, and the spec does not forbid it."""
     wanted = spec.initial_weights
     if wanted is None or source is None or source.spec is None or wanted.encoding == "fit":
         return False
@@ -179,7 +179,8 @@ def resolve_initial_weights(
     problems: list[Problem] = []
     weighted = {name: _weights(graph, node) for name, node in graph.nodes.items() if _weights(graph, node)}
     fresh = _matched(wanted.reinitialize, weighted, f"{_POINTER}/reinitialize", problems)
-    added = {node.name for node in graph.nodes.values() if node.pointer == "/network"}  # an output that nobody wrote
+    # output layers that were added automatically
+    added = {node.name for node in graph.nodes.values() if node.pointer == "/network"}
     fresh |= (added & set(weighted)) - set(source.layers)
     frozen = _matched(wanted.freeze, weighted, f"{_POINTER}/freeze", problems)
     if both := [name for name in weighted if name in fresh & frozen]:
@@ -209,7 +210,7 @@ def resolve_initial_weights(
 
 
 def _matched(patterns: Iterable[str], weighted: Iterable[str], pointer: str, problems: list[Problem]) -> set[str]:
-    """Return the layers that the patterns name; a pattern that names none is a problem."""
+    """Return the layers that match the patterns; a pattern without a match is a problem."""
     layers: set[str] = set()
     names = list(weighted)
     for index, pattern in enumerate(patterns):
@@ -224,7 +225,7 @@ def _matched(patterns: Iterable[str], weighted: Iterable[str], pointer: str, pro
 def _differences(
     graph: NetworkGraph, node: GraphNode, weights: Sequence[Weight], source: WeightsSource
 ) -> list[Problem]:
-    """Return how a layer differs from the source's of that name; nothing where its weights fit."""
+    """Return how a layer differs from the source's layer of the same name; empty if the weights fit."""
     reinitialize = f"initial_weights: {{reinitialize: [{node.name}]}}"
     theirs = [
         source.tensors[f"{node.name}/{place}"]
@@ -299,7 +300,7 @@ def with_frozen(
 def advice(
     initial: InitialWeights | None, source: WeightsSource | None, resolved: Spec, facts: DatasetFacts
 ) -> list[Advice]:
-    """Return what is valid but unwise: figures of rows that the source has seen, categories that it has not."""
+    """Return advice: metrics on rows that the source may have seen, and categories that it has never seen."""
     if initial is None or source is None:
         return []
     advices = []

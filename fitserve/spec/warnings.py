@@ -20,11 +20,11 @@ from fitserve.spec.spec import SplitSpec
 from fitserve.spec.target import Target
 from fitserve.spec.training import Training
 
-DEEP = 4  # saturating layers in a row, through which gradients vanish
-RARE_ROWS = 5  # of a label; with fewer, a part may get none
+DEEP = 4  # consecutive saturating layers through which gradients vanish
+RARE_ROWS = 5  # rows of a label below which a part may get none
 UNSCALED = 10.0  # magnitude from which a feature should be scaled
 PARAMETERS_PER_ROW = 100
-LARGE_ROWS = 2_000_000_000  # bytes of encoded rows that are worth a word
+LARGE_ROWS = 2_000_000_000  # bytes of encoded rows from which a warning is given
 
 
 def warnings_for(
@@ -77,7 +77,7 @@ def _targets(targets: Sequence[Target], facts: DatasetFacts) -> Iterator[Advice]
 
 
 def _rare_labels(targets: Sequence[Target], split: SplitSpec, facts: DatasetFacts) -> Iterator[Advice]:
-    """Say which labels some part of the rows probably has no row of."""
+    """Warn about labels that are probably absent from some part of the split."""
     parts = 1 + (split.validation > 0 or split.method == "column") + (split.test > 0 or split.method == "column")
     for index, target in enumerate(targets):
         column = facts.by_name[target.column]
@@ -109,7 +109,7 @@ def _has_batch_normalization(graph: NetworkGraph) -> bool:
 
 
 def _vanishing_gradients(graph: NetworkGraph) -> Iterator[Advice]:
-    depth: dict[str, int] = {}  # saturating layers in a row, up to each layer
+    depth: dict[str, int] = {}  # number of consecutive saturating layers that end at each layer
     for node in graph.nodes.values():
         before = max((depth[name] for name in node.inputs), default=0)
         activation = None if isinstance(node.layer, Recurrent) else activation_of(node.layer)
@@ -185,7 +185,7 @@ def _layers(
     graph: NetworkGraph, training: Training, ensemble: Ensemble | None, estimates: Estimates
 ) -> Iterator[Advice]:
     parameters = estimates.parameters // members_of(ensemble)
-    # A run that stops by held-out rows ends before it has memorised the others.
+    # Early stopping on held-out rows ends a run before it memorises the training rows.
     guarded = training.early_stopping is not None and training.early_stopping.monitor.startswith("val_")
     if parameters > PARAMETERS_PER_ROW * estimates.training_rows > 0 and not guarded:
         detail = f"{parameters} parameters can memorise {estimates.training_rows} rows."

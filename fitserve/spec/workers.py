@@ -1,7 +1,7 @@
-"""Workers that train one network together: how many, what cannot be divided among them, and how many pay.
+"""Workers that train one network together: their number, what they cannot divide, and how many are worthwhile.
 
-The model of a step's time is that of docs/scaling.md, where its figures are: computing is divided by the number of
-workers, but each applies the whole update, and sends and receives almost twice the gradients (a ring).
+docs/scaling.md has the model of a step's time and its measurements: computation is divided by the number of workers,
+but each worker applies the whole update and, in a ring, sends and receives almost twice the gradients.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from fitserve.spec.losses import Dice, Loss, Tversky
 
 MAX_WORKERS = 64
 _ASSUMED_BANDWIDTH = 125e6  # bytes a second in each direction: 1 Gbit/s
-_MESSAGE_SECONDS = 0.0005  # of one of the ring's messages, small as it may be
-_BYTE_SECONDS = 1.8e-9  # that the processors take to send one and receive one
-_UPDATE_SECONDS = 6e-9  # of one weight's update by Adam, at most half of a step
-_OPTIONS = (2, 4, 8)  # numbers of workers that `auto` chooses among
-_WORTHWHILE = 0.6  # of the speed-up that as many workers would give if they had nothing to exchange
+_MESSAGE_SECONDS = 0.0005  # latency of one ring message, however small
+_BYTE_SECONDS = 1.8e-9  # processor time to send and receive one byte
+_UPDATE_SECONDS = 6e-9  # Adam's update of one weight; at most half of a step
+_OPTIONS = (2, 4, 8)  # numbers of workers from which `auto` chooses
+# least share of the ideal speed-up (without any communication) for a number of workers to be worthwhile
+_WORTHWHILE = 0.6
 
 
 class Workers(DataModel):
@@ -55,7 +56,7 @@ AnyWorkers = Annotated[Workers | None, BeforeValidator(_shorthand)]
 
 
 def step_seconds(alone: float, parameters: int, workers: int, bandwidth: float = _ASSUMED_BANDWIDTH) -> float:
-    """Return a step's estimated seconds on so many workers, from those on one, its weights and the network."""
+    """Estimate a step's seconds on `workers` workers from its seconds on one, the weights and the network."""
     if workers == 1:
         return alone
     update = min(alone / 2, parameters * _UPDATE_SECONDS)
@@ -64,7 +65,7 @@ def step_seconds(alone: float, parameters: int, workers: int, bandwidth: float =
 
 
 def worthwhile(alone: float, parameters: int, batch_size: int) -> int:
-    """Return how many workers pay on a network of 1 Gbit/s; 1 where none but the first do."""
+    """Return how many workers are worthwhile on a 1 Gbit/s network; 1 if further workers are not."""
     best, fastest = 1, alone
     for count in _OPTIONS:
         seconds = step_seconds(alone, parameters, count)
@@ -74,7 +75,7 @@ def worthwhile(alone: float, parameters: int, batch_size: int) -> int:
 
 
 def undividable(training: Any, networks: str | None) -> Iterator[Problem]:
-    """Yield why a resolved training cannot be divided among workers. `networks`: what else it trains, a pointer."""
+    """Yield why training cannot be divided among workers. `networks`: pointer to the key that asks for several."""
     workers = training.workers
     if workers is None or workers.count == 1:
         return

@@ -1,4 +1,4 @@
-"""Windows that slide over sequences and images: convolution and pooling."""
+"""Convolution and pooling layers: windows that slide over sequences and images."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class _Window(Layer, abstract=True):
         return _tuple(self.kernel_size)
 
     def slide(self, shape: Shape, channels: int) -> Shape:
-        """Return the shape after the window, with so many channels. Raises ShapeRefused."""
+        """Return the output shape for a number of channels. Raises ShapeRefused."""
         strides, dilation = _tuple(self.strides), _tuple(self.dilation_rate)
         if max(strides) > 1 and max(dilation) > 1:
             raise ShapeRefused("Strides and dilation cannot both be above 1.")
@@ -186,7 +186,7 @@ class SeparableConv2D(_Window2D, _Separable):
 
 class _Pooling(Layer, abstract=True):
     pool_size: Single | Pair
-    strides: Single | Pair | None = None  # None: `pool_size`
+    strides: Single | Pair | None = None  # None means `pool_size`
     padding: Literal["valid", "same"] = "valid"
     data_format: Literal["channels_last"] = "channels_last"
 

@@ -22,7 +22,7 @@ from fitserve.spec.layers.layer import (
 )
 from fitserve.spec.regularizers import AnyConstraint, AnyRegularizer
 
-# Keras's arguments for fine-tuning and quantizing, which a spec does not offer.
+# Keras arguments for fine-tuning and quantizing, which a spec cannot set.
 TUNING: dict[str, Any] = {"lora_rank": None, "lora_alpha": None, "quantization_config": None}
 
 

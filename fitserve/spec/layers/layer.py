@@ -54,9 +54,9 @@ class Layer(Component, abstract=True):
     merges: ClassVar[bool] = False
     # Whether its output shares the input's memory.
     shares_memory: ClassVar[bool] = False
-    # The rank of the input, without the batch; None is any.
+    # The rank of the input, without the batch; None accepts any.
     rank: ClassVar[int | None] = None
-    # What the backward pass needs, where that does not depend on shapes.
+    # Activations kept for the backward pass, if they do not depend on shapes.
     saved: ClassVar[SavedActivations] = SavedActivations()
 
     def output_shape(self, inputs: Sequence[Shape]) -> Shape:
@@ -68,11 +68,11 @@ class Layer(Component, abstract=True):
         return []
 
     def multiply_adds(self, inputs: Sequence[Shape], output: Shape) -> int:
-        """Return the multiply-adds of one row in the forward pass; without any, one for each output."""
+        """Return the multiply-adds per row in the forward pass; by default, one for each output."""
         return math.prod(output)
 
     def saved_activations(self, inputs: Sequence[Shape], output: Shape) -> SavedActivations:
-        """Return what a training step keeps of one row for the backward pass."""
+        """Return the activations per row that a training step keeps for the backward pass."""
         return self.saved
 
     def check(self, inputs: Sequence[Shape]) -> Shape:
@@ -140,7 +140,7 @@ class KernelLayer(BiasLayer, abstract=True):
 
 
 # Arrays that an activation keeps for the backward pass, its output included (read off TensorFlow 2.21's graphs);
-# any other keeps one, and linear none of its own.
+# every other activation keeps one, and linear keeps none.
 ACTIVATION_ARRAYS = {
     "leaky_relu": 2.0,
     "silu": 2.0,
@@ -164,7 +164,7 @@ ACTIVATION_ARRAYS = {
 
 
 def saved_by_activation(size: int, activation: str) -> SavedActivations:
-    """Return what a layer with a kernel keeps, whose activation gives `size` numbers."""
+    """Return the activations kept by a layer with a kernel; `size` is its output's numbers per row."""
     if activation == "linear":
         return SavedActivations(inputs=True)
     return SavedActivations(True, True, more=int(size * (ACTIVATION_ARRAYS.get(activation, 1.0) - 1)))

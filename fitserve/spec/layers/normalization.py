@@ -13,7 +13,7 @@ from fitserve.spec.regularizers import AnyConstraint, AnyRegularizer
 
 
 class _Normalization(Layer, abstract=True):
-    saved_arrays: ClassVar[int] = 1  # that the backward pass reads, beside the input
+    saved_arrays: ClassVar[int] = 1  # arrays that the backward pass reads besides the input
     axis: Int | list[Int] = -1
 
     def channels(self, inputs: Sequence[Shape]) -> Shape:

@@ -23,7 +23,7 @@ class Recurrent(KernelLayer, UnitsLayer, abstract=True):
 
     rank = 2
     gates: ClassVar[int] = 1
-    saved_arrays: ClassVar[int] = 1  # of `units` numbers that each step keeps for the backward pass
+    saved_arrays: ClassVar[int] = 1  # arrays of `units` numbers that each step keeps for the backward pass
     omitted: ClassVar[Mapping[str, Any]] = _STATE
     activation: Activation = "tanh"
     recurrent_initializer: AnyInitializer = Orthogonal()
@@ -101,7 +101,7 @@ class Bidirectional(Layer):
 
     @classmethod
     def from_keras(cls, config: dict[str, Any]) -> Self:
-        # Keras writes the backward layer too; it may differ in its direction only.
+        # Keras also writes the backward layer, which may differ only in its direction.
         config = dict(config)
         backward = config.pop("backward_layer", None)
         read = super().from_keras(config)

@@ -1,6 +1,6 @@
 """Layers for tables that Keras does not have: trained periodic features, members that share a kernel.
 
-`model.keras` has plain layers of Keras's in their place.
+`model.keras` contains plain Keras layers instead.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Periodic(Layer):
 
     @property
     def linear_units(self) -> int:
-        """How many units read them: of PBLD, one place is the number's own."""
+        """How many units read them; in PBLD, the number itself takes one place."""
         return self.units - (self.variant == "PBLD")
 
     def output_shape(self, inputs: Sequence[Shape]) -> Shape:
@@ -73,9 +73,9 @@ class Periodic(Layer):
 class BatchEnsemble(KernelLayer, UnitsLayer):
     """Dense for several members: `activation((x * input_scale) @ kernel * output_scale + bias)`, one shared kernel.
 
-    A row becomes one row for each member, and stays so in the next BatchEnsemble; GlobalAveragePooling1D averages
-    them. Sources: Y. Wen, D. Tran and J. Ba, "BatchEnsemble" (2020); with input scales of 1 after the first
-    layer: Y. Gorishniy, A. Kotelnikov and A. Babenko, "TabM" (2024).
+    Each row becomes one row per member, also for further BatchEnsemble layers; GlobalAveragePooling1D averages them.
+    Sources: Y. Wen, D. Tran and J. Ba, "BatchEnsemble" (2020); with input scales of 1 after the first layer: Y.
+    Gorishniy, A. Kotelnikov and A. Babenko, "TabM" (2024).
     """
 
     members: Positive = 8

@@ -1972,7 +1972,7 @@ export interface components {
     schemas: {
         /**
          * Abstain
-         * @description When no label is answered: where any of these holds.
+         * @description Conditions under which the prediction is no label; any one of them is enough.
          */
         Abstain: {
             /**
@@ -2771,7 +2771,7 @@ export interface components {
         };
         /**
          * Decision
-         * @description How a label follows from the probabilities of one target. Thresholds are chosen on rows that no network saw.
+         * @description How a label is chosen from the probabilities of one target. Thresholds are tuned on rows that no network saw.
          *
          *     At most one of `maximize`, `cost`, `recall_at_least`, `precision_at_least` and `threshold`; without any, the
          *     likeliest label is answered.
