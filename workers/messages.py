@@ -109,7 +109,7 @@ class HintChannel(redis.Channel):  # type: ignore[misc]
                 if client.type(key) not in (wanted, b"none"):
                     client.rename(key, f"{key}.foreign")
                     drop(f"the key {key} was not a {wanted.decode()}; it is now {key}.foreign")
-            # these may be half written; losing a hint does no harm
+            # These may be half written; losing a hint does no harm.
             client.delete(self.unacked_key, self.unacked_index_key)
 
 

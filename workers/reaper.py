@@ -38,7 +38,7 @@ from workers.staged_commits import StagedCommits
 
 log = logging.getLogger(__name__)
 
-# messages in the broker at once: each wakes one idle worker, and there are never more idle workers than this
+# Messages in the broker at once: each wakes one idle worker, and there are never more idle workers than this.
 MAX_MESSAGES = 100
 SWEEP_SECONDS = 3600.0  # between two garbage collections
 COUNT_SECONDS = 15.0  # between two counts of runs

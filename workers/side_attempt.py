@@ -35,7 +35,7 @@ from workers.attempt.outcome import commit_outcome
 
 log = logging.getLogger(__name__)
 
-# parts of an error that the run's problem repeats
+# Parts of an error that the run's problem repeats.
 _PROBLEM_FIELDS = ("type", "status", "pointer", "received", "expected", "fix")
 _CAUSE_BY_SLUG = {  # causes of final errors; any other is attributed to the data
     DestinationRefused.slug: FailureCause.destination_refused,

@@ -23,7 +23,7 @@ def main() -> int:
 
 def serve(settings: Settings) -> None:
     """Run one process."""
-    # These take a second to import, with collections more; a process that only supervises others does without.
+    # Imported here, as it takes a second or more: a process that only supervises others does not need it.
     gc.disable()
     from services.http.auth import refuse_unprotected_address
     from services.predict.app import create_app

@@ -23,9 +23,9 @@ from services.predict.serving.prediction_service import PredictionService
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """Return the app with /metrics, /livez and /readyz. Serve `app.state.protocol_app`, which has the protocols too.
+    """Build the app with /metrics, /livez and /readyz. Serve `app.state.protocol_app`, which adds the protocols.
 
-    The protocols come before all middleware: they have limits, telemetry and errors of their own.
+    Requests of the protocols never reach the middleware: protocols have their own limits, telemetry and errors.
     """
     engine = db.make_engine(settings.resolved_database_url, pool_size=2)
     service = PredictionService(settings, engine, open_store(settings.resolved_blob_url))

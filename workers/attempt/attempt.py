@@ -359,7 +359,7 @@ class TrainerAttempt:
     def _note_cancel(self) -> None:
         if not self._cancel_requested:
             self._cancel_requested = True
-            # a trainer that was asked to hand the run back is now asked to cancel it, with less time
+            # A trainer that was asked to hand the run back is now asked to cancel it, with less time.
             self._stop_sent_at = None
 
     def _renewing_lease(self, work: Callable[[], T], cause: FailureCause | None = None) -> T:

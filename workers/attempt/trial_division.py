@@ -78,7 +78,7 @@ class TrialDivision:
         if (estimated := (run.estimates or {}).get("seconds")) is not None:
             trials = (run.resolved.get("training") or {}).get("restarts") or 1
             trials *= (run.resolved.get("search") or {}).get("trials") or 1
-            # an ensemble's members are trials of one restart each
+            # An ensemble's members are trials of one restart each.
             members = (run.resolved.get("ensemble") or {}).get("members") or 1
             self._trial_seconds = estimated / max(1, int(trials), int(members))
 

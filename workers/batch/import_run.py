@@ -171,7 +171,7 @@ class ImportAttempt(_ImportingAttempt, DividedAttempt):
             except SourceChanged:
                 if attempt == ATTEMPTS:
                     raise
-            # such as another import's blob of the same objects; that import has ended
+            # Such as another import's blob of the same objects; that import has ended.
             except (NotFound, Corrupt) as error:
                 if attempt == ATTEMPTS:
                     raise BlobVanished("The parts of the import keep being deleted.") from error
@@ -238,7 +238,7 @@ class ImportAttempt(_ImportingAttempt, DividedAttempt):
             plan = ImportPlan.from_json(self.blobs.read(body["plan"]))
         except (NotFound, Corrupt):
             return
-        # storing it again makes it new for garbage collection, which spares it during this attempt
+        # Storing it again makes it new for garbage collection, which spares it during this attempt.
         self._plan, self._plan_blob = plan, self.blobs.put_bytes(plan.to_json())
         parts = (StoredPart(**one) for one in body["done"])
         self._done = {part.number: part for part in parts if self._known_part(part.blob)}

@@ -1,4 +1,4 @@
-"""Who may predict: the API keys in memory, replaced by polling, so that no request reads the database."""
+"""API keys in memory, for authentication and permissions. Polling replaces them, so no request reads the database."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ class Access:
         if self._keys is None:
             raise Unavailable("The API keys have not been read yet.", retry_after=1)
         known = self._keys.get(key_id, _NOBODY)
-        # An unknown key is compared as well: an answer takes as long whether or not its id exists.
+        # An unknown key is compared too, so that response times do not reveal whether an id exists.
         if not hmac.compare_digest(known.secret_sha256, digest(secret)) or known is _NOBODY or known.identity.expired:
             raise not_valid()
         return known.identity
 
     def drop_expired(self) -> bool:
-        """Forget the keys that have expired; return whether there were any. A database that is away changes nothing."""
+        """Drop expired keys; return whether there were any. Needs no database."""
         known_keys = self._keys or {}
         live = {id: known for id, known in known_keys.items() if not known.identity.expired}
         dropped = len(live) < len(known_keys)
@@ -61,7 +61,7 @@ class Access:
 
     @property
     def next_expiry(self) -> datetime | None:
-        """When the next key expires."""
+        """Return when the next key expires."""
         keys = (self._keys or {}).values()
         return min((key.identity.expires_at for key in keys if key.identity.expires_at), default=None)
 
@@ -72,12 +72,12 @@ class Access:
 
 
 def may_use(identity: Identity, model: str) -> bool:
-    """Return whether a key may know of a model that its owner sees; one for uploads, or for other models, may not."""
+    """Return whether a key may see a model that its owner sees: not if it is for uploads or for other models only."""
     return identity.may("read") or identity.may("train") or identity.may_predict(model)
 
 
 def require_use(identity: Identity, model: str) -> None:
-    """Raise Forbidden unless the key may know of a model."""
+    """Raise Forbidden unless the key may see a model."""
     if not may_use(identity, model):
         raise Forbidden(
             f"This key may not use {model[:63]}.",
@@ -86,7 +86,7 @@ def require_use(identity: Identity, model: str) -> None:
 
 
 def require_inspect(identity: Identity, model: ModelFacts) -> None:
-    """Raise Forbidden where a model is shared to be asked only."""
+    """Raise Forbidden if a model is shared with the caller for predictions only."""
     if not identity.owns(model) and not is_shared_to(model.sharing, "inspect"):
         raise Forbidden(
             f"The model {model.name} is shared with you to ask, not to inspect: an explanation shows training rows.",
@@ -95,6 +95,6 @@ def require_inspect(identity: Identity, model: ModelFacts) -> None:
 
 
 def require_predict(identity: Identity, model: str) -> None:
-    """Raise Forbidden where the key lacks the scope `predict`, or is limited to other models."""
+    """Raise Forbidden if the key lacks the scope `predict`, or is limited to other models."""
     if not identity.may_predict(model):
         raise Forbidden(f"This key may not predict with {model}.", expected="a key with the scope predict")

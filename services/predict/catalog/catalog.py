@@ -1,10 +1,10 @@
-"""What is served: models in memory, and the names that requests use for them.
+"""Served models in memory, and the names that requests use for them.
 
     Catalog ── name ──> CatalogEntry ── default, labels, versions ──> Pointer ── current ──> Servable ──> LoadedModel
 
 A `Servable` is one artifact of one version, in memory or not. A `Pointer` moves only once its new target is loaded, so
-a request always finds something that answers. Only the event loop's thread touches any of this; a request keeps the
-LoadedModel it started with.
+a request always finds a loaded model to answer it. Only the event loop's thread touches any of this; a request keeps
+the LoadedModel that it started with.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """What a request names: a model, and a version or a label or neither."""
+    """A request's choice of a model: its name, and at most one of version and label."""
 
     model: str
     version: int | None = None
@@ -40,7 +40,7 @@ class Selector:
 
     @property
     def is_open(self) -> bool:
-        """Whether the service may choose who answers."""
+        """Whether the service may choose the version that answers."""
         return self.version is None and self.label is None
 
 
@@ -54,13 +54,13 @@ class Servable:
     model: str
     version: int
     artifact: str
-    run: str  # that its manifest must name
+    run: str  # run that the artifact's manifest must name
     state: State = State.start
     error: str = ""
     error_code: str = "OK"
     retry_at: float = 0.0  # monotonic seconds: a failed load is retried after this
     loaded_model: LoadedModel | None = None
-    waiters: list[asyncio.Future[None]] = field(default_factory=list)  # requests that need it loaded
+    waiters: list[asyncio.Future[None]] = field(default_factory=list)  # requests waiting for it to be loaded
 
     @property
     def failed(self) -> bool:
@@ -69,7 +69,7 @@ class Servable:
 
 @dataclass(eq=False)
 class Pointer:
-    """A name for a servable. `targets` is what the registry says, best first; `current` is what answers."""
+    """A name for a servable. `targets` are those that the registry assigns, best first; `current` answers requests."""
 
     targets: tuple[Servable, ...]
     label: str | None = None
@@ -80,7 +80,7 @@ class Pointer:
         return self.targets[0]
 
     def choose_current(self, before: Pointer | None) -> None:
-        """Choose the target if it is loaded, else what answered before, else the best that may still load."""
+        """Choose the first target if it is loaded, else the previous one, else the best that may still be loaded."""
         previous = before.current if before else self.current
         if self.target.loaded_model is not None:
             self.current = self.target
@@ -106,7 +106,7 @@ class CatalogEntry:
 
     @classmethod
     def build(cls, facts: ModelFacts, before: CatalogEntry | None) -> CatalogEntry:
-        """Build a model's entry after a change; what is loaded already stays loaded."""
+        """Build a model's entry after a change in the registry; loaded versions stay loaded."""
         known = before.servables if before else {}
         servables: dict[tuple[int, str], Servable] = {}
         runs = {version.version: version.run for version in facts.versions}
@@ -137,7 +137,7 @@ class CatalogEntry:
         return entry
 
     def choose_current(self, before: CatalogEntry | None = None) -> None:
-        """Have every pointer choose what answers."""
+        """Have every pointer choose its current servable."""
         if self.default is not None:
             self.default.choose_current(before.default if before else None)
         for number, pointer in self.versions.items():
@@ -153,20 +153,20 @@ class CatalogEntry:
         yield from self.labels.values()
 
     def place_of(self, sticky_key: str) -> float:
-        """Return a key's place among all keys, from 0 to 1, which differs from rollout to rollout."""
+        """Map a sticky key to a number from 0 to 1, different for each rollout."""
         salt = self.facts.rollout.id if self.facts.rollout is not None else self.facts.name
         digest = hashlib.blake2b(f"{salt}\0{sticky_key}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
         return int.from_bytes(digest) / 2**64
 
     @property
     def required(self) -> list[Servable]:
-        """Servables that are loaded before any request needs them: the default's and the labels'."""
+        """Servables to load before any request needs them: the default's and the labels'."""
         pointers = [*self.labels.values()] if self.default is None else [self.default, *self.labels.values()]
         return list(dict.fromkeys(pointer.target for pointer in pointers))
 
     @property
     def before_rollout(self) -> LoadedModel | None:
-        """The version that an active rollout is to replace, once it is loaded."""
+        """The version that an active rollout will replace; None until it is loaded."""
         current = self.default.current if self.default is not None else None
         return current.loaded_model if current is not None else None
 
@@ -185,9 +185,9 @@ class Catalog:
         self._random = np.random.default_rng()
 
     def pick_pointer(self, entry: CatalogEntry, sticky_key: str | None = None) -> Pointer | None:
-        """Return what answers a request without a version: a canary by its share, else the default.
+        """Return the pointer for a request without a version: a canary by its share of traffic, else the default.
 
-        Requests of one `sticky_key` get the same answerer, also while its share grows.
+        Requests with the same `sticky_key` get the same version, even while a canary's share grows.
         """
         if entry.canaries:
             point = self._random.random() if sticky_key is None else entry.place_of(sticky_key)

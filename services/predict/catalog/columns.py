@@ -1,4 +1,4 @@
-"""The raw columns of a model, and the rows of a request in them."""
+"""A model's raw columns, and a request's rows in these columns."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ Array = npt.NDArray[Any]
 
 
 class InputRows:
-    """The rows of one request: by name (dicts), by position, or a float64 matrix in the columns' order.
+    """The rows of one request: by name (dicts), by position (lists), or a float64 matrix in the columns' order.
 
-    `columns` are the same values by column, where they are known, and `names` what those are called. A column of
-    numbers may be float64, NaN where missing. `left_out` counts the values of the table's other columns, by column:
-    they are no inputs of the model.
+    `columns` holds the same values by column, if known, and `names` names these columns. A numeric column may be
+    float64, NaN where missing. `left_out` counts, by column, the values of table columns that are not inputs of the
+    model.
     """
 
     __slots__ = ("_values", "columns", "count", "left_out", "names")
@@ -47,7 +47,7 @@ class InputRows:
     def by_column(
         cls, names: tuple[str, ...], columns: list[Sequence[Any]], left_out: dict[str, int] | None = None
     ) -> InputRows:
-        """Return the rows of these columns, of which there is at least one."""
+        """Build rows from columns, at least one."""
         self = cls(columns[0], left_out)  # type: ignore[arg-type]
         self._values, self.columns, self.names = None, columns, names
         return self
@@ -97,7 +97,7 @@ def _concatenated(columns: Sequence[Any]) -> Any:
 
 
 class Columns:
-    """The raw columns of a model, in order, and their encoder; `plain_numbers` encodes matrices, if it has that."""
+    """A model's raw columns, in order, and their encoder; `plain_numbers` encodes matrices, if the encoder can."""
 
     def __init__(self, manifest: Mapping[str, Any]) -> None:
         self.encoder = Encoder.from_json(manifest["encoder"])
@@ -110,7 +110,7 @@ class Columns:
         self.others = frozenset((*self._table, *targets)) - self.known
         self.plain_numbers = self.encoder.plain_numbers
         self.read_numbers = None if self.plain_numbers is None else numbers_body(self.names)
-        # A group of `coverage_by` is called as its value is written: no integer is to become a float.
+        # Groups of `coverage_by` are named by the text of their values, so integers must not become floats.
         spelled = (manifest.get("interval") or {}).get("coverage_by")
         self.numeric = [_is_numeric(column) and column.name != spelled for column in self.encoder.raw_columns]
         self.baseline = self.encoder.baseline_row(manifest.get("training_distribution") or {})
@@ -136,9 +136,9 @@ class Columns:
         return self.encoder.encode_rows(values.tolist())
 
     def input_named(self, name: str) -> str | None:
-        """Return the column that a request names, ignoring blanks around it; None for another column of the table.
+        """Return the input column that a request names, ignoring surrounding blanks; None for an unused column.
 
-        Raises KeyError of one that neither the model nor its table has.
+        Raises KeyError if neither the model nor its training table has such a column.
         """
         for known in (name, name.strip()):
             if known in self.known:
@@ -148,19 +148,19 @@ class Columns:
         raise KeyError(name)
 
     def accept(self, rows: InputRows) -> InputRows:
-        """Return a table's rows as the model takes them, without the columns that are not its inputs.
+        """Return the rows without columns that the training table has but the model does not use.
 
-        What neither has stays, and is refused by the encoder.
+        Unknown columns stay: the encoder refuses them with an error.
         """
         if rows.columns is not None:
             if rows.names == self.names:
                 return rows
-            # Rows of another version, whose shadow this one is.
+            # Rows of another version that this one shadows.
             rows = InputRows([dict(zip(rows.names, row, strict=True)) for row in rows.values])
         if isinstance(rows.values, np.ndarray) or not self.others:
             return rows
         if rows.count >= FEW_ROWS and (columns := self.encoder.columns_of(rows.values)) is not None:
-            return InputRows.by_column(self.names, columns, rows.left_out)  # so no row has another column
+            return InputRows.by_column(self.names, columns, rows.left_out)  # every row has these columns and no others
         known, width, whole = self.known, len(self.names), len(self._table)
         left_out = dict(rows.left_out)
         values: list[Any] = list(rows.values)
@@ -186,7 +186,7 @@ class Columns:
         return columns
 
     def labels_in(self, name: str, rows: InputRows) -> list[str | None]:
-        """Return the rows' labels in a column, as groups of `coverage_by` are named; None for rows without one."""
+        """Return each row's label in a column, named as the groups of `coverage_by`; None where missing."""
         place = self.names.index(name)
         if rows.columns is not None:
             raw: Sequence[Any] = rows.columns[place]
@@ -198,11 +198,11 @@ class Columns:
 
     @cached_property
     def rows_reader(self) -> RowsReader:
-        """What reads a JSON body of rows by column."""
+        """The reader of JSON bodies of rows, by column."""
         return RowsReader(self.names, self.numeric)
 
     def matrix_of(self, numbers: Sequence[Any]) -> Array:
-        """Return what `read_numbers` read as float64 (rows, columns)."""
+        """Convert the result of `read_numbers` to float64 (rows, columns)."""
         pack, fields = self._pack, msgspec.structs.astuple
         packed = b"".join([pack(*(row if type(row) is tuple else fields(row))) for row in numbers])
         return np.frombuffer(packed, np.float64).reshape(len(numbers), -1)
@@ -214,5 +214,5 @@ class Columns:
 
 
 def _is_numeric(column: RawColumn) -> bool:
-    """Return whether a column's values are numbers or missing, unless they are texts."""
+    """Return whether all of a column's values are numbers or missing, and none is text."""
     return all(isinstance(part, NumericColumn) and part.kind == "numeric" for part in column.parts)

@@ -1,4 +1,4 @@
-"""One artifact in memory: its columns, which encode rows, its ONNX Runtime session, and how long a row takes."""
+"""One artifact in memory: its columns, which encode rows, its ONNX Runtime session, and its time per row."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
 SESSION_BYTES = 230_000  # memory of a session beside its weights, measured with ONNX Runtime 1.32
-INLINE_SECONDS_PER_ROW = 250e-6  # a model at most this slow is inferred on the event loop
+INLINE_SECONDS_PER_ROW = 250e-6  # a model that takes at most this long is inferred on the event loop
 _WARM_UP_ROWS = (1, 16, 1, 1, 1)
 _DTYPES = {
     "tensor(float)": np.float32,
@@ -45,9 +45,10 @@ class LoadFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ModelOutput:
-    """One target. `labels` names a classification's units (both classes where a sigmoid has one unit).
+    """The output for one target.
 
-    `datatype` is the Open Inference Protocol's: FP64 for numbers whose offset leaves float32 too few digits.
+    `labels` names a classification's units (both classes if a sigmoid has one unit). `datatype` is the Open Inference
+    Protocol's: FP64 for numbers with an offset so large that float32 would lose digits.
     """
 
     name: str
@@ -59,10 +60,10 @@ class ModelOutput:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """Answers of one request, and where the time went.
+    """The answer to one request, and where the time went.
 
-    `outputs` are float arrays of shape (rows, units) by target; `warnings` is None where there are none. `rows` are
-    what was asked; `feeds` are kept where bounds depend on them.
+    `outputs` are float arrays of shape (rows, units) by target; `warnings` is None if there are none. `rows` are the
+    request's rows; `feeds` are their encoded tensors, kept only if bounds depend on them.
     """
 
     model: LoadedModel
@@ -75,9 +76,9 @@ class Prediction:
     queue_seconds: float = 0.0
 
     def bounds(self, level: float | None, only: str | None = None) -> list[Bounds]:
-        """Return the interval or set of each output, or of one, at a level. Raises BadInput.
+        """Return the intervals or sets of each output, or of one output, at a level. Raises BadInput.
 
-        None: at the level that the version answers with by itself, if any; NO_LEVEL: nothing.
+        `level` None means the version's default level, if it has one; NO_LEVEL means no bounds.
         """
         if level is None and self.model.moved_levels:
             own = self.model.levels
@@ -98,7 +99,7 @@ class Prediction:
         return len(next(iter(self.outputs.values())))
 
     def flat_warnings(self, most: int) -> list[dict[str, Any]]:
-        """Return the first warnings, each with its row (from 0)."""
+        """Return the first `most` warnings, each with its row (from 0)."""
         if self.warnings is None:
             return []
         return [{"row": row, **warning.to_json()} for row, warning in self.warnings.first(most)]
@@ -123,7 +124,7 @@ class LoadedModel:
         self.name, self.version, self.label, self.artifact = name, version, label, artifact
         self.manifest = manifest
         self.columns = Columns(manifest)
-        self._buffers: list[RowBuffer] = []  # those that nobody uses at the moment
+        self._buffers: list[RowBuffer] = []  # row buffers that no request is using
         self._may_make_buffer = True  # made when it is first needed
         self.outputs = tuple(
             ModelOutput(
@@ -138,8 +139,8 @@ class LoadedModel:
         self.output_names = [output.name for output in self.outputs]
         self.single_output = len(self.outputs) == 1
         self.conformal = Conformal(manifest)
-        self.level = self.conformal.level  # that answers where a request names none
-        self.moved_levels: dict[str, float] = {}  # by output, where ground truth has moved it
+        self.level = self.conformal.level  # default level, for requests that name none
+        self.moved_levels: dict[str, float] = {}  # by output, adjusted to ground truth
         self.session = artifacts.onnx_session(onnx)
         produced = {value.name for value in self.session.get_outputs()}
         if missing := [name for name in self.output_names if name not in produced]:
@@ -147,11 +148,11 @@ class LoadedModel:
         self.bytes = len(onnx) * 2 + SESSION_BYTES
         self.version_text = str(version)
         headers = f"\r\nx-model-version: {version}" + (f"\r\nx-model-label: {label}" if label else "")
-        self.response_head_end = f"{headers}\r\n\r\n".encode()  # of the fast lane's responses
+        self.response_head_end = f"{headers}\r\n\r\n".encode()  # heads of the fast lane's responses
         self.counters: dict[str, Any] = {}  # by protocol: `counters.VersionCounters`
         self.sampler: DriftSampler | None = None  # set by the service once the model is served
         self.deciders: dict[str, Decider] = {}  # by output: the decisions in force
-        self.distance: onnxruntime.InferenceSession | None = None  # read once a decision needs it
+        self.distance: onnxruntime.InferenceSession | None = None  # read when a decision first needs it
         self.set_decisions(manifest.get("decisions") or ())
         self.last_used = time.monotonic()
         self.seconds_per_row = self._warm_up()
@@ -159,7 +160,7 @@ class LoadedModel:
 
     @property
     def bound_outputs(self) -> list[tuple[str, str, int]]:
-        """Name, datatype and width of the outputs that bounds add where a request names no level."""
+        """Name, datatype and width of the outputs that bounds add to a request without a level."""
         if self.level is None:
             return []
         numbers = ("FP64", 1)
@@ -170,11 +171,11 @@ class LoadedModel:
 
     @property
     def levels(self) -> dict[str, float]:
-        """The level that answers for each output where a request names none."""
+        """Each output's default level, for requests that name none."""
         return {one["name"]: self.level for one in self.conformal.outputs if self.level} | self.moved_levels
 
     def level_of(self, asked: float | bool | None) -> float | None:
-        """Return the level of a request to a model of one output, None for no interval. Raises ValueError of others."""
+        """Return the level for a request to a model with one output, None for no interval. Raises ValueError."""
         if asked is None:
             return None if self.level is None else self.moved_levels.get(self.output_names[0], self.level)
         if asked is False:
@@ -184,7 +185,7 @@ class LoadedModel:
         return asked
 
     def set_error_rates(self, error_rates: Mapping[str, float]) -> None:
-        """Take over the error rates that ground truth has moved, by output."""
+        """Set the error rates that were adjusted to ground truth, by output."""
         self.moved_levels = moved_levels(self.conformal, error_rates)
 
     def set_decisions(self, decisions: Iterable[Mapping[str, Any]]) -> None:
@@ -195,7 +196,7 @@ class LoadedModel:
     def _warm_up(self) -> float:
         """Run a few batches, so that the first request is not slower; return the median seconds of one row.
 
-        Processor time, as one thread infers: other load makes no model slower.
+        It measures processor time of one thread, so that other load on the machine makes no model look slower.
         """
         seconds = []
         for rows in _WARM_UP_ROWS:
@@ -213,11 +214,11 @@ class LoadedModel:
 
     @property
     def answers_numbers_only(self) -> bool:
-        """Whether an answer is no more than the numbers of one output, inferred at once."""
+        """Whether an answer is just the numbers of one output, inferred on the event loop."""
         return self.runs_inline and self.single_output and self.level is None
 
     def take_buffer(self) -> RowBuffer | None:
-        """Return memory for a few rows, to be given back; None where the model has none, or another thread has it."""
+        """Borrow memory for a few rows; None if the model has none, or another thread is using it."""
         try:
             return self._buffers.pop()
         except IndexError:
@@ -269,7 +270,7 @@ class LoadedModel:
         feeds: Mapping[str, Array],
         *seconds: float,
     ) -> Prediction:
-        """Return the prediction of rows; `seconds` are those of `Prediction`, in order."""
+        """Build the prediction of rows; `seconds` fill the timing fields of `Prediction`, in order."""
         return Prediction(self, outputs, warnings, rows, feeds if self.conformal.needs_feeds else None, *seconds)
 
     def explain(self, rows: InputRows) -> ShapleyValues:
@@ -278,14 +279,14 @@ class LoadedModel:
         return shapley(listed, self.columns.baseline, lambda mixed: self.predict(InputRows(mixed)).outputs)
 
     def find_output(self, name: str | None, tasks: Sequence[str]) -> ModelOutput | None:
-        """Return the named output, or without a name the first one of one of these tasks."""
+        """Return the named output, or without a name the first output with one of these tasks."""
         return next((o for o in self.outputs if o.task in tasks and (not name or o.name == name)), None)
 
 
 def load(blobs: BlobStore, name: str, version: int, label: str | None, artifact: str, run: str) -> LoadedModel:
     """Read an artifact, check every byte against its SHA-256, build and warm up the model. Raises LoadFailed.
 
-    Its manifest must name `run`, the one that the version is registered of.
+    Its manifest must name `run`, the run that the registry has for this version.
     """
     try:
         manifest = artifacts.read(blobs, artifact, run).manifest

@@ -1,6 +1,6 @@
-"""JSON bodies of rows, read with types that are made of a model's columns once.
+"""Readers of JSON bodies of rows, with msgspec types built once from a model's columns.
 
-A reader that knows the columns gives no dictionaries: numbers arrive as float64, and each column as a list.
+Knowing the columns, a reader needs no dictionaries: numbers arrive as float64, and each column as a list.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class ScalarRows(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class RowsReader:
-    """Reads `{"instances", "interval"}`: rows of scalars by name, where one may be left out, or by position.
+    """Reader of `{"instances", "interval"}`: rows of scalars, by name (with some left out) or by position.
 
-    `numeric` says of each column whether all of its values are numbers or missing.
+    `numeric` says for each column whether all of its values are numbers or missing.
     """
 
     def __init__(self, names: Sequence[str], numeric: Sequence[bool]) -> None:
@@ -34,14 +34,14 @@ class RowsReader:
         cells: list[Any] = [float | None if one else Scalar for one in numeric]
         body = _body_type(names, cells, (None,))
         self._decode: Callable[[bytes], Any] | None = None if body is None else msgspec.json.Decoder(body).decode
-        # Written out, a list of attributes is made twice as fast as by `operator.attrgetter`.
+        # A written-out list of attributes is twice as fast as `operator.attrgetter`.
         columns = ", ".join(f"[row.c{place} for row in rows]" for place in range(len(names)))
         self._by_column: Callable[[Any], list[list[Any]]] = eval(f"lambda rows: [{columns}]", {})  # noqa: S307
 
     def read(self, body: bytes) -> tuple[list[Any], float | bool | None] | None:
-        """Return the rows' values by column, and `interval`; None for a body that has anything else.
+        """Read a body: the rows' values by column, and `interval`; None for a body with anything else in it.
 
-        Those of a numeric column are float64, NaN where missing.
+        A numeric column is float64, NaN where missing.
         """
         if self._decode is None:
             return None
@@ -64,12 +64,12 @@ class RowsReader:
 
 
 def numbers_body(names: Sequence[str]) -> type | None:
-    """Make a type of the same body whose rows are numbers alone, none left out; None where there can be none."""
+    """Build the type of bodies whose rows are all numbers, with none missing; None if msgspec cannot express it."""
     return _body_type(names, [float] * len(names), ())
 
 
 def _body_type(names: Sequence[str], cells: Sequence[Any], default: tuple[Any, ...]) -> type | None:
-    """Return the body's type; None where msgspec cannot have a name: one that JSON escapes."""
+    """Build the body's type; None if msgspec cannot have one of the names, because JSON escapes it."""
     if any(character in '"\\' or character < " " for name in names for character in name):
         return None
     fields = [

@@ -1,7 +1,7 @@
-"""Memory that a few rows are written into and inferred in, kept between requests.
+"""Reusable memory for inferring a few rows.
 
-ONNX Runtime is bound to it once: for a single row of a small network, making tensors of Python objects, and objects of
-tensors, costs as much as the network.
+ONNX Runtime is bound to it once: for a single row of a small network, converting Python objects to tensors and back
+costs as much as running the network.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import onnxruntime
 from fitserve.encoder import FEW_NUMBERS, Encoder
 
 MAX_ROWS = 64
-MAX_BYTES = 1 << 20  # of the inputs; wide ones have room for fewer rows
+MAX_BYTES = 1 << 20  # most bytes of the inputs; wide inputs have room for fewer rows
 
 
 class RowBuffer:
@@ -49,7 +49,7 @@ class RowBuffer:
         self._bindings: dict[int, Any] = {}
 
     def read(self, values: Any) -> bool:
-        """Write a request's rows, as `write` or `write_numbers` does: a list of rows, or a float64 matrix."""
+        """Write a request's rows with `write` (a list of rows) or `write_numbers` (a float64 matrix)."""
         if isinstance(values, np.ndarray):
             plain = self._numbers
             if plain is None or values.shape[1:] != (plain.columns,) or len(values) > self.rows:
@@ -79,7 +79,7 @@ class RowBuffer:
         return plain.write_few(numbers, self._flat)
 
     def takes_numbers(self, rows: int) -> bool:
-        """Return whether so many rows are few enough for `write_numbers`."""
+        """Return whether this number of rows is small enough for `write_numbers`."""
         return self._numbers is not None and rows <= self.rows and rows * self._numbers.columns <= FEW_NUMBERS
 
     def _clear(self, rows: int) -> None:
@@ -104,12 +104,12 @@ class RowBuffer:
         return {name: array[:rows].copy() for name, array in self.arrays.items()}
 
     def views(self, rows: int) -> dict[str, np.ndarray]:
-        """Return the same as views of memory, which the next rows overwrite."""
+        """Return the outputs as views of the buffer's memory, which the next rows overwrite."""
         return {name: array[:rows] for name, array in self.arrays.items()}
 
     def _bind(self, rows: int) -> tuple[Any, dict[str, np.ndarray]]:
         bound = self._session.io_binding()
-        arrays = []  # which the binding itself does not keep
+        arrays = []  # the binding itself holds no reference to these arrays
         for name, array in self.arrays.items():
             if name in self._known:
                 arrays.append(onnxruntime.OrtValue.ortvalue_from_numpy(array[:rows]))

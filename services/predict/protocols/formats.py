@@ -1,4 +1,4 @@
-"""Data formats that the protocols share: JSON, CSV and tensors, to rows and from predictions."""
+"""Data formats that the protocols share: read JSON, CSV and tensors into rows, write predictions in them."""
 
 from __future__ import annotations
 
@@ -68,9 +68,10 @@ def read_json(body: bytes) -> Any:
 
 
 def refuse_half_characters(body: bytes) -> None:
-    """Raise Malformed where a text of a JSON body has one half of a surrogate pair, which UTF-8 cannot have.
+    """Raise Malformed if a string in a JSON body contains half a surrogate pair, which UTF-8 cannot represent.
 
-    Called of a body that msgspec does not read: it does not read such a text, and may say that the body ends too early.
+    Called only if msgspec has failed to read a body: it rejects such strings, sometimes with the error that the body
+    ends too early.
     """
     if _SURROGATE.search(body) is None:
         return
@@ -86,12 +87,12 @@ def refuse_half_characters(body: bytes) -> None:
 
 
 def write_json(value: Any, finite: bool = True) -> bytes:
-    """Return a JSON text; unless `finite`, NaN and Infinity are bare tokens."""
+    """Write JSON; unless `finite`, NaN and Infinity are written as bare tokens."""
     return _encoder.encode(value) if finite else json.dumps(value, separators=(",", ":")).encode()
 
 
 def written_rows(values: npt.NDArray[Any]) -> Any:
-    """Return finite numbers, (rows, units), as they are written in an answer."""
+    """Convert finite numbers, (rows, units), to the lists that an answer contains."""
     if values.shape[1] > 1:
         return values.tolist()
     numbers = _encoder.encode(values.ravel().tolist())
@@ -99,7 +100,7 @@ def written_rows(values: npt.NDArray[Any]) -> Any:
 
 
 def read_cell(value: Any) -> Any:
-    """Return one value of a row: `{"b64": ...}` becomes text, a list of one its element. Raises Malformed."""
+    """Return one value of a row: `{"b64": ...}` becomes text, a one-element list its element. Raises Malformed."""
     if type(value) is dict and len(value) == 1 and "b64" in value:
         try:
             return base64.b64decode(value["b64"], validate=True).decode()
@@ -128,7 +129,7 @@ def read_csv(model: LoadedModel, body: bytes) -> InputRows:
     named = [name for name in inputs if name is not None]
     if len(set(named)) != len(named):
         raise Malformed("The header names a column twice.")
-    # Numbers in the usual form are read here, which is quick; what is left is read as the table's texts were.
+    # Numbers in the usual form are read here, which is fast; all other fields are read as in an uploaded table.
     plain = {column.name for column in model.columns.fitted if column.kind == "numeric" and column.format.is_plain}
     for number, line in enumerate(data, 1):
         if len(line) != len(header):
@@ -157,11 +158,11 @@ def _delimiter(model: LoadedModel, text: str) -> str:
         header = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [])
         return sum(name.strip() in model.columns.names or name.strip() in model.columns.others for name in header)
 
-    return max((",", ";", "\t", "|"), key=known)  # of equals the first
+    return max((",", ";", "\t", "|"), key=known)  # on a tie, the first
 
 
 def _number(field: str) -> Any:
-    """Return the number if the field is one in the usual form; else the text, which the encoder reads or refuses."""
+    """Return the field as a number if it has the usual form; else the text, which the encoder reads or refuses."""
     field = field.strip()
     try:
         return int(field) if field.lstrip("+-").isdecimal() else float(field.replace("_", "x"))
@@ -375,20 +376,20 @@ def rows_of(model: LoadedModel, tensors: Sequence[Tensor]) -> InputRows:
 
 
 def _is_matrix(model: LoadedModel, tensor: Tensor) -> bool:
-    """Return whether a request's only tensor holds all columns: by its name, or another one's fitting width."""
+    """Return whether a request's only tensor holds all columns: by its name, or under another name by its width."""
     if tensor.name in model.columns.known:
         return False
     if tensor.name in MATRIX_NAMES:
         return True
     try:
         model.columns.input_named(tensor.name)
-    except KeyError:  # as clients that number their inputs: `input-0`, `input-1`
+    except KeyError:  # some clients number their inputs: `input-0`, `input-1`
         return math.prod(tensor.shape[1:]) == len(model.columns.names)
     return False
 
 
 def _rows_of_matrix(model: LoadedModel, tensor: Tensor) -> InputRows:
-    """Return the rows of all columns: [rows, columns], or an image's [rows, height, width]. Raises Malformed."""
+    """Return rows from one tensor: [rows, columns], or an image's [rows, height, width]. Raises Malformed."""
     width = len(model.columns.names)
     shape = (1, *tensor.shape) if len(tensor.shape) == 1 and width > 1 else tensor.shape
     if math.prod(shape[1:]) == width:

@@ -1,6 +1,6 @@
-"""What wire protocols are made of: requests and responses over HTTP and gRPC, errors, routes, and their description.
+"""Building blocks of wire protocols: requests and responses over HTTP and gRPC, errors, routes, OpenAPI.
 
-A protocol is a package beside this module whose `__init__.py` declares a `WireProtocol` as PROTOCOL.
+A protocol is a package beside this module whose `__init__.py` declares a `WireProtocol`.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from services.predict.serving.protocol_request import ProtocolRequest
 
 JSON = b"application/json"
 READ, POST = ("GET", "HEAD"), ("POST",)
-COMPRESSED_BYTES = 8 * 1024  # a smaller answer is sent sooner than it is compressed
+COMPRESSED_BYTES = 8 * 1024  # sending a smaller answer takes less time than compressing it
 MAX_HEADER_WARNINGS = 20
-MAX_HEADER_BYTES = 4000  # of the warnings in a response's headers
+MAX_HEADER_BYTES = 4000  # most bytes of warnings in a response's headers
 GRPC_CODES = {  # by HTTP status
     400: grpc.StatusCode.INVALID_ARGUMENT,
     401: grpc.StatusCode.UNAUTHENTICATED,
@@ -53,11 +53,11 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 class ClientGone(FitserveError):
     """The client closed the connection before its request was complete."""
 
-    status = 499  # as nginx counts it
+    status = 499  # as in nginx's logs
 
 
 class MethodNotAllowed(NotFound):
-    """This path does not take this method."""
+    """This path does not allow this method."""
 
     status = 405
     slug = "method-not-allowed"
@@ -92,12 +92,12 @@ class HttpRequest(ProtocolRequest):
 
     @property
     def answer_encoding(self) -> str | None:
-        """The encoding that the client asks answers in; None for none."""
+        """The compression that the client accepts for its answer; None for none."""
         asked = self.headers.get(b"accept-encoding")
         return None if asked is None else accepted(asked.decode("latin-1"))
 
     def read_deadline(self) -> float | None:
-        """Return the event loop's time by which the client wants its answer. Raises Malformed.
+        """Read the client's deadline, in the event loop's time. Raises Malformed.
 
         `X-Request-Timeout-Ms` in milliseconds, or gRPC's `grpc-timeout` (`100m` is 100 milliseconds).
         """
@@ -114,7 +114,7 @@ class HttpRequest(ProtocolRequest):
 
     async def body(self) -> bytes:
         """Read the whole body and decompress it. Raises TooLarge, Malformed, UnsupportedMedia, ClientGone."""
-        self.identify()  # the key first, then bytes
+        self.identify()  # authenticate before reading the body
         length = self.headers.get(b"content-length")
         if length is not None and int(length) > self._max_bytes:
             raise self._too_large()
@@ -136,7 +136,7 @@ class HttpRequest(ProtocolRequest):
         return body.removeprefix(codecs.BOM_UTF8)
 
     def _decompressed(self, body: bytes, encoding: str) -> bytes:
-        """Decompress a body: of gzip all members, one after the other, as an upload's."""
+        """Decompress a body: all members of a gzip file, as for uploads."""
         if encoding not in ("gzip", "x-gzip", "deflate"):
             raise UnsupportedMedia(
                 "This content encoding is not understood.", received=encoding[:40], expected="gzip, deflate or none"
@@ -144,7 +144,7 @@ class HttpRequest(ProtocolRequest):
         parts: list[bytes] = []
         room = self._max_bytes + 1
         while body or not parts:
-            decompressor = zlib.decompressobj(47)  # gzip or zlib, whichever its first bytes say
+            decompressor = zlib.decompressobj(47)  # gzip or zlib, recognised by its first bytes
             try:
                 parts.append(decompressor.decompress(body, room))
             except zlib.error:
@@ -172,13 +172,13 @@ class HttpResponse:
 
     @classmethod
     def json(cls, value: Any, status: int = 200, model: LoadedModel | None = None) -> HttpResponse:
-        """Build a JSON response, which names the model's version where one is given."""
+        """Build a JSON response; with `model`, its headers name the model's version."""
         headers = [] if model is None else [(b"x-model-version", model.version_text.encode())]
         return cls(write_json(value), status, headers=headers)
 
     @classmethod
     def error(cls, error: FitserveError) -> HttpResponse:
-        """Build `{"error": message}`, as both protocols have it; refused input is 400 there."""
+        """Build `{"error": message}`, as the protocols define it, with status 400 for refused input."""
         status = 400 if type(error).status == 422 or isinstance(error, BadInput) else error.status
         headers: list[tuple[bytes, bytes]] = []
         if error.retry_after is not None:
@@ -238,7 +238,7 @@ def prediction_headers(request: ProtocolRequest) -> list[tuple[bytes, bytes]]:
 
 
 def _left_out(counts: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Return one warning for all columns that are not inputs of the model."""
+    """Return one warning about all columns that are not inputs of the model."""
     if not counts:
         return []
     names = [name[:63] for name in sorted(counts)[:MAX_HEADER_WARNINGS]]
@@ -247,7 +247,7 @@ def _left_out(counts: Mapping[str, int]) -> list[dict[str, Any]]:
 
 
 async def list_models(request: HttpRequest) -> HttpResponse:
-    """Name the models that the caller can see. The body is the same in every protocol."""
+    """List the models that the caller can see. The body is the same in every protocol."""
     entries = request.service.visible_entries(request.identify())
     return HttpResponse.json({"models": [entry.facts.name for entry in entries]})
 
@@ -297,13 +297,13 @@ class GrpcRequest(ProtocolRequest):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """What a path means. `operation` is a telemetry label."""
+    """The handler of a path. `operation` is a telemetry label."""
 
     operation: str
     methods: tuple[str, ...]
     handle: Callable[[HttpRequest], Awaitable[HttpResponse]]
     selector: Selector = OPEN
-    instead: str | None = None  # what to do where another method was used
+    instead: str | None = None  # advice in the error for other methods
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,8 +314,9 @@ class GrpcMethod:
     request_type: Any
     handle: Callable[[GrpcRequest, Any], Awaitable[Any]]
     needs_key: bool = True  # without one, the handler gets an empty message
-    watch: bool = False  # answered again whenever the answer changes
-    stream: Callable[[Any, str], Any] | None = None  # both ways: makes a response of an answer, or of an error's text
+    watch: bool = False  # a stream: answered again whenever the answer changes
+    # A bidirectional stream: builds a response from an answer, or from an error's text.
+    stream: Callable[[Any, str], Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -336,7 +337,7 @@ class WireProtocol:
 # OpenAPI: FastAPI does not route the protocols, so they describe themselves
 
 Schema = dict[str, Any]
-VERSIONS: tuple[tuple[str, str], ...] = (  # path after the model's, and what it means
+VERSIONS: tuple[tuple[str, str], ...] = (  # path after the model's, and its meaning
     ("", "by the champion, else the newest version"),
     ("/versions/{version}", "by a version"),
     ("/labels/{label}", "by a label's version"),

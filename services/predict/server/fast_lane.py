@@ -1,9 +1,9 @@
 """The fast lane: uvicorn's httptools protocol with one short, guarded shortcut.
 
-When a read from an idle connection holds exactly a known head (see `request_cache`) and its body, the request is
-decoded at once and joined with the others of this iteration of the event loop: one inference call answers them all.
-Anything unusual, at any step, takes uvicorn's ordinary path with the very same bytes: errors, warnings, missing
-values, several reads, pipelining. So each answer but the plain one is made in one place.
+When one read from an idle connection contains exactly a known head (see `request_cache`) and its body, the request is
+decoded at once and joined with the others of this iteration of the event loop: one inference call answers them all. At
+any step, anything unusual takes uvicorn's ordinary path with the very same bytes: errors, warnings, missing values,
+requests split over several reads, pipelining. So every answer except the plain one has a single implementation.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from services.predict.serving.prediction_service import PredictionService
 
 log = logging.getLogger(__name__)
 
-MEASURE_EVERY = 16  # flushes: of one in so many, each phase is timed
-MAX_PENDING_ROWS = 1024  # with more rows than this, requests do not wait for the iteration to end
-_FEW_ROWS = 32  # up to so many clean ones, plain Python encodes faster than NumPy
+MEASURE_EVERY = 16  # one in this many flushes has each of its phases timed
+MAX_PENDING_ROWS = 1024  # once this many rows are pending, they are flushed before the iteration ends
+_FEW_ROWS = 32  # up to this many clean rows, plain Python encodes faster than NumPy
 _LENGTHS = [str(number).encode() for number in range(4096)]
 _encode_json = msgspec.json.Encoder().encode
 
@@ -48,7 +48,7 @@ class PendingRequest:
 class FastLane:
     """What the connections of a process share: the request cache, and this iteration's requests.
 
-    These are by model, kind, and the level of the intervals that they want.
+    Requests are grouped by model, kind, and the level of the intervals that they ask for.
     """
 
     def __init__(self, service: PredictionService) -> None:
@@ -78,7 +78,7 @@ class FastLane:
             count = len(rows)
             try:
                 level = cached.model.level_of(body.interval)
-            except ValueError:  # the ordinary path says what is wrong
+            except ValueError:  # the ordinary path reports the error
                 return False
         else:
             tensor = body.inputs[0]
@@ -146,7 +146,7 @@ class FastLane:
         level: float | None,
         requests: list[PendingRequest],
     ) -> None:
-        """Answer requests of one kind, in a buffer where there is one and they are few and clean."""
+        """Answer requests of one kind, in the model's buffer if it has one and the rows are few and clean."""
         measuring = self.measuring
         begun = time.perf_counter() if measuring else 0.0
         few = None if buffer is None else _infer_few(buffer, model, kind, level, requests)
@@ -168,7 +168,8 @@ class FastLane:
             plain = b"null" not in rows[0] and (count == 1 or bool(np.isfinite(values).all()))
         else:
             rows = _with_bounds(model, kind, level, requests, feeds, values)
-            plain = b"null" not in (rows[0] if len(rows) == 1 else b"".join(rows))  # of NaN, infinity, or in a label
+            # "null" stands for NaN or infinity, or is part of a label
+            plain = b"null" not in (rows[0] if len(rows) == 1 else b"".join(rows))
         if not plain:
             for request in requests:  # the ordinary path writes NaN and Infinity
                 request.connection.take_ordinary_path(request.data)
@@ -221,7 +222,7 @@ class FastLane:
             request.connection.respond(b"".join((prefix, str(len(body)).encode(), suffix, body)))
 
     def _head(self, connection: FastLaneProtocol, model: LoadedModel) -> tuple[bytes, bytes]:
-        """Return a response's head before and after its length, as uvicorn writes what `HttpResponse.send` sends."""
+        """Return a response's head, before and after its length, as uvicorn writes it for `HttpResponse.send`."""
         defaults = connection.server_state.default_headers
         if defaults is not self._default_headers:  # uvicorn replaces them each second, for the date
             self._default_headers = defaults
@@ -259,7 +260,7 @@ def _hand_over_unclean(requests: list[PendingRequest], clean: Any) -> list[Pendi
 def _with_bounds(
     model: LoadedModel, kind: str, level: float, requests: list[PendingRequest], feeds: dict[str, Any], values: Any
 ) -> list[bytes]:
-    """Return each request's predictions and bounds as JSON; what is not finite is null. Raises BadInput."""
+    """Return each request's predictions and bounds as JSON; non-finite numbers become null. Raises BadInput."""
     groups = None
     if model.conformal.coverage_by is not None:
         asked = [row for request in requests for row in request.rows]
@@ -279,9 +280,9 @@ def _with_bounds(
 def _infer_few(
     buffer: RowBuffer, model: LoadedModel, kind: str, level: float | None, requests: list[PendingRequest]
 ) -> tuple[Any, dict[str, Any], float] | None:
-    """Return the outputs of a few rows, the tensors that their bounds need, and when they were encoded.
+    """Return the outputs of a few rows, the tensors that their bounds need, and the time at which they were encoded.
 
-    The tensors are the buffer's own memory. None if not all rows are clean, or they are too many.
+    The tensors are the buffer's own memory. None if not all rows are clean, or if there are too many.
     """
     count = _write_few(buffer, kind, requests)
     if not count:
@@ -293,7 +294,7 @@ def _infer_few(
 
 
 def _write_few(buffer: RowBuffer, kind: str, requests: list[PendingRequest]) -> int:
-    """Write a few rows into memory that is kept. Return how many; 0 if not all are clean, or they are too many."""
+    """Write a few rows into the buffer. Return their number; 0 if not all are clean, or if there are too many."""
     if kind == MIXED:
         rows = requests[0].rows if len(requests) == 1 else [row for request in requests for row in request.rows]
         return len(rows) if len(rows) <= _FEW_ROWS and buffer.write(rows) else 0
@@ -313,7 +314,7 @@ def _write_few(buffer: RowBuffer, kind: str, requests: list[PendingRequest]) -> 
 
 
 def _encode(model: LoadedModel, kind: str, requests: list[PendingRequest]) -> tuple[dict[str, Any], Any]:
-    """Return the tensors of all rows, and for each row whether there is nothing to warn of."""
+    """Return the tensors of all rows, and for each row whether it is clean: without a warning or an error."""
     columns = model.columns
     rows = requests[0].rows if len(requests) == 1 else [row for request in requests for row in request.rows]
     if kind == MIXED:
@@ -338,7 +339,7 @@ def _encode(model: LoadedModel, kind: str, requests: list[PendingRequest]) -> tu
 
 
 class FastLaneProtocol(LimitedProtocol):
-    """uvicorn's protocol, a connection; `protocol_class` makes a subclass with its `lane`."""
+    """One connection: uvicorn's protocol with the fast lane. `protocol_class` makes a subclass with its `lane`."""
 
     lane: FastLane
 
@@ -351,7 +352,7 @@ class FastLaneProtocol(LimitedProtocol):
         self.usable = not self.access_log and self.limit_concurrency is None
 
     def data_received(self, data: bytes) -> None:
-        if self.pending:  # answers leave in the order of their requests
+        if self.pending:  # answers must be sent in the order of their requests
             self.lane.flush()
         end = 0
         if self.at_boundary and self.usable and self._is_idle():
@@ -405,7 +406,7 @@ class FastLaneProtocol(LimitedProtocol):
             super().data_received(data)
 
     def timeout_keep_alive_handler(self) -> None:
-        """Close an idle connection. The fast lane does not reset the timer per request, so time may be left."""
+        """Close an idle connection. The fast lane does not reset the timer for each request, so it may fire early."""
         left = self.answered_at + self.timeout_keep_alive - self.loop.time()
         if left > 0 and not self.transport.is_closing():
             self.timeout_keep_alive_task = self.loop.call_later(left, self.timeout_keep_alive_handler)

@@ -1,6 +1,6 @@
-"""Limits on gRPC's connections: how many an address has, and how slowly a message may come.
+"""Limits on gRPC connections: their number per address, and the minimum speed of messages.
 
-The library shows neither, so they are read from the sockets themselves, in /proc, where there is one (Linux).
+The gRPC library exposes neither, so they are read from the sockets themselves, through /proc (Linux only).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fitserve.errors import DeadlineExceeded, Malformed, TooMany
 from fitserve.settings import Settings
 from services.http.connections import is_within
 
-LOOK_SECONDS = 1.0  # between two looks
+LOOK_SECONDS = 1.0  # between two checks
 _DESCRIPTORS = "/proc/self/fd"
 _INTERNET = (socket.AF_INET, socket.AF_INET6)
 _TCP_INFO_BYTES, _RECEIVED = 136, struct.Struct("@128xQ")  # `tcpi_bytes_received` of Linux's struct tcp_info
@@ -31,13 +31,13 @@ Peer = tuple[str, int]  # address and port
 
 
 def peer_of(context: Any) -> Peer | None:
-    """Return a call's client: gRPC writes `ipv4:127.0.0.1:5000`, or `ipv6:%5B::1%5D:5000`."""
+    """Return a call's client address; gRPC writes `ipv4:127.0.0.1:5000` or `ipv6:%5B::1%5D:5000`."""
     address, _, port = unquote(context.peer().partition(":")[2]).rpartition(":")
     return (address.strip("[]"), int(port)) if port.isdigit() else None
 
 
 class Connections:
-    """The connections to one port that this process has accepted, as of the last look."""
+    """The connections to one port that this process has accepted, as of the last check."""
 
     def __init__(self, settings: Settings) -> None:
         self._port, self._trusted = settings.grpc_port, settings.trusted_proxies
@@ -46,7 +46,7 @@ class Connections:
         self._descriptors: dict[Peer, int] = {}
 
     def look(self) -> None:
-        """Find the connections, and close the newest of those that an address may not have."""
+        """Find the connections, and close the newest ones of addresses that exceed the limit."""
         known: dict[tuple[int, str], Peer | None] = {}
         with contextlib.suppress(OSError):  # no /proc
             for entry in os.scandir(_DESCRIPTORS):
@@ -55,7 +55,7 @@ class Connections:
                     if target.startswith("socket:"):
                         key = int(entry.name), target
                         known[key] = self._known[key] if key in self._known else self._peer(key[0])
-        # In the order in which they were found, so that an address keeps the connections that it had.
+        # Checked oldest first, so that an address keeps its existing connections.
         known = {**{key: peer for key, peer in self._known.items() if key in known}, **known}
         self._known, self._descriptors = known, {}
         counts: Counter[str] = Counter()
@@ -68,7 +68,7 @@ class Connections:
                 self._close(peer)
 
     def received(self, peer: Peer | None) -> int | None:
-        """Return how many bytes have come over a connection; None where that is not known."""
+        """Return how many bytes a connection has received; None if unknown."""
         descriptor = self._descriptors.get(peer) if peer is not None else None
         if descriptor is None:
             return None
@@ -84,7 +84,7 @@ class Connections:
                 connection.shutdown(socket.SHUT_RDWR)
 
     def _peer(self, descriptor: int) -> Peer | None:
-        """Return who is at the other end of a connection to our port; None for every other socket."""
+        """Return the peer's address if the descriptor is a connection to our port; None for every other socket."""
         with contextlib.suppress(OSError), _own(descriptor) as connection:
             if connection.family in _INTERNET and connection.getsockname()[1] == self._port:
                 return _peer_of_socket(connection)
@@ -93,7 +93,7 @@ class Connections:
 
 @contextlib.contextmanager
 def _own(descriptor: int) -> Iterator[socket.socket]:
-    """A socket of our own for a descriptor of gRPC's, which may be closed, and another file's, at any time."""
+    """Duplicate one of gRPC's descriptors: at any time, gRPC may close it and the number be reused."""
     own = os.dup(descriptor)
     try:
         connection = socket.socket(fileno=own)
@@ -105,9 +105,9 @@ def _own(descriptor: int) -> Iterator[socket.socket]:
 
 
 def _peer_of_socket(connection: socket.socket) -> Peer | None:
-    """Return who is at the other end; an address of IPv4 that came to a socket of IPv6 as IPv4.
+    """Return the peer's address; an IPv4 address mapped into IPv6 is returned as IPv4.
 
-    None for a socket of another kind: names of those have no ports.
+    None for a socket of another family, whose addresses have no ports.
     """
     if connection.family not in _INTERNET:
         return None
@@ -117,17 +117,17 @@ def _peer_of_socket(connection: socket.socket) -> Peer | None:
 
 @dataclass(eq=False, slots=True)
 class WaitingCall:
-    """A call whose message has not come yet."""
+    """A call whose message has not arrived yet."""
 
     task: asyncio.Task[Any]
     context: Any
     began: float
-    received: int | None = None  # over its connection, at the first look
+    received: int | None = None  # bytes over its connection at the first check
     refusal: str = ""  # why it was ended
 
 
 class WaitingCalls:
-    """Calls whose message has not come yet, within the limits of number for each caller, of time and of speed."""
+    """Calls whose message has not arrived yet, with limits on their number per caller, their time and their speed."""
 
     def __init__(self, settings: Settings, connections: Connections) -> None:
         self._most, self._seconds = settings.grpc_waiting_calls, settings.grpc_message_seconds
@@ -137,7 +137,7 @@ class WaitingCalls:
         self._calls: dict[WaitingCall, None] = {}  # the oldest first
 
     def enter(self, caller: Hashable) -> None:
-        """Count a call that waits, until `leave`. Raises TooMany."""
+        """Count a waiting call, until `leave`. Raises TooMany."""
         if self._counts[caller] >= self._most:
             raise TooMany("Too many calls of this caller wait for their messages.", retry_after=1)
         self._counts[caller] += 1
@@ -169,7 +169,7 @@ class WaitingCalls:
         return bytes(data)
 
     async def watch(self) -> None:
-        """Look at connections and calls about once a second, until cancelled."""
+        """Check connections and calls about once a second, until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(LOOK_SECONDS)
@@ -177,7 +177,7 @@ class WaitingCalls:
             self._check(loop.time())
 
     def _check(self, now: float) -> None:
-        """End the calls whose message comes too late, or too slowly."""
+        """Abort the calls whose message arrives too late or too slowly."""
         received: dict[Peer | None, int | None] = {}  # calls share connections
         for call in self._calls:
             waited = now - call.began

@@ -1,9 +1,9 @@
-"""The fast lane of gRPC: ModelInfer of one raw tensor of all columns, for a caller and a model that are known.
+"""The fast lane of gRPC: ModelInfer with one raw tensor of all columns, for a known caller and model.
 
-A call's metadata and model are checked once, on the ordinary way, and its message is read once: one of the same
-length that differs in the numbers at its end alone reads alike. Later calls go straight from those bytes to the
-network, whose numbers are the end of an answer that was written before. Anything unusual takes the ordinary way with
-the very same bytes, which has all errors and warnings.
+A call's metadata and model are checked once, on the ordinary path, and its message is parsed once: a message of the
+same length that differs only in the numbers at its end parses alike. The numbers of later calls go straight to the
+network, and its outputs are appended to an answer that was serialized before. Anything unusual takes the ordinary path
+with the very same bytes, which produces all errors and warnings.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ Metadata = tuple[Any, ...]
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """Messages that differ only in their numbers: what they ask of which model, and the answer without its numbers."""
+    """Messages that differ only in their numbers: the requested model and outputs, the answer without its numbers."""
 
     model: LoadedModel
-    dtype: str  # of NumPy
+    dtype: str  # NumPy's dtype
     answer: bytes
 
 
@@ -71,7 +71,7 @@ class KnownCaller:
 
 
 class GrpcLane:
-    """What is known of earlier calls, by their metadata."""
+    """Known callers, by the metadata of their earlier calls."""
 
     def __init__(self, service: PredictionService) -> None:
         self._service = service
@@ -83,7 +83,7 @@ class GrpcLane:
         return metadata in self._callers
 
     def remember(self, metadata: Metadata, request: ProtocolRequest, message: Any) -> None:
-        """Remember the caller and model of a call that the ordinary path answered, if later ones may go this way."""
+        """Remember the caller and model of a call that the ordinary path answered, if later calls may use this lane."""
         model, entry = request.model, request.entry
         if model is None or entry is None or not all(key in _HARMLESS for key, _ in metadata):
             return
@@ -97,7 +97,7 @@ class GrpcLane:
         caller.models[message.model_name, message.model_version] = model
 
     def answer(self, metadata: Metadata, data: bytes) -> tuple[bytes, LoadedModel] | None:
-        """Return the response to a message and the model that gave it; None where it must take the ordinary way."""
+        """Return the response to a message and the model that gave it; None if it must take the ordinary path."""
         started = time.perf_counter()
         caller = self._callers.get(metadata)
         if caller is None:
@@ -141,7 +141,7 @@ class GrpcLane:
 
 
 def _read(caller: KnownCaller, data: bytes) -> tuple[Form, Any] | None:
-    """Return a message's form, which is remembered, and its numbers; None if it asks for more than the plain answer."""
+    """Return a message's form, and remember it, and its numbers; None if it asks for more than the plain answer."""
     try:
         message = pb.ModelInferRequest.FromString(data)
     except DecodeError:
@@ -159,7 +159,7 @@ def _read(caller: KnownCaller, data: bytes) -> tuple[Form, Any] | None:
     if len(numbers) != shape[0] * shape[1] * int(dtype[2]):
         return None
     form = Form(model, dtype, _answer_before_numbers(model, message.id, shape[0]))
-    if not message.id:  # of which the next one has another
+    if not message.id:  # the next message has another id
         caller.learn(data, form, numbers)
     return form, np.frombuffer(numbers, dtype)
 
@@ -176,6 +176,6 @@ def _answer_before_numbers(model: LoadedModel, id: str, rows: int) -> bytes:
 
 
 def _varint(number: int) -> bytes:
-    """Return a number as Protocol Buffers write it."""
+    """Encode a number as a Protocol Buffers varint."""
     low, rest = number & 0x7F, number >> 7
     return bytes((low | 0x80,)) + _varint(rest) if rest else bytes((low,))

@@ -29,11 +29,11 @@ from services.predict.server.grpc_connections import Connections, WaitingCalls
 from services.predict.server.grpc_lane import GrpcLane
 from services.predict.serving.prediction_service import PredictionService
 
-MAX_CALLS = 65_536  # at once in a process, most of them waiting for their messages
+MAX_CALLS = 65_536  # calls at once in a process, most of them waiting for their messages
 MAX_WATCHING, WATCH_SECONDS = 256, 1.0
 
 
-STOP_SECONDS = 5.0  # that calls get to end
+STOP_SECONDS = 5.0  # grace period for calls at shutdown
 
 
 @asynccontextmanager
@@ -111,7 +111,8 @@ def _method_handler(
             request_deserializer=None,
             response_serializer=lambda message: message.SerializeToString(),
         )
-    return grpc.stream_unary_rpc_method_handler(  # on the wire a unary call; its message is not received unasked
+    # A unary call on the wire, but registered as a stream so that its message is received only when we ask for it.
+    return grpc.stream_unary_rpc_method_handler(
         _unary(service, f"{protocol.name}_grpc", method, lane, waiting),
         request_deserializer=None,
         response_serializer=None,
@@ -125,15 +126,15 @@ def _streaming(
     respond: Callable[[Any, str], Any],
     waiting: WaitingCalls,
 ) -> Callable[[Any, Any], AsyncIterator[Any]]:
-    """Answer each message of a stream as a call of its own, in order; an error is an answer, and ends nothing.
+    """Answer each message of a stream as a separate call, in order; an error is an answer and does not end the stream.
 
-    A stream may be silent for as long as it likes, as one between two messages, so that their number is limited alone.
+    A stream may pause between messages for any length of time, so only the number of streams is limited.
     """
 
     async def answered(context: Any, data: bytes) -> Any:
         request, answer, message, code = GrpcRequest(service, context), None, "", grpc.StatusCode.OK
         try:
-            decoded = _decoded(method, data)  # before it is counted in: `run` alone counts it out
+            decoded = _decoded(method, data)  # not counted as in flight yet; `run` counts it out at the end
             request.admit()
             answer = await request.run(method.handle, decoded)
         except FitserveError as error:
@@ -209,12 +210,12 @@ def _unary(
             if error is not None:
                 raise error
             if not method.needs_key:
-                message = method.request_type()  # it has no fields that matter: whatever is sent is not received
+                message = method.request_type()  # its fields do not matter, so its message is not read
             else:
                 caller = request.identify()  # the key first, then bytes
                 data = data or await waiting.message(caller.key_id, context)
                 message = _decoded(method, data)
-            if method.needs_key:  # health checks are answered even where there is no room
+            if method.needs_key:  # health checks are answered even at the limit
                 request.admit()
             response = (await request.run(method.handle, message)).SerializeToString()
             if may_be_fast:

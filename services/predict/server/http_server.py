@@ -1,4 +1,4 @@
-"""The prediction protocols over HTTP: an ASGI layer before the operator's routes, and the uvicorn server under it."""
+"""HTTP server of the prediction protocols: an ASGI layer in front of the operator's routes, under uvicorn."""
 
 from __future__ import annotations
 

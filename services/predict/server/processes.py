@@ -1,8 +1,8 @@
 """Several prediction processes on one port: supervision, and one scrape for all of them.
 
-The kernel gives a scrape to any one process, so each also shows its metrics on a Unix socket in a shared folder. The
-scraped process reads the others' and labels every sample with its `process`; a process that was restarted counts from
-zero under the same label, as Prometheus expects.
+The kernel passes a scrape to any one process, so each process also serves its metrics on a Unix socket in a shared
+folder. The scraped process reads the others' and labels every sample with its `process`; a restarted process counts
+from zero under the same label, as Prometheus expects.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from fitserve import telemetry
 from fitserve.embedded_redis import die_with_parent
 
 # Set by the supervising process for its children alone.
-FOLDER_VARIABLE = "FITSERVE_PREDICT_FOLDER"  # of the sockets
+FOLDER_VARIABLE = "FITSERVE_PREDICT_FOLDER"  # folder of the sockets
 NUMBER_VARIABLE = "FITSERVE_PREDICT_MEMBER"  # this process's number, from 0
-SCRAPE_SECONDS = 2.0  # that another process gets to answer
+SCRAPE_SECONDS = 2.0  # timeout for another process's answer
 
 
 def supervise(count: int) -> int:
@@ -53,7 +53,7 @@ def supervise(count: int) -> int:
 
 
 def combined_exposition() -> Callable[[], bytes]:
-    """Return what a scrape reads: this process's metrics if it is alone, else those of all processes."""
+    """Return the text of a scrape: this process's metrics if it is alone, else those of all processes."""
     folder, number = os.environ.get(FOLDER_VARIABLE), os.environ.get(NUMBER_VARIABLE)
     if folder is None or number is None:
         return telemetry.exposition
@@ -70,7 +70,7 @@ def combined_exposition() -> Callable[[], bytes]:
 
 
 def _serve_metrics(path: Path) -> None:
-    """Show this process's metrics on its own socket, in a thread."""
+    """Serve this process's metrics on its own socket, in a thread."""
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:

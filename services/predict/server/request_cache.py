@@ -1,8 +1,8 @@
-"""Request heads that were checked once and are then recognised by their bytes.
+"""Cache of request heads: checked once, then recognised by their bytes.
 
-A head is a request's bytes up to and including the blank line. llhttp has parsed it before, when the first request
-with it took uvicorn's ordinary path; what llhttp found is checked here against what the fast lane understands. Equal
-bytes parse equally, so a known head need not be parsed again.
+A head is a request's bytes up to and including the blank line. llhttp parses it when the first request with this head
+takes uvicorn's ordinary path; its result is checked here against what the fast lane supports. Equal bytes parse
+equally, so a known head need not be parsed again.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from services.predict.protocols.formats import MATRIX_NAMES
 from services.predict.protocols.transport import COMPRESSED_BYTES, Route
 from services.predict.serving.prediction_service import PredictionService
 
-MAX_HEADS = 2048  # of each of two generations
+MAX_HEADS = 2048  # most heads in each of two generations
 MAX_HEAD_BYTES = 2048
 MAX_BODY_BYTES = 32_768
-NUMBER_BYTES = 25  # of a number in an answer, at most
-MAX_ROWS = 64  # of a request; one with more gains nothing from sharing an inference call
+NUMBER_BYTES = 25  # most bytes of a number in an answer
+MAX_ROWS = 64  # most rows of a request; one with more gains nothing from sharing an inference call
 
 _STRICT_HEAD = re.compile(
     rb"POST (/v\d++/[A-Za-z0-9._/:-]++) HTTP/1\.1\r\n(?:[A-Za-z0-9-]++: ?[\x21-\x7e][\x20-\x7e]*+\r\n)++\r\n"
@@ -53,7 +53,7 @@ class _InferBody(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     id: str | None = None
 
 
-NUMBERS, MIXED, FP32, FP64 = "numbers", "mixed", "fp32", "fp64"  # what the rows of a request are made of
+NUMBERS, MIXED, FP32, FP64 = "numbers", "mixed", "fp32", "fp64"  # the form of a request's rows
 
 
 @dataclass(slots=True, eq=False)
@@ -66,7 +66,7 @@ class CachedHead:
     kind: str
     decode: Any
     width: int
-    most_rows: int  # of a request; the answers of more might be compressed
+    most_rows: int  # most rows of a request; answers to more might be compressed
 
 
 class RequestCache:
@@ -78,7 +78,7 @@ class RequestCache:
         self.old: dict[bytes, CachedHead] = {}
 
     def clear(self) -> None:
-        """Drop every head: a key, a label or a model has changed."""
+        """Drop every head, because a key, a label or a model has changed."""
         self.recent.clear()
         self.old.clear()
 
@@ -95,7 +95,7 @@ class RequestCache:
         self.recent[head] = cached
 
     def add_if_eligible(self, head: bytes, body_bytes: int, method: str, headers: list[tuple[bytes, bytes]]) -> None:
-        """Remember a head if the fast lane can answer its requests. `method` and `headers` are what llhttp parsed."""
+        """Remember a head if the fast lane can answer its requests. `method` and `headers` are llhttp's results."""
         match = _STRICT_HEAD.fullmatch(head)
         if match is None or len(head) > MAX_HEAD_BYTES or not 0 < body_bytes <= MAX_BODY_BYTES or method != "POST":
             return
@@ -122,14 +122,14 @@ class RequestCache:
             self._add(head, cached)
 
     def _model(self, route: Route, authorization: bytes) -> LoadedModel | None:
-        """Return the model that answers every request of this route for now. Raises what the ordinary path raises."""
+        """Return the model that currently answers every request of this route. Raises the ordinary path's errors."""
         selector = route.selector
         if route.operation not in ("predict", "infer"):
             return None
         identity = self.service.access.identify_header(authorization.decode("latin-1"))
         entry = self.service.find_entry(selector.model, identity)
         require_predict(identity, selector.model)
-        if entry.shadows or entry.canaries:  # these are chosen, or copied, for each request
+        if entry.shadows or entry.canaries:  # a rollout chooses a version, or copies to a shadow, for each request
             return None
         servable = self.service.find_pointer(entry, selector).current
         model = servable.loaded_model if servable else None

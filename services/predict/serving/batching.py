@@ -1,7 +1,7 @@
 """Inference off the event loop: micro-batches of slower models, and shadow traffic.
 
-A batch waits for no timer: while one inference call runs in a thread, requests gather; when it ends, as many as fit go
-into the next call. Under light load that is one request a call, under heavy load large batches.
+A batch waits for no timer: requests gather while an inference call runs in a thread; when it ends, as many as fit go
+into the next call. Under light load each call has one request, under heavy load batches are large.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from services.predict.catalog.loaded_model import LoadedModel, Prediction
 from services.predict.serving.counters import Counters
 from services.predict.serving.rollout_traffic import RolloutTraffic, StepTraffic
 
-BATCH_SECONDS = 0.05  # a batch of several requests is kept so small that it takes no longer
-MAX_BATCH_ROWS = 1024  # unless one request alone has more
+BATCH_SECONDS = 0.05  # a batch of several requests is limited to about this much time
+MAX_BATCH_ROWS = 1024  # most rows of a batch, unless a single request has more
 QUEUE_SECONDS = 2.0  # requests are refused while the queue holds more work than this
 MAX_SHADOWS = 64  # shadow predictions at a time; more are dropped
 
@@ -75,7 +75,7 @@ class Batcher:
             request = self._queue.popleft()
             self._queued_rows -= request.rows.count
             if request.answer.done() or (request.deadline is not None and request.deadline <= now):
-                continue  # its client has gone, or gets 504
+                continue  # its client has disconnected, or has got 504
             batch.append(request)
             count += request.rows.count
         self._running = bool(batch)
@@ -87,7 +87,7 @@ class Batcher:
             work.add_done_callback(lambda done: self._finish_batch(batch, count, now, done))
 
     def _infer_batch(self, batch: list[QueuedRequest]) -> list[Prediction | FitserveError]:
-        """In a thread: encode each request (a bad one spoils no other), infer once, split the outputs."""
+        """Encode each request (an error fails only that one), infer once, split the outputs. Runs in a thread."""
         started = time.perf_counter()
         encoded: list[tuple[QueuedRequest, dict[str, np.ndarray], RowWarnings | None]] = []
         outcomes: dict[QueuedRequest, Prediction | FitserveError] = {}
@@ -118,7 +118,7 @@ class Batcher:
         started: float,
         done: asyncio.Future[list[Prediction | FitserveError]],
     ) -> None:
-        if count:  # a moving average of what a row takes
+        if count:  # a moving average of the time per row
             measured = (self.loop.time() - started) / count
             self.seconds_per_row += 0.2 * (measured - self.seconds_per_row)
         failure = done.exception()
@@ -134,7 +134,7 @@ class Batcher:
 
 
 class Shadows:
-    """Models that predict the same rows beside the one that answers; only the difference is recorded."""
+    """Shadow models: they predict the same rows as the model that answers; only the differences are recorded."""
 
     def __init__(self, executor: Executor, counters: Counters, rollouts: RolloutTraffic) -> None:
         self._executor, self._counters, self._rollouts = executor, counters, rollouts
@@ -150,11 +150,11 @@ class Shadows:
                 continue
             step = self._step_of(entry, pointer, answered)
             task = asyncio.ensure_future(self._compare(model, rows, answered, key, step))
-            self._tasks.add(task)  # the loop itself holds tasks only weakly
+            self._tasks.add(task)  # the event loop itself holds only weak references to tasks
             task.add_done_callback(self._tasks.discard)
 
     def _step_of(self, entry: CatalogEntry, pointer: Pointer, answered: Prediction) -> StepTraffic | None:
-        """Return the step of a rollout that this shadow is, if it was the version before that answered."""
+        """Return the rollout step that this shadow belongs to, if the rollout's previous version gave the answer."""
         rollout = entry.facts.rollout
         if rollout is None or pointer.label != rollout.label or answered.model.version != rollout.base:
             return None

@@ -22,16 +22,16 @@ from services.predict.catalog.loaded_model import LoadedModel
 from services.predict.serving.drift import DriftSampler
 
 DIRECT_ROWS = 65  # batches of fewer rows are counted by their exact size
-CLASSES_BY_NAME = 20  # the other classes of an output are counted together
+CLASSES_BY_NAME = 20  # further classes of an output are counted together
 CLIENT_GONE = 499  # the status of requests whose client has left
-_GRPC_ERRORS = frozenset({"UNAVAILABLE", "INTERNAL", "UNKNOWN", "DATA_LOSS"})  # as the alert rules have them
+_GRPC_ERRORS = frozenset({"UNAVAILABLE", "INTERNAL", "UNKNOWN", "DATA_LOSS"})  # must match the alert rules
 _GRPC_FINE = frozenset({"OK", "CANCELLED"})
 ROLLOUT_OPERATIONS = frozenset({"predict", "classify", "regress", "infer"})  # explanations take longer
 PREDICTION_OPERATIONS = ROLLOUT_OPERATIONS | {"explain"}
 
 
 def outcome_of(status: int | str) -> str | None:
-    """Return `errors` for a status of HTTP or gRPC that says we are at fault, `refused` for the client's fault."""
+    """Return `errors` for an HTTP or gRPC status that means our fault, `refused` for one that means the client's."""
     text = str(status)
     if text.isdigit():
         return "errors" if text >= "500" else "refused" if text >= "400" and text != str(CLIENT_GONE) else None
@@ -84,18 +84,18 @@ class BatchSizes:
 
 
 class VersionCounters:
-    """Answers of one version over one protocol: durations of both lanes, the rest of the fast lane alone."""
+    """Answers of one version over one protocol: durations of both lanes; all else of the fast lane only."""
 
     __slots__ = ("batches", "durations", "requests", "rows", "sizes")
 
     def __init__(self, sizes: BatchSizes) -> None:
         self.requests = self.rows = self.batches = 0
         self.durations = Histogram()
-        self.sizes = sizes  # of the version's inference calls over every protocol
+        self.sizes = sizes  # sizes of the version's inference calls, over all protocols
 
 
 class Counters:
-    """What this process has answered. Keys are named beside each counter."""
+    """All counters of this process. A comment names each counter's keys."""
 
     def __init__(self) -> None:
         self.versions: dict[tuple[str, str, str], VersionCounters] = {}  # protocol, model, version
@@ -128,7 +128,7 @@ class Counters:
         return known
 
     def count_prediction(self, model: LoadedModel, rows: int, warnings: Mapping[str, int], left_out: int = 0) -> None:
-        """Count the rows of one answer of the ordinary lane, and their warnings by code. `left_out`: such columns."""
+        """Count the rows of one answer of the ordinary path, and their warnings by code. `left_out`: unused columns."""
         self.rows[model.name, model.version_text] += rows
         if left_out:
             self.warnings[model.name, "column_left_out"] += left_out
@@ -138,9 +138,9 @@ class Counters:
     def count_failure(
         self, model: str, version: int, operation: str, status: int | str, error: FitserveError | None
     ) -> None:
-        """Count a request of a model that failed or was refused, and keep it as the model's last fault.
+        """Count a failed or refused request to a model, and remember it as the model's last fault.
 
-        Of a refusal only its kind is kept: the rest of an error may hold what the client has sent.
+        For a refusal only its kind is stored: the rest of the error may contain data that the client sent.
         """
         outcome = outcome_of(status)
         if outcome is None:
@@ -150,13 +150,13 @@ class Counters:
         self.note_fault(model, version or None, operation, str(status), code, detail)
 
     def note_fault(self, model: str, version: int | None, operation: str, status: str, code: str, detail: str) -> None:
-        """Keep a model's last fault."""
+        """Store a model's last fault."""
         fault = Fault(model, version, operation[:32], status[:32], code[:64], detail[:300], datetime.now(UTC))
         self.faults[model] = fault
 
     def count_refusal(self, operation: str, error: FitserveError) -> None:
-        """Count a refused prediction: its rows at fault, or one where none is named."""
-        if operation in PREDICTION_OPERATIONS and error.status not in (499, 500):  # those are nobody's rows at fault
+        """Count a refused prediction: its invalid rows, or one if no row is named."""
+        if operation in PREDICTION_OPERATIONS and error.status not in (499, 500):  # these errors are not about rows
             rows = {problem.row for problem in error.problems if problem.row is not None}
             self.refused[error.slug] += len(rows) or 1
 

@@ -1,4 +1,4 @@
-"""Labels by the decisions in force, for protocols that answer labels. A model without decisions never comes here."""
+"""Labels by the decisions in force, for protocols that return labels. Models without decisions skip this module."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Count what models are asked and what they answer, away from the hot path.
+"""Sample models' inputs and answers for drift, away from the hot path.
 
-A request leaves its decoded rows and its answers in a buffer, up to so many values a second. A thread counts them in
-bulk (`drift_monitor`). `fitserve.drift` compares them with the training rows.
+A request leaves its decoded rows and its answers in a buffer, up to a number of values per second. A thread counts them
+in bulk (`drift_monitor`). `fitserve.drift` compares them with the training rows.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from fitserve import drift, monitoring
 from services.predict.catalog.columns import InputRows
 from services.predict.catalog.loaded_model import LoadedModel, ModelOutput
 
-VALUES_PER_SECOND = 6_000  # of one model that are counted; above that, a sample
-ROWS_PER_SECOND = (50, 1_000)  # bounds of the rows that this makes, however many columns there are
+VALUES_PER_SECOND = 6_000  # values of one model that are counted; above that, a sample
+ROWS_PER_SECOND = (50, 1_000)  # bounds of the resulting number of rows, for any number of columns
 MAX_COLUMNS = 1_000  # the first ones are counted
 
 _Sample = tuple[list[Any], bool, list[Any]]  # rows by request, whether each is flat numbers, answers by output
@@ -52,11 +52,11 @@ class DriftSampler:
     def sample(self, now: float, rows: list[Any], flat: bool, count: int, answers: list[Any]) -> None:
         """Buffer the rows of some requests (`count` in all), and the answers by output."""
         self.buffer.append((rows, flat, answers))
-        # A pause of more than a second earns no more than a second's rows.
+        # A longer pause still adds at most one second's budget of rows.
         self.next_sample_at = max(self.next_sample_at, now - 1.0) + count / self.rows_per_second
 
     def sample_request(self, rows: InputRows, outputs: Mapping[str, Any]) -> None:
-        """Buffer one request if a sample is due; of many rows, every n-th."""
+        """Buffer one request if a sample is due; every n-th row if there are many."""
         now = time.perf_counter()
         if now <= self.next_sample_at:
             return
@@ -66,7 +66,7 @@ class DriftSampler:
         self.sample(now, [sampled], False, len(sampled), answers)
 
     def count_buffer(self, epoch_seconds: float) -> None:
-        """Add the buffered samples to the slice of this moment."""
+        """Add the buffered samples to the current time slice."""
         samples = [self.buffer.popleft() for _ in range(len(self.buffer))]
         if not samples:
             return
@@ -111,7 +111,7 @@ class DriftSampler:
         return counts
 
     def distributions(self, output: ModelOutput) -> dict[str, Any]:
-        """Return the distributions that an output is counted by: the training answers', if the manifest has them."""
+        """Return an output's distributions over the training rows, which define its bins, if the manifest has them."""
         if output.name in self.training_answers:
             return dict(self.training_answers[output.name])
         if not output.labels:
@@ -129,7 +129,7 @@ class DriftSampler:
         return windows
 
     def mark_written(self, starts: Iterable[int], oldest: float) -> None:
-        """Note that these slices are written, and drop those that started before `oldest`."""
+        """Mark these slices as written, and drop those that started before `oldest`."""
         self.unwritten.difference_update(starts)
         for start in [start for start in self.slices if start < oldest]:
             del self.slices[start]

@@ -1,4 +1,4 @@
-"""The thread that counts what models are asked and what they answer, and writes it to the database every few seconds.
+"""The thread that counts models' sampled inputs and answers, and writes the counts to the database every few seconds.
 
 `fitserve.monitoring` sums the windows of all processes, `fitserve.rollouts.evidence` the counts of rollouts.
 """
@@ -44,13 +44,13 @@ class DriftMonitor(threading.Thread):
         self.samplers: dict[tuple[str, str], DriftSampler] = {}  # by model and artifact
         self.write_failures = 0
         self.rollouts = RolloutTraffic()
-        self.surplus = 0  # predictions that were above their owner's quota, and are not stored
+        self.surplus = 0  # predictions that exceeded their owner's quota and were not stored
         self._pending_predictions: deque[dict[str, Any]] = deque(maxlen=MAX_PENDING_PREDICTIONS)
         self._slice_seconds = monitoring.slice_seconds(settings.drift_window_seconds)
         self._stopping = threading.Event()
 
     def sampler_of(self, model: LoadedModel) -> DriftSampler:
-        """Return the model's sampler; an artifact that was unloaded meanwhile keeps its counts."""
+        """Return the model's sampler; an artifact keeps its sampler and counts even while it is unloaded."""
         key = (model.name, model.artifact)
         if key not in self.samplers:
             self.samplers[key] = DriftSampler(model, self._slice_seconds)
@@ -59,9 +59,9 @@ class DriftMonitor(threading.Thread):
     def store_prediction(
         self, prediction: Prediction, caller: Identity, id: str, rollout: RolloutFacts | None = None
     ) -> None:
-        """Queue an answer to be stored under its id, for its ground truth. Belongs to the event loop.
+        """Queue an answer to be stored under its id, to be joined with ground truth. Belongs to the event loop.
 
-        `rollout` is what chose the version, by chance.
+        `rollout` is the rollout that chose the version at random.
         """
         model = prediction.model
         values = {name: np.asarray(value, np.float64).tolist() for name, value in prediction.outputs.items()}
@@ -145,7 +145,7 @@ class DriftMonitor(threading.Thread):
 
 
 def _bounds_to_store(prediction: Prediction) -> dict[str, Any] | None:
-    """Return the bounds that the truth is to be inside of, whatever level was requested; None for a plain version."""
+    """Return the bounds to check ground truth against, at the default level; None for a version without intervals."""
     model = prediction.model
     if model.level is None and model.conformal.coverage_by is None:
         return None

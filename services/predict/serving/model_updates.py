@@ -1,4 +1,4 @@
-"""The models in memory follow the registry: new versions are loaded and swapped in, unused ones leave.
+"""Keep the models in memory in step with the registry: load new versions, swap them in, unload unused ones.
 
 Everything here runs in the event loop's thread; polls and loads hand their results over to it.
 """
@@ -27,14 +27,14 @@ from services.predict.serving.drift_monitor import DriftMonitor
 
 log = logging.getLogger(__name__)
 
-FIRST_POLL_SECONDS = 5.0  # a process listens after the first poll, or after this
+FIRST_POLL_SECONDS = 5.0  # a process starts to listen after the first poll, or after this time
 RETRY_SECONDS = 10.0  # between two attempts to load a version that failed
 IDLE_SECONDS = 60.0  # an unused version that no name needs is unloaded after this
 MODEL_BYTES = 300_000  # assumed of a model that is not loaded yet, against the memory budget
 
 
 class ModelUpdates:
-    """Keeps `catalog` and `access` as the registry has them."""
+    """Updater that keeps `catalog` and `access` in step with the registry."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class ModelUpdates:
         self._drift = drift
         self._expiry: asyncio.TimerHandle | None = None
         self._first_poll = asyncio.Event()  # set once it has succeeded or failed
-        self._first_loads: set[Servable] = set()  # that readiness waits for
+        self._first_loads: set[Servable] = set()  # servables that readiness waits for
         self._loader = ModelLoader(blobs, lambda *outcome: self._hand_over(self._finish_load, *outcome))
         self._poller = RegistryPoller(
             engine,
@@ -81,7 +81,7 @@ class ModelUpdates:
             self._loop.call_soon_threadsafe(function, *arguments)
 
     async def first_poll(self) -> None:
-        """Wait for the first poll's end, so that no request is refused for a key or model that is not known yet.
+        """Wait for the first poll, so that no request is refused because its key or model is not known yet.
 
         It does not wait for a registry that is unavailable: requests are refused with 503 meanwhile.
         """
@@ -130,7 +130,7 @@ class ModelUpdates:
             self._expiry = self._loop.call_later(min(max(0.0, seconds), 3600.0), self._expire_keys)
 
     def _count_failed_poll(self) -> None:
-        """Count a poll that failed; what is known is served on."""
+        """Count a failed poll. Serving continues with the last known state."""
         self.counters.poll_failures += 1
         self._first_poll.set()
         self._sweep()
@@ -154,7 +154,7 @@ class ModelUpdates:
             self.counters.swaps[entry.facts.name] += 1
 
     def _sweep(self) -> None:
-        """Load what is missing, retry what failed, unload what no name needs."""
+        """Load missing servables, retry failed ones, unload those that no name needs."""
         now = time.monotonic()
         room = self.settings.predict_memory_bytes - sum(model.bytes for model in self.catalog.loaded_models())
         for entry in self.catalog.entries.values():
@@ -173,7 +173,7 @@ class ModelUpdates:
                     self._unload(servable)
 
     def request_load(self, servable: Servable, urgent: bool) -> None:
-        """Have a servable loaded, unless that is under way."""
+        """Have a servable loaded, unless it is already being loaded."""
         if servable.state == State.loading and not urgent:
             return
         servable.state = State.loading
@@ -217,7 +217,7 @@ class ModelUpdates:
         self._notify_change()
 
     def _evict_for(self, newest: Servable) -> None:
-        """Unload the least recently used models until the rest fits the memory budget."""
+        """Unload the least recently used models until the rest fit the memory budget."""
         total = sum(model.bytes for model in self.catalog.loaded_models())
         models = {one: one.loaded_model for one in self.catalog.loaded_servables() if one is not newest}
         for servable, model in sorted(models.items(), key=lambda pair: pair[1].last_used if pair[1] else 0.0):
@@ -237,7 +237,7 @@ class ModelUpdates:
 
 
 def _apply_registered_decisions(servable: Servable, facts: ModelFacts) -> None:
-    """Put the newest decisions and levels in force; a kept epoch keeps those of its manifest."""
+    """Put the newest decisions and levels in force; a checkpoint of an epoch keeps those of its manifest."""
     model = servable.loaded_model
     if model is None:
         return

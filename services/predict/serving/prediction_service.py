@@ -1,4 +1,4 @@
-"""The one operation behind every protocol: which model answers, and its prediction.
+"""The one operation behind every protocol: choose the model that answers, and predict.
 
 Everything here runs in the event loop's thread; no prediction touches the database.
 """
@@ -39,11 +39,11 @@ log = logging.getLogger(__name__)
 INLINE_SECONDS = 0.001  # inference estimated to take at most this stays on the event loop
 LOAD_SECONDS = 30.0  # a request waits this long for a model to be loaded
 T = TypeVar("T")
-MAX_IN_FLIGHT = 2048  # requests of one process; more are answered 429
+MAX_IN_FLIGHT = 2048  # requests of one process at a time; more are answered with 429
 
 
 class RequestState(Protocol):
-    """What a prediction reads from its request, and what it notes there: see `protocol_request`."""
+    """A request as a prediction reads and annotates it; `protocol_request` implements it."""
 
     deadline: float | None
     is_large: bool
@@ -84,7 +84,7 @@ class PredictionService:
         self.drift.start()
 
     def stop(self) -> None:
-        """End the threads, and a pause of garbage collection."""
+        """Stop the threads, and end a pause of garbage collection."""
         self.garbage_pauses.stop()
         self.updates.stop()
         self.drift.stop()
@@ -154,7 +154,7 @@ class PredictionService:
         return [entry for entry in entries if identity.sees(entry.facts) and may_use(identity, entry.facts.name)]
 
     def find_pointer(self, entry: CatalogEntry, selector: Selector, sticky_key: str | None = None) -> Pointer:
-        """Return what answers. Raises NotFound for an unknown version, BadInput for an unknown label."""
+        """Return the pointer that answers. Raises NotFound for an unknown version, BadInput for an unknown label."""
         name = entry.facts.name
         if not entry.facts.loaded:
             raise NotFound(f"The model {name} is unloaded.", fix="Load it first.")
@@ -175,9 +175,9 @@ class PredictionService:
     def pick_for_rollout(
         self, entry: CatalogEntry, sticky_key: str | None
     ) -> tuple[Pointer, tuple[RolloutFacts, str] | None]:
-        """Return what answers a request without a version, and the side of a rollout that it is on. Raises NotFound.
+        """Return the pointer for a request without a version, and its arm of a rollout. Raises NotFound.
 
-        A rollout's version that cannot be loaded counts as failing, and the champion answers instead.
+        If a rollout's new version cannot be loaded, that counts as a failure, and the champion answers instead.
         """
         pointer, rollout = self.find_pointer(entry, OPEN, sticky_key), entry.facts.rollout
         if rollout is None:
@@ -231,7 +231,7 @@ class PredictionService:
         return {output.name: decide(prediction, output, decider, measured) for output, decider in chosen.items()}
 
     def _distances(self, model: LoadedModel, rows: InputRows) -> Any:
-        """Return how far rows are from the training rows, in a thread. The graph is read when it is first needed."""
+        """Compute, in a thread, how far rows are from the training rows. The graph is loaded when first needed."""
         if model.distance is None:
             model.distance = artifacts.onnx_session(self.blobs.read(model.manifest[DISTANCE_BLOB]["sha256"]))
         feeds, _ = model.columns.encode(model.columns.accept(rows))

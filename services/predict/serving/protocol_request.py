@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LARGE_BODY_BYTES = 256 * 1024
-MAX_STORED_ROWS = 1_000  # of a prediction that is stored under an id
+MAX_STORED_ROWS = 1_000  # most rows of a prediction that is stored under an id
 T = TypeVar("T")
 _PREDICTION_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
@@ -40,27 +40,28 @@ class ProtocolRequest(ABC):
         self.authorization = authorization
         self.prediction_id = prediction_id  # of the client's choosing
         self.interval: str | None = None  # the level of intervals, as the client wrote it
-        self.rollout: tuple[RolloutFacts, str] | None = None  # the rollout that picked the version, and its arm
+        # The rollout that picked the version, and the arm it picked.
+        self.rollout: tuple[RolloutFacts, str] | None = None
         self.deadline: float | None = None
-        self.arrived_at = service.loop.time()  # as the deadline
+        self.arrived_at = service.loop.time()  # in the event loop's time, as the deadline
         self.started_at = time.perf_counter()
         self.predict_at = self.predicted_at = 0.0
         self.entry: CatalogEntry | None = None
-        self.model: LoadedModel | None = None  # that predicts
+        self.model: LoadedModel | None = None  # the model that predicts
         self.prediction: Prediction | None = None
         self.left_out: dict[str, int] = {}  # values of columns that are no inputs of the model, by column
-        self.admitted = False  # counted among those in flight
+        self.admitted = False  # counted among the requests in flight
         self.is_large = False  # decoded, predicted and encoded off the event loop
         self.error: FitserveError | None = None
         self._identity: Identity | None = None
 
     @abstractmethod
     def read_deadline(self) -> float | None:
-        """Return the event loop's time by which the client wants its answer. Raises Malformed."""
+        """Read the client's deadline, in the event loop's time. Raises Malformed."""
 
     @property
     def level(self) -> float | None:
-        """The level of the intervals that the client asks for beside its body: `X-Interval`. Raises BadInput."""
+        """The level of intervals from the header `X-Interval`. Raises BadInput."""
         return None if self.interval is None else read_level(self.interval, "X-Interval")
 
     @property
@@ -95,7 +96,7 @@ class ProtocolRequest(ABC):
         require_inspect(self.identify(), self.entry.facts)
 
     async def run(self, handle: Callable[..., Awaitable[T]], *arguments: Any) -> T:
-        """Run a protocol's handler of this request. Raises FitserveError and nothing else."""
+        """Run a protocol's handler for this request. Raises only FitserveError."""
         try:
             response = await handle(self, *arguments)
             if self.prediction is not None and self.prediction_id is not None:
@@ -115,22 +116,22 @@ class ProtocolRequest(ABC):
                 self.service.garbage_pauses.end()
 
     def admit(self) -> None:
-        """Count the request in, once all of it has arrived: one whose body never comes takes no place from others.
+        """Count the request in, once its whole body has arrived: a slow body must not take a place from others.
 
-        Raises TooMany where this process has too many at once.
+        Raises TooMany if this process has too many requests at once.
         """
         if not self.admitted:
             self.service.admit()
             self.admitted = True
 
     def check_count(self, rows: int) -> None:
-        """Raise TooLarge where a request has more rows than the settings allow."""
+        """Raise TooLarge if a request has more rows than the settings allow."""
         most = self.service.settings.limits.predict_rows
         if rows > most:
             raise TooLarge("The request has too many rows.", received=rows, expected=f"at most {most}")
 
     async def in_thread_if_large(self, size: int, function: Callable[..., T], *arguments: Any) -> T:
-        """Call a function of a body of `size` bytes, in a thread if it is large, so that no other request waits."""
+        """Call a function that reads a body of `size` bytes, in a thread if that would block other requests."""
         if not self.is_large and size > LARGE_BODY_BYTES:
             self.is_large = True
             self.service.garbage_pauses.begin()
@@ -155,7 +156,7 @@ class ProtocolRequest(ABC):
         self.service.drift.store_prediction(prediction, self.identify(), id, self.rollout and self.rollout[0])
 
     def phases(self, now: float) -> Iterator[tuple[str, float]]:
-        """Yield each phase and its seconds; nothing where no prediction was made."""
+        """Yield each phase and its seconds; nothing if no prediction was made."""
         if self.prediction is not None:
             yield "decode", self.predict_at - self.started_at
             yield "queue", self.prediction.queue_seconds

@@ -1,7 +1,7 @@
-"""What a process counts while rollouts are active: requests, errors, response times and answers of both versions.
+"""Traffic counted while rollouts are active: requests, errors, response times and answers of both versions.
 
-The event loop counts with plain integers and leaves answers in a buffer, up to so many; a thread puts these into the
-bins of the version before, and writes the sums to the database. `fitserve.rollouts` judges the sums of all processes.
+The event loop counts with plain integers and leaves answers in a buffer of limited size; a thread bins these by the old
+version's bins, and writes the sums to the database. `fitserve.rollouts` judges the sums of all processes.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from services.predict.catalog.loaded_model import LoadedModel, Prediction
 from services.predict.serving.drift import DriftSampler
 
 MAX_BUFFERED = 2_000  # answers between two counts; of more, the first ones are counted
-MAX_ROWS = 200  # of one request: of more, every n-th
-MAX_CLASSES = 20  # with a bin of their own, the most frequent ones
-FAR_APART = 0.1  # of the scale: two values of a regression that disagree
+MAX_ROWS = 200  # answers of one request; of more, every n-th is taken
+MAX_CLASSES = 20  # the most frequent classes, which have a bin of their own
+FAR_APART = 0.1  # share of the scale by which two values of a regression disagree
 WRITE_SECONDS = 1.0
-IDLE_SECONDS = 60.0  # after which a step's counts are dropped from memory: a later one has begun
+IDLE_SECONDS = 60.0  # idle time after which a step's counts are dropped from memory: a later step has begun
 BASE, NEW = "base", "new"
 
 Answers = Mapping[str, Any]  # by output, arrays (rows, units)
@@ -64,7 +64,7 @@ class StepTraffic:
         self.changed, self.changed_at = True, time.monotonic()
 
     def compare(self, answered: Prediction, shadow: Prediction | None, disagreeing: float) -> None:
-        """Count a request that both versions answered; None: the new one failed. Belongs to the event loop."""
+        """Count a request that both versions answered; None if the new one failed. Belongs to the event loop."""
         for counts in self.arms.values():
             counts.requests += 1
         if shadow is None:
@@ -78,7 +78,7 @@ class StepTraffic:
         self.changed, self.changed_at = True, time.monotonic()
 
     def disagreeing(self, answered: Prediction, shadow: Prediction) -> float:
-        """Return the largest share, over all outputs, of rows that the versions answer differently. From any thread."""
+        """Return the share of rows that the versions answer differently, the largest over all outputs. Any thread."""
         shares = [0.0]
         for name, output in self.outputs.items():
             if name not in shadow.outputs:
@@ -97,7 +97,7 @@ class StepTraffic:
         return drift.prediction_parts(output.task, output.labels, np.asarray(values))
 
     def count_buffer(self) -> None:
-        """Put the buffered answers into bins. Belongs to the thread."""
+        """Count the buffered answers into bins. Belongs to the monitor's thread."""
         single: dict[tuple[str, LoadedModel], list[Answers]] = {}
         for _ in range(len(self.buffer)):
             arm, model, answers = self.buffer.popleft()
@@ -110,7 +110,7 @@ class StepTraffic:
             self._count(self.arms[arm], model, joined, len(requests))
 
     def _count(self, arm: ArmCounts, model: LoadedModel, answers: Answers, requests: int) -> None:
-        """Count rows that belong to so many requests: each request counts once."""
+        """Count rows that belong to this many requests, weighted so that each request counts once."""
         for name, values in answers.items():
             if requests == 1:
                 values = values[:: 1 + len(values) // MAX_ROWS]
@@ -129,7 +129,7 @@ class RolloutTraffic:
         self._write_at = 0.0
 
     def of(self, rollout: RolloutFacts, reference: LoadedModel | None) -> StepTraffic | None:
-        """Return a step's counts. `reference` is the version before; None until it is loaded."""
+        """Return a step's counts. `reference` is the previous version; None until it is loaded."""
         known = self.steps.get((rollout.id, rollout.step))
         if known is None and reference is not None and isinstance(reference.sampler, DriftSampler):
             known = self.steps[rollout.id, rollout.step] = StepTraffic(reference.sampler)
@@ -170,7 +170,7 @@ def _few_classes(bins: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _scale(values: Mapping[str, Any] | None) -> float | None:
-    """Return the unit of a regression's differences: the width of the middle of its training predictions."""
+    """Return the scale of a regression's differences: the width of the middle of its training predictions."""
     edges: Sequence[float] = (values or {}).get("edges") or ()
     if len(edges) < 2:
         return None

@@ -77,7 +77,7 @@ def _stream_response(answer: Any, error: str) -> Any:
 
 
 async def _health(request: GrpcRequest, message: Any) -> Any:
-    """Answer whether the server takes requests, the same for all of its services."""
+    """Answer whether the server accepts requests; the answer is the same for all of its services."""
     status = "SERVING" if request.service.updates.ready else "NOT_SERVING"
     return health.HealthCheckResponse(status=status)
 

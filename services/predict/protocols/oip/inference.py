@@ -1,4 +1,4 @@
-"""Inference requests decoded to rows, responses encoded from predictions: what REST and gRPC share, and REST's JSON.
+"""Inference requests decoded to rows, and predictions encoded as responses: shared by REST and gRPC, with REST's JSON.
 
 Sources: kserve/open-inference-protocol inference_rest.md; triton protocol extension_binary_data.md and
 extension_classification.md.
@@ -48,13 +48,13 @@ def apply_timeout(request: ProtocolRequest, parameters: dict[str, Any]) -> None:
 
 
 def level_of(request: ProtocolRequest, parameters: dict[str, Any]) -> float | None:
-    """Return the level of the parameter `interval`, or of the header. Raises BadInput."""
+    """Return the interval level from the parameter `interval`, else from the header. Raises BadInput."""
     value = parameters.get("interval")
     return request.level if value is None else read_level(value, "/parameters/interval")
 
 
 def check_parameters(parameters: dict[str, Any] | None) -> dict[str, Any]:
-    """Return parameters, which are strings, numbers or booleans. Raises Malformed."""
+    """Return the parameters if all are strings, numbers or booleans. Raises Malformed."""
     for key, value in (parameters or {}).items():
         if not isinstance(value, str | int | float | bool):
             raise Malformed(f"The parameter {key[:63]!r} must be a string, a number or a boolean.")
@@ -62,13 +62,13 @@ def check_parameters(parameters: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def refuse_shared_memory(parameters: Mapping[str, Any]) -> None:
-    """Raise Malformed where a tensor would lie in shared memory."""
+    """Raise Malformed if a tensor is to be in shared memory."""
     if "shared_memory_region" in parameters:
         raise Malformed("Shared memory is not offered.", fix="Send and receive tensors in the request and its answer.")
 
 
 def content_type(of_tensor: Mapping[str, Any] | None, of_request: Mapping[str, Any] | None) -> str:
-    """Return what a tensor's values stand for, as MLServer's clients say it. Raises Malformed."""
+    """Return the content type of a tensor's values, a convention of MLServer's clients. Raises Malformed."""
     named = (of_tensor or {}).get("content_type") or (of_request or {}).get("content_type") or ""
     if named not in CONTENT_TYPES:
         raise Malformed(
@@ -192,9 +192,9 @@ def decode_content(tensor: Tensor, content: str) -> Tensor:
 def select_outputs(
     model: LoadedModel, named: Sequence[tuple[str, dict[str, Any]]], binary: bool = False
 ) -> list[SelectedOutput]:
-    """Return the outputs that a request names, with their parameters, or all of them. Raises Malformed.
+    """Return the outputs that a request names, with their parameters, or all outputs. Raises Malformed.
 
-    A request that names a bound which the version answers by default gets that bound's output with all of its bounds.
+    If a request names a bound that the version returns by default, select the bound's output, with all of its bounds.
     """
     selected, bounds = [], {name: one["name"] for name, one in model.conformal.added if model.level is not None}
     for name, parameters in named:
@@ -220,7 +220,7 @@ def select_outputs(
 
 
 def wanted_bounds(prediction: Prediction, selected: Iterable[SelectedOutput], level: float | None) -> list[Bounds]:
-    """Return the bounds, at a level, of the outputs that a response has."""
+    """Return the bounds at a level, for the outputs in the response."""
     names = {one.output.name for one in selected}
     return [one for one in prediction.bounds(level) if one.output in names]
 
@@ -244,7 +244,7 @@ async def decide(
 def write_infer(
     prediction: Prediction, request: InferRequest, decided: Mapping[str, Decided], bounds: Iterable[Bounds] = ()
 ) -> tuple[bytes, int | None]:
-    """Return the response's body and, if it has binary tensors, the length of its JSON; bounds are further outputs."""
+    """Return the response's body and, if it has binary tensors, the length of its JSON. Bounds become extra outputs."""
     outputs: list[dict[str, Any]] = []
     tail: list[bytes] = []
     finite = True
@@ -296,7 +296,7 @@ def output_values(
     if not selected.classes:
         return selected.output.datatype, list(values.shape), values
     labels = selected.output.labels
-    if labels and len(labels) == 2 and values.shape[1] == 1:  # one unit's sigmoid is the second class's
+    if labels and len(labels) == 2 and values.shape[1] == 1:  # a single sigmoid unit is the second class's probability
         values = np.concatenate([1 - values, values], axis=1)
     count = min(selected.classes, values.shape[1])
     if own is not None:
@@ -325,7 +325,7 @@ def binary_output(datatype: str, values: Any) -> bytes:
 
 
 def response_parameters(prediction: Prediction, decided: Mapping[str, Decided]) -> dict[str, str]:
-    """Return what a response adds to its tensors: a checkpoint's label, and as JSON text warnings and abstentions."""
+    """Return the response's parameters: a checkpoint's label; warnings and abstentions as JSON text."""
     parameters = {}
     abstained = [
         {"row": row, "output": name, "reason": why}

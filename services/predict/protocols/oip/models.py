@@ -1,4 +1,4 @@
-"""What is answered about models beside their predictions: metadata, configuration, statistics, the repository.
+"""Responses about models: metadata, configuration, statistics, the repository index.
 
 Sources: kserve/open-inference-protocol inference_rest.md; triton protocol extension_model_configuration.md,
 extension_statistics.md and extension_model_repository.md.
@@ -25,7 +25,7 @@ SERVER_METADATA: dict[str, Any] = {
 
 
 def selector_of(model: str, version: str | None) -> Selector:
-    """Return what a request names. The protocol's versions are strings: a number, or a label."""
+    """Return a request's selector. The protocol's versions are strings: a number or a label."""
     if not version:
         return Selector(model)
     if version.isascii() and version.isdecimal() and len(version) <= 18:
@@ -56,7 +56,7 @@ def model_config(model: LoadedModel) -> dict[str, Any]:
         "name": model.name,
         "platform": PLATFORM,
         "backend": "onnxruntime",
-        "max_batch_size": 0,  # shapes name the batch themselves
+        "max_batch_size": 0,  # shapes include the batch dimension
         "version_policy": {"latest": {"num_versions": 1}},
         "input": [{"name": c.name, "data_type": _config_type(c.datatype), "dims": [-1, 1]} for c in columns],
         "output": [
@@ -70,9 +70,9 @@ def _config_type(datatype: str) -> str:
 
 
 def statistics(request: ProtocolRequest, entries: Iterable[CatalogEntry], selector: Selector) -> list[dict[str, Any]]:
-    """Return Triton's `ModelStatistics` of this process, for each version that has answered; counters are of requests.
+    """Return Triton's `ModelStatistics` of this process for each version that has answered; counters count requests.
 
-    Raises NotFound of a version that is not there.
+    Raises NotFound for a version that does not exist.
     """
     counters, model_stats = request.service.counters, []
     for entry in entries:
@@ -124,7 +124,7 @@ def repository_index(request: ProtocolRequest, ready_only: bool) -> list[dict[st
 
 
 def refuse_overrides(parameters: Iterable[str]) -> None:
-    """Raise Malformed where a load brings its own configuration or files. Models come from runs alone."""
+    """Raise Malformed if a load request contains a configuration or files: models come from runs only."""
     if own := [name for name in parameters if name == "config" or name.startswith("file:")]:
         raise Malformed(
             "A model cannot be loaded with a configuration or files of the request.",

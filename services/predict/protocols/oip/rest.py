@@ -98,7 +98,7 @@ async def _explain(request: HttpRequest) -> HttpResponse:
 
 
 def _json_length(request: HttpRequest, size: int) -> int | None:
-    """Return the length of the JSON before binary tensors, where the client says so. Raises Malformed."""
+    """Return the length of the JSON before binary tensors, if the client sends it. Raises Malformed."""
     text = request.header(b"inference-header-content-length")
     if text is None:
         return None

@@ -27,7 +27,7 @@ from services.predict.protocols.transport import GRPC_CODES, GrpcMethod, GrpcReq
 from services.predict.serving.deciding import Decided
 
 CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
-MAX_VALUES = 1 << 23  # of all tensors of a request: a shape of a few bytes may claim any number of equal values
+MAX_VALUES = 1 << 23  # total over a request's tensors: a shape of a few bytes may claim any number of equal values
 # DataType to (NumPy's type, the field of typed values).
 _TYPES: dict[int, tuple[Any, str]] = {
     tf.DT_FLOAT: (np.float32, "float_val"),
@@ -85,7 +85,7 @@ async def _predict(request: GrpcRequest, message: Any) -> Any:
 
 
 def _refuse_level(request: GrpcRequest) -> None:
-    """Raise BadInput where intervals are asked for: these messages have no place for them."""
+    """Raise BadInput if a request asks for intervals: TensorFlow Serving's messages have no field for them."""
     if request.level:
         raise BadInput("Only Predict answers with intervals.", received=request.level, fix="Call Predict.")
 
@@ -242,7 +242,7 @@ GRPC_SERVICES = {
 
 
 def read_tensors(inputs: Mapping[str, Any]) -> list[Tensor]:
-    """Return a request's tensors. Raises Malformed, before memory is taken for what the shapes claim."""
+    """Return a request's tensors. Raises Malformed before allocating the memory that their shapes claim."""
     claimed = sum(abs(math.prod(dim.size for dim in proto.tensor_shape.dim)) for proto in inputs.values())
     if claimed > MAX_VALUES:
         raise Malformed("The tensors have too many values.", received=claimed, expected=f"at most {MAX_VALUES}")

@@ -1,4 +1,4 @@
-"""Bodies of TensorFlow Serving's REST predict to rows: in row format (`instances`), or in column format (`inputs`)."""
+"""Read REST predict bodies of TensorFlow Serving, in row format (`instances`) or column format (`inputs`)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from services.predict.protocols.formats import read_cell, read_json
 from services.predict.serving.protocol_request import LARGE_BODY_BYTES
 
 SIGNATURES = ("", "serving_default")
-PART_ROWS = 2048  # of a large body, read at once
+PART_ROWS = 2048  # instances of a large body that are read at a time
 _PREDICT_KEYS = frozenset({"signature_name", "instances", "inputs", "interval"})
 
 
@@ -26,7 +26,8 @@ def read_predict(
 ) -> tuple[InputRows, bool, float | None]:
     """Return the rows of a predict body, whether it is in row format (`instances`), and the level of `interval`.
 
-    `check_count` may refuse a number of rows before they are read. Raises Malformed, BadInput, and what it raises.
+    `check_count` may refuse the number of rows before they are read. Raises Malformed, BadInput, and any error of
+    `check_count`.
     """
     is_large = len(body) > LARGE_BODY_BYTES
     known = _read_parts(model, body, check_count) if is_large else _read_known(model.columns, body)
@@ -56,9 +57,9 @@ _find_rows = msgspec.json.Decoder(_UnreadRows).decode
 def _read_parts(
     model: LoadedModel, body: bytes, check_count: Callable[[int], None]
 ) -> tuple[InputRows, float | bool | None] | None:
-    """Return the rows and `interval` of a large body, read some thousand at a time; None for other bodies.
+    """Return the rows and `interval` of a large body, read a few thousand rows at a time; None for other bodies.
 
-    While one call reads JSON, no other thread of the process has its turn.
+    A single call to the JSON reader would block all other threads of the process until it ends.
     """
     try:
         raw = _find_rows(body)
@@ -79,9 +80,9 @@ def _read_parts(
 
 
 def _read_known(columns: Columns, body: bytes) -> tuple[InputRows, float | bool | None] | None:
-    """Return the rows and `interval` of a body of scalars, by the quickest reader that fits; None for other bodies.
+    """Return the rows and `interval` of a body of scalars, with the fastest reader that fits; None for other bodies.
 
-    Errors in those are reported where they are read as any JSON.
+    None also for invalid bodies: the general JSON reader then reports the error.
     """
     if columns.read_numbers is not None and columns.plain_numbers is not None:
         with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -141,7 +142,7 @@ def _flat(instance: list[Any], width: int) -> list[Any]:
 
 
 def _inputs(model: LoadedModel, inputs: Any) -> InputRows:
-    """Return the rows of the column format: an object of columns, or the rows of the one nameless tensor."""
+    """Return the rows of the column format: an object of columns, or one unnamed tensor of rows."""
     names = model.columns.names
     if isinstance(inputs, dict) and not (len(names) == 1 and inputs.keys() == {"b64"}):
         if not inputs:

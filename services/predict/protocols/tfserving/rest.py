@@ -121,14 +121,14 @@ async def _regress(request: HttpRequest) -> HttpResponse:
 
 
 def _bounds_of(prediction: Prediction, output: ModelOutput, level: float | None) -> dict[str, list[Any]]:
-    """Return what is added to `results`: the interval or the set of one output, a value for each row."""
-    if output.task == "multilabel":  # has none, also where others do
+    """Return the fields that bounds add to `results`: the interval or set of one output, one value per row."""
+    if output.task == "multilabel":  # this output has none, even if others do
         return {}
     return {name: listed for one in prediction.bounds(level, output.name) for name, listed in one.listed().items()}
 
 
 async def _examples(request: HttpRequest, model: LoadedModel) -> tuple[InputRows, str]:
-    """Return the rows of a classify or regress request, JSON or CSV, and the signature it names. Raises Malformed."""
+    """Return the rows of a classify or regress request (JSON or CSV) and the signature it names. Raises Malformed."""
     body = await request.body()
     if request.media_type == "text/csv":
         return await request.in_thread_if_large(len(body), read_csv, model, body), ""
@@ -146,7 +146,7 @@ async def _explain(request: HttpRequest) -> HttpResponse:
 
 
 async def _alive(request: HttpRequest) -> HttpResponse:
-    """Answer as KServe's v1 protocol does at its root."""
+    """Answer `/` as KServe's v1 protocol does."""
     return HttpResponse.json({"status": "alive"})
 
 
@@ -172,7 +172,7 @@ _POST_HANDLERS = {"predict": _predict, "classify": _classify, "regress": _regres
 
 
 def write_predict(prediction: Prediction, by_row: bool, bounds: Sequence[Bounds] = ()) -> bytes:
-    """Return the body of a predict response, in the format of its request; bounds are further outputs."""
+    """Return the body of a predict response, in its request's format. Bounds become extra outputs."""
     outputs = prediction.outputs
     finite = all(np.isfinite(value).all() for value in outputs.values())
     listed: Any
@@ -204,7 +204,7 @@ def read_examples(body: bytes) -> tuple[InputRows, str]:
 
 
 def choose_output(model: LoadedModel, signature: str, tasks: tuple[str, ...], verb: str) -> ModelOutput:
-    """Return the output that classify or regress answers with. Raises BadInput."""
+    """Return the output that answers a classify or regress request. Raises BadInput."""
     name = None if signature in (*SIGNATURES, f"tensorflow/serving/{verb}") else signature
     output = model.find_output(name, tasks)
     if output is None:
@@ -213,7 +213,7 @@ def choose_output(model: LoadedModel, signature: str, tasks: tuple[str, ...], ve
 
 
 def label_scores(output: ModelOutput, scores: Any) -> list[list[tuple[str, float]]]:
-    """Return label and score of each class, for each row. A sigmoid of one unit gives both of its classes."""
+    """Return each row's labels with their scores. A single sigmoid unit gives scores of both classes."""
     labels = output.labels or ("",) * output.units
     if output.units == 1 and len(labels) == 2:
         scores = np.concatenate([1 - scores, scores], axis=1)
@@ -228,9 +228,9 @@ def decided_outputs(model: LoadedModel) -> list[ModelOutput]:
 
 
 def decided_scores(results: list[list[tuple[str, float]]], decided: Decided) -> list[list[tuple[str, float]]]:
-    """Return each row's labels with their scores, the decided label first; none where the row is not answered.
+    """Return each row's labels with their scores, the decided label first; none if the model abstains for the row.
 
-    Of a multi-label target, those that apply come first.
+    For a multi-label target, the labels that apply come first.
     """
     ordered: list[list[tuple[str, float]]] = []
     for row, (scores, why) in enumerate(zip(results, decided.reasons, strict=True)):
@@ -250,7 +250,7 @@ def decided_scores(results: list[list[tuple[str, float]]], decided: Decided) -> 
 
 
 def status(entry: CatalogEntry, pointers: list[Pointer] | None) -> dict[str, Any]:
-    """Return the states of those pointers' versions, or of all versions."""
+    """Return the states of these pointers' versions, or of all versions."""
     chosen = entry.versions.values() if pointers is None else pointers
     return {"model_version_status": [_version_status(pointer.target, entry) for pointer in chosen]}
 
