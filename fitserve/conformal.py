@@ -166,7 +166,7 @@ class Conformal:
         self._scores: Mapping[str, Any] = scores
         self._spreads = {name: Spread(own["by_row"]["spread"]) for name, own in scores.items() if own.get("by_row")}
         self._groups = {
-            name: {g: at for at, g in enumerate(own.get("groups") or (), 1)} for name, own in scores.items()
+            name: {g: index for index, g in enumerate(own.get("groups") or (), 1)} for name, own in scores.items()
         }
         self.needs_feeds = any(one.needs_feeds for one in self._spreads.values())
         self._limits: dict[tuple[str, float], _Limits] = {}
@@ -235,8 +235,8 @@ class Conformal:
             if len(values) == 1:  # most requests
                 return [{name: values[0], added: likely(values[0], limits.labels, highs[places[0]] + 1e-9)}]
             return [
-                {name: row, added: likely(row, limits.labels, highs[at] + 1e-9)}
-                for row, at in zip(values, places, strict=True)
+                {name: row, added: likely(row, limits.labels, highs[index] + 1e-9)}
+                for row, index in zip(values, places, strict=True)
             ]
         low, high = self._added_names
         widths = [1.0] * len(values) if limits.spread is None else limits.spread.of_few(values, feeds)
@@ -245,8 +245,8 @@ class Conformal:
             middle = row[len(row) // 2]
             return [{name: row, low: middle + lows[at] * width, high: middle + highs[at] * width}]
         return [
-            {name: row, low: row[len(row) // 2] + lows[at] * width, high: row[len(row) // 2] + highs[at] * width}
-            for row, at, width in zip(values, places, widths, strict=True)
+            {name: row, low: row[len(row) // 2] + lows[index] * width, high: row[len(row) // 2] + highs[index] * width}
+            for row, index, width in zip(values, places, widths, strict=True)
         ]
 
     def rows(self, name: str) -> int:

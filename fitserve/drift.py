@@ -143,7 +143,7 @@ def count(distribution: Mapping[str, Any], values: Sequence[Any] | npt.NDArray[A
     if distribution["kind"] == "text":
         lengths = np.array([np.nan if label is None else len(label) for label in labels], np.float64)
         return _count_numbers(distribution["edges"], lengths)
-    bins = {str(label): at for at, label in enumerate(distribution["frequencies"])}
+    bins = {str(label): index for index, label in enumerate(distribution["frequencies"])}
     other = len(bins)
     counts = [0] * (other + 2)
     for label in labels:

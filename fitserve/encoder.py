@@ -191,10 +191,10 @@ class Encoder:
         """Raise what refuses the first of these rows."""
         problems: list[Problem] = []
         arrays = self._zeros(1)
-        for at in rows[:MAX_PROBLEMS].tolist():
+        for index in rows[:MAX_PROBLEMS].tolist():
             try:
                 for values, column in zip(columns, self.raw_columns, strict=True):
-                    column.encode_value(values[at], arrays, 0, at + 1)
+                    column.encode_value(values[index], arrays, 0, index + 1)
             except BadInput as error:
                 problems.extend(error.problems)
         raise BadInput(problems[0].detail, problems=problems[:MAX_PROBLEMS])
@@ -205,14 +205,14 @@ class Encoder:
         plan, targets = self.row_plan, self.row_plan.targets(list(arrays.values()))
         warnings: list[list[ValueWarning]] = []
         problems: list[Problem] = []
-        for at, row in enumerate(rows):
+        for index, row in enumerate(rows):
             of_row: list[ValueWarning] = []
-            if not plan.write(row, targets[at]):
+            if not plan.write(row, targets[index]):
                 for array in arrays.values():
-                    array[at] = 0
+                    array[index] = 0
                 try:
-                    for value, column in zip(self.positional(row, at + 1), self.raw_columns, strict=True):
-                        of_row += column.encode_value(value, arrays, at)
+                    for value, column in zip(self.positional(row, index + 1), self.raw_columns, strict=True):
+                        of_row += column.encode_value(value, arrays, index)
                 except BadInput as error:
                     problems.extend(error.problems)
                     if len(problems) >= MAX_PROBLEMS:

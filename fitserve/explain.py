@@ -88,7 +88,10 @@ def surface(encoder: Encoder, reference: Row, predict: Predict, x: Axis, y: Axis
 def in_chunks(predict: Predict, rows: Inputs) -> NDArray[np.float64]:
     """Call `predict` on some thousand rows at a time: bounded memory."""
     count = len(next(iter(rows.values())))
-    parts = [predict({name: values[at : at + CHUNK] for name, values in rows.items()}) for at in range(0, count, CHUNK)]
+    parts = [
+        predict({name: values[index : index + CHUNK] for name, values in rows.items()})
+        for index in range(0, count, CHUNK)
+    ]
     return np.concatenate([np.asarray(part, np.float64).reshape(len(part), -1) for part in parts])
 
 
@@ -125,7 +128,9 @@ def attribute(encoder: Encoder, reference: Row, row: Row, predict: Predict, unit
     steps -= steps % 2
     totals = np.zeros(len(moved))
     for order in (range(len(moved)), range(len(moved) - 1, -1, -1)):
-        totals += _changes_along(start, end, [moved[at] for at in order], predict, unit, steps)[np.argsort(order)] / 2
+        totals += (
+            _changes_along(start, end, [moved[index] for index in order], predict, unit, steps)[np.argsort(order)] / 2
+        )
     ends = in_chunks(predict, {name: np.concatenate([start[name], end[name]]) for name in start})[:, unit]
     contributions = dict.fromkeys(encoder.names, 0.0)
     contributions |= {column.name: float(total) for column, total in zip(moved, totals, strict=True)}
@@ -195,7 +200,9 @@ def shapley(rows: Sequence[Sequence[Any]], baseline: Sequence[Any], predict: Pre
     of_baseline = predict([list(baseline)])
     contributions: dict[str, list[Array]] = {name: [] for name in of_baseline}
     for row in rows:
-        mixed = [[row[at] if taken >> at & 1 else baseline[at] for at in range(width)] for taken in coalitions]
+        mixed = [
+            [row[index] if taken >> index & 1 else baseline[index] for index in range(width)] for taken in coalitions
+        ]
         for name, values in predict(mixed).items():
             contributions[name].append(_contributions(coalitions, values.astype(np.float64), width))
     return ShapleyValues(
@@ -225,11 +232,11 @@ def _contributions(coalitions: Sequence[int], values: Array, width: int) -> Arra
     totals = np.zeros((width, values.shape[1]))
     if width <= EXACT_COLUMNS:
         for taken in coalitions:
-            for at in range(width):
-                if not taken >> at & 1:
+            for index in range(width):
+                if not taken >> index & 1:
                     size = taken.bit_count()
                     weight = math.factorial(size) * math.factorial(width - size - 1) / math.factorial(width)
-                    totals[at] += weight * (values[taken | 1 << at] - values[taken])
+                    totals[index] += weight * (values[taken | 1 << index] - values[taken])
         return totals
     for step, (before, after) in enumerate(itertools.pairwise(coalitions)):
         if (added := after & ~before) and before & ~after == 0:

@@ -60,7 +60,7 @@ def calibration_of(shares: Sequence[float], place: int) -> dict[str, Any]:
     """Return what one row says of its probabilities: `shares` of all labels, of which the one at `place` is true."""
     likeliest = max(range(len(shares)), key=shares.__getitem__)
     confidence = min(1.0, max(0.0, shares[likeliest]))
-    squares = sum((share - (at == place)) ** 2 for at, share in enumerate(shares))
+    squares = sum((share - (index == place)) ** 2 for index, share in enumerate(shares))
     return {
         "confidence": confidence,
         "confidence_bin": min(BINS - 1, int(confidence * BINS)),

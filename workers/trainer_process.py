@@ -64,7 +64,7 @@ def gpu_of(settings: Settings, number: int) -> str | None:
     Without this, each trainer would take the memory of all GPUs. None: use whatever there is.
     """
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = named.split(",") if named else [str(at) for at, _ in enumerate(_DRIVERS_GPUS.glob("*"))]
+    gpus = named.split(",") if named else [str(index) for index, _ in enumerate(_DRIVERS_GPUS.glob("*"))]
     return gpus[number % len(gpus)] if settings.trainers > 1 and len(gpus) > 1 else None
 
 

@@ -82,8 +82,8 @@ class Dataset(DatasetInfo, Handle):
     def iter_columns(self, *names: str) -> Iterator[Column]:
         """Yield its columns, or those of these names, with all their labels. Raises NotFound for an unknown column."""
         source = f"{_PATH}/{self.id}/columns"
-        for at in range(0, max(1, len(names)), _COLUMNS):
-            query: Query = {"name": [*names[at : at + _COLUMNS]]}
+        for index in range(0, max(1, len(names)), _COLUMNS):
+            query: Query = {"name": [*names[index : index + _COLUMNS]]}
             yield from self._connection.pages(source, Column.model_validate, query)
 
     def to_pandas(self, limit: int | None = None) -> pandas.DataFrame:

@@ -435,8 +435,8 @@ class Runs(Resource):
         """
         ids = list(dict.fromkeys(run if isinstance(run, str) else run.id for run in runs))
         whole = BulkOutcome(done=[], refused=[])
-        for at in range(0, len(ids), MOST_CHANGED):
-            body = {"action": action, "runs": ids[at : at + MOST_CHANGED], "tag": tag}
+        for index in range(0, len(ids), MOST_CHANGED):
+            body = {"action": action, "runs": ids[index : index + MOST_CHANGED], "tag": tag}
             part = BulkOutcome.model_validate(self._connection.send("POST", f"{_PATH}/bulk", json=body).json())
             whole = BulkOutcome(done=[*whole.done, *part.done], refused=[*whole.refused, *part.refused])
         return whole

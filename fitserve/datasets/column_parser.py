@@ -205,8 +205,8 @@ class ColumnParser:
         if not count:
             return parsed, None
         self.bad += count
-        for at in np.flatnonzero(bad)[: max(0, MAX_PROBLEMS - len(self.bad_values))]:
-            self.bad_values.append((int(rows[at]), texts[int(at)].as_py()))
+        for index in np.flatnonzero(bad)[: max(0, MAX_PROBLEMS - len(self.bad_values))]:
+            self.bad_values.append((int(rows[index]), texts[int(index)].as_py()))
         spellings = texts.filter(pa.array(bad)).value_counts()
         for text, occurrences in zip(spellings.field(0).to_pylist(), spellings.field(1).to_pylist(), strict=True):
             if text in self.bad_spellings or len(self.bad_spellings) < MAX_SPELLINGS:

@@ -26,12 +26,12 @@ def _some_at_once(metadata: pq.FileMetaData) -> Iterator[Sequence[int]]:
     """Yield sequences of row groups: one large group, or several that are small together."""
     run: list[int] = []
     rows = size = 0
-    for at in range(metadata.num_row_groups):
-        group = metadata.row_group(at)
+    for index in range(metadata.num_row_groups):
+        group = metadata.row_group(index)
         if run and (rows + group.num_rows > ROWS or size + group.total_byte_size > BYTES):
             yield run
             run, rows, size = [], 0, 0
-        run.append(at)
+        run.append(index)
         rows, size = rows + group.num_rows, size + group.total_byte_size
     if run:
         yield run

@@ -83,10 +83,10 @@ def propose_plans(
     prior = FilePrior(options.decimal, options.thousands, options.dates, european)
     prior = _with_proofs(prior, plans)
     proposed = [sample.plan(prior) for sample in plans]
-    for at, (sample, beside) in enumerate(pairwise(plans)):
+    for index, (sample, beside) in enumerate(pairwise(plans)):
         note = note_packed_coordinates(sample.name, sample.present, beside.name, beside.present)
         if note is not None and sample.kind is None:
-            proposed[at] = replace(proposed[at], notices=(*proposed[at].notices, note))
+            proposed[index] = replace(proposed[index], notices=(*proposed[index].notices, note))
     return proposed
 
 

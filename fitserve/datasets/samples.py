@@ -170,7 +170,7 @@ def _titanic(_name: str, target: str) -> pa.Table:
         for _ in range(count)
     ]
     order = np.random.default_rng(1912).permutation(len(people))
-    columns = zip(*(people[at] for at in order), strict=True)
+    columns = zip(*(people[index] for index in order), strict=True)
     return pa.table(dict(zip(("class", "age", "sex", target), map(list, columns), strict=True)))
 
 

@@ -122,9 +122,9 @@ def _by_column(column: pa.ChunkedArray, name: str) -> np.ndarray:
     bad = np.flatnonzero(parts < 0)
     if len(bad):
         problems = []
-        for at in bad[:20]:
-            received = None if codes[at] < 0 else excerpt_of_cell(labels[codes[at]])
-            detail, row = f"Column {name!r}, row {at + 1}: {received!r} names no part.", int(at) + 1
+        for index in bad[:20]:
+            received = None if codes[index] < 0 else excerpt_of_cell(labels[codes[index]])
+            detail, row = f"Column {name!r}, row {index + 1}: {received!r} names no part.", int(index) + 1
             expected = "train, validation or test"
             problems.append(Problem(detail, row=row, column=name, received=received, expected=expected))
         raise BadInput(f"The split column {name!r} names no part in {len(bad)} rows.", problems=problems)

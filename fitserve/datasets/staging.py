@@ -109,8 +109,8 @@ class Stage:
         ids = [one.id for one in waiting]
         with store.scratch_folder(self.settings.scratch) as folder:
             parts = []
-            for at, one in enumerate(waiting):
-                path = folder / f"batch-{at}.parquet"
+            for index, one in enumerate(waiting):
+                path = folder / f"batch-{index}.parquet"
                 path.write_bytes(self._parquet(one.id))
                 parts.append(path)
             whole = hashlib.sha256("+".join(one.sha256 for one in waiting).encode()).hexdigest()

@@ -178,11 +178,11 @@ def _rate(texts: list[str], name: str) -> float:
     total = weight = 0.0
     letters: Counter[str] = Counter()
     for text in texts:
-        for at, character in enumerate(text):
+        for index, character in enumerate(text):
             if character < "\x80":
                 continue
             bytes_taken = 2.0 if name in _WIDE and character > "\xff" and not "\uff61" <= character <= "\uff9f" else 1.0
-            before, after = text[at - 1] if at else " ", text[at + 1] if at + 1 < len(text) else " "
+            before, after = text[index - 1] if index else " ", text[index + 1] if index + 1 < len(text) else " "
             is_in_place = bool(_IN_PLACE.match(before + character + after))
             total += bytes_taken * (IN_PLACE if is_in_place else _rate_character(character, before, after, name))
             weight += bytes_taken

@@ -116,7 +116,7 @@ class LabelColumn(FittedColumn):
         places = self._looked_up(values)
         unusual, others = Unusual(), np.flatnonzero(places == _NOT_FOUND)
         if others.size:
-            their_places, states = self._places_and_states([values[at] for at in others.tolist()])
+            their_places, states = self._places_and_states([values[index] for index in others.tolist()])
             places = places.copy()
             places[others] = their_places
             if (states == _REFUSED).any():
@@ -181,7 +181,9 @@ class LabelColumn(FittedColumn):
         codes, labels = labels_of(column)
         spells_missing: frozenset[int] = frozenset()
         if self.format.missing_numbers:
-            spells_missing = frozenset(at for at, label in enumerate(labels) if as_label(label, self.format) is None)
+            spells_missing = frozenset(
+                index for index, label in enumerate(labels) if as_label(label, self.format) is None
+            )
             codes = np.where(np.isin(codes, list(spells_missing)), -1, codes)
         missing = codes < 0
         if missing.any():

@@ -190,7 +190,7 @@ def by_value(values: Sequence[Any]) -> tuple[np.ndarray, list[Any]]:
     if keys is values:
         return codes, list(places)
     _, first = np.unique(codes, return_index=True)
-    return codes, [values[at] for at in first.tolist()]
+    return codes, [values[index] for index in first.tolist()]
 
 
 def _single_array(column: Column) -> pa.Array:
@@ -230,9 +230,9 @@ def labels_of(column: Column) -> tuple[np.ndarray, list[str]]:
     codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
     places: dict[str, int] = {}
     lookup = np.full(len(values) + 1, -1, np.int64)
-    for at, label in enumerate(values):
+    for index, label in enumerate(values):
         if label is not None:
-            lookup[at] = places.setdefault(label, len(places))
+            lookup[index] = places.setdefault(label, len(places))
     return lookup[codes], list(places)
 
 

@@ -29,7 +29,7 @@ def label_distribution(codes: np.ndarray, labels: Sequence[str]) -> Distribution
         "kind": "categorical",
         "rows": len(codes),
         "missing": float((codes < 0).sum() / rows),
-        "frequencies": {labels[at]: float(counts[at] / rows) for at in order},
+        "frequencies": {labels[index]: float(counts[index] / rows) for index in order},
         "other": float((counts.sum() - counts[order].sum()) / rows),
     }
 

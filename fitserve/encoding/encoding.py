@@ -158,14 +158,14 @@ class FittedColumn:
         """
         warned: dict[str, list[int]] = {}
         refused = []
-        for at, value in enumerate(values):
+        for index, value in enumerate(values):
             try:
-                warning = self.encode_value(value, out[at], at + 1)
+                warning = self.encode_value(value, out[index], index + 1)
             except BadInput:
-                refused.append(at)
+                refused.append(index)
                 continue
             if warning is not None:
-                warned.setdefault(warning.code, []).append(at)
+                warned.setdefault(warning.code, []).append(index)
         rows = np.array(refused, np.int64) if refused else None
         return Unusual({code: np.array(several, np.int64) for code, several in warned.items()}, rows)
 

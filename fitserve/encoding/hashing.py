@@ -103,7 +103,7 @@ def siphash24(data: bytes, key: tuple[int, int]) -> int:
     state = (k0 ^ 0x736F6D6570736575, k1 ^ 0x646F72616E646F6D, k0 ^ 0x6C7967656E657261, k1 ^ 0x7465646279746573)
     whole = len(data) & ~7
     last = int.from_bytes(data[whole:], "little") | (len(data) & 0xFF) << 56
-    for word in [int.from_bytes(data[at : at + 8], "little") for at in range(0, whole, 8)] + [last]:
+    for word in [int.from_bytes(data[index : index + 8], "little") for index in range(0, whole, 8)] + [last]:
         v0, v1, v2, v3 = state
         v0, v1, v2, v3 = _round(*_round(v0, v1, v2, v3 ^ word))
         state = (v0 ^ word, v1, v2, v3)

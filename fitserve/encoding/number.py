@@ -119,11 +119,11 @@ class NumericColumn(FittedColumn):
 
     def _read_each(self, values: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
         numbers, refused = np.full(len(values), np.nan), np.zeros(len(values), np.bool_)
-        for at, value in enumerate(values):
+        for index, value in enumerate(values):
             try:
-                numbers[at] = self.convert(value)
+                numbers[index] = self.convert(value)
             except (TypeError, ValueError, OverflowError):
-                refused[at] = True
+                refused[index] = True
         return numbers, refused
 
     def outside(self, numbers: np.ndarray) -> np.ndarray | None:

@@ -58,7 +58,7 @@ class Periodic(RobustNumber):
         return 2 * self.frequencies + bool(self.indicator)
 
     def fit(self, values: Column, facts: ColumnFacts) -> dict[str, Any]:
-        ranks = [0.5 + (at + 0.5) / (2 * self.frequencies) for at in range(self.frequencies)]
+        ranks = [0.5 + (index + 0.5) / (2 * self.frequencies) for index in range(self.frequencies)]
         fitted = super().fit(values, facts)
         turns = [self.sigma * NormalDist().inv_cdf(rank) for rank in ranks]
         return {**fitted, "fill": fitted["center"], "frequencies": turns}

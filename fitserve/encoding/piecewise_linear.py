@@ -34,8 +34,8 @@ class PiecewiseLinearColumn(BinnedColumn):
 
     def number_writer(self) -> NumberWriter:
         start, bins = self.offset, self.bins
-        below = [memoryview(row[:at]) for at, row in enumerate(self._below)]
-        parts = [slice(start, start + at) for at in range(bins)]
+        below = [memoryview(row[:index]) for index, row in enumerate(self._below)]
+        parts = [slice(start, start + index) for index in range(bins)]
         edges = self.halves.tolist()
         inner, widths = edges[1:-1], [high - low for low, high in pairwise(edges)]
         if not bins:

@@ -65,7 +65,7 @@ class RawColumn:
         return unusual
 
     def encode_value(
-        self, value: Any, arrays: Mapping[str, np.ndarray], at: int, row: int | None = None
+        self, value: Any, arrays: Mapping[str, np.ndarray], index: int, row: int | None = None
     ) -> list[ValueWarning]:
         """Write one JSON value into row `at` of the network's inputs, by every encoding.
 
@@ -73,7 +73,7 @@ class RawColumn:
         """
         warnings: dict[str, ValueWarning] = {}
         for part in self.parts:
-            warning = part.encode_value(value, arrays[part.input][at, part.part], row or at + 1)
+            warning = part.encode_value(value, arrays[part.input][index, part.part], row or index + 1)
             # Of a missing value, one encoding that marks it is enough.
             if warning is not None and not (warning.code == "missing_value" and self.missing is not None):
                 warnings.setdefault(warning.code, warning)

@@ -38,7 +38,7 @@ class RowPlan:
     def targets(self, arrays: Sequence[np.ndarray]) -> list[Target]:
         """Return for each row of the inputs, each (rows, *shape), what `write` writes it into."""
         views = [_rows_of(array) for array in arrays]
-        return [[row[at] for at in self._inputs] for row in zip(*views, strict=True)]
+        return [[row[index] for index in self._inputs] for row in zip(*views, strict=True)]
 
     def write(self, row: Any, target: Target) -> bool:
         """Write a row, named or positional, into zeros.

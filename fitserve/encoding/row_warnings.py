@@ -76,7 +76,7 @@ class RowWarnings(Sequence[list[ValueWarning]]):
 
     def __getitem__(self, row: Any) -> Any:
         if isinstance(row, slice):
-            return [self[at] for at in range(*row.indices(self._rows))]
+            return [self[index] for index in range(*row.indices(self._rows))]
         row = range(self._rows)[row]
         if self._columns:
             places = [place for place, rows in self._columns if _holds(rows, row)]

@@ -30,8 +30,8 @@ class SequenceColumn(TextColumn):
         offset = self.offset
 
         def write(places: list[int], row: Row) -> None:
-            for at, place in enumerate(places, offset):
-                row[at] = place
+            for index, place in enumerate(places, offset):
+                row[index] = place
 
         return write
 

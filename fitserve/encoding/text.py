@@ -132,18 +132,18 @@ class TextColumn(FittedColumn):
         texts: list[list[int]] = []
         known: dict[str, list[int]] = {}
         refused = []
-        for at, value in enumerate(values):
+        for index, value in enumerate(values):
             places = known.get(value) if type(value) is str else None
             if places is None:
                 try:
                     text = as_label(value, self.format)
                 except TypeError:
-                    refused.append(at)
+                    refused.append(index)
                     continue
                 if text is None:
                     places = []
                     if refuse_missing:
-                        refused.append(at)
+                        refused.append(index)
                 else:
                     places = [find(token, unknown) for token in self.tokens_of(text)]
                     if type(value) is str:

@@ -369,7 +369,7 @@ def _parts(text: str) -> tuple[str, str, bool] | None:
     elif bare[-1] == ")" and bare.count("(") == 1:  # €(5)
         bare, odd = bare[:-1].replace("(", ""), True
     bare = bare.strip("+-").strip() if bare[:1] in "+-" or bare[-1:] == "-" else bare
-    places = [at for at, character in enumerate(bare) if "0" <= character <= "9"]
+    places = [index for index, character in enumerate(bare) if "0" <= character <= "9"]
     if not places:
         return None
     first, last = places[0], places[-1] + 1

@@ -297,11 +297,11 @@ def _parse_epochs(texts: pa.Array, format: ColumnFormat, micros: np.ndarray, bad
     encoded = texts.dictionary_encode()
     codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
     epochs, wrong = np.zeros(len(encoded.dictionary) + 1, np.int64), np.zeros(len(encoded.dictionary) + 1, bool)
-    for at, text in enumerate(encoded.dictionary.to_pylist()):
+    for index, text in enumerate(encoded.dictionary.to_pylist()):
         try:
-            epochs[at] = microseconds_of_number(_number_of(text), format)
+            epochs[index] = microseconds_of_number(_number_of(text), format)
         except (ValueError, OverflowError):
-            wrong[at] = True
+            wrong[index] = True
     micros[:], bad[:] = epochs[codes], wrong[codes]
 
 
@@ -310,7 +310,7 @@ def _combine(parts: pa.Array, format: ColumnFormat) -> tuple[np.ndarray, np.ndar
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    names = [parts.type.field(at).name for at in range(parts.type.num_fields)]
+    names = [parts.type.field(index).name for index in range(parts.type.num_fields)]
     texts = {name: parts.field(name) for name in names}
     good = np.ones(len(parts), bool)
 

@@ -93,8 +93,8 @@ def _change_runs(
     """
     refused: Refusals = {}
     wanted = sorted(set(ids))
-    for at in range(0, len(wanted), GROUP):
-        group = wanted[at : at + GROUP]
+    for index in range(0, len(wanted), GROUP):
+        group = wanted[index : index + GROUP]
         try:
             refused |= _change_group(engine, group, owner, apply, note)
             committed()

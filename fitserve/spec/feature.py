@@ -221,8 +221,8 @@ def stored_numbers(features: Sequence[Feature], facts: DatasetFacts) -> int:
         assert isinstance(encoding, Encoding)
         width, hot = encoding.width(column), is_hot(encoding, column)
         totals = widths.setdefault(str(feature.input), [0, 0, 0])
-        for at, value in enumerate((width, width * hot, int(hot))):
-            totals[at] += value
+        for index, value in enumerate((width, width * hot, int(hot))):
+            totals[index] += value
     return sum(width - hot + places if hot >= WIDE_ONE_HOT else width for width, hot, places in widths.values())
 
 

@@ -61,10 +61,10 @@ def check_interval(
         fix = "split: {validation: 0.2}, or ensemble: folds"
         problems.append(Problem(detail, "/interval", received=list(interval.level), fix=fix))
     elif (rows := _held_out_rows(plan, facts)) is not None:
-        for at, level in enumerate(interval.level):
+        for index, level in enumerate(interval.level):
             needed = max(conformal.rows_needed(task, level) for task in tasks)
             if rows < needed:
-                pointer = "/interval" if len(interval.level) == 1 else f"/interval/level/{at}"
+                pointer = "/interval" if len(interval.level) == 1 else f"/interval/level/{index}"
                 detail = f"The level {level:g} needs {needed} held-out rows; the split holds out {rows}."
                 highest = min(conformal.highest_level(task, rows) for task in tasks)
                 expected = (

@@ -22,12 +22,12 @@ def _read_levels(value: Any) -> Any:
     if not 1 <= len(levels) <= MAX_LEVELS:
         detail = f"An interval has 1 to {MAX_LEVELS} levels."
         raise InvalidValue(detail, received=len(levels), expected="a level such as 0.9, or several")
-    for at, level in enumerate(levels):
+    for index, level in enumerate(levels):
         if isinstance(level, bool) or not isinstance(level, (int, float)) or not 0 < level < 1:
             detail = "The level of an interval is a share of the rows between 0 and 1."
             expected = "a number above 0 and below 1, such as 0.9"
             error = InvalidValue(detail, received=excerpt(level), expected=expected)
-            raise error.under(at) if levels is value else error
+            raise error.under(index) if levels is value else error
     return tuple(map(float, levels))
 
 

@@ -245,7 +245,9 @@ def _differences(
     own = [weight.shape for weight in weights]
     if theirs == own:
         return []
-    place = next(at for at in range(len(own) + 1) if at >= min(len(own), len(theirs)) or own[at] != theirs[at])
+    place = next(
+        index for index in range(len(own) + 1) if index >= min(len(own), len(theirs)) or own[index] != theirs[index]
+    )
     received: Any = len(theirs)
     if place >= min(len(own), len(theirs)):
         detail = f"{node.name!r} has {len(own)} arrays of weights; it has {len(theirs)} in {source.name}."

@@ -283,7 +283,7 @@ class ImportPartAttempt(_ImportingAttempt):
                 raise DeterministicFailure(FailureCause.source_away, error.detail, {}) from error
             self._write((), StoredCheckpoint(part.listed, 1))
         crash_point("import.after_part")
-        stored = {"part": part.listed} | {f"part {at}": file for at, file in enumerate(part.files)}
+        stored = {"part": part.listed} | {f"part {index}": file for index, file in enumerate(part.files)}
         objects = [file.sha256 for file in part.files]
         return {"rows": 0, "blob": part.listed.sha256, "bytes": part.expanded, "objects": objects}, stored
 

@@ -131,8 +131,8 @@ class ColumnarReader(TableReader):
         kinds = self.options.kinds
         head = self._first_batch() if self.as_text else None
         texts = {
-            name: head.column(at) if head is not None else pa.nulls(0, pa.string())
-            for at, name in enumerate(self.names)
+            name: head.column(index) if head is not None else pa.nulls(0, pa.string())
+            for index, name in enumerate(self.names)
             if name in self.as_text
         }
         # Texts stay texts, as their type says, unless the request says how they are written as numbers or times.
@@ -182,17 +182,17 @@ class ColumnarReader(TableReader):
     def _read(self, batch: pa.RecordBatch, numbers: np.ndarray, as_text: set[str]) -> tuple[np.ndarray, pa.RecordBatch]:
         """Return a batch's rows under the dataset's types, without those that have a value that cannot be read."""
         arrays, bad = [], np.zeros(batch.num_rows, bool)
-        for at, column in enumerate(batch.columns):
+        for index, column in enumerate(batch.columns):
             try:
-                values, wrong = self.readings[at][0].convert(column)
+                values, wrong = self.readings[index][0].convert(column)
             except Overflow:
-                del self.readings[at][0]
+                del self.readings[index][0]
                 raise ReadAgain from None
             if wrong is not None:
-                self._report(at, column, wrong, numbers)
+                self._report(index, column, wrong, numbers)
                 bad |= wrong
             arrays.append(
-                as_texts(values) if self.names[at] in as_text and not pa.types.is_string(values.type) else values
+                as_texts(values) if self.names[index] in as_text and not pa.types.is_string(values.type) else values
             )
         renamed = pa.RecordBatch.from_arrays(arrays, names=list(self.names))
         if not bad.any():
@@ -201,11 +201,11 @@ class ColumnarReader(TableReader):
         self.refuse_if_strict()
         return numbers[~bad], renamed.filter(pa.array(~bad))
 
-    def _report(self, at: int, column: pa.Array, wrong: np.ndarray, numbers: np.ndarray) -> None:
-        name, expected = self.names[at], self.readings[at][0].expected
+    def _report(self, index: int, column: pa.Array, wrong: np.ndarray, numbers: np.ndarray) -> None:
+        name, expected = self.names[index], self.readings[index][0].expected
         if wrong.sum() > 0.5 * len(wrong) and wrong.sum() > 1:
             received = _shown(column[int(np.flatnonzero(wrong)[0])])
-            what = f"Column {name!r} is {self.fields[at].type}: most of its values are not {expected}."
+            what = f"Column {name!r} is {self.fields[index].type}: most of its values are not {expected}."
             fix = f"Leave the column out: kinds.{name}=ignored, or write it as another type."
             problem = Problem(what, column=name, received=received, expected=expected, fix=fix)
             raise TableRefused(what, problems=[problem])
@@ -275,7 +275,7 @@ class ParquetReader(ColumnarReader):
         metadata = file.metadata
         self.check_width(metadata.num_columns)
         self.check_length(metadata.num_rows)
-        self.check_expansion(sum(metadata.row_group(at).total_byte_size for at in range(metadata.num_row_groups)))
+        self.check_expansion(sum(metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups)))
         return file.schema_arrow
 
     def _raw_batches(self) -> Iterator[pa.RecordBatch]:
@@ -314,7 +314,7 @@ class ArrowReader(ColumnarReader):
     def stored_batches(path: Path) -> Iterator[pa.RecordBatch]:
         with _opened_arrow(path) as reader:
             if isinstance(reader, pa.ipc.RecordBatchFileReader):
-                yield from (reader.get_batch(at) for at in range(reader.num_record_batches))
+                yield from (reader.get_batch(index) for index in range(reader.num_record_batches))
             else:
                 yield from reader
 
@@ -348,11 +348,11 @@ def _names_of(schema: pa.Schema) -> tuple[list[str], list[str]]:
     """Return the columns' names, and those given to indices that pandas wrote without a name."""
     names = list(schema.names)
     decoded = []
-    for at, name in enumerate(names):
+    for index, name in enumerate(names):
         if re.fullmatch(r"__index_level_\d+__", name):
             stem = "index" if name == "__index_level_0__" else f"index_{name[14:-2]}"
-            names[at] = next(free for free in (stem, f"{stem}_pandas", name) if free not in names)
-            decoded.append(names[at])
+            names[index] = next(free for free in (stem, f"{stem}_pandas", name) if free not in names)
+            decoded.append(names[index])
     return names, decoded
 
 

@@ -68,7 +68,7 @@ def _is_one_column(text: str, comment: str | None, whole: bool) -> bool:
     if not values or not any(one in line for line in values for one in (*DELIMITERS, ":", " ")):
         return False
     firsts = [line.partition(",")[0].strip() for line in values]
-    if any(firsts == [str(at) for at in range(start, start + len(firsts))] for start in (0, 1)):
+    if any(firsts == [str(index) for index in range(start, start + len(firsts))] for start in (0, 1)):
         return False  # an index, and a column that the header names
     return all(_TIME.fullmatch(line) or (is_named and _AMOUNT.fullmatch(line)) for line in values)
 

@@ -50,9 +50,9 @@ def is_header(first: list[str], body: list[list[str]], *, surely: bool = False) 
         return not surely and not any(map(begins_as_number, first))
     votes = 0
     rows = [fields for fields in body if fields != first]  # files that were put together repeat their header
-    for at, name in enumerate(first):
-        below = _below(rows, at)
-        if at and not name.strip():
+    for index, name in enumerate(first):
+        below = _below(rows, index)
+        if index and not name.strip():
             continue  # a name is left out, or a value; of the first column, rather the name
         if below and sum(map(begins_as_number, below)) > 0.8 * len(below):
             # Above plain numbers, what is no plain number is a name: MNIST's 28x28.
@@ -61,22 +61,24 @@ def is_header(first: list[str], body: list[list[str]], *, surely: bool = False) 
             votes += 1 if is_name else -1
     if votes or surely:
         return votes > 0
-    if votes := sum(_vote_by_shape(name, _below(body, at)) for at, name in enumerate(first)):
+    if votes := sum(_vote_by_shape(name, _below(body, index)) for index, name in enumerate(first)):
         return votes > 0
     if any(is_number(text) for text in first):
         return False
-    repeated = sum(name in {fields[at] for fields in body if at < len(fields)} for at, name in enumerate(first))
+    repeated = sum(
+        name in {fields[index] for fields in body if index < len(fields)} for index, name in enumerate(first)
+    )
     return repeated * 2 < len(first)
 
 
 def has_a_number_above_numbers(first: list[str], body: list[list[str]]) -> bool:
     """Return whether the first record is a row beyond doubt."""
-    below = [_below(body, at) if is_number(text) else [""] for at, text in enumerate(first)]
+    below = [_below(body, index) if is_number(text) else [""] for index, text in enumerate(first)]
     return any(texts and sum(map(is_number, texts)) >= 0.8 * len(texts) for texts in below)
 
 
-def _below(rows: list[list[str]], at: int) -> list[str]:
-    return [fields[at] for fields in rows if at < len(fields) and fields[at].strip()]
+def _below(rows: list[list[str]], index: int) -> list[str]:
+    return [fields[index] for fields in rows if index < len(fields) and fields[index].strip()]
 
 
 def _vote_by_shape(name: str, below: list[str]) -> int:
@@ -110,23 +112,23 @@ def names_are_numbers(first: list[str], body: list[list[str]]) -> bool:
     They ascend (or descend) as no row does. Few of them count by one besides, above what is not whole numbers, or
     after the empty name of a column that counts rows.
     """
-    columns = [at for at, text in enumerate(first) if is_number(text)]
+    columns = [index for index, text in enumerate(first) if is_number(text)]
     rows = [fields for fields in body[:MAX_COMPARED] if len(fields) >= len(first)]
     if len(columns) < FEW_NUMBERS or not rows:
         return False
-    names = _steps([first[at] for at in columns])
+    names = _steps([first[index] for index in columns])
     if not _one_way(names):
         return False
-    below = [_steps([fields[at] for at in columns]) for fields in rows]
+    below = [_steps([fields[index] for index in columns]) for fields in rows]
     are_many = len(columns) >= MANY_NUMBERS and len(rows) >= FEW_NUMBERS
     if are_many and (not any(map(_one_way, below)) or (_are_alike(names) and not any(map(_are_alike, below)))):
         return True
-    are_whole = all(first[at].strip().isdecimal() for at in columns)
+    are_whole = all(first[index].strip().isdecimal() for index in columns)
     if not are_whole or {abs(step) for step in names} != {1} or any(steps == names for steps in below):
         return False
-    if not first[0].strip() and [fields[0].strip() for fields in rows] == [str(at) for at in range(len(rows))]:
+    if not first[0].strip() and [fields[0].strip() for fields in rows] == [str(index) for index in range(len(rows))]:
         return True
-    unlike = sum(_are_unlike_whole([fields[at] for fields in rows]) for at in columns)
+    unlike = sum(_are_unlike_whole([fields[index] for fields in rows]) for index in columns)
     return unlike * 2 > len(columns)
 
 
@@ -175,23 +177,25 @@ def find_second_header(names: list[str], body: list[list[str]]) -> SecondHeader 
     if all(text.strip().startswith(QUESTION_ID) for text in body[1]):  # below the questions of a survey
         return SecondHeader(2, names, "units_skipped", ", ".join(body[0])[:80])
     second, rows = [text.strip() for text in body[0]], body[1:MAX_COMPARED]
-    if any(begins_as_number(text) and _is_numeric(rows, at) for at, text in enumerate(second)):
+    if any(begins_as_number(text) and _is_numeric(rows, index) for index, text in enumerate(second)):
         return None  # as in almost all tables
-    numeric = [at for at in range(len(names)) if _is_numeric(rows, at)]
-    above = [second[at] for at in numeric]
+    numeric = [index for index in range(len(names)) if _is_numeric(rows, index)]
+    above = [second[index] for index in numeric]
     if not any(above) or any(map(_is_missing, above)):
         return None
     if any(
-        text and not _is_choice(names, at) and any(fields[at].strip() == text for fields in rows if at < len(fields))
-        for at, text in enumerate(second)
+        text
+        and not _is_choice(names, index)
+        and any(fields[index].strip() == text for fields in rows if index < len(fields))
+        for index, text in enumerate(second)
     ):
         return None
     shown = ", ".join(text for text in second if text)[:80]
-    others = [second[at] for at in range(len(names)) if at not in numeric]
+    others = [second[index] for index in range(len(names)) if index not in numeric]
     if (joined := _joined([name.strip() for name in names], second)) is not None and not any(
-        text and not _is_unit(text) and not _repeats(names, at) and not _is_choice(names, at)
-        for at, text in enumerate(second)
-        if at not in numeric
+        text and not _is_unit(text) and not _repeats(names, index) and not _is_choice(names, index)
+        for index, text in enumerate(second)
+        if index not in numeric
     ):
         of_index = [text.strip() for text in body[1]]
         if of_index[0] and not any(of_index[1:]) and not joined[0]:
@@ -206,8 +210,8 @@ def find_second_header(names: list[str], body: list[list[str]]) -> SecondHeader 
     return SecondHeader(1, names, "units_skipped", shown)
 
 
-def _is_numeric(rows: list[list[str]], at: int) -> bool:
-    present = [fields[at] for fields in rows if at < len(fields) and fields[at].strip()]
+def _is_numeric(rows: list[list[str]], index: int) -> bool:
+    present = [fields[index] for fields in rows if index < len(fields) and fields[index].strip()]
     return len(present) >= FEW_NUMBERS and all(map(begins_as_number, present))
 
 
@@ -220,13 +224,13 @@ def _is_unit(text: str) -> bool:
     return lower in ("-", "–", "—") or lower in TYPES or lower in UNITS or _BRACKETED.fullmatch(lower) is not None
 
 
-def _repeats(names: list[str], at: int) -> bool:
-    return not names[at].strip() or names.count(names[at]) > 1
+def _repeats(names: list[str], index: int) -> bool:
+    return not names[index].strip() or names.count(names[index]) > 1
 
 
-def _is_choice(names: list[str], at: int) -> bool:
+def _is_choice(names: list[str], index: int) -> bool:
     """Return whether a name stands above several columns: a question with an answer in each of them."""
-    return not names[at].strip() or (at + 1 < len(names) and not names[at + 1].strip())
+    return not names[index].strip() or (index + 1 < len(names) and not names[index + 1].strip())
 
 
 def _joined(names: list[str], second: list[str]) -> list[str] | None:
@@ -235,7 +239,7 @@ def _joined(names: list[str], second: list[str]) -> list[str] | None:
     if len(set(named)) == len(named) and all(names[1:]):
         return None
     parts: list[str] = []
-    for at, name in enumerate(names):
-        parts.append(name or (parts[-1] if at and second[at] else ""))
+    for index, name in enumerate(names):
+        parts.append(name or (parts[-1] if index and second[index] else ""))
     joined = [f"{name} {part}".strip() for name, part in zip(parts, second, strict=True)]
     return joined if len(set(joined)) == len(joined) else None

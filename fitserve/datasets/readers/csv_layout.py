@@ -145,38 +145,43 @@ def find_beginning(parsed: Parsed, *, may_skip: bool = True) -> Beginning:
     records, width = parsed.records, parsed.width
     if may_skip and (below := _below_pairs(records, width)):
         return Beginning(below, "preamble_skipped")
-    for at, record in enumerate(records[: MAX_BEFORE if may_skip else 1]):
-        after = [other.fields for other in records[at + 1 :]]
+    for index, record in enumerate(records[: MAX_BEFORE if may_skip else 1]):
+        after = [other.fields for other in records[index + 1 :]]
         first_width = len(record.fields)
-        if record.is_blank and at + 1 < len(records):
+        if record.is_blank and index + 1 < len(records):
             continue
         code = (
-            ("empty_record_skipped" if all(one.is_blank for one in records[:at]) else "preamble_skipped")
-            if at
+            ("empty_record_skipped" if all(one.is_blank for one in records[:index]) else "preamble_skipped")
+            if index
             else None
         )
-        if at and len(after) < at and not _is_above_short_table(records[:at], record, after, width):
+        if index and len(after) < index and not _is_above_short_table(records[:index], record, after, width):
             return Beginning(0)  # more would be skipped than read
-        if first_width == width and may_skip and _is_sparse(record) and _header_follows(records[at : at + MAX_SPARSE]):
+        if (
+            first_width == width
+            and may_skip
+            and _is_sparse(record)
+            and _header_follows(records[index : index + MAX_SPARSE])
+        ):
             continue
         lacks_one = first_width == width - 1 and bool(after) and len(after[0]) == width and _share(after, width) > 0.9
         begins = first_width == width or lacks_one
-        if code == "preamble_skipped" and begins and not _surely_begins(records[:at], record, after):
+        if code == "preamble_skipped" and begins and not _surely_begins(records[:index], record, after):
             if lacks_one:  # the next record may be the header
                 continue
             return Beginning(0)
         if first_width == width:
-            return Beginning(at, code)
+            return Beginning(index, code)
         if lacks_one:
             if all(not fields[-1].strip() for fields in after if len(fields) == width):
-                return Beginning(at, code, trailing=True)
+                return Beginning(index, code, trailing=True)
             is_preamble = bool(after) and is_header(after[0], after[1:], surely=True)
             if not is_preamble and len(after) > 2:
-                return Beginning(at, code, row_names=True)
+                return Beginning(index, code, row_names=True)
         if first_width > width and not record.is_blank:
             is_preamble = bool(after) and len(after[0]) == width and is_header(after[0], after[1:], surely=True)
             if not is_preamble or (first_width == width + 1 and not record.fields[-1].strip()):
-                return Beginning(at, code)
+                return Beginning(index, code)
     return Beginning(0)
 
 
@@ -185,20 +190,20 @@ def _below_pairs(records: list[Record], width: int) -> int:
 
     A preamble may have as many fields as the table: `Sample:`, `S1`. 0: there is none.
     """
-    for at in range(1, min(len(records), MAX_SPARSE)):
-        rows = [record.fields for record in records[at + 1 :]]
-        if records[at].line == records[at - 1].end and not records[at - 1].is_blank:
+    for index in range(1, min(len(records), MAX_SPARSE)):
+        rows = [record.fields for record in records[index + 1 :]]
+        if records[index].line == records[index - 1].end and not records[index - 1].is_blank:
             continue
-        if len(rows) < max(FEW_ROWS, at) or _share(rows, width) < 1 or len(records[at].fields) != width:
+        if len(rows) < max(FEW_ROWS, index) or _share(rows, width) < 1 or len(records[index].fields) != width:
             return 0
-        before = [record.fields for record in records[:at] if not record.is_blank]
+        before = [record.fields for record in records[:index] if not record.is_blank]
         if not before:
             return 0
         numeric = [one for one in range(width) if is_numeric(rows[:100], one)]
         are_pairs = all(len(fields) <= width and not begins_as_number(fields[0]) for fields in before)
         are_pairs &= len(before) > 1 or before[0][0].rstrip().endswith(":")  # one line may be the header, above units
-        are_names = not any(begins_as_number(text) or not text.strip() for text in records[at].fields)
-        return at if 0 in numeric and are_pairs and are_names else 0
+        are_names = not any(begins_as_number(text) or not text.strip() for text in records[index].fields)
+        return index if 0 in numeric and are_pairs and are_names else 0
     return 0
 
 
@@ -212,7 +217,7 @@ def _surely_begins(before: list[Record], first: Record, after: list[list[str]]) 
         return False
     width = len(first.fields)
     are_rows = len(after) >= FEW_ROWS and width > 2 and _share(after, width) == 1
-    return is_header(first.fields, after) or (are_rows and any(is_numeric(after, at) for at in range(width)))
+    return is_header(first.fields, after) or (are_rows and any(is_numeric(after, index) for index in range(width)))
 
 
 def _has_rows(before: list[Record]) -> bool:
@@ -240,11 +245,13 @@ def _is_sparse(record: Record) -> bool:
 
 def _header_follows(records: list[Record]) -> bool:
     """Return whether after sparse records there is one that surely names the columns."""
-    for at, record in enumerate(records):
+    for index, record in enumerate(records):
         if not _is_sparse(record) and not record.is_blank:
-            rest = [other.fields for other in records[at + 1 :]]
+            rest = [other.fields for other in records[index + 1 :]]
             return (
-                at > 0 and all(text.strip() for text in record.fields) and is_header(record.fields, rest, surely=True)
+                index > 0
+                and all(text.strip() for text in record.fields)
+                and is_header(record.fields, rest, surely=True)
             )
     return False
 
@@ -253,9 +260,9 @@ def _share(records: list[list[str]], width: int) -> float:
     return sum(len(fields) == width for fields in records) / max(1, len(records))
 
 
-def is_numeric(body: list[list[str]], at: int) -> bool:
+def is_numeric(body: list[list[str]], index: int) -> bool:
     """Return whether everything in a column of some rows begins as numbers do."""
-    present = [fields[at] for fields in body if at < len(fields) and fields[at].strip()]
+    present = [fields[index] for fields in body if index < len(fields) and fields[index].strip()]
     return bool(present) and all(map(begins_as_number, present))
 
 
@@ -333,16 +340,16 @@ def find_footer(tail: str, body: list[list[str]], grammar: Grammar, width: int) 
     lines = lines_of(tail)
     if not lines or (grammar.quote and tail.count(grammar.quote) % 2) or width < 2:
         return 0, "", 0
-    numeric = any(is_numeric(body[:100], at) for at in range(width))
+    numeric = any(is_numeric(body[:100], index) for index in range(width))
     cut = len(lines)
-    for at in range(len(lines) - 1, max(-1, len(lines) - 1 - MAX_AFTER), -1):
-        text = lines[at].strip()
+    for index in range(len(lines) - 1, max(-1, len(lines) - 1 - MAX_AFTER), -1):
+        text = lines[index].strip()
         if not text:
             continue
-        fields = next(iter(parse(lines[at], grammar, whole=True).records), None)
-        if fields is None or not _is_footer(fields.fields, lines[at], body, numeric, width):
+        fields = next(iter(parse(lines[index], grammar, whole=True).records), None)
+        if fields is None or not _is_footer(fields.fields, lines[index], body, numeric, width):
             break
-        cut = at
+        cut = index
     footer = [line.strip() for line in lines[cut:] if line.strip()]
     if not footer:
         return 0, "", 0

@@ -203,7 +203,7 @@ class CsvReader(TableReader):
 
     def _piece_starts(self, start: int, size: int) -> list[int]:
         step = (size - start - MB) // PIECES
-        return [start + MB + at * step for at in range(PIECES)] if step > 2 * PIECE_BYTES else []
+        return [start + MB + index * step for index in range(PIECES)] if step > 2 * PIECE_BYTES else []
 
     def _parse_piece(self, data: bytes) -> pa.Table | None:
         """Return a piece's rows as texts; None where it does not parse, as a piece may begin within a record."""
@@ -385,13 +385,13 @@ class CsvReader(TableReader):
         if self.dialect.trailing:
             last = pc.utf8_trim_whitespace(batch.column(batch.num_columns - 1).fill_null(""))
             extra = pc.not_equal(last, "").to_numpy(zero_copy_only=False)
-            for at in np.flatnonzero(extra):
-                bad[at] = True
+            for index in np.flatnonzero(extra):
+                bad[index] = True
                 received, expected = (
-                    batch.column(batch.num_columns - 1)[int(at)].as_py(),
+                    batch.column(batch.num_columns - 1)[int(index)].as_py(),
                     "nothing after the last delimiter",
                 )
-                self._report(int(numbers[at]), str(len(self.names) + 1), received, expected)
+                self._report(int(numbers[index]), str(len(self.names) + 1), received, expected)
             batch = batch.select(list(self.names))
         if self.dialect.header and len(self.names) > 1 and (again := self._repeat_the_header(batch)).any():
             where = f"the first is row {numbers[again][0]}"
@@ -401,15 +401,15 @@ class CsvReader(TableReader):
         for name, column in zip(self.names, batch.columns, strict=True):
             if column.nbytes > most:
                 lengths = pc.binary_length(column).fill_null(0).to_numpy(zero_copy_only=False)
-                for at in np.flatnonzero(lengths > most):
-                    bad[at] = True
-                    received = f"{lengths[at]} bytes"
-                    self._report(int(numbers[at]), name, received, f"at most {most} bytes in a field")
+                for index in np.flatnonzero(lengths > most):
+                    bad[index] = True
+                    received = f"{lengths[index]} bytes"
+                    self._report(int(numbers[index]), name, received, f"at most {most} bytes in a field")
             if has_nul:
                 hits = pc.match_substring(column, "\0").fill_null(False).to_numpy(zero_copy_only=False)
-                for at in np.flatnonzero(hits):
-                    bad[at] = True
-                    self._report(int(numbers[at]), name, column[int(at)].as_py(), "a text without NUL bytes")
+                for index in np.flatnonzero(hits):
+                    bad[index] = True
+                    self._report(int(numbers[index]), name, column[int(index)].as_py(), "a text without NUL bytes")
         if not bad.any():
             return numbers, batch
         self.rejected += int(bad.sum())
@@ -419,9 +419,11 @@ class CsvReader(TableReader):
         """Return a mask (bool) of the rows that repeat the header, as in files that were put together."""
         first = pc.equal(batch.column(0), self.names[0]).fill_null(False).to_numpy(zero_copy_only=False)
         again = np.zeros(batch.num_rows, bool)
-        for at in np.flatnonzero(first):
-            row = batch.slice(int(at), 1)
-            again[at] = all((row.column(one)[0].as_py() or "").strip() == name for one, name in enumerate(self.names))
+        for index in np.flatnonzero(first):
+            row = batch.slice(int(index), 1)
+            again[index] = all(
+                (row.column(one)[0].as_py() or "").strip() == name for one, name in enumerate(self.names)
+            )
         return again
 
     def _report(self, row: int, column: str, received: object, expected: str) -> None:

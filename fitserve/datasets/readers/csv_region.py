@@ -120,9 +120,9 @@ class RegionReader(io.RawIOBase):
         lines, in_quotes = data.split(b"\n"), False
         last = len(lines) - 1
         others = []
-        for at, line in enumerate(lines):
+        for index, line in enumerate(lines):
             if not in_quotes and line.startswith(comment):
-                if not self.region.drop_comments or at == last:
+                if not self.region.drop_comments or index == last:
                     others.append(b"")
                 continue
             in_quotes ^= self.region.quote is not None and line.count(self.region.quote) % 2 == 1
@@ -133,10 +133,10 @@ class RegionReader(io.RawIOBase):
         """Remove blanks between a delimiter (or a line's start) and a quote, outside of quotes."""
         quote = self.region.quote or b'"'
         parts = data.split(quote)
-        for at in range(0, len(parts) - 1, 2):  # every other part is outside of quotes
-            bare = parts[at].rstrip(b" \t") if delimiter != b"\t" else parts[at].rstrip(b" ")
-            if bare.endswith((delimiter, b"\n")) or (not bare and at == 0):
-                parts[at] = bare
+        for index in range(0, len(parts) - 1, 2):  # every other part is outside of quotes
+            bare = parts[index].rstrip(b" \t") if delimiter != b"\t" else parts[index].rstrip(b" ")
+            if bare.endswith((delimiter, b"\n")) or (not bare and index == 0):
+                parts[index] = bare
         return quote.join(parts)
 
     def close(self) -> None:

@@ -190,7 +190,7 @@ def _at_each(sign: str) -> Rewrite:
     def separated(line: bytes) -> bytes:
         parts = _QUOTED.split(line)  # what is quoted stands at odd places
         found, new = sign.encode(), SEPARATOR.encode()
-        return b"".join(part if at % 2 else part.replace(found, new) for at, part in enumerate(parts))
+        return b"".join(part if index % 2 else part.replace(found, new) for index, part in enumerate(parts))
 
     return Rewrite(separated, SEPARATOR, sign, "delimiter_of_two", f"Fields are separated by {sign!r}.")
 

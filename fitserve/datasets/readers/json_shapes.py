@@ -36,12 +36,12 @@ def rows_of(data: bytes) -> tuple[list[bytes], str] | None:
     if members and all(kind == b"{" for kind in kinds.values()):
         inner = {name: _object.decode(value) for name, value in members.items()}
         keys = list(next(iter(inner.values())))
-        if len(keys) > 1 and keys == [str(at) for at in range(len(keys))]:
+        if len(keys) > 1 and keys == [str(index) for index in range(len(keys))]:
             if all(list(column) == keys for column in inner.values()):
                 return _transposed(list(inner), [list(column.values()) for column in inner.values()]), (
                     "each member is a column"
                 )
-        elif len(inner) > 1 and list(inner) == [str(at) for at in range(len(inner))]:
+        elif len(inner) > 1 and list(inner) == [str(index) for index in range(len(inner))]:
             return [bytes(value) for value in members.values()], "each member is a row"
     return None
 

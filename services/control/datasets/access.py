@@ -49,7 +49,10 @@ def _shorten(column: Column, most: int) -> Column:
     if labels is None or counts is None or len(labels) <= most:
         return column
     frequent = sorted(heapq.nlargest(most, range(len(labels)), key=counts.__getitem__))
-    fewer = {"labels": tuple(labels[at] for at in frequent), "label_counts": tuple(counts[at] for at in frequent)}
+    fewer = {
+        "labels": tuple(labels[index] for index in frequent),
+        "label_counts": tuple(counts[index] for index in frequent),
+    }
     return column.model_copy(update=fewer)
 
 

@@ -258,8 +258,8 @@ class _FormReader:
                 if arrived > limit:
                     expected = f"at most {self.writer.limit} bytes"
                     raise TooLarge("The upload is larger than the limit.", expected=expected)
-                for at in range(0, len(chunk), PIECE_BYTES):
-                    self._parser.write(chunk[at : at + PIECE_BYTES])
+                for index in range(0, len(chunk), PIECE_BYTES):
+                    self._parser.write(chunk[index : index + PIECE_BYTES])
                     await self.writer.write_if_full()
                 if not self._parts and arrived > PREAMBLE_BYTES:
                     raise Malformed("The form does not begin with its boundary.")

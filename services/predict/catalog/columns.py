@@ -164,12 +164,12 @@ class Columns:
         known, width, whole = self.known, len(self.names), len(self._table)
         left_out = dict(rows.left_out)
         values: list[Any] = list(rows.values)
-        for at, row in enumerate(values):
+        for index, row in enumerate(values):
             if type(row) is list and len(row) == whole != width:
                 row = dict(zip(self._table, row, strict=True))
             elif type(row) is not dict or row.keys() <= known:
                 continue
-            values[at] = self._without_others(row, left_out)
+            values[index] = self._without_others(row, left_out)
         return InputRows(values, left_out)
 
     def _without_others(self, row: dict[str, Any], left_out: dict[str, int]) -> dict[str, Any]:

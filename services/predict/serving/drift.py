@@ -74,7 +74,9 @@ class DriftSampler:
         rows: list[Any] = []
         for requests, flat, _ in samples:
             for values in requests:
-                rows.extend((values[at : at + width] for at in range(0, len(values), width)) if flat else values)
+                rows.extend(
+                    (values[index : index + width] for index in range(0, len(values), width)) if flat else values
+                )
         counts = {
             "rows": len(rows),
             "columns": self._count_columns(rows),

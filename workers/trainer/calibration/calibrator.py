@@ -57,7 +57,8 @@ class Calibrator:
             return np.asarray(expit(scores) if self.independent else softmax(scores, axis=1), np.float64)
         scores = log_odds(probabilities) if self.independent else odds_against_rest(probabilities)
         mapped = np.stack(
-            [np.interp(scores[:, at], one.log_odds, one.probabilities) for at, one in enumerate(self.knots)], axis=1
+            [np.interp(scores[:, index], one.log_odds, one.probabilities) for index, one in enumerate(self.knots)],
+            axis=1,
         )
         return mapped if self.independent else mapped / mapped.sum(axis=1, keepdims=True)
 
@@ -147,8 +148,8 @@ def fit_knots(scores: Floats, hits: NDArray[Any]) -> Knots:
     rows = np.array([float(len(part)) for part in groups])
     y = IsotonicRegression().fit(x, [hits[part].mean() for part in groups], rows).predict(x)
     y = np.clip(y, 0.25 / len(scores), 1 - 0.25 / len(scores))  # some rows prove no certainty
-    for at in range(1, len(x)):
-        y[at] = min(y[at], y[at - 1] + STEEPEST * (x[at] - x[at - 1]))
+    for index in range(1, len(x)):
+        y[index] = min(y[index], y[index - 1] + STEEPEST * (x[index] - x[index - 1]))
     return Knots(tuple(map(float, x)), tuple(map(float, y)))
 
 

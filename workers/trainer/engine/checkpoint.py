@@ -116,7 +116,7 @@ def under_prefix(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.
 
 def epochs_to_arrays(group: str, weights: Mapping[int, Sequence[np.ndarray]]) -> dict[str, np.ndarray]:
     """Return weights by epoch, or by another number, as named arrays: `group/12/0`."""
-    return {f"{group}/{epoch}/{at}": w for epoch, of_epoch in weights.items() for at, w in enumerate(of_epoch)}
+    return {f"{group}/{epoch}/{index}": w for epoch, of_epoch in weights.items() for index, w in enumerate(of_epoch)}
 
 
 def epochs_from_arrays(group: str, arrays: Mapping[str, np.ndarray]) -> dict[int, list[np.ndarray]]:
@@ -125,7 +125,7 @@ def epochs_from_arrays(group: str, arrays: Mapping[str, np.ndarray]) -> dict[int
     for name, array in under_prefix(group, arrays).items():
         epoch, at = name.split("/")
         by_epoch.setdefault(int(epoch), {})[int(at)] = array
-    return {epoch: [weights[at] for at in sorted(weights)] for epoch, weights in by_epoch.items()}
+    return {epoch: [weights[index] for index in sorted(weights)] for epoch, weights in by_epoch.items()}
 
 
 def _variables(model: keras.Model) -> dict[str, Any]:
@@ -151,8 +151,8 @@ def callback_state(callbacks: Sequence[keras.callbacks.Callback]) -> tuple[list[
         for name in _STATE.get(type(callback), ()):
             value = getattr(callback, name, None)
             state[name] = value if value is None or isinstance(value, int) else float(value)
-        for at, weight in enumerate(getattr(callback, "best_weights", None) or ()):
-            arrays[f"callback{index}/{at}"] = np.asarray(weight)
+        for place, weight in enumerate(getattr(callback, "best_weights", None) or ()):
+            arrays[f"callback{index}/{place}"] = np.asarray(weight)
         states.append(state)
     return states, arrays
 
@@ -167,6 +167,6 @@ def restore_callbacks(
     for index, (callback, state) in enumerate(zip(callbacks, states, strict=True)):
         for name, value in state.items():
             setattr(callback, name, value)
-        names = [f"callback{index}/{at}" for at in range(len(model.weights))]
+        names = [f"callback{index}/{place}" for place in range(len(model.weights))]
         if weights := [arrays[name] for name in names if name in arrays]:
             callback.best_weights = weights

@@ -29,10 +29,12 @@ class CombinedNetwork:
         self.model = build_network(spec.model_copy(update={"network": tuple(entries), "training": precise}))
         layers = {spec_name(layer): layer for layer in self.model.layers}
         places = {
-            id(weight): (spec_name(layer), at) for layer in member.layers for at, weight in enumerate(layer.weights)
+            id(weight): (spec_name(layer), index)
+            for layer in member.layers
+            for index, weight in enumerate(layer.weights)
         }
         order = [places[id(weight)] for weight in member.weights]
-        self._variables = [[layers[own[name]].weights[at] for name, at in order] for own in names]
+        self._variables = [[layers[own[name]].weights[index] for name, index in order] for own in names]
 
     def assign(self, members: Sequence[Weights]) -> None:
         """Give the members their weights, each as from `get_weights`."""

@@ -71,16 +71,16 @@ class DivergenceGuard(keras.callbacks.Callback):
             model.reset_metrics()
             for block in self._feed.blocks(epoch):
                 order = tf.constant(block.order)
-                for at in range(-(-len(block.order) // self._compiled.batch_size)):
+                for index in range(-(-len(block.order) // self._compiled.batch_size)):
                     if time.perf_counter() > deadline:
                         return None
                     step += 1
                     before = checkpoint.variables(model)
-                    logs, _ = self._compiled(block.rows, order, block.rows, StepPlan(at, at + 1))
+                    logs, _ = self._compiled(block.rows, order, block.rows, StepPlan(index, index + 1))
                     if not np.isfinite(logs["loss"]) or first_broken_layer(model):
                         checkpoint.restore(model, before)
                         size = self._compiled.batch_size
-                        batch = block.order[at * size : (at + 1) * size]
+                        batch = block.order[index * size : (index + 1) * size]
                         rows = block.rows.map(partial(tf.gather, indices=batch))
                         rows = RowTensors(*self._compiled.expanded(rows.as_tuple()))
                         return {"step": step, **_first_broken(model, rows)}

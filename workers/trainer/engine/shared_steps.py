@@ -179,19 +179,19 @@ def _exchanged(parts: Sequence[Any], group: Collectives) -> list[Any]:
     One exchange at a time, in one order: on GPUs, NCCL needs that.
     """
     sums: dict[int, Any] = {}
-    for at in reversed(range(len(parts))):
-        size = parts[at].shape.num_elements()
+    for index in reversed(range(len(parts))):
+        size = parts[index].shape.num_elements()
         if size is not None and 4 * size >= FUSED_BYTES:
             with tf.control_dependencies(list(sums.values())):
-                sums[at] = group.sum(parts[at])
-    small = [at for at in range(len(parts)) if at not in sums]
+                sums[index] = group.sum(parts[index])
+    small = [index for index in range(len(parts)) if index not in sums]
     if small:
         with tf.control_dependencies(list(sums.values())):
-            flat = group.sum(tf.concat([tf.reshape(parts[at], [-1]) for at in small], 0))
-        pieces = tf.split(flat, tf.stack([tf.size(parts[at]) for at in small]), num=len(small))
-        for at, piece in zip(small, pieces, strict=True):
-            sums[at] = tf.reshape(piece, tf.shape(parts[at]))
-    return [sums[at] for at in range(len(parts))]
+            flat = group.sum(tf.concat([tf.reshape(parts[index], [-1]) for index in small], 0))
+        pieces = tf.split(flat, tf.stack([tf.size(parts[index]) for index in small]), num=len(small))
+        for index, piece in zip(small, pieces, strict=True):
+            sums[index] = tf.reshape(piece, tf.shape(parts[index]))
+    return [sums[index] for index in range(len(parts))]
 
 
 def _in_place(rows: Any, share: Share, batch_size: int) -> Any:

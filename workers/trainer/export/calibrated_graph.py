@@ -42,7 +42,10 @@ def _calibrated(output: Any, calibrator: Calibrator) -> Any:
             return ops.sigmoid(ops.multiply(_log_odds(output), inverse))
         return ops.softmax(ops.multiply(_logits(output), inverse), axis=-1)
     scores = _log_odds(output) if calibrator.independent else _against_rest(output)
-    mapped = [_interpolated(scores[:, at : at + 1], *knots_of(calibrator, at)) for at in range(len(calibrator.knots))]
+    mapped = [
+        _interpolated(scores[:, index : index + 1], *knots_of(calibrator, index))
+        for index in range(len(calibrator.knots))
+    ]
     joined = L.Concatenate(axis=-1, dtype="float32")(mapped) if len(mapped) > 1 else mapped[0]
     return joined if calibrator.independent else ops.divide(joined, ops.sum(joined, axis=-1, keepdims=True))
 
@@ -126,7 +129,7 @@ def write_calibration(graph: Graph, source: str, units: int, *, calibrator: Cali
             return graph.add("Sigmoid", [graph.add("Mul", [writer.log_odds(source), inverse])])
         return graph.add("Softmax", [graph.add("Mul", [writer.logits(source), inverse])], axis=-1)
     scores = writer.log_odds(source) if calibrator.independent else writer.against_rest(source, units)
-    mapped = [writer.interpolated(scores, at, units, calibrator) for at in range(units)]
+    mapped = [writer.interpolated(scores, index, units, calibrator) for index in range(units)]
     joined = graph.add("Concat", mapped, axis=-1) if units > 1 else mapped[0]
     if calibrator.independent:
         return joined
@@ -185,8 +188,8 @@ class _GraphWriter:
         copied = type(node)()
         copied.CopyFrom(node)
         copied.output[0] = name
-        for at, own in enumerate(node.input):
-            copied.input[at] = again.get(own, own)
+        for index, own in enumerate(node.input):
+            copied.input[index] = again.get(own, own)
         self._graph.nodes.append(copied)
         return name
 

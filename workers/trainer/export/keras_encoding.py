@@ -123,10 +123,10 @@ class KerasEncoding:
 
 def indicator_pieces(columns: Sequence[Any], missing: Any) -> Iterator[Piece]:
     """Yield the last column of each encoding that has an indicator. `missing` is boolean `(rows, columns)`."""
-    chosen = [at for at, column in enumerate(columns) if column.encoding.indicator]
+    chosen = [index for index, column in enumerate(columns) if column.encoding.indicator]
     if chosen:
         flags = _columns_of(ops.cast(missing, "float32"), chosen, len(columns))
-        yield flags, (columns[at].offset + columns[at].width - 1 for at in chosen)
+        yield flags, (columns[index].offset + columns[index].width - 1 for index in chosen)
 
 
 def _side_by_side(columns: Sequence[Any], raw: Raw) -> Any:
@@ -197,7 +197,7 @@ class PiecewiseLinear(KerasEncoding, names=("piecewise_linear",)):
         x = _side_by_side(columns, raw)
         missing = ops.isnan(x)
         bins = [column.bins for column in columns]
-        repeated = [at for at, count in enumerate(bins) for _ in range(count)]
+        repeated = [index for index, count in enumerate(bins) for _ in range(count)]
         if repeated:
             passed = _passed(columns, _columns_of(ops.where(missing, 0.0, x), repeated, len(columns)))
             known = _columns_of(ops.cast(ops.logical_not(missing), "float32"), repeated, len(columns))
@@ -256,9 +256,9 @@ class Periodic(KerasEncoding, names=("periodic",)):
 def zeros(columns: Sequence[Any], used: Sequence[int], x: Any) -> Iterator[Piece]:
     """Yield the places that an encoding leaves at zero: after the first `used`, before the indicator."""
     places = [
-        column.offset + at
+        column.offset + index
         for column, count in zip(columns, used, strict=True)
-        for at in range(count, column.width - bool(column.encoding.indicator))
+        for index in range(count, column.width - bool(column.encoding.indicator))
     ]
     if places:
         nothing = ops.cast(ops.zeros_like(x[:, :1]), "float32")

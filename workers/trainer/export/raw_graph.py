@@ -246,14 +246,14 @@ def _boolean(graph: RawGraph, column: Any, raw: Tensor, missing: Tensor, own: in
 @_encodes("one_hot")
 def _one_hot(graph: RawGraph, column: Any, raw: Tensor, missing: Tensor, own: int) -> list[Tensor | None]:
     first = int(column.encoding.unknown == "bucket")  # whose place comes before the labels
-    places = {label: first + at for at, label in enumerate(column.fitted["labels"])} | {"": -1}
+    places = {label: first + index for index, label in enumerate(column.fitted["labels"])} | {"": -1}
     matches = graph.places(raw, places, 0 if first else -1)
     return [graph.add("Equal", matches, np.arange(own, dtype=np.int64)[None])]
 
 
 def _index(graph: RawGraph, column: FittedColumn, raw: Tensor) -> Tensor:
     """Return the place of a label: 0 is missing, 1 unknown."""
-    return graph.places(raw, {"": 0} | {label: 2 + at for at, label in enumerate(column.fitted["labels"])}, 1)
+    return graph.places(raw, {"": 0} | {label: 2 + index for index, label in enumerate(column.fitted["labels"])}, 1)
 
 
 @_encodes("index")

@@ -45,15 +45,20 @@ def hardest_labels(
     suspect = np.flatnonzero((others.max(1) >= 0) & (margin > 0))
     suspect = suspect[np.argsort(-margin[suspect], kind="stable")]
 
-    def entry(at: int, other: int) -> dict[str, Any]:
-        stated = {"row": rows[at], "part": str(parts[at]), "label": labels[truth[at]], "probability": own[at]}
-        return {**stated, "predicted": labels[other], "predicted_probability": probabilities[at, other]}
+    def entry(place: int, other: int) -> dict[str, Any]:
+        stated = {
+            "row": rows[place],
+            "part": str(parts[place]),
+            "label": labels[truth[place]],
+            "probability": own[place],
+        }
+        return {**stated, "predicted": labels[other], "predicted_probability": probabilities[place, other]}
 
     hard = np.argsort(own, kind="stable")[:LISTED]
     return finite_json(
         {
-            "hardest": [entry(int(at), int(probabilities[at].argmax())) for at in hard],
-            "mislabelled": [entry(int(at), int(best[at])) for at in suspect[:LISTED]],
+            "hardest": [entry(int(place), int(probabilities[place].argmax())) for place in hard],
+            "mislabelled": [entry(int(place), int(best[place])) for place in suspect[:LISTED]],
             "mislabelled_rows": len(suspect),
             "rows": len(truth),
             "method": "confident learning (Northcutt et al. 2021)",
@@ -77,13 +82,13 @@ def hardest_numbers(
     order = np.argsort(-np.abs(residual), kind="stable")
     outliers = order[np.abs(residual[order] - middle) > OUTLIER * spread] if spread > 0 else order[:0]
 
-    def entry(at: int) -> dict[str, Any]:
+    def entry(index: int) -> dict[str, Any]:
         return {
-            "row": rows[at],
-            "part": str(parts[at]),
-            "actual": truth[at],
-            "predicted": predicted[at],
-            "residual": residual[at],
+            "row": rows[index],
+            "part": str(parts[index]),
+            "actual": truth[index],
+            "predicted": predicted[index],
+            "residual": residual[index],
         }
 
     return finite_json(

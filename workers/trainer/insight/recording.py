@@ -239,12 +239,12 @@ class LayerRecorder:
         replicas = range(len(result.penalty))
         drawn = self._drawn and (self._recordings * len(replicas) < DRAWN_RECORDINGS or histograms)
         by_layer = []
-        for at, layer in enumerate(self.probe.layers):
-            weights = self._weights[at]
+        for index, layer in enumerate(self.probe.layers):
+            weights = self._weights[index]
             by_name: dict[str, Any] = {}
             if weights:
-                by_name |= _weight_figures(weights, result.gradients[at], updates[at] if updates else None)
-            if (output := result.outputs[at]) is not None:
+                by_name |= _weight_figures(weights, result.gradients[index], updates[index] if updates else None)
+            if (output := result.outputs[index]) is not None:
                 by_name |= _unit_figures(layer, output)
             rows: list[Figures] = [{"name": layer.name, "class": type(layer.layer).__name__} for _ in replicas]
             for replica, row in enumerate(rows):

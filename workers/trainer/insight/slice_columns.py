@@ -113,7 +113,7 @@ def _ranges(column: ColumnFacts, values: pa.ChunkedArray) -> SlicedColumn:
 
     whole = (0, bins) if not (cells == bins).any() else None  # every row, unless values are missing
     pairs = [(first, last) for first in range(bins) for last in range(first + 1, bins + 1) if (first, last) != whole]
-    parts = [group(at, at + 1) for at in range(bins)] if bins > 1 else [group(0, 1)]
+    parts = [group(index, index + 1) for index in range(bins)] if bins > 1 else [group(0, 1)]
     return SlicedColumn(column.name, cells, bins + 1, (*(group(*pair) for pair in pairs), *missing), (*parts, *missing))
 
 
@@ -137,12 +137,12 @@ def written(column: ColumnFacts, number: float) -> int | float | str:
 def _categories(column: ColumnFacts, values: pa.ChunkedArray, least: int) -> SlicedColumn:
     codes, labels = labels_of(values)
     counts = np.bincount(codes[codes >= 0], minlength=len(labels))
-    largest = [int(at) for at in np.argsort(-counts, kind="stable")[:CATEGORIES] if counts[at] >= least]
+    largest = [int(index) for index in np.argsort(-counts, kind="stable")[:CATEGORIES] if counts[index] >= least]
     cell = np.full(len(labels) + 1, len(largest), np.int16)  # the others
     cell[-1] = len(largest) + 1  # missing, of code -1
     cell[largest] = np.arange(len(largest))
     name, others = column.name, len(labels) - len(largest)
-    groups = [Group(at, at + 1, {"column": name, "equals": labels[code]}) for at, code in enumerate(largest)]
+    groups = [Group(index, index + 1, {"column": name, "equals": labels[code]}) for index, code in enumerate(largest)]
     groups.append(Group(len(largest) + 1, len(largest) + 2, {"column": name, "missing": True}))
     rest = Group(len(largest), len(largest) + 1, {"column": name, "others": others})
     return SlicedColumn(name, cell[codes], len(largest) + 2, tuple(groups), (*groups[:-1], rest, groups[-1]))

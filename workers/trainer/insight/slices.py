@@ -220,14 +220,14 @@ def _search(columns: Sequence[SlicedColumn], losses: Floats, rows: NDArray[Any],
     promise = np.full(len(columns), -np.inf)
     ends = [(np.array([g.first for g in c.groups]), np.array([g.last for g in c.groups])) for c in columns]
     cells = [column.cells[rows].astype(np.int64) for column in columns]
-    for at, column in enumerate(columns):
-        first, last = ends[at]
+    for index, column in enumerate(columns):
+        first, last = ends[index]
         score = scores(
-            *(table[last, 0] - table[first, 0] for table in _cumulated(cells[at], None, column.count, excess))
+            *(table[last, 0] - table[first, 0] for table in _cumulated(cells[index], None, column.count, excess))
         )
         if len(score):
             best = int(score.argmax())
-            promise[at] = score[best]
+            promise[index] = score[best]
             pool.append((float(score[best]), Slice(((column, column.groups[best]),))))
     chosen = np.argsort(-promise, kind="stable")[:PAIRED]
     for place, one in enumerate(chosen):
@@ -266,11 +266,11 @@ def _best_of_pair(
     flat = score.ravel()
     best = np.argpartition(-flat, min(2, len(flat) - 1))[:2]
     slices = []
-    for at in best:
-        if np.isfinite(flat[at]):
-            row, column = divmod(int(at), score.shape[1])
+    for index in best:
+        if np.isfinite(flat[index]):
+            row, column = divmod(int(index), score.shape[1])
             pair = ((columns[one], columns[one].groups[row]), (columns[other], columns[other].groups[column]))
-            slices.append((float(flat[at]), Slice(pair)))
+            slices.append((float(flat[index]), Slice(pair)))
     return slices
 
 

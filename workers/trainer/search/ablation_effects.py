@@ -32,8 +32,8 @@ def effects_of_parts(search: SearchSpec, rows: Sequence[Mapping[str, Any]], held
             values.setdefault(int(row["point"][LEFT_OUT]), {})[int(row["point"][SEED])] = float(row["value"])
     whole = values.get(0, {})
     effects_by_part = []
-    for at, part in enumerate(parts.options[1:], 1):
-        pairs = [(whole[seed], own) for seed, own in sorted(values.get(at, {}).items()) if seed in whole]
+    for index, part in enumerate(parts.options[1:], 1):
+        pairs = [(whole[seed], own) for seed, own in sorted(values.get(index, {}).items()) if seed in whole]
         effects_by_part.append({"part": part, **_effect(pairs, held_out, search.settings.direction == "max")})
     return effects_by_part
 

@@ -70,8 +70,8 @@ class GaussianProcess:
     def _most_promising(self, waiting: Sequence[Point]) -> Point:
         if self._model is None:
             known = self._modelled()
-            x = np.stack([self._vector(self._points[at]) for at in known])
-            y = _normal_scores([self._results[at] for at in known])
+            x = np.stack([self._vector(self._points[index]) for index in known])
+            y = _normal_scores([self._results[index] for index in known])
             self._model = _Model(known, x, y, _fitted(x, y))
         model = self._model
         process, best = model.process, float(model.y.min())
@@ -89,16 +89,16 @@ class GaussianProcess:
         places = range(len(self._points))
         if len(self._points) <= MAX_RESULTS:
             return list(places)
-        best = sorted(places, key=lambda at: (self._results[at], at))[: MAX_RESULTS // 2]
+        best = sorted(places, key=lambda index: (self._results[index], index))[: MAX_RESULTS // 2]
         last = [at for at in places[-MAX_RESULTS:] if at not in set(best)]
         return sorted([*best, *last[-(MAX_RESULTS - len(best)) :]])
 
     def _candidates(self, known: Sequence[int]) -> list[Point]:
         """Return random points, half of them with most values of one of the best trials."""
         points = [drawn(self._ranges, self._generator) for _ in range(CANDIDATES)]
-        best = sorted(known, key=lambda at: (self._results[at], at))[:5]
-        for at in range(CANDIDATES // 2):
-            points[at] = self._near(self._points[self._generator.choice(best)])
+        best = sorted(known, key=lambda index: (self._results[index], index))[:5]
+        for index in range(CANDIDATES // 2):
+            points[index] = self._near(self._points[self._generator.choice(best)])
         return points
 
     def _near(self, point: Point) -> Point:

@@ -288,7 +288,7 @@ class SearchRun:
             seconds = time.perf_counter() - began_at
             record = TrialRecord(number, 0, "failed", len(reporter.history[number]), seconds=seconds, failure=failed)
         path = self._request.folder / "trial.npz"
-        arrays = {str(at): value for at, value in enumerate(weights)}
+        arrays = {str(index): value for index, value in enumerate(weights)}
         TrialFile(record, arrays, history=reporter.history[number]).write(path, self._trial_fingerprint(number))
         return TrainingResult({"trial": path}, {}, {"epochs": record.epochs, "trials": [asdict(record)]})
 
@@ -307,7 +307,7 @@ class SearchRun:
             return
         reporter = self._reporter([number])
         reporter.history[number] = list(file.history)
-        weights = [file.best[str(at)] for at in range(len(file.best))]
+        weights = [file.best[str(index)] for index in range(len(file.best))]
         self._take([number], TrialsOutcome([file.trial], 0, weights={0: weights} if weights else {}), reporter)
 
     def _ready(self, spec: Spec, reporter: Reporter) -> ReadyRun:
@@ -413,9 +413,9 @@ class SearchRun:
     def _keep_weights(self, number: int, weights: Weights) -> None:
         """Keep the weights of the trials that may be averaged: no more than could be chosen."""
         self._weights[number] = weights
-        ranked = sorted(self._weights, key=lambda at: self._sign * float(self._rows[at]["value"]))
-        for at in ranked[POOL:]:
-            del self._weights[at]
+        ranked = sorted(self._weights, key=lambda index: self._sign * float(self._rows[index]["value"]))
+        for index in ranked[POOL:]:
+            del self._weights[index]
 
     def _end(self, number: int, state: str, **more: Any) -> None:
         row = self._rows[number]
@@ -471,7 +471,7 @@ class SearchRun:
         """Return the average of several trials as a network to export, and those trials; the best if none helps."""
         numbers = [row["trial"] for row in self._ranked()[:POOL]]
         # The weights first: of a trial that was trained before a crash they bring its spec with them.
-        candidates = [Candidate(at, weights=self._weights_of(at), spec=self._specs[at]) for at in numbers]
+        candidates = [Candidate(index, weights=self._weights_of(index), spec=self._specs[index]) for index in numbers]
         name = self._metric.removeprefix("val_")
         chosen, report = choose_by_metric(candidates, self._settings.ensemble, ready, name, self._sign)
         several, single = report["together"], report["best_trial"]

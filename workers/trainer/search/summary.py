@@ -57,7 +57,7 @@ def summarize(
                 **states,
                 "best": {"trial": best, "value": rows[best]["value"]},
                 "values": rows[best]["values"],
-                "importance": {names[at]: share for at, share in importance.items()},
+                "importance": {names[index]: share for index, share in importance.items()},
             },
             **_ablation(search, trials, spec, report),
         }

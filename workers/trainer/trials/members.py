@@ -156,7 +156,7 @@ class StackedMembers:
     def _save(self, epoch: int, step: int) -> None:
         states, best_weights = checkpoint.callback_state(self._callbacks)
         arrays = dict(best_weights)
-        arrays |= {f"stack/{at}": variable.value.numpy() for at, variable in enumerate(self._stack.variables)}
+        arrays |= {f"stack/{index}": variable.value.numpy() for index, variable in enumerate(self._stack.variables)}
         for member in range(self._stack.replicas):
             of_member = {number: weights[member] for number, weights in self._epoch_weights.items()}
             arrays |= checkpoint.epochs_to_arrays(f"epochs{member}", of_member)

@@ -247,11 +247,11 @@ class StackedTrials:
         for index, own in enumerate(self._callbacks):
             state, best_weights = checkpoint.callback_state(own)
             states.append(state)
-            final_weights = {str(at): w for at, w in enumerate(self._replicas[index].final_weights or [])}
+            final_weights = {str(place): w for place, w in enumerate(self._replicas[index].final_weights or [])}
             arrays |= checkpoint.with_prefix(f"replica{index}", best_weights)
             arrays |= checkpoint.with_prefix(f"kept{index}", final_weights)
             arrays |= checkpoint.epochs_to_arrays(f"epochs{index}", self._epoch_weights[index])
-        arrays |= {f"stack/{at}": variable.value.numpy() for at, variable in enumerate(self._stack.variables)}
+        arrays |= {f"stack/{place}": variable.value.numpy() for place, variable in enumerate(self._stack.variables)}
         body = {
             "kind": "stacked",
             "fingerprint": self._setup.fingerprint,
@@ -281,7 +281,9 @@ class StackedTrials:
             best_weights = checkpoint.under_prefix(f"replica{index}", loaded.arrays)
             checkpoint.restore_callbacks(self._callbacks[index], self._stack.model, state, best_weights)
             final_weights = checkpoint.under_prefix(f"kept{index}", loaded.arrays)
-            self._replicas[index].final_weights = [final_weights[str(at)] for at in range(len(final_weights))] or None
+            self._replicas[index].final_weights = [
+                final_weights[str(place)] for place in range(len(final_weights))
+            ] or None
             self._epoch_weights[index] = checkpoint.epochs_from_arrays(f"epochs{index}", loaded.arrays)
         epoch = int(loaded.body["epoch"])
         report.event("info", f"Resumed at epoch {epoch + 1}.", {"epoch": epoch})

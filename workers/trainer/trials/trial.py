@@ -127,7 +127,7 @@ def restore_stack(setup: TrialSetup, stack: StackedNetwork, kind: str, path: Pat
 
     None where it is unusable; an event says why.
     """
-    variables = {f"stack/{at}": variable for at, variable in enumerate(stack.variables)}
+    variables = {f"stack/{index}": variable for index, variable in enumerate(stack.variables)}
     try:
         loaded = Checkpoint.read(path)
         if loaded.body["fingerprint"] != setup.fingerprint or loaded.body["kind"] != kind:
