@@ -3,6 +3,7 @@
     python -m benchmarks.large_import csv 100 10000          megabytes; each in a process of its own
     python -m benchmarks.large_import parquet 100 10000
     python -m benchmarks.large_import s3 100 2000            a CSV object in a store that answers ranges as S3 does
+    python -m benchmarks.large_import parts 1000 10000       objects of 100 MB of Parquet there, all with the same rows
     python -m benchmarks.large_import sql 100 2000           a query on PostgreSQL; of 150 bytes a row
 
 Nothing is kept: the file, and the dataset made of it, are in a temporary folder below TMPDIR. It takes about twice the
@@ -80,9 +81,10 @@ class Generating(BaseHTTPRequestHandler):
 
 
 class Stored(BaseHTTPRequestHandler):
-    """Answers for one object of a bucket, a file on disk, as S3 does: its size, and ranges of it."""
+    """Answers for the objects of a bucket, all of them one file on disk, as S3 does: list, sizes, ranges."""
 
     path_of: Path
+    objects = 1
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -91,12 +93,29 @@ class Stored(BaseHTTPRequestHandler):
         self._answer(0, self.path_of.stat().st_size, 200)
 
     def do_GET(self) -> None:
+        if "list-type=" in self.path:
+            self._list()
+            return
         first, _, last = self.headers["Range"].removeprefix("bytes=").partition("-")
         start, end = int(first), min(int(last) + 1, self.path_of.stat().st_size)
         self._answer(start, end, 206)
         with self.path_of.open("rb") as file:
             file.seek(start)
             self.wfile.write(file.read(end - start))
+
+    def _list(self) -> None:
+        size, moment = self.path_of.stat().st_size, "<LastModified>2026-11-28T08:00:00.000Z</LastModified>"
+        listed = "".join(
+            f'<Contents><Key>parts/{at:05}.parquet</Key>{moment}<ETag>"whole"</ETag><Size>{size}</Size></Contents>'
+            for at in range(self.objects)
+        )
+        name = "<Name>bucket</Name><IsTruncated>false</IsTruncated>"
+        body = f'<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{name}{listed}</ListBucketResult>'
+        self.send_response(200)
+        self.send_header("Content-Type", "application/xml")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body.encode())
 
     def _answer(self, start: int, end: int, status: int) -> None:
         self.send_response(status)
@@ -168,15 +187,18 @@ def source_of(kind: str, megabytes: int, folder: Path) -> Iterator[tuple[dict[st
     if kind == "sql":
         with database(megabytes * MB // ROW_BYTES) as url:
             yield {"sql": {"connection": "large", "query": QUERY}}, {"large": {"url": url}}
-    elif kind == "s3":
-        path = folder / "object.csv"
-        with served(Generating) as address, urllib.request.urlopen(f"{address}/{megabytes}.csv") as body:
-            with path.open("wb") as file:
+    elif kind in ("s3", "parts"):
+        stated, size, objects = ("object.csv", megabytes, 1)
+        if kind == "parts":
+            stated, size, objects = "parts/*.parquet", min(100, megabytes), max(1, megabytes // 100)
+        file_of = folder / f"object.{stated.rpartition('.')[2]}"
+        with served(Generating) as address, urllib.request.urlopen(f"{address}/{size}{file_of.suffix}") as body:
+            with file_of.open("wb") as file:
                 shutil.copyfileobj(body, file)
-        with served(type("Bucket", (Stored,), {"path_of": path})) as address:
+        with served(type("Bucket", (Stored,), {"path_of": file_of, "objects": objects})) as address:
             options = {"key": "k", "secret": "s", "client_kwargs": {"endpoint_url": address}}
             large = {"url": "s3://bucket", "options": options}
-            yield {"s3": {"connection": "large", "path": "object.csv"}}, {"large": large}
+            yield {"s3": {"connection": "large", "path": stated}}, {"large": large}
     else:
         with served(Generating) as address:
             yield {"https": {"url": f"{address}/{megabytes}.{kind}"}}, {}

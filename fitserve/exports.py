@@ -41,13 +41,18 @@ FORMATS: Mapping[str, ExportFormat] = {
 }
 
 
-# Layers of Keras that do the same in every process; the script draws Dropout's masks as we do. No noise is drawn.
-_CODE_LAYERS = frozenset(
+# Layers of Keras that do the same in every process; the script draws Dropout's masks as we do.
+CODE_LAYERS = frozenset(
     {"Input", "Dense", "Activation", "BatchNormalization", "LayerNormalization", "UnitNormalization", "Flatten"}
-    | {"Reshape", "Concatenate", "Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum"}
+    | {"GroupNormalization", "RMSNormalization", "Reshape", "Permute", "RepeatVector", "Rescaling", "Identity"}
+    | {"Concatenate", "Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum"}
     | {"ReLU", "LeakyReLU", "PReLU", "ELU", "Softmax", "Dropout", "Embedding"}
-    | {"GlobalMaxPooling1D", "GlobalAveragePooling1D"}
+    | {"ZeroPadding1D", "Cropping1D", "UpSampling1D", "LSTM", "GRU", "SimpleRNN", "Bidirectional"}
+    | {f"{kind}{rank}" for kind in ("Conv", "SeparableConv", "DepthwiseConv") for rank in ("1D", "2D")}
+    | {f"{kind}Pooling{rank}" for kind in ("Max", "Average", "GlobalMax", "GlobalAverage") for rank in ("1D", "2D")}
 )
+# Keras draws their numbers in one stream, which networks that train side by side share.
+_CODE_NOISE = frozenset({"GaussianNoise", "GaussianDropout", "AlphaDropout", "SpatialDropout1D", "SpatialDropout2D"})
 _CODE_TRAINING = ("sample_weight", "class_weight", "warmup", "steps_per_epoch", "mixed_precision", "switches")
 
 
@@ -91,9 +96,18 @@ def _of_training(format: str, spec: Mapping[str, Any] | None) -> list[Problem]:
         named += [f"/training/{part}/monitor"] if watched not in ("loss", "val_loss") else []
     named += ["/initial_weights"] if spec.get("initial_weights") else []
     named += ["/target"] if len(spec["target"]) > 1 or spec["target"][0]["task"] == "multilabel" else []
+    layers = CODE_LAYERS if spec.get("ensemble") else CODE_LAYERS | _CODE_NOISE
     for at, node in enumerate(spec["network"]):
         kind = next(name for name in node if name[0].isupper())
-        named += [f"/network/{at}/{kind}"] if kind not in _CODE_LAYERS else []
+        named += [f"/network/{at}/{kind}"] if kind not in layers else []
+        named += [f"/network/{at}/{kind}/{name}" for name in _drops_inside(kind, node[kind] or {})]
     for name, loss in training["loss"].items():
         named += [f"/training/loss/{name}"] if "Quantile" in str(loss) else []
     return [Problem(f"{format} cannot hold {pointer}.", pointer=pointer) for pointer in named]
+
+
+def _drops_inside(kind: str, arguments: Mapping[str, Any]) -> list[str]:
+    """Return the arguments by which a recurrent layer drops, whose masks Keras draws at each look at the network."""
+    if kind == "Bidirectional":
+        (arguments,) = arguments["layer"].values()
+    return [name for name in ("dropout", "recurrent_dropout") if arguments.get(name)]

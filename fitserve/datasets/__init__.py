@@ -30,6 +30,10 @@ class TableUnreadable(Malformed):
     title = "Table unreadable"
 
 
+class TableEmpty(TableUnreadable):
+    """There are no rows: no bytes, or a header alone."""
+
+
 def bad_value(row: int, column: str, received: Any, expected: str, note: str = "") -> Problem:
     """Return the problem of a field whose value is not of its column's kind."""
     detail = f"Row {row}, column {column!r}: {excerpt_of_cell(received)!r} is not {expected}.{note}"

@@ -332,7 +332,7 @@ def _day_of(text: str, format: ColumnFormat) -> str:
 def note_placeholder(name: str, texts: pa.Array, numbers: pa.Array) -> Notice | None:
     """Note a number that may stand for a missing value: repeated, far from all others, a usual placeholder.
 
-    `numbers` are what `texts` were read as.
+    `numbers` are what `texts` were read as; numbers of a typed column stand for their own texts.
     """
     values = numbers.cast(pa.float64(), safe=False).fill_null(np.nan).to_numpy(zero_copy_only=False)
     finite = np.isfinite(values)
@@ -348,7 +348,7 @@ def note_placeholder(name: str, texts: pa.Array, numbers: pa.Array) -> Notice | 
         is_apart = gap >= APART * spread or number < 0 <= others[0]
         if number not in PLACEHOLDERS or count < max(2, RAREST * finite.sum()) or not is_apart:
             continue
-        written = texts.filter(pa.array(values == number)).unique()[:3].to_pylist()
+        written = texts.filter(pa.array(values == number)).unique()[:3].cast(pa.string()).to_pylist()
         spellings = [str(text).strip() for text in written]
         listed = json.dumps(spellings) if len(spellings) > 1 else spellings[0]
         return Notice(

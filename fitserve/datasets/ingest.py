@@ -277,7 +277,9 @@ class _RowSample:
         self._stride, self._seen, self._rows, self._bytes = 1, 0, 0, 0
 
     def add(self, table: pa.Table) -> None:
-        part = table.take(np.arange(-self._seen % self._stride, table.num_rows, self._stride))
+        part = table
+        if self._stride > 1:
+            part = table.take(np.arange(-self._seen % self._stride, table.num_rows, self._stride))
         self._seen += table.num_rows
         if part.num_rows:
             self._parts.append(part)

@@ -49,7 +49,8 @@ class ColumnCounts:
         self.missing += pc.sum(values.is_null(nan_is_null=True)).as_py() or 0 if floating else values.null_count
         if pa.types.is_temporal(arrow_type):
             values = values.cast(pa.timestamp("us", getattr(arrow_type, "tz", None)), safe=False).cast(pa.int64())
-            self.has_times_of_day = self.has_times_of_day or _has_times_of_day(values)
+            if not (self.has_times_of_day or pa.types.is_date32(arrow_type)):
+                self.has_times_of_day = _has_times_of_day(values)
             self.moments.add(pc.divide(values.cast(pa.float64(), safe=False), 1e6))
         elif pa.types.is_integer(arrow_type) or floating or pa.types.is_decimal(arrow_type):
             narrow = pa.types.is_decimal(arrow_type) or arrow_type.bit_width < 32
@@ -90,8 +91,8 @@ class DistinctCounter:
     def __init__(self, max_distinct: int) -> None:
         self.max_distinct = max_distinct
         self._table: pa.Table | None = None  # values `v` and counts `n`
-        self._pending: list[pa.Table] = []  # counts of single batches, not merged yet
-        self._pending_rows = 0
+        self._pending: list[pa.Table | pa.Array] = []  # counts of single batches, or values that are not counted yet
+        self._pending_rows = 0  # distinct values of each of them, added up
         self._smallest_hashes: np.ndarray | None = None  # sorted; set once there are too many values
 
     def add(self, values: pa.Array) -> None:
@@ -103,19 +104,27 @@ class DistinctCounter:
         if self._smallest_hashes is not None:
             self._add_to_sketch(values)
             return
-        counted = values.value_counts()
-        self._pending.append(pa.table({"v": counted.field(0), "n": counted.field(1)}))
-        self._pending_rows += len(counted)
+        distinct = _distinct_numbers(values)
+        is_mostly_new = distinct is not None and 2 * distinct > len(values)
+        if is_mostly_new:  # of a long column they are never counted: sorting has told enough, in a tenth of the time
+            self._pending.append(values)
+        else:
+            counted = _counts(values)
+            self._pending.append(counted)
+            distinct = len(counted)
+            is_mostly_new = 2 * distinct > len(values)
+        self._pending_rows += int(distinct or 0)
         merged_rows = self._table.num_rows if self._table is not None else 0
         if self._pending_rows <= max(self.max_distinct, 4 * merged_rows):
             return
-        if 2 * len(counted) > len(values):  # mostly new values still: merging would only show that they are too many
+        if is_mostly_new:  # merging would only show that they are too many
             self._switch_to_sketch(self._pending + ([self._table] if self._table is not None else []))
         else:
             self._merge()
 
     def _merge(self) -> None:
-        tables = ([self._table] if self._table is not None else []) + self._pending
+        counted = [one if isinstance(one, pa.Table) else _counts(one) for one in self._pending]
+        tables = ([self._table] if self._table is not None else []) + counted
         self._pending, self._pending_rows = [], 0
         if not tables:
             return
@@ -126,10 +135,11 @@ class DistinctCounter:
         if merged.num_rows > self.max_distinct:
             self._switch_to_sketch([merged])
 
-    def _switch_to_sketch(self, tables: list[pa.Table]) -> None:
+    def _switch_to_sketch(self, parts: Sequence[pa.Table | pa.Array]) -> None:
         self._smallest_hashes = np.empty(0, np.uint64)
-        for chunk in (chunk for table in tables for chunk in table.column("v").chunks):
-            self._add_to_sketch(chunk)
+        for part in parts:
+            for values in part.column("v").chunks if isinstance(part, pa.Table) else [part]:
+                self._add_to_sketch(values)
         self._table, self._pending, self._pending_rows = None, [], 0
 
     def _add_to_sketch(self, values: pa.Array) -> None:
@@ -154,6 +164,23 @@ class DistinctCounter:
         return self._table.num_rows, self._table
 
 
+def _counts(values: pa.Array) -> pa.Table:
+    """Return how often each value occurs: a table of values `v` and counts `n`."""
+    counted = values.value_counts()
+    return pa.table({"v": counted.field(0), "n": counted.field(1)})
+
+
+def _distinct_numbers(values: pa.Array) -> int | None:
+    """Return how many different ones there are among numbers without nulls; None for values of other types."""
+    kind = values.type
+    if not (pa.types.is_integer(kind) or pa.types.is_float32(kind) or pa.types.is_float64(kind)):
+        return None
+    numbers = np.sort(values.to_numpy(zero_copy_only=False))  # NaN comes last
+    steps = int(np.count_nonzero(numbers[1:] != numbers[:-1]))
+    unknown = int(np.count_nonzero(np.isnan(numbers))) if numbers.dtype.kind == "f" else 0  # each differs from itself
+    return 1 + steps - max(0, unknown - 1)
+
+
 def hash_values(values: pa.Array) -> np.ndarray:
     """Return 64-bit hashes (uint64) of values without nulls."""
     arrow_type = values.type
@@ -171,9 +198,13 @@ def hash_values(values: pa.Array) -> np.ndarray:
 def _splitmix64(words: np.ndarray) -> np.ndarray:
     """Mix the bits of 64-bit words: the finaliser of SplitMix64 (S. Vigna)."""
     z = words + np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray(z ^ (z >> np.uint64(31)))
+    shifted = np.empty_like(z)  # in place, as new arrays would take more time than their sums
+    for bits, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, None)):
+        np.right_shift(z, np.uint64(bits), out=shifted)
+        z ^= shifted
+        if factor is not None:
+            z *= np.uint64(factor)
+    return z
 
 
 def _hash_texts(values: pa.Array) -> np.ndarray:
@@ -188,8 +219,11 @@ def _hash_texts(values: pa.Array) -> np.ndarray:
     padded = np.concatenate([data[starts[0] : offsets[-1]], np.zeros(8, np.uint8)])
     words = np.lib.stride_tricks.as_strided(padded[:8].view(np.uint64), (len(padded) - 7,), (1,))
     starts = starts - starts[0]
+    are_long = bool(lengths.min() >= 8)  # all texts: none has bytes beyond its end to leave out
 
     def eight_bytes_at(positions: np.ndarray) -> np.ndarray:
+        if are_long:
+            return np.asarray(words[positions])
         left = np.clip(lengths - (positions - starts), 0, 8).astype(np.uint64)
         mask = np.where(left >= 8, np.uint64(2**64 - 1), (np.uint64(1) << (left * np.uint64(8))) - np.uint64(1))
         return np.asarray(words[np.minimum(positions, len(words) - 1)] & mask)  # bytes beyond the text's end are 0
@@ -375,7 +409,8 @@ def _text_traits(values: pa.ChunkedArray) -> dict[str, Any]:
     if present and len(rest) and how == "whitespace":
         longest = pc.max(pc.binary_length(rest)).as_py() or 0
         if 0 < longest < 1 << 20:  # a megabyte of text is no sentence, and its blanks take long to count
-            most = max(most, (pc.max(pc.count_substring_regex(rest, r"\s+")).as_py() or 0) + 1)
+            blanks = pc.count_substring_regex(rest, r"\s+") if _has_blanks(rest) else pa.array([0])
+            most = max(most, (pc.max(blanks).as_py() or 0) + 1)
     return {
         "words": float(np.mean(lengths)) if present else 0.0,
         "letters": float(np.mean([len(text) for text in present])) if present else 0.0,
@@ -383,6 +418,11 @@ def _text_traits(values: pa.ChunkedArray) -> dict[str, Any]:
         "max_tokens": most,
         "top_tokens": [{"token": excerpt_of_cell(token), "count": count} for token, count in counts.most_common(TOP)],
     }
+
+
+def _has_blanks(texts: pa.ChunkedArray) -> bool:
+    """Return whether there is a blank, or a character below it, anywhere near these texts."""
+    return any(bool((np.frombuffer(one.buffers()[2] or b"", np.uint8) <= 32).any()) for one in texts.chunks)
 
 
 def _profile(

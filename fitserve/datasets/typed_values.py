@@ -63,7 +63,7 @@ def note_typed_values(name: str, values: pa.ChunkedArray, largest: float | None)
 def _note_numbers(name: str, present: pa.ChunkedArray, largest: float) -> list[Notice]:
     """Note numbers that may stand for missing values, and floats that have lost their last digits."""
     values = present.combine_chunks()
-    placeholder = note_placeholder(name, values.cast(pa.string()), values)
+    placeholder = note_placeholder(name, values, values)
     lost = _note_large_wholes(name, values, largest) if pa.types.is_float64(values.type) else None
     return [notice for notice in (placeholder, lost) if notice is not None]
 

@@ -189,6 +189,18 @@ WRITTEN: dict[str, dict[str, Any]] = {  # on the dataset `written`
         ],
         "training": TRAINING,
     },
+    "recurrent layers and convolutions": {
+        "features": [{"review": {"sequence": {"max_tokens": 8, "length": 5}}}],
+        "network": [
+            {"Embedding": {"input_dim": 8, "output_dim": 3}},
+            {"SpatialDropout1D": 0.1},
+            {"Conv1D": {"filters": 4, "kernel_size": 2, "activation": "relu"}},
+            {"Bidirectional": {"LSTM": {"units": 3, "return_sequences": True}}},
+            {"GRU": {"units": 3, "return_sequences": True}},
+            {"SimpleRNN": 3},
+        ],
+        "training": TRAINING,
+    },
 }
 
 

@@ -106,6 +106,11 @@ def test_parts_of_csv_and_json_lines_are_read_as_one_table(api: Api, lake: Calla
     lines = ask(api, "lines", s3={"connection": "lake", "path": "lines/*.jsonl"}).json()
     assert rows(api, lines) == [{"a": 1.0, "b": "x"}, {"a": 2.5, "b": None}]
     assert [one["column"] for one in lines["notices"] if one["code"] == "parts_differ"] == ["b"]
+    for path, data in (("few/", b""), ("few/0.csv", b"n,zip\n"), ("few/1.csv", b"zip,n\n1,2\n"), ("few/2.csv", b"")):
+        lake(path, data)  # as Spark writes parts without rows, and some tools a folder
+    few = ask(api, "few", s3={"connection": "lake", "path": "few/*"}).json()
+    assert [row["n"] for row in rows(api, few)] == [2]
+    assert [(one["code"], one["evidence"]) for one in few["notices"]] == [("parts_empty", "0.csv, 2.csv")]
     one = ask(api, "single", s3={"connection": "lake", "path": "lines/2.jsonl"}).json()
     assert one["sha256"] == api.ann.put("/datasets/same", content=b'{"a": 2.5}\n').json()["sha256"]
 
@@ -115,14 +120,17 @@ def test_a_store_that_gives_nothing_is_refused_or_away(api: Api, lake: Callable[
     lake("bad/2.csv", b"a,b\n1,2\n1,2,3\n")
     lake("bad/3.parquet", parquet(a=[1]))
     lake("folder/1.csv", b"a\n1\n")
+    lake("none/1.csv", b"")
+    lake("none/2.csv", b"a,b\n")
     before = api.blobs()
     for connection, path, status, says in (
-        ("lake", "none/*.csv", 422, "no object"),
+        ("lake", "never/*.csv", 422, "no object"),
         ("lake", "folder", 422, "folder"),
         ("lake", "../other/x.csv", 422, "below"),
         ("lake", "bad/*", 422, "several formats"),
         ("lake", "bad/*.csv", 422, "2.csv"),
         ("lake", "bad/***/x", 422, "folders"),
+        ("lake", "none/*", 400, "No part has a row"),
         ("lake", "bad/[z-a", 422, "no object"),
         ("dry", "x.csv", 422, "no object"),
         ("away", "x.csv", 503, "does not answer"),
@@ -269,6 +277,11 @@ class BreakingFiles:
         if to.path == "/away.csv":
             to.send_error(503)
             return
+        if to.path == "/packed.csv":
+            to.send_response(200)
+            to.send_header("Content-Encoding", "br")
+            to.end_headers()
+            return
         if to.path == "/inside.csv":
             to.send_response(302)
             to.send_header("Location", "http://127.0.0.9/x.csv")
@@ -380,6 +393,7 @@ def test_what_an_address_does_not_give_is_said(api: Api, files: BreakingFiles) -
         (f"{files.url}/private.csv", {}, 422, "403"),
         (f"{files.url}/away.csv", {}, 503, "503"),
         (f"{files.url}/inside.csv", {}, 422, "not allowed"),
+        (f"{files.url}/packed.csv", {}, 422, "packed as br"),
         ("http://169.254.169.254/latest", {}, 422, "not allowed"),
         ("http://2130706433/x.csv", {}, 422, "not allowed"),
         ("file:///etc/passwd", {}, 422, "not allowed"),

@@ -266,7 +266,12 @@ def test_mariadb_is_read_and_never_written(api: Api, mariadb: str) -> None:
     engine = sa.create_engine(mariadb, isolation_level="AUTOCOMMIT")
     wrong = mariadb.replace("root@", "nobody:wr0ng%25secret@")
     host, name = mariadb.partition("@")[2], "mysql://ann@127.0.0.1:1/x"
-    api.connect(maria={"url": mariadb, "statement_seconds": 1}, wrong={"url": wrong}, plain={"url": name})
+    api.connect(
+        hasty={"url": mariadb, "statement_seconds": 1},
+        maria={"url": mariadb},
+        wrong={"url": wrong},
+        plain={"url": name},
+    )
     api.connect(maria2={"url": f"mariadb+pymysql://root@{host}"}, dead={"url": "mysql+pymysql://ann@127.0.0.1:1/x"})
     with engine.connect() as shop:
         for statement in (
@@ -275,6 +280,9 @@ def test_mariadb_is_read_and_never_written(api: Api, mariadb: str) -> None:
             "INSERT INTO sales SELECT seq, mod(seq, 2), seq * 1.25, seq / 3, lpad(seq, 6, '0'), '2026-01-01',"
             " '2026-01-01 10:00:00.5', '10:30', '{\"a\": 1}', 18446744073709551615, NULL FROM seq_1_to_25000",
             "INSERT INTO sales (id, code) VALUES (0, NULL)",
+            "SET SESSION sql_mode = ''",  # as MySQL was by default for long
+            "CREATE TABLE odd (id int, day date, moment datetime)",
+            "INSERT INTO odd VALUES (1, '0000-00-00', '0000-00-00'), (2, '2026-02-03', '2026-02-03 04:05')",
             "CREATE FUNCTION sneak() RETURNS int BEGIN INSERT INTO sales (id) VALUES (1); RETURN 1; END",
         ):
             shop.exec_driver_sql(statement)
@@ -289,13 +297,18 @@ def test_mariadb_is_read_and_never_written(api: Api, mariadb: str) -> None:
     third = dict(zip(rows["columns"], rows["rows"][3], strict=True))
     assert (third["price"], third["code"]) == ("3.75", "000003")  # its decimals come without a precision
     assert ask(api, "maria-2", "SELECT id, code FROM sales", "maria2").status_code == 201
+    odd = ask(api, "maria-odd", "SELECT * FROM odd ORDER BY id", "maria").json()
+    assert [column["storage"] for column in odd["columns"]] == ["int64", "timestamp", "timestamp"]
+    assert [column["missing"] for column in odd["columns"]] == [0, 1, 1]
+    (said,) = [one for one in odd["notices"] if one["code"] == "read_as_missing"]
+    assert (said["message"][:7], said["evidence"]) == ("2 dates", "such as 0000-00-00")
     for connection, query, says in (
         ("maria", "DELETE FROM sales", "only reads"),
         ("maria", "DROP TABLE sales", "only reads"),
         ("maria", "SELECT sneak()", "READ ONLY"),
         ("maria", "SELECT 1 AS a; DELETE FROM sales", "SQL syntax"),
         ("maria", "SELECT nope FROM sales WHERE id % 2 = 0", "nope"),
-        ("maria", "SELECT sleep(30) AS a", "longer than 1 seconds"),
+        ("hasty", "SELECT sleep(30) AS a", "longer than 1 seconds"),
         ("wrong", "SELECT 1 AS a", "denied"),
         ("dead", "SELECT 1 AS a", "does not answer"),
         ("plain", "SELECT 1 AS a", "pip install pymysql"),

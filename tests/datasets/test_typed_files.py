@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from fitserve.datasets.parquet_batches import batches_of
+from fitserve.datasets.profile import DistinctCounter
 from fitserve.settings import MB
 from tests.datasets.conftest import Api
 from tests.datasets.uploads import refusal, stored
@@ -233,3 +234,23 @@ def test_a_parquet_file_is_gone_through_in_flat_memory(tmp_path: Path) -> None:
         most = max(most, pa.total_allocated_bytes() - before)
     assert rows == 14 * 60_000
     assert most < 0.6 * 14 * group.nbytes
+
+
+def test_different_numbers_are_counted_exactly_until_there_are_too_many() -> None:
+    random = np.random.default_rng(3)
+    new, few = random.random(4_000), random.integers(0, 40, 4_000)
+    with_nan = np.where(few < 20, np.nan, new)
+    for values, most in ((new, 5_000), (few, 5_000), (with_nan, 5_000), (np.repeat(new, 3), 5_000), (new, 1_000)):
+        counter = DistinctCounter(most)
+        for part in np.array_split(values, 5):
+            counter.add(pa.array(part))
+        distinct, counts = counter.finish()
+        expected, times = np.unique(values, return_counts=True)
+        if most < len(expected):
+            assert counts is None
+            assert distinct == pytest.approx(len(expected), rel=0.05)
+            continue
+        assert counts is not None
+        order = np.argsort(counts["v"].to_numpy())
+        np.testing.assert_array_equal(counts["v"].to_numpy()[order], expected)
+        np.testing.assert_array_equal(counts["n"].to_numpy()[order], times)

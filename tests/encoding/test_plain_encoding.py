@@ -19,7 +19,8 @@ import tensorflow as tf
 
 from fitserve.encoder import Encoder
 from fitserve.encoding import ENCODINGS
-from fitserve.exports import FORMATS
+from fitserve.errors import BadInput
+from fitserve.exports import FORMATS, check
 from fitserve.spec.feature import Feature
 from tests.encoding.test_encoder import facts_for
 from tests.encoding.test_keras_encoding import CASES, table
@@ -32,6 +33,22 @@ pytestmark = pytest.mark.tensorflow
 
 def test_every_encoding_is_in_code() -> None:
     assert set(CALLS) == set(ENCODINGS) == set(FORMATS["code"].encodings or ())
+
+
+@pytest.mark.parametrize(("ensemble", "noise"), [(None, []), ({"members": 2}, ["/network/2/GaussianNoise"])])
+def test_what_a_script_would_draw_otherwise_is_refused_by_name(ensemble: Any, noise: list[str]) -> None:
+    layers = [
+        {"GRU": {"units": 3, "dropout": 0.1}},
+        {"Bidirectional": {"layer": {"LSTM": {"units": 2, "recurrent_dropout": 0.2}}}},
+        {"GaussianNoise": {"stddev": 0.1}},
+        {"Dropout": {"rate": 0.1}},
+    ]
+    training = {"restarts": 1, "loss": {}}
+    spec = {"training": training, "target": [{"task": "binary"}], "network": layers, "ensemble": ensemble}
+    with pytest.raises(BadInput) as caught:
+        check("code", {"encoder": {"columns": []}, "spec": spec})
+    inside = ["/network/0/GRU/dropout", "/network/1/Bidirectional/recurrent_dropout"]
+    assert [problem.pointer for problem in caught.value.problems] == [*inside, *noise]
 
 
 def encoded_by_code(encoder: Encoder, whole: pa.Table, folder: Path) -> dict[str, np.ndarray]:

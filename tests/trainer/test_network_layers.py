@@ -6,17 +6,23 @@ import math
 from typing import Any
 
 import keras
+import numpy as np
 import pytest
+import tensorflow as tf
 
+from fitserve.exports import CODE_LAYERS
 from fitserve.spec.activations import ACTIVATIONS
 from fitserve.spec.initializers import INITIALIZERS
 from fitserve.spec.layers import LAYERS
 from fitserve.spec.network import read_entry
 from fitserve.spec.regularizers import CONSTRAINTS, REGULARIZERS
+from fitserve.spec.spec import Spec
 from tests.spec.table import resolved
 from tests.trainer.specs import train_one_epoch
+from workers.trainer.engine.initial_values import set_seeds
 from workers.trainer.engine.network import build, build_network
 from workers.trainer.engine.tabular_layers import BatchEnsemble, Periodic
+from workers.trainer.export.plain_code import network_code
 
 pytestmark = pytest.mark.tensorflow
 
@@ -210,6 +216,18 @@ def test_a_layer_is_the_one_of_keras_and_trains(entry: Any, theirs: Any, before:
             assert network.get_layer(row.name).output.shape == row.output_shape
             assert network.get_layer(row.name).count_params() == row.parameters
     assert math.isfinite(train_one_epoch(run.spec)["loss"])
+    if class_of(entry) in CODE_LAYERS:
+        check_first_weights(run.spec)
+
+
+def check_first_weights(spec: Spec) -> None:
+    """Compare a network's first weights with those of its plain code."""
+    set_seeds(3)
+    expected = build_network(spec).get_weights()
+    known: dict[str, Any] = {"keras": keras, "tf": tf, "np": np, "SEED": 3}
+    exec(network_code(spec.to_json()["network"]).replace("model.summary()", ""), known)
+    for own, first in zip(known["model"].get_weights(), expected, strict=True):
+        np.testing.assert_array_equal(own, first)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from fitserve.blobs import CHUNK, disk_full_is_507
-from fitserve.datasets import MAX_PROBLEMS, TableUnreadable, refuse, utf8
+from fitserve.datasets import MAX_PROBLEMS, TableEmpty, TableUnreadable, refuse, utf8
 from fitserve.datasets.column_plan import ColumnPlan
 from fitserve.errors import Problem, TooLarge, UnsupportedMedia
 from fitserve.settings import MB, Limits
@@ -230,11 +230,11 @@ def _foreign_text(head: bytes) -> str | None:
 
 
 def _read_head(path: Path) -> bytes:
-    """Return a file's first bytes. Raises TableUnreadable where it is empty."""
+    """Return a file's first bytes. Raises TableEmpty."""
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
     if not head:
-        raise TableUnreadable("The file is empty.", expected="a table with a header and at least one row")
+        raise TableEmpty("The file is empty.", expected="a table with a header and at least one row")
     return head
 
 

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass, replace
 
-from fitserve.datasets import TableRefused, TableUnreadable
+from fitserve.datasets import TableEmpty, TableRefused, TableUnreadable
 from fitserve.datasets.readers.csv_grammar import choose_grammar
 from fitserve.datasets.readers.csv_header import (
     SecondHeader,
@@ -182,7 +182,7 @@ class _Detection:
             records = [joined, *records[second.records + 1 :]]
         body = records[1:] if has_header else records
         if self.whole and not body:
-            raise TableUnreadable("The table has no rows, only a header.", expected="at least one row of data")
+            raise TableEmpty("The table has no rows, only a header.", expected="at least one row of data")
         fields = [record.fields for record in body]
         trailing = beginning.trailing
         if hidden is not None:

@@ -165,11 +165,11 @@ def _time_reading(kind: Any) -> ColumnReading:
     def convert(column: pa.Array) -> Checked:
         ticks = column.cast(pa.int32()).cast(pa.int64()) if pa.types.is_date32(kind) else column.cast(pa.int64())
         bad = None
-        if unit != "ns" and len(ticks):
+        least, most = (one.as_py() for one in pc.min_max(ticks).values()) if unit != "ns" else (None, None)
+        if least is not None and most is not None and (least < low or most > high):
             outside = pc.or_(pc.less(ticks, low), pc.greater(ticks, high)).fill_null(False)
-            if pc.any(outside).as_py():
-                bad = outside.to_numpy(zero_copy_only=False)
-                column = pc.if_else(outside, pa.scalar(None, column.type), column)
+            bad = outside.to_numpy(zero_copy_only=False)
+            column = pc.if_else(outside, pa.scalar(None, column.type), column)
         return column.cast(target, safe=False), bad
 
     notice = None

@@ -98,7 +98,9 @@ class _ColumnHash:
             return
         if isinstance(column.type, pa.BaseExtensionType):
             column = column.storage
-        self._missing.update(_bytes(pc.is_null(column).cast(pa.uint8()), 1))
+        self._missing.update(
+            _bytes(pc.is_null(column).cast(pa.uint8()), 1) if column.null_count else bytes(len(column))
+        )
         if pa.types.is_boolean(column.type):
             self._values.update(_bytes(column.fill_null(False).cast(pa.uint8()), 1))
         elif self._width:

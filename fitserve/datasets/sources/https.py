@@ -23,6 +23,7 @@ REDIRECTS = 5
 MAX_STALLS = 3  # attempts in a row without a byte
 POINTER = "/source/https/url"
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_PACKINGS = ("", "identity", "gzip", "x-gzip", "zstd")  # the latter are unpacked as files of that kind are
 _TRY_LATER = (408, 425, 429, 500, 502, 503, 504)
 
 
@@ -98,10 +99,14 @@ class _Download:
         self._done = end is None or path.stat().st_size >= end
 
     def _check(self, response: Response) -> None:
-        status = response.status
+        status, packing = response.status, response.headers.get("Content-Encoding", "identity").strip().lower()
         if status == 304:
             raise Unchanged
         if status in (200, 206):
+            if packing not in _PACKINGS:
+                what = f"The address sends the file packed as {packing[:40]}, which was not asked for."
+                problem = Problem(what, POINTER, received=packing[:40], expected="the file as it is, gzip or zstd")
+                raise SourceRefused(what, problems=[problem])
             return
         if status in _TRY_LATER:
             raise SourceAway(f"The address answers {status}.", retry_after=_seconds(response))

@@ -136,7 +136,12 @@ def _find(store: Any, path: str, pointer: str, stated: str) -> list[ListedObject
     """Return the object, or all parts, in the order of names."""
     if is_pattern(stated) and not _is_object(store, path):
         infos = _matching(store, path, pointer, stated)
-        infos = [info for info in infos if not info["name"].rsplit("/", 1)[-1].startswith(("_", "."))]
+        # Marks of jobs, hidden files, and the objects without bytes by which some tools mark a folder.
+        infos = [
+            info
+            for info in infos
+            if not info["name"].rsplit("/", 1)[-1].startswith(("_", ".")) and info["name"][-1] != "/"
+        ]
     else:
         info = store.info(path)
         if info["type"] != "file":

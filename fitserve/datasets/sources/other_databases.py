@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 import pyarrow as pa
 import pyarrow.ipc
 from sqlalchemy import CursorResult, create_engine
+from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.engine import Connection as Opened
-from sqlalchemy.engine import Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
 from sqlalchemy.pool import NullPool
 
@@ -27,6 +27,7 @@ from fitserve.datasets.sources.fetched import SourceAway
 from fitserve.datasets.sources.parts import TablePart, joined_rows, read_stream, unify
 from fitserve.datasets.sources.query import QueryResult, query_refused
 from fitserve.settings import MB, Limits
+from fitserve.wire.notices import Notice
 
 BATCH_ROWS, BATCH_BYTES = 10_000, 16 * MB  # at most, of rows that are fetched at once
 # Before the query, in its transaction or session. {seconds} and {milliseconds} bound the statement.
@@ -50,7 +51,8 @@ def open_query(connection: Connection, query: str, folder: Path, limits: Limits)
 
     Raises SourceRefused, SourceAway, TooLarge.
     """
-    engine = _engine(connection)
+    odd_times = _OddTimes()
+    engine = _engine(connection, odd_times)
     deadline = time.monotonic() + connection.statement_seconds
 
     def check() -> None:
@@ -71,23 +73,64 @@ def open_query(connection: Connection, query: str, folder: Path, limits: Limits)
             if not rows.returns_rows:
                 raise query_refused("The query gives no rows.")
             taken_at = datetime.datetime.now(datetime.UTC).isoformat()
-            parts = _segments(rows, check, folder, TableSize(limits))
+            try:
+                parts = _segments(rows, check, folder, TableSize(limits))
+            except BaseException:
+                opened.invalidate()  # a rollback would wait for all rows that are left
+                raise
             opened.rollback()
     except DBAPIError as error:
         _raise(error, connection, late=time.monotonic() > deadline)
     finally:
         engine.dispose()
     schema, _ = unify(parts)
-    yield QueryResult(schema, joined_rows(parts, schema), {"taken_at": taken_at})
+    yield QueryResult(schema, joined_rows(parts, schema), {"taken_at": taken_at}, odd_times.notices())
 
 
-def _engine(connection: Connection) -> Engine:
+class _OddTimes:
+    """Reads MySQL's dates and times that no calendar has, such as 0000-00-00, as missing, and remembers them."""
+
+    def __init__(self) -> None:
+        self.count, self.example = 0, ""
+
+    def arguments(self, url: URL) -> dict[str, Any]:
+        """Return what PyMySQL is given at each connection: left to itself, it leaves such a value as a text."""
+        if url.get_driver_name() != "pymysql":
+            return {}
+        from pymysql.constants import FIELD_TYPE  # type: ignore[import-untyped]
+        from pymysql.converters import conversions  # type: ignore[import-untyped]
+
+        kinds = (FIELD_TYPE.DATE, FIELD_TYPE.DATETIME, FIELD_TYPE.TIMESTAMP)
+        return {"conv": {**conversions, **{kind: partial(self._read, conversions[kind]) for kind in kinds}}}
+
+    def _read(self, convert: Callable[[Any], Any], value: Any) -> datetime.date | None:
+        read = convert(value)
+        if isinstance(read, datetime.date):  # or one with a time, which is one too
+            return read
+        self.count, self.example = self.count + 1, self.example or str(read)[:40]
+        return None
+
+    def notices(self) -> list[Notice]:
+        """Return what was read as missing."""
+        if not self.count:
+            return []
+        return [
+            Notice(
+                code="read_as_missing",
+                message=f"{self.count} dates or times that no calendar has are read as missing.",
+                evidence=f"such as {self.example}",
+                option="CAST(... AS CHAR) in the query keeps their text",
+            )
+        ]
+
+
+def _engine(connection: Connection, odd_times: _OddTimes) -> Engine:
     try:
         url = make_url(connection.full_url)
         if url.get_backend_name() == "sqlite" and url.database:
             read_only = {**url.query, "mode": "ro", "uri": "true"}
             url = url.set(database=f"file:{url.database}", query=read_only)
-        return create_engine(url, poolclass=NullPool, hide_parameters=True)
+        return create_engine(url, poolclass=NullPool, hide_parameters=True, connect_args=odd_times.arguments(url))
     except (ArgumentError, NoSuchModuleError):
         raise BadConnections(f"SQLAlchemy has no database {connection.scheme!r}.") from None
     except ImportError as error:

@@ -19,6 +19,7 @@ import pyarrow.csv
 import pyarrow.ipc
 
 from fitserve.blobs import disk_full_is_507
+from fitserve.datasets import TableEmpty
 from fitserve.datasets.readers import READERS, ReadAgain, TableReader, open_reader
 from fitserve.datasets.readers.columnar_reader import ColumnarReader
 from fitserve.datasets.readers.jsonl_reader import JsonLinesReader
@@ -26,7 +27,7 @@ from fitserve.datasets.sources.arrow_file import ArrowFile
 from fitserve.datasets.sources.connections import SourceRefused
 from fitserve.datasets.sources.fetched import Fetched, Place
 from fitserve.datasets.sources.part_folders import FolderColumns
-from fitserve.datasets.sources.parts import TablePart, joined_rows, read_stream, unify
+from fitserve.datasets.sources.parts import MAX_NAMED, TablePart, joined_rows, read_stream, unify
 from fitserve.errors import BadInput, TooLarge
 from fitserve.settings import MB, Limits
 from fitserve.wire.datasets import Format
@@ -55,7 +56,7 @@ class PartTable:
     name: str
     sha256: str  # of the part as it came, and its size
     bytes: int
-    format: Format
+    format: Format | None  # None: it has no rows, as Spark writes some parts; no bytes, or a header alone
     schema: pa.Schema
     expanded: int  # bytes of the part once unpacked, in UTF-8
     local: Callable[[], Path]  # brings the file to local disk, where it is not there
@@ -68,10 +69,13 @@ def read_parts(files: Sequence[PartFile], place: Place) -> list[PartTable]:
     readers, expanded = [], 0
     for file in files:
         place.check()
-        readers.append(_reader(file, place))
-        expanded += readers[-1].path.stat().st_size
+        reader = _reader(file, place)
+        readers.append(reader)
+        expanded += reader.path.stat().st_size if reader is not None else 0
         check_expanded(expanded, place.limits)
-    _one_format([(file.name, reader.format) for file, reader in zip(files, readers, strict=True)])
+    formats = [(file.name, reader.format) for file, reader in zip(files, readers, strict=True) if reader is not None]
+    if formats:
+        _one_format(formats)
     return [_read_part(file, reader, place) for file, reader in zip(files, readers, strict=True)]
 
 
@@ -83,18 +87,24 @@ def check_expanded(size: int, limits: Limits) -> None:
         )
 
 
-def _reader(file: PartFile, place: Place) -> TableReader:
+def _reader(file: PartFile, place: Place) -> TableReader | None:
+    """Return a part's reader; None where it has no rows."""
     folder = file.path.with_suffix(".read")
     folder.mkdir()
     options = place.options.model_copy(update={"kinds": {}, "formats": {}})
     with _naming(file):
-        reader = open_reader(file.path, options, place.limits, folder)
+        try:
+            reader = open_reader(file.path, options, place.limits, folder)
+        except TableEmpty:
+            return None
     if reader.path != file.path:
         file.path.unlink()  # unpacked or transcoded: only the copy is read from here on
     return reader
 
 
-def _read_part(file: PartFile, reader: TableReader, place: Place) -> PartTable:
+def _read_part(file: PartFile, reader: TableReader | None, place: Place) -> PartTable:
+    if reader is None:
+        return PartTable(file.name, file.sha256, file.bytes, None, pa.schema([]), 0, lambda: file.path)
     path, expanded = reader.path, reader.path.stat().st_size
     if _joins_texts(reader.format):
         path = reader.folder / "texts.arrow"
@@ -113,9 +123,11 @@ def _read_part(file: PartFile, reader: TableReader, place: Place) -> PartTable:
     )
 
 
-def _one_format(parts: Sequence[tuple[str, Format]]) -> Format:
-    """Return the format that all parts have. Raises SourceRefused."""
-    formats = {format: name for name, format in reversed(parts)}
+def _one_format(parts: Sequence[tuple[str, Format | None]]) -> Format:
+    """Return the format that all parts with rows have. Raises TableEmpty, SourceRefused."""
+    formats = {format: name for name, format in reversed(parts) if format is not None}
+    if not formats:
+        raise TableEmpty("No part has a row.", expected="a part with a header and at least one row")
     if len(formats) > 1:
         shown = ", ".join(f"{name} is {format}" for format, name in formats.items())
         raise SourceRefused("The parts are of several formats.", received=shown, expected="parts of one format")
@@ -125,20 +137,31 @@ def _one_format(parts: Sequence[tuple[str, Format]]) -> Format:
 
 def join(tables: Sequence[PartTable], place: Place, snapshot: dict[str, Any]) -> Fetched:
     """Return one file with the rows of all parts, in their order. Raises BadInput and its subclasses, TooLarge."""
+    all_names, all_tables = [str(part["name"]) for part in snapshot["parts"]], tables
+    tables = [table for table in all_tables if table.format is not None]
     check_expanded(sum(table.expanded for table in tables), place.limits)
     format = _one_format([(table.name, table.format) for table in tables])
     texts, lines = _joins_texts(format), _joins_lines(format)
     joining = _join_texts if texts else _join_lines if lines else _join_typed
-    names, schemas = [str(part["name"]) for part in snapshot["parts"]], [table.schema for table in tables]
-    folders = FolderColumns.of(names, schemas, as_texts=texts)
+    names = [name for name, table in zip(all_names, all_tables, strict=True) if table.format is not None]
+    folders = FolderColumns.of(names, [table.schema for table in tables], as_texts=texts)
     path, notices = joining(tables, place, folders)
-    notices = [*folders.notices(read=not lines), *notices]
+    notices = [*folders.notices(read=not lines), *_note_empty(all_tables), *notices]
     content = [table.sha256 for table in tables]
     content += [repr(own) for own in folders.values if own and not lines]
     whole = hashlib.sha256("\n".join(content).encode()).hexdigest()
     reading = place.options.model_copy(update={**dict.fromkeys(_OF_TEXTS), "format": None})
     size = sum(table.bytes for table in tables)
     return Fetched(path, whole, size, snapshot, notices, reading=reading)
+
+
+def _note_empty(tables: Sequence[PartTable]) -> Iterator[Notice]:
+    """Yield a notice of parts without rows."""
+    names = [table.name for table in tables if table.format is None]
+    if names:
+        shown = ", ".join(names[:MAX_NAMED]) + (", ..." if len(names) > MAX_NAMED else "")
+        message = f"{len(names)} of {len(tables)} parts have no rows."
+        yield Notice(code="parts_empty", message=message, evidence=shown)
 
 
 @contextmanager
@@ -191,7 +214,7 @@ def _join_typed(tables: Sequence[PartTable], place: Place, folders: FolderColumn
 
 
 def _batches(table: PartTable) -> Iterator[pa.RecordBatch]:
-    columnar = _columnar(table.format)
+    columnar = None if table.format is None else _columnar(table.format)
     return columnar.stored_batches(table.local()) if columnar else read_stream(table.local())
 
 

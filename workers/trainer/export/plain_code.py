@@ -45,7 +45,7 @@ def script(
     harmless = {name: _harmless(str(text)) for name, text in texts.items()}
     encodings = "\n".join([*plain_encoding.inputs(encoder, types), _target(target, types)])
     functions = plain_encoding.functions_for(encodings)
-    network, members = "\n".join(_network(spec["network"], kind)), members_of(parse(spec).ensemble)
+    network, members = network_code(spec["network"], kind), members_of(parse(spec).ensemble)
     constants, optimizer = _constants(training, kind, rows), _own_optimizer(training["optimizer"])
     fit = "\n".join(_FITS[kind](training, next(iter(training["loss"].values()))))
     batches = _batches(spec["network"], kind)
@@ -133,6 +133,11 @@ def _target(target: FittedTarget, types: pa.Schema) -> str:
     if target.encoding == "binary":
         return f'{chosen}.astype("float32")[:, None]'
     return f'np.eye(len(labels), dtype="float32")[{chosen}]' if target.encoding == "one_hot" else chosen
+
+
+def network_code(layers: Sequence[Mapping[str, Any]], kind: str = SINGLE) -> str:
+    """Return the lines that make the network, or a function that makes one of several, of a resolved spec's layers."""
+    return "\n".join(_network(layers, kind))
 
 
 def _network(layers: Sequence[Mapping[str, Any]], kind: str) -> Iterator[str]:
@@ -258,9 +263,11 @@ def _call(name: str, arguments: Mapping[str, Any]) -> str:
 
 def _arguments(cls: Any, arguments: Mapping[str, Any]) -> str:
     parameters = inspect.signature(cls.__init__).parameters
+    # Keras draws each initializer's seed when it is made: SimpleRNN makes its own ones later than we make them.
+    written = [name for name in parameters if name.endswith("_initializer")] if cls is keras.layers.SimpleRNN else []
     stated = {}
     for key, value in arguments.items():
-        if key in parameters and not _is_default(parameters[key].default, value):
+        if key in parameters and (key in written or not _is_default(parameters[key].default, value)):
             stated[key] = _text(value)
     return ", ".join(f"{key}={text}" for key, text in stated.items())
 
