@@ -80,6 +80,37 @@ def test_an_ensembles_temperature_follows_from_its_members_without_labels() -> N
     assert matching_temperature(members, one, True) == pytest.approx(own, rel=0.1)
 
 
+def test_a_temperature_is_believed_as_far_as_the_rows_show_it() -> None:
+    sure, truth = rows_of(3, rows=100)
+    asked, believed = (
+        fit.fit(CalibrationRows(sure, truth, False, "validation"), method).calibrator
+        for method in ("temperature", "auto")
+    )
+    assert asked is not None
+    assert believed is not None
+    assert 1 < believed.temperatures[0] < asked.temperatures[0] - 0.005
+    assert fit.shrunk(1.2, 0.2) == 1.0
+    assert fit.shrunk(0.5, 0.01) == pytest.approx(0.5, rel=1e-3)
+
+
+def test_the_mean_of_networks_that_hold_by_themselves_is_made_surer() -> None:
+    """Each network is right as often as it says, of other things; their mean is right more often than that."""
+    clues = RANDOM.normal(size=(6, 4000))
+    truth = (RANDOM.random(4000) < expit(1.5 * clues.sum(axis=0))).astype(int)
+    members = np.stack(
+        [
+            LogisticRegression().fit(clue[:2000, None], truth[:2000]).predict_proba(clue[2000:, None])[:, 1:]
+            for clue in clues
+        ]
+    )
+    rows = CalibrationRows(members[0], truth[2000:, None], True, "out_of_fold", members)
+    found = fit.fit(rows, "auto").calibrator
+    assert found is not None
+    assert found.temperatures[0] < 0.95
+    mean, truth = members.mean(axis=0), truth[2000:]
+    assert log_loss(truth, found.apply(mean)[:, 0]) < log_loss(truth, mean[:, 0])
+
+
 KNOTS = Knots((-9.0, -1.0, 0.5, 8.0), (0.01, 0.2, 0.7, 0.95))
 CALIBRATORS = {
     "cold": Calibrator("temperature", True, (0.2,)),

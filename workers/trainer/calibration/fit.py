@@ -19,7 +19,7 @@ from workers.trainer.calibration.calibrator import (
 
 Source = Literal["validation", "out_of_fold"]
 FEWEST_ROWS = 50  # held out: with fewer, what looks like a need for calibration is chance
-ERRORS = 2**0.5  # standard errors that a temperature is away from 1: as many as Akaike's criterion asks for
+NEGLIGIBLE = 0.02  # logarithm of a temperature that changes no probability by more than 0.0045
 MAX_ROWS = 50_000  # that calibrators are fitted on
 CROSS_FITS = 5
 
@@ -70,11 +70,12 @@ def fit(rows: CalibrationRows, method: str) -> FittedCalibration:
         return left("calibrate: none")
     if count < FEWEST_ROWS:
         return left(f"{count} held-out rows are too few; it takes {FEWEST_ROWS}")
-    fitted = [_temperature(rows, unit) for unit in range(units if rows.independent else 1)]
-    away = [abs(float(np.log(one.temperature / one.ratio))) / one.error for one in fitted]
-    helps = [method != "auto" or one >= ERRORS for one in away]
+    auto = method == "auto"
+    fitted = [_temperature(rows, unit, auto) for unit in range(units if rows.independent else 1)]
+    away = max(one.away for one in fitted)
+    helps = [not auto or abs(one.log_served) >= NEGLIGIBLE for one in fitted]
     if not any(helps):
-        return left(f"the held-out rows do not show that it helps: {max(away):.1f} standard errors from no change")
+        return left("the held-out rows do not show that it helps: it would change no probability by more than 0.005")
     of_member = (
         _isotonic(rows)
         if method == "isotonic"
@@ -84,30 +85,48 @@ def fit(rows: CalibrationRows, method: str) -> FittedCalibration:
             tuple(one.temperature if used else one.ratio for one, used in zip(fitted, helps, strict=True)),
         )
     )
-    why = "asked for" if method != "auto" else f"{max(away):.1f} standard errors from no change"
+    why = f"{away:.1f} standard errors from no change" if away > 1 else "the mean of networks is less sure than each"
+    why = why if auto else "asked for"
     return FittedCalibration(of_member.stretched([one.ratio for one in fitted]), of_member, why, count, rows.source)
 
 
 @dataclass(frozen=True, slots=True)
 class _Temperature:
-    """A fitted temperature, its logarithm's standard error, and the ratio of the served outputs' temperature to it."""
+    """A temperature, the standard errors by which it was away from 1, and its ratio to that of the served outputs."""
 
     temperature: float
-    error: float
+    away: float
     ratio: float
 
+    @property
+    def log_served(self) -> float:
+        """The logarithm of the served outputs' temperature."""
+        return float(np.log(self.temperature / self.ratio))
 
-def _temperature(rows: CalibrationRows, unit: int) -> _Temperature:
+
+def shrunk(temperature: float, error: float) -> float:
+    """Return a temperature that is nearer to 1 the less its distance exceeds its standard error.
+
+    The logarithm is multiplied by 1 - (error / logarithm)^2, or 0 (the positive part of James and Stein 1961): chance
+    alone moves it as far as its error.
+    """
+    away = float(np.log(temperature))
+    return float(np.exp(away * (1 - (error / away) ** 2))) if abs(away) > error else 1.0
+
+
+def _temperature(rows: CalibrationRows, unit: int, auto: bool) -> _Temperature:
     picked = _sample(len(rows.truth))
     probabilities, truth, members = rows.probabilities[picked], rows.truth[picked], rows.members
     if rows.independent:
         probabilities, truth = probabilities[:, unit : unit + 1], truth[:, unit]
         members = None if members is None else members[:, :, unit : unit + 1]
     temperature, error = fit_temperature(probabilities, truth, rows.independent)
+    away = abs(float(np.log(temperature))) / error
+    temperature = shrunk(temperature, error) if auto else temperature
     ratio = 1.0
     if members is not None and members.shape[1]:
         ratio = temperature / matching_temperature(members, temperature, rows.independent)
-    return _Temperature(temperature, error, ratio)
+    return _Temperature(temperature, away, ratio)
 
 
 def _isotonic(rows: CalibrationRows) -> Calibrator:
