@@ -196,8 +196,8 @@ def main() -> None:
         compared([one for one in figures if one["table"] == name])
         for name in dict.fromkeys(one["table"] for one in figures if "after" in one)
     ]
-    for table in tables:
-        print(json.dumps(table), flush=True)
+    for one in tables:
+        print(json.dumps(one), flush=True)
     cells = [one for figure in figures for one in figure["coverage"].values()]
     narrower = [figure["width_ratio"]["0.9"] for figure in figures if "width_ratio" in figure]
     print(

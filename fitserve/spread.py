@@ -47,9 +47,8 @@ class Spread:
         self._places = np.array([place for place, _, _ in bends], np.intp)
         self._knots = np.array([knot for _, knot, _ in bends], np.float64)
         self._weights = np.array([weight for _, _, weight in bends], np.float64)
-        self._few_places, self._few_knots, self._few_weights = (
-            one[:of_inputs] for one in (self._places, self._knots, self._weights)
-        )
+        self._few_places = self._places[:of_inputs]
+        self._few_knots, self._few_weights = self._knots[:of_inputs], self._weights[:of_inputs]
 
     def of(self, values: Array, feeds: Mapping[str, Array] | None) -> Array:
         """Return each row's spread, (rows,), above 0. `values` are the outputs, (rows, units)."""

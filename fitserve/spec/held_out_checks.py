@@ -1,4 +1,4 @@
-"""Check that targets and split allow calibration and intervals, which are fitted on held-out rows."""
+"""Check that targets and split allow calibration, intervals and sets, which are fitted on held-out rows."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from fitserve import conformal
 from fitserve.dataset_facts import DatasetFacts
 from fitserve.errors import Problem
+from fitserve.spec.decision import Decision, DecisionOutput
 from fitserve.spec.feature import Feature
 from fitserve.spec.interval import Interval
 from fitserve.spec.output import Output
@@ -62,16 +63,36 @@ def check_interval(
         problems.append(Problem(detail, "/interval", received=list(interval.level), fix=fix))
     elif (rows := _held_out_rows(plan, facts)) is not None:
         for index, level in enumerate(interval.level):
-            needed = max(conformal.rows_needed(task, level) for task in tasks)
-            if rows < needed:
-                pointer = "/interval" if len(interval.level) == 1 else f"/interval/level/{index}"
-                detail = f"The level {level:g} needs {needed} held-out rows; the split holds out {rows}."
-                highest = min(conformal.highest_level(task, rows) for task in tasks)
-                expected = (
-                    f"at most {int(highest * 1e4) / 1e4:g}, or {needed} rows" if highest > 0 else f"{needed} rows"
-                )
-                fix = "Ask for a lower level, hold out a larger share, or use ensemble: folds."
-                problems.append(Problem(detail, pointer, received=level, expected=expected, fix=fix))
+            pointer = "/interval" if len(interval.level) == 1 else f"/interval/level/{index}"
+            _check_rows(level, tasks, rows, pointer, problems)
+
+
+def check_abstain(
+    decisions: Sequence[Decision],
+    outputs: Sequence[DecisionOutput],
+    plan: TrainingPlan,
+    facts: DatasetFacts,
+    problems: list[Problem],
+) -> None:
+    """Check that the split leaves rows enough for the prediction set that a decision abstains by."""
+    rows, tasks = _held_out_rows(plan, facts), {one.name: one.task for one in outputs}
+    for index, decision in enumerate(decisions):
+        if decision.abstain is None or (level := decision.abstain.prediction_set) is None:
+            continue
+        if plan.holds_out and rows is not None:
+            pointer = "/decision" if len(decisions) == 1 else f"/decision/{index}"
+            task = tasks[str(decision.output)]
+            _check_rows(level, [task], rows, f"{pointer}/abstain/prediction_set", problems)
+
+
+def _check_rows(level: float, tasks: Sequence[str], rows: int, pointer: str, problems: list[Problem]) -> None:
+    needed = max(conformal.rows_needed(task, level) for task in tasks)
+    if rows < needed:
+        detail = f"The level {level:g} needs {needed} held-out rows; the split holds out {rows}."
+        highest = min(conformal.highest_level(task, rows) for task in tasks)
+        expected = f"at most {int(highest * 1e4) / 1e4:g}, or {needed} rows" if highest > 0 else f"{needed} rows"
+        fix = "Ask for a lower level, hold out a larger share, or use ensemble: folds."
+        problems.append(Problem(detail, pointer, received=level, expected=expected, fix=fix))
 
 
 def _held_out_rows(plan: TrainingPlan, facts: DatasetFacts) -> int | None:

@@ -17,17 +17,24 @@ _LEVEL: dict[str, Any] = {"type": "number", "exclusiveMinimum": 0, "exclusiveMax
 LEVELS: dict[str, Any] = {"anyOf": [_LEVEL, {"type": "array", "items": _LEVEL, "minItems": 1, "maxItems": MAX_LEVELS}]}
 
 
+def check_level(level: Any) -> Any:
+    """Return a level as it is. Raises InvalidValue unless it is a number between 0 and 1."""
+    if isinstance(level, bool) or not isinstance(level, (int, float)) or not 0 < level < 1:
+        detail = "The level of an interval is a share of the rows between 0 and 1."
+        raise InvalidValue(detail, received=excerpt(level), expected="a number above 0 and below 1, such as 0.9")
+    return level
+
+
 def _read_levels(value: Any) -> Any:
     levels = value if isinstance(value, (list, tuple)) else (value,)
     if not 1 <= len(levels) <= MAX_LEVELS:
         detail = f"An interval has 1 to {MAX_LEVELS} levels."
         raise InvalidValue(detail, received=len(levels), expected="a level such as 0.9, or several")
     for index, level in enumerate(levels):
-        if isinstance(level, bool) or not isinstance(level, (int, float)) or not 0 < level < 1:
-            detail = "The level of an interval is a share of the rows between 0 and 1."
-            expected = "a number above 0 and below 1, such as 0.9"
-            error = InvalidValue(detail, received=excerpt(level), expected=expected)
-            raise error.under(index) if levels is value else error
+        try:
+            check_level(level)
+        except InvalidValue as error:
+            raise (error.under(index) if levels is value else error) from None
     return tuple(map(float, levels))
 
 

@@ -18,7 +18,7 @@ from fitserve.spec.ensemble import Ensemble, Folds, members_of
 from fitserve.spec.estimates import FLOAT_BYTES, over_limit, over_limits
 from fitserve.spec.feature import MAX_PIECES, EncodedInput, Feature, stored_numbers
 from fitserve.spec.graph import GraphNode, NetworkGraph, build_graph, check_connected
-from fitserve.spec.held_out_checks import check_calibration, check_coverage_by, check_interval
+from fitserve.spec.held_out_checks import check_abstain, check_calibration, check_coverage_by, check_interval
 from fitserve.spec.initial_weights import InitialWeights
 from fitserve.spec.layers.core import Input
 from fitserve.spec.network import LayerEntry
@@ -438,6 +438,8 @@ def _resolve_decisions(
         for one in targets
     ]
     decisions = resolve_decisions(spec.decision, outputs, plan.holds_out, problems)
+    SpecRefused.raise_for(problems)
+    check_abstain(decisions, outputs, plan, facts, problems)
     SpecRefused.raise_for(problems)
     return decisions
 

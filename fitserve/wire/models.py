@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from fitserve.data_model import DataModel
+from fitserve.spec.interval import check_level
 from fitserve.states import RunState
 from fitserve.wire.destinations import Destination
 
@@ -153,7 +154,10 @@ class PredictionRequest(DataModel):
     columns: Annotated[list[Annotated[str, Field(max_length=4096)]], Field(max_length=10_000)] | None = Field(
         None, description="Columns of the dataset that stand beside the predictions; all of them if left out"
     )
-    interval: Annotated[float, Field(gt=0, lt=1)] | Literal[False] | None = Field(
+    interval: Annotated[
+        Annotated[float, Field(gt=0, lt=1)] | Literal[False] | None,
+        BeforeValidator(lambda value: value if value is None or value is False else check_level(value)),
+    ] = Field(
         None,
         description="Share of the rows whose truth the interval or set of labels is to contain; left out: the level of "
         "the version's spec, if any; false: none",

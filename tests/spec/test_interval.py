@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from fitserve.dataset_facts import ColumnFacts, DatasetFacts
 from fitserve.spec.resolve import resolve
 from fitserve.spec.spec import SpecRefused, parse
+from fitserve.validation import problems_from
+from fitserve.wire.models import PredictionRequest
 
 
 def _facts(rows: int) -> DatasetFacts:
@@ -67,6 +70,12 @@ def test_what_is_asked_is_written_out_and_resolves_to_itself(asked: Any, group: 
         ({"interval": [0.5, 0.99]}, 500, "/interval/level/1", "needs 199 held-out rows"),
         ({"target": "label", "interval": 0.95}, 50, "/interval", "needs 19 held-out rows; the split holds out 10"),
         ({"interval": 0.9, "split": {"validation": 0, "test": 0.2}}, 1000, "/interval", "holds none out"),
+        (
+            {"target": "label", "decision": {"maximize": "f1", "abstain": {"prediction_set": 0.999}}},
+            1000,
+            "/decision/abstain/prediction_set",
+            "The level 0.999 needs 999 held-out rows; the split holds out 200.",
+        ),
         ({"coverage_by": "regoin"}, 1000, "/coverage_by", "region"),
         ({"coverage_by": "income"}, 1000, "/coverage_by", "1000 distinct numbers"),
         ({"coverage_by": "note"}, 1000, "/coverage_by", "is text"),
@@ -82,3 +91,14 @@ def test_what_cannot_be_promised_is_refused(more: dict[str, Any], rows: int, poi
         resolve(parse(_spec(**more)), _facts(rows))
     (problem,) = [one for one in refused.value.problems if str(one.pointer).startswith(pointer)]
     assert says in f"{problem.detail} {problem.expected} {problem.fix}"
+
+
+@pytest.mark.parametrize("level", [2, 0, "high", True, [0.9]])
+def test_the_level_of_a_batch_prediction_is_refused_in_the_same_words(level: Any) -> None:
+    body = {"dataset": "data", "interval": level}
+    with pytest.raises(ValidationError) as refused:
+        PredictionRequest.model_validate(body)
+    (problem,) = problems_from(refused.value.errors(), PredictionRequest, body)
+    assert (problem.pointer, "between 0 and 1" in problem.detail) == ("/interval", True)
+    for allowed in (0.9, False, None):
+        assert PredictionRequest.model_validate({**body, "interval": allowed}).interval == allowed
