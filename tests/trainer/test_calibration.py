@@ -20,7 +20,14 @@ from sklearn.metrics import log_loss
 
 from tests.trainer.requests import RecordingReporter, request_of
 from workers.trainer.calibration import fit
-from workers.trainer.calibration.calibrator import Calibrator, Knots, fit_knots, log_odds, matching_temperature
+from workers.trainer.calibration.calibrator import (
+    Calibrator,
+    Knots,
+    fit_knots,
+    fit_temperature,
+    log_odds,
+    matching_temperature,
+)
 from workers.trainer.calibration.fit import CalibrationRows
 from workers.trainer.export.calibrated_graph import calibrated_network, write_calibration
 from workers.trainer.export.onnx_graph import OutputForm
@@ -74,8 +81,8 @@ def test_an_ensembles_temperature_follows_from_its_members_without_labels() -> N
     z = RANDOM.normal(0, 2, 6000)
     truth = (RANDOM.random(6000) < expit(z)).astype(int)
     members = expit(z + RANDOM.normal(0, 1.5, (8, 6000)))[:, :, None]
-    one = fit.fit_temperature(members[0], truth, True)[0]
-    own = fit.fit_temperature(members.mean(axis=0), truth, True)[0]
+    one = fit_temperature(members[0], truth, True)[0]
+    own = fit_temperature(members.mean(axis=0), truth, True)[0]
     assert one > 1.5
     assert matching_temperature(members, one, True) == pytest.approx(own, rel=0.1)
 
@@ -89,6 +96,8 @@ def test_a_temperature_is_believed_as_far_as_the_rows_show_it() -> None:
     assert asked is not None
     assert believed is not None
     assert 1 < believed.temperatures[0] < asked.temperatures[0] - 0.005
+    right, its_truth = sure[sure.max(axis=1) > 0.9], sure[sure.max(axis=1) > 0.9].argmax(axis=1)
+    assert fit_temperature(right, its_truth, False)[0] == 1.0  # all right: no proof of certainty
     assert fit.shrunk(1.2, 0.2) == 1.0
     assert fit.shrunk(0.5, 0.01) == pytest.approx(0.5, rel=1e-3)
 

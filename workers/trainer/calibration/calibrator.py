@@ -20,6 +20,7 @@ Method = Literal["temperature", "isotonic"]
 SMALLEST = 1e-30  # probabilities below count as this: the smallest float32 numbers are 0 for some processors
 LARGEST = float(1 - np.finfo(np.float32).eps / 2)  # below 1, as float32 has it
 COLDEST, HOTTEST = 0.05, 20.0
+UNKNOWN = 1e6  # standard error of what the rows do not tell
 MAX_KNOTS = 50
 NEAR = 0.05  # log odds
 STEEPEST = 2.0  # rise of an isotonic map over one unit of log odds: steeper ones would magnify rounding
@@ -102,7 +103,8 @@ def odds_against_rest(probabilities: Floats) -> Floats:
 def fit_temperature(probabilities: Floats, truth: Ints, independent: bool) -> tuple[float, float]:
     """Fit the temperature of the lowest log loss (Guo et al. 2017), and the standard error of its logarithm.
 
-    Of independent units, one (rows, 1).
+    Of independent units, one (rows, 1). Where every row is right, the lowest loss would be that of certainty, which so
+    many rows do not prove: the temperature is 1, and its error very large.
     """
     if independent:
         z = log_odds(probabilities[:, 0])
@@ -111,6 +113,8 @@ def fit_temperature(probabilities: Floats, truth: Ints, independent: bool) -> tu
     else:
         scores, labels = np.log(np.maximum(np.asarray(probabilities, np.float64), SMALLEST)), np.asarray(truth)
     own = scores[np.arange(len(labels)), labels]
+    if (own >= scores.max(axis=1)).all():
+        return 1.0, UNKNOWN
 
     def loss(cold: float) -> float:  # `cold` is the logarithm of 1 / temperature
         return float((logsumexp(scores * np.exp(cold), axis=1) - own * np.exp(cold)).mean())
@@ -127,7 +131,7 @@ def _error(scores: Floats, own: Floats, cold: float) -> float:
     expected = (shares * scores).sum(axis=1)
     slopes = beta * (expected - own)  # of each row's loss
     bend = beta**2 * ((shares * scores**2).sum(axis=1) - expected**2).sum()
-    return float(np.sqrt((slopes**2).sum()) / bend) if bend > 1e-12 else 1e6
+    return float(np.sqrt((slopes**2).sum()) / bend) if bend > 1e-12 else UNKNOWN
 
 
 def fit_knots(scores: Floats, hits: NDArray[Any]) -> Knots:
