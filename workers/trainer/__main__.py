@@ -1,6 +1,6 @@
-"""`python -m workers.trainer FD PARENT`: the process that trains, started by a supervisor only.
+"""`python -m workers.trainer FD PARENT`: the trainer process, which only a supervisor starts.
 
-It has no database credentials, its own process group, and ends with its supervisor. It trains run after run until it
+It has no database credentials and its own process group, and ends with its supervisor. It trains run after run until it
 is killed.
 """
 
@@ -46,7 +46,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the supervisor too, which decides
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     channel = Channel(socket.socket(fileno=descriptor))
-    unrestricted = sandbox_from_environment()  # before the sender's thread: threads that exist already stay outside
+    # Before the sender's thread starts: the sandbox does not cover existing threads.
+    unrestricted = sandbox_from_environment()
     sender = Sender(channel, on_closed=lambda: os._exit(0))
     train, tidy_up = load()
     limit_memory(int(os.environ.get("TRAINER_MEMORY_BYTES", "0")))
@@ -58,7 +59,7 @@ def main() -> None:
 
 
 def sandbox_from_environment() -> dict[str, str]:
-    """Enter the sandbox that the supervisor asks for. Returns what could not be restricted, with the reason."""
+    """Enter the sandbox that the supervisor asks for. Returns which restrictions failed, and why."""
     folders = json.loads(os.environ.pop("TRAINER_FOLDERS", "{}"))
     if not folders:
         return {"files": "the supervisor named no folders"}
@@ -67,7 +68,7 @@ def sandbox_from_environment() -> dict[str, str]:
 
 
 def die_with(parent: int) -> None:
-    """Have the kernel kill us when the thread that started us ends (Linux); exit where the parent is gone already."""
+    """Have the kernel kill us when the thread that started us ends (Linux); exit if the parent has already ended."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
@@ -75,29 +76,29 @@ def die_with(parent: int) -> None:
 
 
 def load() -> tuple[Train, Callable[[], None]]:
-    """Import and warm up the training function, and what tidies up after it. A test may name its own module."""
+    """Import and warm up the training function and its cleanup function. Tests may name a module of their own."""
     other = os.environ.get("FITSERVE_TRAINER_MODULE")
     if other and hooks_allowed():
         return importlib.import_module(other).train, lambda: None
     # Keras imports these where they are installed: matplotlib searches for fonts, half a second of every start.
     sys.modules["matplotlib"] = sys.modules["pandas"] = None  # type: ignore[assignment]
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    gc.disable()  # of TensorFlow's million objects none is garbage, and going through them takes a fifth of the start
+    gc.disable()  # none of TensorFlow's million objects is garbage, and scanning them takes a fifth of the start
     from workers.trainer.engine.device import set_threads, warm_up
     from workers.trainer.engine.kept_networks import tidy_up
 
-    # Trainers that train together compute nothing before they have met.
+    # Trainers that train together must not compute anything before they have connected.
     prepare = set_threads if os.environ.get("TRAINER_IN_GANG") else warm_up
     prepare(int(os.environ.get("TRAINER_THREADS", "0")))
     train = importlib.import_module("workers.trainer.train").train
     del sys.modules["pandas"]  # an export may need it
-    gc.freeze()  # what is imported stays: going through it takes each later collection 0.25 s
+    gc.freeze()  # imported objects stay: scanning them would add 0.25 s to each later collection
     gc.enable()
     return train, tidy_up
 
 
 def limit_memory(limit: int) -> None:
-    """Make allocations beyond `limit` bytes fail. What is reserved but untouched so far (thread stacks) is free."""
+    """Make allocations beyond `limit` bytes fail. Memory that is reserved but still untouched does not count."""
     if limit <= 0 or sys.platform != "linux":
         return
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
@@ -139,7 +140,7 @@ def serve(channel: Channel, sender: Sender, train: Train, tidy_up: Callable[[], 
 
 
 def answer_request(train: Train, request: TrainingRequest, reporter: Reporter) -> Message:
-    """Train, and return the message that says how it ended. Only deterministic failures are `failed`."""
+    """Train, and return the message with the outcome. Only deterministic failures are `failed`."""
     try:
         return {"type": "done", "result": train(request, reporter)}
     except TrainingStopped as stopped:
@@ -159,7 +160,7 @@ def answer_request(train: Train, request: TrainingRequest, reporter: Reporter) -
 
 
 def peak_bytes() -> int:
-    """Return the most memory that this process held since `reset_peak`."""
+    """Return the peak memory of this process since `reset_peak`, in bytes."""
     if sys.platform != "linux":
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     status = Path("/proc/self/status").read_text()

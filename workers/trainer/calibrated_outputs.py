@@ -1,4 +1,4 @@
-"""A trained network's outputs before calibration, and what is fitted on those for rows that it did not train on."""
+"""A trained network's outputs before calibration, and the calibrators fitted on them, on rows not trained on."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ Outputs = dict[str, Array]
 class CalibratedOutputs:
     """The outputs of a network, or of an ensemble's members, with one set of weights.
 
-    `encoded` are the rows by part; with `folds`, those of the validation part are the members' own.
+    `encoded` holds the rows by part; with `folds`, each member's outputs for the validation part are for the rows that
+    it was held back from.
     """
 
     outputs: EnsembleOutputs
@@ -61,15 +62,15 @@ class CalibratedOutputs:
 
     @property
     def calibrators(self) -> dict[str, Calibrator]:
-        """The calibrators of what is served, by target."""
+        """The calibrators of the served model, by target."""
         return {name: one.calibrator for name, one in self.fitted.items() if one.calibrator is not None}
 
     def count(self, part: str) -> int:
-        """Return the rows of a part."""
+        """Return the number of rows of a part."""
         return len(next(iter(self.encoded[part].y.values())))
 
     def rows(self, target: FittedTarget) -> CalibrationRows | None:
-        """Return the rows that a classification is calibrated on; None where there are none."""
+        """Return the rows that a classification is calibrated on; None if there are none."""
         if target.task == "regression" or not self.count("validation"):
             return None
         probabilities = self.before("validation")[target.name]
@@ -94,7 +95,7 @@ class CalibratedOutputs:
         )
 
     def report(self, after: Mapping[str, Outputs]) -> dict[str, Any]:
-        """Return what calibration changes, by prediction: on the test part, else cross-fitted on its own rows.
+        """Report the effect of calibration, by prediction: on the test part, else cross-fitted on its own rows.
 
         `after` are the served outputs by part.
         """

@@ -24,8 +24,8 @@ from workers.trainer.interface import StopReason, TrialAssignment
 
 Message = dict[str, Any]
 T = TypeVar("T")
-MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024  # of one line; the manifest of a wide dataset takes a few MB
-_PROGRESS_SECONDS = 0.5  # between two `progress` messages; more would tell the supervisor nothing
+MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024  # most bytes of one line; the manifest of a wide dataset takes a few MB
+_PROGRESS_SECONDS = 0.5  # between two `progress` messages; the supervisor needs no more
 
 
 class ChannelClosed(Exception):
@@ -86,7 +86,7 @@ def _to_json(value: Any) -> Any:
 
 
 def decoded(cls: type[T], fields: Any) -> T:
-    """Return a dataclass from the object that `Channel.send` made of it."""
+    """Rebuild a dataclass from the JSON object that `Channel.send` made of it."""
     from pydantic import TypeAdapter  # not at the top: a trainer imports it in its sandbox
 
     return TypeAdapter(cls).validate_python(fields)
@@ -129,7 +129,7 @@ class ChannelReporter:
     def epoch(
         self, trial: int, epoch: int, logs: dict[str, float], seconds: float, layers: dict[str, Any] | None = None
     ) -> None:
-        plain = {key: float(value) for key, value in logs.items()}  # NumPy's numbers are no JSON
+        plain = {key: float(value) for key, value in logs.items()}  # NumPy's numbers cannot be written as JSON
         report = {"trial": trial, "epoch": epoch, "logs": plain, "seconds": seconds, "layers": layers}
         self._sender.put({"type": "epoch", **report})
         self._on_epoch()

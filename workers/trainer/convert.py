@@ -34,13 +34,13 @@ from workers.trainer.export import keras_encoding, mlflow_model, plain_code, raw
 from workers.trainer.export.export import NOISE_FACTOR, PARITY_LIMIT, largest_difference, raw_values, serve
 
 Predictions = Mapping[str, np.ndarray]
-LOSS_LIMIT = 1e-4  # of a loss, or of its share where it exceeds 1
-LATER_LIMIT = 0.05  # of one in later epochs, where a step was spread over threads: its rounding may have grown
+LOSS_LIMIT = 1e-4  # largest difference of a loss; relative where the loss exceeds 1
+LATER_LIMIT = 0.05  # in later epochs, if steps were spread over threads: differences in rounding may have grown
 _FIXED_TIME = (1980, 1, 1, 0, 0, 0)  # the same artifact gives the same bytes
 
 
 class SilentReporter:
-    """A Reporter that discards everything: the run has reported it all."""
+    """A Reporter that discards everything, since the run has already reported it."""
 
     def event(self, level: str, message: str, data: Any = None) -> None:
         pass
@@ -105,7 +105,7 @@ def _code(
 
 
 def _is_spread(model: Path, batch_size: int | str, rows: int) -> bool:
-    """Return whether networks side by side were computed in groups, whose sums round otherwise than the script's."""
+    """Return whether stacked networks were computed in groups, whose sums round differently from the script's."""
     weights = sum(int(np.prod(v.shape)) for v in keras.saving.load_model(model).trainable_variables)
     return 3.0 * weights * (rows if batch_size == "full" else int(batch_size)) > MULTITHREADED_STEP
 
@@ -132,7 +132,7 @@ def _onnx_raw(folder: Path, encoder: Encoder, version: int) -> Callable[[Mapping
 
 
 def _saved_model(folder: Path, encoder: Encoder, version: int) -> Callable[[Mapping[str, Any]], Predictions]:
-    """Export by Keras; zipped as TensorFlow Serving wants it, in a folder named by the version."""
+    """Export with Keras, zipped in a folder named by the version, as TensorFlow Serving expects."""
     import tensorflow as tf
 
     whole = keras.saving.load_model(folder / "model.keras")

@@ -1,7 +1,8 @@
-"""Calibrators: maps from a network's probabilities to probabilities that hold on rows it was not trained on.
+"""Calibrators: map a network's probabilities to ones that match the frequencies on rows it was not trained on.
 
 A calibrator works on log odds or logits, which `workers.trainer.export.calibrated_graph` takes from the network itself:
-probabilities near 1 have lost the digits that matter. Here, in float64, it is fitted and its figures are computed.
+probabilities near 1 have lost the digits that matter. This module fits calibrators and computes their figures, in
+float64.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from sklearn.isotonic import IsotonicRegression
 
 Method = Literal["temperature", "isotonic"]
 SMALLEST = 1e-30  # probabilities below count as this: the smallest float32 numbers are 0 for some processors
-LARGEST = float(1 - np.finfo(np.float32).eps / 2)  # below 1, as float32 has it
+LARGEST = float(1 - np.finfo(np.float32).eps / 2)  # the largest float32 below 1
 COLDEST, HOTTEST = 0.05, 20.0
 UNKNOWN = 1e6  # standard error of what the rows do not tell
 MAX_KNOTS = 50
 NEAR = 0.05  # log odds
-STEEPEST = 2.0  # rise of an isotonic map over one unit of log odds: steeper ones would magnify rounding
+STEEPEST = 2.0  # steepest rise of an isotonic map over one unit of log odds: a steeper one would magnify rounding
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.integer[Any]]
@@ -103,8 +104,8 @@ def odds_against_rest(probabilities: Floats) -> Floats:
 def fit_temperature(probabilities: Floats, truth: Ints, independent: bool) -> tuple[float, float]:
     """Fit the temperature of the lowest log loss (Guo et al. 2017), and the standard error of its logarithm.
 
-    Of independent units, one (rows, 1). Where every row is right, the lowest loss would be that of certainty, which so
-    many rows do not prove: the temperature is 1, and its error very large.
+    Independent units are fitted one at a time, as (rows, 1). Where every row is right, the lowest loss would be that of
+    certainty, which so many rows do not prove: the temperature is 1, and its error very large.
     """
     if independent:
         z = log_odds(probabilities[:, 0])
@@ -125,7 +126,7 @@ def fit_temperature(probabilities: Floats, truth: Ints, independent: bool) -> tu
 
 
 def _error(scores: Floats, own: Floats, cold: float) -> float:
-    """Return the standard error of `cold`, by the sandwich estimator; very large where the rows tell nothing."""
+    """Return the standard error of `cold`, by the sandwich estimator; very large if the rows are uninformative."""
     beta = np.exp(cold)
     shares = softmax(scores * beta, axis=1)
     expected = (shares * scores).sum(axis=1)
@@ -137,7 +138,7 @@ def _error(scores: Floats, own: Floats, cold: float) -> float:
 def fit_knots(scores: Floats, hits: NDArray[Any]) -> Knots:
     """Fit an isotonic map (Zadrozny and Elkan 2002) of log odds to the share of rows that hit, at bins' means.
 
-    Bins that lie within `NEAR` of each other are one, and the map rises by at most `STEEPEST` for a unit of log odds.
+    Bins within `NEAR` of each other are merged, and the map rises by at most `STEEPEST` per unit of log odds.
     """
     order = np.argsort(scores, kind="stable")
     scores, hits = np.clip(scores[order], -60.0, 60.0), hits[order].astype(np.float64)
@@ -151,7 +152,8 @@ def fit_knots(scores: Floats, hits: NDArray[Any]) -> Knots:
     x = np.array([scores[part].mean() for part in groups])
     rows = np.array([float(len(part)) for part in groups])
     y = IsotonicRegression().fit(x, [hits[part].mean() for part in groups], rows).predict(x)
-    y = np.clip(y, 0.25 / len(scores), 1 - 0.25 / len(scores))  # some rows prove no certainty
+    # A finite number of rows cannot prove a probability of 0 or 1.
+    y = np.clip(y, 0.25 / len(scores), 1 - 0.25 / len(scores))
     for index in range(1, len(x)):
         y[index] = min(y[index], y[index - 1] + STEEPEST * (x[index] - x[index - 1]))
     return Knots(tuple(map(float, x)), tuple(map(float, y)))
@@ -179,7 +181,7 @@ def matching_temperature(members: Floats, temperature: float, independent: bool)
 
 
 def _root(rising: Callable[[float], float], low: float, high: float) -> float:
-    """Return where a rising function crosses 0, or the end that is nearest."""
+    """Return the root of an increasing function between `low` and `high`, or the nearer end."""
     for _ in range(60):
         middle = 0.5 * (low + high)
         low, high = (middle, high) if rising(middle) < 0 else (low, middle)

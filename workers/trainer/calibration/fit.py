@@ -1,4 +1,4 @@
-"""Fit a run's calibrators on rows that training did not see, and say what they change."""
+"""Fit a run's calibrators on rows that training did not see, and decide whether they are needed."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from workers.trainer.calibration.calibrator import (
 )
 
 Source = Literal["validation", "out_of_fold"]
-FEWEST_ROWS = 50  # held out: with fewer, what looks like a need for calibration is chance
+FEWEST_ROWS = 50  # fewest held-out rows: with fewer, an apparent need for calibration is chance
 NEGLIGIBLE = 0.02  # logarithm of a temperature that changes no probability by more than 0.0045
-MAX_ROWS = 50_000  # that calibrators are fitted on
+MAX_ROWS = 50_000  # most rows that calibrators are fitted on
 CROSS_FITS = 5
 
 Array = NDArray[Any]
@@ -45,7 +45,7 @@ class CalibrationRows:
 
 @dataclass(frozen=True, slots=True)
 class FittedCalibration:
-    """`calibrator` is for what is served, None for no change; `of_member` is for a single member of folds."""
+    """A fitted calibration: `calibrator` for the served model (None: no change), `of_member` for one member of folds"""
 
     calibrator: Calibrator | None
     of_member: Calibrator | None

@@ -1,9 +1,9 @@
-"""Fit how far a regression's errors reach, row by row, on rows that training did not see.
+"""Fit the spread of a regression's errors, row by row, on rows that training did not see.
 
-The errors' sizes are fitted by a gamma regression with a logarithmic link on the encoded inputs and the prediction,
-each bent at its quartiles, on a part of the held-out rows; the others give the scores, so that what is promised stays
-exact (Lei et al. 2018). A spread is used where, cross-fitted on its own part, it makes intervals narrower on average
-than one width for all rows.
+A gamma regression with a logarithmic link predicts the size of an error from the encoded inputs and the prediction,
+each as a piecewise linear function with bends at its quartiles. It is fitted on a part of the held-out rows; the others
+give the scores, so that coverage stays exact (Lei et al. 2018). A spread is used if, cross-fitted on its own part, it
+makes intervals narrower on average than one width for all rows.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from fitserve.spread import Spread, design
 FEWEST_ROWS = 100  # of each part
 MAX_FITTED = 2_000  # rows
 MAX_SCORED = 20_000
-MAX_INPUTS = 400  # encoded; of more, the prediction alone is used
-MAX_BENT = 64  # inputs that are bent at their quartiles
+MAX_INPUTS = 400  # most encoded inputs; with more, only the prediction is used
+MAX_BENT = 64  # most inputs with bends at their quartiles
 NARROWER = 0.98  # of the mean width
 ALPHAS = (0.001, 0.01, 0.1, 1.0)  # penalties that are tried
 
@@ -35,7 +35,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class FittedSpread:
-    """`spread` is `fitserve.spread`'s, None for one width; `scored` are the rows that give the scores."""
+    """A fitted spread, as in `fitserve.spread` (None: one width for all rows); `scored` are the rows for the scores."""
 
     spread: dict[str, Any] | None
     scored: Array
@@ -60,7 +60,7 @@ def fit_spread(values: Array, feeds: Mapping[str, Array], residuals: Floats, lev
     sizes = np.abs(residuals[fitted])
     if not np.isfinite(x).all() or np.count_nonzero(sizes) < FEWEST_ROWS:
         return FittedSpread(None, everything, "errors are 0, or inputs are not numbers")
-    with threadpool_limits(1):  # several threads wait for each other longer than such small sums take
+    with threadpool_limits(1):  # for sums this small, several threads take longer to synchronise than to compute
         alpha, unseen = _cross_fitted(x, sizes, names)
         spread = _fit(x, sizes, names, alpha)
     narrower = mean_width(residuals[fitted], unseen, level) / mean_width(residuals[fitted], np.ones(len(x)), level)
@@ -72,7 +72,7 @@ def fit_spread(values: Array, feeds: Mapping[str, Array], residuals: Floats, lev
 
 
 def _of_quantiles(values: Floats, residuals: Floats, order: Array, level: float) -> FittedSpread:
-    """Return the distance between the network's own quantiles, if it makes intervals narrower: nothing is fitted."""
+    """Return the distance between the network's own quantiles as spread, if it narrows intervals. Nothing is fitted."""
     distances = values[:, -1] - values[:, 0]
     floor = max(1e-3 * float(np.median(np.abs(distances))), 1e-12)
     spread, judged = np.maximum(distances, floor), order[: max(1, len(order) // 2)]
@@ -116,7 +116,7 @@ def _fit(x: Floats, sizes: Floats, names: list[str], alpha: float) -> dict[str, 
     low, high, width = x.min(axis=0), x.max(axis=0), x.shape[1]
     basis = np.concatenate([x, np.maximum(x[:, places] - knots, 0.0)], axis=1)
     center, scale = basis.mean(axis=0), basis.std(axis=0)
-    scale[scale <= 1e-12 * np.maximum(1.0, np.abs(center))] = np.inf  # a constant says nothing
+    scale[scale <= 1e-12 * np.maximum(1.0, np.abs(center))] = np.inf  # a constant column explains nothing
     unit = float(sizes.mean())
     model = GammaRegressor(alpha=alpha, max_iter=200, tol=1e-3)
     with warnings.catch_warnings():

@@ -18,7 +18,7 @@ from workers.trainer.ready_run import ReadyRun
 
 
 def with_plain_rate(spec: Spec) -> Spec:
-    """Return the spec with a constant learning rate and nothing that changes it: the check sets the rate."""
+    """Return the spec with a constant learning rate and nothing that changes it, since the check sets the rate."""
     training = spec.training
     optimizer = training.optimizer.model_copy(update={"learning_rate": first_rate(spec)})
     plain = {"optimizer": optimizer, "warmup": None, "reduce_lr_on_plateau": None}
@@ -26,7 +26,7 @@ def with_plain_rate(spec: Spec) -> Spec:
 
 
 def first_rate(spec: Spec) -> float:
-    """Return the learning rate, of a schedule its first."""
+    """Return the learning rate, or a schedule's first one."""
     rate = spec.training.optimizer.learning_rate
     if isinstance(rate, float):
         return rate
@@ -36,7 +36,7 @@ def first_rate(spec: Spec) -> float:
 
 
 class QuickNetwork:
-    """The compiled network of a run that is ready, with its first weights to return to."""
+    """A ready run's compiled network, with its initial weights to return to."""
 
     def __init__(self, ready: ReadyRun, report: Reporter) -> None:
         self.compiled, self.train, self._report = ready.setup.compiled, ready.rows["train"], report
@@ -56,7 +56,7 @@ class QuickNetwork:
         self.model.optimizer.learning_rate = rate
 
     def steps(self, count: int, rows: RowTensors | None = None) -> Iterator[float]:
-        """Train so many batches; yield the loss of each before its step. Raises TrainingStopped."""
+        """Train `count` batches; yield each one's loss before its step. Raises TrainingStopped."""
         rows = rows or self.train
         batches = -(-rows.count // self.compiled.batch_size)
         order = self._order(rows)
@@ -72,7 +72,7 @@ class QuickNetwork:
             yield float(logs["loss"])
 
     def run(self, count: int, rows: RowTensors | None = None) -> list[float]:
-        """Train so many batches, or until the loss is not finite. Returns the losses."""
+        """Train `count` batches, or until the loss is not finite. Returns the losses."""
         losses: list[float] = []
         for loss in self.steps(count, rows):
             losses.append(loss)

@@ -1,4 +1,4 @@
-"""The learning-rate range test (Smith 2017): batches with a rising rate, and what follows from their losses."""
+"""The learning-rate range test (Smith 2017): train batches with a rising rate, and suggest one from their losses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fitserve.spec.check import RangeTest
 from workers.trainer.checks.quick_network import QuickNetwork
 
 _SMOOTHING = 0.8
-_EXPLODED = 4.0  # times the lowest loss
+_EXPLODED = 4.0  # the loss has exploded at this many times the lowest loss
 _TRIED = 40  # batches at one rate, to see whether it diverges
 _HALVINGS = 12
 _AWAY = 10.0  # the suggested rate is at most a tenth of the one that diverges
@@ -79,7 +79,8 @@ def _steepest(rates: NDArray[np.float64], smooth: NDArray[np.float64]) -> float 
 def _first_that_diverges(network: QuickNetwork, options: RangeTest) -> float | None:
     """Return the lowest constant rate from which the loss rises above its beginning, by halving; None where none does.
 
-    A rising rate alone shows it too late: once the loss is at its lowest, it takes many batches to come back.
+    The rising rate alone shows divergence too late: once the loss is at its lowest, it takes many batches to rise
+    again.
     """
     if not _diverges(network, options.high):
         return None

@@ -1,4 +1,4 @@
-"""A run that checks its spec: it keeps no network, and its result is what was found."""
+"""A run that checks its spec: its result is the findings of the checks, and its network is discarded."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from workers.trainer.checks.sanity import sanity
 from workers.trainer.interface import Reporter, TrainingRequest, TrainingResult
 from workers.trainer.ready_run import make_ready, prepare_data
 
-# What keeps a network from fitting its rows exactly, or makes its loss another measure.
+# Parts of a spec that keep a network from fitting its rows exactly, or that change what its loss measures.
 _SOFTENING = ("dropout", "regularizers", "label_smoothing", "class_weight")
 
 
 def run_checks(request: TrainingRequest, spec: Spec, facts: DatasetFacts, report: Reporter) -> TrainingResult:
-    """Make the checks that the spec names. Raises TrainingStopped, TrainingFailed."""
+    """Run the checks that the spec names. Raises TrainingStopped, TrainingFailed."""
     began_at = time.perf_counter()
     assert spec.check is not None
     result: dict[str, Any] = {"metrics": {}}

@@ -1,4 +1,4 @@
-"""The sanity suite: what a network that is built and fed correctly does, whatever the data.
+"""The sanity suite: tests that a correctly built and fed network passes on any data.
 
 Karpathy, A Recipe for Training Neural Networks (2019), describes each of these checks.
 """
@@ -19,13 +19,13 @@ from workers.trainer.checks.quick_network import QuickNetwork, first_rate, some,
 
 _BATCH = 32
 _STEPS = 1500  # with one batch
-_FITTED = 0.1  # of the loss of the best constant, below which a batch is memorised
+_FITTED = 0.1  # share of the best constant's loss below which a batch is memorised
 _LEARNING_STEPS = 400
 _SHUFFLES = 5
 _ERRORS = 2.8  # standard errors of their mean: 95% of Student's distribution
-_MARGIN = 0.95  # of the loss without inputs, below which something is learnt
-_BEGINNING = (0.5, 2.0)  # the first loss, over what it should be
-_FAR = 10.0  # mean square of a target over its variance
+_MARGIN = 0.95  # share of the loss without inputs below which the network has learnt something
+_BEGINNING = (0.5, 2.0)  # range for the ratio of the first loss to the expected one
+_FAR = 10.0  # largest ratio of a target's mean square to its variance
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class SanityResult:
     """One check: whether it passed, what was measured, and what was expected."""
 
     check: str
-    passed: bool | None  # None: it could not be made
+    passed: bool | None  # None: the check could not be run
     observed: float | None
     expected: str
     says: str
@@ -41,7 +41,7 @@ class SanityResult:
 
 
 def sanity(network: QuickNetwork, spec: Spec) -> list[dict[str, Any]]:
-    """Make every check. Raises TrainingStopped."""
+    """Run every check. Raises TrainingStopped."""
     checks = (_first_loss, _one_batch, _shuffled_labels, _inputs_matter)
     return [asdict(check(network, spec)) for check in checks]
 
@@ -100,7 +100,7 @@ def _shuffled_labels(network: QuickNetwork, spec: Spec) -> SanityResult:
         network.run(_LEARNING_STEPS // 2, with_labels_of(network.train, generator.permutation(network.train.count)))
         shares.append(network.loss(network.validation) / constant)
     share, error = float(np.mean(shares)), float(np.std(shares, ddof=1)) / math.sqrt(_SHUFFLES)
-    if not math.isfinite(share) or share + _ERRORS * error >= _MARGIN:  # one shuffle may be lucky on few rows
+    if not math.isfinite(share) or share + _ERRORS * error >= _MARGIN:  # with few rows, one shuffle may be lucky
         return SanityResult(
             name, True, finite_json(share), expected, "As expected, it learns nothing from shuffled labels."
         )
@@ -140,7 +140,7 @@ def _lowest(network: QuickNetwork, rows: Any, held_out: Any) -> float:
 
 
 def _loss_of_nothing(spec: Spec, truth: Mapping[str, Any]) -> float | None:
-    """Return the loss of an even guess between labels, and of 0 for numbers; None where the loss has no such value."""
+    """Return the loss of equal probabilities for all labels, or of predicting 0; None if the loss has no such value."""
     total = 0.0
     for target, loss in spec.training.loss.items():
         y, kind = truth[target].numpy().astype(np.float64), type(loss).__name__
@@ -169,7 +169,7 @@ def _weight(spec: Spec, target: str) -> float:
 
 
 def _far_from_0(spec: Spec, truth: Mapping[str, Any]) -> str | None:
-    """Return the name of a target whose mean is far from 0, by its spread."""
+    """Return a target whose mean is far from 0 relative to its spread, by name."""
     for target, loss in spec.training.loss.items():
         y = truth[target].numpy().astype(np.float64)
         if type(loss).__name__ == "MeanSquaredError" and np.mean(y**2) > _FAR * max(float(np.var(y)), 1e-12):
@@ -202,7 +202,7 @@ def _loss_of_constant(network: QuickNetwork, spec: Spec, rows: Any) -> float:
 
 
 def _distinct(rows: Any) -> Any:
-    """Return numbers of rows whose inputs differ: two labels of one input cannot both be learnt."""
+    """Return the numbers of rows with distinct inputs, since two labels of equal inputs cannot both be learnt."""
     flat = [tf.reshape(tensor[:4096], (min(rows.count, 4096), -1)).numpy() for tensor in tf.nest.flatten(rows.x)]
     joined = np.concatenate([part.astype(np.float64) for part in flat], axis=1)
     _, first = np.unique(joined, axis=0, return_index=True)

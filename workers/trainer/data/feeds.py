@@ -21,7 +21,7 @@ from workers.trainer.engine.loop import Block
 
 PIECE = 8_192  # rows read at once
 SIDE_BY_SIDE = 8  # row groups read at once where there is no spool
-BLOCK_BYTES = 16 * MB  # of encoded rows in a block
+BLOCK_BYTES = 16 * MB  # most bytes of encoded rows in a block
 FREE_SPACE_FACTOR = 1.2  # free space that a spool must find, as a multiple of its size
 
 Order = Callable[[int, int], NDArray[np.int32]]
@@ -30,7 +30,7 @@ Order = Callable[[int, int], NDArray[np.int32]]
 
 @dataclass(frozen=True, slots=True)
 class EncodedRows:
-    """Rows as arrays: inputs and targets by name, and weights by target or none at all."""
+    """Encoded rows as arrays: inputs and targets by name, and weights by target, if there are any."""
 
     x: Mapping[str, np.ndarray]
     y: Mapping[str, np.ndarray]
@@ -65,7 +65,7 @@ class EncodedRows:
 
 
 def shuffled(seed: int) -> Order:
-    """Return an Order that differs in each epoch: by seed and epoch alone, so that a resumed run continues with it."""
+    """Return an Order that depends only on seed and epoch, so that a resumed run continues with the same order."""
 
     def order(rows: int, epoch: int) -> NDArray[np.int32]:
         return np.random.Generator(np.random.Philox([seed, epoch])).permutation(rows).astype(np.int32)
@@ -74,12 +74,12 @@ def shuffled(seed: int) -> Order:
 
 
 def in_file_order(rows: int, epoch: int) -> NDArray[np.int32]:
-    """Return the dataset's own order, in every epoch."""
+    """Return the rows in the dataset's order, the same in every epoch."""
     return np.arange(rows, dtype=np.int32)
 
 
 def partial_epochs(order: Order, take: int) -> Order:
-    """Return epochs of `take` rows: each continues where the last one ended, pass after pass over all rows."""
+    """Return an Order with epochs of `take` rows, each continuing where the last one ended, pass after pass."""
 
     def part(rows: int, epoch: int) -> NDArray[np.int32]:
         taken: list[NDArray[np.int32]] = []
@@ -127,7 +127,7 @@ def free_bytes(folder: Path) -> int:
 class Spool:
     """Encoded rows on the scratch disk, one file for each array: encoded once, read back in any order.
 
-    Decoding Parquet again in each epoch takes longer than training a small network.
+    Decoding Parquet again in each epoch would take longer than training a small network.
     """
 
     PARTS = ("x", "y", "weight")
@@ -158,7 +158,7 @@ class Spool:
         return len(self._starts) - 1
 
     def read(self, piece: int, mask: NDArray[np.bool_] | None = None) -> EncodedRows:
-        """Return the rows of a piece, or those of them that are kept."""
+        """Return the rows of a piece, or those that `mask` selects."""
         start, stop = self._starts[piece : piece + 2]
         parts: dict[str, dict[str, np.ndarray]] = {part: {} for part in self.PARTS}
         for (part, name), (path, dtype, shape) in self._arrays.items():
@@ -170,7 +170,7 @@ class Spool:
 
     @staticmethod
     def fits(free: int, size: int) -> bool:
-        """Return whether a disk with so many free bytes has room for a spool of `size` bytes."""
+        """Return whether a disk with `free` bytes has room for a spool of `size` bytes."""
         return free > FREE_SPACE_FACTOR * size
 
 
@@ -226,7 +226,7 @@ class Streamed:
         return Spool(folder, self._pieces(None), progress)
 
     def blocks(self, epoch: int) -> Iterator[Block]:
-        """Yield the epoch's blocks, preparing the next one while one is used."""
+        """Yield the epoch's blocks, preparing the next one while the current one is used."""
         blocks = self._read_blocks(epoch)
         with ThreadPoolExecutor(1, "stream") as pool:
             coming, left = pool.submit(next, blocks, None), self.rows

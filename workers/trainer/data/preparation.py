@@ -1,4 +1,4 @@
-"""A run's rows: read, split, encodings fitted on the training rows, encoded; in memory, or streamed if too many."""
+"""A run's rows: read and split them, fit encodings on the training rows, encode; stream them if they exceed memory."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ from workers.trainer.engine.compiled import RowTensors
 from workers.trainer.engine.loop import Feed
 from workers.trainer.interface import Reporter, TrainingRequest
 
-MEMORY_SHARE = 1 / 6  # of this process's memory limit, for encoded rows; raw rows and copies take as much again
+MEMORY_SHARE = 1 / 6  # share of this process's memory limit for encoded rows; raw rows and copies take as much again
 SAMPLE_ROWS = {"train": 200_000, "validation": 50_000, "test": 50_000}
 SAMPLE_BYTES = 256 * MB  # of these rows, encoded: wide rows are fewer
 PARTS = ("train", "validation", "test")
@@ -55,7 +55,7 @@ PARTS = ("train", "validation", "test")
 
 @dataclass(frozen=True, slots=True)
 class FittedEncoding:
-    """What was learnt from the training rows. Encodes any rows of the dataset."""
+    """The encodings fitted on the training rows. Encodes any rows of the dataset."""
 
     encoder: Encoder
     targets: TargetEncoder
@@ -63,7 +63,7 @@ class FittedEncoding:
     sample_weight: str | None  # a column
 
     def encode(self, table: pa.Table, train: bool, compact: Compact | None = None) -> EncodedRows:
-        """Encode rows as arrays, or in a compact form. As in Keras, class weights are for training alone.
+        """Encode rows as arrays, or in a compact form. As in Keras, class weights apply to training only.
 
         Raises BadInput.
         """
@@ -91,9 +91,10 @@ class PreparedData:
     parts: Split  # rows of `table`
     encoding: FittedEncoding
     streamed: Split | None = None  # rows of the whole file, where the run is streamed
-    folds: Sequence[Fold] = ()  # rows of the dataset: what each member of an ensemble trains on, and is held back from
+    # Row numbers in the dataset that each member of an ensemble trains on, and is held back from.
+    folds: Sequence[Fold] = ()
     sampled: np.ndarray | None = None  # the numbers in the dataset of the table's rows, where the run is streamed
-    left_out: Mapping[str, int] = field(default_factory=dict)  # rows that cannot be used, by column
+    left_out: Mapping[str, int] = field(default_factory=dict)  # number of unusable rows, by column
 
     def rows_of(self, part: str) -> np.ndarray:
         """Return the numbers in the dataset of the part's rows in `table`."""
@@ -102,7 +103,7 @@ class PreparedData:
 
     @property
     def whole(self) -> Split:
-        """Which rows of the dataset train, validate and test."""
+        """The dataset's row numbers for training, validation and test."""
         return self.streamed or self.parts
 
     def encode(self, part: str, compact: Compact | None = None) -> EncodedRows:
@@ -154,16 +155,16 @@ def _encodable(parts: Split, spec: Spec, facts: DatasetFacts) -> Split:
 
 
 def _columns_to_split_by(spec: Spec, facts: DatasetFacts) -> list[str]:
-    """Return the columns that say which rows are used, and in which part; read whole even where the run is streamed."""
+    """Return the columns that decide which rows are used, and in which part; read whole even in a streamed run."""
     targets = [column for target in spec.target for column in target.columns]
     infinite = [name for name in columns_of(spec) if facts.by_name[name].infinite]
     return list(dict.fromkeys([spec.split.by or targets[0], *targets, *infinite]))
 
 
 def usable_rows(table: pa.Table, spec: Spec, report: Reporter) -> tuple[np.ndarray | None, dict[str, int]]:
-    """Return the rows that can be trained on (None: all), and by column how many cannot.
+    """Return the usable rows (None: all), and the number of unusable rows by column.
 
-    Raises BadInput if they must not be left out: the run was submitted before they were looked for.
+    Raises BadInput if unusable rows must not be dropped; only runs submitted before the API checked this get here.
     """
     targets = {column for target in spec.target for column in target.columns}
     used = [name for name in dict.fromkeys(columns_of(spec)) if name in table.column_names and name != spec.split.by]
@@ -198,14 +199,14 @@ def _unusable(name: str, mask: np.ndarray, is_target: bool) -> Problem:
 
 
 def encoded_bytes(spec: Spec, facts: DatasetFacts) -> int:
-    """Return bytes that all rows take once encoded."""
+    """Return the size of all rows once encoded, in bytes."""
     inputs = encoded_inputs(list(spec.features or ()), facts)
     width = sum(int(np.prod(one.shape)) for one in inputs) + sum(target.units for target in spec.target)
     return 4 * width * facts.rows
 
 
 def memory_budget() -> int:
-    """Return bytes of encoded rows that may be held in memory."""
+    """Return how many bytes of encoded rows may be held in memory."""
     limit = resource.getrlimit(resource.RLIMIT_DATA)[0]
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return int(MEMORY_SHARE * (memory if limit == resource.RLIM_INFINITY else min(memory, limit)))
@@ -218,7 +219,8 @@ def read_columns(path: Path, columns: Sequence[str]) -> pa.Table:
 def split_rows(table: pa.Table, spec: Spec, usable: np.ndarray | None = None) -> tuple[Split, list[Fold]]:
     """Split the usable rows into training, validation and test rows, and an ensemble's folds. Raises BadInput.
 
-    With folds all rows but the test part are both: each trains some members, and validates another.
+    With folds, all rows except the test part are in both of the other parts: each trains some members and validates
+    another.
     """
     seed = spec.training.seed if spec.split.seed is None else spec.split.seed
     target, ensemble = spec.target[0].columns[0], spec.ensemble
@@ -230,7 +232,7 @@ def split_rows(table: pa.Table, spec: Spec, usable: np.ndarray | None = None) ->
     if ensemble is not None and ensemble.validation == "folds":
         rows = np.sort(np.concatenate([parts.train, parts.validation]))
         folds = divide(table, rows, spec.split, members_of(ensemble), seed, target)
-        validated = rows[held_out_by(folds, rows) >= 0]  # of a time split, the later ones
+        validated = rows[held_out_by(folds, rows) >= 0]  # in a split by time, the later ones
         parts = Split(rows, validated, parts.test)
     if usable is None:
         return parts, folds
@@ -239,7 +241,7 @@ def split_rows(table: pa.Table, spec: Spec, usable: np.ndarray | None = None) ->
 
 
 def fingerprint(parts: Split) -> str:
-    """Return SHA-256 of which rows train, validate and test."""
+    """Return a SHA-256 of the split: the rows for training, validation and test."""
     digest = hashlib.sha256()
     for rows in (parts.train, parts.validation, parts.test):
         digest.update(len(rows).to_bytes(8, "little") + np.ascontiguousarray(rows, "<i8").tobytes())
@@ -256,7 +258,7 @@ def fit(table: pa.Table, spec: Spec, facts: DatasetFacts, source: Path | None = 
     """
     targets = TargetEncoder.fit(spec.target, table, facts)
     if spec.initial_weights is not None and spec.initial_weights.encoding == "source":
-        if source is None:  # with another fit the same weights would mean something else
+        if source is None:  # under another encoding the same weights would compute something else
             raise ValueError("the source of the initial weights is not there")
         manifest = json.loads(source.read_bytes())
         encoder = Encoder.from_json(manifest["encoder"])
@@ -273,7 +275,7 @@ def fit(table: pa.Table, spec: Spec, facts: DatasetFacts, source: Path | None = 
 
 
 def _as_in_source(targets: TargetEncoder, spec: Spec, manifest: Mapping[str, Any]) -> TargetEncoder:
-    """Return targets with the scale of the source's outputs; the range of answers is that of these rows."""
+    """Return targets with the scale of the source's outputs, and the range of answers of the new rows."""
     own = {target.name: target for target in TargetEncoder.from_json(manifest["targets"]).targets}
     same = {target.name for target in parse(manifest["spec"]).target if target in spec.target}
     return TargetEncoder(
@@ -294,7 +296,7 @@ def _labels(target: FittedTarget, encoded: np.ndarray) -> Any:
 def _class_weights(training: Training, target: FittedTarget, labels: Any) -> np.ndarray:
     """Return a weight for each label.
 
-    `balanced` is rows / (labels * rows of the label), as in scikit-learn; a label that a mapping leaves out weighs 1.
+    `balanced` is rows / (labels * rows of the label), as in scikit-learn; labels missing from a mapping weigh 1.
     """
     names = target.labels or ()
     if training.class_weight == "balanced":
@@ -321,7 +323,7 @@ def _sample_weights(table: pa.Table, name: str) -> np.ndarray:
 
 
 def _evenly_spread(rows: np.ndarray, most: int) -> np.ndarray:
-    """Return at most `most` of these row numbers."""
+    """Return at most `most` of these row numbers, evenly spread."""
     return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
 
 

@@ -55,7 +55,7 @@ class Checkpoint:
 
     @staticmethod
     def reading(path: Path) -> ReadingMode | None:
-        """Return where the rows came from that the checkpoint's run was trained on; None where the file is no use."""
+        """Return the source of the rows that the checkpoint's run was trained on; None if the file is unusable."""
         try:
             with np.load(path, allow_pickle=False) as file:
                 return cast(ReadingMode | None, json.loads(file["body"].tobytes()).get("reading"))
@@ -64,7 +64,7 @@ class Checkpoint:
 
     @classmethod
     def read(cls, path: Path) -> Checkpoint:
-        """Raises Unusable."""
+        """Read a checkpoint file. Raises Unusable."""
         try:
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
@@ -77,7 +77,7 @@ class Checkpoint:
 
 
 def variables(model: keras.Model) -> dict[str, np.ndarray]:
-    """Return all variables of a model in training, by group and index: `model/0`, `optimizer/3`, `metrics/1`."""
+    """Return all variables of a model being trained, by group and index: `model/0`, `optimizer/3`, `metrics/1`."""
     return {name: variable.value.numpy() for name, variable in _variables(model).items()}
 
 
@@ -88,7 +88,7 @@ def random_states(model: keras.Model) -> dict[str, np.ndarray]:
 
 
 def restore(model: keras.Model, arrays: Mapping[str, np.ndarray]) -> None:
-    """Assign what `variables` returned. Raises Unusable where the arrays are of another network."""
+    """Assign the arrays that `variables` returned. Raises Unusable if they are from another network."""
     own = _variables(model)
     saved = {name: value for name, value in arrays.items() if name.split("/")[0] in ("model", "optimizer", "metrics")}
     if own.keys() != saved.keys() or any(tuple(own[name].shape) != saved[name].shape for name in own):
@@ -98,7 +98,7 @@ def restore(model: keras.Model, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def restore_network(model: keras.Model, arrays: Mapping[str, np.ndarray]) -> None:
-    """Assign the network's own variables among what `variables` returned, whatever optimizer the others are of."""
+    """Assign only the network's own variables of those that `variables` returned, whatever the optimizer was."""
     for name, variable in _variables(model).items():
         if name.startswith("model/"):
             variable.assign(arrays[name])

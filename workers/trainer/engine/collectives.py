@@ -1,8 +1,8 @@
-"""The processes that train one network together, and what TensorFlow's own collectives do between them.
+"""Communication between the processes that train one network together, by TensorFlow's collectives.
 
 Each process has the whole network and a share of every batch. `Collectives.connect` starts TensorFlow's server and must
-come before the process computes anything; a process never leaves the group but by its end. A thread asks the others
-for a sign of life, because a collective itself waits without a limit: where one is lost, every collective of the
+come before the process computes anything; a process never leaves the group but by its end. A thread checks that the
+others are alive, because a collective itself waits without a limit: when a process is lost, every collective of this
 process fails with `GangBroken` within LOST_SECONDS.
 """
 
@@ -48,14 +48,14 @@ class Collectives:
         self._addresses = list(addresses)
         self._keys = itertools.count(1)  # of the collectives, in the order in which every process traces them
         self._closed = threading.Event()
-        self._lost = ""  # who is, and how that was noticed
+        self._lost = ""  # the lost process, and how that was noticed
 
     @property
     def leads(self) -> bool:
         return self.rank == 0
 
     def connect(self) -> None:
-        """Start this process's server and meet the others. Raises GangBroken."""
+        """Start this process's server and connect to the others. Raises GangBroken."""
         own = eager_context.context()
         own.configure_collective_ops(
             collective_leader=_JOB.format(0), device_filters=(f"/job:worker/task:{self.rank}",)
@@ -79,25 +79,25 @@ class Collectives:
             met.set()
 
     def close(self) -> None:
-        """Watch the others no longer: they may go now."""
+        """Stop watching the others: they may leave now."""
         self._closed.set()
 
     @contextlib.contextmanager
     def failing_together(self) -> Iterator[None]:
-        """Turn the errors that TensorFlow raises where a process is lost into GangBroken."""
+        """Turn the errors that TensorFlow raises when a process is lost into GangBroken."""
         try:
             yield
         except _BROKEN as error:
             raise GangBroken(self._lost or f"TensorFlow's exchange failed: {type(error).__name__}") from error
 
     def least(self, numbers: Sequence[int]) -> list[int]:
-        """Return the smallest of all processes' numbers, one by one. Raises GangBroken."""
+        """Return the elementwise minimum of all processes' numbers. Raises GangBroken."""
         merged = tf.function(partial(self.sum, merge="Min"), autograph=False)
         with self.failing_together():
             return [int(number) for number in merged(tf.constant(numbers, tf.int64)).numpy()]
 
     def agree(self, digest: str, what: str) -> None:
-        """Compare a hexadecimal digest with the leader's. Raises GangBroken where it is another."""
+        """Compare a hexadecimal digest with the leader's. Raises GangBroken if they differ."""
         own = [int(digest[at : at + 15], 16) for at in (0, 15)]
         broadcast = tf.function(self.from_leader, autograph=False)
         with self.failing_together():
@@ -106,7 +106,7 @@ class Collectives:
             raise GangBroken(f"{what} of {self._addresses[self.rank]} are not the leader's")
 
     def sum(self, tensor: Any, merge: str = "Add") -> Any:
-        """Return the sum of all processes' tensors, the same to the bit in each."""
+        """Return the sum of all processes' tensors, bit for bit the same in each process."""
         return tf.raw_ops.CollectiveReduceV2(
             input=tensor,
             group_size=self.size,
@@ -129,7 +129,7 @@ class Collectives:
         return summed(tensor)
 
     def from_leader(self, tensor: Any) -> Any:
-        """Return the leader's tensor, in every process; the others' give its type and shape."""
+        """Return the leader's tensor in every process; other processes' tensors only give its type and shape."""
         arguments = {"group_size": self.size, "group_key": _GROUP, "instance_key": next(self._keys)}
         if self.leads:
             return tf.raw_ops.CollectiveBcastSendV2(input=tensor, **arguments)

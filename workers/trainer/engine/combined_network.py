@@ -20,10 +20,10 @@ Weights = list[np.ndarray]
 
 
 class CombinedNetwork:
-    """The members of a resolved spec's ensemble as one network. `model` has no weights of theirs before `assign`."""
+    """The members of a resolved spec's ensemble as one network. `model` gets their weights only by `assign`."""
 
     def __init__(self, spec: Spec, member: keras.Model) -> None:
-        """`member` is one of them, for the order of its weights."""
+        """`member` is any of the members, for the order of its weights."""
         entries, names = _side_by_side(spec)
         precise = spec.training.model_copy(update={"mixed_precision": False})
         self.model = build_network(spec.model_copy(update={"network": tuple(entries), "training": precise}))

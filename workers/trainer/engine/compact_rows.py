@@ -1,8 +1,8 @@
-"""One-hot columns as places: a wide input's rows without its zeros, made dense again batch by batch.
+"""Compact form of wide inputs: one-hot columns as the position of their 1, made dense again batch by batch.
 
-A column of 4,096 one-hot numbers is one number, the place of its 1. Rows are stored so, and shuffled and gathered so;
-`Compact.expand` makes a batch of them what the network takes. A Dense layer on such an input does not even need that:
-its product is the sum of the weights at the places (`sum_up`), which differs from the dense product by rounding alone.
+A column of 4,096 one-hot numbers is stored, shuffled and gathered as one number, the position of its 1.
+`Compact.expand` converts a batch to the network's inputs. A Dense layer on such an input does not even need that: its
+product is the sum of the weights at these positions (`sum_up`), which differs from the dense product only by rounding.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Compact:
         return str([(i.name, i.width, i.plain_places.tolist(), i.starts.tolist()) for i in self.inputs.values()])
 
     def encode(self, table: Any) -> dict[str, np.ndarray]:
-        """Encode a table's rows as `expand` takes them. Raises BadInput."""
+        """Encode a table's rows in compact form, for `expand`. Raises BadInput."""
         rows = table.num_rows
         arrays = {one.name: zeros((rows, *one.shape), one.dtype) for one in self._others}
         for column in self._encoder.columns:
@@ -88,7 +88,7 @@ class Compact:
         return [one for one in self._encoder.inputs if one.name not in self.inputs]
 
     def expand(self, x: Any) -> Any:
-        """Return a batch as the network takes it."""
+        """Convert a batch to the network's inputs."""
         if not self.inputs:
             return x
         dense = {name: value for name, value in x.items() if not name.endswith(_PLACES)}
@@ -133,7 +133,7 @@ class Compact:
         return call
 
     def forget(self) -> None:
-        """Forget the last batch, whose graph would otherwise stay in memory."""
+        """Forget the last batch; otherwise its graph would stay in memory."""
         self._batch = {}
 
 

@@ -97,7 +97,7 @@ class Compiled:
         """
         self.model, self.compact = model, compact
         self.on_fallback = on_fallback
-        self._jit, self._fallback = jit, ""  # and why it trains step by step
+        self._jit, self._fallback = jit, ""  # the reason why it trains step by step
         self.batch_size, self.validation_batch_size = batch_size, validation_batch_size
         build(model, train)
         fuse(model.optimizer)
@@ -109,13 +109,13 @@ class Compiled:
         self._executor = executor(model, batch_size)
 
     def switch_optimizer(self, optimizer: keras.optimizers.Optimizer) -> None:
-        """Train on with another optimizer. One of the same class takes over the state, all but the learning rate."""
+        """Continue with another optimizer. One of the same class takes over the state, except the learning rate."""
         optimizer.build(self.model.trainable_variables)
         take_over(self.model.optimizer, optimizer)
         self.use_optimizer(optimizer)
 
     def use_optimizer(self, optimizer: keras.optimizers.Optimizer) -> None:
-        """Train with a built optimizer as it is. One that was used before is not traced again."""
+        """Train with a built optimizer in its current state. One that was used before is not traced again."""
         before = self.model.optimizer
         if optimizer is before:
             return
@@ -125,7 +125,7 @@ class Compiled:
         _, self._call, self._trains = self._others.get(id(optimizer), (optimizer, None, False))
 
     def trace(self, trains: bool = True) -> None:
-        """Trace the function, with training steps or without, unless one that serves is traced already."""
+        """Trace the function, with or without training steps, unless a trace that can be used exists."""
         if self._call is not None and (self._trains or not trains):
             self._tell_fallback()
             return
@@ -158,7 +158,7 @@ class Compiled:
         self._call = partial(self._run_stepwise, train_step, test_step)
 
     def _tell_fallback(self) -> None:
-        """Say once why training runs step by step, where it does."""
+        """Report once why training runs step by step, if it does."""
         if self._fallback and self.on_fallback is not None:
             self.on_fallback(f"Training runs step by step, as in `fit` ({self._fallback}).")
         self.on_fallback = None
@@ -218,11 +218,11 @@ class Compiled:
         return step(self.expanded(batch))
 
     def expanded(self, batch: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Return a batch of rows, `(x, y)` or `(x, y, weight)`, as the network takes it."""
+        """Convert a batch of rows, `(x, y)` or `(x, y, weight)`, to the network's inputs."""
         return batch if self.compact is None else (self.compact.expand(batch[0]), *batch[1:])
 
     def _run_stepwise(self, train_step: Any, test_step: Any, train: Any, order: Any, validation: Any, plan: Any) -> Any:
-        """Do what the compiled function does, step by step from Python."""
+        """Do the compiled function's work step by step from Python."""
         first, last, close, validation_first, validation_last, close_validation = plan.numpy()
         size, validation_size = self.batch_size, self.validation_batch_size
         for step in range(first, last):
@@ -251,7 +251,7 @@ class Compiled:
 
 
 def take_over(before: keras.optimizers.Optimizer, optimizer: keras.optimizers.Optimizer) -> None:
-    """Give a built optimizer the state of one of the same class, all but the learning rate."""
+    """Copy the state of an optimizer of the same class, except the learning rate, to a built one."""
     if type(before) is not type(optimizer):
         return
     state = dict(_named(before))
@@ -262,7 +262,7 @@ def take_over(before: keras.optimizers.Optimizer, optimizer: keras.optimizers.Op
 
 
 def _named(optimizer: keras.optimizers.Optimizer) -> Iterator[tuple[tuple[str, int], Any]]:
-    """Yield an optimizer's state by name, and by how many of that name come before: stacked weights share names."""
+    """Yield an optimizer's variables by name and occurrence number, since stacked weights share names."""
     seen: Counter[str] = Counter()
     for variable in optimizer.variables:
         if variable.name != "learning_rate":
@@ -271,7 +271,7 @@ def _named(optimizer: keras.optimizers.Optimizer) -> Iterator[tuple[tuple[str, i
 
 
 def build(model: keras.Model, rows: RowTensors) -> None:
-    """Create what Keras would create at the first batch: the states of optimizer, losses and metrics.
+    """Create the states of optimizer, losses and metrics, as Keras would do at the first batch.
 
     Equivalent to `Model._symbolic_build`, without its three symbolic passes through the network.
     """
@@ -304,7 +304,7 @@ def _tensor(array: Any) -> Any:
     if not shared:
         return tf.convert_to_tensor(array)
     try:
-        array.flags.writeable = True  # which an array that is shared already was
+        array.flags.writeable = True  # a shared array has been made read-only before
     except ValueError:
         return tf.convert_to_tensor(array)
     tensor = tf.experimental.dlpack.from_dlpack(array.__dlpack__())
@@ -321,11 +321,11 @@ def _repeat(first: Any, last: Any, step: Callable[[Any], None]) -> None:
 
 
 def row_specs(parts: Any) -> Any:
-    """Return what a function is traced with for tensors like these, of any number of rows."""
+    """Return the signature to trace a function with, for tensors like these with any number of rows."""
     return tf.nest.map_structure(lambda t: tf.TensorSpec((None, *t.shape[1:]), t.dtype), parts)
 
 
-MULTITHREADED_STEP = 2e7  # multiply-adds of a step, above which its operations are worth spreading over threads
+MULTITHREADED_STEP = 2e7  # multiply-adds of a step above which spreading its operations over threads pays off
 
 
 def executor(model: keras.Model, batch_size: int) -> Callable[[], AbstractContextManager[Any]]:

@@ -23,7 +23,7 @@ from workers.trainer.interface import Reporter
 
 @contextlib.contextmanager
 def placed(training: Training, report: Reporter) -> Iterator[None]:
-    """Compute on the device that the spec asks for; report where this worker cannot."""
+    """Context in which the spec's device computes; report if this worker does not have it."""
     gpus = tf.config.list_logical_devices("GPU")
     if training.device == "gpu" and not gpus:
         report.event("warn", "This worker has no GPU: training runs on the CPU.")
@@ -59,7 +59,7 @@ def cores() -> int:
 
 
 def warm_up(thread_count: int) -> None:
-    """Do what costs a new process seconds before a run arrives: set the threads and trace one training step."""
+    """Warm up before a run arrives: set the threads and trace one training step, which takes seconds the first time."""
     set_threads(thread_count)
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2), keras.layers.Dense(1)])
     optimizer = keras.optimizers.Adam()
@@ -77,7 +77,7 @@ def warm_up(thread_count: int) -> None:
 
 
 def release_graphs() -> None:
-    """Release the graphs that nothing refers to, so that a warm process does not grow."""
+    """Release unreferenced graphs, so that a warm process does not grow."""
     with _keep_kernels():
         keras.backend.clear_session(free_memory=False)
     gc.collect()
@@ -85,9 +85,10 @@ def release_graphs() -> None:
 
 @contextlib.contextmanager
 def _keep_kernels() -> Iterator[None]:
-    """Have Keras clear its session without TensorFlow's cache of kernels.
+    """Have Keras clear its session without clearing TensorFlow's cache of kernels.
 
-    It holds the optimised graphs of the functions that are kept; a function's entry goes with the function anyway.
+    The cache holds the optimised graphs of functions still in use; a function's entry is dropped with the function
+    anyway.
     """
     try:
         from tensorflow.python.eager.context import context

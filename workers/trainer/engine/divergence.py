@@ -1,4 +1,4 @@
-"""Find where a loss became NaN or infinite: in which epoch, step and layer."""
+"""Find the epoch, step and layer in which a loss became NaN or infinite."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Diverged(Exception):
 class DivergenceGuard(keras.callbacks.Callback):
     """Raises Diverged when the training loss is not finite, after finding the layer where it began.
 
-    It snapshots the variables between epochs, rarely enough to take at most 2% of the time.
+    It snapshots the variables between epochs, in at most 2% of the time.
     """
 
     def __init__(self, compiled: Compiled, feed: Feed, searches: bool = True) -> None:
@@ -41,7 +41,7 @@ class DivergenceGuard(keras.callbacks.Callback):
         self._snapshot_epoch, self._due = 0, 0.0
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        """Snapshot the variables, when it is due."""
+        """Snapshot the variables if a snapshot is due."""
         begun = time.perf_counter()
         if begun < self._due or not self._searches:
             return
@@ -63,7 +63,7 @@ class DivergenceGuard(keras.callbacks.Callback):
         raise Diverged(message, {"epoch": epoch + 1, **origin})
 
     def _search(self, last: int) -> dict[str, Any] | None:
-        """Train again from the snapshot, step by step, until something is not finite."""
+        """Repeat the training from the snapshot, step by step, until a value is not finite."""
         model, deadline = self.model, time.perf_counter() + MAX_SEARCH_SECONDS
         checkpoint.restore(model, self._snapshot)
         for epoch in range(self._snapshot_epoch, last + 1):
@@ -110,7 +110,7 @@ def _first_broken(model: keras.Model, rows: RowTensors) -> dict[str, Any]:
 
 
 def first_broken_layer(model: keras.Model, weights: Sequence[np.ndarray] | None = None) -> str | None:
-    """Return the first layer with a weight that is not finite, among the model's own weights or these."""
+    """Return the first layer with a non-finite weight, in `weights` if given, else in the model."""
     values = dict(zip(map(id, model.weights), weights, strict=True)) if weights is not None else {}
     for layer in model.layers:
         if not all(_finite(values.get(id(weight), weight)) for weight in layer.weights):

@@ -1,9 +1,9 @@
-"""Dropout whose masks follow from the layer's seed, the step and the element alone.
+"""Dropout whose masks depend only on the layer's seed, the step and the element's position.
 
 Keras draws one stream of random numbers for a whole tensor, so a replica's masks would depend on the size of its stack.
 Here each element's 16 random bits are a hash of its index and the state of its own layer's seed generator: a network
-in a stack drops what it drops alone, and a share of a batch what the whole batch drops there. The rate is exact to 1 in
-65,536.
+drops the same elements in a stack as alone, and a process drops the same elements in its share of a batch as one
+process in the whole batch. The rate is exact to 1 in 65,536.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _mixed(words: Any) -> Any:
 
 
 def seed_by_element(model: keras.Model) -> None:
-    """Give every Dropout of a network these masks; what is saved of it stays Keras's."""
+    """Give every Dropout layer of a network these masks. The saved network is still pure Keras."""
     for layer in model.layers:
         if type(layer) is keras.layers.Dropout and layer.noise_shape is None:
             object.__setattr__(layer, "call", _call_of(layer))

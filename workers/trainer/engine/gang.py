@@ -1,8 +1,9 @@
-"""How the processes that train one network together keep step: the leader says what comes next, the others follow.
+"""Keep the processes of a gang in step: the leader announces each call, the others follow.
 
-The leader alone has the loop, its callbacks and checkpoints. Before each compiled call it announces the epoch, the
-blocks of rows and the plan; at the beginning of each epoch all variables become the leader's, so that a resumed run, a
-lower learning rate and rounding on other processors are the same for all. Each process reads the rows itself.
+Only the leader has the loop, its callbacks and checkpoints. Before each compiled call it announces the epoch, the
+blocks of rows and the plan. At the start of each epoch all processes take the leader's variables, so that a resumed
+run, a lowered learning rate and rounding on different processors are the same for all. Each process reads the rows
+itself.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from workers.trainer.engine.loop import Block, Feed
 from workers.trainer.engine.shared_steps import SharedCompiled
 from workers.trainer.interface import Reporter, StopReason, TrainingStopped
 
-NO_BLOCK = -1  # of a call that only trains, or only validates
+NO_BLOCK = -1  # number of the missing block, in a call that only trains or only validates
 
 
 class _Next(IntEnum):
@@ -31,7 +32,7 @@ class _Next(IntEnum):
 
 
 class _Talk:
-    """What leader and followers say to each other: an announcement, and the leader's variables."""
+    """The exchange between leader and followers: announcements, and the leader's variables."""
 
     def __init__(self, compiled: SharedCompiled) -> None:
         model, group = compiled.model, compiled.group
@@ -44,17 +45,17 @@ class _Talk:
         self._share = tf.function(self._take_all, autograph=False)
 
     def announcement(self, words: Sequence[int] = (0,) * 10) -> list[int]:
-        """Return the leader's words."""
+        """Exchange an announcement: return the leader's numbers, in every process."""
         with self._group.failing_together():
             return [int(word) for word in self._announce(tf.constant(words, tf.int64)).numpy()]
 
     def share_state(self) -> None:
-        """Have the leader's variables in every process."""
+        """Copy the leader's variables to every process."""
         with self._group.failing_together():
             self._share()
 
     def _take_all(self) -> None:
-        for dtype in (tf.float32, tf.int64):  # broadcasts know few types
+        for dtype in (tf.float32, tf.int64):  # broadcasts support few dtypes
             mine = [variable for variable in self._variables if variable.dtype.is_floating == dtype.is_floating]
             if not mine:
                 continue
@@ -65,14 +66,14 @@ class _Talk:
 
 
 class GangLeader(keras.callbacks.Callback):
-    """The leader's side: a callback of its loop, whose calls it announces."""
+    """The leader's side: a callback of its loop, which announces the loop's calls."""
 
     def __init__(self, compiled: SharedCompiled) -> None:
         super().__init__()
         self._compiled, self._talk = compiled, _Talk(compiled)
 
     def announce(self, epoch: int, block: int, validation_block: int, plan: StepPlan) -> None:
-        """Say which call comes next. Raises GangBroken."""
+        """Announce the next call. Raises GangBroken."""
         self._talk.announcement([_Next.call, epoch, block, validation_block, *map(int, dataclasses.astuple(plan))])
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -81,14 +82,14 @@ class GangLeader(keras.callbacks.Callback):
         self._talk.share_state()
 
     def end(self) -> None:
-        """Let the others go. Raises GangBroken."""
+        """Dismiss the followers. Raises GangBroken."""
         self._talk.announcement([_Next.end] + [0] * 9)
         self._compiled.group.close()
         self._compiled.go_alone()
 
 
 class LeadersReporter:
-    """The leader's Reporter: it hands the run back, with a checkpoint, where another process has to go."""
+    """The leader's Reporter, which also hands the run back, with a checkpoint, when another process must leave."""
 
     def __init__(self, report: Reporter, compiled: SharedCompiled) -> None:
         self._report, self._compiled = report, compiled
@@ -101,7 +102,7 @@ class LeadersReporter:
 
 
 def follow(compiled: SharedCompiled, feed: Feed, validation: Feed | None, report: Reporter) -> None:
-    """Do what the leader announces, to its end. Raises TrainingStopped, GangBroken."""
+    """Make the calls that the leader announces, until it ends. Raises TrainingStopped, GangBroken."""
     talk = _Talk(compiled)
     train = _Blocks(feed)
     held_out = _Blocks(validation) if validation is not None else None
@@ -137,7 +138,7 @@ class _Blocks:
         self._current: tuple[RowTensors, Any] | None = None
 
     def at(self, epoch: int, number: int) -> tuple[RowTensors, Any]:
-        """Return the rows and their order; where there is no such block, a few rows and an empty order."""
+        """Return the rows and their order; for a missing block, a few rows and an empty order."""
         if number == NO_BLOCK:
             return self._feed.sample(), tf.zeros(0, tf.int32)
         if epoch != self._epoch or number < self._number:

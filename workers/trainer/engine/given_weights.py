@@ -1,4 +1,4 @@
-"""A network's weights as arrays by layer and place, written to an artifact and given to another network."""
+"""Initial weights from an artifact: arrays by layer and position, written to a file and loaded into another network."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Weights = list[NDArray[Any]]
 
 
 class GivenWeights:
-    """Weights that a network begins with."""
+    """The initial weights of a network, from a file."""
 
     def __init__(self, path: Path, initial: InitialWeights, members: int) -> None:
         """`members` is how many networks the file holds; of several, each begins one member of the ensemble."""
@@ -28,12 +28,12 @@ class GivenWeights:
         self._members = members
 
     def assign(self, model: keras.Model, member: int = 0) -> None:
-        """Give a network its first weights."""
+        """Set a network's initial weights."""
         for variable, value in self._pairs(model, member):
             variable.assign(value)
 
     def state(self, model: keras.Model, values: State, member: int) -> State:
-        """Return the values of `state_of` the network, with the given weights in place of its own."""
+        """Return the values of `state_of` the network, with these weights in place of its own."""
         by_variable = {id(variable): value for variable, value in self._pairs(model, member)}
         return [by_variable.get(id(variable), value) for variable, value in zip(state_of(model), values, strict=True)]
 

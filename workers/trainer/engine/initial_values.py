@@ -1,8 +1,8 @@
-"""The values that a network's variables have when it is built from a seed, without building it again.
+"""The initial values of a network's variables for a seed, without building the network again.
 
 Keras draws a seed for each random initializer and each random layer, in the order in which they are made, from Python's
 generator. `InitialValues` learns from one built network which draw belongs to which variable. It builds a second
-network once to check itself to the bit; what it cannot explain is built every time.
+network once to verify itself bit for bit; if it cannot reproduce a network, it builds one for every seed.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 State = list[NDArray[Any]]
 """The values of `state_of` a network."""
 
-_HIGHEST = 1_000_000_000  # of the seeds that Keras draws, from 1
-_MORE_DRAWS = 64  # than variables: layers draw for initializers that they do not use
+_HIGHEST = 1_000_000_000  # Keras draws seeds from 1 to this number
+_MORE_DRAWS = 64  # more draws than variables: layers also draw for initializers that they do not use
 
 
 def set_seeds(seed: int) -> None:
@@ -68,7 +68,7 @@ class InitialValues:
         self._checked = False
 
     def of(self, seed: int) -> State:
-        """Return the initial values of a network that is built from `seed`. Sets the seeds, as building it does."""
+        """Return the initial values of a network built from `seed`. Sets the global seeds, as building it would."""
         drawn = self._draw(seed) if self._sources is not None else None
         if drawn is not None and self._checked:
             return drawn

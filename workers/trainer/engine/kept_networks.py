@@ -1,9 +1,9 @@
-"""Networks that a warm trainer keeps with their traced functions, for a next run of the same shape.
+"""Cache of networks with their traced functions, in a warm trainer, for later runs of the same shape.
 
-Tracing takes longer than many epochs of a small network. What a traced function has as constants is in a network's
-`signature`: a run takes a kept network only if all of it is the same. What it has as variables is set again: weights,
-the states of random generators, the optimizer's, the learning rate. Rows are arguments. So a run's results are those
-of a fresh trainer, to the bit.
+Tracing takes longer than many epochs of a small network. Everything that a traced function holds as a constant is part
+of the network's `signature`: a run takes a cached network only if its signature is the same. Everything held in
+variables is set again: weights, states of random generators and optimizer, learning rate. Rows are arguments. So a
+run's results are bit for bit those of a fresh trainer.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from workers.trainer.engine.stacked_network import StackedNetwork
 
 MAX_NETWORKS = 6
 MAX_STACKS = 3  # of one network
-MAX_BYTES = 48 * MB  # of variables, of all kept networks; about as much again for their graphs
-# Of the spec's training: what never reaches a traced function, or reaches it as an argument or a variable.
+MAX_BYTES = 48 * MB  # most bytes of variables of all cached networks; their graphs take about as much again
+# Training options that never reach a traced function, or reach it as an argument or a variable.
 _FREE = (
     "seed",
     "epochs",
@@ -69,11 +69,12 @@ def signature(spec: Spec, rows: Sequence[RowTensors], batch_size: int, steps: in
 
 @dataclass(slots=True)
 class KeptNetwork:
-    """A compiled network, and what a run finds or leaves with it."""
+    """A cached compiled network, with the objects that one run leaves for the next."""
 
     compiled: Compiled
     values: InitialValues
-    stacks: OrderedDict[Any, StackedNetwork] = field(default_factory=OrderedDict)  # by what is traced of them
+    # By the constants that a stack is traced with.
+    stacks: OrderedDict[Any, StackedNetwork] = field(default_factory=OrderedDict)
     probes: dict[Any, Any] = field(default_factory=dict)  # traced for the recording of layers
     _optimizer: State = field(default_factory=list)
     _nodes: list[tuple[Any, int, int]] = field(default_factory=list)
@@ -91,7 +92,7 @@ class KeptNetwork:
         return sum(int(np.prod(v.shape)) * 4 for v in own)
 
     def restart(self, seed: int, learning_rate: float | None) -> None:
-        """Make the network what it is when it is built from `seed`."""
+        """Reset the network to its state when built from `seed`."""
         model = self.compiled.model
         for layer, inbound, outbound in self._nodes:  # the last run's export may have added some
             del layer._inbound_nodes[inbound:], layer._outbound_nodes[outbound:]
@@ -124,7 +125,7 @@ class KeptNetwork:
 
 
 class KeptNetworks:
-    """The kept networks of a trainer process, the most recently used ones; one that is lent is not lent again."""
+    """A trainer process's cache of its most recently used networks. A network that is lent out is not lent again."""
 
     def __init__(self, networks: int = MAX_NETWORKS, size: int = MAX_BYTES) -> None:
         self._most, self._size = networks, size
@@ -135,14 +136,14 @@ class KeptNetworks:
         return len(self._free)
 
     def take(self, key: str, make: Callable[[], KeptNetwork]) -> tuple[KeptNetwork, bool]:
-        """Return the network of this signature, and whether it was kept; `make` makes one where none is."""
+        """Borrow the network with this signature, and tell whether it was cached; otherwise `make` builds one."""
         free = self._free.pop(key, None)
         network = make() if free is None else free
         self._lent.append((key, network))
         return network, free is not None
 
     def take_back(self) -> None:
-        """Take back what is lent, and drop those that were not used for longest, beyond the limits."""
+        """Take back all lent networks, and drop the least recently used ones beyond the limits."""
         for key, network in self._lent:
             self._free[key] = network
             self._free.move_to_end(key)
@@ -151,7 +152,7 @@ class KeptNetworks:
             self._free.popitem(last=False)
 
     def clear(self) -> None:
-        """Keep none."""
+        """Drop all networks."""
         self._free.clear()
         self._lent = []
 
@@ -163,6 +164,6 @@ KEPT = KeptNetworks()
 
 
 def tidy_up() -> None:
-    """After a run: take its networks back, and release what is not kept."""
+    """Clean up after a run: take its networks back, and release everything that is not cached."""
     KEPT.take_back()
     release_graphs()

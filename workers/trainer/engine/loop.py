@@ -33,7 +33,7 @@ class Block:
 
     rows: RowTensors
     order: NDArray[np.int32]
-    last: bool  # of the epoch
+    last: bool  # whether this is the epoch's last block
 
 
 class Feed(Protocol):
@@ -52,7 +52,7 @@ class Feed(Protocol):
 
 @dataclass(slots=True)
 class Position:
-    """Where the loop is, as a checkpoint stores it. Counted from 0."""
+    """The loop's position, as a checkpoint stores it. Counted from 0."""
 
     epoch: int = 0
     step: int = 0
@@ -79,7 +79,8 @@ class Loop:
     position: Position = field(default_factory=Position)
     pace: Pace = field(default_factory=lambda: Pace())
     on_begin: Callable[[], None] = lambda: None  # called after the callbacks' `on_train_begin`, which resets them
-    announce: Announce = lambda epoch, block, validation_block, plan: None  # to those who make the same calls
+    # Announces each call to processes that make the same calls.
+    announce: Announce = lambda epoch, block, validation_block, plan: None
 
     def run(self) -> keras.callbacks.History:
         """Train to the last epoch, or until a callback sets `stop_training`. Returns Keras's History."""
@@ -204,7 +205,7 @@ class Loop:
 
 
 class Pace:
-    """How many steps a call runs: about half a second's worth, learnt from the calls themselves."""
+    """The number of steps per call: about half a second's worth, measured from earlier calls."""
 
     def __init__(self, seconds: float = 0.5, steps: int = 16) -> None:
         self.seconds, self.steps = seconds, steps

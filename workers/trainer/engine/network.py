@@ -38,7 +38,8 @@ MODULES: tuple[tuple[type[Component], Any], ...] = (
     (Loss, keras.losses),
     (Metric, keras.metrics),
 )
-_TENSORFLOW_NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.-]{0,199}")  # of a scope, without the slashes of nested ones
+# Names that TensorFlow allows for a scope, without the slashes of nested scopes.
+_TENSORFLOW_NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.-]{0,199}")
 MAX_KERAS_NAME = 100
 MIXED = "mixed_bfloat16"  # needs no loss scaling, and runs on CPUs and on GPUs
 
@@ -68,7 +69,7 @@ def outputs_of(model: keras.Model) -> dict[str, Any]:
 
 
 def keras_names(names: Iterable[str]) -> dict[str, str]:
-    """Return a name for each of a spec's nodes that TensorFlow's scopes and files allow; allowed ones stay.
+    """Return a name for each of a spec's nodes that TensorFlow's scopes and files allow; allowed names stay the same.
 
     A column may be called anything, and its name reaches the network: `Price (USD)` becomes `Price__USD_`.
     """
@@ -194,14 +195,15 @@ def build_network(spec: Spec) -> keras.Model:
         sources = [tensors[source] for source in node.inputs or ()]
         tensors[name] = layer(sources if type(node.layer).merges else sources[0])
         if name in frozen:
-            layer.trainable = False  # of a BatchNormalization also: it uses the source's averages, and keeps them
+            # For BatchNormalization this also means that it uses the source's averages and never changes them.
+            layer.trainable = False
         if isinstance(node.output, str):
             outputs[node.output] = tensors[name]
     return keras.Model(inputs=inputs, outputs={target.name: outputs[target.name] for target in spec.target})
 
 
 def serving_network(network: keras.Model, spec: Spec) -> keras.Model:
-    """Return the network with outputs as served: logits and scores become probabilities. Weights are shared."""
+    """Return the network with its served outputs: logits and scores become probabilities. Weights are shared."""
     outputs = dict(outputs_of(network))
     layers = {node.output: node.layer for node in spec.network if node.output}
     ends = {t.name: serving_activation(t, spec.training.loss[t.name], layers[t.name]) for t in spec.target}
@@ -225,7 +227,7 @@ def build_optimizer(spec: Spec, steps_per_epoch: int = 1) -> keras.optimizers.Op
 
 
 def optimizers_after(spec: Spec) -> dict[int, Callable[[], keras.optimizers.Optimizer]]:
-    """Return what builds the optimizer that follows an epoch (from 1), by that epoch."""
+    """Return builders of the optimizers that take over after certain epochs (from 1), by epoch."""
     return {switch.after: partial(build, switch.optimizer) for switch in spec.training.switches}
 
 
@@ -240,7 +242,7 @@ def build_metrics(spec: Spec) -> dict[str, list[keras.metrics.Metric]]:
 
 
 def build_callbacks(spec: Spec) -> list[keras.callbacks.Callback]:
-    """Build EarlyStopping and ReduceLROnPlateau where the spec has them."""
+    """Build EarlyStopping and ReduceLROnPlateau if the spec has them."""
     specs = (spec.training.early_stopping, spec.training.reduce_lr_on_plateau)
     return [
         getattr(keras.callbacks, type(one).__name__)(**{name: getattr(one, name) for name in type(one).model_fields})

@@ -21,11 +21,11 @@ def fuse(optimizer: keras.optimizers.Optimizer) -> bool:
     """Give a built `optimizer` the fused kernel of its class.
 
     Returns whether there is one; otherwise its updates stay Keras's own. The results differ from Keras's by rounding
-    only. Sparse gradients (of embeddings) keep Keras's own updates: its moments follow the rows of a batch alone, which
-    no kernel does.
+    only. Sparse gradients (of embeddings) keep Keras's own updates, which change the moments of the batch's rows only;
+    no kernel does that.
 
-    Keras's sum of the gradients over devices is left out where there is only one: it registers a gradient function
-    with TensorFlow at every trace, which keeps the traced graph alive as long as the process.
+    With one device, Keras's sum of gradients over devices is skipped: at every trace it registers a gradient function
+    with TensorFlow, which keeps the traced graph alive as long as the process.
     """
     if tf.distribute.get_strategy().num_replicas_in_sync > 1:
         return False

@@ -1,6 +1,6 @@
-"""One optimizer over stacked weights, with hyperparameters of each replica's own.
+"""One optimizer over stacked weights, with separate hyperparameters for each replica.
 
-Every update here is element by element, so a hyperparameter `(replicas, 1, ...)` broadcasts over a stacked weight.
+Every update here is elementwise, so a hyperparameter `(replicas, 1, ...)` broadcasts over a stacked weight.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class ReplicaOptimizer:
                     setattr(optimizer, key, value)
 
     def _fused_adam(self, gradient: Any, variable: Any, raw: Any, rate: Any) -> None:
-        """One pass of TensorFlow's kernel at a rate of 1, on zeros, gives what each replica's rate is a factor of."""
+        """Run TensorFlow's kernel once, at a rate of 1 on zeros, and multiply its update by each replica's rate."""
         optimizer, delta = self._optimizer, self._deltas[id(raw)]
         index = optimizer._get_variable_index(variable)
         step = tf.cast(optimizer.iterations + 1, tf.float32)
@@ -141,7 +141,7 @@ class ReplicaOptimizer:
 
 
 def structure(theirs: Sequence[Any]) -> list[Any] | None:
-    """Return what is traced of these optimizers as constants; None where a schedule is among them."""
+    """Return the constants that these optimizers are traced with; None if one of them has a schedule."""
     if not all(isinstance(rate, float) for rate in _learning_rates(theirs)):
         return None
     differing, config = sorted(_differing(theirs)), widest(theirs).get_config()
@@ -156,7 +156,7 @@ def differing(theirs: Sequence[Any]) -> list[str]:
 
 
 def _differing(theirs: Sequence[Any], keys: Collection[str] | None = None) -> dict[str, NDArray[np.float32]]:
-    """Return the arguments in which the optimizers differ, or these, `(replicas,)` each."""
+    """Return the values, `(replicas,)` each, of the arguments in which the optimizers differ, or of `keys`."""
     names = VARYING.get(type(theirs[0]).__name__, ())
     values = {key: [getattr(one, key) for one in theirs] for key in names}
     return {

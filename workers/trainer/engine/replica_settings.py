@@ -1,4 +1,4 @@
-"""The hyperparameters that may differ between the replicas of a stack, and what must be equal.
+"""The hyperparameters that may differ between the replicas of a stack, and the parts of a spec that must be equal.
 
 Seed, learning rate and its schedule, weight decay, momentum and the like, L1 and L2, the rate of Dropout, label
 smoothing: all of them are numbers that one operation on a stacked tensor can take as an array.
@@ -18,7 +18,8 @@ from workers.trainer.engine.replica_optimizer import VARYING, structure
 
 _REGULARIZERS = ("L1", "L2", "L1L2")
 _SMOOTHED = (BinaryCrossentropy, CategoricalCrossentropy)
-# The random layers besides Dropout draw one stream for the whole stack: a trial would not be what it is alone.
+# Random layers other than Dropout draw one stream for the whole stack, so a trial would differ from the same trial
+# alone.
 _SHARED_STREAM = ("GaussianDropout", "GaussianNoise")
 
 
@@ -67,7 +68,7 @@ class ReplicaSettings:
 
     @property
     def structure(self) -> str | None:
-        """Return what is traced of the settings as constants, as text; None where that is a learning rate's schedule.
+        """Return, as text, the constants that the settings are traced with; None if the learning rate has a schedule.
 
         Settings of one structure, and as many of them, can take each other's place in a traced stack.
         """
@@ -99,7 +100,7 @@ def _l1_l2(regularizer: Any) -> tuple[float, float]:
 
 
 def signature(spec: Spec) -> str | None:
-    """Return what trials of one stack have in common, as text; None where the trial is trained by itself."""
+    """Return, as text, what all trials of one stack must share; None if the trial must be trained by itself."""
     if spec.ensemble is not None or spec.training.restarts > 1 or spec.training.reduce_lr_on_plateau is not None:
         return None
     body = spec.to_json()

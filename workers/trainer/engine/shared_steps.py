@@ -39,9 +39,9 @@ class Share:
     start: Any
     stop: Any
     first: Any
-    weight: Any  # of its loss
-    counts: Any  # whether its metrics count
-    holders: Any  # processes that have each row
+    weight: Any  # weight of the share's loss
+    counts: Any  # whether this process's metrics count
+    holders: Any  # number of processes that have each row
 
 
 _SHARE: ContextVar[Share | None] = ContextVar("share", default=None)  # of the step that is being traced
@@ -54,11 +54,12 @@ class SharedCompiled(Compiled):
         self, group: Collectives, model: keras.Model, train: RowTensors, *arguments: Any, **options: Any
     ) -> None:
         super().__init__(model, train, *arguments, **options)
-        model.test_step(self.expanded(train.map(lambda t: t[:1]).as_tuple()))  # some metrics make variables only now
+        # Some metrics create their variables only when first used.
+        model.test_step(self.expanded(train.map(lambda t: t[:1]).as_tuple()))
         model.reset_metrics()
         self.group = group
-        self.leaving = tf.Variable(0.0)  # 1 where this process wants to go
-        self._leaving = tf.Variable(0.0)  # how many do, at the end of the last call
+        self.leaving = tf.Variable(0.0)  # 1 if this process wants to leave
+        self._leaving = tf.Variable(0.0)  # number of processes that wanted to leave at the end of the last call
         self._alone = False
         self._executor = contextlib.nullcontext  # on one thread, TensorFlow runs no collective inside a loop
         _share_gradients(self.model.optimizer, self.batch_size, group)
@@ -67,11 +68,11 @@ class SharedCompiled(Compiled):
                 object.__setattr__(layer, "_moments", _moments_of(layer, group))
 
     def go_alone(self) -> None:
-        """Work on whole batches from now on: the other processes make no calls any more."""
+        """Compute whole batches from now on, because the other processes have stopped making calls."""
         self._alone, self._call = True, None
 
     def someone_leaves(self) -> bool:
-        """Return whether any process wanted to go at the end of the last call."""
+        """Return whether any process wanted to leave at the end of the last call."""
         return float(self._leaving.numpy()) > 0
 
     def __call__(self, train: RowTensors, order: Any, validation: RowTensors, plan: StepPlan) -> tuple[Logs, Logs]:
@@ -126,13 +127,13 @@ class SharedCompiled(Compiled):
 
 
 def shared_weight(loss: Any) -> Any:
-    """Return a loss weighted by the share of the batch that its rows are."""
+    """Return a loss weighted by its rows' share of the batch."""
     share = _SHARE.get()
     return loss if share is None else loss * tf.cast(share.weight, loss.dtype)
 
 
 def _share_gradients(optimizer: keras.optimizers.Optimizer, batch_size: int, group: Collectives) -> None:
-    """Have an optimizer apply the sum of all processes' gradients: it clips, decays and averages as it always does."""
+    """Have an optimizer apply the sum of all processes' gradients; clipping, decay and averaging work as usual."""
     apply, scale_loss = optimizer.apply, optimizer.scale_loss
 
     def apply_sum(gradients: Sequence[Any], variables: Sequence[Any] | None = None) -> None:
@@ -147,8 +148,8 @@ def _summed(gradients: Sequence[Any], share: Share, batch_size: int, group: Coll
     """Return the sums of gradients over all processes.
 
     A large gradient is exchanged as soon as it is known, while those of earlier layers are computed. The gradient of an
-    embedding is the rows of all, each in its place, repeated rows included: Keras's optimizers treat a repeated row in
-    a way of their own.
+    embedding is the rows of all, each in its place, repeated rows included: Keras's optimizers handle repeated rows in
+    their own way.
     """
     parts: list[Any] = []
     places: list[Any] = []

@@ -14,13 +14,13 @@ from workers.trainer.engine.tabular_layers import Periodic
 
 L = keras.layers
 MAX_STEP = 5e7  # multiply-adds of one replica's step: above it arithmetic dominates, and stacking gains nothing
-MAX_EPOCH = 2e11  # multiply-adds of all replicas' epoch: within it no cancel can be noticed
-MAX_PREDICTION_BYTES = 2e8  # of one epoch: metrics are computed from them
+MAX_EPOCH = 2e11  # multiply-adds of an epoch of all replicas: a cancel is noticed only between epochs
+MAX_PREDICTION_BYTES = 2e8  # predictions of one epoch, held in memory for its metrics
 MAX_EMBEDDED = 2_000_000  # numbers in the embeddings of all replicas: every step updates all of them
 OPTIMIZERS = tuple(
     getattr(keras.optimizers, name) for name, cls in optimizers.OPTIMIZERS.classes.items() if cls.per_weight
 )
-# Their value for a row depends on this row alone.
+# Metrics whose value for a row depends on that row only.
 LOSSES = tuple(
     getattr(keras.losses, name)
     for name in (
@@ -50,7 +50,7 @@ MERGES = (L.Add, L.Subtract, L.Multiply, L.Average, L.Maximum, L.Minimum)
 
 
 def stacking_obstacle(model: keras.Model, replicas: int, rows: int, batch_size: int) -> str | None:
-    """Return why `replicas` of this compiled model cannot be trained as one; None where they can."""
+    """Return why `replicas` of this compiled model cannot be trained as one network; None if they can."""
     optimizer = model.optimizer
     if type(optimizer) not in OPTIMIZERS:
         return f"the optimizer {type(optimizer).__name__}"

@@ -45,7 +45,7 @@ def losses_by_replica(
 
 
 def penalties_by_replica(model: keras.Model, values: dict[int, Any]) -> Any:
-    """Return what the model's L1 and L2 regularizers add to each replica's loss; 0 without any."""
+    """Return the L1 and L2 penalties in each replica's loss; 0 without regularizers."""
     total: Any = 0.0
     for variable in model.trainable_variables:
         if (regularizer := variable.regularizer) is None:
@@ -60,7 +60,7 @@ def penalties_by_replica(model: keras.Model, values: dict[int, Any]) -> Any:
 
 
 def own_penalties_by_replica(model: keras.Model, values: dict[int, Any], strengths: Setting) -> Any:
-    """Return the penalties with strengths of each replica's own, `(replicas, 2)`, by `layer/variable`."""
+    """Return penalties whose strengths differ between replicas: `(replicas, 2)` by `layer/variable`."""
     total: Any = 0.0
     for layer in model.layers:
         for variable in layer.trainable_variables:
@@ -80,7 +80,7 @@ def _loss_order(model: keras.Model, names: list[str]) -> list[str]:
 
 
 def _mean_of(values: Any, known: Any) -> Any:
-    """Return the mean of each replica's rows that count; the others may be anything."""
+    """Return the mean over each replica's known rows; the values of other rows are ignored."""
     counted = tf.where(known > 0, values, tf.zeros_like(values))
     return tf.reduce_sum(counted, axis=1) / tf.maximum(tf.reduce_sum(known, axis=1), 1.0)
 

@@ -94,7 +94,7 @@ class StackedNetwork:
         self._create(*self._initial(members), settings)
 
     def restart(self, members: Sequence[keras.Model | State], settings: ReplicaSettings | None = None) -> None:
-        """Start again with other members, as many, and with settings of the same structure, or the model's rate."""
+        """Start again with the same number of members, and with settings of the same structure, or the model's rate."""
         weights, masks = self._initial(members)
         variables = [*self._stacked.values(), *self._masks.values(), *self.optimizer.variables]
         for variable, value in zip(variables, [*weights, *masks, *self._first], strict=True):
@@ -163,14 +163,14 @@ class StackedNetwork:
         of_others = [v for v in model.non_trainable_variables if id(v) not in self._stacked]
         self._seeds = [v for v in of_others if id(v) not in masked]
         self._first = [variable.value.numpy() for variable in self.optimizer.variables]
-        self._traced: dict[str, Any] = {}  # functions, by what they are called with
+        self._traced: dict[str, Any] = {}  # traced functions, by the signature of their arguments
         self._executor = executor(model, self.batch_size * self.replicas)
         self._groups = _groups(model, self.replicas, self.batch_size)
         self._names: list[str] = []
         self._cached = []
 
     def keep(self, replicas: Sequence[int]) -> None:
-        """Go on with these replicas alone; the others leave the stack."""
+        """Continue with these replicas only; drop the others from the stack."""
         rows = list(replicas)
         weights = [variable.value.numpy()[rows] for variable in self._stacked.values()]
         masks = [variable.value.numpy()[rows] for variable in self._masks.values()]
@@ -181,7 +181,7 @@ class StackedNetwork:
             variable.assign(value if tuple(variable.shape) == value.shape and not value.ndim else value[rows])
 
     def switch_optimizer(self, optimizer: keras.optimizers.Optimizer) -> None:
-        """Train on with another optimizer. One of the same class takes over the state, all but the learning rate."""
+        """Continue with another optimizer. One of the same class takes over the state, except the learning rate."""
         optimizer.build(self._trainable)
         take_over(self.optimizer, optimizer)
         fuse(optimizer)
@@ -339,7 +339,7 @@ class StackedNetwork:
         return values, trainable
 
     def _setting_values(self) -> dict[int, Any]:
-        """Return what differs between replicas besides their weights, `(replicas, ...)`, by `_setting_key`."""
+        """Return the settings that differ between replicas, `(replicas, ...)`, by `_setting_key`."""
         values: dict[tuple[str, str], Any] = {}
         for name, states in self._masks.items():
             values["mask", name] = states.value
@@ -350,7 +350,7 @@ class StackedNetwork:
         return {self._setting_keys[key]: value for key, value in values.items()}
 
     def _setting(self, values: dict[int, Any], kind: str, name: str) -> Any:
-        """Return one of `_setting_values`; None where replicas do not differ in it."""
+        """Return one of `_setting_values`; None if it does not differ between replicas."""
         return values.get(self._setting_keys.get((kind, name), 0))
 
     def _losses(

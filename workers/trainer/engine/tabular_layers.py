@@ -1,4 +1,4 @@
-"""The layers of `fitserve.spec.layers.tabular` for Keras, and how plain layers of Keras's compute the same."""
+"""Keras layers for `fitserve.spec.layers.tabular`, and equivalent networks of Keras's own layers."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Periodic(keras.layers.Layer):
 def periodic(layer: Any, x: Any, frequencies: Any, phases: Any, kernel: Any, bias: Any) -> Any:
     """Compute a Periodic layer with these weights: `(..., rows, columns)` to `(..., rows, columns * units)`.
 
-    Leading axes of `x` are the weights' too.
+    Leading axes of `x` are also leading axes of the weights.
     """
     # Axes: (..., rows, columns, frequencies).
     wide = [ops.expand_dims(weight, -3) for weight in (frequencies, bias)]
@@ -116,7 +116,7 @@ CLASSES = {"Periodic": Periodic, "BatchEnsemble": BatchEnsemble}
 
 
 def with_plain_layers(model: Any) -> Any:
-    """Return the network with layers that anyone's Keras has, and the same weights; the model itself where it has."""
+    """Return the same network, with the same weights, built only of Keras's own layers; if it is already, return it."""
     functional = getattr(model, "_functional", None) or model
     if not any(type(layer) in _PLAIN for layer in functional.layers):
         return model
