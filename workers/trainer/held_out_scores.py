@@ -1,4 +1,4 @@
-"""Scores of held-out rows, which intervals and sets are made from, and how well those hold on the test part."""
+"""Scores of held-out rows, from which intervals and sets are made, and their coverage on the test part."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from workers.trainer.interface import Reporter
 USUAL = 0.9  # the level at which widths are compared where a spec names none
 SHOWN = (0.5, 0.8, USUAL, 0.95, 0.99)  # levels that are evaluated whether or not a spec names them
 MAX_SIZES = 50  # of sets
-SCORES_OF_GROUPS = 8_000  # kept of all groups together
+SCORES_OF_GROUPS = 8_000  # most scores that are stored for all groups together
 
 Array = NDArray[Any]
 Groups = Sequence[str | None]
@@ -42,7 +42,7 @@ class HeldOutScores:
 
     @property
     def entries(self) -> dict[str, Any]:
-        """The manifest's entries `conformal` and `interval`. Levels with too few held-out rows are left out."""
+        """Return the manifest's entries `conformal` and `interval`. Levels with too few held-out rows are left out."""
         asked = None
         if self.interval is not None or self.coverage_by is not None:
             adaptive = None if self.interval is None else self.interval.adaptive
@@ -77,7 +77,7 @@ class HeldOutScores:
 
     @property
     def conformal(self) -> dict[str, Any]:
-        """The kept scores by target, as `fitserve.conformal` reads them."""
+        """The stored scores by target, as `fitserve.conformal` reads them."""
         if self._entries is None:
             self._entries = {}
             if self.calibrated.count("validation"):
@@ -148,7 +148,7 @@ class HeldOutScores:
         return np.asarray(residuals * np.sqrt(max(0.25, 1.0 - spread / errors)) if errors > 0 else residuals)
 
     def _ranks(self, target: FittedTarget) -> Array | None:
-        """Return the total probability of the labels that are likelier than the true one."""
+        """Return, for each row, the total probability of the labels that are likelier than the true one."""
         rows, fitted = self.calibrated.rows(target), self.calibrated.fitted.get(target.name)
         if rows is None or fitted is None:
             return None
@@ -160,9 +160,9 @@ class HeldOutScores:
         return np.asarray(conformal.likelier(shares)[np.arange(len(shares)), truth])
 
     def report(self, outputs: Sequence[Mapping[str, Any]], served: Mapping[str, Array]) -> dict[str, Any]:
-        """Return how wide intervals and sets are, and the share of the test part's truths inside them, by target.
+        """Report, by target, the sizes of intervals and sets, and their coverage of the test part's true values.
 
-        `outputs` are the manifest's; `served` holds the predictions of the test part as they are served.
+        `outputs` are the manifest's; `served` holds the served predictions of the test part.
         """
         intervals = Conformal({"outputs": outputs, **self.entries})
         shown = tuple(level for level in SHOWN if level not in intervals.levels and not self._lacking(level))
@@ -186,7 +186,7 @@ class HeldOutScores:
     def _at(
         self, intervals: Conformal, target: FittedTarget, level: float, served: Mapping[str, Array], by_group: bool
     ) -> dict[str, Any]:
-        """Return one level's figures on the test part; without one, only the sizes, on the held-out rows."""
+        """Return one level's figures on the test part; without a test part, only the sizes, on the held-out rows."""
         part = "test" if self.calibrated.count("test") else "validation"
         x, groups = self.calibrated.encoded[part].x, self.groups.get(part)
         values = served if part == "test" else self.calibrated.before(part)
@@ -219,7 +219,7 @@ class HeldOutScores:
         return figures
 
     def _own_scores(self, target: FittedTarget) -> dict[str, int]:
-        """Return how many rows each group's scores are of."""
+        """Return the number of rows with scores, by group."""
         scores = self.conformal[target.name]
         by_row = "by_row" in scores
         return {
@@ -244,7 +244,7 @@ class HeldOutScores:
 
 
 def _covered(inside: Array) -> dict[str, Any]:
-    """Return how many truths are inside, and the 95% interval of their share."""
+    """Return how many true values are inside, and the 95% interval of their share."""
     rows, covered = len(inside), int(inside.sum())
     return {
         "rows": rows,

@@ -1,6 +1,6 @@
 """The interface between the trainer, which knows networks, and the supervisor, which knows runs.
 
-Everything here but paths is JSON, because it crosses a pipe. `workers.trainer.channel` encodes it.
+Everything here except paths is JSON, because it crosses a socket. `workers.trainer.channel` encodes it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 from fitserve.states import FailureCause
 
 StopReason = Literal["", "cancel", "release"]
-OUT_OF_FOLD = "out_of_fold"  # the kind of a file that becomes a dataset, no part of the artifact
+OUT_OF_FOLD = "out_of_fold"  # the kind of a file that becomes a dataset and is not part of the artifact
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class GangPlace:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """Bytes that a process has for rows. Processes that train together decide alike what is streamed, and how."""
+    """Memory and disk, in bytes, that a process has for rows. A gang must agree on what is streamed, and how."""
 
     memory: int  # of encoded rows
     disk: int
@@ -34,7 +34,7 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class TrainingRequest:
-    """What a trainer is to train."""
+    """A request to a trainer: what to train, from which files."""
 
     run_id: str
     attempt: int
@@ -42,30 +42,30 @@ class TrainingRequest:
     facts: dict[str, Any]  # fitserve.dataset_facts.DatasetFacts of the dataset
     table: Path  # the dataset's Parquet file, local and verified
     folder: Path  # this attempt's own scratch folder; removed afterwards
-    checkpoint: Path | None = None  # the last one of an earlier attempt, local and verified
+    checkpoint: Path | None = None  # the last checkpoint of an earlier attempt, local and verified
     threads: int = 0  # 0 is one for each core
     checkpoint_seconds: float = 30.0
-    trials: list[dict[str, Any]] = field(default_factory=list)  # of a search: the rows of those begun before
+    trials: list[dict[str, Any]] = field(default_factory=list)  # of a search: the rows of trials begun before
     pace: float = 1.0  # at which a search's run was resolved
     limits: dict[str, Any] = field(default_factory=dict)  # fitserve.settings.Limits, for a search's trials
     trial: int | None = None  # from 0: train this trial alone, for a run that another worker holds
     source: Path | None = None  # the manifest of the artifact that the network begins with, local and verified,
     weights: Path | None = None  # and its file of weights
     gang: GangPlace | None = None  # train it together with other processes
-    room: Room | None = None  # of the one among them that has least; None: this machine's
+    room: Room | None = None  # the smallest room among these processes; None: this machine's own
 
 
 @dataclass(frozen=True, slots=True)
 class TrialAssignment:
-    """What to do next in a run of several trials, some of which other workers may train."""
+    """The next step in a run of several trials, some of which other workers may train."""
 
     trial: int | None = None  # to train now; None: other workers train all that remain, ask again
-    checkpoint: Path | None = None  # of that trial, from a worker that had begun it
+    checkpoint: Path | None = None  # that trial's checkpoint, from a worker that had begun it
     finished: dict[int, Path] = field(default_factory=dict)  # trial files of other workers, by trial
 
 
 class Reporter(Protocol):
-    """How a trainer reports while it trains. Every call but `next_trial` returns at once."""
+    """Interface for a trainer's reports during training. Every call except `next_trial` returns at once."""
 
     def event(self, level: Literal["info", "warn", "error"], message: str, data: dict[str, Any] | None = None) -> None:
         """Report something for people to read."""
@@ -79,7 +79,7 @@ class Reporter(Protocol):
         """Report that a trial of a search begins, or how it ended: `fitserve.runs.history.TrialReport`."""
 
     def progress(self) -> None:
-        """Report that the trainer works, though no epoch has ended."""
+        """Report that the trainer is making progress although no epoch has ended."""
 
     def checkpoint(self, path: Path, epoch: int) -> None:
         """Hand over a complete, fsynced checkpoint file."""
@@ -120,7 +120,7 @@ class TrainingStopped(Exception):
 
 
 class GangBroken(Exception):
-    """A process was lost that trained one network with others; training goes on from the last checkpoint."""
+    """A process of the gang was lost; training resumes from the last checkpoint."""
 
 
 class TrainingFailed(Exception):

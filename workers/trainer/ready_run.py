@@ -59,17 +59,17 @@ from workers.trainer.trials.sequential import SequentialTrials
 from workers.trainer.trials.stacked import StackedTrials, why_not_stacked
 from workers.trainer.trials.trial import TrialSetup, TrialsOutcome
 
-LOOKED_AT_ROWS = 4_096  # training rows from which those are drawn that layers are recorded on
+LOOKED_AT_ROWS = 4_096  # most training rows to draw the rows from on which layers are recorded
 
 
 @dataclass
 class ReadyRun(CompiledRun):
     """One spec's data and compiled network, ready to be trained."""
 
-    seconds: float  # that preparing took
+    seconds: float  # seconds that preparing took
 
     def finish(self, outcome: TrialsOutcome, trained: float) -> TrainingResult:
-        """Export, evaluate and analyse what was trained in so many seconds."""
+        """Export, evaluate and analyse the trained networks; training took `trained` seconds."""
         self.setup.report.progress()
         seconds = {"prepare": self.seconds, "train": trained}
         kind = TrainedRun if outcome.members is None else TrainedEnsemble
@@ -136,7 +136,7 @@ def encode_parts(prepared: PreparedData) -> dict[str, EncodedRows]:
 
 
 def _compact(spec: Spec, prepared: PreparedData) -> Compact | None:
-    """Return the form of rows with many one-hot numbers; None where rows are dense, as of stacked networks."""
+    """Return the compact form for rows with many one-hot numbers; None if rows are dense, as for stacked networks."""
     together = spec.training.restarts > 1 or spec.ensemble is not None
     compact = Compact(prepared.encoding.encoder)
     return compact if compact and (prepared.streamed is not None or not together) else None
@@ -170,7 +170,7 @@ def _network(
 
 
 def _given_weights(request: TrainingRequest, spec: Spec, report: Reporter) -> GivenWeights | None:
-    """Return the weights that the networks begin with; None where the seed draws them."""
+    """Return the networks' initial weights; None if they are drawn from the seed."""
     initial = spec.initial_weights
     if initial is None:
         return None
@@ -245,7 +245,7 @@ def _trial_setup(
         callbacks=lambda: build_callbacks(spec),
         report=report,
         folder=request.folder,
-        # Without a word for rows in memory: checkpoints of earlier releases are of these.
+        # Rows in memory add no word, so that checkpoints of earlier releases, which only had these, stay valid.
         fingerprint=digest_of([request.spec, fingerprint(prepared.whole), versions(), *streamed]),
         reading=feeds.reading,
         checkpoint_seconds=request.checkpoint_seconds,
@@ -280,7 +280,7 @@ def refitted(
 ) -> TrainingResult:
     """Train one network on all rows of the folds, for as many epochs as were best there, and serve that.
 
-    Its figures are those of the folds: no row is held out from it but the test part's.
+    Its figures are those of the folds, because only the test part's rows are held out from it.
     """
     trials = folds.result["trials"]
     epochs = int(np.median([trial["best_epoch"] or trial["epochs"] for trial in trials]))
@@ -308,7 +308,7 @@ def refitted(
 
 
 class _AfterFolds:
-    """The Reporter of the network after the folds. A run that is interrupted resumes from the folds' checkpoint."""
+    """The Reporter of the network after the folds. An interrupted run resumes from the folds' checkpoint."""
 
     def __init__(self, report: Reporter, trial: int) -> None:
         self._report, self._trial = report, trial

@@ -30,7 +30,7 @@ _IO_URING_SETUP, _PIDFD_GETFD, _PIDFD_SEND_SIGNAL = 425, 438, 424  # the same on
 
 
 class _Machine(NamedTuple):
-    """What seccomp has to know of an architecture: its audit number, and its numbers of system calls."""
+    """An architecture's constants for seccomp: its audit number, and its system call numbers."""
 
     audit: int
     sockets: tuple[int, ...]  # socket
@@ -42,7 +42,7 @@ _MACHINES = {
     "x86_64": _Machine(0xC000003E, (41,), (101, 310, 311, 200), (62, 234, 129, 297)),
     "aarch64": _Machine(0xC00000B7, (198,), (117, 270, 271, 130), (129, 131, 138, 240)),
 }
-_X32 = 0x40000000  # a second system call table on x86_64
+_X32 = 0x40000000  # bit of a second system call table on x86_64
 
 
 def refuse_calls(*, sockets: bool = True) -> str:
@@ -57,10 +57,10 @@ def refuse_calls(*, sockets: bool = True) -> str:
     program += [(_LOAD, 0, 0, _NUMBER), (_JUMP_AT_LEAST, 0, 1, _X32), (_RETURN, 0, 0, _ERRNO | _EACCES)]
     for number in (*(machine.sockets if sockets else ()), *machine.processes, _PIDFD_GETFD, _PIDFD_SEND_SIGNAL):
         program += [(_JUMP_EQUAL, 0, 1, number), (_RETURN, 0, 0, _ERRNO | _EACCES)]
-    for number in machine.signals:  # to itself only: an abort is one
+    for number in machine.signals:  # allowed to itself only: an abort sends such a signal
         program += [(_JUMP_EQUAL, 0, 4, number), (_LOAD, 0, 0, _FIRST_ARGUMENT), (_JUMP_EQUAL, 0, 1, os.getpid())]
         program += [(_RETURN, 0, 0, _ALLOW), (_RETURN, 0, 0, _ERRNO | _EACCES)]
-    if sockets:  # io_uring can open them too
+    if sockets:  # io_uring can open sockets too
         program += [(_JUMP_EQUAL, 0, 1, _IO_URING_SETUP), (_RETURN, 0, 0, _ERRNO | _ENOSYS)]
     program += [(_RETURN, 0, 0, _ALLOW)]
     code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in program))
@@ -81,7 +81,7 @@ _READ = _EXECUTE | _READ_FILE | _READ_DIR
 _BY_ABI = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1}  # rights that each version can control
 
 _SYSTEM = ("/usr", "/lib", "/lib64", "/lib32", "/bin", "/sbin", "/opt", "/nix", "/sys", "/proc")
-# Of /etc what libraries read; the rest has password hashes, host keys and other programs' secrets.
+# Files in /etc that libraries read; the rest has password hashes, host keys and other programs' secrets.
 _CONFIGURATION = (
     *("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives", "localtime", "timezone", "locale.alias"),
     *("passwd", "group", "nsswitch.conf", "hosts", "resolv.conf", "gai.conf", "mime.types", "os-release"),

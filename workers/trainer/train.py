@@ -1,4 +1,4 @@
-"""Train one run: from its spec and its dataset's file to the files of a trained network."""
+"""Train one run, from its spec and its dataset's file to the files of a trained network."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def train(request: TrainingRequest, report: Reporter) -> TrainingResult:
     except TrainingStopped:
         KEPT.take_back()
         raise
-    except BaseException:  # what a failure leaves behind, memory that ran out for one, is not used again
+    except BaseException:  # after a failure, such as exhausted memory, cached networks are not reused
         KEPT.clear()
         raise
     KEPT.take_back()
@@ -49,7 +49,7 @@ def _train(request: TrainingRequest, spec: Spec, facts: DatasetFacts, report: Re
     if spec.check is not None:
         return run_checks(request, spec, facts, report)
     if spec.search is not None:
-        from workers.trainer.search.search_run import SearchRun  # brings Optuna, which other runs do without
+        from workers.trainer.search.search_run import SearchRun  # imports Optuna, which other runs do not need
 
         search = SearchRun(request, facts, report)
         return search.result() if request.trial is None else search.divided_result(request.trial)
@@ -62,7 +62,7 @@ def _train(request: TrainingRequest, spec: Spec, facts: DatasetFacts, report: Re
 
 
 def _room(request: TrainingRequest) -> Room:
-    """Return this process's room for rows; less than it has, where those before it had less: rows keep their order."""
+    """Return this process's room for rows, at most that of earlier attempts, so that rows keep their order."""
     reading = None if request.checkpoint is None else Checkpoint.reading(request.checkpoint)
     memory = preparation.memory_budget() if reading in (None, "memory") else 0
     return Room(memory, 0 if reading == "file" else free_bytes(request.folder))

@@ -1,4 +1,4 @@
-"""A run whose network is trained, and the result that is made of it: exported, evaluated, analysed."""
+"""A run with a trained network, and the making of its result: export, evaluate, analyse."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ class TrainedRun(CompiledRun):
         return dict(zip(names, served, strict=True))
 
     def _analysed(self, exported: Exported, calibration: Mapping[str, Any]) -> tuple[dict[str, Path], dict[str, Any]]:
-        """Analyse the network; where that fails, the run succeeds without its findings and says so."""
+        """Analyse the network. If that fails, report it; the run succeeds without its findings."""
         try:
             files, figures = self._analyse(exported, calibration)
         except TrainingStopped:
@@ -144,7 +144,7 @@ class TrainedRun(CompiledRun):
         return files, figures
 
     def _left_out(self) -> dict[str, Any]:
-        """Return how many rows had no usable value, and in which columns (a row may count for several)."""
+        """Return the number of rows without a usable value, and by column (a row may count for several)."""
         used = np.unique(np.concatenate([getattr(self.prepared.whole, part) for part in PARTS]))
         return {"rows": self.facts.rows - len(used), "columns": dict(self.prepared.left_out)}
 
@@ -162,7 +162,7 @@ class TrainedRun(CompiledRun):
         return None
 
     def _more(self) -> dict[str, Any]:
-        """Return what a subclass adds to the run's result."""
+        """Return a subclass's additions to the run's result."""
         return {}
 
     def _export(self, folder: Path) -> Exported:
@@ -225,7 +225,7 @@ class TrainedRun(CompiledRun):
         return metrics
 
     def _with_meaning(self, metrics: Mapping[str, Any], part: str) -> dict[str, Any]:
-        """Leave out areas under a curve where the part has rows of one label alone: Keras calls them 0."""
+        """Leave out areas under a curve if all rows of the part have the same label: Keras would report 0."""
         targets = self.prepared.encoding.targets.targets
         single = {one.name for one in targets if one.task == "binary" and np.ptp(self.encoded[part].y[one.name]) == 0}
         names = {f"{one}_auc" for one in single} | ({"auc"} if len(targets) == 1 and single else set())
@@ -258,7 +258,7 @@ class TrainedRun(CompiledRun):
         try:
             if classified and distance_graph.write(self._one_network(), usual, path):
                 files[DISTANCE_BLOB], session = path, onnx_session(path)
-        except Exception as error:  # a network that cannot be measured is served all the same
+        except Exception as error:  # a network is served even if this measurement fails
             reason = f"{type(error).__name__}: {error}"[:200]
             message = f"The distance of rows from the training rows cannot be measured and is left out ({reason})."
             self.setup.report.event("warn", message, {"left_out": DISTANCE_BLOB})
@@ -338,7 +338,7 @@ class TrainedRun(CompiledRun):
         return self.outcome.epoch_weights
 
     def _load(self, weights: Any) -> None:
-        """Give the network the weights that it had after an epoch."""
+        """Load the network's weights after an epoch."""
         self._network.set_weights(weights)
 
     def _export_kept_epochs(self, receipt: Mapping[str, Any]) -> dict[int, KeptEpoch]:

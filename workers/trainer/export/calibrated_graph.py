@@ -1,8 +1,8 @@
-"""Calibration inside the exported model: the same calculation in Keras's operations and in ONNX's.
+"""Calibration inside the exported model, written twice: as Keras operations and as ONNX operators.
 
-Both start from log odds or logits that the network itself computes: of a probability near 1, float32 has lost the
+Both start from log odds or logits that the network itself computes: for a probability near 1, float32 has lost the
 digits that its calibration would magnify. So the sigmoid or softmax at the end of the network, or under the mean of an
-ensemble's members, is replaced by what it is computed from. Where there is none, the probabilities themselves are used.
+ensemble's members, is replaced by its input. If there is none, the probabilities themselves are used.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def _interpolated(scores: Any, starts: Any, widths: Any, rises: Any, first: floa
 
 
 def _before(tensor: Any, function: str) -> Any | None:
-    """Return the input of `function` (sigmoid or softmax) where a layer ends with it; None for any other tensor."""
+    """Return the input of `function` (sigmoid or softmax) if the tensor's layer ends with it; None otherwise."""
     layer, node = tensor._keras_history.operation, tensor._keras_history
     source = layer._inbound_nodes[node.node_index].arguments.keras_tensors
     if getattr(getattr(layer, "activation", None), "__name__", None) != function or len(source) != 1:
@@ -73,7 +73,7 @@ def _before(tensor: Any, function: str) -> Any | None:
 
 
 def _members(tensor: Any) -> list[Any]:
-    """Return the tensors whose mean this is."""
+    """Return the tensors that a tensor is the mean of."""
     layer = tensor._keras_history.operation
     if isinstance(layer, L.Average):
         return list(layer._inbound_nodes[tensor._keras_history.node_index].arguments.keras_tensors)
@@ -107,7 +107,7 @@ def _against_rest(output: Any) -> Any:
 
 
 def knots_of(calibrator: Calibrator, unit: int) -> tuple[Any, Any, Any, float]:
-    """Return the pieces of one unit's map: where each starts, its width, its rise, and the value before them."""
+    """Return the pieces of one unit's map (each one's start, width and rise), and the value before the first."""
     x, y = (
         np.asarray(of, np.float64) for of in (calibrator.knots[unit].log_odds, calibrator.knots[unit].probabilities)
     )
@@ -121,7 +121,7 @@ def knots_of(calibrator: Calibrator, unit: int) -> tuple[Any, Any, Any, float]:
 
 
 def write_calibration(graph: Graph, source: str, units: int, *, calibrator: Calibrator) -> str:
-    """Add a calibration of the tensor `source` to a graph. Returns the name of what it gives."""
+    """Add a calibration of the tensor `source` to a graph. Returns the output's name."""
     writer = _GraphWriter(graph)
     if calibrator.method == "temperature":
         inverse = graph.constant(np.divide(1.0, calibrator.temperatures))

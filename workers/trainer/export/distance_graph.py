@@ -1,8 +1,9 @@
-"""How far a row is from the training rows, in the last hidden layer: an ONNX graph beside the serving graph.
+"""ONNX graph of a row's distance from the training rows, in the last hidden layer.
 
-Its output is the activations before the output layers, centred and divided by their spread along the principal
-directions of the training rows. The distance is the root of their mean square: Mahalanobis's, with a ridge, by which
-Lee et al. (2018) recognise rows unlike the training rows. An ensemble's distance is that of its first member.
+It is stored beside the serving graph. Its output is the activations before the output layers, centred and divided by
+their spread along the principal directions of the training rows. The distance is the root of their mean square:
+Mahalanobis's, with a ridge, by which Lee et al. (2018) recognise rows unlike the training rows. An ensemble's distance
+is that of its first member.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ OUTPUT = "distance"
 MAX_WEIGHTS = 2_000_000  # of a network; above it, the graph would be a second large file
 MAX_UNITS = 2_048
 MAX_DIRECTIONS = 256
-RIDGE = 1e-3  # of the mean variance, added to each
+RIDGE = 1e-3  # ridge: share of the mean variance that is added to each variance
 CHUNK = 8_192
 
 Array = np.ndarray[Any, Any]
 
 
 def write(network: keras.Model, train: Mapping[str, Array], path: Path) -> bool:
-    """Write the graph of a network whose training rows are encoded as `train`; False where it has none."""
+    """Write the graph of a network whose encoded training rows are `train`. Returns False if it cannot have one."""
     hidden = _last_hidden(network)
     if hidden is None or network.count_params() > MAX_WEIGHTS:
         return False
@@ -48,7 +49,7 @@ def write(network: keras.Model, train: Mapping[str, Array], path: Path) -> bool:
 
 
 def _last_hidden(network: keras.Model) -> Any:
-    """Return what goes into the output layers, (batch, units); None where that is not one vector for each row."""
+    """Return the input of the output layers, (batch, units); None if that is not one vector per row."""
     sources: dict[int, Any] = {}
     for output in outputs_of(network).values():
         for tensor in output._keras_history.operation._inbound_nodes[0].input_tensors:

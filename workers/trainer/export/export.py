@@ -1,4 +1,4 @@
-"""Write a trained network's files, `model.keras` on raw columns and `model.onnx`; the parity gate compares them."""
+"""Export a trained network: `model.keras` on raw columns, `model.onnx` for serving, compared by the parity gate."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from workers.trainer.export.stacked_graph import Stack
 from workers.trainer.interface import Reporter, TrainingFailed
 
 PARITY_ROWS = 256
-PARITY_LIMIT = 1e-5  # largest difference, as a share of the predictions' spread, beside the network's own noise
+PARITY_LIMIT = 1e-5  # largest difference, as a share of the predictions' spread, in addition to the network's own noise
 ONNX_DTYPES = {"tensor(float)": "float32", "tensor(double)": "float64"}
-NOISE_FACTOR = 16.0  # times the network's own noise is allowed beside that
+NOISE_FACTOR = 16.0  # times the network's own noise that is allowed in addition
 NOISE_DRAWS = 4
 
 
@@ -59,7 +59,7 @@ def export(
     """Write both files into `folder` and compare them on up to PARITY_ROWS of `held_out`.
 
     `stack` is the same network where it is an ensemble, for a smaller serving graph; `calibrators` are by target.
-    Raises TrainingFailed (parity) where the serving path and Keras disagree.
+    Raises TrainingFailed (parity) if the serving path and Keras disagree.
     """
     folder.mkdir(exist_ok=True)
     calibrators = calibrators or {}
@@ -116,7 +116,7 @@ def raw_model(
 
 
 def raw_values(encoder: Encoder, table: pa.Table) -> dict[str, Any]:
-    """Return a table's rows as `model.keras` takes them: by input name, arrays `(rows, 1)` of float64 or of strings."""
+    """Return a table's rows as inputs of `model.keras`: arrays `(rows, 1)` of float64 or strings, by input name."""
     names = keras_encoding.input_names(encoder.columns)
     return {names[c.name, c.raw]: c.raw_values(table.column(c.name))[:, None] for c in encoder.columns}
 
@@ -150,8 +150,8 @@ def rounding_noise(
 ) -> float:
     """Return how far rounding to single precision moves this network's predictions, as a share of their spread.
 
-    A sum in float32 is the exact sum of terms that are each off by about one rounding, in whatever order it is added
-    up. So every weight is moved by one rounding, up or down at random, a few times: the largest change counts.
+    Whatever the order of addition, a sum in float32 equals the exact sum of terms that are each off by about one
+    rounding. So every weight is moved by one rounding, up or down at random, a few times; the largest change counts.
     """
     expected = _predict(raw, encoder, rows)
     weights, random = network.get_weights(), np.random.default_rng(0)
@@ -181,7 +181,7 @@ def _spread(target: FittedTarget, predictions: np.ndarray) -> float:
     """Return the scale of differences: 1 for probabilities.
 
     For numbers it is the larger of the target's standard deviation (where it is standardised) and that of the
-    predictions; where those are all the same, their size.
+    predictions; if all predictions are equal, their size.
     """
     if target.task != "regression":
         return 1.0
@@ -241,7 +241,7 @@ def _rescaled(output: Any, scale: float, offset: float, is_wide: bool) -> Any:
 
 
 def exported_by_keras(network: keras.Model, outputs: Mapping[str, OutputForm]) -> onnx.ModelProto:
-    """Return the same graph by way of TensorFlow and tf2onnx, its tensors named as in ours."""
+    """Return the same graph, exported by Keras through TensorFlow and tf2onnx, with its tensors renamed as in ours."""
     inputs, tensors = inputs_of(network), outputs_of(network)
     served = []
     for form in outputs.values():
@@ -260,7 +260,7 @@ def exported_by_keras(network: keras.Model, outputs: Mapping[str, OutputForm]) -
 
 
 def _write_unknown(graph: onnx.GraphProto) -> None:
-    """Write what tf2onnx leaves as TensorFlow has it, in the bodies of loops too: erfc of GELU, expm1 of CELU."""
+    """Replace TensorFlow operators that tf2onnx leaves, also in loop bodies: erfc of GELU, expm1 of CELU."""
     nodes = []
     for node in graph.node:
         for attribute in node.attribute:
@@ -314,7 +314,7 @@ def _output_entry(network: keras.Model, target: FittedTarget, name: str) -> dict
 
 
 def _raw_input_entries(encoder: Encoder) -> list[dict[str, str]]:
-    """Return what `model.keras` takes for each column."""
+    """Return the manifest's description of each raw input of `model.keras`."""
     names, dtypes = keras_encoding.input_names(encoder.columns), {"number": "float64", "string": "string"}
     return [{"column": column, "name": name, "dtype": dtypes[raw]} for (column, raw), name in names.items()]
 

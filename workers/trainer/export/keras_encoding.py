@@ -27,13 +27,13 @@ from fitserve.parsing.words import FALSE, TRUE
 
 Floats = npt.NDArray[np.float64]
 Raw = Mapping[str, Any]  # raw inputs by name; those of `pieces` by the column's name
-Piece = tuple[Any, Iterable[int]]  # a float32 tensor (rows, n), and the n columns of the network input that it fills
+Piece = tuple[Any, Iterable[int]]  # a float32 tensor (rows, n), and its n positions in the network input
 
 
 def input_names(columns: Iterable[FittedColumn]) -> dict[tuple[str, str], str]:
-    """Return the Keras input of each column and raw type: named as the column, without what Keras's names cannot have.
+    """Return the Keras input's name for each column and raw type: the column's name, without characters Keras forbids.
 
-    A column whose encodings read it as numbers and as text has an input for each.
+    A column that is encoded both as numbers and as text has two inputs.
     """
     names: dict[tuple[str, str], str] = {}
     named = {column.name for column in columns}
@@ -71,7 +71,7 @@ def encoded(encoder: Encoder, raw: Raw) -> dict[str, Any]:
 
 
 def _joined(columns: list[FittedColumn], raw: Raw, names: Mapping[tuple[str, str], str]) -> Any:
-    """Compute the pieces of one network input in any order, and put them where the encoder has them."""
+    """Compute the pieces of one network input, in any order, and arrange them in the encoder's order."""
     by_class: dict[type[KerasEncoding], list[FittedColumn]] = {}
     for column in columns:
         by_class.setdefault(_class_of(column), []).append(column)
@@ -98,7 +98,7 @@ def _class_of(column: FittedColumn) -> type[KerasEncoding]:
 
 
 class KerasEncoding:
-    """How Keras computes an encoding: a subclass has the `names` of its encodings, and one of these methods.
+    """Base of Keras implementations of encodings: a subclass sets `names` and overrides one of these methods.
 
     A `column` is the `FittedColumn` of the encoding.
     """
@@ -115,7 +115,7 @@ class KerasEncoding:
 
     @classmethod
     def pieces(cls, columns: Sequence[Any], raw: Raw) -> Iterator[Piece]:
-        """Compute columns that share a network input of real numbers; by default each for itself."""
+        """Compute columns that share a network input of real numbers; by default one by one."""
         for column in columns:
             tensor = ops.cast(cls.compute(column, raw[column.name]), "float32")
             yield tensor, range(column.offset, column.offset + column.width)
@@ -147,17 +147,17 @@ class Scaled(KerasEncoding, names=("standardize", "min_max", "pass_through")):
 
     @classmethod
     def transform(cls, numbers: Any) -> Any:
-        """Do as the encoding's `transform`."""
+        """Apply the encoding's `transform`."""
         return numbers
 
     @classmethod
     def bounded(cls, numbers: Any) -> Any:
-        """Do what the encoding does after scaling."""
+        """Apply the encoding's step after scaling."""
         return numbers
 
     @classmethod
     def scaled(cls, columns: Sequence[Any], numbers: Any) -> Any:
-        """Do as the columns' `scaled`: float64 `(rows, columns)`."""
+        """Apply the columns' `scaled`: float64 `(rows, columns)`."""
         x = cls.transform(numbers)
         x = rescaled(x, 1.0, [-float(c.fitted["center"]) for c in columns])
         x = rescaled(x, [1.0 / float(c.fitted["scale"]) for c in columns], 0.0)
@@ -254,7 +254,7 @@ class Periodic(KerasEncoding, names=("periodic",)):
 
 
 def zeros(columns: Sequence[Any], used: Sequence[int], x: Any) -> Iterator[Piece]:
-    """Yield the places that an encoding leaves at zero: after the first `used`, before the indicator."""
+    """Yield the positions that an encoding leaves at zero: after the first `used`, before the indicator."""
     places = [
         column.offset + index
         for column, count in zip(columns, used, strict=True)
@@ -266,7 +266,7 @@ def zeros(columns: Sequence[Any], used: Sequence[int], x: Any) -> Iterator[Piece
 
 
 class Boolean(KerasEncoding, names=("boolean",)):
-    """0 or 1: of numbers together, of each text for itself."""
+    """Booleans as 0 or 1: numeric columns all together, text columns one by one."""
 
     @classmethod
     def pieces(cls, columns: Sequence[Any], raw: Raw) -> Iterator[Piece]:
@@ -296,7 +296,7 @@ def _string_lookup(labels: Sequence[str], **options: Any) -> Any:
     unknown = "[UNK]"
     while unknown in labels:
         unknown += "_"
-    labels = labels or [unknown + "none"]  # Keras wants a vocabulary even where the training rows had no value
+    labels = labels or [unknown + "none"]  # Keras requires a vocabulary even if the training rows had no value
     return layers.StringLookup(vocabulary=list(labels), mask_token="", oov_token=unknown, **options)
 
 

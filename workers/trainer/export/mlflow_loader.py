@@ -19,7 +19,7 @@ TRUE, FALSE = ("true", "yes", "y", "t", "1"), ("false", "no", "n", "f", "0")
 
 
 class Model:
-    """The network, with its preprocessing inside."""
+    """The network, including its preprocessing."""
 
     def __init__(self, folder: pathlib.Path) -> None:
         self.columns = json.loads((folder / "columns.json").read_text(encoding="utf-8"))

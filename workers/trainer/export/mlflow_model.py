@@ -23,7 +23,7 @@ import yaml
 from fitserve.encoder import Encoder
 from workers.trainer.export import keras_encoding, raw_graph
 
-MLFLOW = "2.20.0"  # whose format this is; later ones read it, earlier ones have no columns of any type
+MLFLOW = "2.20.0"  # the format's MLflow version; later ones read it, earlier ones have no columns of type `any`
 LOADER = "fitserve_mlflow_loader"
 _SOURCE = Path(__file__).with_name("mlflow_loader.py")
 
@@ -75,7 +75,7 @@ def _description(graph: Any, encoder: Encoder, version: int) -> dict[str, Any]:
 
 
 def _inputs(encoder: Encoder) -> list[dict[str, Any]]:
-    """Return the columns, each once. Their type is any: MLflow refuses 3 for a double, and null for a truth value."""
+    """Return the columns, each once, with type `any`, since MLflow refuses 3 for a double and null for a boolean."""
     return [{"name": name, "type": "any", "required": True} for name in dict.fromkeys(c.name for c in encoder.columns)]
 
 
@@ -84,7 +84,7 @@ def _write_yaml(path: Path, value: Any) -> None:
 
 
 def predictor(folder: Path, rows: pd.DataFrame) -> Callable[[Mapping[str, Any]], Mapping[str, np.ndarray]]:
-    """Return a function that predicts these rows as MLflow would: by the folder's own loader."""
+    """Return a function that predicts these rows as MLflow would, with the folder's own loader."""
     specification = importlib.util.spec_from_file_location(LOADER, folder / "code" / f"{LOADER}.py")
     assert specification is not None
     assert specification.loader is not None

@@ -1,4 +1,4 @@
-"""A run as a script and a notebook in Keras alone, as a person would write them; they reach the run's losses."""
+"""A run as a script and a notebook that need Keras only, readable, and with the same losses as the run."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from workers.trainer.export.plain_encoding import label, values_of
 
 _MODULES = ("layers", "optimizers", "losses", "initializers", "regularizers", "constraints", "optimizers.schedules")
 _LIBRARIES = ("keras", "numpy as np", "pandas as pd", "tensorflow as tf")
-_MARK = "# %% "  # begins a cell
+_MARK = "# %% "  # starts a cell of the notebook
 
-FIRST_EPOCHS = 20  # whose losses must be the run's, where the rounding of later ones cannot be
+FIRST_EPOCHS = 20  # epochs whose losses must equal the run's; in later ones rounding may differ
 SINGLE, TOGETHER, ONE_BY_ONE = "single", "together", "one by one"  # how the networks of a run were trained
 
 
@@ -64,7 +64,7 @@ def _imports(kind: str) -> str:
 
 
 def _rows(members: int) -> str:
-    """Return the lines that read which rows train and validate; for an ensemble, those of each network."""
+    """Return the lines that read the training and validation row numbers; for an ensemble, of each network."""
     if members == 1:
         read = 'train, validation = rows["train"], rows["validation"]'
     else:
@@ -74,7 +74,7 @@ def _rows(members: int) -> str:
 
 
 def _own_optimizer(optimizer: Mapping[str, Any]) -> str:
-    """Return the optimizer's class where the script has one of its own."""
+    """Return the optimizer's class if the script must define it itself."""
     ((name, arguments),) = optimizer.items()
     if name not in _OWN_OPTIMIZERS or arguments.get("amsgrad") or arguments.get("centered"):
         return ""
@@ -99,7 +99,7 @@ def _constants(training: Mapping[str, Any], kind: str, rows: int) -> str:
 
 
 def _harmless(text: str) -> str:
-    """Return text that cannot end the docstring that contains it: names are whatever a client chose."""
+    """Escape text so that it cannot end the docstring around it; names are chosen by clients."""
     return re.sub(r"[^\w .,@:/()-]", "_", " ".join(text.split()))
 
 
@@ -175,8 +175,8 @@ def _layers(layers: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def variable_of(name: str, others: Collection[str]) -> str:
-    """Return a layer's name as that of a variable, which hides nothing that the script uses."""
-    text = unicodedata.normalize("NFKC", name)  # as Python reads names
+    """Make a variable's name from a layer's, without shadowing any name that the script uses."""
+    text = unicodedata.normalize("NFKC", name)  # Python normalises identifiers like this
     variable = "".join(character if f"_{character}".isidentifier() else "_" for character in text)
     variable = variable if variable.isidentifier() else f"_{variable}"
     while variable in others or variable in _TAKEN or keyword.iskeyword(variable):
@@ -251,7 +251,7 @@ def _call_of_fit(whose: str, rows: str, held_out: str, training: Mapping[str, An
 
 
 def _call(name: str, arguments: Mapping[str, Any]) -> str:
-    """Return the call that makes a Keras object, without what is Keras's default."""
+    """Return the code that creates a Keras object, without arguments that equal Keras's defaults."""
     if name == "Dropout":
         return f"Dropout({_arguments(keras.layers.Dropout, arguments)})"
     for module in _MODULES:

@@ -1,6 +1,6 @@
-"""How an exported script encodes a column: for each encoding the calls, and the functions that they need.
+"""Code of an exported script that encodes columns: for each encoding its calls, and the functions they need.
 
-The functions compute in the order in which the encoder does, so that they give the same numbers to the bit.
+The functions compute in the same order as the encoder, so that the numbers are the same to the bit.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def values_of(name: str, kind: pa.DataType) -> str:
 
 
 def label(text: str, kind: pa.DataType) -> Any:
-    """Return a label as `values_of` has it."""
+    """Return a label as it appears in the values of `values_of`."""
     if pa.types.is_boolean(kind):
         return text.lower() == "true"
     if pa.types.is_integer(kind):

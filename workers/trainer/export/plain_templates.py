@@ -1,4 +1,4 @@
-"""The parts of a script that do not depend on the run, as a person would write them."""
+"""The parts of an exported script that do not depend on the run."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ class SideBySide(keras.Model):
 '''
 )
 
-# What a layer of several networks computes at once, so that its sums are those of the run.
+# Layers that compute several networks at once, so that their sums are rounded as in the run.
 AT_ONCE = {
     "Dense": """    if isinstance(first, keras.layers.Dense):
         x = tf.matmul(x, stacked("kernel"))

@@ -25,7 +25,7 @@ def prediction_columns(output: Mapping[str, Any], values: np.ndarray) -> dict[st
 
 
 def joined(table: pa.Table, columns: Mapping[str, Any]) -> pa.Table:
-    """Return a table with further columns, under names that it does not have."""
+    """Add columns to a table, renamed if it already has columns of these names."""
     for name, values in columns.items():
         unused = name
         while unused in table.column_names:

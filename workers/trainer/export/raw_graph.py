@@ -49,14 +49,14 @@ class Tensor:
 
 
 class RawGraph:
-    """Nodes and constants of the preprocessing."""
+    """ONNX nodes and constants of the preprocessing, under construction."""
 
     def __init__(self) -> None:
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
 
     def add(self, operator: str, *inputs: Any, domain: str = "", **attributes: Any) -> Tensor:
-        """Add a node. An input that is no tensor is a constant, of float64 unless it is an array."""
+        """Add a node. An input that is not a tensor becomes a constant, float64 unless it is an array."""
         name = f"raw/{len(self.nodes)}"
         names = [one.name if isinstance(one, Tensor) else self._constant(one) for one in inputs]
         self.nodes.append(helper.make_node(operator, names, [name], domain=domain, **attributes))
@@ -73,11 +73,11 @@ class RawGraph:
         return self.add("Cast", tensor, to=to)
 
     def floor(self, tensor: Tensor) -> Tensor:
-        """Return whole numbers."""
+        """Round a tensor down to whole numbers."""
         return self.add("Floor", tensor)
 
     def joined(self, tensors: Sequence[Tensor]) -> Tensor:
-        """Return tensors side by side."""
+        """Concatenate tensors along the columns."""
         return tensors[0] if len(tensors) == 1 else self.add("Concat", *tensors, axis=1)
 
     def places(self, texts: Tensor, places: Mapping[str, int], default: int) -> Tensor:
@@ -86,7 +86,7 @@ class RawGraph:
             "LabelEncoder",
             texts,
             domain=LABELS,
-            keys_strings=list(places) or ["\x00"],  # the operator wants one, even where there was no value
+            keys_strings=list(places) or ["\x00"],  # the operator requires at least one key, even if there was no value
             values_int64s=list(places.values()) or [default],
             default_int64=default,
         )
@@ -157,7 +157,7 @@ def _encodes(*names: str) -> Callable[[Any], Any]:
 
 
 def _scaled(graph: RawGraph, column: Any, x: Tensor, name: str) -> Tensor:
-    """Do as the column's `scaled`."""
+    """Apply the column's `scaled`."""
     if name == "log":
         x = graph.add("Sign", x) * graph.add("Log", graph.add("Abs", x) + 1.0)
     x = (x - float(column.fitted["center"])) * (1.0 / float(column.fitted["scale"]))
@@ -252,7 +252,7 @@ def _one_hot(graph: RawGraph, column: Any, raw: Tensor, missing: Tensor, own: in
 
 
 def _index(graph: RawGraph, column: FittedColumn, raw: Tensor) -> Tensor:
-    """Return the place of a label: 0 is missing, 1 unknown."""
+    """Return a label's index: 0 for missing, 1 for unknown."""
     return graph.places(raw, {"": 0} | {label: 2 + index for index, label in enumerate(column.fitted["labels"])}, 1)
 
 

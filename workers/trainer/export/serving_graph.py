@@ -1,8 +1,8 @@
 """The serving graph, `model.onnx`, written straight from the layers.
 
-Keras's own exporter traces TensorFlow and converts the trace: seconds, where writing takes milliseconds. Layers that
-are not known here raise `NotWritten`, and the exporter is used. Either way the parity gate compares the graph with
-Keras.
+Keras's own exporter traces TensorFlow and converts the trace, which takes seconds; writing takes milliseconds. Layers
+unknown to this module raise `NotWritten`, and Keras's exporter is used. Either way the parity gate compares the graph
+with Keras.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ def writes(*classes: type) -> Callable[[Writer], Writer]:
 
 
 def write(model: keras.Model, outputs: Mapping[str, OutputForm]) -> onnx.ModelProto:
-    """Write the graph of a Functional `model`; the batch is the first axis, of any size.
+    """Write the graph of a Functional `model`; its first axis is the batch, of any size.
 
-    `outputs` says what each output of the graph is. Raises NotWritten.
+    `outputs` describes each output of the graph. Raises NotWritten.
     """
     functional = functional_of(model)
     if not hasattr(functional, "_nodes_by_depth"):
@@ -225,7 +225,7 @@ def _periodic(graph: Graph, layer: Any, inputs: list[str], tensors: list[Any]) -
         waves = graph.add("Concat", [graph.add("Sin", [angles]), graph.add("Cos", [angles])], axis=2)
     else:
         waves = graph.add("Cos", [graph.add("Add", [angles, graph.constant(layer.phases.numpy())])])
-    # Every column has a matrix of its own, so columns come first in the product.
+    # Every column has its own matrix, so columns come first in the product.
     product = graph.add(
         "MatMul", [graph.add("Transpose", [waves], perm=[1, 0, 2]), graph.constant(layer.kernel.numpy())]
     )
@@ -319,7 +319,7 @@ def _global_pooling(graph: Graph, layer: Any, inputs: list[str], tensors: list[A
 
 
 def _pads(layer: Any, sizes: Sequence[int | None], window: Sequence[int], dilation: Sequence[int]) -> list[int]:
-    """Padding as in TensorFlow: `same` puts an odd one at the end, `causal` puts all at the beginning."""
+    """Return padding as in TensorFlow: `same` puts an odd element at the end, `causal` puts all at the beginning."""
     if layer.data_format != "channels_last":
         raise NotWritten("channels first")
     if layer.padding == "valid":
@@ -348,7 +348,7 @@ def _channels_last(graph: Graph, x: str, rank: int) -> str:
 
 @writes(L.LSTM)
 def _lstm(graph: Graph, layer: Any, inputs: list[str], tensors: list[Any]) -> str:
-    """Keras orders the gates i, f, c, o; ONNX i, o, f, c, with the time axis first."""
+    """Write an LSTM. Keras orders the gates i, f, c, o; ONNX i, o, f, c, with the time axis first."""
     if (layer.activation.__name__, layer.recurrent_activation.__name__) != ("tanh", "sigmoid") or layer.go_backwards:
         raise NotWritten("an LSTM with other activations, or backwards")
 
@@ -369,7 +369,7 @@ def _lstm(graph: Graph, layer: Any, inputs: list[str], tensors: list[Any]) -> st
 
 @writes(L.GRU)
 def _gru(graph: Graph, layer: Any, inputs: list[str], tensors: list[Any]) -> str:
-    """Both order the gates z, r, h; `reset_after` is ONNX's `linear_before_reset`."""
+    """Write a GRU. Both order the gates z, r, h; `reset_after` is ONNX's `linear_before_reset`."""
     if (layer.activation.__name__, layer.recurrent_activation.__name__) != ("tanh", "sigmoid") or layer.go_backwards:
         raise NotWritten("a GRU with other activations, or backwards")
     cell, units = layer.cell, layer.units

@@ -5,8 +5,8 @@
     kernel  (members, inputs, units)        of further layers: one batched product
     output  (batch, units)                  the mean over members
 
-A few operators in place of a chain for each member: a single row is served in about the time of four networks rather
-than eight. Layers that are not known here raise `NotWritten`; the members are then written side by side.
+With a few operators instead of a chain for each member, a single row of eight members takes about the time of four
+networks. Layers unknown to this module raise `NotWritten`; the members are then written side by side.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from workers.trainer.export.onnx_graph import Graph, NotWritten, OutputForm, fin
 
 L = keras.layers
 Array = NDArray[Any]
-WIDE = 256  # numbers of an input, from which it may be worth looking for those that are not 0
-SPARSE = 0.2  # share of them that are not 0, up to which it is
-FEW = 64  # rows, up to which most columns are 0 in all of them
+WIDE = 256  # smallest input width for which selecting the nonzero numbers may pay off
+SPARSE = 0.2  # largest share of nonzero numbers for which it does
+FEW = 64  # most rows for which it does: with more, few columns are 0 in all rows
 
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """The members of an ensemble: one of their networks, everyone's weights, and what ends their mean.
+    """An ensemble's members: one network, the weights of all, and the activation to apply to their mean.
 
     `ends` names, for an output, the activation that makes probabilities of its logits or scores. `density` is, for an
     input, the share of its numbers that are not 0 in a usual row.

@@ -1,4 +1,4 @@
-"""What a run teaches: figures of its layers while they train, and an analysis of the trained network.
+"""Insight into a run: figures of its layers during training, and an analysis of the trained network.
 
 `recording` records layers between two epochs, by a compiled pass (`probe`) · `evaluation` computes scikit-learn's
 figures on held-out rows, with bootstrap `intervals` · `references` fits simpler models on the same rows ·

@@ -39,7 +39,7 @@ SHARE_OF_TRAINING = 0.15
 MIN_SECONDS, MAX_SECONDS = 0.4, 120.0
 MAX_PREDICTIONS = 20
 SLICE_SECONDS = 0.5  # at least, for each prediction
-LEAK_SECONDS = 1.0  # at least, for each prediction: a leak that is not found costs more than a second
+LEAK_SECONDS = 1.0  # at least, for each prediction: an undetected leak costs more than a second
 TRAIN_ROWS = 20_000  # of the training part, predicted
 
 _NO_ROWS = {"hardest": [], "mislabelled": [], "mislabelled_rows": 0, "rows": 0, "method": "left out"}
@@ -51,7 +51,7 @@ RawColumns = Callable[[Array], Iterable[tuple[ColumnFacts, pa.ChunkedArray]]]  #
 
 @dataclass(frozen=True, slots=True)
 class TrainedNetwork:
-    """What is analysed: the kept network of a run and its data."""
+    """The subject of an analysis: a run's final network and its data."""
 
     prepared: PreparedData
     encoded: Mapping[str, EncodedRows]  # by part
@@ -74,7 +74,7 @@ class TrainedNetwork:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One thing that the network predicts. A multi-label target is a binary prediction for each of its columns."""
+    """One prediction of the network: a target, or one column of a multi-label target (a binary prediction)."""
 
     name: str
     target: FittedTarget
@@ -107,7 +107,7 @@ class Prediction:
         return values.reshape(len(values), -1)[:, self.unit].astype(np.int64)
 
     def predicted(self, outputs: Mapping[str, Array]) -> Array:
-        """From the serving graph's outputs: probabilities (rows, labels), or numbers (rows,); float64."""
+        """Extract from the serving graph's outputs: probabilities (rows, labels), or numbers (rows,); float64."""
         values = np.asarray(outputs[self.target.name], np.float64)
         values = values.reshape(len(values), -1)
         if not self.labels:
@@ -222,7 +222,7 @@ class _SlicedRows:
         return [one for one in sliced if one is not None]
 
     def of(self, by_part: Mapping[str, Array]) -> Array:
-        """Return what is known by part of these rows."""
+        """Combine data given by part for these rows."""
         return np.concatenate([by_part[name] for name in self._parts])[self.rows]
 
     def __len__(self) -> int:
@@ -243,7 +243,7 @@ class _Analysis:
     ) -> None:
         self.trained, self.prediction, self.parts, self.seed = trained, prediction, parts, trained.seed
         self.designs, self.sliced, self.seconds = designs, sliced, seconds
-        self.left_out: list[dict[str, str]] = []  # what could not be computed, and why
+        self.left_out: list[dict[str, str]] = []  # diagnoses that failed, and why
         self.truth = {name: prediction.truth(part.y) for name, part in parts.items()}
         self.predicted = {name: prediction.predicted(part.outputs) for name, part in parts.items()}
         self.held_out = next(name for name in ("test", "validation", "train") if name in parts)
@@ -290,7 +290,7 @@ class _Analysis:
         }
 
     def _attempt(self, what: str, compute: Callable[[], Any], instead: Any) -> Any:
-        """Return a diagnosis, or `instead` with a warning where it fails: a diagnosis that fails does not end a run."""
+        """Compute a diagnosis; if it fails, warn and return `instead`: a failed diagnosis must not end a run."""
         try:
             return compute()
         except Exception as error:
@@ -315,7 +315,7 @@ class _Analysis:
         return references.fit_all(self.designs["train"], self.truth["train"], labels, seconds, self.seed)
 
     def _reference_figures(self, reference: Reference) -> dict[str, Any]:
-        """Return a simpler model's figures on the same rows, without curves; none on rows that it was fitted on."""
+        """Return a simpler model's figures on the same rows, without curves; nothing for rows that it was fitted on."""
         if self.held_out == "validation" and self.trained.folds:
             return {}
         truth, predicted = self.truth[self.held_out], reference.predict(self.designs[self.held_out])
@@ -324,7 +324,7 @@ class _Analysis:
         return evaluation.regression(truth, predicted, brief=True)
 
     def _importances(self) -> tuple[list[dict[str, Any]], int]:
-        """Return the columns' importances, and how many columns were not reached."""
+        """Return the columns' importances, and the number of columns skipped for lack of time."""
         columns, part = self.trained.prepared.encoding.encoder.raw_columns, self.parts[self.held_out]
         weights = _first_weights(self.trained.model, columns)
         promise = {c.name: _spread(c, self.parts["train"].x) * weights.get(c.name, 1.0) for c in columns}

@@ -1,4 +1,4 @@
-"""Which columns matter: permutation importance, and how well each column predicts the target by itself."""
+"""Importance of columns: by permutation, and by how well each column predicts the target alone."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def single_column_scores(
     seconds: float,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """Return how much of the target each column explains by itself, which a leaking column shows; the highest first.
+    """Return how much of the target each column explains alone, highest first; a high value may be a leak.
 
     Returns `{"column", "explained"}`: 1 - a small tree's loss / the baseline's, out of fold. The loss is the log loss
     (of that many `labels`), or the squared error (`labels` 0). `encoded` and `truth` are training rows. Text columns

@@ -20,14 +20,14 @@ from workers.trainer.insight import evaluation
 from workers.trainer.insight.analysis import Prediction
 
 CHUNK = 8_192  # rows predicted at once
-GAIN_ROWS = 20_000  # on which the ensemble is compared with its members
+GAIN_ROWS = 20_000  # rows on which the ensemble is compared with its members
 
 Array = NDArray[Any]
 Outputs = dict[str, Array]
 
 
 def serving_ends(spec: Spec) -> dict[str, str | None]:
-    """Return what makes probabilities of each target's outputs, by name; None where they are served unchanged."""
+    """Return the activation that turns each target's outputs into probabilities; None if they are served unchanged."""
     layers = {node.output: node.layer for node in spec.network if node.output}
     return {t.name: serving_activation(t, spec.training.loss[t.name], layers[t.name]) for t in spec.target}
 
@@ -46,7 +46,7 @@ class EnsembleOutputs:
     _call: Any = field(default=None, init=False)
 
     def by_member(self, x: Mapping[str, Any]) -> Outputs:
-        """Return every member's outputs as its loss takes them, `(members, rows, units)`."""
+        """Return every member's raw outputs (the input of its loss), `(members, rows, units)`."""
         members = [self._outputs(member, x) for member in range(len(self.weights))]
         return {name: np.stack([outputs[name] for outputs in members]) for name in members[0]}
 
@@ -64,7 +64,7 @@ class EnsembleOutputs:
         return combined
 
     def served(self, raw: Mapping[str, Array], targets: Sequence[FittedTarget]) -> Outputs:
-        """Return the answers for such outputs: probabilities, or numbers in the target's own units."""
+        """Convert raw outputs to served answers: probabilities, or numbers in the target's own units."""
         ends = serving_ends(self.spec)
         served: Outputs = {}
         for target in targets:
@@ -93,7 +93,7 @@ class EnsembleOutputs:
         return logs
 
     def gain(self, x: Mapping[str, Array], y: Mapping[str, Array], targets: Sequence[FittedTarget]) -> dict[str, Any]:
-        """Return what the ensemble gained over one of its members, by target, on rows that none of them saw."""
+        """Return the ensemble's gain over a single member, by target, on rows that no member was trained on."""
         rows = evaluation.sample_rows(len(next(iter(y.values()))), GAIN_ROWS, self.spec.training.seed)
         x, y = ({name: values[rows] for name, values in part.items()} for part in (x, y))
         members = self.by_member(x)

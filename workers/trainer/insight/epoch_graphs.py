@@ -27,8 +27,8 @@ def write(
 ) -> dict[str, Any] | None:
     """Write a zip of ONNX graphs: of `model`, which has the kept weights, and of snapshots after other epochs.
 
-    Returns the zip's content, `{"epochs", "kept", "layers": [{"name", "units"}]}`; None where `serving_graph` cannot
-    write the network.
+    Returns the zip's content, `{"epochs", "kept", "layers": [{"name", "units"}]}`; None if `serving_graph` cannot write
+    the network.
     """
     layers = _hidden_layers(model)
     finals = _output_rescaling(model, targets)

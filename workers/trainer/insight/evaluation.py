@@ -116,7 +116,7 @@ def _binary(truth: Ints, positive: Floats, threshold: float | None) -> dict[str,
 
 
 def best_threshold(truth: Ints, positive: Floats) -> float | None:
-    """Return the threshold of the highest F1 on these rows; None where they all have the same label."""
+    """Return the threshold with the highest F1 on these rows; None if all have the same label."""
     if len(np.unique(truth)) < 2:
         return None
     precision, recall, thresholds = metrics.precision_recall_curve(truth, positive)
@@ -158,7 +158,7 @@ def _curves(own: Ints, share: Floats) -> dict[str, Any]:
 
 
 def _balanced(truth: Ints) -> Floats:
-    """Sample weights that give every label that occurs the same total."""
+    """Return sample weights that give every occurring label the same total."""
     return (1.0 / np.bincount(truth)[truth]) * len(truth) / len(np.unique(truth))
 
 
@@ -232,7 +232,7 @@ def sample_rows(rows: int, most: int, seed: int) -> Ints:
 
 
 def compare(ours: Floats, theirs: Floats, seed: int = 0) -> dict[str, Any]:
-    """Compare the mean losses of two predictors, and tell whether they differ by more than chance.
+    """Compare the mean losses of two predictors, and test whether they differ by more than chance.
 
     `ours` and `theirs` are the losses of the same rows. The interval is that of the mean of `ours - theirs`, by paired
     bootstrap.
@@ -245,7 +245,7 @@ def compare(ours: Floats, theirs: Floats, seed: int = 0) -> dict[str, Any]:
 
 
 def _normalised(probabilities: Floats) -> Floats:
-    """Return the rows that sum to 1, as scikit-learn requires; those of a float32 softmax differ by rounding."""
+    """Normalise rows to sum to 1, as scikit-learn requires; a float32 softmax is off by rounding."""
     shares = np.clip(np.asarray(probabilities, np.float64), 0.0, 1.0)
     totals = shares.sum(1, keepdims=True)
     return np.where(totals > 0, shares / np.maximum(totals, 1e-300), 1.0 / shares.shape[1])

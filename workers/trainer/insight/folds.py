@@ -1,4 +1,4 @@
-"""What folds say: each metric's mean and interval over them, and the predictions of rows that were held back."""
+"""Results of folds: each metric's mean and interval over them, and the predictions of held-back rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The held-out rows of a finished run, and the decisions that are chosen on them."""
+"""The held-out rows of a finished run, on which decisions are chosen, and these decisions."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def held_out_rows(
     distance: onnxruntime.InferenceSession | None,
     conformal: Conformal,
 ) -> HeldOutParts:
-    """Return what is true and what was predicted of the validation and the test rows, or of a sample of them."""
+    """Return the true and predicted values of the validation and test rows, or of a sample of them."""
     parts = {}
     for part in (CHOSEN_ON, JUDGED_ON):
         if not len(getattr(prepared.parts, part)) or part not in served:
@@ -80,7 +80,7 @@ def truth_of(target: FittedTarget, encoded: Array) -> Array:
 
 
 def outputs_of_targets(targets: Sequence[FittedTarget]) -> list[DecisionOutput]:
-    """Return what decisions are about."""
+    """Return the outputs that decisions can be made about."""
     return [
         DecisionOutput(one.name, one.task, one.columns if one.task == "multilabel" else one.labels or ())
         for one in targets
@@ -90,7 +90,7 @@ def outputs_of_targets(targets: Sequence[FittedTarget]) -> list[DecisionOutput]:
 def choose_decisions(
     asked: Sequence[Decision], targets: Sequence[FittedTarget], held_out: HeldOutParts, report: Reporter
 ) -> list[dict[str, Any]]:
-    """Return the decisions in force; one that no threshold reaches is reported, and the likeliest label answered."""
+    """Return the decisions in force. If no threshold reaches a goal, report that and use the likeliest label."""
     outputs, chosen = {one.name: one for one in outputs_of_targets(targets)}, []
     for index, decision in enumerate(asked):
         pointer = "/decision" if len(asked) == 1 else f"/decision/{index}"
@@ -108,7 +108,7 @@ def choose_decisions(
 
 
 def _warned(prepared: PreparedData, rows: Array) -> Array | None:
-    """Return which rows have a value unlike those in training; None where there are too many rows to look at."""
+    """Return which rows have a value unlike those in training; None if there are too many rows to check."""
     encoder: Encoder = prepared.encoding.encoder
     if len(rows) > WARNED_ROWS:
         return None

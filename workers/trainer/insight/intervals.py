@@ -1,4 +1,4 @@
-"""95% percentile intervals by a seeded bootstrap (Efron and Tibshirani 1993), of all figures at once.
+"""Bootstrap (Efron and Tibshirani 1993): seeded 95% percentile intervals of all figures at once.
 
 A resample is represented by how often each row was drawn: `weights` (resamples + 1, rows), whose first row stands for
 the original rows. A figure of every resample is then a matrix product, and equals scikit-learn's on the rows drawn. Of
@@ -29,7 +29,7 @@ class Resamples:
 
     picked: Ints  # numbers of the rows that are resampled
     weights: Floats  # (resamples + 1, picked)
-    narrowing: float = 1.0  # factor of the intervals' width, where not all rows are resampled
+    narrowing: float = 1.0  # factor on the intervals' width, if only some rows are resampled
 
     @classmethod
     def of(cls, rows: int, seed: int) -> Resamples:

@@ -1,7 +1,7 @@
 """A compiled pass over a few training rows: the gradients of the loss, and the outputs of hidden layers.
 
-It runs forward and backward with `training=False`, which moves neither random states nor running averages: training
-continues exactly as without it. Tracing takes longer than many passes, so the pass does no more than it must.
+It runs forward and backward with `training=False`, which changes neither random states nor running averages, so
+training continues exactly as without it. Tracing takes longer than many passes, so the pass does no more than it must.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class ProbedLayer:
 class ProbeResult:
     """Every array has the replicas first; a model that is trained by itself is one replica."""
 
-    penalty: Array  # (replicas,): what regularizers add to the loss
+    penalty: Array  # (replicas,): the regularizers' part of the loss
     gradients: list[list[Array]]  # of each probed layer; of an embedding, of the rows that were read
     outputs: list[Array | None]  # of each probed layer with an activation, (replicas, rows, ..., units)
 
@@ -56,7 +56,7 @@ class LayerProbe:
     """Probes the layers of networks in training. `rows` are tensors as `train_step` takes them."""
 
     def __init__(self, model: keras.Model, rows: RowTensors, value_of: Callable[[Any], Any]) -> None:
-        """`value_of` gives the variable that holds the values of one of the model's."""
+        """`value_of` maps a variable of the model to the variable that holds its current values."""
         self._model, self._rows = model, _probed_rows(rows)
         self.layers = probed_layers(model)
         self._variables = [[value_of(variable) for variable in layer.variables] for layer in self.layers]
@@ -64,7 +64,7 @@ class LayerProbe:
         self._call: Any = None
 
     def look_at(self, rows: RowTensors) -> None:
-        """Look at other rows from now on."""
+        """Probe on other rows from now on."""
         self._rows = _probed_rows(rows)
 
     def weights(self) -> list[list[Array]]:

@@ -1,4 +1,4 @@
-"""The groups of protected columns, of every held-out row."""
+"""The groups of protected columns that each held-out row belongs to."""
 
 from __future__ import annotations
 

@@ -38,11 +38,11 @@ MAX_ROWS = 5_000  # recorded, of all trials that train at once
 HISTOGRAM_EVERY = 10  # recordings
 SMALL_WEIGHT = 1e-3
 SATURATED_ROWS = 0.95
-DIGITS = 6  # significant ones, of recorded figures
+DIGITS = 6  # significant digits of recorded figures
 BINS = 30
-DRAWN_WEIGHTS = 512  # of a network whose weights are recorded themselves
+DRAWN_WEIGHTS = 512  # most weights of a network whose weights themselves are recorded
 DRAWN_RECORDINGS = 400  # with weights, about, of all trials that train at once
-HISTOGRAM_VALUES = 20_000  # of a larger layer, every n-th weight is counted
+HISTOGRAM_VALUES = 20_000  # most weights counted in a layer's histogram; of a larger layer, every n-th one is counted
 SNAPSHOTS = 12
 SNAPSHOT_BYTES = 32 * MB  # of one trial; two are held, the current one's and the best one's
 STACKED_BYTES = 2 * SNAPSHOT_BYTES  # of all trials that train stacked
@@ -90,7 +90,7 @@ class TrialRecorder:
         self._layers: LayerRecorder | None = None
         self._snapshots: dict[int, Weights] = {}  # of the current trial
         self.best_snapshots: dict[int, Weights] = {}  # weights by epoch (from 1), of the best trial so far
-        self.seconds = 0.0  # spent recording
+        self.seconds = 0.0  # seconds spent recording
         self.size = sum(int(np.prod(v.shape)) * 4 for v in model.weights)
         self._snapshot_epochs = snapshot_epochs(epochs) if self.size * SNAPSHOTS <= SNAPSHOT_BYTES else []
 
@@ -130,7 +130,7 @@ class TrialRecorder:
         return self.kept_probe(self._model, lambda: ModelProbe(self._model, self._rows))
 
     def kept_probe(self, network: Any, make: Callable[[], LayerProbe]) -> LayerProbe:
-        """Return the probe of a network; one that an earlier run left, or a new one."""
+        """Return a network's probe: one that an earlier run left, or a new one."""
         probe = self._probes.get(id(network))
         if probe is None:
             return self._probes.setdefault(id(network), make())
@@ -151,7 +151,7 @@ class TrialRecorder:
         self.best_snapshots = epochs_from_arrays(_BEST, arrays)
 
     def mark_best(self, snapshots: dict[int, Weights] | None = None) -> None:
-        """Note that the trial that just ended is the best so far, or one of another worker with these snapshots."""
+        """Mark a trial as the best so far: the one that just ended, or another worker's with these snapshots."""
         self.best_snapshots = self._snapshots if snapshots is None else snapshots
 
 

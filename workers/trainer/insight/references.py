@@ -32,7 +32,7 @@ TREE_COLUMNS = 200
 TREE_ROWS = 5_000
 ONE_THREAD = 2_000_000  # numbers in a matrix, below which one thread is faster
 
-_POOLS = functools.cache(ThreadpoolController)  # inspects every loaded library, so only once
+_POOLS = functools.cache(ThreadpoolController)  # created only once, because it inspects every loaded library
 Matrix = Any  # a float32 array or a sparse matrix, (rows, width)
 
 
@@ -59,7 +59,7 @@ class Reference:
 def simple_places(encoder: Encoder) -> dict[str, NDArray[np.int64]]:
     """Return the places of each input of real numbers, without encodings that only spread a number out again.
 
-    A tree finds its own thresholds, and a linear model is to be linear in the column.
+    Trees find their own thresholds, and a linear model should be linear in the column itself.
     """
     left_out: dict[str, list[int]] = {}
     for column in encoder.raw_columns:
@@ -131,7 +131,7 @@ def _trees(labels: int, seed: int) -> Any:
 
 
 def _threads_for(matrix: Matrix) -> Any:
-    """Limit small work to one thread: waiting for others would take longer."""
+    """Limit small work to one thread, because synchronising several would take longer."""
     return _POOLS().limit(limits=1 if matrix.shape[0] * matrix.shape[1] < ONE_THREAD else None)
 
 

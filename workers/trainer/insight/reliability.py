@@ -1,4 +1,4 @@
-"""How well probabilities hold before and after calibration, on the same rows: figures with intervals, and curves."""
+"""Reliability of probabilities before and after calibration, on the same rows: figures with intervals, and curves."""
 
 from __future__ import annotations
 

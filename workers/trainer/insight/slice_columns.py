@@ -1,6 +1,6 @@
-"""Columns as slices see them: cells of rows, and the conditions that a few neighbouring cells make.
+"""Columns divided into cells for slices, and the conditions that a few neighbouring cells form.
 
-A numeric column or a date is divided at its quantiles, any other one into its most frequent categories.
+A numeric column or a date is divided at its quantiles, any other column into its most frequent categories.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from workers.trainer.data.preparation import PreparedData
 
 RANGES = 8  # of a numeric column
 CATEGORIES = 20  # of any other column: the most frequent ones
-FEW_VALUES = 50  # up to which a column that is no feature is looked at too
+FEW_VALUES = 50  # most distinct values of a column that is not a feature, to be examined too
 MAX_OTHERS = 60  # such columns
 
 Array = NDArray[Any]
@@ -50,7 +50,7 @@ class SlicedColumn:
     listed: tuple[Group, ...]
 
     def holds(self, group: Group) -> NDArray[np.bool_]:
-        """Return where a condition holds, (rows,)."""
+        """Return for which rows a condition holds, (rows,)."""
         return np.asarray((self.cells >= group.first) & (self.cells < group.last))
 
 
@@ -79,7 +79,7 @@ def _is_small(column: ColumnFacts) -> bool:
 
 
 def sliced(column: ColumnFacts, values: pa.ChunkedArray, least: int) -> SlicedColumn | None:
-    """Divide a column into groups of at least so many rows; None where there is nothing to divide."""
+    """Divide a column into groups of at least `least` rows; None if it cannot be divided."""
     numeric = column.kind in ("numeric", "datetime") or (
         column.kind == "ignored" and column.storage in ("int64", "float64", "timestamp") and column.distinct > RANGES
     )
@@ -118,7 +118,7 @@ def _ranges(column: ColumnFacts, values: pa.ChunkedArray) -> SlicedColumn:
 
 
 def quantile_edges(known: Array, ranges: int) -> Array:
-    """Return where ranges of about equal numbers of rows begin, except for the first; for few values one for each."""
+    """Return the starts of ranges with about as many rows each, without the first; of few values, one range each."""
     distinct = np.unique(known)
     if len(distinct) <= ranges:
         return distinct[1:]
@@ -127,7 +127,7 @@ def quantile_edges(known: Array, ranges: int) -> Array:
 
 
 def written(column: ColumnFacts, number: float) -> int | float | str:
-    """Return the end of a range as JSON has it: a number, or a day or time in ISO 8601."""
+    """Return the end of a range for JSON: a number, or a day or time in ISO 8601."""
     if column.storage == "timestamp":
         moment = datetime.fromtimestamp(float(number), UTC).replace(tzinfo=None)
         return moment.date().isoformat() if column.date_only else moment.isoformat()

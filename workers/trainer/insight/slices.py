@@ -1,10 +1,10 @@
-"""Slices: how well the network predicts by category and range of each column, and where it is worse than elsewhere.
+"""Slices: how well the network predicts by category and range of each column, and where it is worst.
 
-The worst slices are found in one half of the held-out rows and tested in the other, which took no part in the search:
-so their figures and p-values hold however many slices were tried. A slice has one condition or two. Those that are
-worse than the rest by Welch's t-test (1947), one-sided, are listed, with the false discovery rate of Benjamini and
-Hochberg (1995). The search is that of a subgroup discovery (Chung et al. 2019, Sagadeeva and Boehm 2021): each next
-slice is looked for among the rows that the earlier ones do not cover.
+The worst slices are searched in one half of the held-out rows and tested in the other half, which took no part in the
+search: so their figures and p-values hold however many slices were tried. A slice has one condition or two. Listed are
+those that are worse than the rest by Welch's t-test (1947), one-sided, with the false discovery rate of Benjamini and
+Hochberg (1995). The search is a subgroup discovery (Chung et al. 2019, Sagadeeva and Boehm 2021): each next slice is
+searched among the rows that the earlier ones do not cover.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from workers.trainer.insight.slice_columns import Group, SlicedColumn
 MAX_ROWS = 50_000  # examined
 MAX_CELLS = 8_000_000  # rows times columns
 LEAST, LEAST_SHARE = 20, 0.01  # rows of a slice, and their share of all
-LEAST_JUDGED = 8  # rows of a slice in the half that judges it
+LEAST_JUDGED = 8  # rows of a slice in the half that tests it
 PAIRED = 40  # columns of which every pair is tried: the most promising ones
 POOL = 400  # slices that compete
 FOUND = 10  # slices that are tested
@@ -44,7 +44,7 @@ Booleans = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class RowFigures:
-    """What is known of every examined row: its loss, and of a classification whether the label was right."""
+    """Figures of every examined row: its loss, and for a classification whether the label was right."""
 
     metric: str  # log_loss or mae
     losses: Floats
@@ -67,7 +67,7 @@ class Slice:
     parts: tuple[tuple[SlicedColumn, Group], ...]
 
     def holds(self) -> Booleans:
-        """Return where it holds, (rows,)."""
+        """Return for which rows the slice's conditions hold, (rows,)."""
         return np.logical_and.reduce([column.holds(group) for column, group in self.parts])
 
 
@@ -121,7 +121,7 @@ def adjusted(p_values: Sequence[float]) -> list[float]:
 def p_value_of_worse(inside: Floats, outside: Floats) -> float:
     """Return the p-value of the mean inside being higher: Welch's, or Student's where that is larger.
 
-    A few rows that are wrong alike have no variance of their own; Student's test gives them that of all rows.
+    A few rows with equal losses have no variance of their own; Student's test uses that of all rows.
     """
     if len(inside) < 2 or len(outside) < 2 or inside.mean() <= outside.mean():
         return 1.0

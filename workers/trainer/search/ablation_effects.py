@@ -1,4 +1,4 @@
-"""What the parts of an ablated spec do: paired differences, with intervals.
+"""Effects of the parts of an ablated spec: paired differences, with intervals.
 
 Every part is left out with the same seeds, which also divide the rows; a difference is between two trainings of one
 seed. The trainings share most of their rows, so the variance of the mean is that of Nadeau and Bengio (2003): it counts

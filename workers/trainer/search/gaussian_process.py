@@ -1,13 +1,13 @@
-"""Points for a search's trials by a Gaussian process: where a better result than the best is most to be expected.
+"""Points for a search's trials by a Gaussian process: those with the highest expected improvement over the best.
 
-Optuna's own sampler of this kind needs PyTorch, which is larger than everything else a worker installs; scikit-learn's
-regressor does the same arithmetic.
+Optuna's own sampler of this kind needs PyTorch, which is larger than everything else that a worker installs;
+scikit-learn's regressor does the same arithmetic.
 
-A point becomes a vector: a number its place between the ends of its range (of its logarithm, where the range is
-logarithmic), a choice one number for each option; what is not chosen is 0. Results are ranked and made normal, which
-bounds what a diverged trial does to the others. The kernel is Matern's of 5/2 with one length for each range. The
-expected improvement (Jones, Schonlau and Welch 1998) is that of the best of random points and of neighbours of the
-best trials. Points that were asked for and have no result yet count with what is expected of them.
+A point becomes a vector: for a number, its position between the ends of its range (on a logarithmic scale if the range
+has one); for a choice, one number for each option; parts that do not exist at the point are 0. Results are ranked and
+made normal, which bounds the influence of a diverged trial. The kernel is Matern 5/2 with one length for each range.
+The expected improvement (Jones, Schonlau and Welch 1998) is maximised over random points and neighbours of the best
+trials. Points that are still waiting for a result count with their expected result.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from threadpoolctl import threadpool_limits
 
 from fitserve.spec.search import Choice, NumberRange, Point, Range, drawn
 
-FIRST = 10  # points that are drawn before anything is modelled
+FIRST = 10  # points drawn at random before the first model
 CANDIDATES = 256  # points that are compared
-MAX_RESULTS = 150  # that are modelled: the best, and the last
+MAX_RESULTS = 150  # results that are modelled: the best, and the latest
 Vector = NDArray[np.float64]
 
 
@@ -55,7 +55,7 @@ class GaussianProcess:
         self._model: _Model | None = None  # of the results so far
 
     def tell(self, point: Point, result: float | None) -> None:
-        """Take in a result; None is one of a trial that failed, as bad as the worst."""
+        """Add a result; None is a failed trial's, and counts as the worst."""
         self._points.append(point)
         self._results.append(math.inf if result is None else result)
         self._model = None
@@ -158,7 +158,7 @@ def _chosen(ranges: Mapping[str, Range], point: Point) -> dict[str, Range]:
 
 
 def _part(one: Range, pointer: str, point: Point) -> Point:
-    """Return what a range, and those inside it, became."""
+    """Return the part of a vector for one range and those nested in it."""
     own = _chosen({pointer: one}, point)
     return {at: value for at, value in point.items() if at in own}
 

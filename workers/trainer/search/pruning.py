@@ -1,11 +1,7 @@
-"""Which trials of a search end early: those behind the others at the same epoch.
+"""Pruning: end the trials of a search that are behind the others at the same epoch.
 
-Trials train side by side, so the decision is made for all of them at once, among all that ever came so far; Optuna's
-pruners decide for one trial at a time, by the order in which they report.
-
-    asha     at the rungs, epochs that grow by 3 up to the last: the best third of all that came there goes on
-             (successive halving, Jamieson and Talwalkar 2016; Li et al. 2020). A trial that goes on is not begun again.
-    median   at the same rungs: who is worse than the median of all that came there ends
+Trials train side by side, so the decision is made for all of them at once, among all that have reached this epoch;
+Optuna's pruners decide for one trial at a time, in the order of their reports.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A search: trials at points of a spec's ranges, stacked where they can be, and the best one's network.
+"""A search: train trials at points of a spec's ranges, stacked if possible, and export the best one's network.
 
-The rows of the trials are the truth. A search that goes on after a crash keeps every trial whose row has ended, and
-trains those again that had begun: a trial follows from its spec alone.
+The rows of the trials are the truth. A search that resumes after a crash keeps every trial whose row has ended, and
+trains unfinished ones again: a trial follows from its spec alone.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ from workers.trainer.trials.trial import (
     Weights,
 )
 
-TIDY_EVERY = 8  # groups: going through all objects takes longer than many a group
+TIDY_EVERY = 8  # groups between two garbage collections: scanning all objects can take longer than training a group
 
 
 @dataclass
@@ -90,7 +90,7 @@ class SearchRun:
         self._specs: dict[int, Spec] = {}
         self._records: dict[int, TrialRecord] = {}
         self._templates: dict[str, Spec] = {}  # of stacks, by what their trials have in common
-        self._groups = 0  # that were trained
+        self._groups = 0  # number of trained groups
         self._best: _Best | None = None
         self._weights: dict[int, Weights] = {}  # of trials that may be averaged
         self._data: tuple[str, Any] | None = None  # the last trial's, by what they follow from
@@ -166,7 +166,7 @@ class SearchRun:
         self._train_each([number for number in alone if self._rows[number]["state"] == "running"])
 
     def _tidy_up(self) -> None:
-        """Take networks back that the next trials may use; release now and then what is not kept."""
+        """Take back networks for the next trials; from time to time, release everything that is not cached."""
         self._groups += 1
         if self._groups % TIDY_EVERY:
             KEPT.take_back()
@@ -253,7 +253,7 @@ class SearchRun:
         return replace(outcome, trials=[record], weights=weights)
 
     def _resumable(self, setup: TrialSetup, numbers: Sequence[int], reporter: TrialReporter) -> TrialSetup:
-        """Let checkpoints say which trials they are of, and hold the figures by which these are compared."""
+        """Make checkpoints name their trials, and store the figures by which these are compared."""
         specs = [self._specs[number].to_json() for number in numbers]
         compared = rungs(self._specs[numbers[0]].training.epochs) if self._settings.pruner != "none" else ()
         return replace(
@@ -298,7 +298,7 @@ class SearchRun:
         )
 
     def _adopt(self, number: int, path: Path) -> None:
-        """Take a trial that another worker trained; one whose file is unusable is trained here."""
+        """Adopt a trial that another worker trained; if its file is unusable, train it here."""
         try:
             file = TrialFile.read(path, self._trial_fingerprint(number), number)
         except Unusable as error:
@@ -311,7 +311,7 @@ class SearchRun:
         self._take([number], TrialsOutcome([file.trial], 0, weights={0: weights} if weights else {}), reporter)
 
     def _ready(self, spec: Spec, reporter: Reporter) -> ReadyRun:
-        """Return a spec's data and network; the data are the last trial's where both follow from the same."""
+        """Return a spec's data and network, reusing the last trial's data if they would be the same."""
         request = replace(self._request, spec=spec.to_json(), checkpoint=None)
         training = spec.training
         names = ("target", "features", "rows_without_target", "split", "ensemble")
@@ -448,7 +448,7 @@ class SearchRun:
         ready = self._ready(spec, reporter)
         if self._best is None or self._best.trial != number:
             self._report.event("info", f"Trial {number + 1}, the best, was trained before the crash: once more.")
-            epochs = int(self._rows[number]["epochs"])  # fewer than its spec says where the time was up
+            epochs = int(self._rows[number]["epochs"])  # fewer than in its spec if the time was up
             outcome = run_trials(replace(ready.setup, recorder=None, epochs=epochs), None)
         else:
             if self._best.weights is not None:

@@ -1,6 +1,6 @@
-"""Which configurations a search tries: Optuna's samplers, asked and told.
+"""The configurations that a search tries, from Optuna's samplers through its ask-and-tell interface.
 
-The study is a function of the search's seed and the rows of its trials. A search that goes on after a crash asks and
+The study is a function of the search's seed and the rows of its trials. A search that resumes after a crash asks and
 tells all over again, which costs milliseconds a trial and gives the same points.
 """
 
@@ -15,7 +15,7 @@ import optuna
 from fitserve.spec.search import Choice, Point, Range, SearchSpec, drawn, every
 from workers.trainer.search.gaussian_process import GaussianProcess
 
-_REPEATS = 20  # draws of a configuration that was tried already, before one is taken that was not
+_REPEATS = 20  # repeated draws of configurations already tried, before an untried one is picked directly
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 

@@ -1,4 +1,4 @@
-"""What a search's result says of its trials: the best, their spread, which parameters matter, what a part does."""
+"""Summary of a search's trials: the best, their spread, which parameters matter, and the effects of an ablation."""
 
 from __future__ import annotations
 

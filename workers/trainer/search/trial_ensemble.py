@@ -32,7 +32,7 @@ from workers.trainer.interface import Reporter
 from workers.trainer.ready_run import ReadyRun
 from workers.trainer.trials.trial import Weights
 
-POOL = 20  # best trials, of which greedy selection chooses
+POOL = 20  # best trials from which greedy selection chooses
 ROUNDS = 25
 _CHUNK = 8_192  # rows predicted at once
 _TIMED = 400  # predictions of one row

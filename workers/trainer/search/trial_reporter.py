@@ -1,4 +1,4 @@
-"""What a search's trials report: their epochs under their numbers, and the history of the searched metric."""
+"""Reports of a search's trials: epochs under each trial's number, and the history of the searched metric."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class TrialReporter:
     """The Reporter of trials that are trained together; each one's place in `numbers` is its number there."""
 
     def __init__(self, report: Reporter, numbers: Sequence[int], metric: str, *, quiet: bool = False) -> None:
-        """`quiet`: epochs are known already."""
+        """`quiet`: do not report epochs, since they are known already."""
         self._report, self._numbers, self._metric, self._quiet = report, list(numbers), metric, quiet
         self.history: dict[int, list[float]] = {number: [] for number in numbers}
 

@@ -39,7 +39,7 @@ from workers.trainer.trials.trial import (
 
 
 class MembersAsModel:
-    """All members as Keras's callbacks see them: as much of one `keras.Model` as they use."""
+    """All members as one model for Keras's callbacks: the part of `keras.Model` that they use."""
 
     def __init__(self, stack: StackedNetwork) -> None:
         self.stop_training = False
@@ -55,7 +55,7 @@ class MembersAsModel:
         return self._stack.stacked_weights
 
     def switch(self, optimizer: keras.optimizers.Optimizer) -> None:
-        """Train all of them on with another optimizer."""
+        """Continue all members with another optimizer."""
         if optimizer is not self.optimizer:
             self._stack.switch_optimizer(optimizer)
             self.optimizer = optimizer
@@ -134,7 +134,7 @@ class StackedMembers:
         self._switcher.on_epoch_end(epoch)
 
     def _switch(self, epoch: int) -> bool:
-        """Go on with the optimizer that follows this epoch (from 1), if any does."""
+        """Switch to the optimizer that takes over after this epoch (from 1), if there is one."""
         make = self._setup.optimizers_after.get(epoch)
         if make is not None:
             self._as_model.switch(make())
@@ -146,7 +146,7 @@ class StackedMembers:
             return
         member = int(np.flatnonzero(~np.isfinite(losses))[0])
         setup = replace(self._setup, seeds=[self._setup.seeds[member]], ensemble=False, recorder=None, keep_epochs=())
-        outcome = SequentialTrials(setup).run()  # usually raises TrainingFailed, which says more than we know
+        outcome = SequentialTrials(setup).run()  # usually raises TrainingFailed with more detail than we have here
         message = f"The loss of member {member + 1} became {losses[member]} in epoch {epoch + 1}."
         failure = {"cause": FailureCause.diverged, "message": message, "epoch": epoch + 1, "member": member}
         raise TrainingFailed(FailureCause.diverged, message, outcome.trials[0].failure or failure)
@@ -177,7 +177,7 @@ class StackedMembers:
         self._setup.report.checkpoint(path, epoch)
 
     def _load_checkpoint(self, path: Path) -> Checkpoint | None:
-        """Restore a checkpoint of this run. None where it is unusable: training then starts over."""
+        """Restore a checkpoint of this run. None if it is unusable: training then starts over."""
         report = self._setup.report
         first = self._as_model.optimizer
         with contextlib.suppress(Unusable, KeyError):

@@ -1,8 +1,7 @@
 """Train a run's trials one after the other, each from its own initial weights, and keep the best on validation.
 
-The members of an ensemble are trials too, each with rows of its own; all of them are kept.
-
-Other workers may train some of them: before each trial the supervisor says which is next, and hands over finished ones.
+The members of an ensemble are trials too, each with its own rows; all of them are kept. Other workers may train some
+trials: before each one the supervisor says which is next, and hands over finished ones.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ from workers.trainer.trials.trial import (
     new_checkpoint_path,
 )
 
-_LOGS = "logs"  # arrays of a checkpoint: what an epoch's training came to, where its validation is left
+_LOGS = "logs"  # arrays of a checkpoint: an epoch's training results, if only its validation remains
 
 
 class SequentialTrials:
@@ -144,7 +143,7 @@ class SequentialTrials:
             time.sleep(ASK_AGAIN_SECONDS)
 
     def _adopt(self, index: int, path: Path) -> bool:
-        """Make a trial that another worker trained one of this run. False where its file is unusable."""
+        """Adopt a trial that another worker trained. Returns False if its file is unusable."""
         setup = self._setup
         try:
             file = TrialFile.read(path, setup.fingerprint, index)
@@ -163,7 +162,7 @@ class SequentialTrials:
         return True
 
     def _load_begun(self, index: int, path: Path | None) -> Checkpoint | None:
-        """Restore another worker's checkpoint of a trial. None where there is none: the trial then starts over."""
+        """Restore another worker's checkpoint of a trial. None if there is none: the trial then starts over."""
         if path is None:
             return None
         try:
@@ -289,7 +288,7 @@ class SequentialTrials:
         self._saved_position = position
 
     def _load_checkpoint(self, path: Path) -> Checkpoint | None:
-        """Restore a checkpoint of this run. None where it is unusable: training then starts over."""
+        """Restore a checkpoint of this run. None if it is unusable: training then starts over."""
         try:
             loaded = self._restore(path)
         except Unusable as error:

@@ -33,11 +33,11 @@ from workers.trainer.trials.trial import (
     restore_stack,
 )
 
-WORTH_TRACING = 3e9  # multiply-adds that a smaller stack must spare
+WORTH_TRACING = 3e9  # multiply-adds that a smaller stack must save to be worth tracing
 
 
 def why_not_stacked(setup: TrialSetup) -> str | None:
-    """Return why these trials must be trained one after the other; None where they can be stacked."""
+    """Return why these trials must be trained one after the other; None if they can be stacked."""
     held_out = setup.validation(setup.seeds[0])
     feeds = [setup.feed(setup.seeds[0]), *([held_out] if held_out else [])]
     if not all(feed.resident for feed in feeds):
@@ -65,7 +65,7 @@ def _width(setup: TrialSetup, rows: int) -> int:
 
 
 class Replica:
-    """One replica as Keras's callbacks see it: as much of a `keras.Model` as they use."""
+    """One replica as a model for Keras's callbacks: the part of `keras.Model` that they use."""
 
     def __init__(self, stack: StackedNetwork, index: int) -> None:
         self.stop_training = False
@@ -85,11 +85,11 @@ class Replica:
         return self._stack.weights(self._index)
 
     def move(self, index: int) -> None:
-        """Note where in the stack the replica is now."""
+        """Update the replica's position in the stack."""
         self._index, self.optimizer = index, self._stack.optimizer
 
     def set_weights(self, weights: list[NDArray[Any]]) -> None:
-        """Called only by EarlyStopping, which restores the best weights at the end."""
+        """Set the replica's weights. Only EarlyStopping calls this, to restore the best weights at the end."""
         self.final_weights = weights
 
 
@@ -157,7 +157,7 @@ class StackedTrials:
     def _run_epoch(self, epoch: int, validation: RowTensors | None) -> None:
         running = self._running()
         for trial in running:
-            if self._callbacks[trial.index]:  # a list of none takes a third of a millisecond
+            if self._callbacks[trial.index]:  # even an empty callback list takes a third of a millisecond
                 self._callback_lists[trial.index].on_epoch_begin(epoch)
         began_at = time.perf_counter()
         orders = [next(iter(self._feeds[trial].blocks(epoch))).order for trial in self._stacked]
@@ -174,9 +174,10 @@ class StackedTrials:
             self._prune(epoch + 1)
 
     def _prune(self, epoch: int) -> None:
-        """Stop the trials that are not worth going on with; once half have ended, the rest go on in a smaller stack.
+        """Stop trials that are not worth continuing; once half have ended, continue the rest in a smaller stack.
 
-        Unless less work is left than tracing the smaller one takes. By count, not by time: a search repeats exactly.
+        The stack is not shrunk if the work left is less than tracing a smaller one. Work is counted, not timed, so that
+        a search can be repeated exactly.
         """
         assert self._setup.pruned is not None
         for index, why in self._setup.pruned(epoch, self._running()).items():
@@ -235,7 +236,7 @@ class StackedTrials:
     def _failure(self) -> TrainingFailed:
         """Train the first trial again by itself, which finds the step and the layer where it diverged."""
         alone = SequentialTrials(replace(self._setup, seeds=self._setup.seeds[:1]))
-        outcome = alone.run()  # usually raises TrainingFailed, which says more than we know
+        outcome = alone.run()  # usually raises TrainingFailed with more detail than we have here
         failure = self._trials[0].failure or {}
         return TrainingFailed(FailureCause.diverged, str(failure.get("message") or outcome.trials[0].failure), failure)
 
@@ -268,7 +269,7 @@ class StackedTrials:
         self._setup.report.checkpoint(path, epoch)
 
     def _load_checkpoint(self, path: Path) -> Checkpoint | None:
-        """Restore a checkpoint of this run. None where it is unusable: training then starts over."""
+        """Restore a checkpoint of this run. None if it is unusable: training then starts over."""
         report = self._setup.report
         with contextlib.suppress(Unusable, KeyError, IndexError):
             self._keep(list(Checkpoint.read(path).body["stacked"]))

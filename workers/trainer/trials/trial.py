@@ -1,4 +1,4 @@
-"""What a run's trials share, the record of each, and its file where another worker trains it."""
+"""Common parts of all ways to train trials: setup, record of each trial, its file if another worker trained it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _BETWEEN_RUNGS = 2.0  # seconds between two checkpoints that are written because
 
 @dataclass(frozen=True, slots=True)
 class TrialSetup:
-    """What all trials of a run share."""
+    """Settings and data that all trials of a run share."""
 
     network: KeptNetwork
     feed: Callable[[int], Feed]  # by seed
@@ -56,7 +56,7 @@ class TrialSetup:
     monitor: str = "loss"
     larger_is_better: bool = False
     recorder: TrialRecorder | None = None
-    # Builds the optimizer that follows an epoch (from 1), by that epoch.
+    # Builders of the optimizers that take over after an epoch (from 1), by that epoch.
     optimizers_after: Mapping[int, Callable[[], keras.optimizers.Optimizer]] = field(default_factory=dict)
     keep_epochs: tuple[int, ...] = ()  # from 1: their weights are kept besides the best ones
     ensemble: bool = False  # every trial is kept, rather than the best: they are members of one ensemble
@@ -78,7 +78,7 @@ class TrialSetup:
 
 @dataclass(slots=True)
 class TrialRecord:
-    """How one trial went. `score` is the value of `monitor` at the weights that were kept."""
+    """The course and result of one trial. `score` is the value of `monitor` at the weights that were kept."""
 
     index: int
     seed: int
@@ -184,8 +184,8 @@ class TrialsOutcome:
 class TrialFile:
     """A finished trial that another worker trained: one file, in the format of a checkpoint.
 
-    It names the spec, rows and release that it is of, so that a run adopts exactly what it would have trained itself.
-    The weights are empty where the trial failed.
+    It names its spec, rows and release, so that a run adopts only what it would have trained itself. The weights are
+    empty if the trial failed.
     """
 
     trial: TrialRecord
@@ -206,7 +206,7 @@ class TrialFile:
 
     @classmethod
     def read(cls, path: Path, fingerprint: str, index: int) -> TrialFile:
-        """Read trial `index`. Raises Unusable where the file is of anything else."""
+        """Read trial `index`. Raises Unusable if the file is of any other trial."""
         file = Checkpoint.read(path)
         if file.body.get("kind") != _FILE_KIND or file.body.get("fingerprint") != fingerprint:
             raise Unusable(OF_ANOTHER)
@@ -267,7 +267,9 @@ class EpochReporter(keras.callbacks.Callback):
 
 
 class Optimizers:
-    """A network's optimizer, and those that follow some epochs (from 1). Each is built and traced once for all trials.
+    """A network's optimizers: the first, and those that take over after some epochs (from 1).
+
+    Each is built and traced once for all trials.
 
     A trial begins with the first, in the state that it has now.
     """
@@ -280,12 +282,12 @@ class Optimizers:
         self._later_values: dict[int, list[np.ndarray]] = {}
 
     def begin(self) -> None:
-        """Go back to the first, in its first state."""
+        """Go back to the first optimizer, in its initial state."""
         _assign(self._first, self._first_values)
         self._compiled.use_optimizer(self._first)
 
     def switch(self, epoch: int) -> bool:
-        """Train on with the one that follows this epoch. False where none does."""
+        """Switch to the optimizer that takes over after this epoch. Returns False if there is none."""
         if epoch not in self._make:
             return False
         if epoch not in self._later:
@@ -297,7 +299,7 @@ class Optimizers:
         return True
 
     def resume(self, epoch: int) -> None:
-        """Train on with the one that so many epochs ended with."""
+        """Continue with the optimizer in use after `epoch` epochs."""
         self.begin()
         if passed := [after for after in self._make if after <= epoch]:
             self.switch(max(passed))
@@ -309,7 +311,7 @@ def _assign(optimizer: keras.optimizers.Optimizer, values: Sequence[np.ndarray])
 
 
 class OptimizerSwitcher(keras.callbacks.Callback):
-    """Trains on with another optimizer after some epochs; callbacks that wait for an improvement start over."""
+    """Callback that switches optimizers after some epochs; callbacks waiting for an improvement start over."""
 
     def __init__(
         self, switch: Callable[[int], bool], waiting: Sequence[keras.callbacks.Callback], report: Reporter
