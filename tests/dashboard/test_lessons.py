@@ -8,6 +8,7 @@ import httpx2
 import pytest
 from playwright.sync_api import Page, expect
 
+from fitserve.spec.optimizers import OPTIMIZERS
 from tests.dashboard.conftest import wait_until_ended
 
 pytestmark = pytest.mark.xdist_group("dashboard")
@@ -34,6 +35,7 @@ def test_a_lesson_is_gone_through_and_its_run_is_forked(page: Page, api: httpx2.
     form.get_by_label("Go on after epoch").fill("100000")
     expect(form.get_by_text(re.compile("A whole number from 1 to"))).to_be_visible()
     expect(form.get_by_role("button", name="Start the fork")).to_be_disabled()
+    expect(form.get_by_label("Optimizer").locator("option")).to_have_count(len(OPTIMIZERS.classes))  # of the schema
     form.get_by_label("Go on after epoch").fill("3")
     form.get_by_label("Epochs in all").fill("6")
     form.get_by_role("button", name="Start the fork").click()
