@@ -240,6 +240,8 @@ def test_tall_and_many_things_keep_their_place(page: Page, trained: list[str]) -
     panel = page.get_by_role("tabpanel")
     expect(panel).to_be_focused()
     assert panel.evaluate("(own) => getComputedStyle(own).outlineStyle") == "none"  # a line above it, no frame
+    whole = page.locator(".tabs")  # the focus is within it
+    assert whole.evaluate("(own) => getComputedStyle(own).outlineStyle") == "none"
 
     # Refusals that are taller than the screen, at the same time
     refusal = {"type": "about:blank", "title": "Refused", "status": 409, "detail": "It goes on and on. " * 200}

@@ -32,7 +32,9 @@ export function ModelRollout({ model }: { model: ModelDetail }) {
       {newest === undefined ? (
         <Card>
           <Empty title={t("rollout.none")}>
-            <p className="muted">{t("rollout.none.text")}</p>
+            <p className="muted">
+              {t("rollout.none.text")} {model.versions.length < 2 && t("rollout.none.second")}
+            </p>
           </Empty>
         </Card>
       ) : (
@@ -71,7 +73,7 @@ function StartRollout({ model }: { model: ModelDetail }) {
   const [minutes, setMinutes] = useState<number | null>(60);
   const [days, setDays] = useState<number | null>(7);
   const [moved, setMoved] = useState<number | null>(null);
-  const to = choices.includes(chosen) ? chosen : choices[0];
+  const to = choices.includes(chosen) ? chosen : (choices.find((one) => Number(one) !== model.serving) ?? choices[0]);
   if (to === undefined || model.versions.length < 2) return null;
   const share = moved ?? (kind === "ab" ? 50 : 1);
   const steps = kind === "ab" ? [share] : [share, ...STEPS.filter((step) => step > share)];

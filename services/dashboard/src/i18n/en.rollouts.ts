@@ -3,7 +3,8 @@
 export const rolloutsEn = {
   "models.tab.rollout": "Rollout",
   "rollout.none": "No rollout yet.",
-  "rollout.none.text": "A rollout gives another version a growing share of the requests, and takes it back if it does worse. It needs a second version.",
+  "rollout.none.text": "A rollout gives another version a growing share of the requests, and takes it back if it does worse.",
+  "rollout.none.second": "It needs a second version.",
   "rollout.started": "Rollout started.",
   "rollout.start.title": "Roll out a version",
   "rollout.start.text": "It answers {steps} of the requests that name no version, while guards compare it with the champion and take it back if it is worse.",

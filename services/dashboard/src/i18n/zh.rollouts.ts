@@ -5,7 +5,8 @@ import type { rolloutsEn } from "./en.rollouts";
 export const rolloutsZh: Record<keyof typeof rolloutsEn, string> = {
   "models.tab.rollout": "漸進發布",
   "rollout.none": "尚無漸進發布。",
-  "rollout.none.text": "漸進發布讓另一個版本接手逐漸增加的請求，若表現較差便收回。需要第二個版本。",
+  "rollout.none.text": "漸進發布讓另一個版本接手逐漸增加的請求，若表現較差便收回。",
+  "rollout.none.second": "需要第二個版本。",
   "rollout.started": "已開始漸進發布。",
   "rollout.start.title": "漸進發布一個版本",
   "rollout.start.text": "新版本依序回答 {steps} 的未指定版本的請求;防護指標會與目前版本比較,若較差就自動撤回。",

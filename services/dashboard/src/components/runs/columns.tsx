@@ -18,9 +18,9 @@ interface Column {
 }
 
 export const COLUMNS: readonly Column[] = [
-  { id: "name", title: "run", width: 196, sort: "name" },
-  { id: "state", title: "state", width: 106, sort: "state" },
-  { id: "metric", title: "runs.metric", width: 128, sort: "metric", numeric: true },
+  { id: "name", title: "run", width: 190, sort: "name" },
+  { id: "state", title: "state", width: 114, sort: "state" },
+  { id: "metric", title: "runs.metric", width: 140, sort: "metric", numeric: true },
   { id: "dataset", title: "dataset", width: 124, sort: "dataset" },
   { id: "targets", title: "runs.targets", width: 84 },
   { id: "changes", title: "runs.changes", width: 184 },
