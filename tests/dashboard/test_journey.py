@@ -225,6 +225,13 @@ def test_applying_a_finding_starts_a_new_run(page: Page, api: httpx2.Client) -> 
     made = api.get("/runs/{}".format(page.url.rsplit("/", 1)[-1].partition("?")[0])).json()["spec"]
     assert (made["dataset"], made["target"], made["network"]) == (ref, "admit", [{"Dense": {"units": 16}}])
     assert made["training"].keys() <= {"optimizer", "epochs", "seed"}
+    # A run that is edited by hand names where it comes from too, and both are compared in one click.
+    page.get_by_role("link", name="Edit and run").click()
+    page.get_by_label("Epochs", exact=True).fill("3")
+    page.get_by_role("button", name="Start training").click()
+    page.wait_for_url(re.compile(r"/runs/run_\w+\?from=run_"))
+    page.get_by_role("link", name="compare with it").click()
+    expect(page.get_by_role("cell", name="/training/epochs")).to_be_visible()
 
 
 def test_a_new_run_is_fitserves_own_choice_until_a_layer_changes(page: Page, trained: list[str]) -> None:

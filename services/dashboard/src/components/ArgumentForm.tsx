@@ -97,7 +97,7 @@ function Input({ id, catalogue, argument, value, onChange, fallback }: FieldProp
     );
   }
   if (argument.type === "component" || argument.type === "number-or-component") {
-    return <ComponentInput id={id} catalogue={catalogue} argument={argument} value={value} onChange={onChange} unset={unset} />;
+    return <ComponentInput id={id} catalogue={catalogue} argument={argument} value={value} onChange={onChange} fallback={fallback} unset={unset} />;
   }
   if (argument.type === "integer" || argument.type === "number") {
     const number = typeof value === "number" ? value : null;
@@ -148,7 +148,7 @@ const START: Record<string, JsonObject> = {
 };
 
 /** A field for a Keras class: its name, with its own arguments below. */
-function ComponentInput({ id, catalogue, argument, value, onChange, unset }: FieldProps & { id: string; unset: string }) {
+function ComponentInput({ id, catalogue, argument, value, onChange, fallback, unset }: FieldProps & { id: string; fallback: string; unset: string }) {
   const t = useText();
   const group = argument.group ?? "";
   const classes = catalogue.classes(group);
@@ -178,7 +178,7 @@ function ComponentInput({ id, catalogue, argument, value, onChange, unset }: Fie
             </option>
           ))}
         </select>
-        {plain && <NumberInput label={argument.name} value={typeof value === "number" ? value : null} placeholder={unset} onChange={(next) => onChange(next ?? undefined)} />}
+        {plain && <NumberInput label={argument.name} value={typeof value === "number" ? value : null} placeholder={fallback} onChange={(next) => onChange(next ?? undefined)} />}
       </div>
       {info && !plain && info.arguments.length > 0 && (
         <div className="nested">

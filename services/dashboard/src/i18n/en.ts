@@ -381,6 +381,7 @@ export const en = {
   "run.noworker": "No workers are online.",
   "run.begins": "begins with the weights of",
   "run.frozen": "{layers} frozen",
+  "run.compare": "compare with it",
   "run.parent": "from",
   "run.progress": "Progress",
   "run.queued": "Queued; {n} {n:run|runs} ahead.",

@@ -382,6 +382,7 @@ export const zh: Record<keyof typeof en, string> = {
   "run.noworker": "目前沒有可用的工作程序。",
   "run.begins": "起始權重來自",
   "run.frozen": "{layers} 已凍結",
+  "run.compare": "與其比較",
   "run.parent": "來自",
   "run.progress": "進度",
   "run.queued": "排隊中，前面有 {n} 個訓練。",

@@ -57,7 +57,7 @@ export default function NewRun() {
       </div>
     );
   }
-  return <Builder key={`${from ?? ""}|${query.get("dataset") ?? ""}`} start={start} known={known} />;
+  return <Builder key={`${from ?? ""}|${query.get("dataset") ?? ""}`} start={start} known={known} from={from} />;
 }
 
 function firstText(dataset: string | null, target: string | null, known: readonly DatasetInfo[]): string | null {
@@ -96,7 +96,7 @@ function furtherTargets(spec: JsonObject): string[] {
   return spec.target.slice(1).flatMap((target) => nameOfTarget(target) ?? []);
 }
 
-function Builder({ start, known }: { start: string; known: readonly DatasetInfo[] }) {
+function Builder({ start, known, from }: { start: string; known: readonly DatasetInfo[]; from: string | null }) {
   const t = useText();
   const go = useNavigate();
   const catalogue = useCatalogue();
@@ -136,7 +136,7 @@ function Builder({ start, known }: { start: string; known: readonly DatasetInfo[
         if (notes.trim() !== "") await saveNotes(run.id, notes.trim()).catch(showError);
         return run;
       })
-      .then((run) => go(`/runs/${encodeURIComponent(run.id)}`))
+      .then((run) => go(`/runs/${encodeURIComponent(run.id)}${from === null ? "" : `?from=${encodeURIComponent(from)}`}`))
       .catch(showError)
       .finally(() => setSending(false));
   };

@@ -22,6 +22,7 @@ import { ago, moment, number, seconds, secondsUntil } from "../format";
 import { named, useText } from "../i18n";
 import { useSentence } from "../i18n/sentences";
 import { write, type JsonObject } from "../spec/document";
+import { useInAddress } from "../state/address";
 import { lastList } from "../state/lastList";
 
 export default function RunPage() {
@@ -53,6 +54,8 @@ function RunView({ run }: { run: RunDetail }) {
   const { dataset, target } = about(run.resolved);
   const imports = run.kind === "import";
   const made = importedDataset(run);
+  const [edited] = useInAddress("from"); // the run whose spec was edited to start this one
+  const origin = run.parent_id ?? (edited === "" ? null : edited);
   const begins = run.resolved.initial_weights as InitialWeights | null | undefined;
   const found: TabSpec[] = hasFound(run) ? [{ id: "found", title: t("tab.found"), content: () => <RunFound run={run} /> }] : [];
   const asked = ["ablate", "check", "folds"].some((key) => key in run.spec); // the default's folds are not what is looked for
@@ -77,10 +80,10 @@ function RunView({ run }: { run: RunDetail }) {
         <div>
           <div className="crumbs">
             <Link to={lastList()}>{t("nav.runs")}</Link>
-            {run.parent_id && (
+            {origin && (
               <>
                 {" "}
-                · {t("run.parent")} <Link to={`/runs/${encodeURIComponent(run.parent_id)}`}>{shortId(run.parent_id)}</Link>
+                · {t("run.parent")} <Link to={`/runs/${encodeURIComponent(origin)}`}>{shortId(origin)}</Link> · <Link to={`/compare?runs=${[origin, run.id].map(encodeURIComponent).join(",")}`}>{t("run.compare")}</Link>
               </>
             )}
           </div>

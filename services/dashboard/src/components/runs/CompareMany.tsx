@@ -30,6 +30,15 @@ const valueOf = (text: string | null): unknown => {
   }
 };
 
+/** As many of a path's last words as tell it from the others: `Dense/units`, or `0/Dense/units` and `1/Dense/units`. */
+export function briefly(path: string, paths: readonly string[]): string {
+  const end = (one: string, words: number) => one.split("/").slice(-words).join("/");
+  const most = path.split("/").length;
+  let words = Math.min(2, most);
+  while (words < most && paths.filter((one) => end(one, words) === end(path, words)).length > 1) words += 1;
+  return end(path, words);
+}
+
 /** What differs between many runs beside what they reached: a line for each run, and one setting against the figure. */
 export function CompareMany({ runs, metric }: { runs: readonly RunDetail[]; metric: string }) {
   const t = useText();
@@ -54,7 +63,7 @@ export function CompareMany({ runs, metric }: { runs: readonly RunDetail[]; metr
         <Scroll label={t("compare.parallel")}>
           <ParallelCoordinates
             label={t("compare.parallel")}
-            axes={[...settings.map((row) => axisOf(row.name.split("/").slice(-2).join("/"), row.values)), axisOf(metricName(metric), figures)]}
+            axes={[...settings.map((row) => axisOf(briefly(row.name, settings.map((one) => one.name)), row.values)), axisOf(metricName(metric), figures)]}
             good={good}
             chosen={good.indexOf(Math.max(...good))}
           />
