@@ -2,8 +2,8 @@
 
 When one read from an idle connection contains exactly a known head (see `request_cache`) and its body, the request is
 decoded at once and joined with the others of this iteration of the event loop: one inference call answers them all. At
-any step, anything unusual takes uvicorn's ordinary path with the very same bytes: errors, warnings, missing values,
-requests split over several reads, pipelining. So every answer except the plain one has a single implementation.
+any step, anything unusual takes uvicorn's ordinary path with the very same bytes: errors, warnings, unexpected missing
+values, requests split over several reads, pipelining. So every answer except the plain one has a single implementation.
 """
 
 from __future__ import annotations
