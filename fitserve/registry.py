@@ -34,14 +34,14 @@ class VersionFacts:
     version: int
     artifact: str
     retired: bool
-    run: str  # that its artifact must name
-    decisions: tuple[dict[str, Any], ...] | None = None  # that were changed; None: those of its manifest
-    error_rates: Mapping[str, float] = field(default_factory=dict)  # by output, where ground truth has moved them
+    run: str  # id of the run, which the artifact's manifest must contain
+    decisions: tuple[dict[str, Any], ...] | None = None  # changed decisions; None means those in the manifest
+    error_rates: Mapping[str, float] = field(default_factory=dict)  # by output, if ground truth has moved them
 
 
 @dataclass(frozen=True, slots=True)
 class LabelFacts:
-    """A label, for the prediction service. `artifact` is the version's own, or a kept epoch's."""
+    """A label, for the prediction service. `artifact` is the version's, or a kept epoch's."""
 
     label: str
     version: int
@@ -96,7 +96,7 @@ def add_version(session: Session, model: str, owner: str, run_id: str, artifact:
         return known
     check_name(session, model, owner)
     _create_if_missing(session, model, owner)
-    _change(session, model)  # on PostgreSQL this takes the row lock that serialises the numbering
+    _change(session, model)  # on PostgreSQL this takes the model's row lock, which serialises version numbers
     highest = session.scalar(select(func.max(Version.version)).where(Version.model == model))
     row = Version(
         model=model,
@@ -187,7 +187,7 @@ def set_label(
     weight: float | None = None,
     shadow: bool | None = None,
 ) -> Label:
-    """Point a label at a version, at once. `artifact` is a kept epoch's; `weight` makes it a canary.
+    """Point a label at a version, at once. `artifact` selects a kept epoch; `weight` makes the label a canary.
 
     `weight` and `shadow` of None change nothing. Raises BadInput, Conflict (a retired version), NotFound.
     """
@@ -248,7 +248,7 @@ def remove_label(session: Session, model: str, name: str) -> None:
 def rollback(session: Session, model: str, name: str = CHAMPION) -> Label:
     """Point a label back at its previous version.
 
-    A model without a champion serves its newest version: its rollback sets the champion to the version before.
+    A model without a champion serves its newest version, so a rollback makes the version before that the champion.
     Raises Conflict where there is no previous version, NotFound.
     """
     _change(session, model)
@@ -291,7 +291,7 @@ def set_loaded(session: Session, model: str, loaded: bool) -> None:
 
 
 def set_shared(session: Session, model: str, shared: bool, to: str = SHARING[0]) -> None:
-    """Set whether other owners can use a model, and what for: one of SHARING. Raises NotFound."""
+    """Set what other owners may use a model for: one of SHARING. Raises NotFound."""
     _change(session, model, shared=shared, sharing=to if shared else None)
 
 
@@ -322,7 +322,7 @@ def set_decisions(
     owner: str | None,
     key_id: str | None,
 ) -> DecisionChange:
-    """Put decisions of a version in force; those before stay in its history. Raises Conflict (retired), NotFound."""
+    """Set a version's decisions in force; earlier ones stay in its history. Raises Conflict (retired), NotFound."""
     _change(session, model)
     if version(session, model, number).retired_at is not None:
         raise Conflict(f"Version {number} of {model} is retired.", fix="Choose another version.")
@@ -347,7 +347,7 @@ def decision_changes(session: Session, model: str, number: int, limit: int | Non
 
 
 def _moved_decisions(session: Session, models: Sequence[str]) -> dict[tuple[str, int], tuple[dict[str, Any], ...]]:
-    """Return the decisions in force of these models' versions, where they were changed."""
+    """Return the decisions in force for these models' versions, if they were changed since training."""
     last = (
         select(func.max(DecisionChange.id))
         .where(DecisionChange.model.in_(models))
@@ -358,7 +358,7 @@ def _moved_decisions(session: Session, models: Sequence[str]) -> dict[tuple[str,
 
 
 def error_rates(session: Session, models: Sequence[str]) -> dict[tuple[str, int], dict[str, float]]:
-    """Return the error rates that ground truth has moved, by model and version, then by output."""
+    """Return error rates that ground truth has moved, by model and version, then by output."""
     rates: dict[tuple[str, int], dict[str, float]] = {}
     for row in session.scalars(select(AdaptiveLevel).where(AdaptiveLevel.model.in_(models))):
         rates.setdefault((row.model, row.version), {})[row.output] = row.error_rate
@@ -368,7 +368,7 @@ def error_rates(session: Session, models: Sequence[str]) -> dict[tuple[str, int]
 def move_error_rate(
     session: Session, model: str, number: int, output: str, asked: float, move: Callable[[float], float], rows: int
 ) -> float:
-    """Move the error rate of an output, from `asked` the first time. Returns the new one. Raises NotFound.
+    """Move the error rate of an output; the first move starts from `asked`. Returns the new rate. Raises NotFound.
 
     Incrementing the generation locks the model's row, so that moves follow one another.
     """

@@ -1,6 +1,6 @@
 """Tables: read with exact errors, understood, profiled, stored and split.
 
-The errors of a table that cannot be taken are defined here; they name row, column, value and what was expected.
+The errors for a refused table are defined here; they name the row, the column, the value and what was expected.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from fitserve.errors import BadInput, Malformed, Problem
 from fitserve.excerpts import excerpt_of_cell
 
-MAX_PROBLEMS = 20  # that one error shows
+MAX_PROBLEMS = 20  # problems shown in one error
 LENIENT_FIX = "Fix the row, or upload with lenient=true, which leaves such rows out and reports them."
 
 
@@ -35,7 +35,7 @@ class TableEmpty(TableUnreadable):
 
 
 def bad_value(row: int, column: str, received: Any, expected: str, note: str = "") -> Problem:
-    """Return the problem of a field whose value is not of its column's kind."""
+    """Return a problem for a value that does not fit its column's kind."""
     detail = f"Row {row}, column {column!r}: {excerpt_of_cell(received)!r} is not {expected}.{note}"
     fix = f"{LENIENT_FIX} If the column is of another kind, say so: kinds.{column}=categorical."
     if expected != "a text" and isinstance(received, str) and received.strip():
@@ -48,7 +48,8 @@ def refuse(problems: Iterable[Problem], total: int | None = None) -> TableRefuse
     """Return the error for a table with these problems; it shows the first ones. `total` counts those not listed."""
     ordered = sorted(problems, key=lambda problem: (problem.row or 0, problem.column or ""))
     count = total or len(ordered)
-    if len(ordered) > 1 and {problem.row for problem in ordered} == {1}:  # units, or a second header
+    # only the first row fails: it may hold units, or be a second header
+    if len(ordered) > 1 and {problem.row for problem in ordered} == {1}:
         fix = "Is row 1 part of the header? Take it out of the file, or upload with lenient=true, which leaves it out."
         ordered = [replace(problem, fix=fix) for problem in ordered]
     more = f" ({count} problems.)" if count > 1 else ""

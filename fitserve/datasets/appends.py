@@ -39,7 +39,7 @@ from fitserve.settings import Limits
 from fitserve.tables import Dataset
 from fitserve.wire.datasets import UploadOptions
 
-JOIN_ROWS = 65_536  # copied at a time when rows are appended
+JOIN_ROWS = 65_536  # rows copied at a time
 
 
 def append_rows(
@@ -56,9 +56,8 @@ def append_rows(
 ) -> tuple[Dataset, bool]:
     """Create a version with the parent's rows, then those of an upload with the same columns (in any order).
 
-    A `batch` that was appended to the name before is not appended again: its version is returned, and False. With
-    `follow`, rows are added to the name's newest version, also where another append is committed meanwhile; else to
-    this parent.
+    A `batch` that was already appended to this name is not appended again: its version and False are returned. With
+    `follow`, rows go to the name's newest version, even if another append commits meanwhile; otherwise to this parent.
 
     Raises BadInput and its subclasses with row and column of the upload; Conflict for a batch of other rows.
     """
@@ -81,7 +80,7 @@ class Outdated(Exception):
 
 
 def find_batch(session: Session, parent: Dataset, batch: str | None, sha256: str) -> Dataset | None:
-    """Return the version that a batch was appended in. Raises Conflict where that batch had other rows."""
+    """Return the version that contains a batch. Raises Conflict if that batch had other rows."""
     if batch is None:
         return None
     same = Dataset.source["appended"]["batch"].as_string() == batch
@@ -110,7 +109,7 @@ def _append(
     batch: str | None,
     follow: bool,
 ) -> tuple[Dataset, bool]:
-    """Append to one version. Raises Outdated where it must be the newest, and is not any more."""
+    """Append to one version. Raises Outdated if it must be the newest and no longer is."""
     with scratch_folder(scratch) as folder:
         part_folder = folder / "part"
         part_folder.mkdir()
@@ -141,7 +140,7 @@ def _append(
 def parse_part(
     parent: Dataset, received: ReceivedFile, options: UploadOptions, limits: Limits, folder: Path
 ) -> IngestedTable:
-    """Parse rows that are to be appended, as the parent's are. Raises BadInput and its subclasses."""
+    """Parse rows to append, in the same way as the parent's. Raises BadInput and its subclasses."""
     formats = {column["name"]: ColumnFormat.model_validate(column.get("format", {})) for column in parent.columns}
     stated = options.model_copy(
         update={
@@ -188,7 +187,7 @@ def append_parts(
 
 
 def _kinds_that_keep_storage(parent: Dataset) -> dict[str, Kind]:
-    """Return kinds under which appended texts are parsed to the parent's storage: codes keep their leading zeros."""
+    """Return kinds that parse appended texts to the parent's storage, so that codes keep their leading zeros."""
     by_storage: dict[str, Kind] = {
         "string": "categorical",
         "timestamp": "datetime",
@@ -217,7 +216,7 @@ def _check_same_columns(parent: Dataset, path: Path, options: UploadOptions, lim
 
 
 def _concatenate(parts: Sequence[Path], target: Path) -> None:
-    """Write the rows of all parts under types that hold them; the columns are the first part's."""
+    """Write the rows of all parts, with column types wide enough for all; the columns are the first part's."""
     schemas = [pq.read_schema(part) for part in parts]
     schema = pa.schema(
         [(name, functools.reduce(common_type, (one.field(name).type for one in schemas))) for name in schemas[0].names]

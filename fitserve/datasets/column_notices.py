@@ -1,6 +1,6 @@
-"""Notices about one column: how it is read where it could be read otherwise, why it stays text, what is unusual in it.
+"""Notices about one column: an ambiguous reading, the reason why it stays text, unusual values.
 
-Each names the option that decides otherwise. None changes a value.
+Each notice names the option that changes the decision. Notices never change a value.
 """
 
 from __future__ import annotations
@@ -28,16 +28,17 @@ from fitserve.wire.notices import Notice
 MAGNITUDES = frozenset(
     ("K", "k", "M", "B", "T", "mn", "bn", "Mio", "Mio.", "Mrd", "Mrd.", "Tsd", "Tsd.", "万", "億", "亿")
 )
-# Numbers that tables use where a value is missing. Those that are usual values too have to stand further apart.
+# Numbers that stand for missing values in tables. One that is also an ordinary value must be further from the others.
 PLACEHOLDERS = frozenset(
     sign * number
     for number in (*(10**digits - 1 for digits in range(1, 10)), 99.9, 99.99, 999.9, 999.99, 9999.9, 9999.99)
     for sign in (1, -1)
 ) | {0, -1, -2, -7, -8, -88, -888, -8888, -32768, -999.25, 8888, 88888, 1e20, 1e30, -1e30, -2147483648}
-FEWEST_OTHERS = 10  # different values beside the placeholder: fewer are codes, of which one may be -1 or 9
-APART = 0.2  # of the range of the other values; the only negative number among them is apart anyhow
-RAREST = 0.002  # of the rows; a single extreme value is an outlier
-# Days since 1970 that programs write where there is none.
+# least distinct values besides the placeholder; with fewer they are codes, and -1 or 9 may be one of them
+FEWEST_OTHERS = 10
+APART = 0.2  # least distance, as a share of the other values' range; a single negative number always counts as apart
+RAREST = 0.002  # least share of the rows; a single extreme value is an outlier
+# Days since 1970 that programs write for a missing date.
 DATES = frozenset(
     (date(*one) - date(1970, 1, 1)).days
     for one in (
@@ -46,13 +47,13 @@ DATES = frozenset(
     )
 )
 USUAL_YEARS = (1600, 2200)
-MAX_VERSIONS = 60  # different texts that may be versions
+MAX_VERSIONS = 60  # most distinct texts that may be version numbers
 YEARS_APART = 3 * 365  # days
 _PLAIN = r"[+-]?\d{1,15}(?:[.,]\d{1,15})?"
 _MONTH = r"(?i:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]{0,6}\.?"
 _SHORT = r"(?:0|[1-9]\d{0,3})(?:[.,]\d{1,4})?"
-# Notations of numbers that are not read: each group is what they are called, with blanks for the underscores. Compiling
-# it takes a twentieth of the start of a process, and few of them look at texts.
+# Number notations that are not parsed; a group's name is the notation's, with underscores for blanks. Compiled on first
+# use: it takes a twentieth of a process's start, and few processes look at texts.
 _QUANTITY = (
     r"(?P<hexadecimal_numbers>[+-]?0[xX][0-9a-fA-F]{1,16})"
     r"|(?P<fractions>[+-]?(?:\d{1,3} )?\d{1,3} ?[/\u2044] ?\d{1,3}|\d{0,9} ?[½¼¾⅓⅔⅛⅜⅝⅞])"
@@ -93,14 +94,14 @@ _NUMBER = re.compile(_PLAIN)
 _DEGREES_AND_MINUTES = r"^\s*(?:\d{1,2}|[01]\d{2})[0-5]\d\.\d{2,9}\s*$"  # 4807.038
 _HEMISPHERES = (pa.array(["N", "S"]), pa.array(["E", "W"]))
 _CODE_LIKE = re.compile(r"\d{1,15}[eE]\d{1,3}")
-MAX_EXPONENTS = 1_000  # different texts that are looked at
-MEANT = 0.95  # of a column's texts
+MAX_EXPONENTS = 1_000  # most distinct texts examined
+MEANT = 0.95  # share of a column's texts
 
 
 def note_numbers(
     name: str, texts: pa.Array, stated: ColumnFormat, format: ColumnFormat, evidence: NumberEvidence, doubt: str
 ) -> Iterable[Notice]:
-    """Note how numbers are read where that is not evident; `doubt` is why their decimal sign was not proven."""
+    """Note how ambiguous numbers are read; `doubt` is why their decimal sign is not certain."""
     option = f"formats.{name}"
     if doubt:
         sign = next(iter(evidence.either))
@@ -161,7 +162,7 @@ def note_numbers(
 def note_times(
     name: str, stated: ColumnFormat, format: ColumnFormat, evidence: TimeEvidence, prior: FilePrior
 ) -> Iterable[Notice]:
-    """Note how times are read where their texts do not prove it."""
+    """Note how times are read if their texts are ambiguous."""
     option = f"formats.{name}"
     proven = evidence.day_first or evidence.month_first
     decided = stated.time or prior.order
@@ -201,7 +202,7 @@ def note_times(
 
 
 def note_unread_numbers(name: str, texts: pa.Array, evidence: NumberEvidence | None) -> list[Notice]:
-    """Note a column of texts of which most are numbers, or numbers with something beside them."""
+    """Note a text column in which most values are numbers, or numbers with other characters."""
     if evidence is None or not evidence.texts or has_leading_zeros(texts):
         return []
     if evidence.behind == evidence.numbers:
@@ -222,20 +223,21 @@ def note_unread_numbers(name: str, texts: pa.Array, evidence: NumberEvidence | N
 
 
 def _note_unread_units(name: str, texts: pa.Array, evidence: NumberEvidence) -> Iterable[Notice]:
-    """Note a column of texts that are numbers with a unit that is not read."""
+    """Note a text column of numbers whose unit is not understood."""
     units = [unit for unit, _ in evidence.units.most_common()]
     if (
         len(units) > 4
         or {*units} <= {"st", "nd", "rd", "th"}
         or any(unit[-1] in "<>≤≥~≈±=" for unit in units)
-        or (len(units) > 1 and {*units} <= {*"NSEWO"})  # the sign of a coordinate, which is no unit
+        or (len(units) > 1 and {*units} <= {*"NSEWO"})  # N, S, E, W, O mark a coordinate's direction and are no units
         or (evidence.prefixed and not all(map(is_known_unit, units)) and not _are_amounts(units, evidence))
     ):
         return
     example = next((text for text in texts[:1000].to_pylist() if units[0] in text), "").strip()
     listed = ", ".join(units)
     mixed = len(units) > 1
-    if {*units} <= MAGNITUDES and (mixed or evidence.bare):  # 5 K alone may be a temperature
+    # K alone may be kelvin; beside other multipliers or bare numbers it means a thousand
+    if {*units} <= MAGNITUDES and (mixed or evidence.bare):
         yield Notice(
             code="magnitudes",
             message=f"{name!r} is left as text: its numbers have multipliers ({listed}), which are not read.",
@@ -254,7 +256,7 @@ def _note_unread_units(name: str, texts: pa.Array, evidence: NumberEvidence) -> 
 
 
 def note_unread_times(name: str, evidence: TimeEvidence | None) -> list[Notice]:
-    """Note a column of texts of which most are times, or times in different orders of day and month."""
+    """Note a text column in which most values are times, or times that disagree on the order of day and month."""
     if evidence is None or not evidence.readable or evidence.readable < HALF * evidence.texts:
         return []
     if evidence.readable >= SHARE * evidence.texts and evidence.day_first and evidence.month_first:
@@ -267,7 +269,7 @@ def note_unread_times(name: str, evidence: TimeEvidence | None) -> list[Notice]:
 
 
 def note_leading_zeros(name: str, texts: pa.Array) -> tuple[Notice, ...]:
-    """Note that a column of numbers is text because some of them begin with zeros, as codes do."""
+    """Note that a column stays text because some of its numbers have leading zeros, as codes do."""
     codes = texts.filter(pc.match_substring_regex(texts, "^0[0-9]"))[:1].to_pylist()
     message = f"{name!r} stays text: as numbers, its values would lose the zeros that they begin with."
     option = f"kinds.{name}=numeric"
@@ -284,7 +286,7 @@ def note_leading_zeros(name: str, texts: pa.Array) -> tuple[Notice, ...]:
 
 
 def note_odd_values(name: str, storage: Storage, odd: str, fit: int, values: int) -> Notice:
-    """Note that a column is text although most of its values are numbers or times; `odd` is one that is neither."""
+    """Note that a column stays text although most of its values are numbers or times; `odd` is an exception."""
     is_time = storage == "timestamp"
     what = "times" if is_time else "numbers"
     return Notice(
@@ -297,7 +299,7 @@ def note_odd_values(name: str, storage: Storage, odd: str, fit: int, values: int
 
 
 def keep_digits(name: str) -> dict[str, Any]:
-    """Return what a plan says of whole numbers that stay text because float64 does not hold their digits."""
+    """Return the plan that keeps integers as text because float64 cannot hold all their digits."""
     notice = Notice(
         code="digits_kept",
         message=f"{name!r} stays text: as numbers, its values would lose digits.",
@@ -309,13 +311,13 @@ def keep_digits(name: str) -> dict[str, Any]:
 
 
 def _are_amounts(units: Sequence[str], evidence: NumberEvidence) -> bool:
-    """Return whether what stands before numbers is a currency's sign, or a word before fractions: Room 5 is a name."""
+    """Return whether the prefix marks an amount: a currency sign, or a word before decimals. "Room 5" is a name."""
     have_fractions = bool(evidence.comma or evidence.point)
     return all(category(unit[-1]) == "Sc" or (have_fractions and unit[-1].isalpha()) for unit in units)
 
 
 def as_read(text: str, format: ColumnFormat) -> str:
-    """Return a number as it is read; "" where it is not read."""
+    """Return how a number is parsed; "" if it is not parsed."""
     try:
         return f"{numbers.read_number(text, format):.15g}"
     except ValueError:
@@ -330,7 +332,7 @@ def _day_of(text: str, format: ColumnFormat) -> str:
 
 
 def note_placeholder(name: str, texts: pa.Array, numbers: pa.Array) -> Notice | None:
-    """Note a number that may stand for a missing value: repeated, far from all others, a usual placeholder.
+    """Note a number that may stand for a missing value: a common placeholder, repeated, far from all others.
 
     `numbers` are what `texts` were read as; numbers of a typed column stand for their own texts.
     """
@@ -362,9 +364,9 @@ def note_placeholder(name: str, texts: pa.Array, numbers: pa.Array) -> Notice | 
 
 
 def note_placeholder_date(name: str, texts: pa.Array, moments: pa.Array) -> Notice | None:
-    """Note a day that may stand for a missing one: repeated, years from all others, a usual placeholder.
+    """Note a day that may stand for a missing date: a common placeholder, repeated, years from all others.
 
-    `moments` are what `texts` were read as: microseconds since 1970.
+    `moments` are the parsed `texts`, in microseconds since 1970.
     """
     values = moments.fill_null(0).to_numpy(zero_copy_only=False)
     present = ~moments.is_null().to_numpy(zero_copy_only=False)
@@ -392,12 +394,12 @@ def note_placeholder_date(name: str, texts: pa.Array, moments: pa.Array) -> Noti
 
 
 def note_quantities(name: str, texts: Sequence[str]) -> Notice | None:
-    """Note a column of texts that all mean numbers in a notation that is not read: 0x1F, 3/4, 08:30, 5'11"."""
+    """Note a text column of numbers in a notation that is not parsed: 0x1F, 3/4, 08:30, 5'11"."""
     present = [text.strip() for text in texts[:1000] if text.strip()]
     counts = Counter(match.lastgroup for text in present if (match := re.fullmatch(_QUANTITY, text)))
     what, count = counts.most_common(1)[0] if counts else (None, 0)
     plain = sum(_NUMBER.fullmatch(text) is not None for text in present)
-    # Other notations may stand beside the usual one: 60+ below 10-20.
+    # Other notations may occur beside the main one: "60+" below "10-20".
     if what is None or counts.total() < 2 or count * 2 < len(present) or counts.total() + plain < MEANT * len(present):
         return None
     example = next(text for text in present if re.fullmatch(_QUANTITY, text))
@@ -412,7 +414,7 @@ def note_quantities(name: str, texts: Sequence[str]) -> Notice | None:
 
 
 def note_lost_zeros(name: str, texts: pa.Array, format: ColumnFormat) -> Notice | None:
-    """Note 3.9 beside 3.10: programs write amounts with one number of decimals, or without the zeros at their end."""
+    """Note 3.9 beside 3.10, which may be versions: amounts have a fixed number of decimals or no trailing zeros."""
     distinct = texts[:50_000].unique()
     if len(distinct) > MAX_VERSIONS:
         return None
@@ -433,7 +435,7 @@ def note_lost_zeros(name: str, texts: pa.Array, format: ColumnFormat) -> Notice 
 
 
 def note_exponents(name: str, texts: pa.Array) -> Notice | None:
-    """Note numbers such as 12E3: programs write 1.2e+04, people write codes and parts of hashes so."""
+    """Note numbers such as 12E3, which may be codes or parts of hashes: programs write numbers as 1.2e+04."""
     distinct = texts[:50_000].unique()[:MAX_EXPONENTS].to_pylist()
     exponents = [text.strip() for text in distinct if "e" in text.lower() and any(map(str.isdigit, text))]
     if not exponents or not all(_CODE_LIKE.fullmatch(text) for text in exponents):
@@ -451,7 +453,7 @@ def note_exponents(name: str, texts: pa.Array) -> Notice | None:
 
 
 def note_telephone_numbers(name: str, texts: pa.Array) -> Notice | None:
-    """Note texts that are all a plus and 7 to 15 digits, as telephone numbers are: they stay text."""
+    """Note a column of telephone numbers (a plus and 7 to 15 digits), which stays text."""
     if not len(texts) or texts[0].as_py().strip()[:1] != "+":
         return None
     if not pc.all(pc.match_substring_regex(texts, r"^\s*\+[1-9][0-9]{6,14}\s*$")).as_py():
@@ -466,7 +468,7 @@ def note_telephone_numbers(name: str, texts: pa.Array) -> Notice | None:
 
 
 def note_packed_coordinates(name: str, texts: pa.Array, beside: str, signs: pa.Array) -> Notice | None:
-    """Note degrees and minutes in one number, as GPS receivers write them: 4807.038 before a column of N and S."""
+    """Note degrees and minutes packed into one number, as GPS receivers do: 4807.038 before a column of N and S."""
     if not len(texts) or not len(signs) or not re.match(_DEGREES_AND_MINUTES, texts[0].as_py()):
         return None
     if not any(pc.all(pc.is_in(pc.utf8_trim_whitespace(signs), one)).as_py() for one in _HEMISPHERES):
@@ -487,7 +489,7 @@ def note_packed_coordinates(name: str, texts: pa.Array, beside: str, signs: pa.A
 
 
 def note_unusual_years(name: str, moments: pa.Array) -> Notice | None:
-    """Note dates that are all of years far from ours. `moments`: microseconds since 1970."""
+    """Note dates that all lie in years far from the present. `moments`: microseconds since 1970."""
     low, high = (value.as_py() for value in pc.min_max(moments).values())
     if low is None:
         return None

@@ -1,7 +1,7 @@
-"""A column of texts as typed values, under a plan that is proposed from a sample and checked against every row.
+"""Parse a column of texts to typed values, under a plan that is proposed from a sample and checked on every row.
 
-A plan that does not fit the whole file is revised at the end of the pass (`ColumnParser.next_plan`), and the file is
-read once more: a proof that comes late counts as one that comes early.
+If the plan does not fit the whole file, it is revised at the end of the pass (`ColumnParser.next_plan`) and the file is
+read once more. Evidence late in the file therefore counts as much as early evidence.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from fitserve.parsing.numbers import has_leading_zeros
 from fitserve.parsing.words import FALSE, TRUE
 from fitserve.wire.notices import Notice
 
-MAX_SPELLINGS = 50  # distinct bad texts that are remembered
-MAX_EXAMPLES = 300  # distinct good texts that are remembered
-VALUES = ("int64", "float64", "timestamp")  # storage of numbers and times
+MAX_SPELLINGS = 50  # most distinct bad texts remembered
+MAX_EXAMPLES = 300  # most distinct good texts remembered
+VALUES = ("int64", "float64", "timestamp")  # storage classes of numbers and times
 _BLANK = (*(" " * count for count in range(1, 33)), "\t", "\u00a0")
 
 
@@ -52,7 +52,7 @@ def storage_of(arrow_type: pa.DataType) -> Storage:
 
 
 def as_texts(column: pa.Array) -> pa.Array:
-    """Return typed values as the texts of their labels: 1.0 is "1", true is "true"."""
+    """Return typed values as label texts: 1.0 is "1", true is "true"."""
     codes, labels = labels_of(column)
     indices = pa.array(codes, pa.int64(), mask=codes < 0)
     return pa.DictionaryArray.from_arrays(indices, pa.array(labels, pa.string())).dictionary_decode()
@@ -65,15 +65,15 @@ class ColumnParser:
         self.name = name
         self.plan = plan
         self.first_plan = plan
-        self.good = self.bad = 0  # values that fit the plan, and those that do not
-        self.bad_values: list[tuple[int, str]] = []  # the first of them: row and text
+        self.good = self.bad = 0  # numbers of values that fit the plan, and that do not
+        self.bad_values: list[tuple[int, str]] = []  # row and text of the first bad values
         self.bad_spellings = Counter[str]()
         self.examples: list[str] = []  # good texts of the first batch
         self.read_as_missing = Counter[str]()  # texts that were read as missing, counted
-        self.blanks = Counter[str]()  # texts of blanks alone, which are missing
-        self.label_counts: Mapping[str, int] = {}  # how often each label occurs that spells a missing value elsewhere
-        self.naive = self.zoned = 0  # times without a zone, and with one
-        self.notices: list[Notice] = []  # what was decided for this column; part of the upload's answer
+        self.blanks = Counter[str]()  # texts of blanks only, which count as missing
+        self.label_counts: Mapping[str, int] = {}  # counts of labels that would spell a missing value in other columns
+        self.naive = self.zoned = 0  # numbers of times without a zone, and with one
+        self.notices: list[Notice] = []  # decisions about this column; part of the upload's response
         self._tried = [plan]
 
     @property
@@ -98,7 +98,7 @@ class ColumnParser:
         return plan.format.change(**update) if update else plan.format
 
     def parse(self, values: pa.Array, rows: np.ndarray) -> tuple[pa.Array, np.ndarray | None]:
-        """Return values of the plan's type and, where the plan is strict, a mask (bool) of those that do not fit.
+        """Return values of the plan's type and, if the plan is strict, a mask (bool) of values that do not fit.
 
         `rows` are the row numbers of `values`, for error messages.
         """
@@ -119,7 +119,7 @@ class ColumnParser:
         return self._merge_labels(values), None
 
     def _without_missing(self, values: pa.Array) -> pa.Array:
-        """Return the values, null where they spell a missing one; such spellings are counted."""
+        """Return the values with null for spellings of a missing value, and count those spellings."""
         plan = self.plan
         is_value = plan.storage != "string"
         in_any_case = {*plan.format.also_missing, *(SOFT_MISSING if plan.soft_missing and is_value else ())}
@@ -159,7 +159,7 @@ class ColumnParser:
         return self._check(values, parsed, bad, rows)
 
     def _without_missing_numbers(self, parsed: pa.Array, texts: pa.Array) -> pa.Array:
-        """Return the numbers, null where they stand for a missing value in another spelling: -999.0 where -999 does."""
+        """Return the numbers with null for other spellings of a missing number: -999.0 if -999 is missing."""
         if not self.plan.format.missing_numbers:
             return parsed
         meant = pa.array(sorted(self.plan.format.missing_numbers), pa.float64())
@@ -178,7 +178,7 @@ class ColumnParser:
         return self._check(values, micros.cast(self.plan.arrow_type), bad, rows)
 
     def _parse_booleans(self, values: pa.Array, rows: np.ndarray) -> tuple[pa.Array, np.ndarray | None]:
-        """Accept every usual spelling where the request says boolean, else `true` and `false` alone."""
+        """Accept every common spelling if the request states boolean, else only `true` and `false`."""
         stated = self.plan.stated_kind == "boolean"
         words = pc.utf8_lower(pc.utf8_trim_whitespace(values))
         yes = pc.is_in(words, pa.array(sorted(TRUE) if stated else ["true"]))
@@ -188,7 +188,7 @@ class ColumnParser:
         return self._check(values, pc.if_else(known, parsed, pa.scalar(None, parsed.type)), bad, rows)
 
     def _merge_labels(self, values: pa.Array) -> pa.Array:
-        """Return the labels that texts stand for."""
+        """Map texts to their labels."""
         format = self.plan.format
         if not (format.trim or format.labels):
             return values
@@ -199,7 +199,7 @@ class ColumnParser:
     def _check(
         self, texts: pa.Array, parsed: pa.Array, bad: np.ndarray, rows: np.ndarray
     ) -> tuple[pa.Array, np.ndarray | None]:
-        """Count and remember bad values; a column with too many of them is text."""
+        """Count and remember bad values; a column with too many becomes text."""
         count = int(bad.sum())
         self.good += len(texts) - texts.null_count - count
         if not count:
@@ -222,24 +222,24 @@ class ColumnParser:
         return texts, None
 
     def _note_odd(self) -> tuple[Notice, ...]:
-        """Note a column that is text because a few of its values are not of the type of all others."""
+        """Note a column that stays text because a few of its values differ in type from all others."""
         if self.good < self.bad or self.plan.storage not in VALUES:
             return ()
         odd = next(iter(self.bad_spellings))
         return (note_odd_values(self.name, self.plan.storage, odd, self.good, self.good + self.bad),)
 
     def _better_plan(self) -> ColumnPlan | None:
-        """Return a plan that reads the bad texts as well as the others; None where there is none."""
+        """Return a plan that parses the bad texts too, along with the others; None if there is none."""
         texts = [*self.bad_spellings, *self.examples]
         plan = propose_again(self.name, self.plan, texts)
         return plan if plan is not None and plan not in self._tried and plan != self.first_plan else None
 
     def next_plan(self, labels: Mapping[str, int] | None = None) -> ColumnPlan:
-        """Return the plan for another pass over the file; where it is the same, this pass is final.
+        """Return the plan for another pass over the file; an unchanged plan makes this pass final.
 
-        Words that stand for a missing value are missing. A few other bad values among many good ones (1 in 100, or up
-        to 3 in at least 60) are errors, so the plan becomes strict; more of them mean that the column is text.
-        `labels` are a column's texts and how often they occur.
+        Words that stand for a missing value are read as missing. A few other bad values among many good ones (1 in 100,
+        or up to 3 in at least 60) are errors, so the plan becomes strict; more of them make the column text. `labels`
+        are the column's texts with their counts.
         """
         plan, total = self.plan, self.good + self.bad
         if plan.storage == "string" and labels is not None and not plan.typed and plan.stated_kind != "text":
@@ -262,7 +262,7 @@ class ColumnParser:
         return as_text_plan(plan, self._note_odd())
 
     def finish(self, labels: Mapping[str, int]) -> None:
-        """Write the notices of what was decided, once the pass is final; `labels` and how often they occur."""
+        """Write notices about decisions once the pass is final. `labels` are the column's texts with their counts."""
         plan, self.label_counts = self.plan, labels
         self.notices += plan.notices
         if self.zoned and self.naive:
@@ -284,7 +284,7 @@ class ColumnParser:
             self._note_soft()
 
     def _note_words(self) -> None:
-        """Note words that were read as missing, or as labels, in a column of texts."""
+        """Note words in a text column that were read as missing or, although they could be missing, as labels."""
         plan, name = self.plan, self.name
         if self.blanks and plan.stated.missing is None:
             self.notices.append(
@@ -323,7 +323,7 @@ class ColumnParser:
                 )
 
     def _note_spellings(self) -> None:
-        """Note spellings that are one label now, and labels that differ in case alone."""
+        """Note spellings that were merged to one label, and labels that differ only in case."""
         format, stated, name = self.plan.format, self.plan.stated, self.name
         if format.trim and not stated.trim and not self.plan.trim:
             self.notices.append(
@@ -370,7 +370,7 @@ class ColumnParser:
             )
 
     def _note_soft(self) -> None:
-        """Note words that were read as missing because everything else in the column is a number or a time."""
+        """Note words that were read as missing because all other values are numbers or times."""
         format, stated = self.plan.format, self.plan.stated
         decided = {*(SOFT_MISSING if self.plan.soft_missing else ()), *format.also_missing} - {
             word.lower() for word in stated.also_missing

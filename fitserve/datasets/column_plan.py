@@ -11,8 +11,8 @@ from fitserve.parsing import ColumnFormat, TimeFormat
 from fitserve.parsing.column_format import PLAIN
 from fitserve.wire.notices import Notice
 
-SHARE = 0.95  # of a column's values that must be numbers, or times
-MOSTLY = 0.75  # of a column of texts that are numbers: a notice says why it stays text
+SHARE = 0.95  # least share of a column's values that must be numbers, or times
+MOSTLY = 0.75  # share of numbers in a text column from which a notice explains why it stays text
 HALF = 0.5
 _ARROW_TYPES: dict[Storage, pa.DataType] = {
     "int64": pa.int64(),
@@ -36,17 +36,17 @@ class ColumnPlan:
 
     storage: Storage
     format: ColumnFormat = PLAIN
-    zoned: bool = False  # times name their zone
-    trim: bool = False  # blanks around a value mean nothing
+    zoned: bool = False  # times include their zone
+    trim: bool = False  # remove blanks around values
     soft_missing: bool = False  # the texts of `parsing.missing.SOFT_MISSING` are missing
     strict: bool = False  # values that do not fit are refused instead of changing the plan
     typed: bool = False  # values have a type already (Parquet, Arrow) and keep it
-    quoted: bool = False  # the reader has taken care of unquoted spellings of missing: what is left was quoted
+    quoted: bool = False  # the reader has already replaced unquoted spellings of missing; those that remain were quoted
     stated_kind: Kind | None = None  # as the request says
     stated: ColumnFormat = PLAIN  # as the request says
     prior: FilePrior | None = field(default=None, compare=False, repr=False)
-    open_decimal: bool = field(default=False, compare=False)  # no value proves the decimal sign
-    open_order: bool = field(default=False, compare=False)  # no value proves the order of day and month
+    open_decimal: bool = field(default=False, compare=False)  # no value decides what the decimal sign is
+    open_order: bool = field(default=False, compare=False)  # no value decides the order of day and month
     evidence: str = field(default="", compare=False)
     notices: tuple[Notice, ...] = field(default=(), compare=False)
 
@@ -58,19 +58,19 @@ class ColumnPlan:
 
     @property
     def expected(self) -> str:
-        """What a value should have been, for an error message."""
+        """The expected form of a value, for error messages."""
         return "a boolean" if self.stated_kind == "boolean" else _EXPECTED[self.storage]
 
 
 @dataclass(frozen=True)
 class FilePrior:
-    """What the request states for the whole file, and what one column says about another."""
+    """Options for the whole file, and evidence from one column that applies to the others."""
 
     decimal: str | None = None  # as the request says
     thousands: str | None = None
     order: TimeFormat | None = None
-    european: bool = False  # fields are not separated by commas, so that a comma may be a decimal sign
-    proven_decimal: str | None = None  # by other columns
+    european: bool = False  # commas do not separate fields, so one may be a decimal sign
+    proven_decimal: str | None = None  # as other columns show
     decimal_proof: str = ""
     proven_order: TimeFormat | None = None
     order_proof: str = ""

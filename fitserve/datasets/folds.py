@@ -1,4 +1,4 @@
-"""Divide rows into folds by a split's rule: each fold is held out by one member of an ensemble."""
+"""Divide rows into folds by a split's method; each member of an ensemble holds out one fold."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Fold:
-    """Row numbers (from 0), sorted: those that a member trains on, and those that it is held back from."""
+    """One member's rows: sorted row numbers (from 0) to train on, and to hold out."""
 
     train: Rows
     held_out: Rows
 
 
 def divide(table: pa.Table, rows: Rows, spec: SplitSpec, members: int, seed: int, target: str) -> list[Fold]:
-    """Divide `rows` of the table into as many folds as there are members. Raises BadInput.
+    """Divide `rows` of the table into one fold for each member. Raises BadInput.
 
-    Every row is held out once; of a time split, the later half of the rows is, and a member trains on all rows before
-    its fold.
+    Every row is held out once. With a time split only the later half of the rows is held out, and a member trains on
+    all rows before its fold.
     """
     generator = np.random.default_rng(np.random.SeedSequence([0xF01D5, seed]))
     by = spec.by or (target if spec.method == "stratified" else None)
@@ -57,7 +57,7 @@ def divide(table: pa.Table, rows: Rows, spec: SplitSpec, members: int, seed: int
 
 
 def _by_group(column: pa.ChunkedArray, members: int, generator: np.random.Generator) -> Rows:
-    """Return each row's fold: the largest groups first, each to the fold with the fewest rows; missing is a group."""
+    """Return each row's fold: largest groups first, each into the fold with the fewest rows; missing is a group."""
     codes, labels = labels_of(column)
     codes = np.where(codes < 0, len(labels), codes)
     sizes = np.bincount(codes, minlength=len(labels) + 1)
@@ -77,7 +77,7 @@ def _by_group(column: pa.ChunkedArray, members: int, generator: np.random.Genera
 
 
 def held_out_by(folds: Iterable[Fold], rows: Rows) -> Rows:
-    """Return which fold holds out each of these rows, -1 where none does."""
+    """Return the fold that holds out each of these rows, -1 if none does."""
     member = np.full(len(rows), -1, np.int64)
     for index, fold in enumerate(folds):
         member[np.isin(rows, fold.held_out)] = index

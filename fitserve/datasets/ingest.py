@@ -1,7 +1,7 @@
-"""From an uploaded file to a dataset: parsed in batches to Parquet, while kinds are inferred and the profile computed.
+"""Turn an uploaded file into a dataset: parse it to Parquet in batches, infer kinds, compute the profile.
 
-Usually one pass: each column's plan is proposed from a sample of the whole file and checked on every row. Where a plan
-does not fit, the pass goes on to see the rest, and the file is read once more under revised plans.
+Usually one pass: each column's plan is proposed from a sample of the whole file and checked on every row. If a plan
+does not fit, the pass still reads the rest, and the file is then read once more under revised plans.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from fitserve.settings import MB, Limits
 from fitserve.wire.datasets import UploadOptions
 from fitserve.wire.notices import Notice
 
-MAX_PASSES = 6  # over the file: each but the last one has found a column that its plan does not fit
-GROUP_ROWS = 65_536  # of a Parquet row group: large enough to compress well, small enough to be read alone
+MAX_PASSES = 6  # passes over the file; each but the last found a column whose plan did not fit
+GROUP_ROWS = 65_536  # rows in a Parquet row group: enough to compress well, few enough to be read alone
 GROUP_BYTES = 16 * MB
-SAMPLE_ROWS = 100_000  # that quantiles and histograms are computed from: an error of a third of a per cent of the rows
-SAMPLE_BYTES = 48 * MB  # of wide rows, fewer are kept
-MAX_NOTICES = 100  # of one table
-MAX_LEFT_OUT = 0.1  # of the rows, in lenient mode; one row may always go
+SAMPLE_ROWS = 100_000  # rows for quantiles and histograms; their error is about a third of a per cent of the rows
+SAMPLE_BYTES = 48 * MB  # limits the sample of wide rows
+MAX_NOTICES = 100  # notices on one table
+MAX_LEFT_OUT = 0.1  # largest share of rows left out in lenient mode; one row may always be left out
 
 
 @dataclass(frozen=True)
 class IngestedTable:
-    """A table on local disk, not stored yet; columns, profile, refused and notices are the API's JSON."""
+    """A parsed table on local disk, not stored yet; columns, profile, refused and notices are the API's JSON."""
 
     parquet: Path
     rows: int
@@ -56,9 +56,9 @@ class IngestedTable:
 def ingest(
     path: Path, options: UploadOptions, limits: Limits, folder: Path, check: Callable[[], None] | None = None
 ) -> IngestedTable:
-    """Read an uploaded file; all new files are made in `folder`, which the caller removes.
+    """Parse an uploaded file. New files go into `folder`, which the caller removes.
 
-    `check` is called before each batch of rows; what it raises ends the reading.
+    `check` is called before each batch of rows; an exception from it ends the parsing.
     Raises BadInput (and its subclasses) with problems that name row, column, value and what was expected; TooLarge,
     UnsupportedMedia, StorageFull.
     """
@@ -89,7 +89,7 @@ def ingest(
 
 
 def _notices_of_columns(reader: TableReader, table: _ParsingPass) -> Iterator[Notice]:
-    """Yield what was decided for single columns; what the reader says of a type tells what its texts mean."""
+    """Yield notices on single columns, without those that a reader's notice on the column's type already explains."""
     named = {notice.column for notice in reader.notices}
     for parser in table.parsers:
         for notice in parser.notices:
@@ -138,7 +138,8 @@ def _read_until_plans_fit(
         try:
             table.run(check)
         except ReadAgain:
-            plans = reader.plans()  # of more columns, other types or another encoding than the beginning showed
+            # The file has more columns, other types or another encoding than its beginning showed
+            plans = reader.plans()
             continue
         if table.is_final:
             return table
@@ -157,7 +158,7 @@ class _ParsingPass:
         options: UploadOptions,
         pool: ThreadPoolExecutor,
     ) -> None:
-        # Distinct values are counted exactly as far as memory allows: 20 million of them over all columns.
+        # Distinct values are counted exactly within a memory budget of 20 million values over all columns.
         max_distinct = int(min(100_000, max(1_001, 20_000_000 / max(1, len(plans)))))
         self.reader, self.plans, self.options, self.pool = reader, plans, options, pool
         self.parsers = [ColumnParser(name, plan) for name, plan in zip(reader.names, plans, strict=True)]
@@ -184,7 +185,7 @@ class _ParsingPass:
             raise
 
     def _process(self, numbers: np.ndarray, batch: pa.RecordBatch) -> None:
-        """Parse all columns of a batch, leave out the rows that strict plans refuse; count, sample and write."""
+        """Parse all columns of a batch, drop rows that strict plans refuse, then count, sample and write."""
         columns = batch.columns
         parsed = self._for_each_column(lambda at: self.parsers[at].parse(columns[at], numbers))
         arrays, masks = [values for values, _ in parsed], [bad for _, bad in parsed if bad is not None]
@@ -196,7 +197,7 @@ class _ParsingPass:
                 raise refuse(self.reader.locate(self._all_problems()), self.rejected + self.reader.rejected)
         self.rows += len(arrays[0]) if arrays else 0
         if any(parser.plan_changed for parser in self.parsers):
-            self.writer.discard()  # the rest is read for its bad values alone
+            self.writer.discard()  # the rest is read only to report its bad values
             return
         self._for_each_column(lambda at: self.counts[at].add(arrays[at]))
         table = pa.Table.from_arrays(arrays, names=list(self.reader.names))
@@ -221,7 +222,7 @@ class _ParsingPass:
         return results
 
     def _conclude(self) -> None:
-        """Decide whether this pass is final; refuse what is bad where the upload is strict."""
+        """Decide whether this pass is final. Raises TableRefused for bad values in a strict upload."""
         proposed = [
             parser.next_plan(counted.labels() if parser.plan.storage == "string" and not parser.plan_changed else None)
             for parser, counted in zip(self.parsers, self.counts, strict=True)
@@ -244,7 +245,7 @@ class _ParsingPass:
             self.writer.discard()
 
     def _all_problems(self) -> list[Problem]:
-        """Return the reader's problems and those of values that a strict plan refuses."""
+        """Return the reader's problems, and problems for values that a strict plan refuses."""
         problems = list(self.reader.problems)
         for parser in self.parsers:
             if not (parser.plan.strict and parser.bad_values):
@@ -256,7 +257,7 @@ class _ParsingPass:
 
 
 def _prefetch(batches: Batches, pool: ThreadPoolExecutor) -> Batches:
-    """Yield the same items; the next one is read while this one is worked on."""
+    """Yield the same items, reading the next one on a thread while the caller works on this one."""
     end = object()
     coming: Future[Any] = pool.submit(next, batches, end)
     try:
@@ -265,12 +266,12 @@ def _prefetch(batches: Batches, pool: ThreadPoolExecutor) -> Batches:
             yield item
     finally:
         if not coming.cancel():
-            coming.exception()  # wait: a generator cannot be closed while it runs
+            coming.exception()  # wait for it, because a running generator cannot be closed
         batches.close()
 
 
 class _RowSample:
-    """Every n-th row of a table; n doubles whenever there are too many."""
+    """A sample of every n-th row of a table; n doubles when the sample grows too large."""
 
     def __init__(self) -> None:
         self._parts: list[pa.Table] = []
@@ -296,7 +297,7 @@ class _RowSample:
 
 
 class _ParquetWriter:
-    """Writes Parquet on another thread, in row groups of a good size."""
+    """Writes Parquet on another thread, in row groups of GROUP_ROWS."""
 
     def __init__(self, path: Path, pool: ThreadPoolExecutor) -> None:
         self.path, self.pool = path, pool
@@ -307,7 +308,7 @@ class _ParquetWriter:
         self._discarded = False
 
     def write(self, table: pa.Table) -> None:
-        """Add rows; wait while the row group before is being written."""
+        """Add rows; waits until the previous row group is written."""
         if not table.num_rows:
             return
         self._tables.append(table)
@@ -350,7 +351,7 @@ class _ParquetWriter:
 
 
 def _repetitive_columns(group: pa.Table) -> list[str]:
-    """Return the columns whose values repeat: a dictionary makes those small, and costs only time for others."""
+    """Return the columns whose values repeat; a dictionary makes them smaller, and only costs time for others."""
     repetitive = []
     for name in group.column_names:
         head = group.column(name).slice(0, 5_000)
@@ -360,7 +361,7 @@ def _repetitive_columns(group: pa.Table) -> list[str]:
 
 
 def _codecs(group: pa.Table) -> dict[str, str]:
-    """Return each column's compression: none where snappy would save too little to be worth its time."""
+    """Return each column's compression: none if snappy would save too little to be worth its time."""
     return {name: "snappy" if _shrinks(group.column(name)) else "none" for name in group.column_names}
 
 

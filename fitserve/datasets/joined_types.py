@@ -1,4 +1,4 @@
-"""Types under which columns of two tables can stand below each other, and the cast to them."""
+"""Common types for columns of two tables that are concatenated, and the cast to them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import pyarrow.compute as pc
 
 from fitserve.datasets.column_parser import as_texts
 
-WHOLE = pa.decimal128(20, 0)  # holds every whole number of 64 bits, with a sign and without
+WHOLE = pa.decimal128(20, 0)  # holds every signed and unsigned 64-bit integer
 
 
 def common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType:
-    """Return a type that holds the values of both; text where nothing else does."""
+    """Return a type that can hold both types' values; text if no other can."""
     types = pa.types
     if one == other or types.is_null(other):
         return one
@@ -31,9 +31,9 @@ def common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType:
 
 
 def _decimal(one: pa.DataType, other: pa.DataType) -> pa.DataType:
-    """Return a decimal with the digits of both, before and after the point; where those are too many, a float.
+    """Return a decimal with enough digits for both, before and after the point; a float if they are too many.
 
-    Only where one of them has more than 38 digits may there be more: a stored table has no such type.
+    More than 38 digits are possible only if one of the two already has more, which no stored table has.
     """
     kinds = [kind if pa.types.is_decimal(kind) else WHOLE for kind in (one, other)]
     scale = max(kind.scale for kind in kinds)
@@ -44,7 +44,7 @@ def _decimal(one: pa.DataType, other: pa.DataType) -> pa.DataType:
 
 
 def cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
-    """Return a column under a type that `common_type` gave."""
+    """Cast a column to a type from `common_type`."""
     if column.type == kind:
         return column
     if pa.types.is_null(column.type):
@@ -52,7 +52,7 @@ def cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
     if kind == pa.string():
         return column.cast(kind) if _is_text(column.type) else as_texts(column)
     if pa.types.is_timestamp(kind) and pa.types.is_timestamp(column.type) and kind.tz != column.type.tz:
-        # The same digits under the other's time zone, rather than the same moment.
+        # Keeps the digits and attaches the other column's zone, rather than converting the moment.
         column = column.cast(pa.int64()).cast(pa.timestamp(column.type.unit, kind.tz))
     return pc.cast(column, kind, safe=False)
 

@@ -1,4 +1,4 @@
-"""The kind of a column: which kinds its values can be of, and which one they most likely are, with the evidence."""
+"""Infer a column's kind: the kinds that its values allow, and the likeliest one with the evidence."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from fitserve.datasets import TableRefused
 from fitserve.errors import Problem
 from fitserve.parsing.words import FALSE, FALSE_IN_ANY_LANGUAGE, TRUE, TRUE_IN_ANY_LANGUAGE
 
-LARGEST_EXACT = 2.0**53  # whole numbers beyond it lose digits in float64
-MAX_CODES = 12  # at most so many whole numbers without a gap are taken for codes of categories
-# The kinds that values of a storage class can be of.
+LARGEST_EXACT = 2.0**53  # larger integers lose digits in float64
+MAX_CODES = 12  # up to this many consecutive integers count as category codes
+# The kinds that are possible for each storage class.
 POSSIBLE: dict[Storage, tuple[Kind, ...]] = {
     "int64": ("numeric", "boolean", "categorical", "ignored"),
     "float64": ("numeric", "boolean", "categorical", "ignored"),
@@ -29,13 +29,13 @@ _CAMEL_ID = re.compile(r"(?:[a-z]I[dD]|^[Ii][dD])$")
 
 @dataclass(frozen=True)
 class Traits:
-    """What a column's kind is inferred from, beside its facts."""
+    """Evidence for a column's kind beyond its facts."""
 
     is_first_of_many: bool  # the first of at least four columns
-    increasing: bool  # every value is larger than the one before
+    increasing: bool  # each value is larger than the previous one
     words: float = 0.0  # mean over sampled texts
     letters: float = 0.0  # mean over sampled texts
-    bad: int = 0  # values that are not numbers in a column that was first taken for numbers
+    bad: int = 0  # values that are not numbers, in a column that was first parsed as numbers
     whole: bool = True  # all numbers are whole ones, however they are written
 
 
@@ -69,7 +69,7 @@ def _kind_of_numbers(facts: ColumnFacts, traits: Traits, present: int) -> tuple[
 
 
 def _identifier_reason(facts: ColumnFacts, traits: Traits, present: int) -> str | None:
-    """Return why whole numbers are an identifier: by its name, or because they count the rows of a wide table."""
+    """Return why a column of integers is an identifier: its name says so, or it counts the rows of a wide table."""
     if facts.missing or facts.distinct < 0.95 * present or present < 20:
         return None
     if _ID_NAME.search(facts.name) or _CAMEL_ID.search(facts.name):
@@ -80,7 +80,7 @@ def _identifier_reason(facts: ColumnFacts, traits: Traits, present: int) -> str 
 
 
 def _are_codes(labels: Sequence[str], counts: Sequence[int], present: int) -> bool:
-    """Return whether a few whole numbers without a gap are codes.
+    """Return whether a few consecutive integers are codes.
 
     Numbers from 0 are codes only where none is rare: counts of things start at 0 too, and fade out.
     """
@@ -97,7 +97,7 @@ def _kind_of_texts(facts: ColumnFacts, traits: Traits, present: int) -> tuple[Ki
     if labels is not None and is_boolean_pair(labels):
         return "boolean", f"all values are {labels[0]!r} or {labels[1]!r}"
     share = facts.distinct / present
-    # Where tokens are characters, two of them are about a (Chinese) word.
+    # If tokens are characters, two of them are about one (Chinese) word.
     words = traits.letters / 2 if facts.tokens == "character" else traits.words
     if present >= 20 and share > 0.5:
         if words >= 2 or traits.letters > 40:
@@ -110,7 +110,7 @@ def _kind_of_texts(facts: ColumnFacts, traits: Traits, present: int) -> tuple[Ki
 
 
 def check_kind(name: str, kind: Kind, storage: Storage, labels: Sequence[str] | None) -> None:
-    """Raise TableRefused where values of this storage class cannot be of that kind."""
+    """Raise TableRefused if values of this storage class cannot have that kind."""
     two = labels is not None and len(labels) <= 2
     possible = [one for one in POSSIBLE[storage] if one != "boolean" or two or storage == "bool"]
     if kind not in possible:

@@ -1,4 +1,4 @@
-"""Columns of numbers that are times: since 1970, Excel's days, dates without signs between their parts."""
+"""Recognise numbers that are times: seconds since 1970, Excel's day numbers, dates such as 20240131."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from fitserve.parsing.numbers import has_leading_zeros
 from fitserve.parsing.short_dates import short_date_orders
 from fitserve.wire.notices import Notice
 
-# Dates and times from 1900 to 2100 without signs between their parts, by the smallest of them.
+# Dates and times from 1900 to 2100 without separators, such as 20240131, by their smallest value.
 COMPACT = {
     1900_01: "months written 202401",
     1900_01_01: "dates written 20240131",
     1900_01_01_0000: "times written 202401312359",
     1900_01_01_000000: "times written 20240131235959",
 }
-# Units of numbers since 1970: what they are called, and how many are a second.
+# Units of time since 1970: the name, and how many make a second.
 EPOCH_UNITS: dict[TimeFormat, tuple[str, float]] = {
     "epoch_s": ("seconds", 1),
     "epoch_ms": ("milliseconds", 1e3),
@@ -33,10 +33,10 @@ EPOCH_UNITS: dict[TimeFormat, tuple[str, float]] = {
     "epoch_ns": ("nanoseconds", 1e9),
 }
 FROM_1800 = -5_364_662_400  # seconds since 1970
-SURE_SECONDS = 100_000_000  # at least so far from 1970 are most times, but few counts
+SURE_SECONDS = 100_000_000  # most times are at least this far from 1970, but few counts are as large
 FROM_2001, UNTIL_2100 = 978_307_200, 4_102_444_800  # seconds since 1970
 SMALLEST_EPOCH = 1e8  # seconds: smaller numbers are times since 1970 only where the request says so
-# A name that ends in a time's, in snake_case or camelCase, perhaps with its unit: created_at, eventTime, time (ms).
+# A name that ends like a time's, in snake_case or camelCase, with or without a unit: created_at, eventTime, time (ms).
 _TIME_NAME = re.compile(
     r"(?:^|[_\s.-]|(?<=[a-z])(?=[A-Z]))(?i:ts|time|timestamp|date|datetime|at|unixtime|unix|created|updated)"
     r"(?:[_\s.-]{0,2}[(\[]?(?i:s|sec|secs|seconds|ms|millis|us|micros|ns|nanos|utc|gmt)[)\]]?)?$"
@@ -45,13 +45,13 @@ _DATE_NAME = re.compile(r"(?:^|[\W_]|(?<=[a-z])(?=[A-Z]))(?i:date|datetime|datum
 
 
 class NumbersAsTimes:
-    """Tells which times the numbers of one column may mean, from their size and the column's name."""
+    """Decides whether one column's numbers are times, and in which form, from their size and the column's name."""
 
     def __init__(self, name: str, present: pa.Array, stated: ColumnFormat) -> None:
         self.name, self.present, self.stated = name, present, stated
 
     def plan(self, parsed: pa.Array, plan: ColumnPlan) -> ColumnPlan | None:
-        """Return a plan for times where numbers are times by size and name; note it where only size says so."""
+        """Return a plan for times if both size and name say so; add a notice if only the size does."""
         low, high = (value.as_py() for value in pc.min_max(parsed).values())
         if low is None or self.stated.decimal is not None:
             return None
@@ -76,9 +76,10 @@ class NumbersAsTimes:
         return None
 
     def short_dates(self, plan: ColumnPlan) -> ColumnPlan | None:
-        """Return a plan for dates of six digits, where the name is a date's; None where any value is none.
+        """Return a plan for six-digit dates if the name is a date's; None if any value is not a date.
 
-        Values that only one order reads prove which digits are the year; without any, those that change least are.
+        A value that is valid in only one order shows which digits are the year; without such a value, the digits that
+        vary least are.
         """
         if self.stated.time is not None or self.stated.decimal is not None:
             return None
@@ -109,9 +110,9 @@ class NumbersAsTimes:
         return replace(read, notices=(*read.notices, notice))
 
     def _early(self, parsed: pa.Array, plan: ColumnPlan) -> ColumnPlan | None:
-        """Return a plan for times of which some are before 2001, where the name is a time's: negative before 1970.
+        """Return a plan for times that begin before 2001 (negative: before 1970), if the name is a time's.
 
-        Numbers that are all positive may also be durations: they stay numbers, with a notice.
+        If all numbers are positive they may be durations, and stay numbers with a notice.
         """
         low, high = (value.as_py() for value in pc.min_max(parsed).values())
         unit = _early_epoch_of(parsed)
@@ -124,7 +125,7 @@ class NumbersAsTimes:
         return self._read_as_times(plan, self.stated.change(time=unit), seen, evidence)
 
     def _excel_days(self, parsed: pa.Array, plan: ColumnPlan) -> ColumnPlan | None:
-        """Return a plan for days as Excel counts them, where the name is a date's; note it where it is a time's."""
+        """Return a plan for Excel's day numbers if the name is a date's; only add a notice if it is a time's."""
         low, high = (value.as_py() for value in pc.min_max(parsed).values())
         first, last = times.EXCEL_DAYS
         if not (first <= low and high < last) or not (_DATE_NAME.search(self.name) or _TIME_NAME.search(self.name)):
@@ -138,13 +139,13 @@ class NumbersAsTimes:
     def _read_as_times(
         self, plan: ColumnPlan, format: ColumnFormat, seen: str, evidence: str, otherwise: str = "numeric"
     ) -> ColumnPlan:
-        """Return a plan that reads numbers as times, with the notice of it and the kind that decides otherwise."""
+        """Return a plan that reads numbers as times, and add a notice with the kind that keeps them numbers."""
         message, option = f"{self.name!r} is read as times: {seen}.", f"kinds.{self.name}={otherwise}"
         notice = Notice(code="epoch", message=message, column=self.name, evidence=evidence, option=option)
         return replace(plan, storage="timestamp", format=format, notices=(notice,), evidence=seen)
 
     def _could_be_times(self, plan: ColumnPlan, seen: str, evidence: str, option: str) -> ColumnPlan:
-        """Return a plan for numbers with the notice that they could be times."""
+        """Return a plan for numbers, and add a notice that they could be times."""
         message = f"{self.name!r} is read as numbers; they could be times: {seen}."
         notice = Notice(code="looks_like_time", message=message, column=self.name, evidence=evidence, option=option)
         return replace(plan, notices=(notice,))
@@ -166,7 +167,7 @@ class NumbersAsTimes:
 
 
 def _epochs_of(numbers: pa.Array) -> list[TimeFormat]:
-    """Return the units of numbers that are all times from 2001 to 2100, judged by size; [] where any is not."""
+    """Return the units in which all numbers would be times from 2001 to 2100; [] if there is none."""
     present = numbers.drop_null().to_numpy(zero_copy_only=False)
     formats: list[TimeFormat] = []
     left = len(present)
@@ -181,9 +182,9 @@ def _epochs_of(numbers: pa.Array) -> list[TimeFormat]:
 
 
 def _early_epoch_of(numbers: pa.Array) -> TimeFormat | None:
-    """Return the unit of numbers that may all be times from 1800 to 2100, most of them years from 1970; None: none is.
+    """Return the unit in which all numbers are from 1800 to 2100, most of them years from 1970; None if none.
 
-    Of several units the one with the latest times is meant.
+    If several units fit, the one with the latest times is chosen.
     """
     present = numbers.drop_null().to_numpy(zero_copy_only=False)
     if not len(present):

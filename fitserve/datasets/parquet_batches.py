@@ -1,7 +1,7 @@
-"""Batches of a Parquet file through flat memory.
+"""Read a Parquet file in batches with constant memory.
 
-An iteration of Arrow keeps every row group that it has read until it ends: in the end, the whole file. So each one
-here covers a few row groups. Very small ones are read together, since each costs a call for every column.
+Arrow's iterator keeps all row groups that it has read until it ends, in the end the whole file. Each iterator here
+therefore covers only a few row groups; very small ones are read together, because each costs a call per column.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-ROWS = 262_144  # of row groups that are gone through together
-BYTES = 64 * 1024 * 1024  # of them, uncompressed
+ROWS = 262_144  # most rows in the row groups that share an iterator
+BYTES = 64 * 1024 * 1024  # most bytes in them, uncompressed
 
 
 def batches_of(file: pq.ParquetFile, rows: int, **options: Any) -> Iterator[pa.RecordBatch]:
@@ -23,7 +23,7 @@ def batches_of(file: pq.ParquetFile, rows: int, **options: Any) -> Iterator[pa.R
 
 
 def _some_at_once(metadata: pq.FileMetaData) -> Iterator[Sequence[int]]:
-    """Yield sequences of row groups: one large group, or several that are small together."""
+    """Yield runs of row groups: a single large one, or several whose sum is small."""
     run: list[int] = []
     rows = size = 0
     for index in range(metadata.num_row_groups):

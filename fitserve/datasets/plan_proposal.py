@@ -1,7 +1,7 @@
-"""Propose how to parse each column of a file, from a sample of its texts and what they prove.
+"""Propose how to parse each column of a file, from the evidence in a sample of its texts.
 
-What one column proves decides for those that prove nothing. Where two readings are possible, the likelier is taken, and
-a notice (`column_notices`) says so.
+Evidence in one column also decides ambiguous ones. If two readings remain possible, the likelier is chosen, with a
+notice (`column_notices`).
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ from fitserve.parsing.words import FALSE, TRUE
 from fitserve.wire.datasets import UploadOptions
 from fitserve.wire.notices import Notice
 
-EXAMPLES = 2_000  # distinct texts of a column that are looked at one by one
+EXAMPLES = 2_000  # most distinct texts of a column that are examined one by one
 _COORDINATE = re.compile(r"(?:^|[\W_])(lat|lon|lng|latitude|longitude)(?:$|[\W_])", re.IGNORECASE)
 _DATE_PARTS = re.compile(r"\d{1,2}[^\W\d_]{3,9}\d{2,4}(\W|$)")  # 01JAN2023
 
 
 def stated_format(name: str, options: UploadOptions) -> ColumnFormat:
-    """Return what the request says about a column's format."""
+    """Return the format that the request states for a column."""
     stated = options.formats.get(name, PLAIN)
     if options.missing is not None and stated.missing is None:
         stated = stated.change(missing=options.missing)
@@ -91,7 +91,7 @@ def propose_plans(
 
 
 def _with_proofs(prior: FilePrior, samples: Sequence[ColumnSample]) -> FilePrior:
-    """Return what the columns that prove something say about those that do not."""
+    """Return the prior with evidence from unambiguous columns, for use on ambiguous ones."""
     by_decimal: dict[str, list[str]] = {",": [], ".": []}
     by_order: dict[str, list[str]] = {"dmy": [], "mdy": []}
     for sample in samples:
@@ -121,7 +121,7 @@ def _with_proofs(prior: FilePrior, samples: Sequence[ColumnSample]) -> FilePrior
 def propose_again(
     name: str, plan: ColumnPlan, texts: Sequence[str], prior: FilePrior | None = None
 ) -> ColumnPlan | None:
-    """Return a plan for numbers or times, given more of a column's texts; None where none fits (almost) all."""
+    """Return a plan for numbers or times, given more of a column's texts; None if no plan fits (almost) all."""
     prior = prior or plan.prior or FilePrior()
     base = ColumnPlan(
         "string",
@@ -147,7 +147,7 @@ def propose_again(
 def reconsider(
     before: Mapping[str, ColumnPlan], after: Mapping[str, ColumnPlan], examples: Mapping[str, Sequence[str]]
 ) -> list[ColumnPlan]:
-    """Return the plans for another pass; what a column proved late decides for those that prove nothing."""
+    """Return the plans for another pass, in which late evidence from one column decides ambiguous ones."""
     plans = dict(after)
     for name, plan in after.items():
         old = before[name]
@@ -178,14 +178,14 @@ def as_text_plan(plan: ColumnPlan, notices: tuple[Notice, ...] = ()) -> ColumnPl
 
 
 class ColumnSample:
-    """A sample of one column's texts, and what they prove."""
+    """A sample of one column's texts, and the evidence in them."""
 
     def __init__(self, name: str, values: pa.Array, base: ColumnPlan) -> None:
         self.name, self.values, self.base = name, values, base
         self.kind, self.stated = base.stated_kind, base.stated
         self.present = _without_missing(values, self.stated, everything=True)
         self._as_times = NumbersAsTimes(name, self.present, self.stated)
-        self.plain: pa.Array | None = None  # the values as numbers of the usual spelling
+        self.plain: pa.Array | None = None  # the values, if all of them are numbers in the plain spelling
         self.numbers: NumberEvidence | None = None
         self.times: TimeEvidence | None = None
         self.is_text = self.kind in ("categorical", "text", "ignored", "boolean") and not self.stated.decimal
@@ -232,7 +232,7 @@ class ColumnSample:
         return self.of_times(base, prior) or self._of_texts(base)
 
     def _of_booleans(self, base: ColumnPlan) -> ColumnPlan:
-        """Return a plan for truth values: the usual words, or any two values of which the second means true."""
+        """Return a plan for booleans: common words, numbers, or any two values, of which the second is true."""
         words = pa.array(sorted(TRUE | FALSE))
         known = pc.is_in(pc.utf8_lower(pc.utf8_trim_whitespace(self.present)), words)
         usual = 2 * (pc.sum(known).as_py() or 0) >= len(self.present)
@@ -248,7 +248,7 @@ class ColumnSample:
     # --- numbers ---
 
     def _number_format(self, prior: FilePrior) -> tuple[ColumnFormat, str]:
-        """Return the format of a column of numbers, and why its decimal sign was not proven ("": it was)."""
+        """Return the number format of the column, and why its decimal sign is uncertain ("" if it is certain)."""
         evidence, stated = self.numbers or NumberEvidence(), self.stated
         doubt = ""
         decimal = stated.decimal or prior.decimal
@@ -268,7 +268,7 @@ class ColumnSample:
         return stated.change(**update), doubt
 
     def _likelier(self, evidence: NumberEvidence, prior: FilePrior) -> tuple[str, str]:
-        """Return the decimal sign of a column that does not prove it, and why; "" where there is no doubt about it."""
+        """Return the likelier decimal sign of an ambiguous column, and the reason; "" if there is no doubt."""
         sign, texts = max(evidence.either.items(), key=lambda item: len(item[1]))
         if prior.proven_decimal is not None and (sign == "," or prior.proven_decimal == ","):
             doubt = f"{prior.decimal_proof}; {texts[0].strip()} could be read either way"
@@ -285,7 +285,7 @@ class ColumnSample:
         return ("," if prior.european else "."), why
 
     def of_numbers(self, base: ColumnPlan, prior: FilePrior, must: bool) -> ColumnPlan | None:
-        """Return a plan for numbers, or None where too few values are numbers."""
+        """Return a plan for numbers, or None if too few values are numbers."""
         format, doubt = self._number_format(prior)
         if not must and has_leading_zeros(self.present):
             return None
@@ -293,7 +293,7 @@ class ColumnSample:
             return replace(self._of_texts(base), notices=(notice,))
         evidence = self.numbers or NumberEvidence()
         if not must and evidence.behind and evidence.behind == evidence.numbers:
-            return None  # 50-, 55-, 60-: ages from there on, rather than negative numbers alone
+            return None  # "50-", "55-", "60-" are ages from 50 on rather than a column of only negative numbers
         if not must and len(evidence.units) > 1 and not self.stated.units:
             return None  # amounts of different currencies are not comparable
         if self.plain is not None and format.is_plain:
@@ -336,7 +336,7 @@ class ColumnSample:
         return replace(plan, notices=notices, open_decimal=undecided, evidence=self._written(format))
 
     def _written(self, format: ColumnFormat) -> str:
-        """Return how numbers are written, for the column's evidence; "" where that is as usual."""
+        """Describe an unusual spelling of numbers, for the column's evidence; "" if it is plain."""
         if format.is_plain:
             return ""
         for text in self.present[:100].to_pylist():
@@ -347,7 +347,7 @@ class ColumnSample:
     # --- times ---
 
     def of_times(self, base: ColumnPlan, prior: FilePrior) -> ColumnPlan | None:
-        """Return a plan for times, or None where too few values are times."""
+        """Return a plan for times, or None if too few values are times."""
         must = self.kind == "datetime" or self.stated.time is not None
         time = self.stated.time
         if time is None and must:
@@ -395,7 +395,7 @@ class ColumnSample:
     # --- texts ---
 
     def _of_texts(self, base: ColumnPlan) -> ColumnPlan:
-        """Return a plan for texts: which spellings of missing are labels, and which spellings are one label."""
+        """Return a plan for texts: which spellings of missing are labels, and which spellings merge to one label."""
         values = _without_missing(self.values, self.stated, everything=False)
         distinct = values[:100_000].value_counts()
         counts = Counter(dict(zip(distinct.field(0).to_pylist(), distinct.field(1).to_pylist(), strict=True)))
@@ -421,7 +421,7 @@ class ColumnSample:
 
 
 def _counts(texts: pa.Array) -> dict[str, int]:
-    """Return how often each of the first hundred texts occurs."""
+    """Count the occurrences of the first hundred texts."""
     counted = texts.value_counts()[:100]
     return dict(zip(counted.field(0).to_pylist(), counted.field(1).to_pylist(), strict=True))
 
@@ -449,12 +449,12 @@ def _consists_of(present: pa.Array, words: set[str]) -> bool:
 
 
 def _boolean_storage(present: pa.Array) -> Storage:
-    """Keep two spellings as they are; several spellings of the same value become true and false."""
+    """Choose the storage of booleans: two spellings stay text, several become true and false."""
     return "bool" if len(present.unique()) > 2 or _consists_of(present, {"true", "false"}) else "string"
 
 
 def _without_missing(values: pa.Array, format: ColumnFormat, everything: bool) -> pa.Array:
-    """Return the values that are not missing; `everything`: nor spellings that are labels in some columns."""
+    """Return the values that are not missing. `everything` also drops spellings that are labels in some columns."""
     present = values.drop_null()
     spellings = format.missing_spellings if everything else format.missing_spellings - {*DISPUTABLE}
     return present.filter(pc.invert(find_missing(present, spellings, format.also_missing)))

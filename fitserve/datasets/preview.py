@@ -25,10 +25,10 @@ def read_rows(path: Path, offset: int, limit: int) -> tuple[list[str], list[list
     file = pq.ParquetFile(path)
     names = list(file.schema_arrow.names)
     rows: list[list[Any]] = []
-    first = 0  # of the row group, then of the batch
+    first = 0  # first row of the row group, then of the batch
     for group in range(file.metadata.num_row_groups):
         end = first + file.metadata.row_group(group).num_rows
-        if end <= offset:  # nothing of it is asked for: not even read
+        if end <= offset:  # no requested row is in it, so it is not read
             first = end
             continue
         for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=names, use_threads=False):
@@ -43,7 +43,7 @@ def read_rows(path: Path, offset: int, limit: int) -> tuple[list[str], list[list
 
 
 def json_values(column: pa.Array) -> list[Any]:
-    """Return a column's values for JSON, all of one type: decimals are numbers where float64 keeps all their digits."""
+    """Return a column's values for JSON, all of one type; decimals are numbers if float64 keeps all digits of all."""
     if not pa.types.is_decimal(column.type):
         return [json_value(value) for value in column.to_pylist()]
     values = column.to_pylist()
@@ -63,7 +63,7 @@ def json_value(value: Any) -> Any:
 
 
 def sample_rows(path: Path, most: int = 20_000) -> pa.Table:
-    """Return at most about `most` rows, spread evenly over the table, from at most eight row groups."""
+    """Return about `most` rows at most, spread evenly over the table, from up to eight row groups."""
     file = pq.ParquetFile(path)
     groups = file.metadata.num_row_groups
     chosen = sorted({round(at) for at in np.linspace(0, groups - 1, min(groups, 8))})

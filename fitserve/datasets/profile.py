@@ -1,4 +1,4 @@
-"""What a column holds: counted batch by batch, then stated as facts and as a profile."""
+"""Profile columns: count values batch by batch, then derive each column's facts and profile."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from fitserve.wire.notices import Notice
 
 QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 BINS = 20
-TOP = 20  # most frequent values or tokens that a profile lists
-MAX_NUMERIC_LABELS = 100  # a numeric column with more different values lists none of them
-SKETCH_SIZE = 4096  # smallest hashes from which distinct values are estimated (error about 1.6 %)
+TOP = 20  # most frequent values or tokens listed in a profile
+MAX_NUMERIC_LABELS = 100  # a numeric column with more distinct values lists none
+SKETCH_SIZE = 4096  # number of smallest hashes used to estimate distinct values (error about 1.6 %)
 SAMPLED_TEXTS = 5_000  # texts whose tokens are counted
 
 
@@ -39,7 +39,7 @@ class ColumnCounts:
         self.distinct = DistinctCounter(max_distinct)
         self.moments = Moments()
         self.has_times_of_day = False
-        self.increasing = True  # every value is larger than the one before, and none is missing
+        self.increasing = True  # each value is larger than the previous one, and none is missing
         self._last: float = -np.inf
 
     def add(self, values: pa.Array) -> None:
@@ -60,7 +60,7 @@ class ColumnCounts:
         self.distinct.add(values)
 
     def labels(self) -> dict[str, int] | None:
-        """Return the texts of a column with few distinct ones, and their counts; None where there are many."""
+        """Return the distinct texts and their counts; None if there are too many."""
         distinct, counts = self.distinct.finish()
         if counts is None or distinct > MAX_LABELS:
             return None
@@ -82,9 +82,9 @@ def _has_times_of_day(microseconds: pa.Array) -> bool:
 
 
 class DistinctCounter:
-    """How often each value occurs: exact up to `max_distinct` values; beyond, an estimate of their number alone.
+    """Counts each value exactly up to `max_distinct` values; beyond that, only estimates how many there are.
 
-    The estimate is that of k minimum values. Source: Z. Bar-Yossef et al., "Counting distinct elements in a data
+    The estimate uses the k minimum values. Source: Z. Bar-Yossef et al., "Counting distinct elements in a data
     stream", 2002.
     """
 
@@ -153,7 +153,7 @@ class DistinctCounter:
             self._smallest_hashes = merged[is_new][:SKETCH_SIZE]
 
     def finish(self) -> tuple[int, pa.Table | None]:
-        """Return the number of distinct values and, where it is exact, the table of values `v` and counts `n`."""
+        """Return the number of distinct values and, if exact, the table of values `v` and counts `n`."""
         self._merge()
         if self._smallest_hashes is not None:
             if len(self._smallest_hashes) < SKETCH_SIZE:
@@ -226,7 +226,7 @@ def _hash_texts(values: pa.Array) -> np.ndarray:
             return np.asarray(words[positions])
         left = np.clip(lengths - (positions - starts), 0, 8).astype(np.uint64)
         mask = np.where(left >= 8, np.uint64(2**64 - 1), (np.uint64(1) << (left * np.uint64(8))) - np.uint64(1))
-        return np.asarray(words[np.minimum(positions, len(words) - 1)] & mask)  # bytes beyond the text's end are 0
+        return np.asarray(words[np.minimum(positions, len(words) - 1)] & mask)  # bytes after the text's end are 0
 
     hashes = _splitmix64(lengths.astype(np.uint64))
     for positions in (starts, starts + np.maximum(lengths // 2 - 4, 0), starts + np.maximum(lengths - 8, 0)):
@@ -258,7 +258,7 @@ class Moments:
             self.add(numbers.filter(pc.is_finite(numbers)))
             return
         mean = pc.mean(numbers).as_py()
-        if mean != mean:  # NaN in a typed column
+        if mean != mean:  # a typed column contains NaN
             self.add(numbers.filter(pc.is_finite(numbers)))
             return
         self._merge(count, float(mean), float(pc.variance(numbers).as_py()) * count)
@@ -378,7 +378,7 @@ def _beyond_float64(name: str) -> Notice:
 
 
 def _labels(value_counts: pa.Table | None, storage: Storage) -> tuple[tuple[str, ...] | None, tuple[int, ...] | None]:
-    """Return the distinct values as sorted labels, and their counts; None where they are too many."""
+    """Return the distinct values as sorted labels with their counts; None if there are too many."""
     most = MAX_NUMERIC_LABELS if storage == "float64" else MAX_LABELS
     if value_counts is None or value_counts.num_rows > most or storage == "timestamp":
         return None, None
@@ -408,7 +408,7 @@ def _text_traits(values: pa.ChunkedArray) -> dict[str, Any]:
     most = max(lengths, default=0)
     if present and len(rest) and how == "whitespace":
         longest = pc.max(pc.binary_length(rest)).as_py() or 0
-        if 0 < longest < 1 << 20:  # a megabyte of text is no sentence, and its blanks take long to count
+        if 0 < longest < 1 << 20:  # counting the blanks of a megabyte of text takes long, and it is no sentence
             blanks = pc.count_substring_regex(rest, r"\s+") if _has_blanks(rest) else pa.array([0])
             most = max(most, (pc.max(blanks).as_py() or 0) + 1)
     return {
@@ -458,7 +458,7 @@ def _distribution(numbers: np.ndarray, facts: ColumnFacts) -> dict[str, Any]:
     numbers = numbers[np.isfinite(numbers)]
     if not len(numbers) or facts.min is None or facts.max is None:
         return {"quantiles": None, "histogram": None}
-    # Between two numbers whose difference float64 does not hold there is no way to interpolate.
+    # Cannot interpolate between two numbers whose difference overflows float64.
     is_wide = facts.max / 2 - facts.min / 2 > np.finfo(np.float64).max / 2
     quantiles = np.quantile(numbers, QUANTILES, method="nearest" if is_wide else "linear")
     quantiles[0], quantiles[-1] = facts.min, facts.max

@@ -16,7 +16,7 @@ from fitserve.errors import BadInput
 
 SAMPLED_TEXTS = 5_000
 TOKENS = 200  # the most frequent tokens of a text column, each related to the target
-MAX_CELLS = 4_000_000  # of a contingency table
+MAX_CELLS = 4_000_000  # cells in a contingency table
 
 
 def relations(sample: pa.Table, columns: Mapping[str, ColumnFacts], target: str) -> list[dict[str, Any]]:

@@ -40,7 +40,7 @@ class BuiltInTable:
 
     info: SampleInfo
     make: Callable[[float, int | None, int], pa.Table]
-    kinds: dict[str, Kind] = field(default_factory=dict)  # where another kind would be inferred
+    kinds: dict[str, Kind] = field(default_factory=dict)  # stated because another kind would be inferred
 
 
 def make_sample(
@@ -120,7 +120,7 @@ def multi_gaussian(rows: int, noise: float, random: np.random.Generator) -> Poin
 def _add_derived(table: pa.Table, seed: int) -> pa.Table:
     """Insert the Playground's five other features before the label, and `draw`, a random number in [0, 1)."""
     x, y = (table.column(name).to_numpy() for name in ("x1", "x2"))
-    # A generator of its own: the points are the same with and without.
+    # Uses its own generator, so that the points are the same with and without `derived`.
     draw = np.random.default_rng([seed, 1]).random(table.num_rows)
     more = {"x1_squared": x * x, "x2_squared": y * y, "x1_x2": x * y, "sin_x1": np.sin(x), "sin_x2": np.sin(y)}
     return pa.table({"x1": x, "x2": y, **more, "draw": draw, "label": table.column("label")})
@@ -162,7 +162,7 @@ _ABOARD = {
 
 
 def _titanic(_name: str, target: str) -> pa.Table:
-    """Return a row a person, shuffled."""
+    """Return one row per person, shuffled."""
     people = [
         (*who, fate)
         for who, counts in _ABOARD.items()

@@ -13,7 +13,7 @@ from fitserve.excerpts import excerpt_of_cell
 from fitserve.spec.spec import SplitSpec
 
 TRAIN, VALIDATION, TEST = range(3)
-# Values of a column that names each row's part.
+# Accepted values in a column that assigns rows to parts.
 PARTS = {
     **dict.fromkeys(("train", "training"), TRAIN),
     **dict.fromkeys(("validation", "valid", "val", "dev"), VALIDATION),
@@ -23,7 +23,7 @@ PARTS = {
 
 @dataclass(frozen=True)
 class Split:
-    """Row numbers (from 0) of each part, int64, sorted; every row is in one part."""
+    """The rows of each part as sorted row numbers (from 0), int64; every row is in exactly one part."""
 
     train: np.ndarray
     validation: np.ndarray
@@ -31,7 +31,7 @@ class Split:
 
 
 def split(table: pa.Table, spec: SplitSpec, seed: int = 0, target: str | None = None) -> Split:
-    """Divide the rows. A stratified split without `by` goes by `target`. Raises BadInput."""
+    """Divide the rows. A stratified split without `by` uses `target`. Raises BadInput."""
     rows = table.num_rows
     by = spec.by or (target if spec.method == "stratified" else None)
     if spec.method != "random" and (by is None or by not in table.column_names):
@@ -54,14 +54,14 @@ def split(table: pa.Table, spec: SplitSpec, seed: int = 0, target: str | None = 
 
 
 def _held_out_counts(rows: int, spec: SplitSpec) -> tuple[int, int]:
-    """Return rows for validation and test: rounded, at least one where a share is asked for; one is left to train."""
+    """Return the number of validation and test rows: rounded, at least 1 for a share above 0, leaving 1 to train."""
     test = min(round(rows * spec.test) or int(spec.test > 0), max(0, rows - 1))
     validation = min(round(rows * spec.validation) or int(spec.validation > 0), max(0, rows - 1 - test))
     return validation, test
 
 
 def _cut(order: np.ndarray, spec: SplitSpec) -> np.ndarray:
-    """Return each row's part: the first rows of `order` train, then come validation and test."""
+    """Assign rows to parts: the first rows of `order` train, the next ones validate, the last ones test."""
     validation, test = _held_out_counts(len(order), spec)
     parts = np.full(len(order), TRAIN, np.int8)
     parts[order[len(order) - test - validation : len(order) - test]] = VALIDATION
@@ -70,12 +70,12 @@ def _cut(order: np.ndarray, spec: SplitSpec) -> np.ndarray:
 
 
 def _by_time(column: pa.ChunkedArray, spec: SplitSpec) -> np.ndarray:
-    """Train on the earliest rows."""
+    """Split by time: the earliest rows train."""
     return _cut(time_order(column), spec)
 
 
 def time_order(column: pa.ChunkedArray) -> np.ndarray:
-    """Return the rows by time. Ties keep the table's order; rows without a time come first. Raises BadInput."""
+    """Return row numbers by time. Ties keep the table's order; rows without a time are first. Raises BadInput."""
     if not _is_ordered(column.type):
         raise BadInput(f"A time split needs a datetime or numeric column; this is {column.type}.", pointer="/split/by")
     values = numbers_of(column)
@@ -88,7 +88,7 @@ def _is_ordered(kind: pa.DataType) -> bool:
 
 
 def _by_group(column: pa.ChunkedArray, spec: SplitSpec, generator: np.random.Generator) -> np.ndarray:
-    """Fill test, then validation, up to their shares with whole groups in a random order; missing is a group."""
+    """Fill test, then validation, with whole groups in random order up to their shares; missing is a group."""
     codes, labels = labels_of(column)
     codes = np.where(codes < 0, len(labels), codes)
     sizes = np.bincount(codes, minlength=len(labels) + 1)
@@ -102,14 +102,14 @@ def _by_group(column: pa.ChunkedArray, spec: SplitSpec, generator: np.random.Gen
     part_of = np.full(len(sizes), TRAIN, np.int8)
     order = iter([group for group in generator.permutation(len(sizes)) if sizes[group]])
     remaining = groups
-    # Each part leaves a group for every part that comes after it, training among them.
+    # Each part leaves at least one group for every later part, including training.
     for part, wanted, others in ((TEST, test, 1 + (validation > 0)), (VALIDATION, validation, 1)):
         taken = 0
         while taken < wanted and remaining > others:
             group = next(order)
             remaining -= 1
             if taken and taken + sizes[group] - wanted > wanted - taken:
-                continue  # without this group the part is closer to its share
+                continue  # adding this group would take the part further from its share
             part_of[group] = part
             taken += int(sizes[group])
     return np.asarray(part_of[codes])
@@ -132,7 +132,7 @@ def _by_column(column: pa.ChunkedArray, name: str) -> np.ndarray:
 
 
 def _stratified(column: pa.ChunkedArray, spec: SplitSpec, generator: np.random.Generator) -> np.ndarray:
-    """Divide each stratum by the same shares; the totals are exact, and each label has a row in training."""
+    """Divide each stratum by the same shares, with exact totals and at least one training row for each label."""
     parts = _cut(stratified_order(column, generator), spec)
     if _is_ordered(column.type) and len(labels_of(column)[1]) > 20:
         return parts
@@ -150,7 +150,7 @@ def _stratified(column: pa.ChunkedArray, spec: SplitSpec, generator: np.random.G
 
 
 def stratified_order(column: pa.ChunkedArray, generator: np.random.Generator) -> np.ndarray:
-    """Order the rows so that every stretch has each stratum (a label, a tenth of many numbers) in its share."""
+    """Order the rows so that every stretch has each stratum (a label, a decile of many numbers) in proportion."""
     if _is_ordered(column.type) and len(labels_of(column)[1]) > 20:
         values = numbers_of(column)
         ranks = np.empty(len(values), np.int64)
@@ -158,7 +158,7 @@ def stratified_order(column: pa.ChunkedArray, generator: np.random.Generator) ->
         strata = ranks * 10 // max(1, len(values))
     else:
         strata = labels_of(column)[0] + 1
-    # A random order within each stratum, then strata interleaved by their fraction: any cut keeps every share.
+    # Shuffle within each stratum, then interleave the strata by fraction, so that any cut keeps their shares.
     order = generator.permutation(len(strata))
     fraction = np.empty(len(strata), np.float64)
     for stratum in np.unique(strata):

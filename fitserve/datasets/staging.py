@@ -1,7 +1,7 @@
 """Small batches of rows that wait in the database, until one version appends all of them.
 
-A batch is parsed when it arrives, so that its sender gets the errors. It waits until a commit is asked, or
-until the rows or the age of those waiting say so. The version and what became of its batches are one transaction.
+A batch is parsed when it arrives, so that its sender gets the errors. It waits until a commit is requested, or until
+the waiting rows are many or old enough. One transaction creates the version and marks its batches as committed.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from fitserve.settings import MB, Settings
 from fitserve.tables import Dataset, StagedRows
 from fitserve.wire.datasets import StagedInfo, UploadOptions
 
-MAX_BYTES = MB  # of a batch, parsed: a larger one is appended at once
-MAX_BATCHES = 10_000  # of one version
-KEPT = timedelta(days=7)  # that a committed batch's key is remembered
+MAX_BYTES = MB  # parsed size of a batch; a larger one is appended at once
+MAX_BATCHES = 10_000  # batches in one version
+KEPT = timedelta(days=7)  # how long the key of a committed batch is remembered
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Staging of rows for datasets, by this process."""
+    """Stages batches of rows for datasets, in this process."""
 
     settings: Settings
     engine: Engine
@@ -40,7 +40,7 @@ class Stage:
     def add(
         self, parent: Dataset, received: store.ReceivedFile, options: UploadOptions, batch: str | None
     ) -> StagedInfo:
-        """Let a batch wait, once however often it is sent. Raises BadInput, TooLarge, Conflict."""
+        """Store a batch until the next commit; repeated requests store it once. Raises BadInput, TooLarge, Conflict."""
         with db.reading(self.engine) as session:
             if self._is_known(session, parent, batch, received.sha256):
                 return self._info(session, parent)
@@ -60,22 +60,22 @@ class Stage:
                 moment = db.now(session)
                 values |= {"sha256": received.sha256, "size": received.bytes, "parquet": data, "created_at": moment}
                 session.add(StagedRows(id=new_id("sr"), **values))
-        except IntegrityError:  # the same batch, sent twice at once
+        except IntegrityError:  # another request has just stored the same batch
             with db.reading(self.engine) as session:
-                self._is_known(session, parent, batch, received.sha256)  # raises where it had other rows
+                self._is_known(session, parent, batch, received.sha256)  # raises Conflict if it had other rows
         return self.info(parent)
 
     def info(self, parent: Dataset) -> StagedInfo:
-        """Return what waits for a dataset's name."""
+        """Return the state of the batches that wait for a dataset's name."""
         with db.reading(self.engine) as session:
             return self._info(session, parent)
 
     def is_due(self, waiting: StagedInfo) -> bool:
-        """Return whether enough rows or batches wait to be committed now."""
+        """Return whether enough rows or batches wait for a commit now."""
         return waiting.rows >= self.settings.append_commit_rows or waiting.batches >= MAX_BATCHES
 
     def commit(self, name: str) -> tuple[Dataset, bool] | None:
-        """Append all that waits for a name, as one version of it; None where nothing does. Raises Conflict."""
+        """Append all waiting batches of a name as one version; None if there are none. Raises Conflict."""
         for _ in range(store.COMMIT_ATTEMPTS):
             with db.reading(self.engine) as session:
                 newest = store.latest_version(session, name)
@@ -90,7 +90,7 @@ class Stage:
         raise Conflict(f"The name {name!r} is in use by many uploads at once.", received=name)
 
     def commit_due(self) -> int:
-        """Commit what has waited for long enough, for every name. Returns how many versions were made."""
+        """Commit batches that have waited long enough, for every name. Returns the number of new versions."""
         with db.reading(self.engine) as session:
             before = db.now(session) - timedelta(seconds=self.settings.append_commit_seconds)
             oldest = select(StagedRows.name).where(StagedRows.dataset_id.is_(None)).group_by(StagedRows.name)
@@ -98,7 +98,7 @@ class Stage:
         return sum(self.commit(name) is not None for name in names)
 
     def delete_old(self) -> None:
-        """Forget the keys of batches that were committed long ago, and what waits for names that are gone."""
+        """Delete keys of batches committed long ago, and batches that wait for deleted names."""
         with db.transaction(self.engine) as session:
             before = db.now(session) - KEPT
             gone = StagedRows.name.not_in(select(Dataset.name))
@@ -147,12 +147,12 @@ class Stage:
             )
 
     def _parquet(self, id: str) -> bytes:
-        """Return the rows of one batch: all that wait together may be larger than memory."""
+        """Return one batch's rows as Parquet; read one by one, because all batches together may exceed memory."""
         with db.reading(self.engine) as session:
             return session.scalar(select(StagedRows.parquet).where(StagedRows.id == id)) or b""
 
     def _is_known(self, session: Session, parent: Dataset, batch: str | None, sha256: str) -> bool:
-        """Return whether a batch was sent before. Raises Conflict where it had other rows."""
+        """Return whether a batch was sent before. Raises Conflict if it had other rows."""
         if batch is None:
             return False
         same = select(StagedRows).where(StagedRows.name == parent.name, StagedRows.batch == batch)

@@ -1,4 +1,4 @@
-"""Datasets as rows of the database and Parquet blobs: created, found, shared, deleted; `appends` adds rows."""
+"""Store datasets as database rows and Parquet blobs: create, find, share, delete; `appends` adds rows."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class ReceivedFile:
 
 @dataclass(frozen=True)
 class NewVersion:
-    """A dataset that is to be committed as the next version of its name. `source` says what it was made of, and how."""
+    """A dataset to commit as the next version of its name. `source` records its origin and reading options."""
 
     name: str
     owner: str
@@ -59,15 +59,15 @@ class NewVersion:
     refused: dict[str, Any] | None
     notices: list[dict[str, Any]]
     shared: bool = False
-    parent_id: str | None = None  # None: the version before it
+    parent_id: str | None = None  # None means the previous version
 
     @classmethod
     def of_parent(cls, parent: Dataset, table: IngestedTable, blob: StoredBlob, **values: Any) -> NewVersion:
-        """Return a version that takes its name, its owner and who sees it from its parent."""
+        """Return a version with its parent's name, owner and sharing."""
         return cls(parent.name, parent.owner, table, blob, shared=parent.shared, parent_id=parent.id, **values)
 
     def insert(self, session: Session, name: str, newest: Dataset | None) -> Dataset:
-        """Insert the rows of its file and of the dataset, after the newest version of `name`."""
+        """Insert the rows for its file and the dataset, after the newest version of `name`."""
         moment, table = db.now(session), self.table
         file = {"sha256": self.blob.sha256, "bytes": self.blob.bytes, "kind": "dataset", "created_at": moment}
         db.insert_new(session, Blob, [file])
@@ -131,7 +131,7 @@ def _alternative_name(name: str, sha256: str, attempt: int) -> str:
 
 
 def check_name_is_free(name: str, newest: Dataset | None, owner: str, as_version: bool) -> None:
-    """Raise Conflict where a name's newest version is another owner's, or no new version of it was asked for."""
+    """Raise Conflict if a name's newest version is another owner's, or if no new version was requested."""
     if newest is None:
         return
     if newest.owner != owner:
@@ -159,11 +159,11 @@ def create(
     notices: Sequence[Notice] = (),
     reading: UploadOptions | None = None,
 ) -> tuple[Dataset, bool]:
-    """Create a dataset from an upload; False where the owner has the same content, read the same way, already.
+    """Create a dataset from an upload; False if the owner already has the same content, read with the same options.
 
-    Without `name` it is named after its file. `as_version` allows a new version of a name that the owner has.
-    `origin` is added to the dataset's `source`, `notices` to those of the reading. `reading` is how the file is read,
-    where that is not as its `options` say: they are those of parts that were joined.
+    Without `name` it is named after its file. `as_version` allows a new version of an existing name. `origin` is added
+    to the dataset's `source`, `notices` to the notices from parsing. `reading` overrides `options` for parsing the
+    file: an import of joined parts records the parts' options but parses the joined file.
 
     Raises BadInput and its subclasses with row and column, Conflict for a name that is taken, StorageFull.
     """
@@ -205,9 +205,9 @@ def parse(
     reading: UploadOptions | None = None,
     check: Callable[[], None] | None = None,
 ) -> NewVersion:
-    """Read an upload, and store its Parquet file; no row refers to it yet. Raises BadInput, StorageFull.
+    """Parse an upload and store its Parquet file, to which no row refers yet. Raises BadInput, StorageFull.
 
-    `check` is called repeatedly; an error that it raises ends the reading.
+    `check` is called repeatedly; an error that it raises ends the parsing.
     """
     with scratch_folder(scratch) as folder:
         table = ingest(received.path, reading or options, limits, folder, check)
@@ -229,8 +229,8 @@ def parse(
 def add_version(session: Session, new: NewVersion) -> tuple[Dataset, bool]:
     """Add the next version of a name, within the caller's transaction.
 
-    False where the owner's newest version has the same content, read the same way. Raises Conflict; IntegrityError
-    where another transaction has taken the version's number.
+    False if the owner's newest version has the same content, read with the same options. Raises Conflict;
+    IntegrityError if another transaction has taken the version's number.
     """
     newest = latest_version(session, new.name)
     check_name_is_free(new.name, newest, new.owner, as_version=True)
@@ -251,7 +251,7 @@ def _insert(session: Session, new: NewVersion, name: str, newest: Dataset | None
 def correct_kinds(
     engine: Engine, blobs: BlobStore, parent: Dataset, kinds: dict[str, Kind], *, limits: Limits, scratch: Path
 ) -> Dataset:
-    """Create a version whose columns have other kinds; values are parsed again where a kind needs it.
+    """Create a version with other column kinds, parsing values again if a kind needs it.
 
     Raises BadInput.
     """
@@ -279,7 +279,7 @@ def correct_kinds(
 
 
 def with_formats(table: IngestedTable, parent: Dataset) -> IngestedTable:
-    """Return the table with its parent's formats, which say how texts are read, for columns stored as before."""
+    """Return the table with its parent's text formats, for columns whose storage has not changed."""
     before = {column["name"]: column for column in parent.columns}
     columns = [
         {**column, "format": before[column["name"]].get("format", {})}
@@ -302,11 +302,10 @@ def commit(
 ) -> tuple[Dataset, bool]:
     """Insert a dataset as the next version of its name, and return its row.
 
-    `check` sees the newest version in the same transaction; a row that it returns is returned instead, and False.
-    `after` sees the new row in it.
-
-    If the caller has not `chosen` the name and it is taken, another is made of it. With `reuse`, a row of the same
-    content that was committed meanwhile is returned instead, and False. Raises Conflict.
+    `check` receives the newest version in the same transaction; if it returns a row, that row and False are returned.
+    `after` receives the new row in that transaction. If the name is taken and the caller has not `chosen` it, a similar
+    free name is used. With `reuse`, a row with the same content that was committed meanwhile is returned with False.
+    Raises Conflict.
     """
     name = new.name
     for attempt in range(COMMIT_ATTEMPTS):
@@ -329,13 +328,13 @@ def commit(
                 after(session, row)
                 session.expunge(row)
             return row, True
-        except IntegrityError:  # another upload has taken the name's next version meanwhile
+        except IntegrityError:  # another upload has committed this version number meanwhile
             continue
     raise Conflict(f"The name {name!r} is in use by many uploads at once.", received=name)
 
 
 def _record_version(session: Session, row: Dataset, newest: Dataset | None) -> None:
-    """Record the event of a new version, by what it was made of."""
+    """Record the event of a new version; its type depends on the version's origin."""
     data = {"dataset": row.id, "name": row.name, "version": row.version, "rows": row.rows}
     appended = row.source.get("appended")
     if newest is not None and appended is not None and appended["to"] == row.parent_id:
@@ -347,7 +346,7 @@ def _record_version(session: Session, row: Dataset, newest: Dataset | None) -> N
 def _find_same_content(
     session: Session, owner: str, sha256: str, stated: Mapping[str, Any], name: str | None
 ) -> Dataset | None:
-    """Return the owner's dataset of the same bytes under the same options; the newest of `name`, if one is given."""
+    """Return the owner's dataset with the same bytes and options; with a `name`, only its newest version."""
     query = select(Dataset).where(Dataset.owner == owner, Dataset.sha256 == sha256).order_by(Dataset.created_at)
     newest = latest_version(session, name) if name is not None else None
     alike = (row for row in session.scalars(query) if row.source.get("options") == stated)
@@ -385,9 +384,9 @@ def get(session: Session, owner: str | None, ref: str) -> Dataset:
 
 
 def check_visible(session: Session, owner: str | None, dataset_id: str | None) -> None:
-    """Raise NotFound unless `owner` still sees the dataset of a run, which may not be shared any more.
+    """Raise NotFound unless `owner` can still see the run's dataset; it may no longer be shared.
 
-    A run that imports a table has none.
+    An import run has no dataset.
     """
     if dataset_id is None:
         return
@@ -423,7 +422,7 @@ def list_datasets(
 
 
 def set_shared(session: Session, dataset_id: str, shared: bool) -> Dataset:
-    """Let every owner read a version, or stop that. Raises NotFound."""
+    """Share a version with every owner, or stop sharing it. Raises NotFound."""
     row = session.get(Dataset, dataset_id)
     if row is None:
         raise NotFound(f"No dataset {dataset_id!r}.")
@@ -433,7 +432,7 @@ def set_shared(session: Session, dataset_id: str, shared: bool) -> Dataset:
 
 
 def delete(session: Session, dataset: Dataset) -> None:
-    """Delete one version; its bytes are collected once nothing refers to them. Raises Conflict where runs use it."""
+    """Delete one version; its bytes are garbage-collected once unreferenced. Raises Conflict if runs use it."""
     runs = session.scalar(select(func.count()).select_from(Run).where(Run.dataset_id == dataset.id)) or 0
     if runs:
         raise Conflict(
@@ -444,7 +443,7 @@ def delete(session: Session, dataset: Dataset) -> None:
     session.execute(update(Dataset).where(Dataset.parent_id == dataset.id).values(parent_id=dataset.parent_id))
     session.delete(dataset)
     session.flush()
-    if latest_version(session, dataset.name) is None:  # the name is free: what waits for it was for this one
+    if latest_version(session, dataset.name) is None:  # the name is free now; waiting batches belonged to this dataset
         session.execute(sql_delete(StagedRows).where(StagedRows.name == dataset.name))
 
 
@@ -452,7 +451,7 @@ def delete(session: Session, dataset: Dataset) -> None:
 
 
 def write_as_upload(table: pa.Table, folder: Path, name: str) -> ReceivedFile:
-    """Write a table that was made here, as if it had been uploaded."""
+    """Write a generated table to a file as if it had been uploaded."""
     path = folder / "made.arrow"
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
@@ -460,7 +459,7 @@ def write_as_upload(table: pa.Table, folder: Path, name: str) -> ReceivedFile:
 
 
 def facts_of(dataset: Dataset) -> DatasetFacts:
-    """Return what a spec is checked against."""
+    """Return the dataset's facts, against which a spec is checked."""
     return DatasetFacts(
         name=dataset.name,
         version=dataset.version,
@@ -476,8 +475,8 @@ _verified: dict[str, tuple[Path, tuple[int, ...]]] = {}  # by blob, with its `_s
 def local_parquet(blobs: BlobStore, dataset: Dataset, cache: Path, *, again: bool = False) -> Path:
     """Return the Parquet file on local disk, its bytes verified. Raises NotFound, Corrupt.
 
-    They are hashed when a process first reads the file and whenever the file has changed; `again`: now as well, which
-    also finds what a disk did to them. A job that takes seconds or more asks for that, a page of rows does not.
+    The file is hashed when a process first reads it and whenever it has changed. `again` hashes it now too, which also
+    finds disk corruption: for jobs that take seconds or more, not for a page of rows.
     """
     known = _verified.get(dataset.blob)
     if again or known is None or _stamp(known[0]) != known[1]:
@@ -490,7 +489,7 @@ def local_parquet(blobs: BlobStore, dataset: Dataset, cache: Path, *, again: boo
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
-    """Return what changes whenever a file is written; nothing where there is no file."""
+    """Return a stamp that changes whenever the file is written; empty if there is no file."""
     try:
         status = path.stat()
     except FileNotFoundError:

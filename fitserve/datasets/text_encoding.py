@@ -18,15 +18,15 @@ from pathlib import Path
 
 from fitserve.blobs import CHUNK
 
-MAX_BYTES = 48 * 1024  # of distinct fields
+MAX_BYTES = 48 * 1024  # bytes of distinct fields that are rated
 FIELDS_OF_A_CHUNK = 400
-MARGIN = 0.06  # between the best reading and another one, below which it is asked
-MARGIN_OF_OLD = 0.3  # the same, between code pages of the eighties, under which each letter is some letter
-LEAST = 0.25  # of a reading that is taken
-IN_PLACE = 1.02  # the rating of a sign that stands where such signs stand, which no letter reaches
-# A field with a byte beyond ASCII. It is tried at the beginning of a field alone, so that the time is linear.
+MARGIN = 0.06  # least lead of the best reading over the next; below it, the encoding is not guessed
+MARGIN_OF_OLD = 0.3  # the same for code pages of the 1980s, under which almost every byte is some letter
+LEAST = 0.25  # least rating of an accepted reading
+IN_PLACE = 1.02  # rating of a sign in a plausible position, above that of any letter
+# A field with a non-ASCII byte. Matched only at the beginning of a field, so that the time is linear.
 _FIELD = re.compile(rb"(?<![^\r\n,;\t|\"])[^\x80-\xff\r\n,;\t|\"]*+[\x80-\xff][^\r\n,;\t|\"]*+")
-# Letters beyond ASCII of languages: French, German, Spanish, Portuguese, Italian, Swedish, Danish, Dutch,
+# Non-ASCII letters by language: French, German, Spanish, Portuguese, Italian, Swedish, Danish, Dutch,
 # Catalan; Polish, Czech, Slovak, Hungarian, Romanian, Croatian; Turkish; Lithuanian, Latvian, Estonian.
 _WESTERN = (
     *("éèêëàâîïôûùüçœæÿ", "äöüß", "áéíóúñü", "áâãàçéêíóôõúü", "àèéìòù", "åäöé", "æøåé", "éëïöüè"),
@@ -45,7 +45,7 @@ _LANGUAGES = {
     "cp1258": ("áàảãạăắằẳẵặâấầẩẫậéèẻẽẹêếềểễệíìỉĩịóòỏõọôốồổỗộơớờởỡợúùủũụưứừửữựýỳỷỹỵđ",),
 }
 LATIN = frozenset(_LANGUAGES)
-# The letters of each language of central Europe that no western one has: of much text, at least half occur.
+# For each central European language, the letters that no western one has; long texts contain at least half.
 _CENTRAL_ALONE = [alone for one in _CENTRAL if (alone := frozenset(one) - frozenset("".join(_WESTERN)))]
 ENOUGH_LETTERS = 40
 _RUSSIAN = "оеаинтсрвлкмдпуяыьгзбчйхжшюцщэфъё"
@@ -54,20 +54,20 @@ _OLD = {"cp850", "mac_roman", "cp852"}
 _CYRILLIC = {"cp1251", "koi8-r", "koi8-u", "cp866", "iso8859-5", "mac_cyrillic"}
 _WIDE = {"gb18030", "big5hkscs", "cp932", "euc_jp", "cp949"}
 _SINGLE = ("cp1253", "cp1255", "cp1256", "cp874")
-# The same bytes are often the same text under several of these; the first one is named.
+# Several of these often decode the bytes to the same text; the first one is reported.
 CANDIDATES = (
     *("cp1252", "gb18030", "big5hkscs", "cp932", "cp949", "euc_jp", "cp1251", "koi8-r", "koi8-u", "cp866", "cp1250"),
     *("iso8859-2", "cp1254", "cp1253", "cp1255", "cp1256", "cp874", "cp1257", "cp1258", "mac_roman"),
     *("iso8859-5", "mac_cyrillic", "cp850", "cp852"),
 )
-# Rare nowadays: they must be better than the others by so much.
+# Rare nowadays: the rating must exceed the others by this much.
 _RARE = {"cp850": 0.12, "mac_roman": 0.12, "cp852": 0.15, "iso8859-5": 0.05, "mac_cyrillic": 0.05, "iso8859-2": 0.03}
 _RARE |= {"koi8-u": 0.01, "cp1257": 0.03, "cp1254": 0.01, "euc_jp": 0.01, "cp1258": 0.05}
-COMPOSED = "cp1258"  # has accents of their own, which follow their letters: they are put together
-_THORN = b"\xfe"  # in Latin code pages, where it separates fields or surrounds them
+COMPOSED = "cp1258"  # its accents are separate characters after their letters, so they are composed
+_THORN = b"\xfe"  # in Latin code pages; some files use it to separate or surround fields
 _SCRIPTS = ("LATIN", "CYRILLIC", "GREEK", "HEBREW", "ARABIC", "THAI", "CJK", "HIRAGANA", "KATAKANA", "HANGUL")
 TYPOGRAPHY = frozenset("–—‘’“”„‚€£°§«»…©®±×·¿¡²³µ¥½¼¾ºª\xa0™†•´№Ø")
-# A sign where it belongs, between its neighbours (a blank where the field ends): units, money, quotes, dashes.
+# A sign in a plausible position, with its neighbours (a blank at the field's end): units, money, quotes, dashes.
 _IN_PLACE = re.compile(
     r"[\d\s(\[/]°[\s\dCFKNSEW).,/\]]|[\s(]±[\s\d.]|\d±[\s\d.]|\d[½¼¾][\s\w).,-]|\s[½¼¾][\s).,-]|[\s\d(\[/]µ[A-Za-z]"
     r"|[\s\d(\[/kKM+-][€£¥][\s\d).,/\]-]|[A-Za-z)\d][²³][\s).,/\]-]|[\d\s]×[\d\s]|[\s(/]Ø[\s\d]|[\dMN][ºª][\s.,)]"
@@ -82,14 +82,14 @@ _Rated = tuple[float, str, list[str]]  # a rating, an encoding, and the fields a
 
 @dataclass(frozen=True)
 class Guess:
-    """An encoding, and a field as it reads under it."""
+    """An encoding, with one field decoded by it as an example."""
 
     encoding: str
     example: str
 
 
 def guess(path: Path) -> tuple[Guess | None, list[Guess]]:
-    """Return the likeliest encoding of a file that is not UTF-8 (None if others are as likely), and those."""
+    """Return the likeliest encoding of a file that is not UTF-8 (None if others are as likely), and the others."""
     fields = _fields(path)
     if _has_thorns(path) and (read := _decoded(fields, "cp1252")) is not None:
         return Guess("cp1252", max(read[:20], key=len).strip()[:30]), []
@@ -109,7 +109,7 @@ def guess(path: Path) -> tuple[Guess | None, list[Guess]]:
 
 
 def _of_distinct_texts(rated: list[_Rated]) -> list[_Rated]:
-    """Keep one of each text, with its best rating and the commonest of the encodings that read it so."""
+    """Keep one reading of each text: the best rating, and the commonest encoding that gives this text."""
     by_texts: dict[tuple[str, ...], _Rated] = {}
     for rating, name, texts in rated:
         best, commonest, _ = by_texts.get(tuple(texts), (rating, name, texts))
@@ -216,12 +216,12 @@ def _rate_character(character: str, before: str, after: str, name: str) -> float
     if before.isdigit() or after.isdigit():
         value -= 0.8
     elif not before.isalpha() and not after.isalpha() and character not in _WORDS_OF_ONE_LETTER:
-        value -= 0.35  # a word of one letter
+        value -= 0.35  # a one-letter word
     if name in _CYRILLIC:
         place = _RUSSIAN.find(character.lower())
         value += (1.0 - 0.02 * place) if place >= 0 else 0.75 if character.lower() in "іїєґў" else -0.5
         return value if script == "CYRILLIC" else -0.5
-    if name in _LANGUAGES:  # the letter itself is rated by `_rate_letters`
+    if name in _LANGUAGES:  # `_rate_letters` rates the letter itself
         # Most letters of a Latin word are ASCII; a capital stands at its beginning.
         value -= 0.7 if not before.isascii() and not after.isascii() and before.isalpha() and after.isalpha() else 0.0
         return value - (0.3 if category == "Lu" and after.islower() and before.isalpha() else 0.0)
@@ -248,7 +248,7 @@ def _is_in(letter: str, language: str) -> bool:
 
 
 def _rate_sign_out_of_place(character: str, in_word: bool) -> float:
-    if in_word and character not in "\xa0–—":  # these part words
+    if in_word and character not in "\xa0–—":  # these separate words
         return -1.5
     if character == "\xa0":
         return 0.8

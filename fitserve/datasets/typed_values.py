@@ -12,14 +12,14 @@ from fitserve.datasets.plan_proposal import ColumnSample
 from fitserve.parsing import times
 from fitserve.wire.notices import Notice
 
-MAX_VALUES = 200  # that are looked at, from the whole column
+MAX_VALUES = 200  # values examined, taken from the whole column
 SMALLEST_TIME = min(COMPACT)
 
 
 def note_typed_values(name: str, values: pa.ChunkedArray, largest: float | None) -> list[Notice]:
-    """Note texts that are all numbers or times, whole numbers that may be times, and large ones that are floats.
+    """Note texts that are all numbers or times, integers that may be times, and large integers stored as floats.
 
-    `largest`: of the numbers.
+    `largest` is the largest number.
     """
     types = pa.types
     is_text = types.is_string(values.type) or types.is_large_string(values.type)
@@ -69,7 +69,7 @@ def _note_numbers(name: str, present: pa.ChunkedArray, largest: float) -> list[N
 
 
 def _note_large_wholes(name: str, values: pa.Array, largest: float) -> Notice | None:
-    """Note whole numbers that float64 cannot tell from their neighbours, as programs make of ids with missing ones."""
+    """Note integers too large for float64, which programs produce from ids with missing values."""
     numbers = values.to_numpy(zero_copy_only=False)
     if not 2**53 <= largest < 2**64 or not (np.isfinite(numbers) & (numbers == np.floor(numbers))).all():
         return None

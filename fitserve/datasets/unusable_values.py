@@ -12,7 +12,7 @@ from fitserve.encoding.coercion import labels_of, numbers_of
 
 
 def unusable(column: pa.ChunkedArray, is_target: bool) -> np.ndarray:
-    """Return whether each value is infinite or, of a target, missing: bool (rows,)."""
+    """Return a mask (bool, (rows,)) of values that are infinite or, in a target, missing."""
     if pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
         values = numbers_of(column)
         return np.asarray(~np.isfinite(values) if is_target else np.isinf(values))
@@ -22,6 +22,6 @@ def unusable(column: pa.ChunkedArray, is_target: bool) -> np.ndarray:
 
 
 def unusable_row_numbers(path: Path, column: str, is_target: bool) -> list[int]:
-    """Return the numbers of these rows, from 1, in a Parquet file."""
+    """Return the row numbers (from 1) of unusable values in a Parquet file."""
     values = pq.read_table(path, columns=[column]).column(column)
     return [int(row) + 1 for row in np.flatnonzero(unusable(values, is_target))]

@@ -1,6 +1,7 @@
-"""A text file as UTF-8, transcoded from the encoding that the upload names, that marks in it show, or a likely one.
+"""Transcode a text file to UTF-8 from the encoding that the upload states, that marks show, or that is likeliest.
 
-Marks are byte order marks, zero bytes, escapes of seven bits and the letters of EBCDIC; `text_encoding` judges words.
+Marks are byte order marks, zero bytes, escape sequences of 7-bit encodings and EBCDIC letters; `text_encoding` guesses
+from words.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from fitserve.errors import Problem, TooLarge
 from fitserve.settings import MB, Limits
 from fitserve.wire.notices import Notice
 
-SEARCHED_BYTES = MB // 4  # for marks of encodings of seven bits
+SEARCHED_BYTES = MB // 4  # bytes searched for marks of 7-bit encodings
 CHECKED_BYTES = 4 * MB  # checked to be UTF-8 before parsing; the parser checks the rest
-SURE_CHARACTERS = 12  # of UTF-8 before a byte that is not: then the rest is UTF-8 too, and the byte is damage
-# What `encoding` may name, beside the families iso8859-, cp (code pages), mac- and koi8-.
+# after this many non-ASCII UTF-8 characters, an invalid byte is damage rather than another encoding
+SURE_CHARACTERS = 12
+# Names that `encoding` accepts, besides the families iso8859-, cp (code pages), mac- and koi8-.
 TEXT_ENCODINGS = frozenset(
     {"ascii", "utf-7", "utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-16-le", "utf-32", "utf-32-be", "utf-32-le"}
     | {
@@ -40,7 +42,7 @@ TEXT_ENCODINGS = frozenset(
     | {"shift_jis", "shift_jis_2004", "shift_jisx0213", "iso2022_jp", "iso2022_jp_1", "iso2022_jp_2", "iso2022_jp_3"}
     | {"iso2022_jp_2004", "iso2022_jp_ext", "iso2022_kr", "tis-620", "hp-roman8", "kz1048", "ptcp154"}
 )
-MAX_UTF7_BYTES = MB  # of letters in UTF-7, which are decoded again with each chunk
+MAX_UTF7_BYTES = MB  # UTF-7 letters without a break, which are decoded again with each chunk
 REPLACED = "\ufffd"
 BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -50,7 +52,7 @@ BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
     (b"+/v8-", "utf-7"),
 )
-NEXT_LINE = "\x85"  # ends the lines of mainframes
+NEXT_LINE = "\x85"  # line end of mainframes
 MAINFRAME = ("cp037", "cp273", "cp424", "cp500", "cp875", "cp1026", "cp1140")
 _ESCAPES = ((b"\x1b$)C", "iso2022_kr"), (b"\x1b$B", "iso2022_jp"), (b"\x1b$@", "iso2022_jp"), (b"\x1b(J", "iso2022_jp"))
 _UTF7 = re.compile(rb"\+([A-Za-z0-9+/]*+)-?")
@@ -61,7 +63,7 @@ _EBCDIC = (
     + bytes((*range(0xE2, 0xEA), *range(0xF0, 0xFA), 0x05, 0x0D, 0x15, 0x25))
     + b"\x40\x4b\x5e\x60\x61\x6b\x6d\x7f"
 )
-FEW_WORDS = 3  # different ones, of which none is by chance what encoding twice gives
+FEW_WORDS = 3  # least distinct words that must look encoded twice; fewer may by chance
 TEXT_CHARACTERS = 20_000
 
 
@@ -70,15 +72,15 @@ class DecodedText:
     """A text in UTF-8, without a byte order mark."""
 
     path: Path
-    encoding: str  # that it came in
-    notice: Notice | None = None  # where that was guessed
+    encoding: str  # encoding of the upload
+    notice: Notice | None = None  # set if the encoding was guessed
 
 
 def to_utf8(path: Path, head: bytes, stated: str | None, folder: Path, limits: Limits) -> DecodedText:
-    """Return the text as UTF-8: the file itself where it is so, else a copy in `folder`.
+    """Return the text as UTF-8: the file itself if it is valid UTF-8, else a copy in `folder`.
 
-    The encoding is that of the byte order mark, else the stated one, else UTF-8 where the text is valid, else the
-    likeliest one. Raises TableUnreadable, also where several are as likely.
+    The encoding comes from the byte order mark, else from the request; else it is UTF-8 if the text is valid, else the
+    likeliest one. Raises TableUnreadable, also if several encodings are equally likely.
     """
     for mark, name in BYTE_ORDER_MARKS:
         if head.startswith(mark):
@@ -101,14 +103,14 @@ def to_utf8(path: Path, head: bytes, stated: str | None, folder: Path, limits: L
 
 
 def transcode_guessed(path: Path, position: int, folder: Path, limits: Limits) -> DecodedText:
-    """Return a text with a byte at `position` that is not UTF-8, transcoded from the file's likeliest encoding.
+    """Transcode a text whose byte at `position` is not UTF-8 from the file's likeliest encoding.
 
-    Raises TableUnreadable where the text before it is UTF-8 beyond ASCII (then that byte is damage), or where no
-    encoding is likelier than others.
+    Raises TableUnreadable if the text before it contains non-ASCII UTF-8 (then that byte is damage), or if no encoding
+    is likelier than others.
     """
     guess, others = text_encoding.guess(path)
     before = _characters_before(path, position)
-    # Two bytes of a Latin text hardly ever are a character of UTF-8, as two of a Chinese one may be.
+    # Two bytes of a Latin text almost never form a valid UTF-8 character; two of a Chinese text may.
     if before >= SURE_CHARACTERS or (before and (guess is None or guess.encoding in text_encoding.LATIN)):
         raise _damage(path, position)
     if guess is None:
@@ -123,7 +125,7 @@ def transcode_guessed(path: Path, position: int, folder: Path, limits: Limits) -
 
 
 def wide_encoding(head: bytes) -> str | None:
-    """Return UTF-16 or UTF-32 with its byte order for a text that begins so without a mark; None for other bytes."""
+    """Return UTF-16 or UTF-32 with its byte order for a text without a byte order mark; None for other bytes."""
     if b"\0" not in head:
         return None
     if len(head) >= 8 and (name := _best_of(head, ("utf-32-le", "utf-32-be"), 4)):
@@ -149,7 +151,7 @@ def _best_of(head: bytes, names: tuple[str, str], size: int) -> str | None:
 
 
 def marked_encoding(data: bytes) -> Guess | None:
-    """Return the encoding that marks within a file's beginning tell: UTF-7, HZ, ISO 2022, EBCDIC."""
+    """Return the encoding shown by marks within a file's beginning: UTF-7, HZ, ISO 2022, EBCDIC."""
     data = data[: data.rfind(b"\n") + 1] or data
     if b"\x1b" in data:
         name = next((name for mark, name in _ESCAPES if mark in data), None)
@@ -166,11 +168,11 @@ def marked_encoding(data: bytes) -> Guess | None:
 
 
 def _utf7_parts(data: bytes) -> list[bytes]:
-    """Return the parts of a text that are letters beyond ASCII in UTF-7; none where a plus begins anything else."""
+    """Return the UTF-7 sequences of non-ASCII letters in a text; none if a plus begins anything else."""
     parts = []
     for match in _UTF7.finditer(data):
         if not match[1] and match[0] == b"+-":
-            continue  # a plus
+            continue  # "+-" encodes a plus
         try:
             letters = match[0].decode("utf-7")
         except UnicodeError:
@@ -192,7 +194,7 @@ def _read_as(data: bytes, name: str, example: bytes) -> Guess | None:
 
 
 def note_damage(head: bytes) -> Notice | None:
-    """Note text that was damaged before the upload: encoded twice, or with characters that were replaced."""
+    """Note text that was damaged before the upload: encoded twice, or with replacement characters."""
     text = head.decode("utf-8", "ignore")
     if REPLACED in text:
         line = next(line for line in text.splitlines() if REPLACED in line)
@@ -226,7 +228,7 @@ def _guess_notice(encoding: str, example: str) -> Notice:
 
 
 def _characters_before(path: Path, position: int) -> int:
-    """Return how many non-ASCII characters precede a position, all valid UTF-8; counts until there are enough."""
+    """Count the non-ASCII characters before a position, all valid UTF-8; stops once there are enough."""
     count = 0
     with path.open("rb") as file:
         while position > 0 and count < SURE_CHARACTERS and (chunk := file.read(min(CHUNK, position))):
@@ -310,7 +312,7 @@ def transcode(path: Path, target: Path, encoding: str, limits: Limits) -> Path:
     Raises TableUnreadable naming the line of the first bytes that do not decode, TooLarge.
     """
     written = lines = 0
-    held = ""  # the last character, to which an accent may belong that the next chunk begins with
+    held = ""  # the last character, because the next chunk may begin with an accent that belongs to it
     try:
         decoder = codecs.getincrementaldecoder(encoding)("strict")
         with disk_full_is_507(), path.open("rb") as source, target.open("wb") as out:

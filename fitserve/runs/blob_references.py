@@ -1,7 +1,8 @@
-"""Blobs: rows for those that are referred to, deletion of those that nothing refers to.
+"""Reference blobs from database rows, and garbage-collect unreferenced blobs.
 
-A writer stores bytes, then refers to them in a transaction; garbage collection may come in between. So both take one
-lock: the writer checks in its transaction that the bytes are still there, and the collector deletes bytes in its own.
+A writer stores bytes, then references them in a transaction; garbage collection may run in between. Both therefore take
+one lock: the writer checks in its transaction that the bytes still exist, and the collector deletes bytes within a
+transaction of its own.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from fitserve.runs.history import add_blob_rows
 from fitserve.states import INTERNAL_KINDS, TERMINAL
 from fitserve.tables import Blob, Dataset, Label, Run, UploadedWeights, Version
 
-# Columns that name an artifact, whose manifest names further files; and all that name a blob.
+# Columns that reference an artifact (whose manifest references further files), and all columns that reference a blob.
 _MANIFESTS = (Version.artifact, Label.artifact, Run.initial_weights, UploadedWeights.artifact)
 _COLUMNS = (Dataset.blob, Run.checkpoint, *_MANIFESTS)
 _LOCK = 0x66697473  # an arbitrary number, the same in every process
@@ -33,9 +34,9 @@ class BlobVanished(Unavailable):
 
 
 def add_references(session: Session, blobs: BlobStore, stored: Mapping[str, StoredBlob], at: Any) -> None:
-    """Add rows of durable blobs, in the transaction that refers to them. Raises BlobVanished.
+    """Add rows for durable blobs, in the transaction that references them. Raises BlobVanished.
 
-    `stored` is by kind; several of a kind have a second word, as `onnx 12`.
+    `stored` is keyed by kind; several blobs of one kind have a second word, such as `onnx 12`.
     """
     _lock(session, "pg_advisory_xact_lock_shared")
     for blob in stored.values():
@@ -45,9 +46,9 @@ def add_references(session: Session, blobs: BlobStore, stored: Mapping[str, Stor
 
 
 def hold_artifact(session: Session, blobs: BlobStore, sha256: str) -> None:
-    """Check, in the transaction of a run that begins with an artifact's weights, that they are still there.
+    """Check that an artifact's weights still exist, in the transaction that creates a run starting from them.
 
-    From its commit on the collector keeps them. Raises BlobVanished.
+    After that commit the collector keeps them. Raises BlobVanished.
     """
     _lock(session, "pg_advisory_xact_lock_shared")
     entry = _manifest(blobs, sha256).get("weights")
@@ -56,7 +57,7 @@ def hold_artifact(session: Session, blobs: BlobStore, sha256: str) -> None:
 
 
 def _manifest(blobs: BlobStore, sha256: str) -> dict[str, Any]:
-    """Return an artifact's manifest; an empty one where it is lost, which `fitserve doctor` reports."""
+    """Return an artifact's manifest; empty if it is lost, which `fitserve doctor` reports."""
     try:
         manifest = json.loads(blobs.read(sha256))
     except (NotFound, Corrupt):
@@ -65,7 +66,7 @@ def _manifest(blobs: BlobStore, sha256: str) -> dict[str, Any]:
 
 
 def _newly_held(session: Session) -> Iterator[str]:
-    """Yield the artifacts that runs of the last hour begin with: a collection may have begun before them."""
+    """Yield artifacts from which runs of the last hour start: a collection may have begun before those runs."""
     recent = db.now(session) - timedelta(hours=1)
     held = select(Run.initial_weights).where(Run.created_at > recent, Run.initial_weights.is_not(None)).distinct()
     yield from (one for one in session.scalars(held) if one is not None)
@@ -90,7 +91,7 @@ def delete_if_unreferenced(engine: Engine, blobs: BlobStore, sha256: str) -> boo
 def delete_unreferenced(engine: Engine, blobs: BlobStore, *, age_seconds: float, limit: int = 10_000) -> int:
     """Delete blobs older than `age_seconds` that nothing refers to. Return how many.
 
-    Storing a blob again renews its age, so what a transaction is about to refer to is kept.
+    Storing a blob again resets its age, so a blob that a transaction is about to reference is kept.
     """
     cutoff = time.time() - age_seconds
     candidates = [sha256 for sha256, written in blobs.listing() if written < cutoff][:limit]
@@ -118,7 +119,7 @@ def _delete_unreferenced_one(engine: Engine, blobs: BlobStore, sha256: str, cuto
 
 
 def _is_referenced(session: Session, sha256: str) -> bool:
-    """Return whether a row names it. `referenced_blobs` finds the files that only a manifest names."""
+    """Return whether a row references the blob. `referenced_blobs` finds files that only a manifest references."""
     for column in _COLUMNS:
         if session.scalar(select(column).where(column == sha256).limit(1)):
             return True
@@ -128,7 +129,7 @@ def _is_referenced(session: Session, sha256: str) -> bool:
 
 
 def _is_needed() -> ColumnElement[bool]:
-    """Return the condition that a run's result is still needed; a trial's is until its run has ended."""
+    """Return the SQL condition that a run's result is still needed; a trial's is until its search has ended."""
     whole = aliased(Run)
     return not_(Run.kind.in_(INTERNAL_KINDS) & exists().where(whole.id == Run.parent_id, whole.state.in_(TERMINAL)))
 
@@ -148,7 +149,7 @@ def referenced_blobs(session: Session, blobs: BlobStore) -> Iterator[str]:
             manifests.update((result.get("kept_epochs") or {}).values())
     for sha256 in manifests:
         yield sha256
-        yield from find_digests(_manifest(blobs, sha256))  # the files that a lost one named cannot be loaded anyway
+        yield from find_digests(_manifest(blobs, sha256))  # the files of a lost manifest cannot be loaded anyway
 
 
 def find_digests(value: Any) -> Iterator[str]:

@@ -1,7 +1,7 @@
-"""Change many runs at once: a run that is refused does not hold up the others.
+"""Change many runs at once; one refused run does not stop the others.
 
-Runs are changed in groups, each in one transaction. Whatever stops between two groups, the request can be sent again:
-a run that is cancelled, tagged or gone stays so.
+Runs are changed in groups, each in one transaction. A request interrupted between two groups can be repeated, because
+cancelling, tagging and deleting are idempotent.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from fitserve.visibility import owned_by
 GROUP = 100  # runs in one transaction: SQLite's other writers wait for it
 
 Refusals = dict[str, FitserveError]
-# Changes locked runs. Returns the errors of those that it refuses, of which it has written nothing.
+# Changes locked runs. Returns the errors of refused runs, for which it has written nothing.
 Change = Callable[[Session, Sequence[Run]], Refusals]
-# Adds to the transaction in which these runs were changed.
+# Called in the transaction that changed these runs, to write more rows in it.
 Note = Callable[[Session, Sequence[str]], None]
 
-# Without specs and results, which can be large; what a change reads besides is loaded when it does.
+# Without specs and results, which can be large; other columns are loaded when a change reads them.
 _BRIEF = (
     *(Run.id, Run.kind, Run.state, Run.owner, Run.shared, Run.parent_id, Run.dataset_id, Run.model, Run.tags),
     *(Run.attempt, Run.cancel_requested_at),
@@ -43,7 +43,7 @@ def cancel_runs(engine: Engine, ids: Sequence[str], owner: str | None, note: Not
         at, refused, ended = db.now(session), Refusals(), 0
         for run in runs:
             if run.kind in INTERNAL_KINDS:
-                session.refresh(run)  # the end of the run that it is a part of may just have ended it
+                session.refresh(run)  # the end of its parent run may just have ended it
             try:
                 ended += finish.cancel_locked(session, run, at)
             except FitserveError as error:
@@ -86,10 +86,10 @@ def _change_runs(
     note: Note,
     committed: Callable[[], None] = lambda: None,
 ) -> Refusals:
-    """Change an owner's runs group by group, in the order of their ids, so that two requests wait for each other.
+    """Change an owner's runs group by group, in id order so that concurrent requests queue instead of deadlocking.
 
-    A group whose transaction fails is changed run by run: where two requests hold what the other wants, one of them
-    is stopped by the database.
+    If a group's transaction fails, its runs are changed one by one: the database may have aborted it to resolve a
+    deadlock.
     """
     refused: Refusals = {}
     wanted = sorted(set(ids))
@@ -104,7 +104,7 @@ def _change_runs(
                     refused |= _change_group(engine, [run_id], owner, apply, note)
                     committed()
                 except (Unavailable, StorageFull):
-                    raise  # so it would be with every run after this one
+                    raise  # every further run would fail in the same way
                 except FitserveError as error:
                     refused[run_id] = error
     return refused
@@ -112,7 +112,7 @@ def _change_runs(
 
 def _change_group(engine: Engine, ids: Sequence[str], owner: str | None, apply: Change, note: Note) -> Refusals:
     with db.transaction(engine) as session:
-        possible = [run_id for run_id in ids if run_id.isprintable()]  # others are no text of PostgreSQL's
+        possible = [run_id for run_id in ids if run_id.isprintable()]  # PostgreSQL refuses NUL in text
         mine = select(Run).options(load_only(*_BRIEF)).where(Run.id.in_(possible), owned_by(Run, owner))
         runs = session.scalars(mine.order_by(Run.id).with_for_update()).all()
         theirs = {run.id for run in runs}
@@ -130,4 +130,4 @@ def _why_not(session: Session, run_id: str, owner: str | None) -> FitserveError:
         get_owned(session, run_id, owner)
     except FitserveError as error:
         return error
-    return NotFound(f"No run {run_id}.", received=run_id)  # it has been made since
+    return NotFound(f"No run {run_id}.", received=run_id)  # the run was created in the meantime

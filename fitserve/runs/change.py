@@ -28,15 +28,15 @@ def change_run(engine: Engine, run_id: str, owner: str | None, values: Mapping[s
 
 
 def retag(run: Run, *, add: str = "", remove: str = "") -> None:
-    """Add or remove one tag of a run that its transaction has locked, whatever the others are."""
+    """Add or remove one tag of a run that this transaction has locked, leaving other tags as they are."""
     run.tags = [tag for tag in run.tags if tag not in (add, remove)] + ([add] if add else [])
 
 
 def delete_run(engine: Engine, run_id: str, owner: str | None) -> None:
     """Delete an ended run with its epochs, events and trials; its files are collected once nothing refers to them.
 
-    A run that changed or repeated it becomes one of its parent's. Raises NotFound, Forbidden, Conflict (it has not
-    ended, or a model's version is made of it).
+    Its child runs become children of its parent. Raises NotFound, Forbidden, Conflict (it has not ended, or a model's
+    version was trained by it).
     """
     with db.transaction(engine) as session:
         get_owned(session, run_id, owner)
@@ -47,7 +47,7 @@ def delete_run(engine: Engine, run_id: str, owner: str | None) -> None:
 
 
 def delete_locked(session: Session, runs: Sequence[Run]) -> dict[str, Conflict]:
-    """Delete those of these runs that can be; this transaction has locked them. Return why the others cannot, by id."""
+    """Delete those of these locked runs that can be deleted. Return the errors for the others, by id."""
     ids = [run.id for run in runs]
     cleaned = cleanup.pending(session, ids)
     of_runs = select(Version.run_id, Version.model, Version.version).where(Version.run_id.in_(ids))
@@ -87,7 +87,7 @@ def _delete(session: Session, runs: Sequence[Run]) -> None:
         return
     parents = set(session.scalars(select(Run.parent_id).where(Run.parent_id.in_(ids))))
     for run in runs:
-        if run.id in parents:  # few are: each is a request of its own to the database
+        if run.id in parents:  # rare, and each takes its own database query
             _part_from_children(session, run)
     # Events are append-only, except those of a run that is being deleted.
     session.execute(update(Run).where(Run.id.in_(ids)).values(deleted_at=db.now(session)))
@@ -97,7 +97,7 @@ def _delete(session: Session, runs: Sequence[Run]) -> None:
 
 
 def _part_from_children(session: Session, run: Run) -> None:
-    """Delete the parts of a run, and give the runs that were made from it to its parent."""
+    """Delete a run's parts, and make its children the children of its parent."""
     of_run = Run.parent_id == run.id
     _delete(session, session.scalars(select(Run).where(of_run, Run.kind.in_(INTERNAL_KINDS))).all())
     session.execute(update(Run).where(of_run, Run.kind == RunKind.reproduction).values(parent_id=None))

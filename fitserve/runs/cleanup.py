@@ -1,7 +1,6 @@
-"""Runs of the kind `cleanup`: they remove what another run, which ended without its holder, has written outside.
+"""Cleanup runs: remove external data that a run wrote before it ended without its worker.
 
-Such a run is queued in the transaction that ends the other one, so that nothing written is forgotten when a process
-dies.
+A cleanup run is queued in the transaction that ends the other run, so no external data is forgotten if a process dies.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from fitserve.tables import Event, Run
 
 
 def queue(session: Session, run: Run, at: datetime) -> str | None:
-    """Queue the cleanup of a run that is ending. Return its id; None for a run that has written nothing outside."""
+    """Queue the cleanup of a run that is ending. Return its id; None if the run has written nothing outside."""
     if run.kind in INTERNAL_KINDS or run.attempt == 0:
         return None
     destination = run.resolved.get("destination")
@@ -41,20 +40,20 @@ def queue(session: Session, run: Run, at: datetime) -> str | None:
 
 
 def pending(session: Session, run_ids: Sequence[str]) -> set[str]:
-    """Return those of these runs of which something that they have written is still to be removed."""
+    """Return those of these runs whose cleanup is still pending."""
     mine = (Run.parent_id.in_(run_ids), Run.kind == RunKind.cleanup, Run.state.not_in(TERMINAL))
     return {run_id for run_id in session.scalars(select(Run.parent_id).where(*mine)) if run_id is not None}
 
 
 def has_writers(engine: Engine, run_id: str) -> bool:
-    """Return whether another worker still holds a part of an ended run, and may write it."""
+    """Return whether a worker still holds a part of an ended run, and may still write."""
     with db.reading(engine) as session:
         mine = (Run.parent_id == run_id, Run.kind == RunKind.part, Run.state == RunState.running)
         return session.scalar(select(Run.id).where(*mine).limit(1)) is not None
 
 
 def record(session: Session, run_id: str, remains: list[str]) -> None:
-    """Record in an ended run's events what remains of what it had written; the first such event stays."""
+    """Record in an ended run's events what the cleanup left behind; only the first such event is stored."""
     run = session.get(Run, run_id, with_for_update=True)
     if run is None:
         return
@@ -67,5 +66,5 @@ def record(session: Session, run_id: str, remains: list[str]) -> None:
 
 
 def describe(remains: Sequence[str]) -> str:
-    """Return in words what remains of what a run has written outside."""
+    """Describe the external data that remains of a run."""
     return f"What remains: {', '.join(remains)}" if remains else "Nothing remains at the destination"

@@ -1,4 +1,4 @@
-"""A run before a worker claims it: T1 creates it, once per Idempotency-Key; T10 publishes it again."""
+"""Create and publish runs: T1 creates a run, once per Idempotency-Key; T10 publishes it again."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from fitserve.wire.admin import NO_QUOTAS, Quotas
 log = logging.getLogger(__name__)
 
 MAX_KEY = 255  # characters of an Idempotency-Key
-KEY_DAYS = 7  # that an Idempotency-Key is remembered
+KEY_DAYS = 7  # how long an Idempotency-Key is remembered
 
 
 class KeyReused(Conflict):
@@ -49,7 +49,7 @@ class NewRun:
     kind: str = RunKind.training
     priority: int = 0
     parent_id: str | None = None
-    key_id: str | None = None  # of the API key that submits it
+    key_id: str | None = None  # id of the API key that submits it
     quotas: Quotas = NO_QUOTAS
     name: str | None = None
     tags: tuple[str, ...] = ()
@@ -125,7 +125,7 @@ def add_run(session: Session, new: NewRun, run_id: str, at: datetime) -> Run:
 
 
 def initial_artifact(resolved: dict[str, Any]) -> str | None:
-    """Return the artifact that a resolved spec's network begins with, which is kept as long as the run."""
+    """Return the artifact that supplies a resolved spec's initial weights; it is kept as long as the run."""
     initial = resolved.get("initial_weights")
     return initial.get("artifact") if isinstance(initial, dict) else None
 
@@ -135,11 +135,11 @@ def create_run(
 ) -> tuple[Run, bool]:
     """T1, in one transaction: the key, the run, its first event. Returns the run and whether it is new.
 
-    Initial weights are looked for in `blobs`. Raises TooMany (429) where a quota of the owner or the key is used up,
+    Initial weights must exist in `blobs`. Raises TooMany (429) if a quota of the owner or the key is used up,
     KeyReused (409).
     """
     with db.transaction(engine) as session:
-        quotas.lock_owner(session, new.owner)  # also for the same key twice at once
+        quotas.lock_owner(session, new.owner)  # also serialises concurrent requests with the same Idempotency-Key
         if (known := existing_run(session, new.owner, key)) is not None:
             session.expunge(known)
             return known, False
@@ -161,9 +161,9 @@ def create_run(
 
 
 def undelivered_runs(engine: Engine, older_than: float, limit: int) -> list[str]:
-    """T10: return queued runs never published, or not for `older_than` seconds, in the order of the queue.
+    """T10: return queued runs never published, or last published over `older_than` seconds ago, in queue order.
 
-    The row is the outbox: no worker may have received their messages.
+    The run's row is the outbox: its message may never have reached a worker.
     """
     with db.reading(engine) as session:
         before = db.now(session) - timedelta(seconds=older_than)

@@ -1,6 +1,6 @@
 """The end of an attempt: T4 succeeded, T5 failed, T6 queued again, T7 worker lost, T9 cancelled; and T8.
 
-The holder's writes are fenced by its lease, the reaper's by the lease token that it read and the lease's expiry.
+The holder's writes are fenced by its lease; the reaper's by the lease token it has read, and by the lease's expiry.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from fitserve.states import DEPENDENT_KINDS, INTERNAL_KINDS, TERMINAL, FailureCa
 from fitserve.strictjson import finite_json
 from fitserve.tables import Epoch, Run, Trial
 
-# Inserts what a result registers, such as a model's version, in T4's transaction; returns what the result says of it.
+# Inserts what the run registers, such as a model's version, in T4's transaction; returns entries for the result.
 Register = Callable[[Session], Mapping[str, Any]]
 
 
@@ -51,8 +51,8 @@ def succeed(
 ) -> RunState:
     """T4: commit a result whose blobs (by kind) are durable.
 
-    Raises LeaseLost, CancelledFirst, BlobVanished, IncompleteHistory. The WHERE excludes a requested cancel, so the
-    row's lock decides between the two.
+    Raises LeaseLost, CancelledFirst, BlobVanished, IncompleteHistory. The WHERE excludes runs with a requested cancel,
+    so the row lock decides whether success or cancel comes first.
     """
     with db.transaction(engine) as session:
         at = db.now(session)
@@ -76,7 +76,7 @@ def succeed(
 
 
 def _record_end(session: Session, run: Run, state: RunState, at: datetime, facts: Mapping[str, Any]) -> None:
-    """Record the event of a run's end. Nobody submitted a trial, so its end is not one."""
+    """Record the event of a run's end. Trials are not submitted by anyone, so they have no such event."""
     if run.kind in INTERNAL_KINDS:
         return
     data = {"run": run.id, "kind": run.kind, "dataset": run.dataset_id, "model": run.model, **facts}
@@ -101,9 +101,9 @@ def fail(
     *,
     clean: bool = False,
 ) -> RunState:
-    """T5: a failure that training again would repeat. A requested cancel takes precedence. Raises LeaseLost.
+    """T5: a failure that another attempt would repeat. A requested cancel takes precedence. Raises LeaseLost.
 
-    `clean`, here and below: the holder has removed what the run had written outside, so that no other run must.
+    `clean`, here and below: the holder has removed the run's external data, so no cleanup run is needed.
     """
     with _locked(engine, lease, reports, clean=clean) as ending:
         if ending.run.cancel_requested_at is not None:
@@ -123,7 +123,7 @@ def release(
     reports: Sequence[Report] = (),
     why: str = "Released by a worker that is shutting down",
 ) -> RunState:
-    """T6 in a graceful shutdown, or to let others go first: queued again, no attempt spent. Raises LeaseLost."""
+    """T6 in a graceful shutdown, or to yield to others: queue again, spending no attempt. Raises LeaseLost."""
     with _locked(engine, lease, reports) as ending:
         if ending.run.cancel_requested_at is not None:
             return ending.cancel()
@@ -142,7 +142,7 @@ def lose(
     start_over: bool = False,
     clean: bool = False,
 ) -> RunState:
-    """T6 or T7 by the holder, whose trainer died or hung: an attempt is spent. Raises LeaseLost.
+    """T6 or T7 by the holder after its trainer died or hung; spends an attempt. Raises LeaseLost.
 
     With `start_over` the next attempt does not use the run's checkpoint.
     """
@@ -178,7 +178,7 @@ def expire_leases(engine: Engine, max_attempts: int, limit: int = 100) -> list[t
 
 
 def cancel(engine: Engine, run_id: str, owner: str | None) -> Run:
-    """T8, or the request that leads to T9. Repeating it changes nothing. Raises NotFound, Conflict (it is over)."""
+    """T8, or the request that leads to T9. Idempotent. Raises NotFound, Conflict (the run has ended)."""
     with db.transaction(engine) as session:
         at = db.now(session)
         get_owned(session, run_id, owner)
@@ -214,9 +214,9 @@ def count_cancelled(runs: int) -> None:
 
 
 def withdraw_trial(engine: Engine, lease: Lease, trial_run: str) -> Run | None:
-    """T8 by the holder of the trial's run, to train the trial itself. Returns None if it is no longer queued.
+    """T8 by the search's holder, to train the trial itself. Returns None if the trial is no longer queued.
 
-    Returns the row as it was, with the checkpoint of a worker that had begun. Raises LeaseLost.
+    Returns the row as it was, with the checkpoint of any worker that had begun the trial. Raises LeaseLost.
     """
     with db.transaction(engine) as session:
         at = db.now(session)
@@ -231,7 +231,7 @@ def withdraw_trial(engine: Engine, lease: Lease, trial_run: str) -> Run | None:
 
 
 def cancel_divided(engine: Engine, lease: Lease) -> None:
-    """Cancel the trials or parts that other workers have, before their run ends. Raises LeaseLost."""
+    """Cancel trials or parts held by other workers, before the run that offered them ends. Raises LeaseLost."""
     with db.transaction(engine) as session:
         run = lock_run(session, lease)
         end_parts(session, run.id, INTERNAL_KINDS, db.now(session))
@@ -247,7 +247,7 @@ def lock_run(session: Session, lease: Lease) -> Run:
 
 @contextmanager
 def _locked(engine: Engine, lease: Lease, reports: Sequence[Report], *, clean: bool = False) -> Iterator[_Ending]:
-    """Lock the holder's run and record its last reports, in one transaction with what the block does."""
+    """Lock the holder's run and record its last reports, in the same transaction as the block."""
     with db.transaction(engine) as session:
         at = db.now(session)
         run = lock_run(session, lease)
@@ -281,7 +281,7 @@ class _Ending:
         return RunState.failed
 
     def _clean_up(self) -> dict[str, str]:
-        """Queue the removal of what the run may have written outside. Return the id of that run, for the error."""
+        """Queue the cleanup of the run's external data. Return the cleanup run's id, for the error."""
         queued_run = None if self.clean else cleanup.queue(self.session, self.run, self.at)
         return {} if queued_run is None else {"cleanup": queued_run}
 
@@ -293,7 +293,7 @@ class _Ending:
         return RunState.queued
 
     def lose(self, max_attempts: int, cause: FailureCause, message: str, data: Mapping[str, Any]) -> RunState:
-        """Spend an attempt: queue the run again, or fail it where that was the last one."""
+        """Spend an attempt: queue the run again, or fail it if that was the last attempt."""
         if self.run.cancel_requested_at is not None:
             return self.cancel()
         spent = self.run.spent_attempts + 1
@@ -313,7 +313,7 @@ class _Ending:
 def _end(
     session: Session, run_id: str, where: ColumnElement[bool], state: RunState, at: datetime, **values: Any
 ) -> bool:
-    """Return whether the run was changed: False where `where` no longer holds."""
+    """Return whether the run was changed; False if `where` no longer holds."""
     over = {"finished_at": at, "checkpoint": None, "checkpoint_epoch": None} if state in TERMINAL else {}
     freed = {"lease_token": None, "lease_expires_at": None, "worker": None}
     changed: Any = session.execute(_update(where).values(state=state, **freed, **over, **values))
@@ -321,13 +321,13 @@ def _end(
         return False
     if state in TERMINAL:
         end_parts(session, run_id, DEPENDENT_KINDS, at)
-        if state != RunState.succeeded:  # whose last reports are recorded after this
+        if state != RunState.succeeded:  # a success records its last reports after this
             _end_trial_rows(session, run_id, state, at)
     return True
 
 
 def _end_trial_rows(session: Session, run_id: str, state: RunState, at: datetime) -> None:
-    """End the trials of a search that were in training: none runs once its run is over."""
+    """End the trials of a search that were in training; none may run after the search has ended."""
     what = "was cancelled" if state == RunState.cancelled else str(state)
     session.execute(
         update(Trial)
@@ -338,10 +338,10 @@ def _end_trial_rows(session: Session, run_id: str, state: RunState, at: datetime
 
 
 def end_parts(session: Session, run_id: str, kinds: Sequence[str], at: datetime, keep: Sequence[str] = ()) -> None:
-    """Cancel a run's parts of these kinds that other workers hold or may claim, except for those to keep.
+    """Cancel a run's parts of these kinds that workers hold or may claim, except `keep`.
 
-    None outlives its run, however that ends. They are locked first: between two updates one could change its state,
-    unseen by both.
+    No part outlives its run. The parts are locked first, because one could change state between the two updates and be
+    missed by both.
     """
     live = Run.state.in_((RunState.queued, RunState.running))
     mine = and_(Run.parent_id == run_id, Run.kind.in_(kinds), live, Run.id.not_in(keep))

@@ -1,9 +1,9 @@
-"""Workers that train one run's network together: a leader, which holds the run, and helpers.
+"""Gangs: several workers that train one run's network together, a leader (which holds the run) and helpers.
 
-A helper's part is a run of the kind `helper`, so that what holds for runs holds for it: it is claimed under a lease of
-its own, a worker that is lost is noticed by its lease, and whatever ends the run ends its parts. The leader offers the
-parts, sees who has joined and at which address, and begins. Nothing of a helper's part is a result: all that is written
-of the run is fenced by the leader's lease.
+A helper's part is itself a run, of kind `helper`, and follows the same rules: it is claimed under its own lease, a lost
+worker is noticed when that lease expires, and whatever ends the run ends its parts. The leader offers parts, collects
+the addresses of helpers that join, and begins. A helper writes no results: all writes for the run are fenced by the
+leader's lease.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class GangOver(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Helper:
-    """A helper that has joined: its run, its attempt at it, and where it is."""
+    """A helper that has joined: its part's run id, its attempt, and its address."""
 
     run_id: str
     attempt: int
@@ -39,7 +39,7 @@ class Helper:
 
 
 def offer(engine: Engine, lease: Lease, count: int, release: str) -> list[str]:
-    """Queue so many helpers' parts for workers of this release, and end those of before.
+    """Queue `count` helpers' parts for workers of this release, and end the parts offered before.
 
     Returns their runs' ids. Raises LeaseLost.
     """
@@ -50,9 +50,9 @@ def offer(engine: Engine, lease: Lease, count: int, release: str) -> list[str]:
 
 
 def offer_again(engine: Engine, lease: Lease, offered: Sequence[str], count: int, release: str) -> list[str]:
-    """Queue further parts for those offered that have ended, so that there are `count`. Return all ids that have not.
+    """Replace offered parts that have ended, so that there are `count`. Return the ids of all parts still open.
 
-    A worker that cannot help, because it has no free port for one, gives its part back. Raises LeaseLost.
+    A worker that cannot help (it has no free port, for example) releases its part. Raises LeaseLost.
     """
     with db.transaction(engine) as session:
         run = lock_run(session, lease)
@@ -81,7 +81,7 @@ def _add_parts(session: Session, run: Run, lease: Lease, count: int, release: st
 
 
 def joined(session: Session, offered: Sequence[str]) -> list[Helper]:
-    """Return who has joined of those that were offered a part, and whose lease holds."""
+    """Return the helpers that have joined under the offered parts and still hold their leases."""
     columns = (GangMember.run_id, GangMember.attempt, GangMember.hostname, GangMember.address)
     query = select(*columns).join(Run, Run.id == GangMember.run_id).where(Run.id.in_(offered), *_alive(session))
     rows = session.execute(query.order_by(Run.id))
@@ -89,7 +89,7 @@ def joined(session: Session, offered: Sequence[str]) -> list[Helper]:
 
 
 def begin(engine: Engine, lease: Lease, helpers: Sequence[Helper], address: str) -> list[str]:
-    """Give these helpers their places, and end all other parts. Return all addresses by rank. Raises LeaseLost."""
+    """Assign ranks to these helpers, and end all other parts. Return all addresses by rank. Raises LeaseLost."""
     addresses = [address, *(helper.address for helper in helpers)]
     with db.transaction(engine) as session:
         run = lock_run(session, lease)
@@ -105,7 +105,7 @@ def begin(engine: Engine, lease: Lease, helpers: Sequence[Helper], address: str)
 
 
 def intact(engine: Engine, helpers: Sequence[Helper]) -> bool:
-    """Return whether every helper still holds its part, or has ended it well."""
+    """Return whether every helper still holds its part or has completed it."""
     attempts = {helper.run_id: helper.attempt for helper in helpers}
     with db.reading(engine) as session:
         alive = dict(session.execute(select(Run.id, Run.attempt).where(Run.id.in_(attempts), *_alive(session))).all())
@@ -114,7 +114,7 @@ def intact(engine: Engine, helpers: Sequence[Helper]) -> bool:
 
 
 def yield_to_other_runs(engine: Engine, lease: Lease, hostname: str) -> None:
-    """Have the run, which is about to be released, claimed after all other whole runs that wait. Raises LeaseLost."""
+    """Move a run that is about to be released behind all other waiting whole runs. Raises LeaseLost."""
     with db.transaction(engine) as session:
         run = lock_run(session, lease)
         end_parts(session, run.id, (RunKind.helper,), db.now(session))
@@ -122,9 +122,9 @@ def yield_to_other_runs(engine: Engine, lease: Lease, hostname: str) -> None:
 
 
 def others_wait(engine: Engine, run_id: str, running_limit: int) -> bool:
-    """Return whether a worker that waits for helpers has something better to do.
+    """Return whether a leader that waits for helpers should yield.
 
-    That is a whole run that it could train, or the part of a helper of an older run: of two that wait for each other's
+    It should if it could train another whole run, or help an older one: of two leaders that wait for each other's
     worker, one has to give in.
     """
     with db.reading(engine) as session:
@@ -137,7 +137,7 @@ def others_wait(engine: Engine, run_id: str, running_limit: int) -> bool:
 
 
 def join(engine: Engine, lease: Lease, hostname: str, address: str) -> None:
-    """Announce where a helper can be reached. Raises LeaseLost."""
+    """Announce a helper's address. Raises LeaseLost."""
     with db.transaction(engine) as session:
         run = lock_run(session, lease)
         values = {"gang_id": run.parent_id, "attempt": lease.attempt, "hostname": hostname, "address": address}
@@ -157,5 +157,5 @@ def place(engine: Engine, lease: Lease, spec: Mapping[str, Any]) -> tuple[int, l
 
 
 def _alive(session: Session) -> tuple[ColumnElement[bool], ...]:
-    """Return the conditions that a run's holder is at work."""
+    """Return the SQL conditions that a run's holder is alive."""
     return Run.state == RunState.running, Run.lease_expires_at > db.now(session), Run.cancel_requested_at.is_(None)

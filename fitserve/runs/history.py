@@ -1,7 +1,7 @@
 """The append-only rows of a run: events and epochs.
 
-An event is added after an update of the run's row in the same transaction: the row's lock orders the events of one
-run by their ids, so that a reader who has seen id 11 has not missed id 10.
+An event is added after an update of the run's row in the same transaction. The row lock therefore commits a run's
+events in id order: a reader that has seen id 11 cannot have missed id 10.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fitserve.tables import Blob, Epoch, Event, Trial
 
 Level = Literal["info", "warn", "error"]
 
-# `seq` of the events that transitions add. Each happens at most once in an attempt, and the table is unique on
+# `seq` of the events added by transitions. Each happens at most once per attempt: the table is unique on
 # (run, attempt, seq). A worker's own reports count up from 1.
 CREATED, CANCEL_REQUESTED, CLAIMED, RELEASED, FINISHED, CLEANED_UP = 0, -1, -2, -3, -4, -5
 
@@ -49,7 +49,7 @@ class EpochReport:
 
 @dataclass(frozen=True, slots=True)
 class TrialReport:
-    """A trial of a search begins, or has ended. `row` holds the columns of `tables.Trial` that are known."""
+    """A report that a search's trial begins or has ended. `row` holds the known columns of `tables.Trial`."""
 
     seq: int
     row: dict[str, Any]
@@ -111,8 +111,8 @@ def add_event(
 def record_reports(session: Session, run_id: str, attempt: int, reports: Sequence[Report], at: datetime) -> int:
     """Add a worker's reports, skipping those that exist. Return the number of new epochs.
 
-    A resumed attempt repeats the epochs after its checkpoint, and two workers may have begun the same trial: neither
-    row nor event is written twice.
+    Rows and events are never written twice, although a resumed attempt repeats the epochs after its checkpoint, and two
+    workers may have begun the same trial.
     """
     record_trials(session, run_id, attempt, reports, at)
     epochs: dict[tuple[int, int], EpochReport] = {}

@@ -1,7 +1,7 @@
 """Hold a run: claim it (T2), renew the lease and record reports (T3).
 
-Every write of a worker is conditioned by `Lease.holds`, the fence: the run, the attempt and the token of this one
-acquisition. Where no row changes, the run is no longer ours: `LeaseLost`, and nothing is written.
+Every write of a worker has the condition `Lease.holds` as a fence: run, attempt and token of this acquisition. If no
+row matches, the run is no longer ours: `LeaseLost` is raised and nothing is written.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class LeaseLost(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """One acquisition of a run: the fence of all that its holder writes."""
+    """One acquisition of a run, which fences all of its holder's writes."""
 
     run_id: str
     attempt: int
@@ -53,7 +53,7 @@ class Claim:
 
     lease: Lease
     run: Run
-    waited: float  # seconds from creation to this claim
+    waited: float  # seconds between creation and this claim
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class StoredCheckpoint:
 
 
 def queued() -> ColumnElement[bool]:
-    """Return the condition of T2's compare-and-set."""
+    """Return the SQL condition for T2's compare-and-set."""
     return Run.state == RunState.queued
 
 
@@ -80,11 +80,10 @@ def claim(
 ) -> Claim | None:
     """T2: claim the best queued run (highest priority, then oldest), or return None.
 
-    The run that a wake-up message names is not preferred: priorities would not hold. A trial or part of a run that
-    another worker holds comes after all whole runs, and so does a run that waits for helpers and let others go first.
-    With a `release` no helper's part is claimed whose leader has another one: a deployment may be in the middle of an
-    upgrade.
-    Skipped are the runs of owners who have `running_limit` runs running, and of keys that have used up their own quota.
+    The run in a wake-up message gets no preference, or priorities would not hold. Trials and parts of runs that other
+    workers hold come after all whole runs, and so do runs that have yielded while waiting for helpers. With `release`,
+    a helper's part is claimed only if its leader has the same release, because a deployment may be halfway through an
+    upgrade. Runs are skipped if their owner has `running_limit` runs running, or if their key's quota is used up.
     """
     with db.transaction(engine) as session:
         running = select(Run.owner).where(Run.state == RunState.running).group_by(Run.owner)
@@ -122,7 +121,7 @@ def claim(
 
 
 def _groups_in_order(kinds: Sequence[str], release: str | None) -> list[tuple[Sequence[str], ColumnElement[bool]]]:
-    """Return kinds of runs with a condition, those to claim first before the others."""
+    """Return pairs (kinds of runs, condition) in the order in which they are claimed."""
     whole = [kind for kind in kinds if kind not in INTERNAL_KINDS]
     helpers = [kind for kind in kinds if kind == RunKind.helper]
     parts = [kind for kind in kinds if kind in INTERNAL_KINDS and kind != RunKind.helper]
@@ -130,8 +129,8 @@ def _groups_in_order(kinds: Sequence[str], release: str | None) -> list[tuple[Se
     return [
         (whole, Run.id.not_in(YIELDING_RUNS)),
         (helpers, same_release),  # a gang waits for them
-        (whole, Run.id.in_(YIELDING_RUNS)),  # they offered parts before, and no worker was free to help
-        (parts, true()),  # the worker that holds their run does them itself, where nobody else does
+        (whole, Run.id.in_(YIELDING_RUNS)),  # runs that have yielded: no worker was free to help
+        (parts, true()),  # last, because the worker that holds the run does any that are left
     ]
 
 
@@ -152,7 +151,7 @@ def _best_queued(
 
 
 def _below_limit(session: Session, run: Run, limit: int) -> bool:
-    """Count again under the owner's lock: two workers may have seen the last free slot at once."""
+    """Count again under the owner's lock, because two workers may have seen the last free slot at the same time."""
     if session.get_bind().dialect.name != "postgresql":
         return True  # the transaction already holds the only write lock
     quotas.lock_owner(session, run.owner)

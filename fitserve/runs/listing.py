@@ -1,4 +1,4 @@
-"""The list of runs: filters, a search, an order, pages, and what each run changes of the one before it."""
+"""List runs: filters, text search, order, pages, and each run's changes compared with the previous run."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from fitserve.tables import PLAYGROUND, Dataset, Run
 from fitserve.visibility import visible_to
 
 SortKey = Literal["created", "finished", "duration", "name", "dataset", "model", "state", "metric"]
-MAX_CHANGES = 8  # shown of one run
-MIN_ID_PART = 4  # a shorter word is in too many ids
-MAX_VALUE = 80  # characters of a changed value
-MAX_WHOLE_BYTES = 50 * MB  # of runs that are read whole together: in memory they take ten times as much
-MAX_SPEC_BYTES = 20 * MB  # of the specs that one page compares
+MAX_CHANGES = 8  # changes shown for one run
+MIN_ID_PART = 4  # shortest word searched for in ids; shorter ones match too many
+MAX_VALUE = 80  # characters shown of a changed value
+MAX_WHOLE_BYTES = 50 * MB  # bytes of runs read whole in one request; in memory they take ten times as much
+MAX_SPEC_BYTES = 20 * MB  # bytes of the specs compared for one page
 
 
 @dataclass(frozen=True, slots=True)
 class RunFilter:
-    """Which runs are listed: those that meet every condition. `owner`: theirs and shared ones."""
+    """A filter of runs; all conditions must hold. `owner` selects their runs and shared ones."""
 
     owner: str | None = None
     states: Sequence[str] = ()
     model: str | None = None
-    dataset_id: str | None = None  # it reads, or has imported
-    dataset: str | None = None  # by name: of any version
+    dataset_id: str | None = None  # dataset that the run reads, or has imported
+    dataset: str | None = None  # dataset name: any version
     tags: Sequence[str] = ()
-    text: str = ""  # each word is looked for in the id, name, notes, tags, model, dataset and targets
+    text: str = ""  # every word must occur in the id, name, notes, tags, model, dataset or targets
     playground: bool = True
     since: datetime | None = None
 
@@ -54,7 +54,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A run in a list, with what it was trained on and what it changes compared with the run before it."""
+    """A run in a list, with its dataset and targets, and its changes compared with the previous run."""
 
     run: Run
     dataset: str
@@ -80,9 +80,9 @@ def list_runs(
     offset: int = 0,
     limit: int = 50,
 ) -> list[Run]:
-    """Return one page of runs, without their specs. `before`: those older than this id, in the usual order alone."""
+    """Return one page of runs, without their specs. `before`: only runs older than this id; needs the default order."""
     brief = load_only(*_BRIEF, raiseload=True)
-    if order != Order() or offset:  # the ids alone are sorted and skipped: whole rows would be carried along
+    if order != Order() or offset:  # sort and skip ids only; sorting whole rows would be slow
         query = _filtered(select(Run.id), wanted).where(visible_to(Run, wanted.owner))
         ids = list(session.scalars(query.order_by(*_order_by(session, order)).offset(offset).limit(limit)))
         by_id = {run.id: run for run in session.scalars(select(Run).options(brief).where(Run.id.in_(ids)))}
@@ -107,7 +107,7 @@ def list_ids(session: Session, wanted: RunFilter, *, before: str | None = None, 
 
 
 def get_several(session: Session, ids: Sequence[str], owner: str | None) -> dict[str, Run]:
-    """Return whole runs by id, those of these that an owner may read. Raises TooLarge before they are read."""
+    """Return whole runs by id, omitting those that the owner may not read. Raises TooLarge before reading them."""
     possible = [run_id for run_id in ids if run_id.isprintable()]  # others are no text of PostgreSQL's
     readable = Run.id.in_(possible), visible_to(Run, owner)
     size = func.sum(stored_bytes(Run.spec, Run.resolved, Run.estimates, Run.result))
@@ -122,7 +122,7 @@ def get_several(session: Session, ids: Sequence[str], owner: str | None) -> dict
 
 
 def count_runs(session: Session, wanted: RunFilter) -> int:
-    """Return how many runs a filter lets through."""
+    """Count the runs that match a filter."""
     query = _filtered(select(func.count()).select_from(Run), wanted).where(visible_to(Run, wanted.owner))
     return session.scalar(query) or 0
 
@@ -160,12 +160,12 @@ def _filtered(query: Select[Any], wanted: RunFilter) -> Select[Any]:
 
 
 def _imports(value: Any, wanted: str) -> ColumnElement[bool]:
-    """Return the condition that a run imports a dataset: it reads none, so that the index on these finds it."""
+    """Return the SQL condition that a run imports a dataset; such a run reads none, so the partial index applies."""
     return and_(Run.dataset_id.is_(None), value.as_string() == wanted)
 
 
 def _as_json(tag: str) -> str:
-    """Return a tag as the JSON column holds it, in quotation marks; other texts in it cannot look like that."""
+    """Return a tag as the JSON column stores it; its quotation marks keep it from matching part of another tag."""
     return json.dumps(tag)
 
 
@@ -186,7 +186,7 @@ def _mentions(word: str) -> ColumnElement[bool]:
 
 
 def _order_by(session: Session, order: Order) -> list[ColumnElement[Any]]:
-    """Return the columns to sort by: runs without a value come last, and equal ones newest first."""
+    """Return the sort columns: runs without a value come last, ties newest first."""
     if order == Order():
         return [Run.id.desc()]
     value = _sorted_by(order, session.get_bind().dialect.name)
@@ -214,7 +214,7 @@ def _seconds(column: Any, dialect: str) -> ColumnElement[Any]:
 
 
 def metric_value(name: str) -> ColumnElement[float]:
-    """Return one of a run's scores; of a run that ended before these were kept, from its result. NULL without one."""
+    """Return SQL for one of a run's scores, or NULL; runs older than stored scores take it from the result."""
     return func.coalesce(Run.scores[name].as_float(), *(Run.result["metrics"][part][name].as_float() for part in PARTS))
 
 
@@ -259,7 +259,7 @@ def _names(target: Any) -> list[str]:
 
 
 def _compared(session: Session, runs: Sequence[Run]) -> dict[str, str]:
-    """Return the run that each one is compared with: its parent, else the one before it on its dataset."""
+    """Return, for each run, the run to compare it with: its parent, else the previous run on its dataset."""
     compared = {run.id: run.parent_id for run in runs if run.parent_id is not None}
     alone = [run.id for run in runs if run.id not in compared]
     earlier = aliased(Run)
@@ -288,7 +288,7 @@ def stored_bytes(*columns: ColumnElement[Any] | InstrumentedAttribute[Any]) -> C
 
 
 def _changes(specs: Mapping[str, Any], run_id: str, compared: str | None) -> list[dict[str, Any]] | None:
-    """Return what a run's spec changes of another one's; None where one of them is not at hand."""
+    """Return the changes from another run's spec to this one's; None if one of them was not loaded."""
     if compared is None or compared not in specs or run_id not in specs:
         return None
     return _brief(spec_changes(specs[compared], specs[run_id]))
@@ -305,7 +305,7 @@ def _cut(value: Any) -> Any:
 
 
 def _in_words(value: Any) -> Any:
-    """Return a part of a spec in a few words: `Dense 64, Dropout 0.2` for a list of layers."""
+    """Summarise a part of a spec: `Dense 64, Dropout 0.2` for a list of layers."""
     if isinstance(value, list):
         return ", ".join(str(_in_words(one)) for one in value) or "none"
     if not isinstance(value, Mapping):

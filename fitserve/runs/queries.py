@@ -18,10 +18,10 @@ from fitserve.runs.worker_registry import WORKER_TIMEOUT
 from fitserve.states import INTERNAL_KINDS, STACKED_TRIALS, RunKind, RunState
 from fitserve.tables import Epoch, Event, Run, Trial, Worker
 
-_RECENT = 50  # finished runs that an estimate is made from
-_PACED = 9  # finished runs whose seconds are compared with their estimates
-_SLOWEST = 100.0  # times the estimate, or the other way round: beyond it a measurement is not believed
-_UNKNOWN_SECONDS = 10.0  # assumed of a run while none has finished yet
+_RECENT = 50  # recent finished runs from which the start is estimated
+_PACED = 9  # finished runs whose measured and estimated seconds are compared
+_SLOWEST = 100.0  # a measurement that differs from the estimate by more than this factor is ignored
+_UNKNOWN_SECONDS = 10.0  # assumed duration of a run until one has finished
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class QueuePosition:
 
 
 def get(session: Session, run_id: str, owner: str | None = None) -> Run:
-    """Return a run; with an owner, one of theirs or a shared one. Raises NotFound."""
+    """Return a run; with an owner, it must be theirs or shared. Raises NotFound."""
     run = session.get(Run, run_id) if len(run_id) <= 40 and run_id.isprintable() else None
     if run is None or not visibility.sees(owner, run):
         raise NotFound(f"No run {run_id[:64]}.", received=run_id[:64])
@@ -41,7 +41,7 @@ def get(session: Session, run_id: str, owner: str | None = None) -> Run:
 
 
 def get_owned(session: Session, run_id: str, owner: str | None) -> Run:
-    """Return a run that this owner may change. Raises NotFound, Forbidden where they may only read it."""
+    """Return a run that this owner may change. Raises NotFound; Forbidden if they may only read it."""
     run = get(session, run_id, owner)
     if not visibility.owns(owner, run):
         raise Forbidden("You may only read this run.", fix="Submit its resolved spec as a run of your own.")
@@ -73,9 +73,9 @@ def trials(session: Session, run_id: str, *, after: int = -1, limit: int | None 
 
 
 def stack_of(session: Session, run_id: str, trial: int) -> list[str] | None:
-    """Return which arguments differed in the stack that a search trained this trial in; None where it trained alone.
+    """Return the arguments that varied in the stack in which a search trained this trial; None if it trained alone.
 
-    The events say so.
+    Read from the run's events.
     """
     query = select(Event.data).where(Event.run_id == run_id, Event.type == "message").order_by(Event.id.desc())
     stacks = (data for data in session.scalars(query) if trial in data.get(STACKED_TRIALS, ()))
@@ -89,7 +89,7 @@ def latest_epoch(session: Session, run_id: str) -> Epoch | None:
 
 
 def running(session: Session, limit: int) -> list[Run]:
-    """Return runs that train now, the latest first; parts of a run do not count."""
+    """Return running runs, newest first, without parts of runs."""
     query = select(Run).where(Run.state == RunState.running, Run.kind.not_in(INTERNAL_KINDS)).order_by(Run.id.desc())
     return list(session.scalars(query.limit(limit)))
 
@@ -155,7 +155,7 @@ def oldest_queued_seconds(session: Session) -> float:
 def compare_epochs(session: Session, parent_id: str, run_id: str) -> tuple[int, tuple[Epoch | None, Epoch | None]]:
     """Compare the epochs of two runs bit for bit. Return how many are equal, and the first pair that differs.
 
-    The pair is (None, None) where all epochs are equal that the second run has, or must have because it succeeded.
+    The pair is (None, None) if all epochs of the second run are equal; if it succeeded, none may be missing.
     """
     run = get(session, run_id)
     expected, received = _epochs_by_position(session, parent_id), _epochs_by_position(session, run_id)
@@ -196,7 +196,7 @@ def _pace(estimates: Mapping[str, Any], result: Mapping[str, Any]) -> float | No
     taken, trained = result.get("seconds"), sum(int(trial.get("epochs") or 0) for trial in result.get("trials") or ())
     if not (epochs and seconds and startup and taken and trained):
         return None
-    # Members that train one after the other are trials of their own, of one run of epochs.
+    # Members that train one after another are separate trials, each with its own epochs.
     trained = min(trained, int(epochs))
     expected = (startup + (seconds - startup) * trained / epochs) / (estimates.get("pace") or 1.0)
     return float(sum(taken.values()) / expected)

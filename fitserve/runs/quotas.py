@@ -1,4 +1,4 @@
-"""Limits of an owner's and of a key's runs and training time, counted in the database: every process agrees."""
+"""Quotas of owners and keys on runs and training time, counted in the database so that all processes agree."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def lock_owner(session: Session, owner: str) -> None:
 
 
 def check(session: Session, owner: str, key_id: str | None, quotas: Quotas, limits: Limits) -> None:
-    """Raise TooMany (429) naming the quota that leaves no room for another queued run."""
+    """Raise TooMany (429), naming the quota, if another queued run would exceed it."""
     _check_queued(session, Run.owner == owner, limits.queued_runs, "You have")
     if key_id is None:
         return
@@ -39,7 +39,7 @@ def check(session: Session, owner: str, key_id: str | None, quotas: Quotas, limi
 
 def _check_queued(session: Session, whose: ColumnElement[bool], limit: int, subject: str) -> None:
     count = session.scalar(select(func.count()).where(whose, Run.state == RunState.queued)) or 0
-    if count >= limit:  # rare: only then are trials, which nobody submitted, left out
+    if count >= limit:  # rare, so the costlier count without trials (which nobody submitted) is made only here
         whole = select(func.count()).where(whose, Run.state == RunState.queued, Run.kind.not_in(INTERNAL_KINDS))
         count = session.scalar(whole) or 0
     if count >= limit:
@@ -85,7 +85,7 @@ def trained_seconds(session: Session, key_id: str, at: datetime) -> tuple[float,
 
 
 def exhausted_keys(session: Session) -> Sequence[str]:
-    """Return the keys whose own quota of running runs is used up."""
+    """Return the keys that have reached their own limit of running runs."""
     limited = session.execute(select(Key.id, Key.quotas).where(Key.quotas.is_not(None)))
     quotas = {key_id: Quotas.model_validate(values) for key_id, values in limited}
     running_runs = {key_id: own.running_runs for key_id, own in quotas.items() if own.running_runs is not None}

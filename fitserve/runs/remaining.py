@@ -1,4 +1,4 @@
-"""How far a running run is, in which phase, and how long it still takes, from its last epochs and events."""
+"""Estimate a running run's progress, phase and remaining time from its latest epochs and events."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from sqlalchemy.orm import Session, load_only
 from fitserve.states import Phase, RunState
 from fitserve.tables import Epoch, Event, Run
 
-LAST = 10  # epochs whose time is taken for that of the next ones
-LAST_EVENTS = 20  # among which the one that begins a phase is looked for
+LAST = 10  # latest epochs, whose mean time predicts the next ones
+LAST_EVENTS = 20  # latest events searched for the beginning of a phase
 MAX_WATCHED = 20_000  # epochs that are read to say when training may stop early
-MAX_SECONDS = 10 * 365 * 86_400.0  # in an estimate; a longer time could overflow a date
+MAX_SECONDS = 10 * 365 * 86_400.0  # longest estimate; a longer time could overflow a date
 
 
 class Outlook(NamedTuple):
-    """How much of its training a run has behind it, 0 to 1, and when it ends.
+    """A run's progress (0 to 1) and expected end.
 
     `earliest` is when it ends if nothing improves any more; None unless it may stop early.
     """
@@ -30,7 +30,7 @@ class Outlook(NamedTuple):
 
 
 def phase_of(session: Session, run: Run) -> Phase | None:
-    """Return what is being done about a run; None once it has ended."""
+    """Return the current phase of a run; None once it has ended."""
     if run.state == RunState.queued:
         return "taken_back" if run.attempt else "queued"
     if run.state != RunState.running:
@@ -46,7 +46,7 @@ def phase_of(session: Session, run: Run) -> Phase | None:
 def outlook(
     session: Session, run: Run, epochs: int, trials: int, stopping: Mapping[str, Any] | None = None
 ) -> Outlook | None:
-    """Return how far the run is and when it ends if it goes on as in its last epochs; None where it is not running.
+    """Estimate the run's progress and end from the pace of its latest epochs; None if it is not running.
 
     A trial that ended before its last epoch has no epochs left. Trials that train side by side end together.
     `stopping` is the resolved early stopping of each trial.
@@ -117,7 +117,7 @@ def _unimproved(values: Sequence[float | None], stopping: Mapping[str, Any]) -> 
 
 
 def _seconds_of_an_epoch(session: Session, run: Run, last: Epoch) -> float:
-    """Return the time between two epochs of one trial in this attempt, with all that happens between them."""
+    """Return the wall time from one epoch of a trial to the next in this attempt, including the work between them."""
     times = session.scalars(
         select(Epoch.created_at)
         .where(Epoch.run_id == run.id, Epoch.trial == last.trial, Epoch.attempt == last.attempt)

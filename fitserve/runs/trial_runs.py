@@ -1,7 +1,7 @@
-"""A run's trials as runs of their own, of the kind `trial`, for idle workers; and the parts of a batch prediction.
+"""Offer a run's trials (and the parts of a batch prediction) to idle workers, as runs of their own.
 
-The run's holder offers them (T1), withdraws those that nobody has begun (T8, `finish.withdraw_trial`), and takes over
-the results of the others. All of it is fenced by the holder's lease; a trial's row decides who trains it.
+The run's holder offers them (T1), withdraws those that no worker has begun (T8, `finish.withdraw_trial`), and collects
+the results of the others, all fenced by its lease. The trial's row decides which worker trains it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fitserve.tables import Run
 
 @dataclass(frozen=True, slots=True)
 class TrialRun:
-    """A trial, or a part, that is a run of its own. `blob` is its result, once it has succeeded."""
+    """A trial or part that is a run of its own. `blob` is its result, once it has succeeded."""
 
     run_id: str
     trial: int
@@ -33,7 +33,7 @@ class TrialRun:
 
 
 def offered_trials(session: Session, run_id: str, kind: str = RunKind.trial) -> dict[int, TrialRun]:
-    """Return a run's trials, or parts, that were ever offered, by number."""
+    """Return all of a run's trials or parts that have ever been offered, by number."""
     columns = (Run.id, Run.spec, Run.state, Run.attempt, Run.result)
     rows = session.execute(select(*columns).where(Run.parent_id == run_id, Run.kind == kind).order_by(Run.id))
     return {
@@ -43,7 +43,7 @@ def offered_trials(session: Session, run_id: str, kind: str = RunKind.trial) -> 
 
 
 def offer(engine: Engine, lease: Lease, trials: Sequence[int], kind: str = RunKind.trial) -> list[str]:
-    """Queue those of these trials or parts that were never offered. Returns their runs' ids. Raises LeaseLost."""
+    """Queue these trials or parts, except those already offered. Returns the new runs' ids. Raises LeaseLost."""
     with db.transaction(engine) as session:
         at = db.now(session)
         run = lock_run(session, lease)

@@ -1,4 +1,4 @@
-"""Rows of live workers, for people and for estimates. No run is assigned by them."""
+"""Rows of live workers, for display and estimates only: runs are never assigned by them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from fitserve import db
 from fitserve.tables import Worker
 
-WORKER_TIMEOUT = 60.0  # seconds after its last heartbeat: then a worker counts as dead
+WORKER_TIMEOUT = 60.0  # seconds after its last heartbeat until a worker counts as dead
 
 
 def register(engine: Engine, worker_id: str, hostname: str, pid: int) -> None:
@@ -21,7 +21,7 @@ def register(engine: Engine, worker_id: str, hostname: str, pid: int) -> None:
 
 
 def heartbeat(engine: Engine, worker_id: str, run_id: str | None) -> None:
-    """Record that a worker is alive, and its run; None where it is idle."""
+    """Record that a worker is alive, and its run (None if it is idle)."""
     with db.transaction(engine) as session:
         values = {"heartbeat_at": db.now(session), "run_id": run_id}
         session.execute(update(Worker).where(Worker.id == worker_id).values(**values))

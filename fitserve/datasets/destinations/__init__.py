@@ -28,7 +28,7 @@ __all__ = [
 
 
 def find_connection(settings: Settings, destination: Destination, owner: str) -> connections.Connection:
-    """Return the connection that a destination names. Raises BadInput, also for one that is not writable."""
+    """Return the connection that a destination refers to. Raises BadInput if it is unknown or not writable."""
     kind, name = destination.kind, destination.stated.connection
     connection = connections.find(settings, name, kind, owner, f"/destination/{kind}/connection")
     if not connection.writable:
@@ -39,7 +39,7 @@ def find_connection(settings: Settings, destination: Destination, owner: str) ->
 
 
 def open_target(settings: Settings, destination: Destination, owner: str, run_id: str) -> DestinationTarget:
-    """Return the destination of a run. Raises BadInput for a connection that there is not."""
+    """Return the destination of a run. Raises BadInput for an unknown connection."""
     connection = find_connection(settings, destination, owner)
     if destination.kind == "sql":
         return SqlTarget(destination.stated, connection, run_id)

@@ -1,6 +1,7 @@
-"""A folder in a store of files: one object for each part, under names that the run decides, then a manifest.
+"""A folder in an object store: one object for each part, named after the run, then a manifest.
 
-Readers of the manifest never see half of the predictions. `_SUCCESS`, for readers that wait for it, comes last.
+The manifest is written when all parts are there, so its readers never see half of the predictions. `_SUCCESS`, for
+readers that wait for it, comes last.
 """
 
 from __future__ import annotations
@@ -31,10 +32,11 @@ class ObjectTarget:
         self._kind, self._stated, self._connection, self._run = kind, stated, connection, run_id
         self._address = connection.below(stated.path, f"/destination/{kind}/path")
         self._manifest = f"_manifest-{run_id}.json"
-        self._opened: tuple[Any, str] | None = None  # takes a third of a second; opened again after a failure
+        # the open store: opening takes a third of a second, and is repeated after a failure
+        self._opened: tuple[Any, str] | None = None
 
     def prepare(self, schema: pa.Schema) -> None:
-        """Refuse a folder that holds what must not be touched."""
+        """Refuse a folder that contains anything that must not be changed."""
         self._again(self._check_folder)
 
     def write(self, part: StoredPart, path: Path) -> None:
@@ -76,7 +78,7 @@ class ObjectTarget:
 
     def _publish(self, store: Any, folder: str, parts: Sequence[StoredPart], manifest: dict[str, Any]) -> None:
         sizes = _names(store, folder)
-        if self._manifest in sizes:  # an attempt before this one came so far
+        if self._manifest in sizes:  # an earlier attempt has already published
             manifest = json.loads(store.cat_file(f"{folder}/{self._manifest}"))
         else:
             lost = [self._name(part.number) for part in parts if sizes.get(self._name(part.number)) != part.bytes]
@@ -98,7 +100,7 @@ class ObjectTarget:
         return []
 
     def _again(self, work: Callable[[Any, str], T]) -> T:
-        """Return what `work` returns for the store and the folder; try several times while the store is away."""
+        """Call `work` with the store and the folder; retry while the store is unavailable."""
 
         def once() -> T:
             with translated(self._kind, self._connection, f"/destination/{self._kind}/path", self._stated.path):
@@ -122,6 +124,6 @@ class ObjectTarget:
 
 
 def _names(store: Any, folder: str) -> dict[str, int]:
-    """Return the objects below a folder, by their names in it, and their sizes."""
+    """Return the sizes of the objects below a folder, keyed by their names within it."""
     entries = store.find(folder, detail=True)
     return {str(name)[len(folder) :].lstrip("/") or str(name): int(info["size"] or 0) for name, info in entries.items()}

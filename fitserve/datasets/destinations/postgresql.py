@@ -1,4 +1,4 @@
-"""Parts to PostgreSQL by ADBC: COPY in binary, from Arrow's own buffers."""
+"""Write parts to PostgreSQL through ADBC: binary COPY, straight from Arrow's buffers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BATCH_ROWS = 65_536
 def copy_part(
     connection: Connection, schema: str | None, staging: str, line: tuple[str, str, int, int, str], path: Path
 ) -> None:
-    """Write a part's rows and its line of the ledger (table, run, part, rows, sha256) in one transaction, once.
+    """Write a part's rows and its ledger row (table, run, part, rows, sha256) in one transaction, at most once.
 
     Raises SourceAway, DestinationRefused.
     """
@@ -30,7 +30,7 @@ def copy_part(
     try:
         with dbapi.connect(uri(connection)) as opened, opened.cursor() as cursor, pq.ParquetFile(path) as file:
             cursor.execute(f"SET LOCAL statement_timeout = {int(connection.statement_seconds * 1000)}")
-            cursor.execute(  # of our own values alone
+            cursor.execute(  # the statement contains only our own values
                 f"INSERT INTO {place}{ledger} (run, part, rows, sha256) VALUES ('{run}', {part}, {rows}, '{sha256}') "  # noqa: S608
                 "ON CONFLICT DO NOTHING RETURNING part"
             )

@@ -1,7 +1,7 @@
 """A table of a database: parts go to a staging table, each in one transaction with its row in a ledger.
 
-The ledger's key lets no part in twice, however many workers write it, and however often. Then one statement moves all
-rows to the table that was asked for, so nobody reads half of them.
+The ledger's key admits each part once, however many workers write it and however often. One statement then moves all
+rows to the requested table, so readers never see half of them.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ from fitserve.errors import Problem
 from fitserve.wire.destinations import SqlDestination
 
 LEDGER = "fitserve_parts"
-PUBLISHED = -1  # the number under which the ledger knows that all parts have been moved
+PUBLISHED = -1  # the ledger's part number which records that all parts have been moved
 BATCH_ROWS = 10_000
-_LONGEST_NAME = {"postgresql": 63, "mysql": 64, "mariadb": 64}  # bytes; PostgreSQL would cut it
+# bytes; PostgreSQL would truncate a longer name silently
+_LONGEST_NAME = {"postgresql": 63, "mysql": 64, "mariadb": 64}
 _AWAY = ("08", "57P", "53", "40")  # SQLSTATEs: connection, shutdown, resources, rolled back
 _REFUSALS = re.compile(
     r"denied|password|authentication|does not exist|unknown database|login|no pg_hba|role", re.IGNORECASE
@@ -58,13 +59,13 @@ class SqlTarget:
         )
 
     def prepare(self, schema: pa.Schema) -> None:
-        """Make ledger and staging table; see that the table, where it is there, takes these columns."""
+        """Create the ledger and the staging table; check that the target table, if it exists, accepts these columns."""
         with self._database() as engine:
             self._again(lambda: self._make_ledger(engine))
             self._again(lambda: self._make_room(engine, schema))
 
     def write(self, part: StoredPart, path: Path) -> None:
-        """Write the part's rows and its line in the ledger, in one transaction, unless that line is there."""
+        """Write the part's rows and its ledger row in one transaction, unless that ledger row exists."""
         if self._connection.scheme == "postgresql":
             try:
                 from fitserve.datasets.destinations.postgresql import copy_part
@@ -78,7 +79,7 @@ class SqlTarget:
             self._again(lambda: self._insert_part(engine, part, path))
 
     def finish(self, parts: Sequence[StoredPart], about: Mapping[str, Any]) -> dict[str, Any]:
-        """Move all rows to the table, in one transaction with the ledger's entry of it."""
+        """Move all rows to the table and record that in the ledger, in one transaction."""
         with self._database() as engine:
             self._again(lambda: self._publish(engine, parts))
         entries = [part.as_entry(f"part {part.number} of {self._run} in {LEDGER}") for part in parts]
@@ -103,7 +104,7 @@ class SqlTarget:
             try:
                 self._ledger.create(engine, checkfirst=True)
                 return
-            except DBAPIError:  # another run made it in this moment
+            except DBAPIError:  # another run has just created it
                 if last or not sa.inspect(engine).has_table(LEDGER, self._schema):
                     raise
 
@@ -122,7 +123,7 @@ class SqlTarget:
                 self._check_columns(opened, schema)
             staging.create(opened, checkfirst=True)
         if exists:
-            with engine.connect() as opened:  # rights and types, on no rows, never committed
+            with engine.connect() as opened:  # tests permissions and types with no rows; never committed
                 target = self._table(self._name, schema)
                 opened.execute(_nothing(staging, target))
                 if self._stated.if_exists == "replace":
@@ -135,7 +136,7 @@ class SqlTarget:
             try:
                 opened.execute(self._ledger.insert(), line)
             except IntegrityError:
-                return  # it is written
+                return  # already written
             with pq.ParquetFile(path) as file:
                 staging = self._table(self._staging, file.schema_arrow)
                 for batch in batches_of(file, BATCH_ROWS):
@@ -161,14 +162,15 @@ class SqlTarget:
                     staged = False
                 elif staged:
                     self._move(engine, opened)
-                # After a renaming, which commits itself in some databases: without it, nothing was published.
+                # Recorded after the rename, which commits by itself in some databases: without a rename nothing is
+                # published.
                 opened.execute(self._ledger.insert(), {"run": self._run, "part": PUBLISHED, "rows": rows, "sha256": ""})
         if staged:
             with engine.begin() as opened:
                 opened.exec_driver_sql(f"DROP TABLE {self._quoted(engine, self._staging)}")
 
     def _move(self, engine: sa.Engine, opened: Opened) -> None:
-        if self._stated.if_exists == "fail":  # it was not there when the run began
+        if self._stated.if_exists == "fail":  # the table did not exist when the run began
             what = f"The table {self._stated.table} was created by somebody else meanwhile."
             raise refused("sql", what, key="table", received=self._stated.table)
         names = [column["name"] for column in sa.inspect(opened).get_columns(self._staging, self._schema)]
@@ -181,7 +183,7 @@ class SqlTarget:
         opened.execute(target.insert().from_select(names, sa.select(*staging.c)))
 
     def _check_parts(self, opened: Opened, parts: int, rows: int, *, staged: bool) -> None:
-        """Raise DestinationRefused unless the ledger, and the table that it is about, have every row once."""
+        """Raise DestinationRefused unless the ledger and its staging table contain every row exactly once."""
         mine = self._ledger.c.run == self._run
         counted = sa.select(sa.func.count(), sa.func.sum(self._ledger.c.rows)).where(mine, self._ledger.c.part >= 0)
         stored_parts, known_rows = opened.execute(counted).one()
@@ -202,7 +204,7 @@ class SqlTarget:
             opened.execute(self._ledger.delete().where(self._ledger.c.run == self._run))
         return []
 
-    # --- what they are made of ----------------------------------------------------------------------------------
+    # --- parts of the steps ----------------------------------------------------------------------------------
 
     def _is_published(self, opened: Opened) -> bool:
         where = (self._ledger.c.run == self._run, self._ledger.c.part == PUBLISHED)
@@ -247,7 +249,7 @@ class SqlTarget:
         return f"{quote(self._schema)}.{quote(name)}" if self._schema else quote(name)
 
     def _renamed(self, engine: sa.Engine) -> str:
-        """Return the table's name as a renaming takes it: MySQL needs the schema again, others do not."""
+        """Return the table's name for a rename statement: MySQL needs the schema in it, others do not."""
         own_schema = engine.dialect.name in ("mysql", "mariadb")
         return self._quoted(engine, self._name) if own_schema else engine.dialect.identifier_preparer.quote(self._name)
 
@@ -268,7 +270,7 @@ class SqlTarget:
                 url = url.set(drivername="postgresql+psycopg")
             if backend in ("postgresql", "mysql", "mariadb"):
                 options["connect_args"] = {"connect_timeout": 10}
-            if backend == "sqlite" and url.database:  # a file that is not there is not made
+            if backend == "sqlite" and url.database:  # SQLite would create a missing file
                 url = url.set(database=f"file:{url.database}", query={**url.query, "mode": "rw", "uri": "true"})
                 options["connect_args"] = {"timeout": 30}
             return sa.create_engine(url, **options)
@@ -278,7 +280,7 @@ class SqlTarget:
             raise driver_missing(self._connection, error.name) from None
 
     def _again(self, work: Any) -> Any:
-        """Return what `work` returns; try several times while the database is away."""
+        """Call `work`; retry while the database is unavailable."""
 
         def once() -> Any:
             try:
@@ -295,7 +297,7 @@ class SqlTarget:
             raise DestinationAway(error.detail, retry_after=error.retry_after) from None
 
     def _raise(self, error: DBAPIError) -> None:
-        """Raise what a driver's error means."""
+        """Translate a driver's error and raise it."""
         detail = self._connection.redact(str(error.orig).splitlines()[0] if str(error.orig) else type(error).__name__)
         state = getattr(error.orig, "sqlstate", None) or ""
         connecting = error.statement is None
@@ -308,7 +310,7 @@ class SqlTarget:
 
 
 def _nothing(staging: sa.Table, target: sa.Table) -> Any:
-    """Return the statement that moves the staged rows, restricted to none of them."""
+    """Return the statement that moves the staged rows, restricted to zero rows."""
     names = [column.name for column in staging.c]
     return target.insert().from_select(names, sa.select(*staging.c).where(sa.false()))
 
@@ -319,7 +321,7 @@ def _fills_itself(column: Mapping[str, Any]) -> bool:
 
 
 def _sql_type(field: pa.Field) -> Any:
-    """Return the type of a new column that holds a field's values."""
+    """Return the SQL type for a new column with a field's values."""
     kind = field.type
     if pa.types.is_decimal(kind):
         return sa.Numeric(kind.precision, kind.scale)

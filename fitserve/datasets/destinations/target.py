@@ -1,4 +1,4 @@
-"""What is written to a destination, and the errors of one that refuses it."""
+"""The interface of a destination, the parts written to it, and its errors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from fitserve.errors import BadInput, Problem, Unavailable
 
-ATTEMPTS = 6  # with pauses of half a second to eight between them
+ATTEMPTS = 6  # with pauses of 0.5 to 8 seconds between them
 
 
 class DestinationRefused(BadInput):
@@ -30,7 +30,7 @@ class DestinationAway(Unavailable):
 
 @dataclass(frozen=True, slots=True)
 class StoredPart:
-    """A part of the predictions, or of an import: a blob, whose bytes stay what they are once a run has recorded it."""
+    """A stored part of the predictions or of an import: a blob that never changes once a run has recorded it."""
 
     number: int
     rows: int
@@ -39,28 +39,28 @@ class StoredPart:
 
     def as_entry(self, name: str) -> dict[str, Any]:
         """Return the part's entry in a manifest."""
-        # The algorithm's name before it: a bare digest in a run's result would keep the blob indefinitely.
+        # Prefixed with the algorithm: garbage collection takes a bare digest in a run's result for a reference to keep.
         return {"name": name, "rows": self.rows, "bytes": self.bytes, "sha256": f"sha256:{self.blob}"}
 
 
 class DestinationTarget(Protocol):
-    """A destination of one run. Every call may be repeated, by other workers too; none is interrupted by another."""
+    """The destination of one run. Every call can be repeated, also by other workers; calls never overlap."""
 
     def prepare(self, schema: pa.Schema) -> None:
         """Check that the rows can be written, and make room for them. Raises DestinationRefused, DestinationAway."""
 
     def write(self, part: StoredPart, path: Path) -> None:
-        """Write a part, whose Parquet file is local, once however often it is asked for."""
+        """Write a part from its local Parquet file; repeated calls write it once."""
 
     def finish(self, parts: Sequence[StoredPart], about: Mapping[str, Any]) -> dict[str, Any]:
-        """Publish all parts at once. Returns what the run's result says about it."""
+        """Publish all parts atomically. Returns the entry for the run's result."""
 
     @property
     def leftovers(self) -> str:
-        """What an unpublished run leaves, in words."""
+        """A description of what an unpublished run leaves behind."""
 
     def discard(self) -> list[str]:
-        """Remove what was written and not published. Return what remains: rows that were published, in words.
+        """Remove unpublished data. Returns a description of what remains, namely published rows.
 
         Raises DestinationRefused, DestinationAway.
         """
@@ -73,7 +73,7 @@ def refused(kind: str, detail: str, *, key: str = "", fix: str | None = None, **
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
-    """Return the type that a column is written as: one that databases and files both have."""
+    """Return the type in which a column is written: one that databases and files share."""
     if pa.types.is_dictionary(kind):
         return plain_type(kind.value_type)
     if pa.types.is_null(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
