@@ -109,6 +109,9 @@ def test_specs_are_told_from_tables(tmp_path: Path) -> None:
     path = {name: str(tmp_path / name) for name in files}
     assert [is_spec(path[name], None) for name in files] == [True, True, True, False, True]
     assert [is_spec(path[name], ["y"]) for name in files] == [True, True, False, False, False]
+    for suffix in ("pq", "ipc", "csv.gzip", "parquet"):
+        (table := tmp_path / f"table.{suffix}").touch()
+        assert not is_spec(str(table), None), suffix
     assert not is_spec("a-dataset", None)
     assert is_spec("-", ["y"])
     (tmp_path / "semicolon.csv").write_bytes("\ufeffa b;ü;c\n1;2;3\n".encode())
