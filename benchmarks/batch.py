@@ -62,7 +62,7 @@ def make_model(table: pa.Table) -> ToyModel:
 
 
 def by_hand(source: Path, target: Path, model: ToyModel, session: Any) -> None:
-    """What somebody would write without us: numbers scaled and labels one-hot by polars' expressions."""
+    """Predict with a hand-written script: numbers scaled and labels one-hot encoded by polars' expressions."""
     frame = pl.read_parquet(source)
     parts = []
     for column in model.encoder.columns:

@@ -1,4 +1,4 @@
-"""The default network of a real table, trained in this process: what users serve who name a table and a column."""
+"""The default network of a real table, trained in this process, as for users who name only a table and a column."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same arithmetic in NumPy and its BLAS, written by hand: what training costs at least on a machine.
+"""Hand-written training in NumPy and its BLAS: a lower bound for the time of the same arithmetic on a machine.
 
 Forward and backward passes of Dense layers with Dropout, cross-entropy, Adam in place, shuffled batches, and the
 validation loss after each epoch; no metrics, no callbacks, no divergence check. A leading axis of replicas trains

@@ -1,4 +1,4 @@
-"""What a gRPC call costs beside `grpc.aio` itself, in the server's processor time: part of `make bench-serving`.
+"""Cost of a gRPC call relative to bare `grpc.aio`, in the server's processor time: part of `make bench-serving`.
 
 Both sides answer ModelInfer of one row of six numbers, raw: ours predicts, the other sends the request's bytes back.
 

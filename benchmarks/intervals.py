@@ -1,4 +1,4 @@
-"""What an interval or a set of labels costs beside its prediction, over HTTP: part of `make bench-serving`.
+"""Cost of an interval or a set of labels in addition to its prediction, over HTTP: part of `make bench-serving`.
 
 The default networks of three tables answer the same row with and without `"interval": 0.9`, by turns.
 

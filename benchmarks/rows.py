@@ -1,4 +1,4 @@
-"""What the rows of a request cost beside the network, in processor time: part of `make bench-serving`.
+"""Processor time of a request's rows in addition to the network: part of `make bench-serving`.
 
 Requests are decoded, predicted and encoded as the protocols do it, without HTTP. The sides of a ratio alternate, and
 the least time of each is taken, since what else runs on the machine only adds.
@@ -28,7 +28,7 @@ from services.predict.protocols.tfserving.predict_body import read_predict
 from tests.predict.toy_registry import ToyModel, mixed, numeric
 
 ROWS, ROUNDS = 1000, 60
-MANY = 20  # of what is too short for the clock
+MANY = 20  # repetitions of work that is too short for the clock
 
 
 def loaded(toy: ToyModel) -> LoadedModel:
@@ -47,7 +47,7 @@ def least_seconds(*sides: Callable[[], Any]) -> list[float]:
 
 
 def several(side: Callable[[], Any]) -> Callable[[], Any]:
-    """Return what does a short thing MANY times."""
+    """Return a function that repeats short work MANY times."""
 
     def run() -> None:
         for _ in range(MANY):

@@ -96,7 +96,7 @@ def _exchange(group: Any, parameters: int, times: int) -> float:
 
 
 def free_port() -> int:
-    """An unused port."""
+    """Return an unused port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -34,7 +34,7 @@ PATIENCE = 60.0
 
 @dataclass
 class Sample:
-    """What one deployment takes at one moment."""
+    """Resources that one deployment uses at one moment."""
 
     seconds: float
     predictions: int
@@ -46,7 +46,7 @@ class Sample:
 
 @dataclass
 class Soak:
-    """Asks and trains, and looks at the processes every few seconds."""
+    """Load generator that predicts and trains, and samples the processes every few seconds."""
 
     server: Server
     predictions: int
@@ -57,7 +57,7 @@ class Soak:
     samples: list[Sample] = field(default_factory=list)
 
     def run(self) -> None:
-        """Do all of it. Raises HTTPError where the table is refused."""
+        """Run the whole load. Raises HTTPError if the table is refused."""
         headers = self.server.headers
         api = httpx2.Client(base_url=self.server.base_url + "/api/v1", headers=headers, timeout=PATIENCE)
         predict = httpx2.Client(base_url=self.server.predict_url, headers=headers, timeout=PATIENCE)
@@ -99,7 +99,7 @@ class Soak:
 
     @contextlib.contextmanager
     def _counted(self, what: str) -> Any:
-        """Count an error, and go on: what is measured is growth."""
+        """Count an error and continue, since only growth is measured."""
         try:
             yield
         except httpx2.HTTPError as error:

@@ -133,7 +133,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def answers(url: str, body: str) -> bool:
-    """Whether a request is answered with 200."""
+    """Return whether a request is answered with 200."""
     request = urllib.request.Request(url, body.encode(), {"Content-Type": "application/json"})
     try:
         with urllib.request.urlopen(request, timeout=5) as answer:

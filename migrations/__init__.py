@@ -1,4 +1,4 @@
-"""Migrations of the database's schema. `upgrade(url)` applies all that are pending."""
+"""Migrations of the database schema. `upgrade(url)` applies all pending ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fitserve import db
 
 
 def config(url: str) -> Config:
-    """Alembic's configuration for a database, instead of an alembic.ini."""
+    """Return Alembic's configuration for a database; there is no alembic.ini."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent))
     config.attributes["url"] = url
@@ -31,7 +31,7 @@ def downgrade(url: str, revision: str) -> None:
 
 
 def pending(url: str) -> bool:
-    """Whether a database lacks migrations."""
+    """Return whether a database has pending migrations."""
     engine = db.make_engine(url)
     try:
         with engine.connect() as connection:

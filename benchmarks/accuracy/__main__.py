@@ -47,7 +47,7 @@ def error_of(fold: Fold, predicted: Any) -> float:
 
 
 def measure(arguments: argparse.Namespace) -> list[Cell]:
-    """Measure the cells that the results lack, all tables with one seed before the next seed."""
+    """Measure the cells missing from the results, all tables with one seed before the next seed."""
     results: Path = arguments.results
     results.parent.mkdir(parents=True, exist_ok=True)
     cells = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
@@ -111,7 +111,7 @@ def figures(cells: Sequence[Cell]) -> dict[str, dict[str, float]]:
     scores = (worst - errors) / np.maximum(worst - best, 1e-12)
     against = np.full(len(names), np.nan)
     if "hgb" in names:
-        # Of a table that is all but solved, the ratio of two tiny errors says nothing.
+        # On a nearly solved table, the ratio of two tiny errors is meaningless.
         floors = np.array([[SOLVED[TASKS[next(iter(place.values()))["table"]]]] for place in places])
         floor = np.maximum(errors, floors)
         against = np.exp(np.log(floor / floor[:, [names.index("hgb")]]).mean(axis=0)) - 1
@@ -140,7 +140,7 @@ def show(title: str, found: dict[str, dict[str, float]]) -> None:
 
 
 def summary(found: dict[str, dict[str, float]]) -> dict[str, float]:
-    """Return what the last line says."""
+    """Return the content of the last line."""
     one, trees = found.get("ours", {}), found.get("catboost", {})
     return {
         "rank_ours": round(one.get("rank", np.nan), 3),

@@ -1,4 +1,4 @@
-"""Hold the default network of each real table against the least that a sound one reaches.
+"""Check that the default network of each real table reaches the minimum of a sound model.
 
 `python -m benchmarks.accuracy.bar`. A table is taken raw, with every column that it has, by name and target alone:
 80% of its rows train, the others are predicted. A classification passes with an accuracy of at least
@@ -30,7 +30,7 @@ from benchmarks.accuracy.methods import Fold, fold_of, frames, ours, timed
 from benchmarks.accuracy.tables import Table, load
 from fitserve.encoding.coercion import numbers_of
 
-FEW_ROWS = 5000  # of which one part of a fifth says little
+FEW_ROWS = 5000  # small tables: a single test part of a fifth would say little
 RAW = (
     Table("student_data", "admit", "binary", True, file="student_data.csv"),
     Table("titanic", "Survived", "binary", True, file="titanic.csv"),
@@ -50,12 +50,12 @@ RAW = (
 
 
 def correct(fold: Fold, predicted: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Return of which test rows the most probable label is right."""
+    """Return for which test rows the most probable label is right."""
     return np.asarray(predicted.argmax(axis=1) == fold.truth)
 
 
 def multilayer_perceptron(fold: Fold) -> NDArray[np.float64]:
-    """Return what scikit-learn's network predicts: standardised numbers, one-hot categories, scaled target."""
+    """Predict with scikit-learn's network: standardised numbers, one-hot categories, scaled target."""
     train, test, categories = frames(fold)
     numbers = [name for name in train.columns if name not in categories]
     prepared = make_column_transformer(

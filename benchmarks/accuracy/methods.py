@@ -145,7 +145,7 @@ def _scikit(model: Any, prepared: Any, fold: Fold) -> Predictions:
 
 
 def linear(fold: Fold) -> Predictions:
-    """Logistic or ridge regression."""
+    """Fit logistic or ridge regression."""
     train, _, categories = frames(fold)
     numbers = [name for name in train.columns if name not in categories]
     prepared = make_column_transformer(
@@ -156,7 +156,7 @@ def linear(fold: Fold) -> Predictions:
 
 
 def histogram_boosting(fold: Fold) -> Predictions:
-    """Scikit-learn's HistGradientBoosting."""
+    """Fit scikit-learn's HistGradientBoosting."""
     _, _, categories = frames(fold)
     codes = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=np.nan, max_categories=254)
     prepared = make_column_transformer((codes, categories), remainder="passthrough", verbose_feature_names_out=False)

@@ -1,4 +1,4 @@
-"""The tables: which were looked at while the defaults were chosen (`development`), and which only afterwards.
+"""The tables: those examined while the defaults were chosen (`development`), and those used only afterwards.
 
 Those with a file lie in `../shared/data` (or `--data`), the others are bundled with scikit-learn.
 """
@@ -63,7 +63,7 @@ class Loaded:
     columns: tuple[ColumnFacts, ...]
 
     def facts(self, rows: int) -> DatasetFacts:
-        """Return the facts of so many of its rows."""
+        """Return the table's facts, for `rows` of its rows."""
         columns = [c.model_copy(update={"rows": rows, "missing": min(c.missing, rows)}) for c in self.columns]
         return DatasetFacts(name="data", version=1, sha256="0" * 64, rows=rows, columns=tuple(columns))
 

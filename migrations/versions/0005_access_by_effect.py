@@ -1,4 +1,4 @@
-"""What sharing a model shares, who its ground truth is from, and sessions of signed-in browsers.
+"""Levels of sharing a model, the sender of its ground truth, and sessions of signed-in browsers.
 
 Revision ID: 0005
 Revises: 0004

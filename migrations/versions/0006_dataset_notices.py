@@ -1,4 +1,4 @@
-"""What was decided while a dataset was read.
+"""Notices of a dataset: decisions made while it was read.
 
 Revision ID: 0006
 Revises: 0005

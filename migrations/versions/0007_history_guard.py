@@ -1,4 +1,4 @@
-"""Triggers: what an ended run was and how it ended does not change; events and the audit log are only added to.
+"""Triggers: an ended run's spec and outcome cannot change; events and the audit log are append-only.
 
 Revision ID: 0007
 Revises: 0006

@@ -1,4 +1,4 @@
-"""Decisions of a version that were moved after its training.
+"""Decisions of a version that were changed after its training.
 
 Revision ID: 0009
 Revises: 0008

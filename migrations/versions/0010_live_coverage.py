@@ -1,4 +1,4 @@
-"""What ground truth says of intervals and probabilities, and the levels that it has moved.
+"""Live coverage of intervals and calibration by ground truth, and the levels adjusted to it.
 
 Revision ID: 0010
 Revises: 0009

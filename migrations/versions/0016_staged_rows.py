@@ -1,4 +1,4 @@
-"""Batches of rows that wait to be appended together, and those that were.
+"""Batches of rows that wait to be appended together, and batches already appended.
 
 Revision ID: 0016
 Revises: 0015

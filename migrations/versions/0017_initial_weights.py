@@ -1,4 +1,4 @@
-"""The artifact that a run's network begins with, which is kept as long as the run; uploaded weights.
+"""The artifact that a run's network starts from, kept as long as the run; uploaded weights.
 
 Revision ID: 0017
 Revises: 0016
