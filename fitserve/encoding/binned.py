@@ -13,15 +13,15 @@ from fitserve.encoding.coercion import Column, numbers_of
 from fitserve.encoding.encoding import ValueWarning
 from fitserve.encoding.number import NumericEncoding, RangedColumn, not_finite
 
-_LEAST_WIDTH = 1e-290  # of a bin, whose reciprocal is finite
+_LEAST_WIDTH = 1e-290  # least width of a bin, whose reciprocal is still finite
 
 
 class BinnedColumn(RangedColumn):
-    """`fitted` holds the bins' edges, rising (none where all rows were the same), `fill` (the median), `min`, `max`."""
+    """`fitted` holds the bins' ascending edges (none if all values are equal), `fill` (the median), `min`, `max`."""
 
     @cached_property
     def halves(self) -> np.ndarray:
-        """Half of each edge: differences of halves cannot overflow."""
+        """Half of each edge, because differences of halves cannot overflow."""
         return np.asarray(self.fitted["edges"], np.float64) / 2
 
     @property
@@ -30,7 +30,7 @@ class BinnedColumn(RangedColumn):
         return max(0, len(self.halves) - 1)
 
     def located(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the bin that each number is in, and the share of it that it has passed, from 0 to 1."""
+        """Return each number's bin, and its position within that bin from 0 to 1."""
         edges, halves = self.halves, numbers / 2
         at = np.searchsorted(edges[1:-1], halves, side="right")
         shares = (halves - edges[at]) / np.diff(edges)[at]
@@ -66,10 +66,10 @@ class BinnedNumber(NumericEncoding):
 
 
 def quantile_edges(numbers: np.ndarray, bins: int) -> np.ndarray:
-    """Return the distinct quantiles that divide numbers into at most so many bins; none where they are all the same.
+    """Return the distinct quantiles that divide numbers into at most `bins` bins; none if all numbers are equal.
 
-    Edges are numbers of the column, so that those of a discrete one are its values. Where most rows have the same few
-    numbers, quantiles of the others take the edges that are left.
+    Edges are numbers of the column, so that those of a discrete one are its values. If a few numbers fill most rows,
+    the remaining edges are quantiles of the other numbers.
     """
     edges = np.unique(numbers)
     if len(edges) > bins + 1:

@@ -1,4 +1,4 @@
-"""Base classes of label encodings: reading labels, finding their places, missing and unknown labels."""
+"""Base classes of label encodings: read labels, look up their places, handle missing and unknown labels."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from fitserve.errors import BadInput
 from fitserve.excerpts import excerpt_of_cell
 from fitserve.parsing.column_format import PLAIN
 
-_SIMPLE = frozenset({str, int, float, bool})  # whose values can be looked up
-MAX_EXACT = 1e15  # up to which an integer and the float that is equal to it have the same label
-_USUAL, _MISSING, _UNKNOWN, _REFUSED = range(4)  # how usual a value is
-_NOT_FOUND = -2  # a place that no label has
+_SIMPLE = frozenset({str, int, float, bool})  # types whose values can be looked up
+MAX_EXACT = 1e15  # up to here, an integer and the equal float have the same label
+_USUAL, _MISSING, _UNKNOWN, _REFUSED = range(4)  # states of a value
+_NOT_FOUND = -2  # stands for no place
 
 
 class _Places(dict[Any, int]):
-    """Places by value; a value that has none is `_NOT_FOUND`."""
+    """A mapping from values to places; a value without one maps to `_NOT_FOUND`."""
 
     def __missing__(self, value: Any) -> int:
         return _NOT_FOUND
 
     @cached_property
     def has_truths(self) -> bool:
-        """Whether true or false have a place, as the numbers that they are equal to."""
+        """Whether true or false would match a place, through the equal numbers 1 and 0."""
         return 0 in self or 1 in self
 
 
 class LabelColumn(FittedColumn):
-    """A column of labels, each with a place: 1 is written there, or, where `integer`, the place itself."""
+    """A column of labels, each with a place: 1 is written there or, if `integer`, the place itself."""
 
     if TYPE_CHECKING:  # attributes or properties of subclasses
 
@@ -47,11 +47,11 @@ class LabelColumn(FittedColumn):
             """The place of missing labels; None leaves zeros."""
 
     def place_of(self, label: str) -> int | None:
-        """Return the place of a label; None where training rows did not have it."""
+        """Return the place of a label; None if it did not occur in training."""
         raise NotImplementedError
 
     def place_of_unknown(self, label: str, row: int) -> int:
-        """Return the place of a label that training rows did not have. Raises BadInput."""
+        """Return the place of a label that did not occur in training. Raises BadInput."""
         raise NotImplementedError
 
     def encode_value(self, value: Any, out: np.ndarray, row: int) -> ValueWarning | None:
@@ -78,7 +78,7 @@ class LabelColumn(FittedColumn):
         return warning
 
     def known_values(self) -> dict[type, dict[Any, int]]:
-        """Return the JSON values that are labels as they are, whatever the column's format, by type and with places."""
+        """Return the places of JSON values that are labels without parsing in any format, by type and value."""
         return {}
 
     def value_writer(self) -> ValueWriter:
@@ -106,7 +106,7 @@ class LabelColumn(FittedColumn):
         """The places of the values that `known_values` names: 1 and 1.0 have one."""
         places = _Places()
         for kind, of_kind in self.known_values().items():
-            if kind is not bool:  # true is equal to 1, whose label it does not have
+            if kind is not bool:  # true equals 1 in Python, but has another label
                 places.update(of_kind)
         if places and self.missing_place is not None and self.encoding.missing != "refuse":
             places[None] = self.missing_place
@@ -128,7 +128,7 @@ class LabelColumn(FittedColumn):
         return unusual
 
     def _looked_up(self, values: Sequence[Any]) -> np.ndarray:
-        """Return the place of each value that is usual as it is, `_NOT_FOUND` of others: int64 (rows,)."""
+        """Look up each value without parsing it: places, `_NOT_FOUND` for others; int64 (rows,)."""
         usual = self._usual_places
         if usual and not (usual.has_truths and bool in set(map(type, values))):
             try:
@@ -138,7 +138,7 @@ class LabelColumn(FittedColumn):
         return np.full(len(values), _NOT_FOUND, np.int64)
 
     def _places_and_states(self, values: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
-        """Return each value's place (-1 leaves zeros), and how usual it is; each distinct value is read once."""
+        """Return each value's place (-1 leaves zeros) and state; each distinct value is parsed once."""
         codes, distinct = by_value(values)
         places, states = np.full(len(distinct), -1, np.int64), np.zeros(len(distinct), np.int8)
         labels: dict[int, str] = {}  # by code
@@ -194,20 +194,20 @@ class LabelColumn(FittedColumn):
         for code in sorted(set(np.flatnonzero(known < 0).tolist()) - spells_missing):
             try:
                 places[code] = self.place_of_unknown(labels[code], 1)
-            except BadInput:  # looking for its row takes as long as all the rest
+            except BadInput:  # finding the bad row takes as long as all the rest, so only now
                 self.place_of_unknown(labels[code], 1 + int(np.argmax(codes == code)))
         if self.missing_place is not None:
             places[-1] = self.missing_place  # which the code -1 is looked up in
         return np.asarray(places[codes])
 
     def places_of(self, labels: Sequence[str]) -> np.ndarray:
-        """Return the place of each label, int64; -1 where training rows did not have it."""
+        """Return the place of each label, int64; -1 if it did not occur in training."""
         places = map(self.place_of, labels)
         return np.fromiter((-1 if place is None else place for place in places), np.int64, len(labels))
 
 
 class CategoryColumn(LabelColumn):
-    """The labels of the training rows (`fitted`: labels, sorted) have a place each, from `first` on."""
+    """A column in which each training label (`fitted`: labels, sorted) has a place, from `first` on."""
 
     encoding: Category
     unknown_place: ClassVar[int] = 0
@@ -246,21 +246,21 @@ class CategoryColumn(LabelColumn):
 
 
 def _number_of(label: str) -> float | None:
-    """Return the number that has this label as an integer and as a float alike; None where none has."""
+    """Return the number whose label this is, both as an integer and as a float; None if there is none."""
     try:
         number = float(label)
     except ValueError:
         return None
     if not (abs(number) < MAX_EXACT and as_label(number) == label):
         return None
-    return int(number) if number.is_integer() else number  # an integer is found quicker by its like
+    return int(number) if number.is_integer() else number  # looking up an integer by an integer is faster
 
 
 class Category(Encoding):
     """Base of the encodings that give each of the most frequent labels a place."""
 
     kinds = ("numeric", "boolean", "categorical", "text", "ignored")
-    most_places: ClassVar[int] = MAX_LABELS  # where `max_categories` is left out
+    most_places: ClassVar[int] = MAX_LABELS  # default of `max_categories`
 
     missing: Literal["zero", "refuse"] = Field(default="zero", description="zero: all zeros, or index 0")
     unknown: Literal["bucket", "refuse"] = Field(
@@ -273,7 +273,7 @@ class Category(Encoding):
         return super().defaults(facts) | ({"max_categories": most} if self.max_categories is None else {})
 
     def categories(self, facts: ColumnFacts) -> int:
-        """Count the places for known labels: as many as the whole dataset has, at most `max_categories`."""
+        """Count the places for known labels: the dataset's distinct labels, at most `max_categories`."""
         return min(facts.distinct, self.max_categories or self.most_places)
 
     def fit(self, values: Column, facts: ColumnFacts) -> dict[str, Any]:

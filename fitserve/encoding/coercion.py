@@ -1,7 +1,8 @@
-"""Read a value as a number, a label or a point in time: one definition for tables and for JSON rows.
+"""Convert values to numbers, labels or times, in the same way for tables and for JSON rows.
 
-None and NaN are missing, and a text that is missing in the dataset's column (`fitserve.parsing`): texts are read as
-they were in the uploaded file. pyarrow is imported where a table is read, because the client's wheel does not bring it.
+None and NaN are missing, and so is a text that means missing in the dataset's column: texts are parsed as in the
+uploaded file (`fitserve.parsing`). pyarrow is imported only in functions that read a table, because the client's wheel
+does not depend on it.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ def bad_value(column: str, row: int | None, received: Any, expected: str) -> Bad
 def as_label(value: Any, format: ColumnFormat = PLAIN) -> str | None:
     """Return a value as a category: 3 and 3.0 are "3", True is "true", a time is ISO 8601; None if missing.
 
-    A text is read as in a column of that format: of a column of numbers, "3,0" is "3" too. Raises TypeError.
+    A text is parsed in the column's format: in a column of numbers with decimal commas, "3,0" is "3" too. Raises
+    TypeError.
     """
     if isinstance(value, str):
         return (value or None) if format is PLAIN else _label_of_text(value, format)
@@ -68,12 +70,12 @@ def as_label(value: Any, format: ColumnFormat = PLAIN) -> str | None:
 
 
 def format_decimal(value: Decimal) -> str:
-    """Return a decimal number that is not whole, without exponent and trailing zeros, with all its digits."""
+    """Format a fractional decimal with all its digits, without exponent and trailing zeros."""
     return f"{value:f}".rstrip("0")
 
 
 def _label_of_text(text: str, format: ColumnFormat) -> str | None:
-    """Return the label of a text; one that cannot be read as the column's values are stays as it is, and is unknown."""
+    """Return the label of a text; one that does not parse in the column's format stays as it is, an unknown label."""
     if format.is_missing(text):
         return None
     try:
@@ -87,7 +89,7 @@ def _label_of_text(text: str, format: ColumnFormat) -> str | None:
 
 
 def group_labels(values: Iterable[Any], format: ColumnFormat) -> list[str | None]:
-    """Return cells as the labels of groups: as categories of a column of that format; None where there is none."""
+    """Return cells as group labels, converted like categories of a column with that format; None if missing."""
     labels: list[str | None] = []
     for value in values:
         try:
@@ -98,7 +100,7 @@ def group_labels(values: Iterable[Any], format: ColumnFormat) -> list[str | None
 
 
 def label_or_text(value: Any) -> str | None:
-    """Return a value as a category, anything else as its text; None if missing."""
+    """Return a value as a category or, if it cannot be one, as its text; None if missing."""
     try:
         return as_label(value)
     except TypeError:
@@ -106,7 +108,7 @@ def label_or_text(value: Any) -> str | None:
 
 
 def as_number(value: Any, format: ColumnFormat = PLAIN) -> float:
-    """Return a JSON number, or a text as the column's numbers are written, as float64; NaN if missing.
+    """Return a JSON number, or a text in the column's number format, as float64; NaN if missing.
 
     Raises TypeError, ValueError, OverflowError.
     """
@@ -140,9 +142,9 @@ def as_boolean(value: Any, true: str, false: str, format: ColumnFormat = PLAIN) 
 
 
 def as_seconds(value: Any, format: ColumnFormat = PLAIN) -> float:
-    """Return seconds since 1970 in UTC, from a text as the column's times are written, ISO 8601 or a number.
+    """Return seconds since 1970 in UTC from a number, or from a text in the column's time format or ISO 8601.
 
-    Seconds, milli-, micro- and nanoseconds are told apart by their size, unless the column has one unit; 20240131 is
+    Seconds, milli-, micro- and nanoseconds are distinguished by size, unless the column has one unit; 20240131 is
     a day where the column's dates begin with the year. NaN if missing. Raises TypeError, ValueError, OverflowError.
     """
     if value is None:
@@ -167,7 +169,7 @@ def as_seconds(value: Any, format: ColumnFormat = PLAIN) -> float:
 
 
 def _seconds_of_text(text: str, format: ColumnFormat) -> float:
-    """Read a text as the column's times are written; where it is not, as ISO 8601. Raises ValueError."""
+    """Parse a text in the column's time format, or else as ISO 8601. Raises ValueError."""
     try:
         return read_time(text, format)
     except ValueError:
@@ -175,7 +177,7 @@ def _seconds_of_text(text: str, format: ColumnFormat) -> float:
 
 
 def int64_of(values: Iterable[int], count: int) -> np.ndarray:
-    """Return `count` integers as an array that is read only; `struct` takes two thirds of NumPy's time for it."""
+    """Return `count` integers as a read-only array; packing with `struct` takes two thirds of NumPy's time."""
     return np.frombuffer(struct.pack(f"{count}q", *values), np.int64)
 
 
@@ -183,7 +185,8 @@ def by_value(values: Sequence[Any]) -> tuple[np.ndarray, list[Any]]:
     """Return int64 codes (rows,) into the distinct JSON values, and those values: 1, 1.0 and true are distinct."""
     kinds = set(map(type, values))
     keys: Sequence[Any] = values
-    if not (kinds <= {str, int, type(None)} or kinds <= {str, bool, type(None)}):  # of which no two are equal
+    # types without equal values among them: 1 == 1.0 == true cannot occur
+    if not (kinds <= {str, int, type(None)} or kinds <= {str, bool, type(None)}):
         keys = [value if type(value) is str else (type(value), repr(value)) for value in values]
     places = {key: place for place, key in enumerate(dict.fromkeys(keys))}
     codes = int64_of(map(places.__getitem__, keys), len(keys))
@@ -198,7 +201,7 @@ def _single_array(column: Column) -> pa.Array:
     import pyarrow as pa
 
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if isinstance(array, pa.ChunkedArray):  # more than 2 GB of strings do not fit one array of 32-bit offsets
+    if isinstance(array, pa.ChunkedArray):  # more than 2 GB of strings exceed an array's 32-bit offsets
         array = pa.concat_arrays([chunk.cast(pa.large_string()) for chunk in array.chunks])
     return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
 

@@ -1,4 +1,4 @@
-"""Distributions of training rows, with which `fitserve.drift` compares requests.
+"""Distributions of the training rows, to which `fitserve.drift` compares requests.
 
 numeric     `edges` of (at most) ten bins of equal shares (few values: a bin for each), `shares` of the rows between
             them, min, max, mean, std
@@ -56,12 +56,12 @@ def numeric_distribution(values: np.ndarray, kind: str = "numeric") -> Distribut
         "max": float(present.max()),
         "mean": float(present.mean()),
         "std": float(present.std()),
-        "median": float(np.quantile(present, 0.5, method="lower")),  # a number that rows have
+        "median": float(np.quantile(present, 0.5, method="lower")),  # a number that occurs in the rows
     }
 
 
 def _edges(present: np.ndarray) -> np.ndarray:
     values = np.unique(present)
-    if 1 < len(values) <= BINS:  # 0 and 1 would share a bin between their quantiles
+    if 1 < len(values) <= BINS:  # few values get a bin each: between quantiles, 0 and 1 could share one
         return np.concatenate([values[:1], (values[1:] + values[:-1]) / 2, values[-1:]])
     return np.unique(np.quantile(present, np.linspace(0, 1, BINS + 1)))

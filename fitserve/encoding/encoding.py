@@ -19,8 +19,8 @@ from fitserve.parsing.column_format import PLAIN, ColumnFormat
 
 Indicator = Annotated[bool | None, Field(description="A 0/1 column telling missing; left out: iff any is missing")]
 
-Row: TypeAlias = "memoryview[Any]"  # of a network input
-ValueWriter = Callable[[Any, Row], bool]  # writes a value into a row, zeros before
+Row: TypeAlias = "memoryview[Any]"  # one row of a network input
+ValueWriter = Callable[[Any, Row], bool]  # writes a value into a row of zeros
 
 ENCODINGS: dict[str, type[Encoding]] = {}  # by the name that a spec uses
 
@@ -34,13 +34,13 @@ class Encoding(DataModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kinds: ClassVar[tuple[Kind, ...]]  # of columns that can have it
+    kinds: ClassVar[tuple[Kind, ...]]  # kinds of columns that can have the encoding
     column_class: ClassVar[type[FittedColumn]]
-    rescales: ClassVar[bool] = True  # False: numbers reach the network as large as they are
-    in_onnx: ClassVar[bool] = False  # a graph of ONNX computes it: `workers/trainer/export/raw_graph.py`
-    in_code: ClassVar[bool] = False  # an exported script computes it: `workers/trainer/export/plain_encoding.py`
+    rescales: ClassVar[bool] = True  # False: numbers reach the network unscaled
+    in_onnx: ClassVar[bool] = False  # can be computed in an ONNX graph: `workers/trainer/export/raw_graph.py`
+    in_code: ClassVar[bool] = False  # can be computed in an exported script: `workers/trainer/export/plain_encoding.py`
 
-    if TYPE_CHECKING:  # fields of the subclasses, whose order is that of the JSON
+    if TYPE_CHECKING:  # declared in subclasses, because the order of fields is the order in JSON
         type: str = ""
         missing: str = ""
         indicator: bool | None = None  # only some have it
@@ -65,7 +65,7 @@ class Encoding(DataModel):
     def cardinality(self, facts: ColumnFacts) -> int | None:
         """Return one more than the largest integer (an Embedding's `input_dim`); None where it gives real numbers.
 
-        Integers need a network input of their own.
+        Each column of integers needs its own network input.
         """
         return None
 
@@ -80,7 +80,7 @@ class Encoding(DataModel):
 
 @dataclass(frozen=True, slots=True)
 class ValueWarning:
-    """A value that was encoded although it is missing, or unlike any in the training rows."""
+    """A warning about a value that was encoded although it is missing or unlike the training rows."""
 
     column: str
     code: Literal["missing_value", "unknown_category", "out_of_range"]
@@ -95,7 +95,7 @@ class ValueWarning:
 
 @dataclass(slots=True)
 class Unusual:
-    """Which rows of a column's values get a warning, by its code, and which are refused (rising, from 0)."""
+    """Rows whose values get a warning, by warning code, and rows that are refused (ascending, from 0)."""
 
     warned: dict[str, np.ndarray] = field(default_factory=dict)
     refused: np.ndarray | None = None
@@ -105,8 +105,8 @@ class Unusual:
 class FittedColumn:
     """A column's resolved encoding, its place in a network input, and its constants from training rows (`fitted`).
 
-    `encode_value`, `encode_values` and `encode_column` write the same numbers to the bit. The methods here fit labels
-    and texts; `number.NumericColumn` has those of numbers.
+    `encode_value`, `encode_values` and `encode_column` write the same numbers to the bit. The methods here suit labels
+    and texts; `number.NumericColumn` has those for numbers.
 
     `raw` is what the exported Keras model takes for the column: `number` is float64 with NaN for missing (a datetime:
     seconds since 1970 in UTC; a boolean: 0 or 1), `string` is text with "" for missing.
@@ -116,11 +116,11 @@ class FittedColumn:
     kind: Kind
     raw: Literal["number", "string"]
     encoding: Encoding
-    input: str  # the network input that it is a part of: columns `offset` to `offset + width`
+    input: str  # the network input that contains the column, at `offset` to `offset + width`
     offset: int
     width: int
     fitted: Mapping[str, Any]
-    format: ColumnFormat = field(default=PLAIN)  # how texts were read at the upload, and are read in a prediction
+    format: ColumnFormat = field(default=PLAIN)  # how texts are parsed, at upload and in predictions
 
     suits_trees: ClassVar[bool] = True  # whether a small decision tree can make use of the encoded values
 
@@ -142,7 +142,7 @@ class FittedColumn:
 
     @cached_property
     def part(self) -> slice:
-        """The column's part of its network input."""
+        """The column's slice of its network input."""
         return slice(self.offset, self.offset + self.width)
 
     # Encoding
@@ -154,7 +154,8 @@ class FittedColumn:
     def encode_values(self, values: Sequence[Any], out: np.ndarray) -> Unusual:
         """Write the JSON values of several rows into `out`, zeros of shape (rows, width), as `encode_value` does.
 
-        Nothing is raised or warned of: which rows would be is returned. With refused ones, `out` is of no use.
+        Returns the rows that `encode_value` would warn of or refuse, and never raises. If any is refused, `out` is
+        unusable.
         """
         warned: dict[str, list[int]] = {}
         refused = []
@@ -178,7 +179,7 @@ class FittedColumn:
         return np.array([text or "" for text in texts_of(values)], object)
 
     def refuse_missing(self, row: int | None) -> None:
-        """Raise BadInput where the spec refuses missing values."""
+        """Raise BadInput if the spec refuses missing values."""
         if self.encoding.missing == "refuse":
             raise bad_value(self.name, row, None, "a value (this feature's `missing` is `refuse`)")
 
@@ -197,9 +198,9 @@ class FittedColumn:
         return None
 
     def value_writer(self) -> ValueWriter:
-        """Return a function that writes a usual value into a row of the whole network input: a fast `encode_value`.
+        """Return a fast `encode_value` for ordinary values, which writes into a row of the whole network input.
 
-        It returns False for a value that needs a warning or is refused: what it has written then is of no use.
+        It returns False for a value that needs a warning or is refused; the row is then unusable.
         """
         encode, part = self.encode_value, self.part
 
@@ -213,21 +214,21 @@ class FittedColumn:
 
     @property
     def datatype(self) -> Literal["BOOL", "FP64", "BYTES"]:
-        """What clients send for the column, as an Open Inference Protocol datatype."""
+        """The Open Inference Protocol datatype in which clients send the column."""
         return "BYTES"
 
     # Explanations
 
     def typical_value(self, values: Column) -> Any:
-        """Return the median, or the most frequent label, of these rows as a JSON value; None where all are missing."""
+        """Return the rows' median or most frequent label as a JSON value; None if all are missing."""
         codes, labels = labels_of(values)
         counts = np.bincount(codes[codes >= 0], minlength=len(labels))
         return labels[int(counts.argmax())] if len(counts) and counts.max() else None
 
     def baseline_value(self, distribution: Mapping[str, Any]) -> Any:
-        """Return the value that Shapley values compare with, given the training distribution (or {}).
+        """Return the reference value for Shapley values, given the training distribution (or {}).
 
-        It is what replaces a missing number, the most frequent label, or an empty text.
+        That is the fill value of a number, the most frequent label, or an empty text.
         """
         frequencies = distribution.get("frequencies")
         if frequencies:
@@ -236,7 +237,7 @@ class FittedColumn:
         return next(iter(self.fitted.get("labels", ())), "")
 
     def axis_values(self, steps: int, low: float | None, high: float | None) -> Sequence[Any]:
-        """Return the raw values along a surface's axis: `steps` numbers from `low` to `high`, or the labels.
+        """Return raw values for a surface's axis: `steps` numbers from `low` to `high`, or the labels.
 
         The bounds default to those of the training rows. Raises BadInput.
         """

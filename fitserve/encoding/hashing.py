@@ -59,7 +59,7 @@ def hash_bin(label: str, bins: int, salt: tuple[int, int]) -> int:
 
 
 def hash_bins(labels: Sequence[str], bins: int, salt: tuple[int, int]) -> np.ndarray:
-    """Return `hash_bin` of each label, int64: of those of similar length at once."""
+    """Return `hash_bin` of each label, int64; labels of similar length are hashed together."""
     texts = [label.encode("utf-8", "replace") for label in labels]
     lengths = np.fromiter(map(len, texts), np.int64, len(texts))
     places = np.zeros(len(texts), np.int64)

@@ -1,4 +1,4 @@
-"""Base classes of numeric encodings: reading and checking numbers, scaling, missing values and their indicator."""
+"""Base classes of numeric encodings: read and check numbers, scale them, handle missing values and the indicator."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from fitserve.encoding.distribution import Distribution, numeric_distribution
 from fitserve.encoding.encoding import Encoding, FittedColumn, Indicator, Row, Unusual, ValueWarning
 from fitserve.errors import BadInput, Problem
 
-NumberWriter = Callable[[float, Row], object]  # a finite number into a row of a network input, zeros before
+NumberWriter = Callable[[float, Row], object]  # writes a finite number into a network input's row of zeros
 
 _LARGEST = float(np.finfo(np.float64).max)
 _LARGEST_SINGLE = float(np.finfo(np.float32).max)
 _NUMBERS_OR_MISSING = frozenset({float, int, type(None)})
-_YEAR = 86_400.0 * 366  # the axis of a time whose bounds are not known
+_YEAR = 86_400.0 * 366  # seconds; length of a time axis whose bounds are unknown
 
 
 class NumericColumn(FittedColumn):
@@ -52,7 +52,7 @@ class NumericColumn(FittedColumn):
         return self._without_missing(numbers_of(column))
 
     def _without_missing(self, numbers: np.ndarray) -> np.ndarray:
-        """Return the numbers, NaN where they stand for a missing value."""
+        """Return the numbers with NaN for those that stand for a missing value."""
         if self.kind != "numeric" or not self.format.missing_numbers:
             return numbers
         return np.where(np.isin(numbers, list(self.format.missing_numbers)), np.nan, numbers)
@@ -105,7 +105,7 @@ class NumericColumn(FittedColumn):
     def _read_values(self, values: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
         """Return JSON values as float64, NaN where missing, and which of them cannot be read."""
         if self.kind != "numeric":
-            codes, distinct = by_value(values)  # truths, and times, of which the same occur again
+            codes, distinct = by_value(values)  # booleans, and times, whose values repeat
             numbers, refused = self._read_each(distinct)
             return numbers[codes], refused[codes]
         if isinstance(values, np.ndarray):
@@ -113,7 +113,7 @@ class NumericColumn(FittedColumn):
         if _NUMBERS_OR_MISSING.issuperset(map(type, values)):
             try:
                 return self._without_missing(np.array(values, np.float64)), np.zeros(len(values), np.bool_)
-            except OverflowError:  # an integer beyond float64
+            except OverflowError:  # an integer too large for float64
                 pass
         return self._read_each(values)
 
@@ -194,13 +194,13 @@ class NumericEncoding(Encoding):
 
 
 class RangedColumn(NumericColumn):
-    """A numeric column whose `fitted` holds the training rows' `min` and `max`: other numbers are warned of."""
+    """A numeric column that warns of numbers outside the training rows' `min` and `max`, which `fitted` holds."""
 
     @cached_property
     def usual_range(self) -> tuple[float, float] | None:
-        """What numbers may be without a warning; None for any.
+        """The range of numbers that get no warning; None for any.
 
-        The training rows' bounds as float32 are within: a client that sends FP32 cannot say them in another way.
+        It includes the bounds rounded to float32, because a client that sends FP32 cannot express them exactly.
         """
         low, high = self.fitted.get("min"), self.fitted.get("max")
         if low is None or high is None:
@@ -280,7 +280,7 @@ class ScaledNumber(NumericEncoding):
 
     kinds: ClassVar[tuple[Kind, ...]] = ("numeric", "datetime")
     column_class = ScaledColumn
-    linear: ClassVar[bool] = True  # whether `transform` changes nothing
+    linear: ClassVar[bool] = True  # True if `transform` changes nothing
 
     missing: Literal["mean", "median", "zero", "refuse"] = Field(
         default="mean", description="What stands for a missing value"
@@ -306,9 +306,9 @@ class ScaledNumber(NumericEncoding):
         if self.missing == "mean":
             fill = np.mean(present)
         elif self.missing == "median":
-            fill = 2 * np.median(present / 2)  # of halves, whose sum cannot overflow
+            fill = 2 * np.median(present / 2)  # the sum of halves cannot overflow
         center, scale = self.center_and_scale(self.transform(present))
-        # A constant column's spread is zero, or what rounding left of it.
+        # A constant column's spread is zero, up to rounding.
         if not np.isfinite(scale) or scale <= 1e-12 * max(1.0, abs(center)):
             scale = 1.0
         return {

@@ -20,7 +20,7 @@ class PeriodicColumn(ScaledColumn):
 
     encoding: Periodic
 
-    number_writer = NumericColumn.number_writer  # several numbers, unlike a scaled one
+    number_writer = NumericColumn.number_writer  # writes several numbers, unlike a scaled column
 
     def scaled(self, number: Any) -> Any:
         return softly_bounded(super().scaled(number))

@@ -16,7 +16,7 @@ from fitserve.encoding.encoding import Indicator, Row
 from fitserve.encoding.number import NumberWriter
 
 MAX_BINS = 32
-ROWS_A_BIN = 80  # fewer say little about the target within the bin
+ROWS_A_BIN = 80  # fewer rows say little about the target within a bin
 
 
 def usual_bins(facts: ColumnFacts, most: int = MAX_BINS) -> int:
@@ -25,11 +25,11 @@ def usual_bins(facts: ColumnFacts, most: int = MAX_BINS) -> int:
 
 
 class PiecewiseLinearColumn(BinnedColumn):
-    """All bins below a number's own are 1, those above 0. Fewer bins than places leave zeros."""
+    """Bins below the number's own are 1, bins above it 0. If there are fewer bins than places, the rest stay 0."""
 
     @cached_property
     def _below(self) -> np.ndarray:
-        """What is written for a number in bin k, except for the bin itself: (bins, bins)."""
+        """Row k is the encoding of a number in bin k, except for that bin itself: (bins, bins)."""
         return np.tri(self.bins, self.bins, -1, dtype=np.float32)
 
     def number_writer(self) -> NumberWriter:

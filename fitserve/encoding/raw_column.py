@@ -1,4 +1,4 @@
-"""A column of the rows with all its encodings, and how each of its values is written."""
+"""One raw column with all its encodings, and the writing of its values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fitserve.errors import BadInput
 
 
 def raw_columns(columns: Iterable[FittedColumn]) -> tuple[RawColumn, ...]:
-    """Return fitted columns by the raw column that they encode, in the order of its first occurrence."""
+    """Group fitted columns by the raw column that they encode, in order of first occurrence."""
     parts: dict[str, list[FittedColumn]] = {}
     for column in columns:
         parts.setdefault(column.name, []).append(column)
@@ -37,12 +37,12 @@ class RawColumn:
 
     @cached_property
     def leading(self) -> FittedColumn:
-        """The part that stands for the column where one is enough: the first that reads numbers, else the first."""
+        """The part that represents the column if one is enough: the first numeric one, else the first."""
         return next((part for part in self.parts if isinstance(part, NumericColumn)), self.parts[0])
 
     @cached_property
     def missing(self) -> list[np.ndarray] | None:
-        """What each part writes for a missing value, always the same; None where one refuses it, or none marks it."""
+        """The constant encoding of a missing value by each part; None if a part refuses it, or no part marks it."""
         written, marked = [], False
         for part in self.parts:
             numbers = np.zeros(part.width, np.float32)
@@ -61,7 +61,7 @@ class RawColumn:
         else:
             unusual = joined([part.encode_values(values, arrays[part.input][:, part.part]) for part in self.parts])
         if "missing_value" in unusual.warned and self.missing is not None:
-            del unusual.warned["missing_value"]  # one encoding that marks it is enough
+            del unusual.warned["missing_value"]  # no warning if one encoding marks missing values
         return unusual
 
     def encode_value(
@@ -74,14 +74,14 @@ class RawColumn:
         warnings: dict[str, ValueWarning] = {}
         for part in self.parts:
             warning = part.encode_value(value, arrays[part.input][index, part.part], row or index + 1)
-            # Of a missing value, one encoding that marks it is enough.
+            # No warning of a missing value if one encoding marks it.
             if warning is not None and not (warning.code == "missing_value" and self.missing is not None):
                 warnings.setdefault(warning.code, warning)
         return list(warnings.values())
 
     @cached_property
     def plain_range(self) -> tuple[float, float] | None:
-        """(min, max) if every number between them is encoded as one of the training rows'; else None."""
+        """(min, max) if all encodings accept every number between them without a warning; else None."""
         ranges = [part.plain_range for part in self.parts]
         known = [one for one in ranges if one is not None]
         if len(known) < len(ranges):
@@ -89,13 +89,13 @@ class RawColumn:
         return max(low for low, _ in known), min(high for _, high in known)
 
     def number_writers(self) -> list[NumberWriter]:
-        """Return for each encoding what writes a number of `plain_range` into a row of its network input."""
+        """Return, for each encoding, the function that writes a number of `plain_range` into a row of its input."""
         return [part.number_writer() for part in self.parts if isinstance(part, NumericColumn)]
 
     def writer(self, input: str, dtype: str) -> ValueWriter:
-        """Return a function that writes a usual value into a row of one network input, by every encoding in it.
+        """Return a function that writes an ordinary value into a row of one network input, by every encoding in it.
 
-        It returns False of a value that is warned of or refused: what it has written then is of no use.
+        It returns False for a value that needs a warning or is refused; the row is then unusable.
         """
         own = [place for place, part in enumerate(self.parts) if part.input == input]
         parts = [self.parts[place] for place in own]
@@ -127,7 +127,7 @@ def _one_after_the_other(writers: Sequence[ValueWriter]) -> ValueWriter:
 
 
 def _with_missing(other: ValueWriter, parts: Sequence[slice], blocks: Sequence[Row]) -> ValueWriter:
-    """Return `other`, preceded by the case of a missing value that is marked: it always writes the same numbers."""
+    """Wrap `other` to handle a marked missing value first, by writing its constant encoding."""
     ((part, block), *more) = zip(parts, blocks, strict=True)
 
     def write(value: Any, row: Row) -> bool:
@@ -142,7 +142,7 @@ def _with_missing(other: ValueWriter, parts: Sequence[slice], blocks: Sequence[R
 
 
 def _with_numbers(other: ValueWriter, low: float, high: float, writers: Sequence[NumberWriter]) -> ValueWriter:
-    """Return `other`, unless the value is a number of the usual range."""
+    """Wrap `other` to handle numbers in the usual range first."""
     first, *more = writers
 
     def write(value: Any, row: Row) -> bool:
@@ -164,7 +164,7 @@ def _with_numbers(other: ValueWriter, low: float, high: float, writers: Sequence
 def _with_times(
     other: ValueWriter, column: NumericColumn, low: float, high: float, writers: Sequence[NumberWriter]
 ) -> ValueWriter:
-    """Return `other`, preceded by the case of a time in the usual range: it is read once for all encodings."""
+    """Wrap `other` to handle times in the usual range first, parsing each once for all encodings."""
     convert = column.convert
 
     def write(value: Any, row: Row) -> bool:
@@ -172,7 +172,7 @@ def _with_times(
             number = convert(value)
         except (TypeError, ValueError, OverflowError):
             return False
-        if not (low <= number <= high and -math.inf < number < math.inf):  # NaN as well
+        if not (low <= number <= high and -math.inf < number < math.inf):  # also False for NaN
             return other(value, row)
         for one in writers:
             one(number, row)

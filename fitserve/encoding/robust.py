@@ -51,7 +51,7 @@ class RobustNumber(ScaledNumber):
     linear: ClassVar[bool] = False
 
     def center_and_scale(self, numbers: np.ndarray) -> tuple[float, float]:
-        # Of halves, whose differences cannot overflow.
+        # Computed from halves, whose differences cannot overflow.
         low, center, high = (2 * float(value) for value in np.quantile(numbers / 2, [0.25, 0.5, 0.75]))
         if high - low > 1e-12 * max(1.0, abs(center)):
             return center, high - low

@@ -1,7 +1,7 @@
-"""How one row is written, made once for each model: for each column a small function that knows its constants.
+"""A plan for encoding single rows: for each column a small function with its constants, built once per model.
 
-Rows whose values are all like those of the training rows are written here, in plain Python on memory views, which for
-one row is several times as quick as NumPy's calls. Everything else is left to `FittedColumn.encode_value`.
+Rows of ordinary values are written here, in plain Python on memory views, which for one row is several times as fast as
+NumPy. All other rows are left to `FittedColumn.encode_value`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import numpy as np
 from fitserve.encoding.encoding import Row, ValueWriter
 from fitserve.encoding.raw_column import RawColumn
 
-Target = list[Row]  # a row of the inputs, for each step of the plan the one that it writes into
+Target = list[Row]  # for one row: the row of an input that each step of the plan writes into
 
 
 class RowPlan:
-    """The plan of an encoder. `dtypes` are its inputs' by name, in the order in which arrays are given."""
+    """The plan of an encoder. `dtypes` are the inputs' by name, in the order of the arrays."""
 
     def __init__(self, columns: Sequence[RawColumn], dtypes: dict[str, str]) -> None:
         self.names = tuple(column.name for column in columns)
@@ -36,15 +36,15 @@ class RowPlan:
         self._by_name = _getter(self.names)
 
     def targets(self, arrays: Sequence[np.ndarray]) -> list[Target]:
-        """Return for each row of the inputs, each (rows, *shape), what `write` writes it into."""
+        """Return, for each row of the inputs (each (rows, *shape)), the target for `write`."""
         views = [_rows_of(array) for array in arrays]
         return [[row[index] for index in self._inputs] for row in zip(*views, strict=True)]
 
     def write(self, row: Any, target: Target) -> bool:
         """Write a row, named or positional, into zeros.
 
-        False: a value is missing without a mark, unlike the training rows' or refused, or the row has other columns.
-        What is written then is of no use.
+        Returns False if a value needs a warning or is refused, or if the row has other columns; the zeros are then
+        overwritten and unusable.
         """
         if type(row) is dict:
             if len(row) != len(self.names):

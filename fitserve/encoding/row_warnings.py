@@ -1,4 +1,4 @@
-"""The warnings of several rows: counted by column, made one by one when somebody reads them."""
+"""Warnings of several rows: counted at once by column, formatted only when read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fitserve.encoding.encoding import Unusual, ValueWarning
 
 
 def joined(several: Sequence[Unusual]) -> Unusual:
-    """Return what any of the encodings warns of or refuses; each row counts once for a code."""
+    """Combine the warnings and refusals of several encodings; each row counts once per code."""
     joined = Unusual()
     for one in several:
         for code, rows in one.warned.items():
@@ -24,13 +24,13 @@ def joined(several: Sequence[Unusual]) -> Unusual:
 
 
 class RowWarnings(Sequence[list[ValueWarning]]):
-    """The warnings of each row. They are counted at once; a warning's text is made when somebody reads it."""
+    """The warnings of each row; counted at once, with texts formatted only when read."""
 
     def __init__(self, rows: int) -> None:
         self._rows = rows
         self.codes: Counter[str] = Counter()  # how many warnings have each code
         self._listed: dict[int, list[ValueWarning]] = {}
-        self._columns: list[tuple[int, np.ndarray]] = []  # place of a column, and the rows that it is warned of in
+        self._columns: list[tuple[int, np.ndarray]] = []  # a column's index, and the rows in which it has warnings
         self._make: Callable[[int, int], list[ValueWarning]] = lambda row, place: []
 
     @classmethod
@@ -45,7 +45,7 @@ class RowWarnings(Sequence[list[ValueWarning]]):
     def by_column(
         cls, rows: int, warned: Sequence[Mapping[str, np.ndarray]], make: Callable[[int, int], list[ValueWarning]]
     ) -> RowWarnings:
-        """Return warnings by column: the rows by code, and a function that makes the warnings of a row and column."""
+        """Return warnings by column (rows by code), and a function that formats those of a row and column."""
         self = cls(rows)
         for place, by_code in enumerate(warned):
             if by_code:
@@ -62,7 +62,7 @@ class RowWarnings(Sequence[list[ValueWarning]]):
         return self.codes.total()
 
     def warned_rows(self) -> np.ndarray:
-        """Return the rows with a warning, rising."""
+        """Return the rows with a warning, ascending."""
         rows = [rows for _, rows in self._columns]
         return np.unique(np.concatenate(rows)) if rows else np.array(sorted(self._listed), np.int64)
 

@@ -12,7 +12,7 @@ from fitserve.dataset_facts import ColumnFacts
 from fitserve.encoding.encoding import Row
 from fitserve.encoding.text import Text, TextColumn
 
-MAX_TOKENS = 256  # of a text, where `length` is left out
+MAX_TOKENS = 256  # tokens of a text if `length` is left out
 
 
 class SequenceColumn(TextColumn):

@@ -26,7 +26,7 @@ _PUNCTUATION = b"!\"#$%&()*+,-./:;<=>?@[\\]^_`{|}~'"
 _LOWER = bytes(byte + 32 if 65 <= byte <= 90 else byte for byte in range(256))
 # Han, kana, Hangul and full-width forms: scripts that are written without blanks between words (Hangul has them).
 _CJK = ((0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x2FFFF))
-TWO_WORDS = "two words"  # are never one token: neither a single character nor without a blank
+TWO_WORDS = "two words"  # a text that is never a single token, as it has several characters and a blank
 
 
 def tokenize(text: str, how: Tokens) -> list[str]:
@@ -55,23 +55,24 @@ def tokens_for(texts: Iterable[str]) -> Tokens:
 
 
 class TextColumn(FittedColumn):
-    """A column of texts. The training rows' most frequent tokens (`fitted`: vocabulary) have a place each.
+    """A column of texts. Each of the training rows' most frequent tokens (`fitted`: vocabulary) has a place.
 
     A missing text is encoded as an empty one.
     """
 
     encoding: Text
     suits_trees = False
-    unknown_place: ClassVar[int] = 0  # the places before the vocabulary: this one, and what a subclass reserves
+    # place of unknown tokens; a subclass may reserve more places before the vocabulary
+    unknown_place: ClassVar[int] = 0
     first: ClassVar[int] = 1
 
     def write_tokens(self, places: list[int], out: np.ndarray) -> None:
-        """Write a text, the places of its tokens in order, into zeros of shape (width,)."""
+        """Write a text, given as its tokens' places in order, into zeros of shape (width,)."""
         raise NotImplementedError
 
     @property
     def keras_vocabulary(self) -> list[str]:
-        """The vocabulary for `TextVectorization`, which takes no empty one."""
+        """The vocabulary for `TextVectorization`, which refuses an empty one."""
         return list(self.fitted["vocabulary"]) or [TWO_WORDS]
 
     @cached_property
@@ -79,7 +80,7 @@ class TextColumn(FittedColumn):
         return {token.encode(): place for place, token in enumerate(self.fitted["vocabulary"], self.first)}
 
     def tokens_of(self, text: str) -> list[bytes]:
-        """Return the text's tokens, in order, as far as they are encoded."""
+        """Return the text's tokens in order, without those cut off by the encoding."""
         return token_bytes(text, self.encoding.tokens or "whitespace")
 
     def counts(self, places: list[int]) -> np.ndarray:
@@ -98,7 +99,7 @@ class TextColumn(FittedColumn):
             self.write_tokens([find(token, unknown) for token in self.tokens_of(text)], out)
 
     def places_writer(self) -> Callable[[list[int], Row], object]:
-        """Return what writes the places of a text's tokens into a row of the network input, as `write_tokens`."""
+        """Return a `write_tokens` that writes into a row of the whole network input."""
         write, part = self.write_tokens, self.part
         return lambda places, row: write(places, np.asarray(row)[part])
 

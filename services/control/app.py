@@ -70,7 +70,7 @@ Creating POSTs take an `Idempotency-Key`. Predictions are served by the predicti
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """Return the control API over a migrated database. Raises SystemExit if it would be reachable without any key."""
+    """Return the control API on a migrated database. Raises SystemExit if it would be reachable without any key."""
     telemetry.watch_disk(settings.home)
     engine = db.make_engine(settings.resolved_database_url)
     publisher = Publisher(settings)

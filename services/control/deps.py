@@ -47,12 +47,12 @@ Admin = Annotated[Caller, Depends(require("admin"))]
 
 # Path parameters
 ModelName = Annotated[str, Path(max_length=100)]
-MAX_INTEGER = 2**31 - 1  # of a column in the database
+MAX_INTEGER = 2**31 - 1  # largest value of an integer column in the database
 VersionNumber = Annotated[int, Path(ge=1, le=MAX_INTEGER)]
 
 # Query parameters
 Limit = Annotated[int, Query(ge=1, le=1000)]
-# One line of text each: PostgreSQL has no NUL to compare with.
+# One line of printable text each, because PostgreSQL refuses NUL.
 Cursor = Annotated[str | None, Query(max_length=40, pattern=PRINTABLE)]
 TargetName = Annotated[str | None, Query(max_length=1000, description="The first target if omitted")]
 Label = Annotated[str | None, Query(max_length=63, pattern=PRINTABLE)]

@@ -54,7 +54,7 @@ def to_markdown(blocks: Sequence[Block]) -> str:
 
 
 def to_html(blocks: Sequence[Block], title: str) -> str:
-    """Return the document as one page, without scripts and without anything from elsewhere."""
+    """Return the document as one self-contained HTML page without scripts."""
     body = "\n".join(_HTML[type(block)](block) for block in blocks)
     head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{_STYLE}</style>'
     return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'
@@ -74,7 +74,7 @@ def shown(value: Any) -> str:
 
 
 def _literal(text: str) -> str:
-    """Return text in which Markdown finds no markup."""
+    """Escape text so that Markdown finds no markup in it."""
     for sign in "\\`*_[]<>|#":
         text = text.replace(sign, f"\\{sign}")
     return " ".join(text.split())

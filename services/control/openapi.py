@@ -95,7 +95,7 @@ def complete(document: dict[str, Any]) -> dict[str, Any]:
         for method in METHODS:
             if method in item:
                 _complete_operation(path, method, item[method])
-    for unused in ("HTTPValidationError", "ValidationError"):  # FastAPI's own; ours are problem details
+    for unused in ("HTTPValidationError", "ValidationError"):  # FastAPI's error schemas; ours are problem details
         document["components"]["schemas"].pop(unused, None)
     document["paths"] = _merge_paths(document["paths"])
     _allow_any_members(document)
@@ -145,7 +145,7 @@ def refusals(path: str, method: str, operation: dict[str, Any], is_open: bool) -
     if "requestBody" in operation:
         statuses |= {"413", "415"}
     changes = method in ("post", "put", "patch", "delete") and not is_open
-    if changes or "/runs/{run_id}/" in path:  # a run that has not reached the state that is asked about
+    if changes or "/runs/{run_id}/" in path:  # 409: the run is not in the required state
         statuses |= {"409"}
     if path == "/api/v1/session" and method == "post":
         statuses |= {"401", "403", "503"}
@@ -153,7 +153,7 @@ def refusals(path: str, method: str, operation: dict[str, Any], is_open: bool) -
 
 
 def _merge_paths(paths: dict[str, Any]) -> dict[str, Any]:
-    """Merge paths that differ only in their parameters' names, which are then those of the first one."""
+    """Merge paths that differ only in parameter names, keeping the names of the first."""
     merged: dict[str, Any] = {}
     by_shape: dict[str, str] = {}
     for path, item in paths.items():

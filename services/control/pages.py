@@ -53,7 +53,7 @@ _SWAGGER_START = """SwaggerUIBundle({
 
 
 class Assets(StaticFiles):
-    """Files with a hash of their content in their names: kept by browsers for good, sent as the build packed them."""
+    """Static files with content hashes in their names: cached by browsers forever, sent as compressed by the build."""
 
     _SUFFIXES: ClassVar = {"gzip": ".gz", "br": ".br"}
 

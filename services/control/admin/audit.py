@@ -31,12 +31,12 @@ from services.http.instrumentation import route_template
 
 log = logging.getLogger(__name__)
 router = Router(tags=["keys"])
-SEARCHED_ROWS = 100_000  # that one request looks through
+SEARCHED_ROWS = 100_000  # most rows searched by one request
 _CHANGING_METHODS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 
 class AuditFilters(DataModel):
-    """Which entries of the audit log a page holds."""
+    """The filters of a page of the audit log."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -74,7 +74,7 @@ class AuditFilters(DataModel):
 
     @property
     def matches(self) -> Callable[[Any], ColumnElement[bool]] | None:
-        """The conditions that no index answers; None where there are none."""
+        """The conditions that no index covers; None if there are none."""
         conditions: list[Callable[[Any], ColumnElement[bool]]] = []
         if self.method is not None:
             conditions.append(lambda row: row.action.startswith(f"{self.method} "))
@@ -172,7 +172,7 @@ class AuditMiddleware:
 
 
 class _Entry:
-    """The row of one request, committed with the request's first change: neither exists without the other.
+    """The row of one request, committed together with the request's first change.
 
     Its status is then the route's usual one. The log is only added to, so an error that is answered after a change
     has a row of its own.
@@ -188,7 +188,7 @@ class _Entry:
     def add(self, session: Session) -> None:
         """Add the row to a transaction, unless an earlier one has committed it."""
         if self._scope.get("caller") is None:
-            return  # what is written before the caller is known changes nothing that is audited
+            return  # writes before the caller is known are not audited changes
         with self._lock:
             if self._id is not None or self._is_over:
                 return
@@ -205,7 +205,7 @@ class _Entry:
         event.listen(session, "after_commit", committed, once=True)
 
     def finish(self, engine: Engine, status: int) -> None:
-        """Write the row if nothing was changed, or if the answer is an error all the same."""
+        """Write the row if the request changed nothing, or if it ended in an error after a change."""
         with self._lock:
             self._is_over = True
         if self._id is not None and (status == self._status or status < 400):
@@ -216,7 +216,7 @@ class _Entry:
 
 @dataclass(frozen=True, slots=True)
 class AuditedChange:
-    """What a request does to one of many things, as the thing's own route would have it: its log reads the same."""
+    """A bulk request's change of one object, logged as if the object's own route had made it."""
 
     action: str
     target: str
@@ -224,7 +224,7 @@ class AuditedChange:
 
 
 def add_changes(session: Session, scope: Scope, parts: Sequence[AuditedChange]) -> None:
-    """Add a row for each of these to the transaction that changes them, beside the request's own."""
+    """Add a row for each change to the transaction that makes them, besides the request's own row."""
     if scope.get("caller") is not None and parts:
         values, at = _values(scope), db.now(session)
         rows = [{**values, "created_at": at, **asdict(part)} for part in parts]
@@ -242,7 +242,7 @@ def _row(session: Session, scope: Scope, status: int) -> Audit:
 
 
 def _values(scope: Scope) -> dict[str, Any]:
-    """Return who asks, and from where."""
+    """Return the columns that identify the caller and its address."""
     caller, client = scope["caller"], scope.get("client")
     return {
         "key_id": caller.key_id,

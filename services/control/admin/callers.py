@@ -1,4 +1,4 @@
-"""The caller of each request: who it is, by its key or session, and how much it may ask.
+"""Authenticate each request's caller by key or session, and enforce rate limits.
 
 Requests and uploads of each key are counted in Redis while it answers, else in this process. The headers are those of
 the IETF draft `ratelimit-headers`: `RateLimit-Policy: "requests";q=6000;w=60` and `RateLimit: "requests";r=5999;t=60`.
@@ -30,8 +30,8 @@ from services.http.auth import missing_key
 from services.http.instrumentation import route_template
 
 log = logging.getLogger(__name__)
-_CACHE_SECONDS = 2.0  # a revoked key must be refused within 5 s
-_LAST_USED_STEP = timedelta(minutes=1)  # accuracy of `last_used_at`, so that not every request writes
+_CACHE_SECONDS = 2.0  # short, because a revoked key must be refused within 5 s
+_LAST_USED_STEP = timedelta(minutes=1)  # resolution of `last_used_at`, so that not every request writes to the database
 _UPLOADS = frozenset(
     {
         "/datasets/{name}",
@@ -46,7 +46,7 @@ _REDIS_RETRY_SECONDS = 10.0  # after Redis failed, only this process's counters 
 
 
 class Authenticator:
-    """Turns tokens into identities; the database's answer is cached for `_CACHE_SECONDS`."""
+    """Maps tokens to identities; database look-ups are cached for `_CACHE_SECONDS`."""
 
     def __init__(self, settings: Settings, engine: Engine) -> None:
         self.auth = settings.auth
@@ -59,7 +59,7 @@ class Authenticator:
             return ANONYMOUS
         if token is None:
             raise missing_key()
-        # By the digest, so that secrets do not stay in memory.
+        # Keyed by digest, so that secrets do not stay in memory.
         identity = self._cache.get(api_keys.digest(token), lambda: self._load(token))
         if identity.expired:
             raise api_keys.not_valid()
@@ -154,7 +154,7 @@ class Limiter:
             raise TooMany(f"This key has used up its ground truth: {item.amount} rows in an hour.", retry_after=reset)
 
     def _hit(self, item: RateLimitItem, key_id: str, cost: int = 1) -> tuple[bool, int, int]:
-        """Count `cost`: whether it is allowed, how many remain, seconds until the window ends."""
+        """Count `cost`. Return whether it is allowed, how many remain, and the seconds until the window ends."""
         if time.monotonic() >= self._retry_redis_at:
             try:
                 return _hit(self._shared, item, key_id, cost)

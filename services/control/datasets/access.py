@@ -1,4 +1,4 @@
-"""Datasets as handlers find and answer them."""
+"""Look up datasets for handlers, check access, and build their responses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fitserve.wire.datasets import Column, DatasetDetail
 from services.control.deps import Context
 from services.http import Caller
 
-# Labels in one answer: of all columns, and of one
+# Labels in one response: over all columns, and the most and fewest of one column
 LABELS, MOST_LABELS, FEWEST_LABELS = 10_000, 100, 8
 
 
@@ -44,7 +44,7 @@ def with_frequent_labels(detail: DatasetDetail) -> DatasetDetail:
 
 
 def _shorten(column: Column, most: int) -> Column:
-    """Return a column with its most frequent labels, in their order."""
+    """Return a column with only its most frequent labels, in their original order."""
     labels, counts = column.labels, column.label_counts
     if labels is None or counts is None or len(labels) <= most:
         return column
@@ -57,7 +57,7 @@ def _shorten(column: Column, most: int) -> Column:
 
 
 def answer_dataset(response: Response, row: Dataset, created: bool) -> DatasetDetail:
-    """Answer 201 for a new dataset and 200 for one that was there, with Location and ETag."""
+    """Respond with 201 for a new dataset or 200 for an existing one, with Location and ETag."""
     response.status_code = 201 if created else 200
     response.headers["Location"] = f"/api/v1/datasets/{row.id}"
     response.headers["ETag"] = f'"{row.id}"'

@@ -1,4 +1,4 @@
-"""Datasets from where they live: import, refresh, and the connections that a source can name."""
+"""Import datasets from external sources, refresh them, and list the connections for sources."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from services.http import Caller, Router
 
 router = Router(tags=["datasets"])
 T = TypeVar("T")
-MAX_FETCHES = 4  # sources fetched at the same time; each waits for another server most of the time
+MAX_FETCHES = 4  # sources fetched at the same time; each mostly waits for another server
 
 
 @router.get("/connections", summary="List the connections that a source can name")
@@ -83,7 +83,7 @@ async def refresh(
 async def import_dataset(
     request: Request, response: Response, caller: Caller, ctx: Context, idempotency_key: str | None
 ) -> DatasetDetail | Response:
-    """Import what a JSON body asks for, or queue a run that does. Raises BadInput with pointers, SourceAway, TooLarge.
+    """Import the JSON body's source, or queue a run for it. Raises BadInput with pointers, SourceAway, TooLarge.
 
     With an Idempotency-Key, a request that is repeated gets the same run.
     """
@@ -101,7 +101,7 @@ async def import_dataset(
 
 
 async def _goes_to_workers(importer: Importer, body: ImportRequest) -> bool:
-    """Return whether workers import a source; what its list of objects shows to be wrong is refused at once."""
+    """Return whether workers import a source. Raises at once for errors visible in its list of objects."""
     if body.wait:
         return False
 
@@ -116,7 +116,7 @@ async def _goes_to_workers(importer: Importer, body: ImportRequest) -> bool:
 def _queue(
     ctx: Context, caller: Caller, body: ImportRequest, refreshed: Dataset | None, key: create.RequestKey | None
 ) -> Response:
-    """Queue the run of an import. Raises Conflict for a name of another owner, TooMany, KeyReused."""
+    """Queue an import run. Raises Conflict (another owner has the name), TooMany, KeyReused."""
     owner = caller.owner if refreshed is None else refreshed.owner
     with db.reading(ctx.engine) as session:
         store.check_name_is_free(body.name, store.latest_version(session, body.name), owner, as_version=True)
@@ -141,7 +141,7 @@ def _queue(
 
 
 def _queued_before(ctx: Context, owner: str, key: create.RequestKey | None) -> Response | None:
-    """Return the answer of a repeated request, before its source is looked at again. Raises KeyReused."""
+    """Return the response to a repeated request without contacting its source again. Raises KeyReused."""
     if key is None:
         return None
     with db.reading(ctx.engine) as session:
@@ -188,7 +188,7 @@ async def _import(
 
 
 async def _run_fetch(work: Callable[[], T]) -> T:
-    """Work on a thread, of which a few at a time wait for sources."""
+    """Run `work` on one of a few threads reserved for waiting on sources."""
     try:
         limiter = _fetch_limiter.get()
     except LookupError:
@@ -197,7 +197,7 @@ async def _run_fetch(work: Callable[[], T]) -> T:
     return await anyio.to_thread.run_sync(work, limiter=limiter)
 
 
-_fetch_limiter: RunVar[anyio.CapacityLimiter] = RunVar("fetch_limiter")  # of the event loop
+_fetch_limiter: RunVar[anyio.CapacityLimiter] = RunVar("fetch_limiter")  # one limiter per event loop
 
 
 def _newest_owned(ctx: Context, caller: Caller, ref: str) -> Dataset:

@@ -40,9 +40,9 @@ router = Router(tags=["uploads"])
 TUS_VERSION = "1.0.0"
 LIFETIME = timedelta(hours=24)
 BYTES_TYPE = "application/offset+octet-stream"
-_METADATA_NAMES = ("name", "filename", "filetype")  # beside an upload's options
+_METADATA_NAMES = ("name", "filename", "filetype")  # metadata that is not an upload option
 _PARTS = ""  # key in `Upload.metadata_` of the shared parts' blobs; no client can set it: tus has no empty names
-_locks: dict[str, asyncio.Lock] = {}  # by upload, within this process
+_locks: dict[str, asyncio.Lock] = {}  # by upload; guards against concurrent requests within this process
 
 
 class WrongTusVersion(FitserveError):
@@ -159,7 +159,8 @@ def begin(request: Request, response: Response, caller: Uploader, ctx: Ctx) -> R
     if length > most:
         raise TooLarge("The upload is larger than the limit.", received=length, expected=f"{most}")
     metadata = _metadata_header(request)
-    _, others = parse_options(metadata.items(), _METADATA_NAMES)  # refused now rather than after the last byte
+    # refuse bad options now rather than after the last byte
+    _, others = parse_options(metadata.items(), _METADATA_NAMES)
     if "name" in others:
         store.check_name(others["name"])
     folder = _folder(ctx)
@@ -303,9 +304,9 @@ async def _append_body(request: Request, path: Path, offset: int, length: int) -
 
 
 async def _create_dataset(ctx: Context, row: Upload, path: Path) -> str:
-    """Create the dataset and delete the bytes. Raises what `store.create` raises.
+    """Create the dataset and delete the bytes. Raises the errors of `store.create`.
 
-    A refused table deletes the upload; after an error of ours its last PATCH can be sent again.
+    A refused table deletes the upload; after a server error, the last PATCH can be repeated.
     """
     metadata = {name: value for name, value in row.metadata_.items() if name != _PARTS}
     options, others = parse_options(metadata.items(), _METADATA_NAMES)
@@ -393,7 +394,7 @@ def _delete_expired(session: Session, folder: Path) -> None:
 
 
 def _restore_bytes(ctx: Context, row: Upload, path: Path) -> None:
-    """Make `path` hold at least what other machines have shared. Raises UploadGone where a part is missing."""
+    """Bring `path` up to the bytes shared by other machines. Raises UploadGone if a part is missing."""
     if path.is_file() and path.stat().st_size >= row.offset:
         return
     try:
@@ -408,7 +409,7 @@ def _restore_bytes(ctx: Context, row: Upload, path: Path) -> None:
 
 
 def _share_bytes(ctx: Context, row: Upload, path: Path) -> None:
-    """Store as a blob what has arrived since the last part: the next PATCH may come to another machine.
+    """Store the bytes received since the last part as a blob, because another machine may get the next PATCH.
 
     The row's offset moves by compare-and-set. A blob that no dataset names is collected after a day, which is as long
     as an upload lives. Raises Conflict where another machine was faster.

@@ -1,6 +1,6 @@
-"""An upload as it arrives in a request: its options, and its bytes on local disk, hashed and counted meanwhile.
+"""Receive an upload: parse its options, and write its bytes to local disk while hashing and counting them.
 
-The limit of size is enforced here, ahead of any parser.
+The size limit is enforced here, before any parser runs.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from fitserve.wire.datasets import UploadOptions
 from services.control.deps import Context
 from services.http.memory import release_memory
 
-PIECE_BYTES = MB  # hashed and written at once, on a thread
-FIELD_BYTES = 256 * 1024  # of all text fields of a form together
-PREAMBLE_BYTES = 64 * 1024  # before a form's first part
+PIECE_BYTES = MB  # bytes hashed and written at a time, on a thread
+FIELD_BYTES = 256 * 1024  # all text fields of a form together
+PREAMBLE_BYTES = 64 * 1024  # bytes before a form's first part
 MAX_PARTS = 100
 MAX_INGESTS = 2  # uploads parsed at the same time
 T = TypeVar("T")
@@ -122,7 +122,7 @@ def _json(text: str) -> Any:
 
 @dataclass(frozen=True)
 class UploadRequest:
-    """A whole upload. `others` are texts beside the options, such as `name`; `seconds` it took to arrive."""
+    """A received upload. `others` are fields that are not options, such as `name`; `seconds` is the transfer time."""
 
     file: ReceivedFile
     options: UploadOptions
@@ -201,7 +201,7 @@ class BodyWriter:
         self._gathered += len(data)
 
     async def write_if_full(self, least: int = PIECE_BYTES) -> None:
-        """Hand gathered bytes to the thread, once it has written those before. Raises StorageFull."""
+        """Pass gathered bytes to the thread once it has written the previous ones. Raises StorageFull."""
         if self._gathered < least or not self._pieces:
             return
         pieces, self._pieces, self._gathered = self._pieces, [], 0
@@ -235,7 +235,7 @@ class _FormReader:
             raise Malformed("The form has no boundary.", expected="multipart/form-data; boundary=...")
         self.writer = writer
         self.filename: str | None = None
-        self.file_parameters: dict[bytes, bytes] = {}  # of the file's content type
+        self.file_parameters: dict[bytes, bytes] = {}  # parameters of the file's content type
         self.fields: list[tuple[str, str]] = []
         self._has_file = self._in_file = self._ended = False
         self._parts = self._field_bytes = 0

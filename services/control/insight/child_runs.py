@@ -1,4 +1,4 @@
-"""Runs of a changed spec, whose parent is the run that the spec was changed from."""
+"""Submit child runs: runs of a changed spec, whose parent is the run that the change was based on."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from services.control.runs.routes import Submission, create_and_publish, read_ru
 
 
 def over_seeds(spec: Mapping[str, Any], seeds: int | None) -> Mapping[str, Any]:
-    """Return a resolved spec that trains under at least so many seeds; an ensemble averages over seeds anyway."""
+    """Return a resolved spec that trains with at least `seeds` seeds; an ensemble already averages over seeds."""
     if seeds is None or spec.get("ensemble"):
         return spec
     training = spec["training"]
     restarts = max(seeds, training["restarts"])
     changed = {**training, "restarts": restarts}
     if restarts > 1:
-        changed.pop("stacked", None)  # which is of one network
+        changed.pop("stacked", None)  # stacking is for a single network
     return {**spec, "training": changed}
 
 
@@ -40,7 +40,7 @@ def submit_child(
     ctx, caller, run = submission.ctx, submission.caller, insight.run
     with db.reading(ctx.engine) as session:
         pace = queries.measured_pace(session)
-        # As the run has found it: its author's words may mean another version by now.
+        # From the resolved spec: the author's reference may point to another version by now.
         source = find_source(session, ctx.blobs, parse(run.resolved), owner=run.owner, sees=run.owner)
 
     def resolved_of(spec: Any) -> Resolved:

@@ -48,8 +48,8 @@ from services.http import Router
 
 router = Router(tags=["insight"])
 
-_MAX_UNITS = 64  # of a layer, in a surface
-_DIGITS = 5  # of the values of a surface
+_MAX_UNITS = 64  # most units of a layer in a surface
+_DIGITS = 5  # significant digits of a surface's values
 
 
 @router.get("/findings/rules", summary="List the rules by which runs are diagnosed")
@@ -133,7 +133,7 @@ def _figures(targets: dict[str, Any], part: str, evaluated_on: str) -> dict[str,
     if part == evaluated_on:
         for name, own in figures.items():
             own |= {"references": targets[name]["reference_figures"], "against": targets[name]["against"]}
-            own["calibrated"] = targets[name].get("calibration")  # runs of older releases have none
+            own["calibrated"] = targets[name].get("calibration")  # missing in runs of older releases
     return figures or None
 
 

@@ -34,7 +34,7 @@ from services.http import Caller
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-MAX_EPOCHS = 5_000  # that the rules read; of more, every n-th
+MAX_EPOCHS = 5_000  # most epochs read by the finding rules; of more, every n-th is read
 
 # Artifacts, reports and networks by their hash: they never change, and a page requests the same ones repeatedly.
 _cache: LoadingCache[Any] = LoadingCache(16, size=64 * MB)
@@ -54,7 +54,7 @@ class NotTraining(Conflict):
 
 @dataclass(frozen=True)
 class RunInsight:
-    """A training run that the caller may read, with its record and, once it has trained, its networks."""
+    """A training run that the caller may read, with its epochs and, once trained, its report and networks."""
 
     ctx: Context
     run: Run
@@ -192,7 +192,7 @@ def _read_artifact(ctx: Context, sha256: str) -> Artifact:
 
 
 def report_of(ctx: Context, artifact: Artifact) -> dict[str, Any] | None:
-    """Return the trainer's report on an artifact's network; None where there is none."""
+    """Return the trainer's report on an artifact's network; None if there is none."""
     return _read_report(ctx, artifact) if "insight" in artifact.kinds else None
 
 
@@ -203,6 +203,6 @@ def _read_report(ctx: Context, artifact: Artifact) -> dict[str, Any]:
     report: dict[str, Any] = _cache.get(
         ("insight", blob.sha256),
         lambda: json.loads(ctx.blobs.read(blob.sha256)),
-        size=lambda _: 4 * blob.bytes,  # as Python objects
+        size=lambda _: 4 * blob.bytes,  # approximate size as Python objects
     )
     return report

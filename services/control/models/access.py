@@ -1,4 +1,4 @@
-"""What a caller may do with a model: its owner and admins everything, others what it is shared for."""
+"""Access checks for models: owner and admins may do everything, others what the model is shared for."""
 
 from __future__ import annotations
 

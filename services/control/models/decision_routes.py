@@ -20,9 +20,9 @@ from services.http import Caller, Router
 
 router = Router(tags=["models"])
 _PATH = "/models/{name}/versions/{number}/decision"
-POINTS = 200  # of a curve
-MAX_LABELS = 20  # with a curve
-HISTORY = 100  # moves that are shown
+POINTS = 200  # points of a curve
+MAX_LABELS = 20  # labels that get a curve
+HISTORY = 100  # decision changes shown
 
 
 @router.get(_PATH, summary="Get a version's decisions, and what thresholds would do")
@@ -80,7 +80,7 @@ def delete_decision(name: ModelName, number: VersionNumber, caller: Trainer, ctx
 
 
 def outputs_of(manifest: Mapping[str, Any]) -> list[DecisionOutput]:
-    """Return what decisions can be about: the targets of an artifact."""
+    """Return the outputs that decisions apply to: an artifact's targets."""
     return [
         DecisionOutput(one["name"], one["task"], tuple(map(str, one.get("labels") or ())))
         for one in manifest["outputs"]
@@ -98,7 +98,7 @@ def _read(ctx: Context, name: str, number: int, rows: bool = True) -> tuple[arti
 
 
 def _check_possible(asked: Decision, artifact: artifacts.Artifact, held_out: HeldOutParts) -> None:
-    """Raise Conflict where this version lacks what the decision needs."""
+    """Raise Conflict if this version lacks data that the decision needs."""
     rows = held_out.get("validation")
     abstain = asked.abstain
     if asked.needs_rows and rows is None:
@@ -144,7 +144,7 @@ def _detail(ctx: Context, caller: Caller, name: str, number: int) -> DecisionDet
 
 
 def _shown(decision: Mapping[str, Any], reads: bool) -> dict[str, Any]:
-    """Return a decision, without what it does on the held-out rows for a key that may not read."""
+    """Return a decision; keys without the scope `read` get it without figures from the held-out rows."""
     return {key: value for key, value in decision.items() if reads or key != "figures"}
 
 

@@ -1,4 +1,4 @@
-"""A model card: what is recorded of a version, as a document. What was not recorded is not made up."""
+"""Build a model card: a document of everything recorded about a version, and nothing else."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MAX_COLUMNS = 50
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """All that a card is made of."""
+    """The records from which a card is built."""
 
     model: Model
     version: Version
@@ -46,11 +46,11 @@ class Recorded:
     report: Mapping[str, Any] | None
     drift: DriftReport
     fairness: Fairness
-    lineage: Lineage | None  # None: the run is not visible to who asks
+    lineage: Lineage | None  # None if the caller may not see the run
 
 
 def blocks_of(recorded: Recorded) -> list[Block]:
-    """Return the card."""
+    """Return the card's blocks."""
     sections = (_head, _data, _network, _figures, _calibration, _slices, _fairness, _lineage, _drift, _spec)
     return [block for section in sections for block in section(recorded)]
 
@@ -103,7 +103,7 @@ def _data(recorded: Recorded) -> Iterator[Block]:
 
 
 def _origin(dataset: Dataset) -> str | None:
-    """Return a dataset's source and the state that it had; of queries and addresses nothing that may be secret."""
+    """Return a dataset's source and its snapshot, omitting parts of queries and addresses that may be secret."""
     imported = dataset.source.get("imported")
     if imported is None:
         return None
@@ -119,7 +119,7 @@ def _origin(dataset: Dataset) -> str | None:
 
 
 def _predictor(dataset: Dataset) -> str | None:
-    """Return whose predictions a dataset holds, and of which rows."""
+    """Return which model's predictions a dataset contains, and for which rows."""
     predicted = dataset.source.get("predicted")
     if predicted is None:
         return None

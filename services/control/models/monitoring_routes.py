@@ -205,7 +205,7 @@ class FeedbackScorer:
         self._decisions: dict[int, list[tuple[datetime | None, list[dict[str, Any]]]]] = {}  # by version, newest first
 
     def score(self, index: int, item: Outcome) -> dict[str, Any] | None:
-        """Return the row to store for an item; None if no prediction of this key is stored under its id.
+        """Return the row to store for an item; None if this key has no stored prediction with that id.
 
         Raises BadInput, NotFound, Forbidden.
         """
@@ -273,7 +273,7 @@ class FeedbackScorer:
 
 
 def _of_stored(stored: StoredPrediction, output: dict[str, Any], row: int, truth: Any) -> dict[str, Any]:
-    """Return what one row's truth says about the stored interval or set, and about the probabilities."""
+    """Score one row's truth against the stored interval or set, and against the probabilities."""
     name, task = output["name"], output["task"]
     if task == "multilabel" or (isinstance(truth, list) and len(truth) != 1):
         return live_coverage.coverage_of(stored.bounds, "", row, None)

@@ -25,7 +25,7 @@ from services.http.auth import token_of
 router = APIRouter(include_in_schema=False)
 
 _TIMEOUT = httpx2.Timeout(60.0, connect=2.0)
-_SESSION_SECONDS = 3.0  # within which the prediction service learns of a new session
+_SESSION_SECONDS = 3.0  # time within which the prediction service learns of a new session
 # Headers of one connection, and those that each side sets itself.
 _NOT_FORWARDED = frozenset(
     {"host", "connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "proxy-authorization"}
@@ -77,7 +77,7 @@ async def _refuse_unknown(request: Request, token: str | None) -> None:
     except Unauthenticated:
         raise
     except FitserveError:
-        return  # a database that is away ends no predictions
+        return  # an unavailable database must not stop predictions
 
 
 async def _is_signed_in(request: Request, token: str | None) -> bool:
@@ -107,7 +107,7 @@ def make_client(settings: Settings) -> httpx2.AsyncClient:
 
 
 def predict_address(settings: Settings) -> str:
-    """Return the URL of the prediction service: as configured, else the one beside this process."""
+    """Return the prediction service's URL: the configured one, else the local one started with this process."""
     if settings.predict_url:
         return settings.predict_url.rstrip("/")
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
@@ -115,9 +115,9 @@ def predict_address(settings: Settings) -> str:
 
 
 def predict_tls(settings: Settings) -> ssl.SSLContext | bool:
-    """Return how to verify the prediction service's certificate; one beside this process must hold our own."""
+    """Return how to verify the prediction service's certificate; a local service must present our own."""
     if predict_address(settings).startswith("http://"):
-        return False  # nothing to verify, and loading the trusted certificates takes long
+        return False  # nothing to verify, and loading the trusted certificates is slow
     if settings.predict_url or settings.tls_certificate is None:
         return True
     pinned = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -216,7 +216,8 @@ def predict_dataset(
         dataset = store.get(session, caller.owner_filter, body.dataset)
         moved = registry.decision_changes(session, name, version, 1)
         rates = registry.error_rates(session, [name]).get((name, version), {})
-        own = registry.version(session, name, version).artifact == artifact  # else a kept epoch, which has its own
+        # otherwise a kept epoch, with its own artifact
+        own = registry.version(session, name, version).artifact == artifact
     destination = _checked_destination(ctx, caller, body)
     _check_columns(body.columns, dataset)
     output = store.check_name(body.name or f"{dataset.name[:40]}-{name[:12]}-v{version}")
@@ -247,7 +248,7 @@ def predict_dataset(
 
 
 def _checked_destination(ctx: Context, caller: Caller, body: PredictionRequest) -> Destination | None:
-    """Return where predictions go, None: to a dataset. Raises BadInput for a connection that cannot be written."""
+    """Return the predictions' destination; None means a dataset. Raises BadInput for a read-only connection."""
     if body.destination is None or body.destination == "download":
         return None
     if body.name is not None:
@@ -258,7 +259,7 @@ def _checked_destination(ctx: Context, caller: Caller, body: PredictionRequest) 
 
 
 def _check_columns(columns: list[str] | None, dataset: Dataset) -> None:
-    """Raise BadInput for a column that the dataset has not, or that is named twice."""
+    """Raise BadInput for a column that the dataset lacks, or that is named twice."""
     known = [one["name"] for one in dataset.columns]
     for place, column in enumerate(columns or ()):
         pointer = f"/columns/{place}"
@@ -275,7 +276,7 @@ def serving_version(
 ) -> tuple[int, str]:
     """Return the number and artifact of the version that answers a request.
 
-    That is the one of `label`, else `version`, else the champion's, else the newest. Raises NotFound.
+    That is the version of `label`, else `version`, else the champion, else the newest. Raises NotFound.
     """
     (model,) = registry.load_facts(session, [name])
     labels = {fact.label: fact for fact in model.labels}
@@ -302,13 +303,14 @@ def _detail(session: Session, model: Model) -> ModelDetail:
 def _read_artifact(
     ctx: Context, caller: Caller, name: str, number: int, to: Sharing, kind: str | None = None
 ) -> artifacts.Artifact:
-    """Read a version's artifact. Raises NotFound, Forbidden; also where `kind` is of the run, which is not shared."""
+    """Read a version's artifact. Raises NotFound; Forbidden, also if `kind` belongs to a run that is not shared."""
     with db.reading(ctx.engine) as session:
         model = visible_model(session, caller, name, to)
         version = registry.version(session, name, number)
         sha256, run = version.artifact, version.run_id
         if kind is not None and kind not in _FILE_NAMES and not caller.owns(model):
-            queries.get(session, version.run_id, caller.owner_filter)  # its report holds training rows and their labels
+            # the run's report contains training rows and their labels
+            queries.get(session, version.run_id, caller.owner_filter)
     return artifacts.read(ctx.blobs, sha256, run)
 
 

@@ -25,14 +25,14 @@ from services.http.auth import token_of
 router = Router(tags=["runs"])
 
 STREAM = "text/event-stream"
-MAX_STREAMS = 1000  # open at the same time in one process
-POLL_SECONDS = (0.1, 1.0)  # between two queries: right after an event, and at most
-HEARTBEAT_SECONDS = 10.0  # between comments, which keep proxies from closing a silent connection
+MAX_STREAMS = 1000  # streams open at the same time in one process
+POLL_SECONDS = (0.1, 1.0)  # pauses between queries: right after an event, and the longest
+HEARTBEAT_SECONDS = 10.0  # between keep-alive comments, which stop proxies from closing a silent connection
 CHECK_KEY_SECONDS = 5.0
 _BATCH = 500
 _MAX_ID = 2**63 - 1
 _open_streams = 0
-_stream_threads = CapacityLimiter(8)  # their own, so that streams do not use up the threads of other routes
+_stream_threads = CapacityLimiter(8)  # separate, so that streams do not use up the threads of other routes
 
 
 @router.get("/runs/{run_id}/epochs", summary="List epochs, by trial and epoch")
@@ -58,7 +58,7 @@ def list_epochs(
 
 def _rows_per_epoch(run: Run) -> int:
     """Return the training rows of an epoch: counted once the split is known, estimated before."""
-    training = run.resolved.get("training", {})  # a batch prediction has none
+    training = run.resolved.get("training", {})  # absent for a batch prediction
     rows = int(((run.result or {}).get("rows") or {}).get("train") or run.estimates.get("training_rows") or 0)
     steps, size = training.get("steps_per_epoch"), training.get("batch_size")
     return min(rows, int(steps) * int(size)) if steps and isinstance(size, int) else rows

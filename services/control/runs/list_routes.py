@@ -1,4 +1,4 @@
-"""The list of runs, and what is changed of one run or of many: name, tags, notes, sharing, deletion."""
+"""List runs, and change or delete one or many of them: name, tags, notes, sharing."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from services.control.runs.routes import read_run_info, run_info
 from services.http import Router
 
 router = Router(tags=["runs"])
-MAX_RUNS = 100  # with everything about them in one answer
+MAX_RUNS = 100  # most whole runs in one response
 
 
 def run_filter(
@@ -51,7 +51,7 @@ def run_filter(
     since: Annotated[datetime | None, Query(description="Created at or after this time")] = None,
     playground: Annotated[bool, Query(description="Whether to list the runs of the pages' playground")] = True,
 ) -> RunFilter:
-    """Return which runs a request is about: those that the caller may read and that meet every condition."""
+    """Build the filter of a request's runs: readable by the caller, and matching every condition."""
     return RunFilter(
         owner=caller.owner_filter,
         states=state or (),
@@ -191,13 +191,13 @@ def change_many(body: BulkChange, request: Request, caller: Trainer, ctx: Ctx) -
     )
 
 
-# What each action is of one run: method, the rest of its path, the status.
+# How the audit log records each action on one run: method, rest of the path, status.
 _OF_ONE = {"cancel": ("POST", "/cancel", 200), "delete": ("DELETE", "", 204)}
 _OF_ONE |= dict.fromkeys(("tag", "untag"), ("PATCH", "", 200))
 
 
 def _change_all(ctx: Context, owner: str | None, body: BulkChange, note: bulk.Note) -> bulk.Refusals:
-    """Return why which runs were refused. Raises Unavailable, StorageFull."""
+    """Apply an action to all runs. Return the errors of refused runs, by id. Raises Unavailable, StorageFull."""
     if body.action == "cancel":
         return bulk.cancel_runs(ctx.engine, body.runs, owner, note)
     if body.action == "delete":

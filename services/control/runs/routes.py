@@ -48,7 +48,7 @@ SPEC_BODY = {
         },
     }
 }
-LOAD_SECONDS = 1.0  # that the prediction service takes for a version at most, unless it is huge
+LOAD_SECONDS = 1.0  # upper bound for loading a version in the prediction service, unless it is huge
 TrialNumber = Annotated[int, Path(ge=0, lt=2**31, description="From 0")]
 
 
@@ -63,7 +63,7 @@ class Submission:
     idempotency_key: str | None
 
     def key(self, *content: bytes, suffix: str = "") -> RequestKey | None:
-        """Return the Idempotency-Key, bound to the request's method, URL and `content`. Raises BadInput."""
+        """Return the Idempotency-Key with a hash of the request's method, URL and `content`. Raises BadInput."""
         header = self.idempotency_key
         if header is not None and suffix:
             header = header[:240] + suffix
@@ -73,7 +73,8 @@ class Submission:
         )
 
     def replay(self, key: RequestKey | None) -> RunInfo | None:
-        """Return the run that a repeated request created, before its data is looked at again. Raises KeyReused."""
+        """Return the run that an identical earlier request created, without its data being checked. Raises
+        KeyReused."""
         if key is None:
             return None
         with db.reading(self.ctx.engine) as session:
@@ -81,7 +82,7 @@ class Submission:
         return None if run is None else self._respond(run, is_new=False)
 
     def accept(self, new: NewRun, key: RequestKey | None) -> RunInfo:
-        """Create and publish a run, and answer with it. Raises TooMany, KeyReused."""
+        """Create and publish a run, and respond with it. Raises TooMany, KeyReused."""
         run, is_new = create_and_publish(self.ctx, new, key)
         return self._respond(run, is_new)
 
@@ -103,7 +104,7 @@ Submitting = Annotated[Submission, Depends(make_submission)]
 
 
 async def raw_body(request: Request) -> bytes:
-    """Read the body here, on the event loop, because handlers run in threads."""
+    """Read the body on the event loop, because handlers run in threads."""
     return await request.body()
 
 
@@ -293,7 +294,7 @@ def read_run_info(ctx: Context, run_id: str, owner: str | None = None) -> RunInf
 
 
 def run_info(session: Session, run: Run, settings: Settings) -> RunInfo:
-    """Return a run with its place in the queue, its progress, and when what it has trained is served."""
+    """Return a run with its queue position, its progress, and the time at which its version is served."""
     place = queries.queue_position(session, run)
     columns = RunInfo.model_fields.keys() - {"queue", "phase", "progress", "reproduction", "serves_at"}
     return RunInfo(
@@ -307,7 +308,7 @@ def run_info(session: Session, run: Run, settings: Settings) -> RunInfo:
 
 
 def _serves_at(run: Run, settings: Settings) -> datetime | None:
-    """Return when the registry has been polled and the version loaded; None where the run registered none."""
+    """Return when the prediction service will have loaded the run's version; None if it registered none."""
     if run.finished_at is None or "version" not in (run.result or {}):
         return None
     return run.finished_at + timedelta(seconds=settings.registry_poll_seconds + LOAD_SECONDS)
