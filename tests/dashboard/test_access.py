@@ -198,6 +198,10 @@ def test_nothing_to_press_is_lost_on_a_narrow_screen(page: Page, trained: list[s
         assert box is not None
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= 390
+    page.goto("/runs")
+    assert box_of(page.get_by_label("Metric shown"))["right"] <= 390  # beside the name
+    for filtered in ("State", "Tags"):
+        assert box_of(page.get_by_role("combobox", name=filtered))["width"] > 100
     page.goto(f"/runs/{trained[0]}")
     page.locator("summary", has_text="Download").click()
     sheet = page.locator(".downloads .sheet")
@@ -268,4 +272,4 @@ def refuse(route: Route, problem: dict[str, Any]) -> None:
 def box_of(element: Locator) -> dict[str, float]:
     box = element.bounding_box()
     assert box is not None
-    return {"height": box["height"], "right": box["x"] + box["width"]}
+    return {"width": box["width"], "height": box["height"], "right": box["x"] + box["width"]}

@@ -18,19 +18,19 @@ interface Column {
 }
 
 export const COLUMNS: readonly Column[] = [
-  { id: "name", title: "run", width: 190, sort: "name" },
-  { id: "state", title: "state", width: 114, sort: "state" },
+  { id: "name", title: "run", width: 184, sort: "name" },
   { id: "metric", title: "runs.metric", width: 140, sort: "metric", numeric: true },
+  { id: "state", title: "state", width: 114, sort: "state" },
   { id: "dataset", title: "dataset", width: 124, sort: "dataset" },
   { id: "targets", title: "runs.targets", width: 84 },
-  { id: "changes", title: "runs.changes", width: 184 },
+  { id: "changes", title: "runs.changes", width: 176 },
   { id: "tags", title: "runs.tags", width: 100 },
   { id: "notes", title: "runs.notes", width: 160 },
   { id: "model", title: "model", width: 120, sort: "model" },
   { id: "duration", title: "duration", width: 90, sort: "duration", numeric: true },
-  { id: "created", title: "created", width: 112, sort: "created" },
+  { id: "created", title: "created", width: 126, sort: "created" },
 ];
-export const USUAL: readonly ColumnId[] = ["name", "state", "metric", "dataset", "targets", "changes", "tags", "created"];
+export const USUAL: readonly ColumnId[] = ["name", "metric", "state", "dataset", "targets", "changes", "tags", "created"];
 export const isColumn = (id: string): id is ColumnId => COLUMNS.some((one) => one.id === id);
 
 interface CellProps {
