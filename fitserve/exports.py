@@ -60,13 +60,14 @@ def check(format: str, manifest: Mapping[str, Any]) -> None:
     """Raise BadInput, naming each column or part, where a format cannot hold what an artifact has."""
     chosen = FORMATS[format]
     problems = [] if chosen.encodings is None else _of_encodings(format, chosen.encodings, manifest)
+    problems += _of_names(format, manifest) if format == "saved-model" else []
     if chosen.code:
         problems += _of_training(format, manifest.get("spec"))
     if problems:
         raise BadInput(
             problems[0].detail,
             problems=problems,
-            fix="Export it as saved-model, or download model.keras: these hold everything.",
+            fix="Download model.keras, which holds everything, or export it in another format.",
         )
 
 
@@ -81,6 +82,22 @@ def _of_encodings(format: str, holds: frozenset[str], manifest: Mapping[str, Any
         for column in manifest["encoder"]["columns"]
         if column["encoding"]["type"] not in holds
     ]
+
+
+def _of_names(format: str, manifest: Mapping[str, Any]) -> list[Problem]:
+    """Return the columns that a signature of TensorFlow's cannot tell apart: it has letters and digits alone."""
+    first: dict[str, str] = {}
+    problems = []
+    for column in dict.fromkeys(column["name"] for column in manifest["encoder"]["columns"]):
+        named = "".join(character if character.isalnum() else "_" for character in column)
+        if (other := first.setdefault(named, column)) != column:
+            detail = (
+                f"{format} cannot hold both the column {other!r} and the column {column!r}: both are {named} there."
+            )
+            problems.append(
+                Problem(detail, column=column, received=named, expected="names that differ in letters or digits")
+            )
+    return problems
 
 
 def _of_training(format: str, spec: Mapping[str, Any] | None) -> list[Problem]:

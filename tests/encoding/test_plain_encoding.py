@@ -51,6 +51,13 @@ def test_what_a_script_would_draw_otherwise_is_refused_by_name(ensemble: Any, no
     assert [problem.pointer for problem in caught.value.problems] == [*inside, *noise]
 
 
+def test_columns_that_a_signature_cannot_tell_apart_are_refused_by_name() -> None:
+    columns = [{"name": name} for name in ("Price (USD)", "Price [EUR]", "Price [USD]", "1st", "a")]
+    check("saved-model", {"encoder": {"columns": [columns[0], columns[0], *columns[3:]]}})
+    with pytest.raises(BadInput, match=r"both the column 'Price \(USD\)' and the column 'Price \[USD\]'"):
+        check("saved-model", {"encoder": {"columns": columns}})
+
+
 def encoded_by_code(encoder: Encoder, whole: pa.Table, folder: Path) -> dict[str, np.ndarray]:
     """Run the script's lines, on the table as pandas reads it."""
     path = folder / "data.parquet"
