@@ -22,7 +22,7 @@ from fitserve.visibility import Owned, Shareable
 from fitserve.wire.admin import NO_QUOTAS, KeyInfo, KeyRequest, NewKey, Quotas
 
 _NAME = re.compile(NAME)
-MAX_LIVE_KEYS = 2  # of one owner under one name: the old and the new one during a rotation
+MAX_LIVE_KEYS = 2  # live keys with one owner and name: the old and the new one during a rotation
 
 
 class Scope(StrEnum):
@@ -43,7 +43,7 @@ class Identity:
     key_id: str
     owner: str
     scopes: frozenset[str]
-    models: frozenset[str] | None  # None: every model that its owner can read
+    models: frozenset[str] | None  # None allows every model that the owner can read
     quotas: Quotas = NO_QUOTAS
     expires_at: datetime | None = None
 
@@ -58,7 +58,7 @@ class Identity:
 
     @property
     def owner_filter(self) -> str | None:
-        """Whose things this identity sees, for `fitserve.visibility`; None for an admin, who sees every owner's."""
+        """The owner whose rows this identity sees, for `fitserve.visibility`; None for an admin, who sees all."""
         return None if self.is_admin else self.owner
 
     def owns(self, row: Owned) -> bool:
@@ -76,7 +76,7 @@ class Identity:
         return self.may(Scope.predict) and (self.models is None or model in self.models)
 
     def may_manage(self, key: Key) -> bool:
-        """Return whether this identity may see and revoke a key: an admin any, others what does not exceed it."""
+        """Return whether this identity may see and revoke a key: admins any key, others keys with no more rights."""
         if self.is_admin:
             return True
         within = self.models is None or (key.models is not None and set(key.models) <= self.models)
@@ -84,7 +84,8 @@ class Identity:
 
 
 ANONYMOUS = Identity("anonymous", "anonymous", frozenset({Scope.admin}), None)
-LOCAL_ADMIN = Identity("local", "admin", frozenset({Scope.admin}), None)  # who can write to the database itself
+# stands for callers with direct access to the database
+LOCAL_ADMIN = Identity("local", "admin", frozenset({Scope.admin}), None)
 
 
 def digest(secret: str) -> str:
@@ -139,7 +140,7 @@ def create(
 
 
 def ensure(session: Session, token: str, *, owner: str, name: str, scopes: Iterable[str]) -> None:
-    """Create the key of a token unless there is one of its id; any number of processes may do so at once."""
+    """Create the key of a token unless its id exists; safe when several processes do so at once."""
     key_id, secret = split_token(token)
     row = {
         "id": key_id,
@@ -154,7 +155,7 @@ def ensure(session: Session, token: str, *, owner: str, name: str, scopes: Itera
 
 
 def create_requested(session: Session, request: KeyRequest, maker: Identity) -> NewKey:
-    """Create the key that a request describes. Raises BadInput, Conflict; Forbidden if it exceeds its maker's."""
+    """Create the key that a request describes. Raises BadInput, Conflict; Forbidden if it exceeds its creator's."""
     models: Iterable[str] | None = request.models
     expires_at = request.expires_at
     if Scope.admin not in maker.scopes:
@@ -172,7 +173,7 @@ def create_requested(session: Session, request: KeyRequest, maker: Identity) -> 
 
 
 def _within(maker: Identity, request: KeyRequest) -> tuple[Iterable[str] | None, datetime | None]:
-    """Return the models and the expiry of a new key, which may not exceed its maker's. Raises Forbidden."""
+    """Return a new key's models and expiry, limited to its creator's. Raises Forbidden."""
     if request.owner not in (None, maker.owner):
         raise Forbidden("Only an admin may create keys of other owners.", pointer="/owner", received=request.owner)
     if above := sorted(set(request.scopes) - maker.scopes):
@@ -182,7 +183,7 @@ def _within(maker: Identity, request: KeyRequest) -> tuple[Iterable[str] | None,
             received=", ".join(above),
             expected=", ".join(sorted(maker.scopes)),
         )
-    if maker.quotas != NO_QUOTAS:  # each new key would have them once more
+    if maker.quotas != NO_QUOTAS:  # each new key would get the creator's quotas again
         raise Forbidden("A key with quotas may not create keys.", fix="Ask an admin for the key.")
     models = request.models if request.models is not None else maker.models
     if maker.models is not None and (beyond := sorted(set(models or ()) - maker.models)):
@@ -215,7 +216,8 @@ def identify(session: Session, token: str) -> Identity:
     """Return the identity of a token. Raises the same Unauthenticated if it is unknown, wrong, expired or revoked."""
     key_id, secret = split_token(token)
     key = session.get(Key, key_id)
-    stored = key.secret_sha256 if key else digest("")  # compared all the same, so that both cases take the same time
+    # compare even without a key, so that both cases take the same time
+    stored = key.secret_sha256 if key else digest("")
     if not hmac.compare_digest(stored, digest(secret)) or key is None or not is_live(key, db.now(session)):
         raise not_valid()
     return identity(key)
@@ -232,7 +234,7 @@ def is_live(key: Key, at: datetime) -> bool:
 
 
 def identity(key: Key) -> Identity:
-    """Return the identity that a key stands for."""
+    """Return a key's identity."""
     models = None if key.models is None else frozenset(str(m) for m in key.models)
     quotas = Quotas.model_validate(key.quotas) if key.quotas else NO_QUOTAS
     return Identity(key.id, key.owner, frozenset(str(s) for s in key.scopes), models, quotas, key.expires_at)

@@ -1,7 +1,7 @@
-"""An artifact: a trained network's files and the manifest that names them.
+"""Artifacts: a trained network's files, and the manifest that lists them.
 
-The manifest is a blob, and its SHA-256 is the artifact's name. It names every other file by SHA-256, so everything that
-is loaded can be verified from the artifact's name.
+The manifest is a blob whose SHA-256 is the artifact's name. It lists every other file by SHA-256, so the artifact's
+name is enough to verify everything that is loaded.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ class Artifact:
 
     @property
     def kinds(self) -> list[str]:
-        """Return which files it has."""
+        """Return the kinds of its files."""
         return [key for key, value in self.manifest.items() if isinstance(value, dict) and "sha256" in value]
 
 
 def write(
     blobs: BlobStore, files: Mapping[str, Path], manifest: Mapping[str, Any]
 ) -> tuple[Artifact, dict[str, StoredBlob]]:
-    """Make files and manifest durable. Rows are written by the transaction that names the artifact.
+    """Store files and manifest durably. The transaction that references the artifact writes the blobs' rows.
 
     Returns the artifact and all blobs by kind, including the manifest.
     """
@@ -54,7 +54,7 @@ def write(
 
 
 def read(blobs: BlobStore, sha256: str, run: str | None = None) -> Artifact:
-    """Return the artifact with that name. Raises NotFound, Corrupt (also if it belongs to another run than `run`)."""
+    """Return the artifact with that name. Raises NotFound, Corrupt (also if it belongs to a run other than `run`)."""
     manifest = json.loads(blobs.read(sha256))
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise Corrupt(f"Artifact {sha256} has a format that this release cannot read.")
@@ -68,7 +68,8 @@ def onnx_session(graph: bytes | Path, threads: int = 1) -> onnxruntime.Inference
 
     One thread by default: requests run in parallel, and a small network is slower on several threads.
     """
-    import onnxruntime  # a third of a second; most users of this module never run a graph
+    # imported here because it takes a third of a second, and most users of this module never run a graph
+    import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads

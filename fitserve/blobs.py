@@ -1,7 +1,7 @@
-"""Content-addressed bytes: in a local folder, or in any store that fsspec reaches (S3, Azure, Google Cloud).
+"""Content-addressed blob storage, in a local folder or any store that fsspec supports (S3, Azure, Google Cloud).
 
-A blob's name is its SHA-256, so it never changes: it is written under a temporary name, made durable, renamed. The
-caller writes the row in `blobs` after that, in the transaction that refers to it.
+A blob's name is its SHA-256, so its content never changes: it is written under a temporary name, made durable, then
+renamed. Only afterwards does the caller write its row in `blobs`, in the transaction that references it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from fitserve.errors import FitserveError, NotFound, StorageFull, Unavailable
 from fitserve.settings import MB
 
 CHUNK = MB
-CACHE_BYTES = 20 * 1024**3  # copies of remote blobs in one cache folder; beyond, those unused for longest are deleted
+# size of one cache folder of remote blobs; beyond it, the least recently used copies are deleted
+CACHE_BYTES = 20 * 1024**3
 CACHE_SECONDS = 3600.0  # a copy used more recently is kept: another process may be about to open it
 
 
@@ -43,7 +44,7 @@ class StoredBlob:
 
 
 class BlobStore(ABC):
-    """A place for blobs."""
+    """Base class of blob stores."""
 
     @abstractmethod
     def prepare(self) -> None:
@@ -175,13 +176,13 @@ class FolderStore(BlobStore):
 
 
 class RemoteStore(BlobStore):
-    """Blobs behind fsspec. A store like S3 shows an object only once all its bytes are there."""
+    """Blobs in a store reached through fsspec. Object stores such as S3 show an object only when it is complete."""
 
     def __init__(self, url: str) -> None:
-        import fsspec  # of the server's extra
+        import fsspec  # part of the `server` extra
 
         self.fs: Any
-        # A remembered listing would hide what other processes have stored and deleted since.
+        # A cached listing would hide what other processes have stored or deleted since.
         self.fs, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
         self.root = str(root).rstrip("/")
 
@@ -256,7 +257,7 @@ class RemoteStore(BlobStore):
 
 @contextmanager
 def _translated(sha256: str | None = None) -> Iterator[None]:
-    """Raise NotFound where that blob is missing, Unavailable (503) for any other error of the store."""
+    """Translate the store's errors: NotFound if that blob is missing, Unavailable (503) for all others."""
     try:
         yield
     except FitserveError:
@@ -270,7 +271,7 @@ def _translated(sha256: str | None = None) -> Iterator[None]:
 
 
 def _trim(cache: Path) -> None:
-    """Delete the copies that were unused for longest, until the folder is within CACHE_BYTES."""
+    """Delete the least recently used copies until the folder is within CACHE_BYTES."""
     copies = []
     for path in cache.iterdir():
         with suppress(FileNotFoundError):  # another process trims too
@@ -285,7 +286,7 @@ def _trim(cache: Path) -> None:
 
 
 def _relative_path(sha256: str) -> Path:
-    """Return `ab/abcdef...`. Raises NotFound for anything but a SHA-256, so that no name leads out of the store."""
+    """Return `ab/abcdef...`. Raises NotFound unless it is a SHA-256, so that no name can escape the store."""
     if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
         raise NotFound("That is not a SHA-256.")
     return Path(sha256[:2], sha256)

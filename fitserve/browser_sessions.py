@@ -1,8 +1,8 @@
-"""Sessions of signed-in browsers: what a cookie holds instead of a key, `id.secret` in the same form.
+"""Sessions of signed-in browsers. The cookie holds a session token instead of a key, in the same form `id.secret`.
 
-A session has the rights of the key that signed in, for as long as that key is live, and ends with the sign-out.
-An offer is a token in a link that begins one session, once and soon: it spares a person the copying of a key, and is
-worth nothing in a log or a history afterwards.
+A session has the rights of the key that signed in, for as long as that key is live, and ends with the sign-out. An
+offer is a one-time token in a link, valid for a short time, that begins one session. It saves people from copying a
+key, and is worthless afterwards in a log or a browser history.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from fitserve.tables import BrowserSession, Key
 PREFIX = "session_"
 ONE_TIME_PREFIX = "once_"
 ONE_TIME_SECONDS = 600.0
-_OFFER_ROW = "once_"  # a row's id says what it is; an offer's is derived from its secret
-MAX_SESSIONS = 100  # of one key; the oldest end
+_OFFER_ROW = "once_"  # prefix of an offer's row id, which is derived from its secret
+MAX_SESSIONS = 100  # sessions of one key; beyond that, the oldest end
 _IS_SESSION = BrowserSession.id.startswith(PREFIX, autoescape=True)
 
 
@@ -67,11 +67,11 @@ def issue_one_time_token(session: Session, key_id: str, seconds: float = ONE_TIM
 
 
 def redeem(session: Session, token: str) -> Identity:
-    """Exchange a one-time token for its key's identity. Raises Unauthenticated where it is used or expired."""
+    """Exchange a one-time token for its key's identity. Raises Unauthenticated if it was used or has expired."""
     secret = token.removeprefix(ONE_TIME_PREFIX)
     mine = (BrowserSession.id == _offer_id(secret), BrowserSession.secret_sha256 == digest(secret))
     at = db.now(session)
-    # Deleting decides who is first: of two that redeem it at once, one deletes nothing.
+    # The DELETE decides between two requests that redeem it at once: one of them deletes nothing.
     query = delete(BrowserSession).where(*mine, BrowserSession.expires_at > at).returning(BrowserSession.key_id)
     key_id = session.scalar(query)
     key = session.get(Key, key_id) if key_id is not None else None
@@ -95,14 +95,14 @@ def _now_without_expired(session: Session) -> datetime:
 
 
 def end(session: Session, token: str) -> None:
-    """End the session of a token; of another token, nothing."""
+    """End the session of a token, if there is one."""
     id, _, secret = token.partition(".")
     mine = (BrowserSession.id == id, BrowserSession.secret_sha256 == digest(secret))
     session.execute(delete(BrowserSession).where(*mine))
 
 
 def live(session: Session, id: str | None = None) -> Iterator[tuple[BrowserSession, Identity]]:
-    """Yield the live sessions, or the one named, each with the identity of the key that signed in."""
+    """Yield live sessions, or only the named one, each with the identity of the key that signed in."""
     at = db.now(session)
     query = select(BrowserSession, Key).join(Key, Key.id == BrowserSession.key_id)
     query = query.where(BrowserSession.expires_at > at, Key.revoked_at.is_(None), _IS_SESSION)

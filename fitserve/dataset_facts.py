@@ -1,4 +1,4 @@
-"""Facts about a dataset: what a spec is checked against, and what widths are counted from."""
+"""Facts about a dataset, against which specs are checked and from which encoded widths are counted."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ class ColumnFacts(DataModel):
     date_only: bool = False  # a datetime column without times of day
     tokens: Tokens = "whitespace"
     max_tokens: int | None = None
-    format: ColumnFormat = PLAIN  # how its texts were read, and are read in a prediction
-    evidence: str = ""  # for its kind
+    format: ColumnFormat = PLAIN  # how its texts are parsed, at upload and in predictions
+    evidence: str = ""  # why the column has this kind
 
     @classmethod
     def from_stored(cls, column: Mapping[str, Any]) -> ColumnFacts:

@@ -22,7 +22,7 @@ from fitserve.errors import Conflict, StorageFull, Unavailable
 if TYPE_CHECKING:
     import psycopg
 
-# A peer that vanishes without closing the connection is noticed within 15 s, before a lease of 30 s is over.
+# Notice a peer that vanishes without closing the connection within 15 s, before a lease of 30 s expires.
 _TCP = {
     "keepalives": 1,
     "keepalives_idle": 5,
@@ -44,10 +44,10 @@ def wal_is_sound(version: tuple[int, int, int] = sqlite3.sqlite_version_info) ->
 def make_engine(
     url: str, *, pool_size: int = 10, statement_seconds: float | None = 30.0, answer_seconds: float | None = 35.0
 ) -> Engine:
-    """Return an engine; make it after a fork or spawn. SQLite's writers queue up.
+    """Return an engine. Create it after any fork or spawn. SQLite's writers queue up.
 
-    PostgreSQL ends a statement after `statement_seconds`. A connection whose answer takes `answer_seconds` is closed:
-    something between may acknowledge every packet and deliver none, which TCP's own timeouts never notice.
+    PostgreSQL ends a statement after `statement_seconds`. A connection whose response takes `answer_seconds` is closed,
+    because a middlebox may acknowledge every packet and deliver none, which TCP's own timeouts never notice.
     """
     if make_url(url).get_backend_name() == "sqlite":
         return _sqlite_engine(url)
@@ -69,7 +69,7 @@ def make_engine(
 def _connect_bounded(
     answer_seconds: float, _dialect: Any, _record: Any, arguments: list[Any], options: dict[str, Any]
 ) -> psycopg.Connection[Any]:
-    """Open a connection that is closed, with OperationalError, once an answer has taken `answer_seconds`."""
+    """Open a connection that closes itself, with OperationalError, when a response takes `answer_seconds`."""
     import psycopg  # only where the database is PostgreSQL
 
     class Connection(psycopg.Connection[Any]):
@@ -79,7 +79,8 @@ def _connect_bounded(
                 return super().wait(gen, interval, timeout or answer_seconds)
             except psycopg.OperationalError:
                 if time.monotonic() - began_at >= answer_seconds:
-                    self.pgconn.finish()  # its answer may still come: it is of no use to the next statement
+                    # the response may still arrive, and must not be taken for the next statement's
+                    self.pgconn.finish()
                 raise
 
     return Connection.connect(*arguments, **options)
@@ -104,7 +105,7 @@ def _sqlite_engine(url: str) -> Engine:
     return engine
 
 
-# Adds to every writing transaction of this context before it is committed, such as a request's row of the audit log.
+# Called in every writing transaction of this context before commit, to add rows such as the request's audit entry.
 COMMITTED_WITH: ContextVar[Callable[[Session], None] | None] = ContextVar("committed_with", default=None)
 
 
@@ -126,9 +127,9 @@ def reading(engine: Engine) -> Iterator[Session]:
 
 @contextmanager
 def translate_errors() -> Iterator[None]:
-    """Raise what a client is told: Unavailable (503) where the database is away or busy, StorageFull (507), Conflict.
+    """Translate database errors: Unavailable (503) if it is unreachable or busy, StorageFull (507), Conflict.
 
-    The last where a row was deleted between looking at it and referring to it.
+    Conflict means that a row was deleted between being read and being referenced.
     """
     try:
         yield
@@ -147,7 +148,7 @@ def translate_errors() -> Iterator[None]:
 
 
 def now(session: Session) -> datetime:
-    """Return the time of the database's clock in UTC: the only clock for leases."""
+    """Return the database's time in UTC, which is the only clock used for leases."""
     if session.get_bind().dialect.name == "sqlite":
         stamp = session.scalar(select(func.strftime("%Y-%m-%dT%H:%M:%f", "now")))
         return datetime.fromisoformat(str(stamp)).replace(tzinfo=UTC)
@@ -157,7 +158,7 @@ def now(session: Session) -> datetime:
 
 
 def insert(session: Session, table: Any) -> sqlite.Insert | postgresql.Insert:
-    """Return the database's own INSERT into a mapped class's table, which can be given an ON CONFLICT clause."""
+    """Return the dialect's INSERT for a mapped class's table, which supports ON CONFLICT."""
     build = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
     return build(table.__table__)
 

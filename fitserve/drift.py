@@ -30,11 +30,11 @@ from fitserve.encoding.distribution import Distribution, numeric_distribution
 if TYPE_CHECKING:
     import pyarrow as pa
 
-ROWS = 200_000  # of more training rows, every n-th is measured
-LEAST_ROWS = 200  # fewer rows say more about chance than about drift
+ROWS = 200_000  # most training rows measured; of more, every n-th is taken
+LEAST_ROWS = 200  # with fewer rows, the index measures chance rather than drift
 ROWS_A_BIN = 20  # chance alone gives an index of about bins / rows
 LARGE = 0.25
-RARE = 0.01  # labels with less of the training rows are counted together
+RARE = 0.01  # labels with a smaller share of the training rows are counted together
 SCORE_EDGES = tuple(step / 10 for step in range(11))
 _SMALLEST_SHARE = 1e-4  # an empty bin would make the index infinite
 
@@ -74,7 +74,7 @@ def prediction_distribution(
 
 
 def prediction_parts(task: str, labels: Sequence[str] | None, values: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
-    """Split an output (rows, units) into what is compared: `classes` (labels) and `scores`, or `values`.
+    """Split an output (rows, units) into the parts to compare: `classes` (labels) and `scores`, or `values`.
 
     The score is the probability of the predicted class; for a sigmoid of one unit, of the second label.
     """
@@ -165,7 +165,7 @@ def _count_numbers(edges: Sequence[float], numbers: npt.NDArray[Any]) -> BinCoun
 
 
 def add_counts(one: Sequence[int], other: Sequence[int]) -> BinCounts:
-    """Return the counts of two windows together."""
+    """Add the counts of two windows."""
     return [a + b for a, b in zip(one, other, strict=True)]
 
 
@@ -173,7 +173,7 @@ def add_counts(one: Sequence[int], other: Sequence[int]) -> BinCounts:
 
 
 def psi(distribution: Mapping[str, Any], counts: Sequence[int]) -> float | None:
-    """Return the population stability index; None where there are too few rows."""
+    """Return the population stability index; None if there are too few rows."""
     total = sum(counts)
     shares, bins = _without_rare(distribution)
     if total < max(LEAST_ROWS, ROWS_A_BIN * len(shares)):
@@ -195,7 +195,7 @@ def _index(requested: npt.NDArray[Any], trained: npt.NDArray[Any]) -> float:
 
 
 def _without_rare(distribution: Mapping[str, Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Return the shares to compare, and the bin that each is counted in: rare labels are counted in `other`."""
+    """Return the shares to compare with rare labels merged into `other`, and the bin in which each is counted."""
     shares = np.asarray(training_shares(distribution), np.float64)
     if distribution["kind"] != "categorical":
         return shares, np.arange(len(shares))
@@ -224,7 +224,7 @@ def report(distribution: Mapping[str, Any], counts: Sequence[int]) -> dict[str, 
 
 
 def verdict(index: float | None) -> str:
-    """Return the index in a word."""
+    """Describe the index in one word."""
     if index is None:
         return "too few rows"
     return "stable" if index < 0.1 else "moved" if index < LARGE else "drifted"

@@ -70,7 +70,7 @@ class EmbeddedRedis:
         self.binary = binary
         self.socket = self._socket_path()
         self.process: subprocess.Popen[bytes] | None = None
-        self.exit_code: int | None = None  # of a start that failed because the process ended
+        self.exit_code: int | None = None  # exit code of a process that ended before it was ready
 
     def _socket_path(self) -> Path:
         path = self.folder / "redis.sock"
@@ -90,10 +90,10 @@ class EmbeddedRedis:
         return f"redis+socket://{self.socket}?virtual_host=0"
 
     def start(self, timeout: float = 10.0) -> EmbeddedRedis:
-        """Start it and wait until it answers. Raises Unavailable where it does not.
+        """Start Redis and wait until it responds. Raises Unavailable if it does not.
 
-        Files that it cannot read are set aside, because the queue is also in the database: Redis 7, Redis 8 and Valkey
-        refuse each other's, and the machine may have another one than last time.
+        Files that it cannot read are set aside, since the queue is also in the database: Redis 7, Redis 8 and Valkey
+        refuse each other's files, and the machine may have a different one than last time.
         """
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         started = self._starts(timeout)

@@ -1,4 +1,4 @@
-"""The encoder: raw columns to the network's inputs, fitted on training rows alone and frozen with the artifact.
+"""The encoder turns raw columns into the network's inputs; fitted on training rows only, frozen in the artifact.
 
 One definition (`fitserve.encoding`), used in training (`encode`), in the serving path (`encode_rows`, `PlainNumbers`)
 and, layer by layer, in the exported Keras model. All write the same numbers to the bit: numbers are computed in
@@ -38,18 +38,18 @@ if TYPE_CHECKING:
 
 Rows = Sequence[Mapping[str, Any]] | Sequence[Sequence[Any]]
 
-MAX_PROBLEMS = 20  # shown at once
-MANY_BYTES = MB  # of encoded rows, from which a copy is worth avoiding
-ALIGNMENT = 64  # bytes, of memory that TensorFlow takes as it is
-FEW_ROWS = 16  # with fewer, plain Python row by row is quicker than NumPy column by column
-PLAIN_FOR_EACH_ODD = 16  # of an image-like table
-FEW_NUMBERS = 128  # up to so many, plain Python is quicker than NumPy
+MAX_PROBLEMS = 20  # problems in one error
+MANY_BYTES = MB  # bytes of encoded rows from which avoiding a copy pays off
+ALIGNMENT = 64  # bytes; TensorFlow uses memory with this alignment without a copy
+FEW_ROWS = 16  # with fewer rows, plain Python row by row is faster than NumPy column by column
+PLAIN_FOR_EACH_ODD = 16  # least plain columns for each other column, as in tables of pixels
+FEW_NUMBERS = 128  # up to this many numbers, plain Python is faster than NumPy
 _NUMBER_TYPES = frozenset({float, int})
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """`columns` in feature order, one for each encoding; `inputs` are the network's, each (rows, *shape)."""
+    """A fitted encoder. `columns`: one per encoding, in feature order; `inputs`: the network's, each (rows, *shape)."""
 
     columns: tuple[FittedColumn, ...]
     inputs: tuple[EncodedInput, ...]
@@ -81,7 +81,7 @@ class Encoder:
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON; `from_json` makes an equal encoder of it."""
         inputs = [{**asdict(one), "shape": list(one.shape)} for one in self.inputs]
-        # A reader that knows one encoding for each column alone must not read several as different columns.
+        # Version 2 stops readers that know only one encoding per column from taking several for different columns.
         version = 1 if len(self.names) == len(self.columns) else 2
         return {"format": version, "inputs": inputs, "columns": [column.to_json() for column in self.columns]}
 
@@ -100,12 +100,12 @@ class Encoder:
 
     @cached_property
     def leading(self) -> tuple[FittedColumn, ...]:
-        """One fitted column for each raw column: the one that stands for it."""
+        """For each raw column, the fitted column that represents it."""
         return tuple(column.leading for column in self.raw_columns)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """The raw columns, in order: what a row given as a list holds."""
+        """The raw columns' names, in the order of a row given as a list."""
         return tuple(dict.fromkeys(column.name for column in self.columns))
 
     @cached_property
@@ -114,7 +114,7 @@ class Encoder:
 
     @cached_property
     def plain_numbers(self) -> PlainNumbers | None:
-        """What encodes a matrix of numbers; None unless all columns but a few are plain numbers of one input."""
+        """The fast encoder for matrices of numbers; None unless nearly all columns are plain numbers of one input."""
         if len(self.inputs) != 1 or self.inputs[0].dtype != "float32" or not self.columns:
             return None
         odd = [column for column in self.raw_columns if column.plain_range is None]
@@ -124,7 +124,7 @@ class Encoder:
 
     @cached_property
     def row_plan(self) -> RowPlan:
-        """What writes one usual row into the inputs."""
+        """The plan that writes one ordinary row into the inputs."""
         return RowPlan(self.raw_columns, {one.name: one.dtype for one in self.inputs})
 
     @cached_property
@@ -155,7 +155,7 @@ class Encoder:
         return arrays, RowWarnings.listed(warnings)
 
     def columns_of(self, rows: Rows) -> list[Sequence[Any]] | None:
-        """Return the rows' values by column; None where a row is not an object or list of this encoder's columns."""
+        """Return the rows' values by column; None if a row is not an object or list of this encoder's columns."""
         kinds = set(map(type, rows))
         if kinds == {dict} and set(map(len, rows)) == {len(self.names)}:
             try:
@@ -172,7 +172,7 @@ class Encoder:
     def encode_columns(self, columns: Sequence[Sequence[Any]]) -> tuple[dict[str, np.ndarray], RowWarnings]:
         """Encode rows that are given by column, in the order of `names`; as `encode_rows`, to the bit.
 
-        Whole columns are read at once, so a value that is warned of costs about what another one does.
+        Whole columns are read at once, so values with a warning cost about as much as others.
         """
         arrays = self._zeros(len(columns[0]))
         encoded = [
@@ -188,7 +188,7 @@ class Encoder:
         return arrays, RowWarnings.by_column(len(columns[0]), [one.warned for one in encoded], make)
 
     def _raise_problems(self, columns: Sequence[Sequence[Any]], rows: np.ndarray) -> None:
-        """Raise what refuses the first of these rows."""
+        """Raise BadInput with the problems of the first refused rows."""
         problems: list[Problem] = []
         arrays = self._zeros(1)
         for index in rows[:MAX_PROBLEMS].tolist():
@@ -200,7 +200,7 @@ class Encoder:
         raise BadInput(problems[0].detail, problems=problems[:MAX_PROBLEMS])
 
     def encode_one_by_one(self, rows: Rows) -> tuple[dict[str, np.ndarray], list[list[ValueWarning]]]:
-        """Encode as `encode_rows` does, row by row: quicker for a few rows, slower for many."""
+        """Encode as `encode_rows` does, but row by row: faster for a few rows, slower for many."""
         arrays = self._zeros(len(rows))
         plan, targets = self.row_plan, self.row_plan.targets(list(arrays.values()))
         warnings: list[list[ValueWarning]] = []
@@ -251,7 +251,7 @@ class Encoder:
 
 
 def zeros(shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    """Return zeros; a large array begins where TensorFlow can use it without a copy."""
+    """Return zeros; a large array is aligned so that TensorFlow can use it without a copy."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if size < MANY_BYTES:
         return np.zeros(shape, dtype)
@@ -266,15 +266,15 @@ def _bad_row(number: int, what: str, received: Any, expected: str) -> BadInput:
 
 
 def _takes_numbers(column: RawColumn) -> bool:
-    """Return whether a column's labels may be told from numbers, as booleans and categories written as numbers are."""
+    """Return whether a column's labels can be read from numbers: booleans, and categories written as numbers."""
     return all(isinstance(part, (BooleanColumn, CategoryColumn)) for part in column.parts)
 
 
 class PlainNumbers:
     """Encodes a matrix of numbers at once, for columns that are plain numbers of one input, except for a few.
 
-    It encodes clean rows alone: no value missing, infinite or out of the training range. They are one matrix, into
-    which the odd columns are then written one by one.
+    It encodes only clean rows, in which no value is missing, infinite or outside the training range. They form one
+    matrix, into which the few other ("odd") columns are then written one by one.
     """
 
     def __init__(self, encoder: Encoder) -> None:
@@ -291,7 +291,7 @@ class PlainNumbers:
             for part in column.parts
             if isinstance(part, NumericColumn) and column.plain_range is not None
         ]
-        # Of each odd column its place, what writes a value of it, and its parts of the input.
+        # For each odd column: its index, its value writer, and its slices of the input.
         self.odd = [
             (place, column.writer(self.input, "float32"), [part.part for part in column.parts])
             for place, column in enumerate(columns)
@@ -303,19 +303,19 @@ class PlainNumbers:
             (low, high, odd_writers.get(place) or column.number_writers())
             for place, ((low, high), column) in enumerate(zip(ranges, columns, strict=True))
         ]
-        unscaled = (-math.inf, math.inf, 0.0, 1.0)  # of an odd column, which is written afterwards
+        unscaled = (-math.inf, math.inf, 0.0, 1.0)  # placeholder for an odd column, which is written afterwards
         constants = [
             unscaled if place in odd_writers else part.plain_number
             for place, column in enumerate(columns)
             for part in (column.parts[:1] if place in odd_writers else column.parts)
         ]
         scaled = [one for one in constants if one is not None]
-        # (low, high, center, scale) of each column, where each is a scaled number and nothing else.
+        # (low, high, center, scale) of each column, if all are scaled numbers and nothing else.
         self.constants = tuple(scaled) if len(scaled) == len(constants) == len(columns) else None
         if self.constants:
             _, _, self.center, self.scale = np.array(self.constants, np.float64).T
         offsets = [column.parts[0].offset for column in columns]
-        # Where each number goes; None where it is in order, without indicators between.
+        # Target index of each number; None if they are in order without indicators between them.
         self.places = None if offsets == list(range(self.width)) else np.array(offsets)
 
     def clean_rows(self, values: np.ndarray) -> np.ndarray:
@@ -338,13 +338,13 @@ class PlainNumbers:
         return RowWarnings.by_column(len(values), warned, make)
 
     def are_exact(self, values: np.ndarray) -> bool:
-        """Return whether numbers of odd columns are small enough that an integer has the label of an equal float."""
+        """Return whether the odd columns' numbers are small enough for integers and equal floats to share labels."""
         return all(abs(value) < MAX_EXACT for place, _, _ in self.odd for value in values[:, place].tolist())
 
     def encode(self, values: np.ndarray) -> np.ndarray | None:
-        """Encode finite float64 (rows, columns) as float32 (rows, width); None where an odd column's value is unusual.
+        """Encode finite float64 (rows, columns) as float32 (rows, width); None if an odd column's value is unusual.
 
-        Those of plain numbers may be outside their ranges.
+        Plain numbers may be outside their ranges.
         """
         out: np.ndarray
         if self.constants is None:
@@ -353,7 +353,7 @@ class PlainNumbers:
             for place, part in self._parts:
                 part.write_numbers(values[:, place], missing, out[:, part.part])
         else:
-            with np.errstate(over="ignore"):  # what lies far out becomes infinite
+            with np.errstate(over="ignore"):  # numbers far outside the range overflow to infinity
                 scaled: np.ndarray = (values - self.center) / self.scale
             if self.places is None:
                 out = scaled.astype(np.float32, order="C")  # odd columns are written into it row by row
@@ -363,7 +363,7 @@ class PlainNumbers:
         return out if self._write_odd(values, out) else None
 
     def write_clean(self, values: np.ndarray, out: np.ndarray) -> bool:
-        """Write finite float64 (rows, columns) into float32 (rows, width); False where a row is not clean."""
+        """Write finite float64 (rows, columns) into float32 (rows, width); False if a row is not clean."""
         if not self.clean_rows(values).all():
             return False
         if self.constants is None or self.places is not None:
@@ -379,7 +379,7 @@ class PlainNumbers:
         return self._write_odd(values, out)
 
     def _write_odd(self, values: np.ndarray, out: np.ndarray) -> bool:
-        """Write the odd columns; False where a value is unusual."""
+        """Write the odd columns; False if a value is unusual."""
         if not self.odd:
             return True
         flat: Row = memoryview(out.reshape(-1))  # type: ignore[arg-type]
@@ -393,15 +393,15 @@ class PlainNumbers:
         return True
 
     def encode_few(self, numbers: Sequence[float]) -> np.ndarray | None:
-        """Encode the numbers of some rows, one after the other; None where a row is not clean."""
+        """Encode the numbers of some rows, one after the other; None if a row is not clean."""
         out = np.zeros((len(numbers) // self.columns, self.width), np.float32)
         flat: Row = memoryview(out.reshape(-1))  # type: ignore[arg-type]
         return out if self.write_few(numbers, flat) else None
 
     def write_few(self, numbers: Sequence[float], out: Row) -> bool:
-        """Write the numbers of some rows, one after the other, into zeros; False where a row is not clean.
+        """Write the numbers of some rows, one after the other, into zeros; False if a row is not clean.
 
-        Plain Python is quicker than NumPy's calls up to some dozens of numbers.
+        Plain Python is faster than NumPy's calls for up to some dozens of numbers.
         """
         if self.constants is None or self.places is not None:
             return self._write_each(numbers, out)
@@ -429,7 +429,7 @@ class PlainNumbers:
         return True
 
     def encode_rows(self, rows: Rows) -> np.ndarray | None:
-        """Encode rows of JSON values, by name or by position; None where one is not clean, or anything else occurs."""
+        """Encode rows of JSON values, by name or by position; None if a row is not clean or has another form."""
         count = self.columns
         numbers: list[Any] = []
         for row in rows:

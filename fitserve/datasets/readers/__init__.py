@@ -26,7 +26,7 @@ from fitserve.settings import MB, Limits
 from fitserve.wire.datasets import Compression, Format, UploadOptions
 from fitserve.wire.notices import Notice
 
-HEAD_BYTES = 4096  # in which a format is recognised
+HEAD_BYTES = 4096  # bytes from which a format is recognised
 _FOREIGN_FORMATS = {
     b"PK\x03\x04": "a ZIP archive or an Excel workbook",
     b"\xd0\xcf\x11\xe0": "an old Excel workbook",
@@ -66,8 +66,8 @@ _FOREIGN_FORMATS = {
     b":20:": "a bank statement in SWIFT's MT940",
     b"\x1e{": "a JSON text sequence",
 }
-TAR_MARK = b"ustar"  # 257 bytes behind the beginning
-# Text formats that would parse as CSV but are something else.
+TAR_MARK = b"ustar"  # at offset 257
+# Text formats that would parse as CSV but are not.
 _RULE = rb"[ \t]*+[|+]?[ \t]*+:?[-=]{2,}+:?([ \t]*+[|+][ \t]*+:?[-=]{2,}+:?)++[ \t]*+[|+]?[ \t]*+\r?"
 _BELOW_A_RULE = rb"([^\n]*+\n){0,2}?" + _RULE + rb"(\n|$)"
 # Borders around a printed table, and the rules that database shells draw below column names.
@@ -107,14 +107,15 @@ class TableReader(ABC):
 
     format: ClassVar[Format]
     title: ClassVar[str]  # in messages
-    signature: ClassVar[re.Pattern[bytes] | None] = None  # how a file begins; CSV is what matches no signature
-    is_text: ClassVar[bool] = False  # read from UTF-8, whatever the upload's encoding
+    # matches a file's beginning; a file that matches no signature is CSV
+    signature: ClassVar[re.Pattern[bytes] | None] = None
+    is_text: ClassVar[bool] = False  # whether the reader expects UTF-8; other encodings are transcoded first
 
     def __init__(self, path: Path, options: UploadOptions, limits: Limits, folder: Path) -> None:
         """Read `path`, an uncompressed file; new files are made in `folder`."""
         self.path, self.options, self.limits, self.folder = path, options, limits, folder
         self.description: dict[str, Any] = {}  # how the file is written, as the dataset's `source` shows it
-        self.notices: list[Notice] = []  # what was decided about the file; part of the upload's answer
+        self.notices: list[Notice] = []  # decisions about the file; part of the upload's response
         self.problems: list[Problem] = []
         self.rejected = 0
         self.set_asides: dict[str, str] = {}  # columns that are ignored unless the request says otherwise, and why
@@ -145,7 +146,7 @@ class TableReader(ABC):
         evidence: str | None = None,
         option: str | None = None,
     ) -> None:
-        """Say once what was decided about the file."""
+        """Add a notice about the file, unless it was added before."""
         notice = Notice(code=code, message=message, column=column, evidence=evidence, option=option)
         if notice not in self.notices:
             self.notices.append(notice)
@@ -159,7 +160,7 @@ class TableReader(ABC):
         self.add_notice("column_set_aside", message, column=name, option=f"kinds.{name}=categorical")
 
     def locate(self, problems: Sequence[Problem]) -> list[Problem]:
-        """Return the problems with their lines in the file, where the format has lines."""
+        """Add line numbers to the problems, if the format has lines."""
         return list(problems)
 
     def check_width(self, columns: int) -> None:
@@ -210,7 +211,7 @@ def open_reader(path: Path, options: UploadOptions, limits: Limits, folder: Path
 
 
 def _foreign_text(head: bytes) -> str | None:
-    """Return the kind of a file that begins like this, if it is a text but not a table."""
+    """Name the text format of a file that begins like this and is not a table."""
     formats = {
         "a table drawn with lines, as Markdown and database shells print it": _DRAWN_TABLE.match(head),
         "an SQL script": _SQL.match(head),
@@ -283,7 +284,7 @@ def _unpack(path: Path, folder: Path, limits: Limits) -> tuple[Path, Compression
 
 
 def _gunzip(path: Path) -> Iterator[bytes]:
-    """Yield what gzip members hold, one after the other; zeros after the last one are padding."""
+    """Yield the content of gzip members, one after the other; zeros after the last one are padding."""
     with path.open("rb") as source:
         unpacker = zlib.decompressobj(wbits=31)
         data = source.read(CHUNK)
@@ -306,7 +307,7 @@ def _gunzip(path: Path) -> Iterator[bytes]:
 
 
 def _unzstd(path: Path) -> Iterator[bytes]:
-    """Yield what zstd frames hold, one after the other."""
+    """Yield the content of zstd frames, one after the other."""
     with pa.input_stream(str(path), compression="zstd") as source:
         while True:
             try:

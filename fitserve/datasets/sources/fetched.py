@@ -38,12 +38,12 @@ class Stopped(Exception):
 
 
 def go_on() -> None:
-    """The usual `check`: the work is wanted until its end."""
+    """A `check` that never stops the work."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a source is fetched to, and within which limits.
+    """The folder into which a source is fetched, with limits and a `check`.
 
     `check` is called repeatedly while it is fetched, and raises `Stopped` to end the work.
     """
@@ -52,7 +52,7 @@ class Place:
     limits: Limits
     options: UploadOptions
     known: dict[str, Any] | None = (
-        None  # snapshot of the version before; if the source still has it, the fetch ends with `Unchanged`
+        None  # snapshot of the previous version; if the source is still in it, the fetch ends with `Unchanged`
     )
     check: Callable[[], None] = go_on
 
@@ -76,7 +76,7 @@ class Unchanged(Exception):
 
 
 def try_again(work: Callable[[], T], attempts: int = ATTEMPTS, final: type[SourceAway] | None = None) -> T:
-    """Return what `work` returns, trying several times while the source is away. Raises SourceAway, `final` at once."""
+    """Call `work`, retrying while the source is unavailable. Raises SourceAway; errors of type `final` at once."""
     pause = FIRST_PAUSE
     for attempt in range(1, attempts + 1):
         try:

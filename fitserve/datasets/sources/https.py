@@ -16,11 +16,11 @@ from fitserve.errors import BadInput, Problem, TooLarge
 from fitserve.outgoing import NoAnswer, Outgoing, Response
 from fitserve.wire.sources import HttpsSource
 
-SECONDS = 3_600.0  # for the whole file
-SILENCE = 120.0  # seconds without a byte, after which the connection is held to be broken
-SLOWEST = 1_000  # bytes a second, once it has lasted that long: few files are fetched at the same time
+SECONDS = 3_600.0  # longest time for the whole file
+SILENCE = 120.0  # seconds without a byte after which the connection counts as broken
+SLOWEST = 1_000  # least bytes per second after that time, because only few files are fetched at the same time
 REDIRECTS = 5
-MAX_STALLS = 3  # attempts in a row without a byte
+MAX_STALLS = 3  # consecutive attempts without a byte
 POINTER = "/source/https/url"
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 _PACKINGS = ("", "identity", "gzip", "x-gzip", "zstd")  # the latter are unpacked as files of that kind are
@@ -56,8 +56,8 @@ class _Download:
 
     def __init__(self, url: str, headers: dict[str, str], outgoing: Outgoing, place: Place) -> None:
         self.url, self.headers, self.outgoing, self.place = url, headers, outgoing, place
-        self.marks: dict[str, str] = {}  # identifies this state of the file
-        self._total: int | None = None  # its bytes, where the server says so
+        self.marks: dict[str, str] = {}  # validators (ETag or modification time) of this state of the file
+        self._total: int | None = None  # size in bytes, if the server sends it
         self._ends_at = time.monotonic() + SECONDS
         self._done = False
 
@@ -131,7 +131,7 @@ class _Download:
         changed |= None not in (total, self._total) and total != self._total
         if match is None or int(match[1]) > have or changed:
             raise SourceAway("The file changed while it was read.", fix="Import it once it is complete.")
-        return int(match[1]), total  # a cache may answer with whole blocks, which begin before the requested byte
+        return int(match[1]), total  # a cache may respond with whole blocks, which begin before the requested byte
 
     def _write(self, response: Response, path: Path, start: int) -> None:
         most = self.place.limits.upload_bytes

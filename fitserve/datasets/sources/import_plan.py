@@ -19,17 +19,17 @@ from fitserve.datasets.sources.part_files import PartTable
 from fitserve.errors import NotFound
 from fitserve.settings import MB
 
-PART_BYTES = 64 * MB  # of one part: a lease, a few transactions and two files of its own are little beside it
+PART_BYTES = 64 * MB  # bytes of one part: large compared with its overhead of a lease, a few transactions and two files
 PART_OBJECTS = 4 * SIDE_BY_SIDE
-MAX_PARTS = 500  # beyond which parts are larger
+MAX_PARTS = 500  # most parts; beyond that, parts get larger
 
 
 @dataclass(frozen=True)
 class ImportPlan:
-    """The objects of one listing in parts, which are numbered from `first`.
+    """The objects of one listing divided into parts, which are numbered from `first`.
 
-    A source that changed is listed again, and the new plan's numbers follow those of the old one: nothing of a part of
-    the old one is taken for one of the new.
+    A changed source is listed again, and the new plan's numbers continue after the old plan's, so that an old part is
+    never mistaken for a new one.
     """
 
     listing: Listing
@@ -74,7 +74,7 @@ class ImportPlan:
 
 @dataclass(frozen=True)
 class StoredTables:
-    """What was read of a part, as blobs: a list, and the files that it names."""
+    """The stored form of a part that was read: a blob with a list, and the blobs of the files in it."""
 
     listed: StoredBlob
     files: Sequence[StoredBlob]
@@ -103,15 +103,15 @@ def store_tables(blobs: BlobStore, tables: Sequence[PartTable]) -> StoredTables:
 
 
 def find_tables(blobs: BlobStore, sha256: str) -> StoredTables | None:
-    """Return a part as it was stored; None where any of it is not there any more."""
+    """Return a stored part; None if any of its blobs no longer exists."""
     data = _read(blobs, sha256)
     return None if data is None else _stored_tables(blobs, sha256, data)
 
 
 def load_tables(blobs: BlobStore, sha256: str, cache: Path, *, verify: bool = False) -> list[PartTable] | None:
-    """Return a part's tables as they were stored; None where any of it is not there any more.
+    """Return a stored part's tables; None if any of its blobs no longer exists.
 
-    `verify`: or is damaged. Files are otherwise read, and verified, when the tables are.
+    With `verify`, also None if a blob is damaged; otherwise files are verified only when the tables are read.
     """
     data = _read(blobs, sha256)
     stored = None if data is None else _stored_tables(blobs, sha256, data)

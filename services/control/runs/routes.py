@@ -73,8 +73,7 @@ class Submission:
         )
 
     def replay(self, key: RequestKey | None) -> RunInfo | None:
-        """Return the run that an identical earlier request created, without its data being checked. Raises
-        KeyReused."""
+        """Return the run created by an identical earlier request, before any check of its data. Raises KeyReused."""
         if key is None:
             return None
         with db.reading(self.ctx.engine) as session:
