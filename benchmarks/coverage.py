@@ -89,7 +89,7 @@ def measure(loaded: Loaded, seed: int, rows: int, spec: Mapping[str, Any], folde
 
 
 def covered(manifest: Mapping[str, Any], name: str, served: Any, y: Any, facts: RowFacts) -> dict[str, Any]:
-    """Return the coverage of rows by level, and the width beside that of one width for all rows."""
+    """Return the coverage of rows by level, and the ratio of the mean width to one width for all rows."""
     kept, count = manifest["conformal"][name], len(y)
     promises = conformal.Conformal(manifest)
     one_width = conformal.Conformal(
@@ -218,7 +218,7 @@ def main() -> None:
 
 
 def _measured(table: Table, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the figures of a table and a seed: those that are kept, else measured ones."""
+    """Return the figures of a table and a seed, stored earlier or measured now."""
     kept = arguments.kept and arguments.kept / f"{'plain-' if arguments.plain else ''}{table.name}-{seed}.json"
     if kept and kept.exists():
         return dict(json.loads(kept.read_bytes()))

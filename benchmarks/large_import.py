@@ -63,7 +63,7 @@ class Generating(BaseHTTPRequestHandler):
         name, _, suffix = self.path.lstrip("/").partition(".")
         size, table = int(name) * MB, rows()
         self.send_response(200)
-        self.end_headers()  # the end of the connection is that of the file
+        self.end_headers()  # closing the connection marks the end of the file
         if suffix == "csv":
             sink = pa.BufferOutputStream()
             pyarrow.csv.write_csv(table, sink)

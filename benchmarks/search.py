@@ -47,7 +47,7 @@ UNITS = [8, 16, 32, 64]
 RATES = (0.0003, 0.1)
 DROPOUT = 0.5
 MOST = 1_000  # trials of ours
-PARTS = (0.125, 0.25, 0.5, 1.0)  # of the seconds, for which the ratio is said
+PARTS = (0.125, 0.25, 0.5, 1.0)  # parts of the seconds for which the ratio is printed too
 Clock = Callable[[], float]
 Ended = list[tuple[float, float]]
 """When each trial ended, and its loss."""
@@ -163,7 +163,7 @@ def theirs(case: Case, table: pa.Table, seconds: float, folder: Path, clock: Clo
 
 
 def ratio_after(plain: Ended, searched: Ended, seconds: float) -> float | None:
-    """Return so many seconds of Optuna's over ours to the best loss of theirs; None where they had no trial yet.
+    """Return `seconds` of Optuna over our seconds to its best loss by then; None if it had no trial yet.
 
     Where ours never reached it: their seconds over all of ours, 1 at most.
     """
@@ -189,7 +189,7 @@ def speedup(case: Case, seconds: float, folder: Path, clock: Clock) -> tuple[flo
 
 
 def stacked(repeats: int, folder: Path, clock: Clock) -> float:
-    """Return the time of 64 stacked trials over that of one."""
+    """Return the time of 64 stacked trials relative to one trial's."""
     case = CASES[0]
     table = case.table()
     one = case.body([{"Dense": {"units": 32, "activation": "relu"}}, {"Dropout": 0.2}], 0.01)

@@ -33,7 +33,7 @@ from tests.conftest import free_ports
 from tests.predict.toy_registry import NUMBERS, RunningService, ToyRegistry, numeric, run_service
 from tests.telemetry.drifting import toy_with_distributions
 
-MANY = 512  # connections whose slowest answers are looked at
+MANY = 512  # number of connections for which the slowest answers are reported
 POSITIONAL = ROWS
 NAMED = json.dumps({"instances": [dict(zip(NUMBERS, VALUES, strict=True))]})
 V2 = json.dumps({"inputs": [{"name": "instances", "shape": [1, 6], "datatype": "FP32", "data": VALUES}]})

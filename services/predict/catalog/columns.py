@@ -116,7 +116,7 @@ class Columns:
         self.baseline = self.encoder.baseline_row(manifest.get("training_distribution") or {})
 
     def encode(self, rows: InputRows) -> tuple[dict[str, Array], RowWarnings | None]:
-        """Return tensors by input name, and the rows' warnings (None where there are none). Raises BadInput."""
+        """Return tensors by input name, and the rows' warnings (None if there are none). Raises BadInput."""
         if rows.columns is not None and rows.count >= FEW_ROWS:
             feeds, warnings = self.encoder.encode_columns(rows.columns)
         elif isinstance(rows.values, np.ndarray):

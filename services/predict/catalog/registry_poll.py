@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RegistryChanges:
-    """Differences between two polls. `keys` is None where the keys are unchanged."""
+    """Differences between two polls. `keys` is None if the keys are unchanged."""
 
     changed: list[ModelFacts]
     deleted: list[str]
@@ -100,7 +100,7 @@ class RegistryPoller(threading.Thread):
 
 
 class ModelLoader(threading.Thread):
-    """Loads one model after the other; those that requests wait for come first."""
+    """Thread that loads one model after another; models that requests wait for come first."""
 
     def __init__(self, blobs: BlobStore, on_done: Callable[[Servable, LoadedModel | LoadFailed], None]) -> None:
         super().__init__(name="model-loader", daemon=True)

@@ -60,7 +60,7 @@ class RowBuffer:
         return self.write(values)
 
     def write(self, rows: Sequence[Any]) -> bool:
-        """Write rows, named or positional; False where one is unusual (see `RowPlan.write`), or they are too many."""
+        """Write rows, named or positional; False if one is unusual (see `RowPlan.write`), or if there are too many."""
         if len(rows) > self.rows:
             return False
         self._clear(len(rows))
@@ -71,7 +71,7 @@ class RowBuffer:
         return True
 
     def write_numbers(self, numbers: Sequence[float]) -> bool:
-        """Write rows that are all numbers, one after the other; False where one is not clean, or they are too many."""
+        """Write rows that are all numbers, one after another; False if one is not clean, or if there are too many."""
         plain = self._numbers
         if plain is None or not self.takes_numbers(len(numbers) // plain.columns):
             return False

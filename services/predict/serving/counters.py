@@ -23,7 +23,7 @@ from services.predict.serving.drift import DriftSampler
 
 DIRECT_ROWS = 65  # batches of fewer rows are counted by their exact size
 CLASSES_BY_NAME = 20  # further classes of an output are counted together
-CLIENT_GONE = 499  # the status of requests whose client has left
+CLIENT_GONE = 499  # the status of requests whose client has disconnected
 _GRPC_ERRORS = frozenset({"UNAVAILABLE", "INTERNAL", "UNKNOWN", "DATA_LOSS"})  # must match the alert rules
 _GRPC_FINE = frozenset({"OK", "CANCELLED"})
 ROLLOUT_OPERATIONS = frozenset({"predict", "classify", "regress", "infer"})  # explanations take longer

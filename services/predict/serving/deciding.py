@@ -30,7 +30,7 @@ class Decided:
     reasons: Sequence[Reason | None]
 
     def labels(self) -> list[Any]:
-        """Return each row's label, or list of labels; None where it is not answered."""
+        """Return each row's label, or list of labels; None for a row without an answer."""
         known = self.output.labels or ()
         if self.applies is not None:
             answers: list[Any] = [[label for label, own in zip(known, row, strict=True) if own] for row in self.applies]

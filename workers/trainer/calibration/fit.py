@@ -54,7 +54,7 @@ class FittedCalibration:
     source: Source
 
     def to_json(self) -> dict[str, Any]:
-        """Return the manifest's entry: the method (None where probabilities stay as they are), what it is, and why."""
+        """Return the manifest's entry: the method (None if nothing is changed), its parameters, and the reason."""
         own = {"method": None} if self.calibrator is None else self.calibrator.to_json()
         return {**own, "why": self.why, "rows": self.rows, "source": self.source}
 

@@ -67,7 +67,7 @@ def _smoothed(losses: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _steepest(rates: NDArray[np.float64], smooth: NDArray[np.float64]) -> float | None:
-    """Return the rate at which the loss falls fastest, by the logarithm of the rate; None where it never falls."""
+    """Return the rate at which the loss falls fastest, by the logarithm of the rate; None if it never falls."""
     end = int(np.argmin(smooth)) + 1 if len(smooth) else 0
     if end < 3:
         return None

@@ -57,7 +57,8 @@ class Compact:
             if one.dtype == "float32" and sum(column.width for column in hot) >= WIDE_ONE_HOT:
                 plain = tuple(column for column in own if column not in hot)
                 self.inputs[one.name] = CompactInput(one.name, int(one.shape[0]), plain, hot)
-        self._batch: dict[str, tuple[Any, Any, Any]] = {}  # by input: what it was expanded to, and from which
+        # By input: the last expanded tensor, and the compact form that it was made from.
+        self._batch: dict[str, tuple[Any, Any, Any]] = {}
 
     def __bool__(self) -> bool:
         return bool(self.inputs)

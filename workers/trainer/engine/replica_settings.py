@@ -56,9 +56,10 @@ class ReplicaSettings:
 
     @classmethod
     def beside_another(cls, spec: Spec, steps_per_epoch: int, differing: Sequence[str]) -> ReplicaSettings:
-        """Build those of a spec beside another one's, of which these arguments of the optimizer are others.
+        """Build the settings of a spec stacked with a made-up second one that differs in these optimizer arguments.
 
-        They decide what is computed: by one kernel where they are numbers, in steps where they are arrays.
+        Which arguments differ decides the computation: by one kernel if they are numbers, in separate operations if
+        they are arrays.
         """
         own = cls.of([spec, spec], steps_per_epoch)
         one, other = own.optimizers

@@ -15,7 +15,7 @@ import tensorflow as tf
 from workers.trainer.engine.network import outputs_of, spec_name
 
 Setting = Callable[[str], Any | None]
-"""Returns what replicas differ in, by name; None where they have the model's."""
+"""Returns the values of a setting by replica; None if all replicas use the model's."""
 
 
 def losses_by_replica(

@@ -111,7 +111,7 @@ async def _regress(request: GrpcRequest, message: Any) -> Any:
 
 
 async def _decided(request: GrpcRequest, prediction: Prediction, rows: InputRows) -> dict[str, Decided]:
-    """Return the labels by the decisions in force, by output; nothing where there are none."""
+    """Return the labels by the decisions in force, by output; nothing if none are in force."""
     outputs = rest.decided_outputs(prediction.model) if prediction.model.deciders else []
     return await request.service.decide(prediction, rows, outputs) if outputs else {}
 
