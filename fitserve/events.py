@@ -1,4 +1,4 @@
-"""The outbox: what happened, written in the transaction of the change.
+"""The outbox: events recorded in the same transaction as the change that they report.
 
 An event exists if and only if its change does. Another process delivers it (`fitserve.webhooks`), so a slow or absent
 receiver never delays a change.

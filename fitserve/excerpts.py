@@ -1,17 +1,17 @@
-"""Texts and values as they are shown: short enough for a message, an answer or a cell; safe for a spreadsheet."""
+"""Shorten texts and values for messages, responses and cells, and make them safe for spreadsheets."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-MAX_VALUE = 120  # characters of a value of a request that an error repeats
-MAX_CELL = 80  # of a table's
+MAX_VALUE = 120  # characters of a request's value repeated in an error
+MAX_CELL = 80  # characters of a table's cell
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet takes such a text for a formula
 
 
 def shorten(text: str, length: int) -> str:
-    """Return the text, or as much of it as `length` characters hold, the last of them an ellipsis."""
+    """Return the text, cut to `length` characters including an ellipsis if it is longer."""
     return text if len(text) <= length else text[: length - 1] + "…"
 
 

@@ -33,9 +33,9 @@ MAX_STEPS = 200
 CHUNK = 4096  # rows of one call
 PATH_STEPS = (8, 64)
 PATH_ROWS = 200_000
-EXACT_COLUMNS = 8  # up to so many, all coalitions are evaluated
-PERMUTATION_PAIRS = 16  # of more columns: permutations, each with its reverse
-MAX_EVALUATIONS = 200_000  # rows that one request may have inferred
+EXACT_COLUMNS = 8  # up to this many columns, all coalitions are evaluated
+PERMUTATION_PAIRS = 16  # with more columns: permutations, each with its reverse
+MAX_EVALUATIONS = 200_000  # most rows that the network may infer for one request
 
 
 # Surfaces
@@ -109,7 +109,7 @@ class Attribution:
 
     @property
     def completeness_error(self) -> float:
-        """How far the sum misses the change in output."""
+        """The difference between the contributions' sum and the change in output."""
         return abs(sum(self.contributions.values()) - (self.output - self.reference_output))
 
 

@@ -1,4 +1,4 @@
-"""Leases for work that one process at a time may do."""
+"""Leases for work that only one process at a time may do."""
 
 from __future__ import annotations
 

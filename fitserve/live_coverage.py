@@ -1,7 +1,7 @@
-"""What ground truth says of intervals, sets and probabilities, row by row; and how it moves the level that answers.
+"""Score intervals, sets and probabilities against ground truth, row by row, and adapt the level to it.
 
-A stored prediction keeps what its truth is to be inside of, as JSON: by target `levels`, and `low` and `high` or `sets`
-(labels), a value for each row; and `slices`, the rows' labels in the column `coverage_by`.
+A stored prediction keeps its bounds as JSON: by target `levels`, and `low` and `high` or `sets` (labels), with a value
+for each row; and `slices`, the rows' labels in the column `coverage_by`.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from typing import Any
 
 from fitserve.conformal import Bounds, Conformal, highest_level
 
-BINS = 10  # of confidence, for the calibration error
-SMALLEST = 1e-15  # probability, in a log loss
+BINS = 10  # bins of confidence for the calibration error
+SMALLEST = 1e-15  # least probability in a log loss
 LOWEST_LEVEL = 0.01
-FEWEST_ROWS = 20  # of a slice that is judged
-SIGNIFICANCE = 0.05  # over all slices together
+FEWEST_ROWS = 20  # least rows of a slice that is tested
+SIGNIFICANCE = 0.05  # error probability over all slices together
 
 
 def stored_bounds(
     bounds: Sequence[Bounds], levels: Mapping[str, float], slices: Sequence[str | None] | None
 ) -> dict[str, Any]:
-    """Return what a prediction stores beside its outputs."""
+    """Return the bounds that a prediction stores beside its outputs."""
     stored: dict[str, Any] = {"levels": dict(levels)}
     for one in bounds:
         listed = one.listed()
@@ -38,7 +38,7 @@ def stored_bounds(
 
 
 def coverage_of(stored: Mapping[str, Any] | None, output: str, row: int, truth: Any) -> dict[str, Any]:
-    """Return `level`, `covered` and `slice` of one row; `truth` is a number or a label. Each is None if not known."""
+    """Return `level`, `covered` and `slice` of one row, each None if unknown; `truth` is a number or a label."""
     coverage: dict[str, Any] = {"level": None, "covered": None, "slice": None}
     if stored is None:
         return coverage
@@ -71,7 +71,7 @@ def calibration_of(shares: Sequence[float], place: int) -> dict[str, Any]:
 
 
 def moved(error_rate: float, asked: float, gamma: float, covered: int, missed: int) -> float:
-    """Return the error rate to aim at after so many truths inside and outside (Gibbs and Candes 2021).
+    """Return the new target error rate after counts of truths inside and outside (Gibbs and Candes 2021).
 
     `asked` is the error rate of the spec. The rate stays between 0 and 1.
     """
@@ -79,12 +79,12 @@ def moved(error_rate: float, asked: float, gamma: float, covered: int, missed: i
 
 
 def level_at(error_rate: float, task: str, rows: int) -> float:
-    """Return the level that answers for an error rate, limited to what so many held-out rows can promise."""
+    """Return the level for an error rate, limited to what the held-out rows can guarantee."""
     return min(max(LOWEST_LEVEL, 1.0 - error_rate), highest_level(task, rows))
 
 
 def moved_levels(conformal: Conformal, error_rates: Mapping[str, float]) -> dict[str, float]:
-    """Return the levels that answer in place of the spec's, by output; none for a version that is not adaptive."""
+    """Return the levels that replace the spec's, by output; empty for a version that is not adaptive."""
     if conformal.adaptive is None or conformal.level is None:
         return {}
     tasks = {one["name"]: one["task"] for one in conformal.outputs}
@@ -94,7 +94,7 @@ def moved_levels(conformal: Conformal, error_rates: Mapping[str, float]) -> dict
 
 
 def worse_than(expected: float, hits: int, rows: int, tests: int) -> bool:
-    """Return whether there are fewer hits than a share leads one to expect, beyond chance in `tests` tests."""
+    """Return whether hits are significantly fewer than a share implies, corrected for `tests` tests."""
     if rows < FEWEST_ROWS:
         return False
     z = NormalDist().inv_cdf(1 - SIGNIFICANCE / max(1, tests))

@@ -1,7 +1,7 @@
-"""The server that runs from a folder of this machine: what `fitserve up` writes there and other terminals read.
+"""The local server's state file: `fitserve up` writes it to its folder, and other terminals read it.
 
-A lock that `fitserve up` holds tells a running server from a file that a killed one left behind: the kernel releases
-it with the process, however that ends.
+`fitserve up` also holds a lock, which the kernel releases however the process ends. It distinguishes a running server
+from a file left behind by a killed one.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ STATE = "server.json"
 LOCK = "server.lock"
 LOGS = "logs"
 DEFAULT_HOME = "fitserve-data"
-_READER_SECONDS = 0.3  # a reader holds the lock for a moment
-_STOP_SECONDS = 3.0  # a server that stops holds it a little longer
+_READER_SECONDS = 0.3  # waits out a reader, which holds the lock for a moment
+_STOP_SECONDS = 3.0  # waits out a stopping server, which holds the lock a little longer
 
 
 @dataclass
@@ -49,9 +49,9 @@ class LocalServer:
     version: str
     ready: bool = False
     stopping: bool = False
-    waits_for: str = ""  # what a server that stops waits for
+    waits_for: str = ""  # what a stopping server is waiting for
     log: str | None = None  # the folder of its logs
-    process_start: str | None = None  # tells the process from a later one with the same id
+    process_start: str | None = None  # distinguishes the process from a later one with the same id
     parts: list[ServerPart] = field(default_factory=list)
 
     @property
@@ -83,7 +83,7 @@ def home_here() -> Path:
 
 
 def process_start(pid: int) -> str | None:
-    """Return the boot and the moment in which a process started; None where the system does not tell (no /proc)."""
+    """Return the boot id and start time of a process; None if the system has no /proc."""
     try:
         moment = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}/{moment}"
@@ -92,7 +92,7 @@ def process_start(pid: int) -> str | None:
 
 
 def find(home: Path | None = None) -> LocalServer | None:
-    """Return the server that runs from a folder, by default that of this terminal; None where none does."""
+    """Return the server that runs from a folder (by default this terminal's); None if there is none."""
     folder = home or home_here()
     return _read(folder) if is_locked(folder) else None
 
@@ -103,7 +103,7 @@ def is_locked(home: Path) -> bool:
         import fcntl
 
         descriptor = os.open(home / LOCK, os.O_RDONLY)
-    except (ImportError, OSError):  # Windows, which has the client alone; no server was ever here
+    except (ImportError, OSError):  # Windows has only the client; or no server has ever run here
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -117,7 +117,7 @@ def is_locked(home: Path) -> bool:
 
 
 def _read(home: Path) -> LocalServer | None:
-    """Return the state file's content; None where there is none, or it is not ours."""
+    """Return the state file's content; None if it is missing or not ours."""
     try:
         value: dict[str, Any] = json.loads((home / STATE).read_text())
         return LocalServer(**{**value, "parts": [ServerPart(**part) for part in value.get("parts", ())]})
@@ -126,7 +126,7 @@ def _read(home: Path) -> LocalServer | None:
 
 
 def write(home: Path, server: LocalServer) -> None:
-    """Replace the state file. Readers see the old or the new one whole."""
+    """Replace the state file atomically, so that readers see either the old or the new content."""
     descriptor, name = tempfile.mkstemp(prefix=f".{STATE}.", dir=home)  # mode 0600
     with os.fdopen(descriptor, "w") as file:
         json.dump(asdict(server), file, indent=1)
@@ -166,7 +166,7 @@ def _lock(home: Path) -> int:
                 os.close(descriptor)
                 raise _already_running(home, other) from None
             time.sleep(0.05)
-        except OSError:  # a file system without locks: what follows notices a second server by its ports
+        except OSError:  # a file system without locks; a second server then fails on its ports
             return descriptor
 
 

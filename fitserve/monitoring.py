@@ -1,6 +1,6 @@
 """Monitoring of served models: their inputs, their predictions, and the ground truth.
 
-Each prediction process writes its counts, a row for each artifact and slice of time; the sum of the recent rows is the
+Each prediction process writes its counts, one row per artifact and slice of time; the sum over recent rows is the
 sliding window of the whole service. The reaper deletes old rows.
 """
 
@@ -18,9 +18,9 @@ from sqlalchemy.orm import Session
 from fitserve import db, drift, events, live_coverage
 from fitserve.tables import Drifting, Feedback, Model, ModelFault, StoredPrediction, TrafficSample, Window
 
-SLICES = 12  # of a window
+SLICES = 12  # slices of time in a window
 MAX_SLICES = 50  # of a version and target: labels of `coverage_by`
-TRUTH_COLUMNS = (  # of `Feedback`, None where they are not known
+TRUTH_COLUMNS = (  # columns of `Feedback`, each None if unknown
     *("level", "covered", "slice"),
     *("confidence", "confidence_bin", "likeliest_right", "brier", "log_loss"),
 )
@@ -130,10 +130,10 @@ def output_drift(predicted: Distribution, totals: WindowTotals) -> list[dict[str
 
 
 def note_drift(engine: Engine, model: str, version: int, worst: Mapping[str, Any], rows: int, threshold: float) -> None:
-    """Record that a served version began to drift, or that it no longer does; once each, however many processes look.
+    """Record once that a served version began to drift, or stopped, however many processes notice it.
 
-    `worst` is the report of the most drifted column. Drift ends at four fifths of the threshold, so that an index which
-    wavers around it makes no event each time.
+    `worst` is the report of the most drifted column. Drift ends at four fifths of the threshold, so that an index that
+    wavers around it does not cause repeated events.
     """
     psi = float(worst["psi"])
     with db.reading(engine) as session:
@@ -161,9 +161,9 @@ def note_drift(engine: Engine, model: str, version: int, worst: Mapping[str, Any
 
 
 def store_predictions(engine: Engine, rows: Sequence[dict[str, Any]], most: int) -> int:
-    """Store predictions until their ground truth comes. Of two under one id, the first stays.
+    """Store predictions until their ground truth arrives. If an id repeats, the first prediction is kept.
 
-    An owner may have `most` of them; what is above that is not stored. Returns how many were not.
+    An owner may have `most` of them; further ones are not stored. Returns the number not stored.
     """
     with db.transaction(engine) as session:
         at = db.now(session)
@@ -195,7 +195,7 @@ def add_feedback(session: Session, rows: Sequence[dict[str, Any]]) -> list[dict[
 
 
 def live_scores(session: Session, feedback_seconds: float, model: str | None = None) -> list[dict[str, Any]]:
-    """Return figures by the ground truth, a row per model, version and target.
+    """Return live metrics from ground truth, one row per model, version and target.
 
     They are accuracy, or RMSE and mean absolute error; the share of truths inside their interval or set, beside the
     mean level that was answered; of a classification, Brier score, log loss and expected calibration error too.
@@ -276,7 +276,7 @@ def live_slices(
 
 
 def _judged_slices(rows: Sequence[Any], classified: bool) -> list[dict[str, Any]]:
-    """Judge the slices of one target: label, rows, rows with bounds, covered ones, mean level, right ones."""
+    """Test one target's slices, given as label, rows, rows with bounds, covered rows, mean level, correct rows."""
     largest = sorted(rows, key=lambda row: (-row[1], row[0]))[:MAX_SLICES]
     accuracy = sum(int(row[5]) for row in rows) / sum(row[1] for row in rows)
     tests, slices = len(largest) * (1 + classified), []

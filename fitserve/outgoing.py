@@ -1,9 +1,9 @@
 """HTTP requests to addresses that clients name: webhooks, and tables that are fetched.
 
-Such a request must not reach what only this server can reach (server-side request forgery). So the name is resolved
-here, every address that it has is checked, and the connection is made to a checked address, never to the name again:
-a name that answers differently the second time (DNS rebinding) changes nothing. Only networks that the operator
-allows (`FITSERVE_OUTGOING_NETWORKS`) are exempt. Proxies of the environment are not used.
+Such a request must not reach addresses that only this server can reach (server-side request forgery). The name is
+therefore resolved here, all of its addresses are checked, and the connection goes to a checked address without
+resolving the name again, so that DNS rebinding has no effect. Only networks that the operator allows
+(`FITSERVE_OUTGOING_NETWORKS`) are exempt. Proxies of the environment are not used.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Resolve = Callable[[str, int], Sequence[str]]
 
 MAX_URL = 2048  # characters
 CHUNK = 65_536  # bytes of a response that are read at a time
-CONNECT_SECONDS = 10.0  # for one address, of the several that a name may have
+CONNECT_SECONDS = 10.0  # for each address of a name
 _PORTS = {"https": 443, "http": 80}
 
 # Not the public Internet, by IANA's registries of special-purpose addresses. Python's `is_global` differs between its
@@ -96,7 +96,8 @@ class Response:
     _deadline: _Deadline
 
     def __iter__(self) -> Iterator[bytes]:
-        while chunk := self._received(self._raw.read1, CHUNK):  # as it comes, however little
+        # returns whatever has arrived, without waiting for a full chunk
+        while chunk := self._received(self._raw.read1, CHUNK):
             yield chunk
 
     def read(self, most: int) -> bytes:
@@ -115,7 +116,7 @@ class Response:
 class Outgoing:
     """Makes requests to addresses that clients name, and refuses those that they must not reach."""
 
-    networks: str = ""  # that are allowed although they are private, comma-separated
+    networks: str = ""  # allowed private networks, comma-separated
     resolve: Resolve = field(default=lambda host, port: _resolve(host, port))
 
     @cached_property
@@ -128,7 +129,7 @@ class Outgoing:
         return ssl.create_default_context()  # verifies chain and host name; SSL_CERT_FILE names other authorities
 
     def check(self, url: str, pointer: str | None = None) -> None:
-        """Raise ForbiddenAddress unless a request to the URL may be made. A name that has no address yet passes."""
+        """Raise ForbiddenAddress unless the URL may be requested. A name without an address passes."""
         target = parse(url, pointer)
         try:
             self.addresses(target, pointer)
@@ -216,7 +217,7 @@ class Outgoing:
 
 
 def parse(url: str, pointer: str | None = None) -> OutgoingUrl:
-    """Return a URL's parts. Raises ForbiddenAddress where two readers could take it for two different hosts."""
+    """Return a URL's parts. Raises ForbiddenAddress if two parsers could read different hosts in it."""
     if len(url) > MAX_URL or not url.isascii() or re.search(r"[\x00-\x20\x7f\\]", url):
         raise _forbidden(url, pointer, "It holds blanks, backslashes or other than ASCII, or is too long.")
     try:
@@ -238,7 +239,7 @@ def parse(url: str, pointer: str | None = None) -> OutgoingUrl:
 
 
 def _literal(host: str) -> Address | None:
-    """Return the address that a host spells out, in its usual form; None for a name."""
+    """Return the normalised address if the host is a literal address; None for a name."""
     if ":" in host:
         try:
             return None if "%" in host else ipaddress.IPv6Address(host)
@@ -251,13 +252,13 @@ def _literal(host: str) -> Address | None:
 
 
 def _ends_in_number(host: str) -> bool:
-    """Return whether some reader would take a host for an IPv4 address: octal, hexadecimal, short or one number."""
+    """Return whether some parser would read a host as IPv4: octal, hexadecimal, shortened or one number."""
     last = host.rpartition(".")[2]
     return last.isdigit() or re.fullmatch(r"0x[0-9a-f]*", last) is not None
 
 
 def _carried(address: Address) -> Address | None:
-    """Return the IPv4 address that an IPv6 address leads to, if it does."""
+    """Return the IPv4 address embedded in an IPv6 address (6to4, NAT64, ...), if any."""
     if isinstance(address, ipaddress.IPv6Address) and any(address in network for network in _CARRIES_V4):
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return None
@@ -296,7 +297,7 @@ def _resolve(host: str, port: int) -> list[str]:
 
 
 class _Deadline:
-    """Ends a request after its time, even while the other side sends one byte now and then."""
+    """Ends a request after its time, even if the other side keeps sending a byte now and then."""
 
     def __init__(self, seconds: float, silence: float | None = None) -> None:
         self._ends_at = time.monotonic() + seconds

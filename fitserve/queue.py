@@ -1,7 +1,7 @@
 """Wake-up messages for workers through Celery: a run's id and nothing else.
 
-A message is a hint. The row in the database is the truth, so a message that is lost, late or repeated does no harm:
-workers also poll for queued runs, and the dispatcher publishes again (T10).
+A message is only a hint; the database row is authoritative. Lost, late or repeated messages do no harm, because workers
+also poll for queued runs and the dispatcher publishes again (T10).
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Publisher:
         return self._run_in_thread(lambda: self._send(run_id)) is not None
 
     def depth(self) -> int | None:
-        """Return the number of messages in the broker; None where it does not answer in time."""
+        """Return the number of messages in the broker; None if it does not respond in time."""
         return self._run_in_thread(self._depth)
 
     def _send(self, run_id: str) -> int:
@@ -91,7 +91,7 @@ class Publisher:
                 return int(channel._size(QUEUE))
 
     def _run_in_thread(self, work: Callable[[], int]) -> int | None:
-        """Run it in the thread that talks to the broker, which may hang (a name server) longer than we wait."""
+        """Run a call on the broker's thread, which may hang (on DNS, for example) longer than the caller waits."""
         done: Future[int] = Future()
         try:
             self._work.put_nowait((work, done))

@@ -1,4 +1,4 @@
-"""Readiness of a process (`/readyz`): checks of its dependencies, each answered in time though one hangs."""
+"""Readiness of a process (`/readyz`): dependency checks that return in time even if one hangs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from fitserve.errors import FitserveError
 
 ReadinessCheck = Callable[[], object]  # raises, or returns False, if its dependency is not available
-READINESS_SECONDS = 2.0  # that a dependency has to answer in
+READINESS_SECONDS = 2.0  # time limit of one check
 
 
 class BoundedCheck:
-    """A readiness check that answers in time: one that hangs is reported, and not started again meanwhile."""
+    """A readiness check with a time limit; a hanging check is reported, and not started a second time."""
 
     def __init__(self, name: str, check: ReadinessCheck) -> None:
         self._check = check

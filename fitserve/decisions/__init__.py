@@ -1,4 +1,4 @@
-"""Decisions: a label from probabilities.
+"""Decisions: how a label is chosen from probabilities.
 
-`apply` decides rows, `abstain` says why one is given no label, `choose` finds thresholds on held-out rows.
+`apply` decides rows, `abstain` gives the reasons for rows without a label, `choose` tunes thresholds on held-out rows.
 """

@@ -1,6 +1,6 @@
-"""Why rows get no label: what the decision in force abstains for, and what is known about the rows.
+"""Abstention: the reasons for which a decision in force gives a row no label.
 
-Of the latter, their distance from the training rows is computed here, by the graph that
+One of them is the row's distance from the training rows, computed here with the graph that
 `workers.trainer.export.distance_graph` writes.
 """
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import onnxruntime
 
-DISTANCE_BLOB = "distance"  # of the graph's blob
+DISTANCE_BLOB = "distance"  # kind of the graph's blob
 Reason = Literal["unlike_training", "distance", "prediction_set"]
 
 
@@ -27,10 +27,10 @@ def abstentions(
     distances: npt.NDArray[Any] | None = None,
     warned: Iterable[Any] | None = None,
 ) -> list[Reason | None]:
-    """Return for each row the first reason that holds, in the order of `Reason`; None where it is answered.
+    """Return, for each row, the first reason that holds in the order of `Reason`; None if the row gets a label.
 
-    `limits` are a decision's `abstain`. `set_sizes` are labels in the prediction set at its level; `warned` is what is
-    true of rows that have a value unlike those of training. What is None was not looked at.
+    `limits` are a decision's `abstain`. `set_sizes` counts the labels in each row's prediction set at the decision's
+    level; `warned` marks rows with a value unlike the training rows'. An argument of None is not checked.
     """
     reasons = np.full(rows, None, object)
     if limits.get("prediction_set") is not None and set_sizes is not None:
@@ -44,7 +44,7 @@ def abstentions(
 
 
 def distances(session: onnxruntime.InferenceSession, feeds: Mapping[str, Any]) -> npt.NDArray[np.float64]:
-    """Return each row's distance, (rows,): 1 is that of a usual training row."""
+    """Return each row's distance, (rows,): 1 is the distance of a typical training row."""
     inputs = {one.name: feeds[one.name] for one in session.get_inputs()}
     (spread,) = session.run(None, inputs)
     return np.asarray(np.sqrt(np.square(spread, dtype=np.float64).mean(axis=1)))

@@ -1,4 +1,4 @@
-"""Apply a decision that is in force to probabilities. Imports NumPy alone: the prediction service does this.
+"""Apply a decision in force to probabilities. Imports only NumPy, because the prediction service runs it.
 
 A decision in force is JSON: `{"output", "asked", "method", ..., "abstain", "chosen_on", "figures"}`, by `method`
 
@@ -36,7 +36,7 @@ def likeliest(shares: Floats) -> Ints:
 
 
 def from_threshold(shares: Floats, place: int, threshold: float) -> Ints:
-    """Answer the label at `place` from a probability on, else the likeliest of the others, (rows,)."""
+    """Predict the label at `place` from a probability on, else the likeliest of the others, (rows,)."""
     others = np.array(shares)
     others[:, place] = -np.inf
     return np.where(shares[:, place] >= threshold, place, others.argmax(axis=1))

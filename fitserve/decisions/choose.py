@@ -1,4 +1,4 @@
-"""Choose a decision on held-out rows, and say what it does there.
+"""Choose a decision on held-out rows, and report its figures on them.
 
 Of two labels, and of each label of a multi-label target, every threshold that decides these rows differently is tried:
 the best is exact. It lies halfway between two probabilities, so that rounding moves no row. Of several labels,
@@ -21,8 +21,8 @@ from fitserve.errors import BadInput, Problem
 from fitserve.spec.decision import ERRORS, Decision, DecisionOutput
 
 NEVER = float(np.nextafter(np.float32(1), np.float32(2)))  # a threshold that no probability reaches
-ROUNDS = 5  # over all labels, of weights
-MAX_STEPS = 512  # weights of one label that are tried
+ROUNDS = 5  # passes over all labels when weights are tuned
+MAX_STEPS = 512  # most weights tried for one label
 POWERS = (1.0, 0.25, 0.35, 0.5, 0.7, 0.85, 1.2, 1.5, 2.0, 3.0, 5.0, 10.0)
 
 
@@ -49,7 +49,7 @@ def choose(asked: Decision, output: DecisionOutput, held_out: HeldOutParts, poin
 
 
 def judge(decision: Mapping[str, Any], output: DecisionOutput, held_out: HeldOutParts) -> dict[str, Any]:
-    """Return what a decision does on the held-out rows, by part."""
+    """Return a decision's figures on the held-out rows, by part."""
     figures = {}
     for part in (CHOSEN_ON, JUDGED_ON):
         rows = held_out.get(part)
@@ -122,12 +122,12 @@ class Cuts:
     def __init__(self, positive: Any, shares: Floats) -> None:
         order = np.argsort(-shares, kind="stable")
         ordered = shares[order]
-        last = np.flatnonzero(np.append(np.diff(ordered) != 0, True))  # of rows with equal probability
+        last = np.flatnonzero(np.append(np.diff(ordered) != 0, True))  # last row of each run of equal probabilities
         hits = np.asarray(positive, np.int64)[order]
         self.positives, self.negatives = int(hits.sum()), int(len(hits) - hits.sum())
         self.true = np.concatenate([[0], np.cumsum(hits)[last]])
         self.false = np.concatenate([[0], np.cumsum(1 - hits)[last]])
-        distinct = ordered[last]  # falling
+        distinct = ordered[last]  # descending
         above = np.concatenate([[NEVER], distinct])
         below = np.concatenate([distinct, [0.0]])
         middle = below + (above - below) / 2
@@ -137,15 +137,15 @@ class Cuts:
             self.thresholds[0] = NEVER
 
     def best(self, scores: Floats) -> float:
-        """Return the threshold of the largest score; of equals, the one nearest to 0.5."""
+        """Return the threshold with the largest score; of ties, the one nearest to 0.5."""
         candidates = np.flatnonzero(scores >= scores.max() - 1e-12)
         return float(self.thresholds[candidates[np.argmin(np.abs(self.thresholds[candidates] - 0.5))]])
 
 
 def curve(cuts: Cuts, most: int) -> dict[str, Any]:
-    """Return thresholds, rising, with how many positive and negative rows are answered positive at each.
+    """Return ascending thresholds, with the true and false positives at each.
 
-    Of more than `most` cuts, those at evenly spread places.
+    If there are more than `most` cuts, an evenly spaced selection.
     """
     places = np.unique(np.linspace(0, len(cuts.thresholds) - 1, min(most, len(cuts.thresholds))).round().astype(int))[
         ::-1
@@ -210,12 +210,13 @@ def _weights(name: str, truth: Ints, shares: Floats) -> Floats:
 def _better_weight(
     name: str, truth: Ints, shares: Floats, weights: Floats, place: int, score: float
 ) -> tuple[Floats, float]:
-    """Try every weight of one label that changes an answer; return the weights, changed if that is better."""
+    """Try every weight of one label that changes a prediction; return the weights, improved if possible."""
     weighted = shares * weights
     weighted[:, place] = -np.inf
     rival = weighted.argmax(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        turns = weighted[np.arange(len(truth)), rival] / shares[:, place]  # the weight from which the row changes
+        # the weight at which the row's prediction changes
+        turns = weighted[np.arange(len(truth)), rival] / shares[:, place]
     points = np.unique(turns[np.isfinite(turns) & (turns > 0)])
     if not len(points):
         return weights, score
@@ -251,7 +252,7 @@ def _measured(name: str, truth: Ints, chosen: Ints, labels: int) -> float:
 
 
 def _abstention(asked: Decision, output: DecisionOutput, held_out: HeldOutParts, pointer: str) -> dict[str, Any]:
-    """Return when no label is answered: what was asked, and the limits that follow from the held-out rows.
+    """Return the rules for abstention: as asked, with limits derived from the held-out rows.
 
     Raises NotReached where a prediction set cannot be promised at the level that was asked for.
     """

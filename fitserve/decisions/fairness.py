@@ -16,13 +16,13 @@ from fitserve.decisions.figures import abstained, wilson
 from fitserve.decisions.held_out import HeldOut, HeldOutParts
 from fitserve.spec.decision import DecisionOutput
 
-MIN_GROUP = 20  # answered rows, below which a group is shown and not compared
+MIN_GROUP = 20  # a group with fewer decided rows is shown, but not compared
 MAX_LABELS = 20
 DRAWS = 1_000
 BINS = 10
 _Z = 1.959963984540054
 _FOUND, _ALARMS = "true_positive_rate", "false_positive_rate"
-_NEEDS = {  # rates without which a group is left out of a difference
+_NEEDS = {  # rates that a group must have to take part in a difference
     "demographic_parity_difference": ("selection_rate",),
     "demographic_parity_ratio": ("selection_rate",),
     "equalized_odds_difference": (_FOUND, _ALARMS),
@@ -75,7 +75,7 @@ def fairness(
 
 
 def _natural(name: str) -> tuple[Any, ...]:
-    """Order numbers and ranges of numbers by value, and other names by letter; what is below all comes first."""
+    """Sort key: numbers and ranges by value, other names alphabetically; the range without a lower end comes first."""
     first = name.removeprefix("< ").removeprefix("≥ ").split(" to < ")[0]
     try:
         return (0, float(first), not name.startswith("< "), name)
@@ -216,7 +216,7 @@ def _numbers(names: list[Any], codes: Any, parts: Mapping[str, HeldOut], output:
     """Return the errors of each group of a regression, predicted minus actual, and how they differ."""
     values = np.concatenate([part.values[output.name] for part in parts.values()]).astype(np.float64)
     truth = np.concatenate([part.truth[output.name].reshape(len(part), -1)[:, 0] for part in parts.values()])
-    error = values[:, values.shape[1] // 2] - truth  # of quantiles, the middle one
+    error = values[:, values.shape[1] // 2] - truth  # the middle quantile
     entries, compared = [], []
     for place, name in enumerate(names):
         own = error[codes == place]

@@ -1,4 +1,4 @@
-"""What a decision does on rows whose labels are known."""
+"""Figures of a decision on rows whose labels are known: counts, measures, cost."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fitserve.decisions.apply import Decider, cost_matrix
 from fitserve.decisions.held_out import HeldOut
 from fitserve.spec.decision import ERRORS, DecisionOutput
 
-MAX_LABELS = 50  # of a confusion matrix
+MAX_LABELS = 50  # labels in a confusion matrix
 
 
 def measure(name: str, true: Any, false: Any, missed: Any, spared: Any) -> Any:
@@ -80,7 +80,7 @@ def _of_labels(decision: Mapping[str, Any], output: DecisionOutput, truth: Any, 
     table = np.bincount(truth * labels + places, minlength=labels * labels).reshape(labels, labels)
     figures: dict[str, Any] = {"accuracy": float((truth == places).mean()) if len(truth) else None}
     if labels <= MAX_LABELS:
-        figures["confusion"] = table.tolist()  # by actual, then by predicted label
+        figures["confusion"] = table.tolist()  # [actual label][predicted label]
     if labels == 2:
         place = 1 if decision.get("label") in (None, output.labels[1]) else 0
         return figures | _of_two(_counts(truth == place, places == place), _asked_costs(decision), output)

@@ -1,4 +1,4 @@
-"""Held-out rows: what is true and what was predicted of rows that no network saw. A file of the artifact (Parquet).
+"""Held-out rows: truth and predictions for rows that no network saw, as a Parquet file of the artifact.
 
 Decisions are chosen on its part `validation` (of folds: every row, predicted by the member that was held back from it)
 and judged on its part `test`.
@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from fitserve.conformal import Conformal
 
-HELD_OUT_BLOB = "held_out"  # of its blob
+HELD_OUT_BLOB = "held_out"  # kind of its blob
 CHOSEN_ON, JUDGED_ON = "validation", "test"
 
 Array = npt.NDArray[Any]
@@ -54,14 +54,14 @@ class HeldOutParts:
     conformal: Conformal = field(default_factory=lambda: Conformal({"outputs": []}))
 
     def get(self, part: str) -> HeldOut | None:
-        """Return a part; None where it has no rows."""
+        """Return a part; None if it has no rows."""
         return self.parts.get(part)
 
     def write(self, path: Path) -> None:
         """Write the file."""
         tables = [_table(name, part) for name, part in self.parts.items() if len(part)]
         if tables:
-            # What was not measured of one part is null there.
+            # Columns that were not measured for a part are null there.
             pq.write_table(pa.concat_tables(tables, promote_options="default"), path)
 
     @classmethod

@@ -8,8 +8,8 @@ from fitserve.findings.record import RunRecord
 from fitserve.states import FailureCause
 
 MANY_COLUMNS = 8
-FEW = 0.34  # of the columns
-CARRIED = 0.95  # of the importance
+FEW = 0.34  # share of the columns
+CARRIED = 0.95  # share of the importance
 STILL_WEIGHTED = 0.3
 GAP = 1.25
 NEGLIGIBLE = 0.02

@@ -14,7 +14,7 @@ from fitserve.strictjson import finite_json
 
 Severity = Literal["critical", "warning", "info"]
 Operation = dict[str, Any]  # of a JSON Patch (RFC 6902): {"op", "path", "value"}
-MAX_EPOCHS = 200  # of evidence that a finding lists: the first and the last half
+MAX_EPOCHS = 200  # most epochs of evidence in a finding; of more, the first and the last half
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Rule:
     title: str
     severity: Severity
     threshold: str  # when the rule applies
-    source: str  # where the rule is from
+    source: str  # literature for the rule
     answer: str  # what the patch does
     check: Check
     hides: tuple[str, ...]

@@ -9,13 +9,13 @@ from fitserve.findings import spec_edit
 from fitserve.findings.finding import Evidence, Operation, rule
 from fitserve.findings.record import RISE, RunRecord, mean
 
-# Limits that separate a diagnosis from noise. The rules below say them in their `threshold`.
-FAR_BEHIND = 0.70  # of the network's validation loss, at which boosted trees are far better
-BEHIND_LINEAR = 1.15  # of the linear model's loss, from which the network is worse than a straight line
-NEGLIGIBLE = 0.02  # of the trivial baseline's loss, below which there is nothing left to learn
-UNFINISHED = 0.08  # of the loss's whole fall, in the last fifth of the epochs: it was still falling
-EASIER = 0.80  # of the training loss, below which a validation loss is not by chance the lower one
-PATIENCE = 10  # epochs, where the spec stops early without saying so: several times the usual jitter of a loss
+# Limits that separate a diagnosis from noise; the rules below state them in `threshold`.
+FAR_BEHIND = 0.70  # share of the network's validation loss at which boosted trees are far better
+BEHIND_LINEAR = 1.15  # multiple of the linear model's loss from which the network is worse than a straight line
+NEGLIGIBLE = 0.02  # share of the trivial baseline's loss below which there is nothing left to learn
+UNFINISHED = 0.08  # share of the loss's whole fall in the last fifth of the epochs: it was still falling
+EASIER = 0.80  # share of the training loss below which a lower validation loss is no chance
+PATIENCE = 10  # epochs of patience if the spec states none: several times a loss's usual jitter
 
 
 @rule(
@@ -129,7 +129,7 @@ def stopped_too_early(record: RunRecord) -> Evidence | None:
         return None
     if trial.validation:
         stopping = {**(stopping or {"monitor": "val_loss", "restore_best_weights": True})}
-        # It must not end before where this run was: nor in the noise of the epochs that follow.
+        # The new run must not stop earlier than this one, nor in the noise of the epochs that follow.
         stopping["patience"] = max(3 * int(patience or 0), PATIENCE, len(values) // 2)
         stopping["start_from_epoch"] = max(int(stopping.get("start_from_epoch") or 0), len(values))
         patch.append(spec_edit.set_value("/training/early_stopping", stopping))

@@ -14,7 +14,7 @@ VANISHED = 1e-3
 EXPLODED = 30.0
 DEAD = 0.4
 SATURATED = 0.4
-PENALTY_SHARE = 0.5  # of the baseline's loss, above which regularizers silence units on purpose
+PENALTY_SHARE = 0.5  # share of the baseline's loss above which regularizers silence units on purpose
 EARLY_SNAPSHOTS = 3
 
 
@@ -75,7 +75,7 @@ def exploding_gradients(record: RunRecord) -> Evidence | None:
     scale = max(1.0, math.sqrt(record.baseline)) if record.loss == "MeanSquaredError" and record.baseline else 1.0
     norms = [(one.epoch, math.sqrt(sum(float(layer["gradients"]) ** 2 for layer in one.weighted))) for one in snapshots]
     exploded = [(epoch, norm) for epoch, norm in norms if norm / scale > EXPLODED]
-    # A far too high learning rate is another rule's.
+    # Another rule covers a far too high learning rate.
     if not exploded or spec_edit.learning_rate_excess(record.spec) > 10 or len(snapshots[0].weighted) < 2:
         return None
     name, arguments = record.optimizer

@@ -15,8 +15,8 @@ from fitserve.states import FailureCause
 ABOVE_BASELINE = 1.2
 RISING_EPOCHS = 0.35
 RISE = 0.08
-STEADY = 0.8  # of the epochs fall
-EXCESSIVE_MOVE = 0.5  # of the weights' size, in an epoch
+STEADY = 0.8  # share of the epochs in which the loss falls
+EXCESSIVE_MOVE = 0.5  # change per epoch as a share of the weights' size
 SLOW_MOVE = 0.01
 AIMED_MOVE = 0.03
 STRAIGHT = 0.35
@@ -193,7 +193,8 @@ def _cause_of_stagnation(record: RunRecord, trial: TrialCurves) -> tuple[str, li
 )
 def restarts_disagree(record: RunRecord) -> Evidence | None:
     losses = {trial.number: trial.scores[trial.best] for trial in record.trials if trial.best is not None}
-    if len(losses) < MIN_TRIALS or record.spec.get("ensemble"):  # members have rows of their own
+    # members train on different rows, so their losses differ anyway
+    if len(losses) < MIN_TRIALS or record.spec.get("ensemble"):
         return None
     low, high = min(losses.values()), max(losses.values())
     scale = record.baseline or high

@@ -14,7 +14,7 @@ from typing import Any
 from fitserve.dataset_facts import DatasetFacts
 
 Json = Mapping[str, Any]
-RISE = 0.10  # of the validation loss above its lowest, from which on it counts as risen
+RISE = 0.10  # relative rise of the validation loss above its minimum that counts as a rise
 _CROSS_ENTROPIES = ("BinaryCrossentropy", "CategoricalCrossentropy", "SparseCategoricalCrossentropy")
 
 
@@ -50,11 +50,11 @@ class TrialCurves:
     train: tuple[float, ...]  # NaN where the loss was not finite
     validation: tuple[float, ...]  # empty where no rows were held out
     snapshots: tuple[LayerSnapshot, ...] = ()
-    penalty: float = 0.0  # of the regularizers, the largest measured
+    penalty: float = 0.0  # largest measured penalty of the regularizers
 
     @property
     def scores(self) -> tuple[float, ...]:
-        """The validation losses; the training losses where no rows were held out."""
+        """The validation losses, or the training losses if no rows were held out."""
         return self.validation or self.train
 
     @property
@@ -78,7 +78,7 @@ class TrialCurves:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run as the rules see it.
+    """A run's record, the input of all rules.
 
     `spec` is resolved; `insight` is the trainer's evaluation of the trained network (None for a run without an
     artifact); `kept_trial` is the number of the artifact's trial; `failed` is the cause of a failed run.
@@ -252,7 +252,7 @@ def median(values: Iterable[float]) -> float:
 
 
 def flatten_insight(insight: Json | None, spec: Json) -> Json | None:
-    """Return the trainer's insight as the rules read it: the first target's answers beside the run's own."""
+    """Flatten the trainer's insight for the rules: the first target's entries beside the run's own."""
     if insight is None:
         return None
     targets = insight.get("targets") or {}

@@ -6,7 +6,7 @@ from fitserve.findings import spec_edit
 from fitserve.findings.finding import Evidence, rule
 from fitserve.findings.record import RunRecord, to_float
 
-BETTER = 0.05  # of the network's loss: less is of no use to anyone
+BETTER = 0.05  # share of the network's loss; a smaller gain is of no practical use
 NAMES = {"trees": "boosted trees", "linear": "a linear model"}
 
 

@@ -1,4 +1,4 @@
-"""What rollouts are judged by: the counts of all prediction processes, and ground truth of both versions."""
+"""Evidence for rollouts: the counts of all prediction processes, and ground truth for both versions."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from fitserve.rollouts.always_valid import RunningSums, Stream, asymptotic_diffe
 from fitserve.rollouts.guards import ALPHA, LiveErrors, StepCounts
 from fitserve.tables import Feedback, Rollout, RolloutCount, RolloutStep, StoredPrediction
 
-KEPT_COUNTS = timedelta(hours=1)  # after the end, for processes that still write
+KEPT_COUNTS = timedelta(hours=1)  # kept after a rollout's end, because processes may still write
 
 
 def write_counts(engine: Engine, process: str, counts: Mapping[tuple[str, int], StepCounts]) -> None:
-    """Write what a process has counted, by rollout and step; it replaces the earlier, smaller counts."""
+    """Write a process's counts by rollout and step, replacing its earlier, smaller counts."""
     if not counts:
         return
     with db.transaction(engine) as session:

@@ -1,4 +1,4 @@
-"""The guards of a rollout: what they compare, by always-valid tests, and what prediction processes count for them.
+"""The guards of a rollout: always-valid tests that compare two versions, and the counts that they need.
 
 Each step has tests of its own, since traffic and error rates move with time and the two versions get them at the same
 time only within a step. The error rate ALPHA is shared by all guards and steps of a rollout: a version that is as good
@@ -16,14 +16,14 @@ from fitserve.rollouts.always_valid import Stream, difference_interval, index_bo
 
 ALPHA = 0.05
 DEFAULTS: dict[str, float] = {
-    "errors": 0.005,  # more of all requests refused or failed
+    "errors": 0.005,  # increase in the share of refused or failed requests
     "p99_ratio": 1.5,  # the 99th percentile of the response time, as a multiple
     "prediction_drift": 0.25,  # population stability index of the two versions' answers
-    "disagreement": 0.1,  # share of the rows that the shadow answers otherwise
+    "disagreement": 0.1,  # share of the rows for which the shadow predicts something else
     "live_accuracy": 0.01,  # accuracy lost
 }
-SHADOWED = ("errors", "prediction_drift", "disagreement")  # measured while the new version answers nobody
-ALONE = ("errors", "p99_ratio")  # measured when it answers everybody, against the step before
+SHADOWED = ("errors", "prediction_drift", "disagreement")  # measured while the new version only shadows
+ALONE = ("errors", "p99_ratio")  # measured once it answers all requests, compared with the previous step
 LATENCY_EDGES = tuple(5e-5 * 2 ** (place / 4) for place in range(84))  # seconds, up to 90
 P99 = 0.99
 

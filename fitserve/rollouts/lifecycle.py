@@ -31,24 +31,24 @@ STEPS = (1.0, 10.0, 50.0, 100.0)
 MAX_STEPS = 20
 HOLD_SECONDS = 3_600.0
 MIN_REQUESTS = 100
-DEADLINE_SECONDS = 604_800.0  # after its hold, of a step that does not get the requests or truths that it waits for
+DEADLINE_SECONDS = 604_800.0  # after its hold: limit for a step that lacks the requests or truths it waits for
 LEASE_SECONDS = 3.0
-MAX_POINTS = 200  # of a guard's curve in one step
+MAX_POINTS = 200  # points of a guard's curve in one step
 _EVENTS = {"succeeded": "rollout.finished", "rolled_back": "rollout.rolled_back", "aborted": "rollout.aborted"}
 _STALLED = "stalled"
 
 
 @dataclass(frozen=True, slots=True)
 class StoredPlan:
-    """How a rollout goes, as its row has it: each step's share, seconds and requests, and the limits of its guards."""
+    """A rollout's plan as stored in its row: each step's share, seconds and requests, and the guards' limits."""
 
     steps: tuple[float, ...] = STEPS
-    hold: float | None = HOLD_SECONDS  # None: until somebody decides
+    hold: float | None = HOLD_SECONDS  # None holds until somebody decides
     min_requests: int = MIN_REQUESTS
     guards: Mapping[str, float] | None = None  # None: the defaults
     shadow: bool = False
     min_truths: int = 0  # of each step that `live_accuracy` watches
-    deadline: float | None = None  # seconds of a step; rollouts from before there was one have none
+    deadline: float | None = None  # seconds of a step; None in rollouts of older releases
 
     @property
     def shares(self) -> tuple[float, ...]:
@@ -92,7 +92,7 @@ def start(
 ) -> Rollout:
     """Start a rollout of version `to`, or an A/B comparison (`kind="ab"`) of it with the champion.
 
-    `guards` moves limits, and turns those off that are None. Raises BadInput, NotFound, Conflict.
+    `guards` overrides limits; None turns a guard off. Raises BadInput, NotFound, Conflict.
     """
     waits = StoredPlan(hold=hold, min_requests=min_requests, min_truths=min_truths, deadline=deadline)
     plan = check_plan(steps, guards, shadow, kind, waits)
@@ -126,7 +126,7 @@ def start(
 def check_plan(
     steps: Sequence[float], guards: Mapping[str, float | None] | None, shadow: bool, kind: str, waits: StoredPlan
 ) -> StoredPlan:
-    """Return the plan that is asked for; `waits` has what each step waits for. Raises BadInput."""
+    """Validate and return the requested plan; `waits` has what each step waits for. Raises BadInput."""
     if not 1 <= len(steps) <= MAX_STEPS:
         raise BadInput(
             f"A rollout has 1 to {MAX_STEPS} steps.",
@@ -171,7 +171,7 @@ def check_plan(
 
 
 def _base(session: Session, model: str, to: int) -> int:
-    """Return the version that answers now, made the champion if no label says so. Raises Conflict, NotFound."""
+    """Return the version that answers now, making it the champion if there is none. Raises Conflict, NotFound."""
     registry.lock(session, model)
     if registry.version(session, model, to).retired_at is not None:
         raise Conflict(f"Version {to} of {model} is retired.", pointer="/to", fix="Choose another version.")
@@ -287,7 +287,7 @@ def _enter_step(session: Session, row: Rollout, plan: StoredPlan, step: int, at:
 
 
 def _finish(session: Session, row: Rollout, state: str, reason: dict[str, Any]) -> None:
-    """End a rollout: the champion is the new version (`succeeded`) or stays, and nobody else takes a share."""
+    """End a rollout: the new version becomes the champion (`succeeded`) or not, and no version keeps a share."""
     label = session.get(Label, (row.model, LABEL), populate_existing=True)
     if label is not None and label.version == row.to:
         registry.remove_label(session, row.model, LABEL)
@@ -305,7 +305,7 @@ def _record_event(session: Session, row: Rollout, type: str, **data: Any) -> Non
 
 
 def claim(engine: Engine, holder: str) -> list[str]:
-    """Take or renew the lease of the active rollouts that nobody else holds. Return their ids."""
+    """Take or renew the leases of active rollouts that no other process holds. Return their ids."""
     with db.reading(engine) as session:
         if session.scalar(select(Rollout.id).where(Rollout.state.in_(ACTIVE)).limit(1)) is None:
             return []
@@ -318,7 +318,7 @@ def claim(engine: Engine, holder: str) -> list[str]:
 
 
 def release(engine: Engine, holder: str) -> None:
-    """Give up all leases: another may go on at once."""
+    """Release all leases, so that another process can continue at once."""
     with db.transaction(engine) as session:
         statement = update(Rollout).where(Rollout.lease_holder == holder)
         session.execute(statement.values(lease_holder=None, lease_expires_at=None))
