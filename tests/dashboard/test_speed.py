@@ -261,8 +261,9 @@ def test_heap_stays_flat_over_200_visits_of_all_pages(visitor: Page, many: tuple
             listeners.append(counted["jsEventListeners"])
     print(f"\nevery 20 visits: heap {heaps} MB, nodes {nodes}, listeners {listeners}")
     assert max(heaps[5:]) < max(heaps[:3]) + 4, heaps
-    assert max(nodes[5:]) < 1.5 * max(nodes[:3]), nodes
-    assert max(listeners[5:]) < 1.5 * max(listeners[:3]), listeners
+    # Two pages are counted by turns, each whole from its second count on; what grows has doubled in the second half.
+    assert max(nodes[5:]) < 1.5 * max(nodes[:5]), nodes
+    assert max(listeners[5:]) < 1.5 * max(listeners[:5]), listeners
 
 
 # Frames, and those that draw another epoch: a machine that is too slow for all of them draws fewer.
