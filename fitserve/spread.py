@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 CHUNK = 4_096  # rows at a time
-FEW_BENDS = 40  # up to which plain Python is faster for a row than NumPy
+FEW_BENDS = 40  # up to here, plain Python is faster than NumPy for one row
 
 
 def design(values: Array, feeds: Mapping[str, Array], names: list[str]) -> Array:
@@ -42,7 +42,7 @@ class Spread:
         self._constant, bends = _as_bends(spread)
         width = len(spread["linear"]) - 1
         self._of_prediction = [(knot, weight) for place, knot, weight in bends if place == width]
-        of_inputs = len(bends) - len(self._of_prediction)  # which come first
+        of_inputs = len(bends) - len(self._of_prediction)  # bends of inputs come first
         self._few = bends[:of_inputs] if len(bends) <= FEW_BENDS else None
         self._places = np.array([place for place, _, _ in bends], np.intp)
         self._knots = np.array([knot for _, knot, _ in bends], np.float64)
@@ -84,7 +84,7 @@ class Spread:
         """Return one row's spread, from its outputs and inputs: as `of_design`, by the fewest calls."""
         total = self._constant
         if not parts:
-            pass  # the prediction alone says it
+            pass  # the prediction alone determines the spread
         elif self._few is not None:
             inputs = parts[0].tolist() if len(parts) == 1 else [one for part in parts for one in part.tolist()]
             for place, knot, weight in self._few:

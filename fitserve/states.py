@@ -14,20 +14,20 @@ from typing import Final, Literal
 class RunKind(StrEnum):
     """What a run does."""
 
-    training = "training"  # what its spec says
-    reproduction = "reproduction"  # another run's training again, to be compared with it
-    prediction = "prediction"  # a whole dataset
-    import_ = "import"  # of a table from its source
+    training = "training"  # a training by its spec
+    reproduction = "reproduction"  # repeats another run's training, to compare the two
+    prediction = "prediction"  # a batch prediction for a whole dataset
+    import_ = "import"  # import of a table from its source
     export = "export"  # a version in another format
     trial = "trial"  # one trial of another run, by an idle worker
     part = "part"  # a part of another run's batch prediction or import
     helper = "helper"  # one worker's share in training another run's network
-    cleanup = "cleanup"  # removal of what another run, which is over, has written outside
+    cleanup = "cleanup"  # removes external data of another run, which has ended
 
 
 WHOLE_TRAININGS: Final = (RunKind.training, RunKind.reproduction)  # trained from beginning to end by one trainer
 DEPENDENT_KINDS: Final = (RunKind.trial, RunKind.part, RunKind.helper)  # these end when their run does
-INTERNAL_KINDS: Final = (*DEPENDENT_KINDS, RunKind.cleanup)  # nobody submitted them
+INTERNAL_KINDS: Final = (*DEPENDENT_KINDS, RunKind.cleanup)  # kinds that nobody submits
 
 
 class RunState(StrEnum):
@@ -43,11 +43,11 @@ class RunState(StrEnum):
 class FailureCause(StrEnum):
     """Why a run failed: `error.cause` of the run, and the label of the telemetry series of failures."""
 
-    # Another attempt would end the same way.
+    # Permanent: another attempt would end in the same way.
     bad_data = "bad_data"  # its table cannot be trained on, or not be predicted
     diverged = "diverged"  # the loss is not a finite number
     search = "search"  # no trial of a search succeeded
-    parity = "parity"  # what would be served differs from Keras
+    parity = "parity"  # the serving graph's results differ from Keras
     export = "export"  # the conversion to another format
     registration = "registration"  # its model's name was taken meanwhile
     out_of_memory = "out_of_memory"
@@ -55,19 +55,19 @@ class FailureCause(StrEnum):
     gang_broken = "gang_broken"  # the connections between workers keep breaking
     destination_refused = "destination_refused"  # a batch prediction's destination does not take it
     source_refused = "source_refused"  # an import's source cannot be read
-    # Another attempt may go well: a run fails with these once its attempts are used up.
+    # Transient: another attempt may succeed, so a run fails with these only when its attempts are used up.
     worker_lost = "worker_lost"  # its lease expired
-    killed = "killed"  # the trainer, by a signal
+    killed = "killed"  # a signal killed the trainer
     no_progress = "no_progress"  # the trainer reported nothing for too long
     trainer_start = "trainer_start"  # no trainer process would start
     incomplete_history = "incomplete_history"  # epochs are missing, so it starts over
     disk_full = "disk_full"
     destination_away = "destination_away"  # a batch prediction's destination does not answer
     source_away = "source_away"  # an import's source does not answer, or changes while it is read
-    internal_error = "internal_error"  # a fault of ours; final where the trainer reports it
+    internal_error = "internal_error"  # a bug of ours; permanent if the trainer reports it
 
 
-# What is being done about a run that has not ended. `taken_back`: queued again, after an attempt was lost.
+# The phases of a run that has not ended. `taken_back`: queued again after a lost attempt.
 Phase = Literal["queued", "taken_back", "preparing", "training", "exporting", "evaluating"]
 TERMINAL = frozenset({RunState.succeeded, RunState.failed, RunState.cancelled})
 

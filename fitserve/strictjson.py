@@ -15,8 +15,8 @@ from fitserve.errors import Malformed
 
 _STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _NOT_BRACKETS = re.compile(rb"[^\[\]{}]++")
-_NUL = re.compile(rb"(?<!\\)(?:\\\\)*+\\u0000")  # behind an even number of backslashes
-_MAX_DIGITS = 400  # of a number: more than any float or 64-bit integer needs
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*+\\u0000")  # preceded by an even number of backslashes
+_MAX_DIGITS = 400  # digits of a number: more than any float or 64-bit integer needs
 
 
 class TooDeep(Malformed):

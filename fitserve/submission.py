@@ -28,7 +28,7 @@ class Checked:
     """A submitted spec that can be trained."""
 
     dataset_id: str
-    written: dict[str, Any]  # what was sent, in the shortest form
+    written: dict[str, Any]  # the spec as sent, in its shortest form
     validation: Validation
     estimates: dict[str, Any]  # as a run stores them
     model: str | None

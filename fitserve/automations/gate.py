@@ -24,10 +24,10 @@ from fitserve.spec.spec import parse
 from fitserve.tables import Dataset
 from fitserve.wire.automations import Gate
 
-MAX_ROWS = 50_000  # to predict, evenly spread: more would change no decision
+MAX_ROWS = 50_000  # most rows predicted, evenly spread; more would change no decision
 FEWEST_UNSEEN = 30  # rows new to the champion; with fewer, all held-out rows are compared
 RESAMPLES = 2_000
-_LEAST = 1e-7  # probability, so that its logarithm is finite
+_LEAST = 1e-7  # least probability, so that its logarithm is finite
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class GateRows:
     table: pa.Table
     target: str
     task: str
-    unseen: bool  # whether the champion was trained on none of them
+    unseen: bool  # whether the champion was trained on none of the rows
 
 
 def held_out_rows(
@@ -147,7 +147,7 @@ def _chance(metric: str, ours: np.ndarray, theirs: np.ndarray, margin: float) ->
         picks = generator.multinomial(count, np.full(count, 1 / count), size=100 if count <= 5_000 else 10)
         means = picks @ np.column_stack([ours, theirs]) / count
         figures = np.sqrt(means) if metric == "rmse" else means
-        better = figures[:, 1] - figures[:, 0]  # these are losses, also for accuracy: less is better
+        better = figures[:, 1] - figures[:, 0]  # all figures are losses (also accuracy's), so less is better
         worse += int((better < margin).sum() + 0.5 * (better == margin).sum())
     total = RESAMPLES // 100 * (100 if count <= 5_000 else 10)
     return worse / total

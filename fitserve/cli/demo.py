@@ -40,7 +40,7 @@ class DemoTable:
     title: str
     target: str
     score: str  # on the test rows
-    least: float  # that it must reach
+    least: float  # least score for success
     spec: dict[str, Any]
 
 
@@ -176,7 +176,7 @@ def _own_server(session: Session, folder: Path) -> Iterator[Client]:
             env=server_code.environment(**{f"FITSERVE_{name}": value for name, value in environment.items()}),
             stdout=log,
             stderr=log,
-            start_new_session=True,  # Ctrl-C reaches us alone; we stop it
+            start_new_session=True,  # Ctrl-C then reaches only us, and we stop the server
         )
     try:
         token = _wait_until_ready(process, home, folder / "server.log")

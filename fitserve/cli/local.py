@@ -23,7 +23,7 @@ from fitserve.local_server import LocalServer
 
 group = typer.Typer()
 _PANEL = "Server"
-_KILLED_SECONDS = 120.0  # a server that has not stopped by then hangs
+_KILLED_SECONDS = 120.0  # a server that takes longer to stop counts as hanging
 _POLL = 0.2
 Home = Annotated[Path | None, typer.Option(help="Folder of the server. Default: FITSERVE_HOME, else ./fitserve-data.")]
 
@@ -131,7 +131,7 @@ def down(
         return
     _ask_to_stop(server)
     if now:
-        time.sleep(1.0)  # two requests within half a second are one
+        time.sleep(1.0)  # the server treats two requests within half a second as one
         _ask_to_stop(server)
     try:
         _wait_for_end(session, folder)
@@ -216,7 +216,7 @@ class LogFile:
             size = self.path.stat().st_size
         except OSError:
             return
-        if size < self.position:  # it became the older one, and begins again
+        if size < self.position:  # the file was rotated, and begins again
             self.position, self.rest = 0, b""
         if size == self.position:
             return

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 _BARS = "▁▂▃▄▅▆▇█"
-_NEVER_CUT = frozenset({"id", "run", "dataset", "model"})  # columns that people copy from
+_NEVER_CUT = frozenset({"id", "run", "dataset", "model"})  # columns whose values people copy
 _GAP = 2  # characters between two columns
 _SHORT = 10  # characters: a column that is no wider is never cut
 _PIPE_WIDTH = 200  # where no terminal sets a width
@@ -38,7 +38,7 @@ def json_text(value: Any, indent: int | None = 2) -> str:
 
 def _json_values(value: Any) -> Any:
     if hasattr(value, "model_dump"):
-        return value.model_dump(mode="json", exclude_unset=True)  # what the server sent, and nothing else
+        return value.model_dump(mode="json", exclude_unset=True)  # only what the server sent
     if isinstance(value, Mapping):
         return {str(key): _json_values(item) for key, item in value.items()}
     if isinstance(value, str | bytes):

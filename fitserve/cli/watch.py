@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from fitserve.wire.runs import EventInfo
 
 _LINE_SECONDS = 1.0  # between two lines of epochs where there is no terminal
-_RECENT = 10  # arrivals that the rate is computed from; a worker reports several epochs at once
+_RECENT = 10  # latest arrivals from which the rate is computed; a worker reports several epochs at once
 _CURVE_WIDTH = 30  # characters
-_BOARD_SECONDS = 1.0  # between two looks at a search's trials
+_BOARD_SECONDS = 1.0  # seconds between two requests for a search's trials
 _LEADERS = 5  # trials that are shown while a search runs
-_BEST = 10  # and at its end
+_BEST = 10  # trials shown at its end
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class RunDisplay:
 
     run_id: str
     model: str | None
-    epochs: int  # of each trial, at most
+    epochs: int  # most epochs of each trial
     trials: int = 1
     state: str = "queued"
     note: str = ""
@@ -55,7 +55,7 @@ class RunDisplay:
     curves: dict[int, dict[str, list[float]]] = field(default_factory=dict)  # by trial and figure
     latest: tuple[int, int] = (0, 0)  # trial from 0, epoch from 1
     best: BestEpoch | None = None
-    arrivals: list[tuple[float, int]] = field(default_factory=list)  # time, and the epochs received by then
+    arrivals: list[tuple[float, int]] = field(default_factory=list)  # (time, epochs received by then)
     board: RenderableType | None = None  # the best trials of a search so far
 
     def add(self, event: EventInfo) -> None:

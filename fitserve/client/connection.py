@@ -266,14 +266,14 @@ class Connection:
             limits = self.get("/api/v1/limits")
             url = limits.get("predict_url") if isinstance(limits, dict) else None
         except FitserveError:
-            url = None  # the API is away, or the key may only predict: the prediction service may still answer
+            url = None  # the API is unreachable, or the key may only predict; the prediction service may still respond
         address.predict_url = str(url or address.guessed_predict_url()).rstrip("/")
         try:
             self.send_once("GET", "/livez", service="predict", timeout=_PROBE_SECONDS)
         except Unreachable:
             address.predict_url = address.base_url
         except FitserveError:
-            pass  # it is reachable, whatever it answers
+            pass  # any response shows that it is reachable
 
 
 def chunks(response: httpx2.Response) -> Iterator[bytes]:

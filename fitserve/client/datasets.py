@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 _PATH = "/api/v1/datasets"
 UPLOAD_TIMEOUT = 600.0  # seconds without a byte: a large table is parsed before it is answered
 IMPORT_TIMEOUT = 3_600.0  # a large source is fetched and parsed before it is answered
-_ROWS = 1000  # of a page
-_COLUMNS = 20  # named in a request
+_ROWS = 1000  # rows in one page
+_COLUMNS = 20  # columns named in one request
 
 
 class Dataset(DatasetInfo, Handle):

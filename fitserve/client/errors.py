@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import httpx2
 
 _PROBLEM_FIELDS = frozenset(Problem.__dataclass_fields__)
-_OWN_MEMBERS = frozenset(  # of problem details; any other is an error's `extra`
+_OWN_MEMBERS = frozenset(  # members of problem details; all others go into an error's `extra`
     {"type", "title", "status", "detail", "pointer", "received", "expected", "fix", "errors", "instance"}
     | {"problems", "retry_after", "self"}
 )

@@ -38,7 +38,7 @@ from fitserve.wire.models import (
 from fitserve.wire.operations import ModelHistory
 from fitserve.wire.runs import RunInfo
 
-_SUFFIXES = {"weights": "safetensors"}  # of files by kind, where it is not the kind
+_SUFFIXES = {"weights": "safetensors"}  # file suffixes by kind, if they differ from the kind
 FILE_TIMEOUT = 300.0  # seconds without a byte
 _EXPORT_POLL = 0.3  # seconds between two requests for an export's state
 _POLL = 0.05  # seconds between two requests for a version's state
@@ -440,5 +440,5 @@ def wait_until_served(connection: Connection, model: str, version: int, seconds:
         except NotFound:
             pass
         except FitserveError:
-            return  # it is unavailable, or this key may not ask it: waiting would not help
+            return  # the service is unavailable, or this key may not use it, so waiting would not help
         pause(_POLL)

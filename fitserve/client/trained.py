@@ -22,7 +22,7 @@ from fitserve.wire.insight import Evaluation
 if TYPE_CHECKING:
     from fitserve.client.datasets import Datasets
 
-ROWS_AT_ONCE = 5_000  # of one request
+ROWS_AT_ONCE = 5_000  # rows in one request
 # The figures to show first, and what the simpler models are called.
 FIGURES = ("accuracy", "balanced_accuracy", "roc_auc", "log_loss", "rmse", "mae", "r2")
 MODELS = {"network": "this network", "trees": "boosted trees", "linear": "linear model", "baseline": "guessing"}

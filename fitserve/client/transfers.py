@@ -17,7 +17,7 @@ from fitserve.client.upload_body import Progress, UploadBody
 from fitserve.errors import BadInput, FitserveError, Unavailable
 
 _UPLOADS = "/api/v1/uploads"
-_PIECE = 8 * 1024 * 1024  # bytes of one request: the most that a lost connection costs
+_PIECE = 8 * 1024 * 1024  # bytes of one request, which is the most that a lost connection can cost
 _TUS = {"Tus-Resumable": "1.0.0"}
 _AT_ANOTHER_OFFSET = (409, 423)  # the server is elsewhere, or still writes what a broken request brought
 
@@ -47,7 +47,7 @@ def _download_once(
 ) -> None:
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     digest, received = hashlib.sha256(), 0
-    # As it is, so that its length and its hash are those of the file.
+    # Without compression, so that length and hash are the file's.
     options = {**options, "headers": {**options.get("headers", {}), "Accept-Encoding": "identity"}}
     try:
         with connection.stream("GET", path, **options) as response, temporary.open("wb") as file:

@@ -75,7 +75,7 @@ def fairness(
 
 
 def _natural(name: str) -> tuple[Any, ...]:
-    """Sort key: numbers and ranges by value, other names alphabetically; the range without a lower end comes first."""
+    """Return a sort key: numbers and ranges by value (the range without a lower end first), then names by letter."""
     first = name.removeprefix("< ").removeprefix("≥ ").split(" to < ")[0]
     try:
         return (0, float(first), not name.startswith("< "), name)

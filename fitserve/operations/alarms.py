@@ -36,7 +36,7 @@ HOLD_SECONDS = 30.0
 CLEAR_SECONDS = 60.0
 KEPT_SECONDS = 30 * 86_400.0
 MAX_KEPT = 5_000
-OWNER = ""  # of the events: no key has it, so only webhooks with `all_owners` hear of them
+OWNER = ""  # owner of alarm events; no key has it, so only webhooks with `all_owners` receive them
 
 Key = tuple[str, str]  # name, subject
 
@@ -51,8 +51,8 @@ class AlarmWatch(threading.Thread):
         self.settings, self.engine, self.hold, self.clear = settings, engine, hold, clear
         self.holder = f"{platform.node()[:80]}-{os.getpid()}-{new_id('s')[-6:]}"
         self.queue = _QueueSampler(engine, settings.sample_seconds, settings.home)
-        self._since: dict[Key, datetime] = {}  # conditions that are no alarms yet
-        self._away: dict[Key, datetime] = {}  # alarms whose condition is away
+        self._since: dict[Key, datetime] = {}  # since when conditions hold that are not alarms yet
+        self._away: dict[Key, datetime] = {}  # since when the condition of an alarm no longer holds
         self._stopping = threading.Event()
 
     def stop(self, wait: float = 2.0) -> None:

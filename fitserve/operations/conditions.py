@@ -21,13 +21,13 @@ Severity = Literal["warning", "critical"]
 
 QUEUE_SECONDS = 300.0
 DELIVERY_SECONDS = 300.0
-PREDICT_ERRORS, PREDICT_REQUESTS = 0.0144, 20  # share, and the fewest requests that it is asked of
+PREDICT_ERRORS, PREDICT_REQUESTS = 0.0144, 20  # share of errors, and least requests for it to be checked
 API_ERRORS, API_ERRORS_HOUR, API_REQUESTS = 0.05, 0.01, 20
 SLOW_SECONDS, SLOW_REQUESTS = 0.05, 100
 SHED_PER_SECOND = 1.0
 DISK_SHARE = 0.1
 FAILED_SHARE, FAILED_RUNS = 0.5, 4
-SILENT_SECONDS = 120.0  # without a sample, until a kind of process counts as gone
+SILENT_SECONDS = 120.0  # seconds without a sample until a kind of process counts as gone
 SERVICES: Final = {"api": "API", "predict": "prediction service", "worker": "worker", "reaper": "reaper"}
 
 
@@ -49,8 +49,8 @@ class _Look:
     session: Session
     settings: Settings
     at: datetime
-    recent: Sequence[Sample]  # of the last five minutes, by minutes
-    hour: Sequence[Sample]  # by ten minutes
+    recent: Sequence[Sample]  # the last five minutes, in slots of a minute
+    hour: Sequence[Sample]  # the last hour, in slots of ten minutes
 
     def count(self, rows: Sequence[Sample], kind: str, name: str) -> float:
         return float(sum(row.figures["counts"].get(name, 0) for row in rows if row.kind == kind))

@@ -26,7 +26,7 @@ from fitserve.wire.operations import (
 WindowName = Literal["hour", "day"]
 WINDOWS: dict[str, tuple[int, int]] = {"hour": (samples.MINUTE, 3600), "day": (samples.TEN_MINUTES, 86_400)}
 MAX_PROCESSES = 50
-DRIFT = "drift"  # the process of rows that hold a version's index
+DRIFT = "drift"  # value of `process` in rows that hold a version's drift index
 
 
 def of_system(session: Session, window: WindowName) -> SystemHistory:

@@ -37,8 +37,8 @@ class ProcessUsage:
 
     def __init__(self) -> None:
         self._own = psutil.Process()
-        self._ended = 0.0  # seconds of children that are gone
-        self._seen: dict[tuple[int, float], float] = {}  # seconds of living children, by id and start
+        self._ended = 0.0  # processor seconds of children that have ended
+        self._seen: dict[tuple[int, float], float] = {}  # processor seconds of running children, by id and start time
 
     def read(self) -> tuple[float, int]:
         """Return the seconds of processor time so far, and the resident bytes now."""
@@ -50,7 +50,7 @@ class ProcessUsage:
                 living[child.pid, child.create_time()] = spent.user + spent.system
                 memory += child.memory_info().rss
             except psutil.Error:
-                continue  # it has ended meanwhile
+                continue  # the process has just ended
         self._ended += sum(seconds for key, seconds in self._seen.items() if key not in living)
         self._seen = living
         return times.user + times.system + self._ended + sum(living.values()), memory

@@ -20,9 +20,10 @@ from fitserve.tables import Model, ModelFault, Sample, TrafficSample
 
 MINUTE, TEN_MINUTES = 60, 600
 KEPT = {MINUTE: 2 * 3600, TEN_MINUTES: 25 * 3600}  # seconds, by the length of a slot
-MAX_ROWS = 100_000  # of each table and length: the oldest go first
-MAX_VERSIONS = 200  # of one process in one slot, those with the most requests
-BOUNDS: Mapping[str, Sequence[float]] = {"predictions": telemetry.FAST, "requests": telemetry.REQUEST}  # of buckets
+MAX_ROWS = 100_000  # rows per table and slot length; the oldest are deleted first
+MAX_VERSIONS = 200  # versions per process and slot: those with the most requests
+# upper bounds of buckets
+BOUNDS: Mapping[str, Sequence[float]] = {"predictions": telemetry.FAST, "requests": telemetry.REQUEST}
 
 
 @dataclass(slots=True)
@@ -30,8 +31,8 @@ class VersionCounts:
     """What one version has answered; `buckets` counts durations between the bounds of `telemetry.FAST`."""
 
     requests: int = 0
-    refused: int = 0  # by the client's fault
-    errors: int = 0  # by ours
+    refused: int = 0  # client errors
+    errors: int = 0  # server errors
     rows: int = 0
     seconds: float = 0.0
     buckets: list[int] = field(default_factory=lambda: [0] * (len(telemetry.FAST) + 1))

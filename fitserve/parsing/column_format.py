@@ -19,11 +19,11 @@ TimeFormat = Literal[
     "ymd", "dmy", "mdy", "week", "epoch", "epoch_s", "epoch_ms", "epoch_us", "epoch_ns", "excel",
     "yymmdd", "ddmmyy", "mmddyy",
 ]  # fmt: skip
-BLANKS = "\u00a0\u2007\u2009\u202f"  # that stand between thousands, beside the usual blank
+BLANKS = "\u00a0\u2007\u2009\u202f"  # blanks between thousands, besides the ordinary one
 MAX_MERGED = 1_000  # a column with more labels than this is not searched for two spellings of one label
 
 
-# Characters that are not seen, and dashes and quotes that are written in several ways.
+# Invisible characters, and variants of dashes and quotes, mapped to one spelling.
 _ALIKE = {
     **dict.fromkeys(map(ord, "\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff")),
     **dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2212"), "-"),

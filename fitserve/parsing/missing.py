@@ -19,7 +19,7 @@ MISSING = (
     *("", "NA", "N/A", "n/a", "#N/A", "#NA", "<NA>", "NaN", "nan", "NAN", "-nan", "-NaN"),
     *("null", "NULL", "Null", "None", "?", "\\N"),
 )
-# Those of them that are labels in some columns: Namibia, North America, "None" among "Mild" and "Severe".
+# Spellings that are labels in some columns: NA for Namibia or North America, "None" among "Mild" and "Severe".
 DISPUTABLE = ("NA", "None", "?")
 UNDISPUTED = tuple(word for word in MISSING if word not in DISPUTABLE)
 # Texts, in lower case, that mean a missing value in a column where everything else is a number or a time.
@@ -35,7 +35,7 @@ SOFT_MISSING = frozenset(
         *("não informado", "nao informado", "não disponível", "no disponible", "desconocido", "non disponibile"),
         *("nicht bekannt", "unbekannt", "non disponible", "non renseigné", "不明", "なし", "未記入", "該当なし"),
         *("未知", "不详", "暂无", "無", "없음", "해당없음", "undefined", "<none>", "<missing>", "<unset>", "－", "ー"),
-        # What spreadsheets write where a formula fails, in other languages than English.
+        # Spreadsheets' formula errors in languages other than English.
         *("#wert!", "#bezug!", "#zahl!", "#nv", "#valeur!", "#nom?", "#nombre!", "#nul!", "#valor!", "#¡valor!"),
         *("#¡ref!", "#¡div/0!", "#¡num!", "#¿nombre?", "#n/d", "#nulo!", "#valore!", "#rif!", "#nome?", "#nullo!"),
         *("#waarde!", "#verw!", "#getal!", "#naam?", "#n/b", "#arg!", "#liczba!", "#adr!", "#nazwa?", "#знач!"),

@@ -301,17 +301,17 @@ def loses_digits(texts: pa.Array, format: ColumnFormat) -> bool:
 class NumberEvidence:
     """What texts prove about the format of a column of numbers."""
 
-    texts: int = 0  # looked at
-    numbers: int = 0  # that are numbers in some format
+    texts: int = 0  # number of texts examined
+    numbers: int = 0  # texts that are numbers in some format
     comma: Counter[str] = field(default_factory=Counter)  # texts that prove a decimal comma
     point: Counter[str] = field(default_factory=Counter)  # texts that prove a decimal point
     either: dict[str, list[str]] = field(default_factory=dict)  # 1,234 or 1.234, by the sign
-    thousands: Counter[str] = field(default_factory=Counter)  # signs between groups that are certain
+    thousands: Counter[str] = field(default_factory=Counter)  # separators that certainly group digits
     units: Counter[str] = field(default_factory=Counter)
     bare: int = 0  # numbers without a unit
     prefixed: bool = False  # a unit stands before a number
-    negatives: list[str] = field(default_factory=list)  # in brackets or with a sign behind
-    behind: int = 0  # whole numbers with a minus behind: 50-, which may mean 50 and more
+    negatives: list[str] = field(default_factory=list)  # negative numbers in brackets or with a trailing sign
+    behind: int = 0  # integers with a trailing minus: "50-" may mean 50 and more
     dash: str = ""  # a unit and a dash: 0
     odd: str = ""  # the first text that is no number
 
@@ -388,7 +388,7 @@ def _weigh(text: str, core: str, count: int, evidence: NumberEvidence) -> bool:
     mantissa, _, exponent = core.replace("E", "e").partition("e")
     if "e" in core.lower() and not exponent.lstrip("+-").isdecimal():
         return False
-    if exponent.lstrip("+").isdecimal() and int(exponent) > 308:  # larger than float64 holds
+    if exponent.lstrip("+").isdecimal() and int(exponent) > 308:  # too large for float64
         return False
     signs = [character for character in mantissa if not "0" <= character <= "9"]
     kinds = dict.fromkeys(signs)

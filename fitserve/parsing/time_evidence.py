@@ -10,7 +10,7 @@ from datetime import datetime
 from fitserve.parsing.column_format import TimeFormat
 from fitserve.parsing.times import FIRST_YEAR, match_time, read_moment
 
-FEW_DAYS = 6  # that tell days from years of two digits
+FEW_DAYS = 6  # least distinct first parts to distinguish days from two-digit years
 
 
 @dataclass
@@ -22,10 +22,10 @@ class TimeEvidence:
     readable: int = 0  # texts that some order can read
     day_first: str | None = None  # a text that proves d/m/y
     month_first: str | None = None
-    either: str | None = None  # a text that both orders read, otherwise
+    either: str | None = None  # a text that both orders can read, with different results
     short_years: bool = False  # years of two digits
     slashes: bool = False
-    firsts: set[str] = field(default_factory=set)  # of dates whose three parts have at most two digits
+    firsts: set[str] = field(default_factory=set)  # first parts of dates whose three parts have at most two digits
     lasts: set[str] = field(default_factory=set)
     odd: str = ""  # the first text that no order reads
 

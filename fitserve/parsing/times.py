@@ -20,14 +20,14 @@ from fitserve.parsing.words import MONTHS, ZONES
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FIRST_YEAR = 1969  # of two digits: POSIX
+FIRST_YEAR = 1969  # first year of two-digit years, as in POSIX
 DAY = 86_400_000_000  # microseconds
-EARLIEST, LATEST = -62_135_596_800_000_000, 253_402_300_799_999_999  # of the years 1 to 9999
+EARLIEST, LATEST = -62_135_596_800_000_000, 253_402_300_799_999_999  # microseconds: the years 1 to 9999
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LETTERS = "A-Za-zÀ-ɏЀ-ӿ"
 # +02:00, UTC+2, and GMT+0200 (CEST) as JavaScript writes it.
 _ZONE = r"z|Z|(?:UTC|GMT)?[+-]\d{2}(?::?\d{2})?|(?:UTC|GMT)[+-]\d|[A-Z]{3,4}"
-_LATE = "^[Pp下]|後|후"  # of the words for the halves of a day, those for its second half
+_LATE = "^[Pp下]|後|후"  # among the words for half-days, those for the second half
 _CLOCK = (
     r"(?:(?:T|t|,? {1,3}|:)(?:(?P<half_before>[AaPp][Mm]|上午|下午|午前|午後|오전|오후) ?)?"
     r"(?P<hour>\d{1,2})(?:[:h.](?P<minute>\d{2}))?"
@@ -84,7 +84,7 @@ _C_TIME = re.compile(C_TIME, re.ASCII)
 _UNITS = {"epoch_s": 1_000_000, "epoch_ms": 1_000, "epoch_us": 1}
 _COMPACT_NUMBERS = tuple((1900_01_01 * scale, 2101_01_01 * scale) for scale in (1, 10_000, 1_000_000))
 EXCEL_1970 = 25_569  # days from Excel's day 0, 1899-12-30
-EXCEL_DAYS = (30_000, 55_154)  # from 1982 to 2050: what is taken for Excel's days
+EXCEL_DAYS = (30_000, 55_154)  # 1982 to 2050: numbers in this range may be Excel's days
 _FROM_MILLIS, _FROM_MICROS, _FROM_NANOS = 1e11, 1e14, 1e17
 
 
@@ -115,7 +115,7 @@ def microseconds_of_epoch(number: float, time: TimeFormat | None = None) -> int:
         raise ValueError("not a time")
     size = abs(number)
     if time == "excel":
-        micros = round((number - EXCEL_1970) * 86_400_000) * 1000  # a float64 tells milliseconds apart, no more
+        micros = round((number - EXCEL_1970) * 86_400_000) * 1000  # float64 resolves milliseconds, but no more
     elif time == "epoch_ns" or (time not in _UNITS and size >= _FROM_NANOS):
         micros = int(number) // 1000
     else:

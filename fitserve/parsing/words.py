@@ -4,7 +4,7 @@ from __future__ import annotations
 
 TRUE = frozenset({"true", "t", "yes", "y", "1", "on"})
 FALSE = frozenset({"false", "f", "no", "n", "0", "off"})
-# Truth values in other languages: they order a pair of labels, and tell that spellings are the same value.
+# Truth values in other languages, used to order a pair of labels and to recognise spellings of one value.
 TRUE_IN_ANY_LANGUAGE = TRUE | {
     "ja",
     "oui",

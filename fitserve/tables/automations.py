@@ -36,7 +36,7 @@ class OutboxEvent(Base):
     owner: Mapped[str] = mapped_column(String(63))
     data: Mapped[dict[str, Any]]
     created_at: Mapped[datetime]
-    dispatched_at: Mapped[datetime | None]  # when a delivery was made for each webhook that wants it
+    dispatched_at: Mapped[datetime | None]  # when deliveries were created for all subscribed webhooks
 
 
 class Webhook(Base):
@@ -91,7 +91,7 @@ class Delivery(Base):
     webhook_id: Mapped[str] = mapped_column(ForeignKey("webhooks.id"))
     event_id: Mapped[str] = mapped_column(ForeignKey("outbox.id"))
     state: Mapped[str] = mapped_column(String(16), default="pending")
-    attempts: Mapped[int] = mapped_column(default=0)  # of this round: `redeliver` begins another
+    attempts: Mapped[int] = mapped_column(default=0)  # attempts in this round; `redeliver` begins a new one
     log: Mapped[list[Any]] = mapped_column(default=list)  # wire.webhooks.DeliveryAttempt, the last ones
     next_at: Mapped[datetime]
     lease_token: Mapped[str | None] = mapped_column(String(64))
@@ -107,15 +107,15 @@ class Automation(Base):
     __table_args__ = (UniqueConstraint("owner", "name"),)
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     owner: Mapped[str] = mapped_column(String(63))
-    key_id: Mapped[str | None] = mapped_column(String(40))  # that created it: revoked, it pauses
+    key_id: Mapped[str | None] = mapped_column(String(40))  # key that created it; if revoked, the automation pauses
     name: Mapped[str] = mapped_column(String(63))
-    model: Mapped[str | None] = mapped_column(String(63))  # that its runs register
+    model: Mapped[str | None] = mapped_column(String(63))  # model that its runs register
     policy: Mapped[dict[str, Any]]  # wire.automations.Policy
     enabled: Mapped[bool] = mapped_column(default=True, server_default=true())
     paused_reason: Mapped[str | None] = mapped_column(String(500))
     failures: Mapped[int] = mapped_column(default=0)  # in a row
-    baseline_id: Mapped[str | None] = mapped_column(String(40))  # the dataset version that was last trained on
-    next_at: Mapped[datetime | None]  # of a schedule
+    baseline_id: Mapped[str | None] = mapped_column(String(40))  # dataset version of the last training
+    next_at: Mapped[datetime | None]  # next firing of a schedule
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
 

@@ -1,4 +1,4 @@
-"""How a CSV file is written, found in its beginning: delimiter, quote, where the table begins, header, decimal sign."""
+"""Detect a CSV file's dialect from its beginning: delimiter, quote, start of the table, header, decimal sign."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from fitserve.settings import Limits
 from fitserve.wire.datasets import NO_CHARACTER, UploadOptions
 from fitserve.wire.notices import Notice
 
-ROW_NAMES = "row_name"  # of a column that the header does not name
+ROW_NAMES = "row_name"  # name for a column that the header does not name
 # Invisible characters around names, which a request would not repeat. The first is a second byte order mark.
 UNSEEN = "\ufeff\u200b\u200c\u200d\u200e\u200f\u2060"
 FIELDS = "Fields:"  # before the names in a comment of the W3C's logs
-FEW_LINES = 100  # of one column, in which a character between fields is looked for
-_NO_SEPARATOR = ".,-+_@'\"()"  # as often in numbers, names, dates and addresses
-INDEX = "index"  # of a first column whose header is empty
+FEW_LINES = 100  # lines of a single column searched for a separator
+_NO_SEPARATOR = ".,-+_@'\"()"  # characters also frequent in numbers, names, dates and addresses
+INDEX = "index"  # name for a first column whose header is empty
 _WIDE_BLANKS = re.compile(r"\S {2,}+\S")
 _COMMA_NUMBER = re.compile(r"\s*+[+-]?(\d{1,3}(\.\d{3})++|\d++),\d++\s*+")
 
@@ -51,10 +51,10 @@ class CsvDialect:
     header: bool
     names: tuple[str, ...]  # of the columns
     decimal: str = "."
-    trim: bool = False  # blanks around fields mean nothing
+    trim: bool = False  # remove blanks around fields
     escape: str | None = None
-    comment: str | None = None  # lines that begin with it are no rows
-    first_line: int = 0  # on which rows begin; the header and what comes before it are not read again
+    comment: str | None = None  # marks lines that are comments
+    first_line: int = 0  # line of the first row; the header and lines before it are not read again
     trailing: bool = False  # each row ends with a delimiter
     index: str | None = None  # the first column, where the header does not name it
     blank_before_quote: bool = False

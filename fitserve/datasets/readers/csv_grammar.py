@@ -1,4 +1,4 @@
-"""Which characters separate and surround a CSV file's fields, found in its beginning."""
+"""Detect which characters separate and quote a CSV file's fields, from its beginning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a CSV table's first records name its columns: one record, two of them, names that are numbers."""
+"""Decide whether a CSV table's first records name its columns: one record, two records, numeric names."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Literal
 from fitserve.parsing.missing import may_be_missing
 from fitserve.parsing.words import TYPES, UNITS
 
-FEW_NUMBERS = 3  # that can be names, where what is below them is of another kind
-MANY_NUMBERS = 10  # that are names where they ascend and no row does
-MAX_COMPARED = 100  # rows, with a header
-FEW_COMPARED = 5  # texts, for their shapes to say something
+FEW_NUMBERS = 3  # most numbers that can be names if the values below are of another kind
+MANY_NUMBERS = 10  # least numbers that are names because they ascend and no row does
+MAX_COMPARED = 100  # most rows compared with a header
+FEW_COMPARED = 5  # least texts whose shapes are compared
 FEW_SHAPES = 3
 WORDS = ("a", "A", "Aa", "Aa a", "Aa Aa", "a a")
 MAX_UNIT = 20  # characters
-QUESTION_ID = '{"ImportId":'  # of Qualtrics, whose files have three lines before their rows
+QUESTION_ID = '{"ImportId":'  # marks Qualtrics files, which have three lines before their rows
 _NUMBER = re.compile(r"\s*+[+-]?(\d++[.,]?\d*+|[.,]\d++)([eE][+-]?\d++)?\s*+")
 _DIGITS = re.compile(r"\d++")
 _LOWER = re.compile(r"[a-z]++")
@@ -72,7 +72,7 @@ def is_header(first: list[str], body: list[list[str]], *, surely: bool = False) 
 
 
 def has_a_number_above_numbers(first: list[str], body: list[list[str]]) -> bool:
-    """Return whether the first record is a row beyond doubt."""
+    """Return whether the first record is certainly a row."""
     below = [_below(body, index) if is_number(text) else [""] for index, text in enumerate(first)]
     return any(texts and sum(map(is_number, texts)) >= 0.8 * len(texts) for texts in below)
 

@@ -1,4 +1,4 @@
-"""Where a table lies in its CSV file: past the lines before it, up to the lines after it that are no rows.
+"""Locate the table within a CSV file: skip lines before its header and after its last row.
 
 A notice says what was left out, with the option that decides otherwise. The parser reads the lines that are left,
 through `csv_region`.
@@ -17,14 +17,14 @@ from pathlib import Path
 from fitserve.datasets.readers.csv_header import begins_as_number, is_header
 from fitserve.wire.notices import Notice
 
-MAX_RECORDS = 500  # that a layout is judged by
+MAX_RECORDS = 500  # records from which a layout is detected
 FEW_RECORDS = 20
-FEW_ROWS = 4  # that are alike below lines of one field
+FEW_ROWS = 4  # least similar rows below lines of one field
 MAX_BEFORE = 200  # lines before a table
-MAX_SPARSE = 40  # records that are looked at for a header below a title
+MAX_SPARSE = 40  # records searched for a header below a title
 _SEP_LINE = re.compile(r'"?[sS][eE][pP]=(.)"?')
 MAX_AFTER = 20  # lines after a table
-TAIL_BYTES = 64 * 1024  # in which lines after the table are looked for
+TAIL_BYTES = 64 * 1024  # bytes searched for lines after the table
 _TOTALS = re.compile(
     r"\W*+(grand |sub)?(total|totals|totale|summe|gesamt|insgesamt|sum|suma|somme|average|mean|mittelwert|moyenne|итого"
     r"|всего|合计|总计|小计|合計|總計|小計)\W*+",
@@ -52,7 +52,7 @@ class Record:
 
     @property
     def is_blank(self) -> bool:
-        """Whether no field has anything in it."""
+        """Whether all fields are empty."""
         return not any(text.strip() for text in self.fields)
 
 
@@ -74,7 +74,7 @@ class Parsed:
     grammar: Grammar
     records: list[Record]
     width: int = 1  # fields of most records
-    share: float = 0.0  # of the records that have as many
+    share: float = 0.0  # share of the records with this width
     broken: int = 0  # records that a quote joined or changed
     widths: Counter[int] = field(default_factory=Counter)
 
@@ -156,7 +156,7 @@ def find_beginning(parsed: Parsed, *, may_skip: bool = True) -> Beginning:
             else None
         )
         if index and len(after) < index and not _is_above_short_table(records[:index], record, after, width):
-            return Beginning(0)  # more would be skipped than read
+            return Beginning(0)  # would skip more lines than it reads
         if (
             first_width == width
             and may_skip

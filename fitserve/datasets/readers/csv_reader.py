@@ -35,14 +35,14 @@ from fitserve.parsing.missing import MISSING, UNDISPUTED
 from fitserve.settings import MB, Limits
 from fitserve.wire.datasets import NO_CHARACTER, UploadOptions
 
-FIRST_BLOCK = MB  # the parser takes some 50 times this much memory
-MAX_BLOCK = 16 * MB  # a longer row is refused whatever the limit of a field
+FIRST_BLOCK = MB  # bytes; the parser takes about 50 times this much memory
+MAX_BLOCK = 16 * MB  # a longer row is refused, whatever the limit per field
 BATCH_BYTES = 4 * MB
 BATCH_ROWS = 32_768
-PIECES = 8  # sampled from beyond the file's first megabyte
+PIECES = 8  # pieces sampled from beyond the file's first megabyte
 PIECE_BYTES = 128 * 1024
-HEAD_BYTES = 64 * 1024  # that decide whether lines are rewritten
-SHOWN_RAGGED = 3  # rows with the same wrong number of fields
+HEAD_BYTES = 64 * 1024  # bytes that decide whether lines are rewritten
+SHOWN_RAGGED = 3  # rows shown per wrong number of fields
 END_OF_FILE = "\x1a\0"  # DOS's mark, and padding
 _NEWLINE = re.compile(rb"\n")
 _MARK = re.compile(rb"\xef\xbb\xbf")
@@ -80,7 +80,7 @@ class CsvReader(TableReader):
         super().__init__(path, options, limits, folder)
         self.block = FIRST_BLOCK
         self._skipped: list[int] = []  # data rows that the parser left out, ascending
-        self._ragged: Counter[int] = Counter()  # rows by their number of fields, where that is not the header's
+        self._ragged: Counter[int] = Counter()  # number of rows by field count, if it differs from the header's
         self._quotes_are_sure = options.quote is not None
         with path.open("rb") as file:
             head = file.read(MB)
@@ -95,7 +95,7 @@ class CsvReader(TableReader):
         self.quoted_words = options.missing is None and not by_column and self._has_quoted_words(rows)
         self.missing: tuple[str, ...]
         if by_column:
-            self.missing = ("",)  # each column's parser knows its own
+            self.missing = ("",)  # each column's parser applies its own spellings
         elif options.missing is not None:
             self.missing = ("", *options.missing)
         else:
@@ -128,7 +128,7 @@ class CsvReader(TableReader):
         self.add_notice("quote", message, evidence="so each line has as many fields", option='quote="')
 
     def _find_region(self, head: bytes) -> Region:
-        """Return where the rows lie in the file."""
+        """Return the region of the file that contains the rows."""
         dialect = self.dialect
         ends = [match.end() for match in islice(_LINE_ENDS.finditer(head), dialect.first_line)]
         start = 0 if not dialect.first_line else ends[-1] if len(ends) == dialect.first_line else len(head)
@@ -206,7 +206,7 @@ class CsvReader(TableReader):
         return [start + MB + index * step for index in range(PIECES)] if step > 2 * PIECE_BYTES else []
 
     def _parse_piece(self, data: bytes) -> pa.Table | None:
-        """Return a piece's rows as texts; None where it does not parse, as a piece may begin within a record."""
+        """Return a piece's rows as texts; None if it does not parse, because it may begin within a record."""
         if not data:
             return None
         text = io.BytesIO(data.decode("utf-8", "replace").encode())
@@ -257,12 +257,12 @@ class CsvReader(TableReader):
                 self._say_quote()
             except _InvalidUtf8:
                 self._transcode()
-            if delivered:  # what was delivered may have been read in the wrong encoding
+            if delivered:  # batches already delivered may have been read in the wrong encoding
                 raise ReadAgain
             self.problems.clear()
 
     def _transcode(self) -> None:
-        """Transcode a text that is not UTF-8 after all; its lines may then begin at other bytes."""
+        """Transcode a text that turned out not to be UTF-8; its lines may then begin at other bytes."""
         text = transcode_guessed(self.path, first_invalid_utf8(self.path) or 0, self.folder, self.limits)
         self.path, self.description["encoding"] = text.path, text.encoding
         with self.path.open("rb") as file:
@@ -329,7 +329,7 @@ class CsvReader(TableReader):
             raise refuse(self.locate([*self._summaries(), *self.problems]), self.rejected)
 
     def _summaries(self) -> list[Problem]:
-        """Return one problem for each number of fields that more rows have than are shown."""
+        """Return one problem for each wrong field count that has more rows than are shown."""
         width = len(self.names)
         return [
             Problem(

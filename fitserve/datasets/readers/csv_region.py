@@ -1,4 +1,4 @@
-"""The table of a CSV file as a stream of bytes for the parser, without the lines that are not rows; and its lines.
+"""A CSV file's table as a byte stream for the parser, without lines that are not rows, and its line numbers.
 
 Lines keep their number: a comment becomes an empty line, which the parser ignores.
 """

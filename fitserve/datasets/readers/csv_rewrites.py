@@ -19,7 +19,7 @@ from fitserve.settings import MB
 from fitserve.wire.datasets import UploadOptions
 
 SEPARATOR = "\x1f"  # the unit separator of ASCII, for which no delimiter is taken that fields may hold
-MAX_LINES = 200  # that a file is judged by
+MAX_LINES = 200  # lines from which a rewrite is detected
 FEW_LINES = 3
 DOUBLED = ("::", "||", ";;", ",,", "~~", "^^", "##", "@@", "$$")
 WITH_TABS = (",\t", ";\t", "|\t")
@@ -70,8 +70,8 @@ class Rewrite:
     """What is changed in each line, and the notice of it."""
 
     line: Callable[[bytes], bytes]
-    delimiter: str | None  # of the new lines; None: to be found in them
-    shown: str | None  # the delimiter of the old ones
+    delimiter: str | None  # delimiter of the new lines; None: detect it in them
+    shown: str | None  # delimiter of the original lines, for messages
     code: str
     message: str
     names: tuple[bytes, ...] = ()  # of the columns, where each line names them: they become the first line

@@ -28,9 +28,9 @@ from fitserve.wire.datasets import UploadOptions
 
 BATCH_ROWS = 10_000
 BATCH_BYTES = 16 * MB
-NAMED_ROWS = 1_000  # whose members are the columns at first
-SAMPLED_ROWS = 2_000  # from which plans are proposed
-SAMPLED_VALUES = 1_000_000  # of a wide table
+NAMED_ROWS = 1_000  # rows whose members are the initial columns
+SAMPLED_ROWS = 2_000  # rows from which plans are proposed
+SAMPLED_VALUES = 1_000_000  # limits the sampled rows of a wide table
 ARRAY_BYTES = 64 * MB  # a larger array must have an object on each line
 _NO_NUMBER = re.compile(rb"[:\[,]\s*+-?(NaN|Infinity|nan|inf)\b")
 _decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])

@@ -22,8 +22,8 @@ from fitserve.settings import Limits
 from fitserve.wire.sources import ObjectSource
 
 MAX_PARTS = 10_000
-SIDE_BY_SIDE = 8  # parts that are fetched at once: a store takes longer to answer than a small part to arrive
-SIGNS = "*?["  # of a pattern
+SIDE_BY_SIDE = 8  # parts fetched at once, because a store's latency exceeds a small part's transfer time
+SIGNS = "*?["  # characters that make a path a pattern
 EXTRAS = {"s3": "s3", "gs": "gcs", "az": "azure"}
 _REFUSALS = (
     "credential",
@@ -45,7 +45,7 @@ class ListedObject(NamedTuple):
 
     name: str
     bytes: int
-    mark: str  # changes with the content; "" where the store has none
+    mark: str  # ETag or the like, which changes with the content; "" if the store has none
 
 
 @dataclass(frozen=True)

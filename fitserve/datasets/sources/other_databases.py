@@ -29,7 +29,7 @@ from fitserve.datasets.sources.query import QueryResult, query_refused
 from fitserve.settings import MB, Limits
 from fitserve.wire.notices import Notice
 
-BATCH_ROWS, BATCH_BYTES = 10_000, 16 * MB  # at most, of rows that are fetched at once
+BATCH_ROWS, BATCH_BYTES = 10_000, 16 * MB  # limits of one batch of fetched rows
 # Before the query, in its transaction or session. {seconds} and {milliseconds} bound the statement.
 _READ_ONLY = {
     "mysql": ("SET SESSION TRANSACTION READ ONLY", "SET SESSION MAX_EXECUTION_TIME={milliseconds}"),
@@ -135,7 +135,7 @@ def _engine(connection: Connection, odd_times: _OddTimes) -> Engine:
         raise BadConnections(f"SQLAlchemy has no database {connection.scheme!r}.") from None
     except ImportError as error:
         raise driver_missing(connection, error.name) from None
-    except ValueError:  # which names a part of the url
+    except ValueError:  # the message quotes a part of the URL
         raise BadConnections("A connection's url cannot be read.") from None
 
 

@@ -1,6 +1,6 @@
-"""Columns that a table's parts have in the names of their folders: `year=2026/month=03/part-0.parquet`.
+"""Partition columns: values in the folder names of a table's parts, as in `year=2026/month=03/part-0.parquet`.
 
-Hive, Spark and others write tables so: the parts themselves have not got these columns.
+Hive, Spark and others write tables in this way, without these columns in the parts themselves.
 """
 
 from __future__ import annotations
