@@ -1,8 +1,8 @@
-"""Who may ask: the holder of a bearer key or of the dashboard's session cookie. A key never travels in a URL.
+"""Authenticate requests by bearer key or by the dashboard's session cookie. A key is never part of a URL.
 
-With FITSERVE_AUTH=false, whatever reaches the loopback address may do everything, and a browser lets any web page reach
-it: by a name that resolves to it (DNS rebinding), or by a request that needs no answer (cross-origin). A browser states
-both, so that only programs of this machine and this server's own pages are answered.
+With FITSERVE_AUTH=false, anything that reaches the loopback address may do everything, and a browser lets any web page
+reach it: through a name that resolves to it (DNS rebinding), or with a cross-origin request whose response it need not
+read. Browsers reveal both in headers, so only local programs and this server's own pages are served.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from services.http import problems
 COOKIE = "fitserve_session"
 SESSION_PREFIX = "session_"
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-_FOREIGN = frozenset({"cross-site", "same-site"})  # of Sec-Fetch-Site; another port of this machine is `same-site`
+# values of Sec-Fetch-Site; another port of this machine is `same-site`
+_FOREIGN = frozenset({"cross-site", "same-site"})
 
 # Puts the scheme into the OpenAPI document; the check itself is `caller_of`.
 _bearer = HTTPBearer(auto_error=False, description="An API key: `id.secret`.")
@@ -34,7 +35,7 @@ class Caller(Identity):
     """The identity behind a request."""
 
     def check_may_share(self) -> None:
-        """Raise Forbidden unless the caller may read what it is about to let others read."""
+        """Raise Forbidden unless the caller may itself read what it is about to share."""
         if not self.may("read"):
             raise Forbidden(
                 "This key may not share what it may not read.", expected="a key that also has the scope read"

@@ -1,4 +1,4 @@
-"""Answers compressed as a client asks for by Accept-Encoding (RFC 9110, 12.5.3), and HEAD wherever there is GET."""
+"""Compress responses according to Accept-Encoding (RFC 9110, 12.5.3), and support HEAD wherever there is GET."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from starlette.datastructures import MutableHeaders
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-LEAST_BYTES = 1_000  # what is smaller fits one packet anyway
-AT_ONCE_BYTES = 64 * 1024  # more are compressed in a thread
+LEAST_BYTES = 1_000  # smaller responses fit one packet anyway
+AT_ONCE_BYTES = 64 * 1024  # larger responses are compressed on a thread
 _TYPES = ("application/json", "application/problem+json", "application/javascript", "image/svg+xml", "text/")
-_NEVER = ("text/event-stream",)  # each event is sent as it comes
+_NEVER = ("text/event-stream",)  # each event must be sent immediately
 
 
 @lru_cache(1024)
 def accepted(header: str, offered: tuple[str, ...] = ("gzip", "zstd")) -> str | None:
-    """Return the encoding that a client prefers of those offered, the last of equals; None for none."""
+    """Return the offered encoding that the client prefers (of ties, the last); None if it accepts none."""
     weights: dict[str, float] = {}
     for part in header.lower().split(","):
         name, _, parameters = part.partition(";")
@@ -37,7 +37,7 @@ def accepted(header: str, offered: tuple[str, ...] = ("gzip", "zstd")) -> str | 
 def compressed(body: bytes, encoding: str) -> bytes:
     """Compress a whole body."""
     if encoding == "zstd":
-        import pyarrow as pa  # which takes memory: the prediction service has no other use for it
+        import pyarrow as pa  # imported here to save memory, as the prediction service needs it for nothing else
 
         return bytes(pa.Codec("zstd", compression_level=3).compress(body, asbytes=True))
     return gzip.compress(body, 4, mtime=0)
@@ -71,7 +71,7 @@ class ClientEncoding:
             nonlocal ended
             if ended:
                 return
-            # What was learnt inside, such as the route, is looked at outside.
+            # Outer middleware reads what inner code has added to the scope, such as the route.
             scope.update({key: value for key, value in inner.items() if key != "method"})
             await send(message if message["type"] == "http.response.start" else {"type": "http.response.body"})
             ended = message["type"] != "http.response.start"
@@ -80,12 +80,12 @@ class ClientEncoding:
 
 
 def _has_route(scope: Scope) -> bool:
-    """Return whether a route answers HEAD itself, as that of a resumable upload does."""
+    """Return whether a route handles HEAD itself, as resumable uploads do."""
     return any(route.matches(scope)[0] == Match.FULL for route in scope["app"].routes)
 
 
 class _Compressor:
-    """Holds an answer's head back until its body is seen: one message is compressed, parts are sent as they are."""
+    """Holds a response's headers back until its body begins: a single message is compressed, streams are not."""
 
     def __init__(self, send: Send, encoding: str) -> None:
         self._send, self._encoding = send, encoding
@@ -114,7 +114,7 @@ class _Compressor:
             body = compressed(body, self._encoding)
         headers["Content-Encoding"] = self._encoding
         headers["Content-Length"] = str(len(body))
-        if headers.get("ETag", "").startswith('"'):  # the same content in other bytes
+        if headers.get("ETag", "").startswith('"'):  # a weak ETag: the same content in other bytes
             headers["ETag"] = f"W/{headers['ETag']}"
         return {**message, "body": body}
 

@@ -1,7 +1,7 @@
-"""Limits on connections in the server itself: heads, headers, connections of an address, slow clients.
+"""Connection limits enforced by the server itself: header sizes, connections per address, slow clients.
 
-A proxy in front may have such limits as well; a server that is reached without one must not depend on it. Nothing here
-runs for each request but a few assignments: one sweep a second looks at all connections.
+A proxy in front may have such limits too, but a directly reachable server must not depend on one. The cost per request
+is a few assignments; one sweep per second checks all connections.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from fitserve.settings import Settings
 
-MAX_HEAD_BYTES = 64 * 1024  # of the request line and all headers
+MAX_HEAD_BYTES = 64 * 1024  # bytes of the request line and all headers
 MAX_HEADERS = 100
-STALLED_SECONDS = 60.0  # in which a client takes not a byte of its answer
+STALLED_SECONDS = 60.0  # longest time in which a client reads no byte of its response
 
 
 @dataclass
@@ -44,7 +44,7 @@ class ConnectionLimits:
         )
 
     def admit(self, address: str) -> bool:
-        """Count a connection; return whether its address may have it."""
+        """Count a connection; return whether its address may open it."""
         self.counts[address] += 1
         return self.counts[address] <= self.per_address or is_within(address, self.trusted)
 
@@ -83,15 +83,15 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.head_began = 0.0  # by the loop's clock; 0 while no head is awaited
+        self.head_began = 0.0  # event loop time; 0 while no request head is awaited
         self.in_body = self.has_host = False
         self.undigested = 0  # bytes read since the parser last had something for us
         self.header_bytes = 0
         self.body_bytes = 0
-        self.body_seconds = 0.0  # that the client had for them
+        self.body_seconds = 0.0  # seconds in which the client has sent the body so far
         self.unsent = 0
         self.unsent_since = 0.0
-        self.address: str | None = None  # where this connection is counted
+        self.address: str | None = None  # address under which this connection is counted
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -134,7 +134,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.header_bytes > MAX_HEAD_BYTES or len(self.headers) > MAX_HEADERS:
             raise HeadTooLarge
         if len(name) == 4 and name.lower() == b"host":
-            if self.has_host:  # a proxy and we could each believe another one
+            if self.has_host:  # a proxy could choose one Host and we the other
                 raise TwoHosts
             self.has_host = True
 
@@ -183,7 +183,7 @@ class LimitedProtocol(HttpToolsProtocol):
             if now - self.head_began > self.limits.head_seconds and idle:
                 self.refuse(408)
         elif idle and self.timeout_keep_alive_task is None:
-            self.head_began = now  # bytes that begin no message ended the wait for one
+            self.head_began = now  # bytes arrived that do not begin a message
 
     def _check_writing(self, now: float) -> None:
         unsent = self.transport.get_write_buffer_size()

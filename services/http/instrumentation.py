@@ -15,7 +15,7 @@ from fitserve.ids import new_id
 log = logging.getLogger("fitserve.access")
 _VALID_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_API_PATHS = re.compile(r"/(api|v[0-9]+)(/|$)")  # of the API, and of the protocols that predictions are served over
+_API_PATHS = re.compile(r"/(api|v[0-9]+)(/|$)")  # paths of the API, and of the prediction protocols
 PROBES = frozenset({"/metrics", "/livez", "/readyz"})  # not logged
 
 SECURITY_HEADERS = {
@@ -57,9 +57,9 @@ class RequestInstrumentation:
                 headers["X-Request-ID"] = request_id
                 for name, value in SECURITY_HEADERS.items():
                     headers.setdefault(name, value)
-                if _API_PATHS.match(scope["path"]):  # what a key may read stays in no cache
+                if _API_PATHS.match(scope["path"]):  # responses for a key must not be cached
                     headers.setdefault("Cache-Control", "no-store")
-                elif headers.get("Content-Type", "").startswith("text/html"):  # it names the files of one release
+                elif headers.get("Content-Type", "").startswith("text/html"):  # the page refers to one release's files
                     headers.setdefault("Cache-Control", "no-cache")
                 for name, value in scope.get("rate_limit_headers", {}).items():
                     headers[name] = value
@@ -78,7 +78,7 @@ class RequestInstrumentation:
                 await self.app(scope, counted_receive, send_with_headers)
             finally:
                 telemetry.HTTP_IN_FLIGHT.dec()
-                template = route_template(scope)  # known only now: routing happens inside
+                template = route_template(scope)  # known only now, because routing happens in the inner application
                 _record(scope, template, status, time.perf_counter() - started, received, sent)
                 span.rename(f"{scope['method']} {template}")
                 span.set(http_route=template, http_status=status, request_id=request_id)

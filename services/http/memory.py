@@ -1,4 +1,4 @@
-"""A web process that stays small: a large request's memory goes back to the system, and pandas is not loaded."""
+"""Keep a web process small: return a large request's memory to the system, and do not load pandas."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 
 import pyarrow as pa
 
-M_ARENA_MAX = -8  # of mallopt
-MAX_ARENAS = 2  # by default, each of many threads keeps one of its own
+M_ARENA_MAX = -8  # mallopt's parameter
+MAX_ARENAS = 2  # by default, each of many threads gets its own arena
 
 
 def stay_small() -> None:
-    """Set the allocators up, and keep pyarrow from importing pandas where it is installed (45 MB).
+    """Configure the allocators, and keep pyarrow from importing an installed pandas (45 MB).
 
     Call it before anything else is imported.
     """
     sys.meta_path.insert(0, _WithoutPandas())
-    pa.set_memory_pool(pa.system_memory_pool())  # the other pools keep what they once had
+    pa.set_memory_pool(pa.system_memory_pool())  # the other pools never return memory
     mallopt = _of_libc("mallopt")
     if mallopt is not None:
         mallopt(M_ARENA_MAX, MAX_ARENAS)

@@ -22,8 +22,8 @@ from services.http.instrumentation import SECURITY_HEADERS
 
 log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
-MAX_PROBLEMS = 20  # of a request that does not validate
-_MAX_ECHO = 200  # characters of what was received
+MAX_PROBLEMS = 20  # problems listed for one invalid request
+_MAX_ECHO = 200  # characters of a received value
 
 _PARAMETER = re.compile(r"\{[^{}]*+\}")
 _TITLES = {404: "Not found", 405: "Method not allowed", 413: "Too large"}
@@ -31,7 +31,7 @@ _SLUGS = {404: "not-found", 405: "method-not-allowed", 413: "too-large"}
 
 
 def install(app: FastAPI) -> None:
-    """Answer every error of the app with problem details."""
+    """Register handlers that turn every error of the app into problem details."""
     app.add_exception_handler(FitserveError, on_fitserve_error)
     app.add_exception_handler(RequestValidationError, on_validation_error)
     app.add_exception_handler(HTTPException, on_http_exception)
@@ -79,7 +79,7 @@ def _request_problem(item: dict[str, Any]) -> dict[str, Any]:
 
 def on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    if isinstance(error.__cause__, FitserveError):  # FastAPI wraps what reading a body raises
+    if isinstance(error.__cause__, FitserveError):  # FastAPI wraps errors raised while reading a body
         return on_fitserve_error(request, error.__cause__)
     slug = _SLUGS.get(error.status_code, "http-error")
     body = {
@@ -95,12 +95,12 @@ def on_http_exception(request: Request, error: Exception) -> Response:
 
 
 def on_disconnect(request: Request, error: Exception) -> Response:
-    """Answer a client that went away while it sent the body: nobody reads it, and it is no error of ours."""
+    """Handle a client that disconnected while sending the body: nobody reads the response, and it is not our error."""
     return respond(request, Malformed("The connection ended before the body.").as_problem())
 
 
 def methods_of(request: Request) -> set[str]:
-    """Return the methods of all routes with this path: Starlette names those of the first route only."""
+    """Return the methods of all routes with this path; Starlette lists only the first route's."""
     methods: set[str] = set()
     shape = None
     for context in iter_route_contexts(request.app.routes):
@@ -120,7 +120,7 @@ def on_unexpected(request: Request, error: Exception) -> Response:
 
 
 def _bounded(value: Any) -> Any:
-    """Shorten what came from outside and make it JSON: no NaN, no lone surrogates."""
+    """Shorten a received value and make it valid JSON, without NaN and lone surrogates."""
     if isinstance(value, dict):
         return {str(key)[:_MAX_ECHO]: _bounded(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):

@@ -1,4 +1,4 @@
-"""The child processes: started, restarted when they end, stopped together."""
+"""Manage the child processes: start them, restart those that end, stop them together."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ log = logging.getLogger("fitserve.up")
 _MAX_RESTART_DELAY = 10.0  # seconds, for a process that keeps dying
 _STABLE_SECONDS = 60.0  # a process that ran this long restarts without delay
 _POLL = 0.1
-_HURRIED_SECONDS = 5.0  # that a second Ctrl-C leaves them
-HURRY = signal.SIGUSR2  # asks a worker to hand its runs back without waiting for the end of an epoch
+_HURRIED_SECONDS = 5.0  # seconds left to them after a second Ctrl-C
+HURRY = signal.SIGUSR2  # asks a worker to release its runs without waiting for the end of an epoch
 
 
 @dataclass
@@ -33,12 +33,12 @@ class Child:
     name: str
     module: str
     environment: Mapping[str, str] = field(default_factory=dict)
-    own_group: bool = False  # the terminal's Ctrl-C then reaches us alone
+    own_group: bool = False  # the terminal's Ctrl-C then reaches only us
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
     deaths: int = 0
     restart_at: float = 0.0
-    exit_code: int | None = None  # of its last end
+    exit_code: int | None = None  # exit code of its latest end
 
     def start(self, logs: LogFiles) -> None:
         """Start it; it logs to its file. The kernel ends it when this process dies (Linux)."""

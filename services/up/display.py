@@ -26,8 +26,8 @@ from fitserve.local_server import DEFAULT_HOME
 from fitserve.log_lines import LogLine, clock, parse, printable
 
 TITLES = {"api": "API", "predict": "predictions"}
-_REPEAT_SECONDS = 30.0  # within which the same error of the same part is printed once
-_MAX_RECENT = 20  # lines of each part that may explain its end
+_REPEAT_SECONDS = 30.0  # period in which the same error of the same part is printed only once
+_MAX_RECENT = 20  # latest lines of each part, which may explain its end
 _MARGIN = "  "
 
 
@@ -48,14 +48,14 @@ class Greeting:
     base_url: str
     predict_url: str
     home: Path
-    key: str | None  # to print, because perhaps nobody has seen it yet
+    key: str | None  # key to print, as nobody may have seen it yet
     key_path: Path | None
     signs_in: bool  # the address holds a one-time token
     auth: bool
 
 
 class Display:
-    """Prints as programs and log collectors want it: the parts' lines, and few of our own."""
+    """Plain output for programs and log collectors: the parts' log lines, and a few of our own."""
 
     def hello(self, home: Path) -> None:
         """We have begun, and load what the start needs."""
@@ -101,7 +101,7 @@ class Display:
 
 
 class _LossyStream:
-    """A stream that may go away, such as a closed terminal: what is then written to it is lost, without an error."""
+    """A stream that may go away, such as a closed terminal: later writes are dropped without an error."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -133,7 +133,7 @@ class _Row:
 
 
 class Screen(Display):
-    """Prints for a person at a terminal."""
+    """Output for a person at a terminal."""
 
     def __init__(self) -> None:
         self.console = Console(file=cast(IO[str], _LossyStream(sys.stderr)), highlight=False)
@@ -265,7 +265,7 @@ class Screen(Display):
             return
         if parsed.level in ("ERROR", "CRITICAL"):
             self.recent.setdefault(name, deque(maxlen=_MAX_RECENT)).append(parsed.summary)
-            if name != "up":  # what we log ourselves is on the screen already
+            if name != "up":  # our own log lines are already on the screen
                 self._print_error(name, parsed)
 
     def reason(self, name: str, code: int | None) -> str:
