@@ -93,7 +93,7 @@ def who(caller: AnyCaller) -> Me:
 
 @router.delete("/session", status_code=204, summary="Sign out")
 def sign_out(request: Request, response: Response, ctx: Ctx) -> None:
-    """Ends the session: its cookie is worth nothing afterwards, also a copy of it."""
+    """Ends the session; its cookie, and any copy of it, is no longer valid."""
     if request.cookies.get(COOKIE):
         check_same_origin(request)
         with db.transaction(ctx.engine) as session:

@@ -23,7 +23,7 @@ Window = Annotated[
 
 @router.get("/system/history", summary="Queue, predictions, errors, latency and load of the last hour or day")
 def get_history(_caller: Admin, ctx: Ctx, window: Window = "hour") -> SystemHistory:
-    """Sampled by every process each FITSERVE_SAMPLE_SECONDS; a slot that nobody sampled has null figures."""
+    """Every process takes a sample each FITSERVE_SAMPLE_SECONDS; slots without samples have null values."""
     with db.reading(ctx.engine) as session:
         return history.of_system(session, window)
 
@@ -46,7 +46,7 @@ def get_storage(caller: Reader, ctx: Ctx) -> list[OwnerStorage]:
 
 @router.get("/models/{name}/history", tags=["models"], summary="Requests, errors, latency and drift of a model")
 def get_model_history(name: ModelName, caller: Reader, ctx: Ctx, window: Window = "hour") -> ModelHistory:
-    """Over all prediction processes and protocols, with the last fault of any time."""
+    """Summed over all prediction processes and protocols, with the latest fault, however old."""
     with db.reading(ctx.engine) as session:
         visible_model(session, caller, name, "inspect")
         return history.of_model(session, name, window)

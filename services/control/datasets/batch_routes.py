@@ -34,9 +34,9 @@ def _stage(ctx: Context) -> Stage:
 async def stage_rows(
     ref: str, request: Request, caller: Uploader, ctx: Ctx, batch: IdempotencyKey = None
 ) -> StagedInfo:
-    """A small table with the same columns. It is checked now, and waits until a commit is asked or a rule says so.
+    """A small table with the same columns. It is checked now, and waits until a commit is requested or due by a rule.
 
-    With an `Idempotency-Key` a batch counts once, however often it is sent. The rules are
+    With an `Idempotency-Key` a batch is added once, however often it is sent. The rules are
     `FITSERVE_APPEND_COMMIT_ROWS` and `FITSERVE_APPEND_COMMIT_SECONDS`.
     """
     parent: Dataset = await anyio.to_thread.run_sync(owned_dataset, ctx, caller, ref)
@@ -51,7 +51,7 @@ async def stage_rows(
 
 @router.get("/datasets/{ref}/batches", summary="Staged rows that wait", responses={404: {}})
 def get_staged(ref: str, caller: Uploader, ctx: Ctx) -> StagedInfo:
-    """Those sent and not yet appended."""
+    """The batches that were sent and not yet appended."""
     return _stage(ctx).info(owned_dataset(ctx, caller, ref))
 
 

@@ -38,7 +38,7 @@ MAX_FETCHES = 4  # sources fetched at the same time; each mostly waits for anoth
 
 @router.get("/connections", summary="List the connections that a source can name")
 def list_connections(caller: Reader, ctx: Ctx) -> Page[ConnectionInfo]:
-    """Those that the operator has named and that you may use, without their addresses."""
+    """The operator's connections that you may use, without their addresses."""
     return Page(items=connections.visible(ctx.settings, caller.owner_filter), next_cursor=None)
 
 
@@ -65,7 +65,7 @@ async def refresh(
     wait: Annotated[bool | None, Query(description=WAIT)] = None,
     idempotency_key: IdempotencyKey = None,
 ) -> Any:
-    """The newest version's source is read again. Other content is the next version; the same content makes none."""
+    """Reads the newest version's source again. Changed content becomes the next version; the same content does not."""
     row = await anyio.to_thread.run_sync(_newest_owned, ctx, caller, ref)
     importer = Importer(ctx.settings, ctx.engine, ctx.blobs, row.owner)
     source, options, snapshot = importer.imported_from(row)

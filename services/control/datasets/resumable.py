@@ -224,7 +224,7 @@ def get(upload_id: str, caller: Uploader, ctx: Ctx) -> UploadInfo:
     },
 )
 async def patch(upload_id: str, request: Request, caller: Uploader, ctx: Ctx) -> Response:
-    """The last bytes make the dataset: then `Content-Location` is its address, or the answer says what is wrong.
+    """The last bytes create the dataset: `Content-Location` is its address, or the response lists what is wrong.
 
     An upload whose table is refused is deleted; one whose connection breaks can be resumed.
     """

@@ -247,8 +247,9 @@ async def append_rows(
 ) -> Any:
     """A table with the same columns; a new version, which names its parent, has the old rows and then these.
 
-    Rows sent to a name are added to its newest version, whoever else appends meanwhile; rows sent to `name@version` or
-    an id, to that one. With an `Idempotency-Key` a batch is appended once: sent again, its version is answered (200).
+    Rows sent to a name are added to its newest version, even if others append meanwhile; rows sent to `name@version` or
+    an id, to that version. With an `Idempotency-Key` a batch is appended once: sent again, it returns its version
+    (200).
     """
     parent = await anyio.to_thread.run_sync(owned_dataset, ctx, caller, ref)
     limits, scratch = ctx.settings.limits, ctx.settings.scratch

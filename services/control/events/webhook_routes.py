@@ -104,7 +104,7 @@ def delete_webhook(webhook_id: WebhookId, caller: Trainer, ctx: Ctx) -> None:
 
 @router.post("/webhooks/{webhook_id}/test", status_code=202, summary="Send a test")
 def test_webhook(webhook_id: WebhookId, caller: Trainer, ctx: Ctx) -> DeliveryInfo:
-    """An event of the type `webhook.test`, for this webhook alone. How it went is in the log."""
+    """Sends an event of the type `webhook.test` to this webhook only. The log shows the outcome."""
     with db.transaction(ctx.engine) as session:
         return webhooks.send_test(session, webhooks.get(session, webhook_id, caller.owner_filter))
 
@@ -128,6 +128,6 @@ def list_deliveries(
     "/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver", status_code=202, summary="Deliver an event again"
 )
 def redeliver(webhook_id: WebhookId, delivery_id: DeliveryId, caller: Trainer, ctx: Ctx) -> DeliveryInfo:
-    """At once, under the same event id, then with the same pauses as the first time."""
+    """Sends it at once under the same event id, then retries with the same pauses as the first time."""
     with db.transaction(ctx.engine) as session:
         return webhooks.redeliver(session, webhooks.get(session, webhook_id, caller.owner_filter), delivery_id)

@@ -23,10 +23,11 @@ router = Router(tags=["insight"])
 
 @router.post("/runs/{run_id}/fork", status_code=202, summary="Go on from an epoch with another optimizer")
 def fork_run(run_id: str, body: ForkRequest, submission: Submitting) -> RunInfo:
-    """A new run that trains as this one did up to the epoch, and then with the other optimizer.
+    """A new run that repeats this run's training up to the epoch, then continues with the other optimizer.
 
-    Any epoch that has ended will do, also of a run that failed or still trains. The change is in the new run's spec,
-    under `training.switches`; its parent is this run. Of an ensemble all members go on, but those that had stopped.
+    Any completed epoch can be used, also of a run that failed or is still training. The change is in the new run's
+    spec, under `training.switches`; its parent is this run. All members of an ensemble continue, except those that had
+    stopped.
     """
     ctx, caller = submission.ctx, submission.caller
     key = submission.key(body.model_dump_json().encode())

@@ -61,7 +61,7 @@ def plot(
     layer: Annotated[str | None, Query(max_length=255, description="For units: only this layer")] = None,
     if_none_match: IfNoneMatch = None,
 ) -> Response:
-    """Shows the same figures as the JSON routes return."""
+    """Draws the same figures that the JSON routes return."""
     if kind in ("surface", "units"):
         surface = routes.get_surface(
             run_id,

@@ -45,9 +45,9 @@ def get_slices(
 
 @router.get("/runs/{run_id}/fairness", summary="Compare the groups of protected columns")
 def get_fairness(run_id: str, caller: Reader, ctx: Ctx) -> Fairness:
-    """As the decision of the training answers them; empty where the spec protects no column.
+    """Under the decision chosen in training; empty if the spec protects no column.
 
-    Where a version's decision was changed, its own `fairness` follows that.
+    If a version's decision was changed, use the version's own `fairness`.
     """
     artifact = load_insight(ctx, caller, run_id).artifact
     return _fairness(ctx, artifact, artifact.manifest.get("decisions") or [])
@@ -57,7 +57,7 @@ def get_fairness(run_id: str, caller: Reader, ctx: Ctx) -> Fairness:
     "/models/{name}/versions/{number}/fairness", summary="Compare the groups of protected columns, as decided now"
 )
 def get_version_fairness(name: ModelName, number: VersionNumber, caller: Reader, ctx: Ctx) -> Fairness:
-    """As the decision in force answers them."""
+    """Under the decision in force."""
     with db.reading(ctx.engine) as session:
         visible_model(session, caller, name, "inspect")
         version = registry.version(session, name, number)

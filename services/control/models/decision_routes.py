@@ -33,10 +33,10 @@ def get_decision(name: ModelName, number: VersionNumber, caller: Reader, ctx: Ct
 
 @router.put(_PATH, summary="Change a version's decision without training")
 def put_decision(name: ModelName, number: VersionNumber, body: Decision, caller: Trainer, ctx: Ctx) -> DecisionDetail:
-    """It is chosen on the rows held out in training, and applies once the prediction service has polled the registry.
+    """Tuned on the rows held out in training; it applies once the prediction service has polled the registry.
 
-    Decisions on other targets stay. It needs the permission to point labels, and is recorded in `history` and the
-    audit log. A key without the scope `read` gets the decision alone, without figures, curves and history.
+    Decisions on other targets stay. It needs the permission to move labels, and is recorded in `history` and the audit
+    log. A key without the scope `read` gets only the decision, without figures, curves and history.
     """
     with db.reading(ctx.engine) as session:
         check_owner(session, caller, name)
@@ -68,7 +68,7 @@ def put_decision(name: ModelName, number: VersionNumber, body: Decision, caller:
 
 @router.delete(_PATH, summary="Restore a version's decisions to those of its training")
 def delete_decision(name: ModelName, number: VersionNumber, caller: Trainer, ctx: Ctx) -> DecisionDetail:
-    """Where training chose none, the likeliest label is answered."""
+    """If training chose none, the likeliest label is predicted."""
     with db.reading(ctx.engine) as session:
         check_owner(session, caller, name)
     artifact, _ = _read(ctx, name, number, rows=False)

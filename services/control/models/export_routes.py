@@ -66,7 +66,7 @@ def create_export(
 
 @router.get(_PATH, summary="List a version's exports")
 def list_exports(name: ModelName, number: VersionNumber, caller: Reader, ctx: Ctx) -> list[ExportInfo]:
-    """The newest of each format. Whoever may download the model may download them, whoever made them."""
+    """The newest export of each format. Anyone who may download the model may download them, whoever created them."""
     with db.reading(ctx.engine) as session:
         visible_model(session, caller, name, "download")
         return [_info(run) for run in _newest(session, name, number).values()]

@@ -144,7 +144,7 @@ def _add_sample(version: VersionTraffic, sample: Sample, rows: str) -> None:
 def post_feedback(
     name: ModelName, body: FeedbackRequest, request: Request, caller: Predictor, ctx: Ctx
 ) -> FeedbackAnswer:
-    """An item names the `X-Prediction-ID` that its row was predicted under, or contains what was `predicted`.
+    """An item refers to its prediction by `X-Prediction-ID`, or contains the `predicted` value.
 
     A key may post the truth of its own predictions. A key that may change the model, with the scope `train`, may post
     it for every prediction of its owner, and say what was `predicted`. Truth posted by other owners is stored, but

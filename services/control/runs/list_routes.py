@@ -103,7 +103,7 @@ def list_runs(
 def list_ids(
     ctx: Ctx, wanted: Wanted, limit: Annotated[int, Query(ge=1, le=MOST_IDS)] = MOST_IDS, cursor: Cursor = None
 ) -> Page[str]:
-    """The filters are those of the list: for what is done to all runs that it shows."""
+    """The ids of all runs that the list's filters match, for bulk actions."""
     with db.reading(ctx.engine) as session:
         ids = listing.list_ids(session, wanted, before=cursor, limit=limit + 1)
     return Page(items=ids[:limit], next_cursor=ids[limit - 1] if len(ids) > limit else None)
@@ -126,7 +126,7 @@ def get_runs(
     ctx: Ctx,
     run: Annotated[list[RunId], Query(min_length=1, max_length=MAX_RUNS, description="Their ids")],
 ) -> list[RunInfo]:
-    """In the order in which they are named. Runs that do not exist, or that you cannot read, are left out.
+    """In the requested order. Runs that do not exist, or that you cannot read, are left out.
 
     413 where they are more than 50 MB together.
     """
@@ -164,9 +164,9 @@ def delete_run(run_id: str, caller: Trainer, ctx: Ctx) -> None:
 
 @router.post("/runs/bulk", summary="Cancel, delete or tag many runs")
 def change_many(body: BulkChange, request: Request, caller: Trainer, ctx: Ctx) -> BulkOutcome:
-    """Each is changed as by its own route: what is refused for one does not hold up the others.
+    """Changes each run as its own route would; a refused run does not stop the others.
 
-    The audit log has a row for each run that was changed. After a 503 send it again: what was done stays done.
+    The audit log has a row for each changed run. After a 503, repeat the request: completed changes are kept.
     """
     if body.action in ("tag", "untag") and body.tag is None:
         raise BadInput("No tag is given.", pointer="/tag", expected="a tag to add or remove")

@@ -92,7 +92,7 @@ def get_weights(weights_id: WeightsId, caller: Reader, ctx: Ctx) -> WeightsInfo:
 
 @router.delete("/weights/{weights_id}", status_code=204, summary="Delete uploaded weights")
 def delete_weights(weights_id: WeightsId, caller: Uploader, ctx: Ctx) -> None:
-    """Runs that began with them keep their copy."""
+    """Runs that started from them keep their copy."""
     with db.transaction(ctx.engine) as session:
         uploaded_weights.delete(session, weights_id, caller.owner_filter)
 

@@ -157,8 +157,9 @@ export interface paths {
          * Append rows
          * @description A table with the same columns; a new version, which names its parent, has the old rows and then these.
          *
-         *     Rows sent to a name are added to its newest version, whoever else appends meanwhile; rows sent to `name@version` or
-         *     an id, to that one. With an `Idempotency-Key` a batch is appended once: sent again, its version is answered (200).
+         *     Rows sent to a name are added to its newest version, even if others append meanwhile; rows sent to `name@version` or
+         *     an id, to that version. With an `Idempotency-Key` a batch is appended once: sent again, it returns its version
+         *     (200).
          */
         post: operations["append_rows_api_v1_datasets__ref__rows_post"];
         delete?: never;
@@ -258,7 +259,7 @@ export interface paths {
         };
         /**
          * List the connections that a source can name
-         * @description Those that the operator has named and that you may use, without their addresses.
+         * @description The operator's connections that you may use, without their addresses.
          */
         get: operations["list_connections_api_v1_connections_get"];
         put?: never;
@@ -280,7 +281,7 @@ export interface paths {
         put?: never;
         /**
          * Import again from its source
-         * @description The newest version's source is read again. Other content is the next version; the same content makes none.
+         * @description Reads the newest version's source again. Changed content becomes the next version; the same content does not.
          */
         post: operations["refresh_api_v1_datasets__ref__refresh_post"];
         delete?: never;
@@ -298,15 +299,15 @@ export interface paths {
         };
         /**
          * Staged rows that wait
-         * @description Those sent and not yet appended.
+         * @description The batches that were sent and not yet appended.
          */
         get: operations["get_staged_api_v1_datasets__ref__batches_get"];
         put?: never;
         /**
          * Stage rows, to be appended with others
-         * @description A small table with the same columns. It is checked now, and waits until a commit is asked or a rule says so.
+         * @description A small table with the same columns. It is checked now, and waits until a commit is requested or due by a rule.
          *
-         *     With an `Idempotency-Key` a batch counts once, however often it is sent. The rules are
+         *     With an `Idempotency-Key` a batch is added once, however often it is sent. The rules are
          *     `FITSERVE_APPEND_COMMIT_ROWS` and `FITSERVE_APPEND_COMMIT_SECONDS`.
          */
         post: operations["stage_rows_api_v1_datasets__ref__batches_post"];
@@ -375,7 +376,7 @@ export interface paths {
         head: operations["head_api_v1_uploads__upload_id__head"];
         /**
          * Send the next bytes
-         * @description The last bytes make the dataset: then `Content-Location` is its address, or the answer says what is wrong.
+         * @description The last bytes create the dataset: `Content-Location` is its address, or the response lists what is wrong.
          *
          *     An upload whose table is refused is deleted; one whose connection breaks can be resumed.
          */
@@ -560,7 +561,7 @@ export interface paths {
         };
         /**
          * List the ids of runs, newest first
-         * @description The filters are those of the list: for what is done to all runs that it shows.
+         * @description The ids of all runs that the list's filters match, for bulk actions.
          */
         get: operations["list_ids_api_v1_run_ids_get"];
         put?: never;
@@ -580,7 +581,7 @@ export interface paths {
         };
         /**
          * Get several runs
-         * @description In the order in which they are named. Runs that do not exist, or that you cannot read, are left out.
+         * @description In the requested order. Runs that do not exist, or that you cannot read, are left out.
          *
          *     413 where they are more than 50 MB together.
          */
@@ -624,9 +625,9 @@ export interface paths {
         put?: never;
         /**
          * Cancel, delete or tag many runs
-         * @description Each is changed as by its own route: what is refused for one does not hold up the others.
+         * @description Changes each run as its own route would; a refused run does not stop the others.
          *
-         *     The audit log has a row for each run that was changed. After a 503 send it again: what was done stays done.
+         *     The audit log has a row for each changed run. After a 503, repeat the request: completed changes are kept.
          */
         post: operations["change_many_api_v1_runs_bulk_post"];
         delete?: never;
@@ -673,7 +674,7 @@ export interface paths {
         post?: never;
         /**
          * Delete uploaded weights
-         * @description Runs that began with them keep their copy.
+         * @description Runs that started from them keep their copy.
          */
         delete: operations["delete_weights_api_v1_weights__weights_id__delete"];
         options?: never;
@@ -744,7 +745,7 @@ export interface paths {
         };
         /**
          * Diagnose a run
-         * @description Most severe first; the same for the same run. While the run trains, from the epochs so far.
+         * @description Most severe first; deterministic for a run. While the run trains, based on its epochs so far.
          */
         get: operations["get_findings_api_v1_runs__run_id__findings_get"];
         put?: never;
@@ -939,10 +940,11 @@ export interface paths {
         put?: never;
         /**
          * Go on from an epoch with another optimizer
-         * @description A new run that trains as this one did up to the epoch, and then with the other optimizer.
+         * @description A new run that repeats this run's training up to the epoch, then continues with the other optimizer.
          *
-         *     Any epoch that has ended will do, also of a run that failed or still trains. The change is in the new run's spec,
-         *     under `training.switches`; its parent is this run. Of an ensemble all members go on, but those that had stopped.
+         *     Any completed epoch can be used, also of a run that failed or is still training. The change is in the new run's
+         *     spec, under `training.switches`; its parent is this run. All members of an ensemble continue, except those that had
+         *     stopped.
          */
         post: operations["fork_run_api_v1_runs__run_id__fork_post"];
         delete?: never;
@@ -960,7 +962,7 @@ export interface paths {
         };
         /**
          * Draw a plot
-         * @description Shows the same figures as the JSON routes return.
+         * @description Draws the same figures that the JSON routes return.
          */
         get: operations["plot_api_v1_runs__run_id__plots__kind___form__get"];
         put?: never;
@@ -1000,9 +1002,9 @@ export interface paths {
         };
         /**
          * Compare the groups of protected columns
-         * @description As the decision of the training answers them; empty where the spec protects no column.
+         * @description Under the decision chosen in training; empty if the spec protects no column.
          *
-         *     Where a version's decision was changed, its own `fairness` follows that.
+         *     If a version's decision was changed, use the version's own `fairness`.
          */
         get: operations["get_fairness_api_v1_runs__run_id__fairness_get"];
         put?: never;
@@ -1022,7 +1024,7 @@ export interface paths {
         };
         /**
          * Compare the groups of protected columns, as decided now
-         * @description As the decision in force answers them.
+         * @description Under the decision in force.
          */
         get: operations["get_version_fairness_api_v1_models__name__versions__number__fairness_get"];
         put?: never;
@@ -1253,16 +1255,16 @@ export interface paths {
         get: operations["get_decision_api_v1_models__name__versions__number__decision_get"];
         /**
          * Change a version's decision without training
-         * @description It is chosen on the rows held out in training, and applies once the prediction service has polled the registry.
+         * @description Tuned on the rows held out in training; it applies once the prediction service has polled the registry.
          *
-         *     Decisions on other targets stay. It needs the permission to point labels, and is recorded in `history` and the
-         *     audit log. A key without the scope `read` gets the decision alone, without figures, curves and history.
+         *     Decisions on other targets stay. It needs the permission to move labels, and is recorded in `history` and the audit
+         *     log. A key without the scope `read` gets only the decision, without figures, curves and history.
          */
         put: operations["put_decision_api_v1_models__name__versions__number__decision_put"];
         post?: never;
         /**
          * Restore a version's decisions to those of its training
-         * @description Where training chose none, the likeliest label is answered.
+         * @description If training chose none, the likeliest label is predicted.
          */
         delete: operations["delete_decision_api_v1_models__name__versions__number__decision_delete"];
         options?: never;
@@ -1279,7 +1281,7 @@ export interface paths {
         };
         /**
          * List a version's exports
-         * @description The newest of each format. Whoever may download the model may download them, whoever made them.
+         * @description The newest export of each format. Anyone who may download the model may download them, whoever created them.
          */
         get: operations["list_exports_api_v1_models__name__versions__number__exports_get"];
         put?: never;
@@ -1481,7 +1483,7 @@ export interface paths {
         put?: never;
         /**
          * Post ground truth of predicted rows
-         * @description An item names the `X-Prediction-ID` that its row was predicted under, or contains what was `predicted`.
+         * @description An item refers to its prediction by `X-Prediction-ID`, or contains the `predicted` value.
          *
          *     A key may post the truth of its own predictions. A key that may change the model, with the scope `train`, may post
          *     it for every prediction of its owner, and say what was `predicted`. Truth posted by other owners is stored, but
@@ -1614,7 +1616,7 @@ export interface paths {
         put?: never;
         /**
          * Send a test
-         * @description An event of the type `webhook.test`, for this webhook alone. How it went is in the log.
+         * @description Sends an event of the type `webhook.test` to this webhook only. The log shows the outcome.
          */
         post: operations["test_webhook_api_v1_webhooks__webhook_id__test_post"];
         delete?: never;
@@ -1651,7 +1653,7 @@ export interface paths {
         put?: never;
         /**
          * Deliver an event again
-         * @description At once, under the same event id, then with the same pauses as the first time.
+         * @description Sends it at once under the same event id, then retries with the same pauses as the first time.
          */
         post: operations["redeliver_api_v1_webhooks__webhook_id__deliveries__delivery_id__redeliver_post"];
         delete?: never;
@@ -1806,7 +1808,7 @@ export interface paths {
         };
         /**
          * Queue, predictions, errors, latency and load of the last hour or day
-         * @description Sampled by every process each FITSERVE_SAMPLE_SECONDS; a slot that nobody sampled has null figures.
+         * @description Every process takes a sample each FITSERVE_SAMPLE_SECONDS; slots without samples have null values.
          */
         get: operations["get_history_api_v1_system_history_get"];
         put?: never;
@@ -1866,7 +1868,7 @@ export interface paths {
         };
         /**
          * Requests, errors, latency and drift of a model
-         * @description Over all prediction processes and protocols, with the last fault of any time.
+         * @description Summed over all prediction processes and protocols, with the latest fault, however old.
          */
         get: operations["get_model_history_api_v1_models__name__history_get"];
         put?: never;
@@ -1938,7 +1940,7 @@ export interface paths {
         post: operations["sign_in_api_v1_session_post"];
         /**
          * Sign out
-         * @description Ends the session: its cookie is worth nothing afterwards, also a copy of it.
+         * @description Ends the session; its cookie, and any copy of it, is no longer valid.
          */
         delete: operations["sign_out_api_v1_session_delete"];
         options?: never;
