@@ -27,9 +27,9 @@ import numpy.typing as npt
 from fitserve.errors import BadInput
 from fitserve.spread import Spread
 
-MAX_SCORES = 1_000  # kept of a target; those between them are rounded outwards
-MAX_GROUPS = 50  # of `coverage_by`
-NO_LEVEL = 0.0  # of a request that wants no interval, whatever the version answers by itself
+MAX_SCORES = 1_000  # scores kept per target; levels between two of them are rounded outwards
+MAX_GROUPS = 50  # groups of `coverage_by`
+NO_LEVEL = 0.0  # level of a request that wants no interval, even if the version answers with one by default
 MAX_CACHED = 64  # levels whose limits are looked up once
 TASKS = ("regression", "binary", "multiclass")
 
@@ -326,7 +326,7 @@ def _limits_of(scores: Mapping[str, Any], task: str, level: float) -> tuple[floa
 
 def _interval(name: str, limits: _Limits, values: Array, places: Any, facts: RowFacts) -> Bounds:
     units = values.shape[1]
-    middle = values if units == 1 else values[:, units // 2 : units // 2 + 1]  # of quantiles, the middle one
+    middle = values if units == 1 else values[:, units // 2 : units // 2 + 1]  # the middle quantile
     low, high = limits.low[places], limits.high[places]
     if isinstance(places, np.ndarray):
         low, high = low[:, None], high[:, None]
@@ -346,8 +346,8 @@ def _set(output: Mapping[str, Any], limits: _Limits, values: Array, places: Any)
 def _likely(row: list[float], labels: Sequence[str], limit: float) -> list[str]:
     """Return the labels in one row's set, in label order: the rule of `likelier`, on plain numbers."""
     before, inside = 0.0, []
-    for place in sorted(range(len(row)), key=row.__getitem__, reverse=True):  # of equal ones the first stays first
-        if before > limit:  # as it is for all that follow
+    for place in sorted(range(len(row)), key=row.__getitem__, reverse=True):  # stable: ties keep label order
+        if before > limit:  # and so it is for all that follow
             break
         inside.append(place)
         before += row[place]

@@ -424,7 +424,7 @@ class PlainNumbers:
                 if not low <= number <= high:  # NaN as well
                     return False
                 for write in writers:
-                    if write(number, row) is False:  # as an odd column's alone does
+                    if write(number, row) is False:  # only writers of unusual columns return False
                         return False
         return True
 

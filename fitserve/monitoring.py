@@ -19,7 +19,7 @@ from fitserve import db, drift, events, live_coverage
 from fitserve.tables import Drifting, Feedback, Model, ModelFault, StoredPrediction, TrafficSample, Window
 
 SLICES = 12  # slices of time in a window
-MAX_SLICES = 50  # of a version and target: labels of `coverage_by`
+MAX_SLICES = 50  # labels of `coverage_by` per version and target
 TRUTH_COLUMNS = (  # columns of `Feedback`, each None if unknown
     *("level", "covered", "slice"),
     *("confidence", "confidence_bin", "likeliest_right", "brier", "log_loss"),

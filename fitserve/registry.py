@@ -36,7 +36,7 @@ class VersionFacts:
     retired: bool
     run: str  # id of the run, which the artifact's manifest must contain
     decisions: tuple[dict[str, Any], ...] | None = None  # changed decisions; None means those in the manifest
-    error_rates: Mapping[str, float] = field(default_factory=dict)  # by output, if ground truth has moved them
+    error_rates: Mapping[str, float] = field(default_factory=dict)  # for each output, if ground truth has adjusted it
 
 
 @dataclass(frozen=True, slots=True)

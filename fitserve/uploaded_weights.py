@@ -21,7 +21,7 @@ from fitserve.spec.initial_weights import UPLOAD
 from fitserve.tables import UploadedWeights
 from fitserve.visibility import owned_by, owns
 
-WEIGHTS_BLOB = "weights"  # of the file in an artifact
+WEIGHTS_BLOB = "weights"  # the file's name in an artifact
 
 
 def create(

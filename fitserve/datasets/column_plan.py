@@ -42,8 +42,8 @@ class ColumnPlan:
     strict: bool = False  # values that do not fit are refused instead of changing the plan
     typed: bool = False  # values have a type already (Parquet, Arrow) and keep it
     quoted: bool = False  # the reader has already replaced unquoted spellings of missing; those that remain were quoted
-    stated_kind: Kind | None = None  # as the request says
-    stated: ColumnFormat = PLAIN  # as the request says
+    stated_kind: Kind | None = None  # stated by the request
+    stated: ColumnFormat = PLAIN  # stated by the request
     prior: FilePrior | None = field(default=None, compare=False, repr=False)
     open_decimal: bool = field(default=False, compare=False)  # no value decides what the decimal sign is
     open_order: bool = field(default=False, compare=False)  # no value decides the order of day and month
@@ -66,11 +66,11 @@ class ColumnPlan:
 class FilePrior:
     """Options for the whole file, and evidence from one column that applies to the others."""
 
-    decimal: str | None = None  # as the request says
+    decimal: str | None = None  # stated by the request
     thousands: str | None = None
     order: TimeFormat | None = None
     european: bool = False  # commas do not separate fields, so one may be a decimal sign
-    proven_decimal: str | None = None  # as other columns show
+    proven_decimal: str | None = None  # proven by other columns
     decimal_proof: str = ""
     proven_order: TimeFormat | None = None
     order_proof: str = ""

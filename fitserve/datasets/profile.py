@@ -106,7 +106,7 @@ class DistinctCounter:
             return
         distinct = _distinct_numbers(values)
         is_mostly_new = distinct is not None and 2 * distinct > len(values)
-        if is_mostly_new:  # of a long column they are never counted: sorting has told enough, in a tenth of the time
+        if is_mostly_new:  # count later, if at all: a long column is only estimated, and sorting took a tenth
             self._pending.append(values)
         else:
             counted = _counts(values)

@@ -53,8 +53,8 @@ class NewVersion:
     owner: str
     table: IngestedTable
     blob: StoredBlob  # the table's Parquet file
-    sha256: str  # of what was sent
-    bytes: int  # of what was sent
+    sha256: str  # hash of the body as sent
+    bytes: int  # size of the body as sent
     source: dict[str, Any]
     refused: dict[str, Any] | None
     notices: list[dict[str, Any]]

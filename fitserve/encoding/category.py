@@ -197,7 +197,7 @@ class LabelColumn(FittedColumn):
             except BadInput:  # finding the bad row takes as long as all the rest, so only now
                 self.place_of_unknown(labels[code], 1 + int(np.argmax(codes == code)))
         if self.missing_place is not None:
-            places[-1] = self.missing_place  # which the code -1 is looked up in
+            places[-1] = self.missing_place  # code -1 indexes this last place
         return np.asarray(places[codes])
 
     def places_of(self, labels: Sequence[str]) -> np.ndarray:

@@ -26,7 +26,7 @@ from fitserve.parsing.words import FALSE, TRUE
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    Column: TypeAlias = pa.ChunkedArray | pa.Array  # of a table
+    Column: TypeAlias = pa.ChunkedArray | pa.Array  # a table's column
 else:
     Column = Any
 

@@ -28,7 +28,7 @@ class RowWarnings(Sequence[list[ValueWarning]]):
 
     def __init__(self, rows: int) -> None:
         self._rows = rows
-        self.codes: Counter[str] = Counter()  # how many warnings have each code
+        self.codes: Counter[str] = Counter()  # number of warnings by code
         self._listed: dict[int, list[ValueWarning]] = {}
         self._columns: list[tuple[int, np.ndarray]] = []  # a column's index, and the rows in which it has warnings
         self._make: Callable[[int, int], list[ValueWarning]] = lambda row, place: []

@@ -13,7 +13,7 @@ from fitserve.findings.record import RunRecord
 from fitserve.strictjson import finite_json
 
 Severity = Literal["critical", "warning", "info"]
-Operation = dict[str, Any]  # of a JSON Patch (RFC 6902): {"op", "path", "value"}
+Operation = dict[str, Any]  # one operation of a JSON Patch (RFC 6902): {"op", "path", "value"}
 MAX_EPOCHS = 200  # most epochs of evidence in a finding; of more, the first and the last half
 
 

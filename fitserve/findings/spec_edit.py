@@ -51,7 +51,7 @@ def apply_patch(document: Any, patch: Sequence[Mapping[str, Any]]) -> Any:
 class SpecLayer:
     """A layer of the spec's network: its position, class and arguments."""
 
-    pointer: str  # of the entry: /network/3
+    pointer: str  # JSON Pointer of the entry: /network/3
     name: str
     cls: str
     arguments: Json

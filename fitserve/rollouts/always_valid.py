@@ -34,7 +34,7 @@ from functools import lru_cache, partial
 import numpy as np
 
 _EDGE = 1e-12
-_CLOSE = 1e-3  # of an interval's half: so far at most its ends are rounded outwards
+_CLOSE = 1e-3  # share of an interval's half-width by which its ends may be rounded outwards
 _LOG_PRIOR = math.lgamma(0.5) * 2 - math.lgamma(1.0)
 _PLANNED_ROWS = 2_000  # at which the asymptotic interval is narrowest
 
@@ -42,9 +42,9 @@ _PLANNED_ROWS = 2_000  # at which the asymptotic interval is narrowest
 _EFFECTS = [sign * 2.0**-place for place in range(1, 9) for sign in (1, -1)]
 _MAX_TILT = 30.0
 _LEAST_DEVIATION = 1e-6
-_LEAST_EVIDENCE = 12.0  # so much against a mean is less than no evidence: mixtures cost about half of that
-_MUCH = 40.0  # evidence, as a logarithm: beyond every limit that is asked
-_MEANS = np.linspace(0.0, 1.0, 25)  # places between the ends of what a mean may be
+_LEAST_EVIDENCE = 12.0  # added to evidence to keep it positive: a mixture costs about half of this
+_MUCH = 40.0  # log evidence beyond every requested limit
+_MEANS = np.linspace(0.0, 1.0, 25)  # grid between the smallest and largest possible mean
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,7 @@ class StepCounts:
     base: ArmCounts = field(default_factory=ArmCounts)
     new: ArmCounts = field(default_factory=ArmCounts)
     compared: int = 0  # requests that both versions answered
-    disagreeing: float = 0.0  # of these, the sum of their shares of rows answered otherwise
+    disagreeing: float = 0.0  # over these requests, the sum of the share of rows answered differently
     scales: dict[str, float] = field(default_factory=dict)
 
     @classmethod

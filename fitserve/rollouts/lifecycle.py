@@ -47,7 +47,7 @@ class StoredPlan:
     min_requests: int = MIN_REQUESTS
     guards: Mapping[str, float] | None = None  # None: the defaults
     shadow: bool = False
-    min_truths: int = 0  # of each step that `live_accuracy` watches
+    min_truths: int = 0  # least ground truths in each step that `live_accuracy` watches
     deadline: float | None = None  # seconds of a step; None in rollouts of older releases
 
     @property

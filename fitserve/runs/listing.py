@@ -219,8 +219,10 @@ def metric_value(name: str) -> ColumnElement[float]:
 
 
 def describe(session: Session, runs: Sequence[Run], *, changes: bool = False) -> list[Listed]:
-    """Add each run's dataset and targets, and with `changes` what its spec changes of its parent's, or of the spec
-    of the run before it on the same dataset.
+    """Add each run's dataset and targets.
+
+    With `changes`, add also the differences between its spec and its parent's, or that of the previous run on the same
+    dataset.
     """
     ids = [run.id for run in runs]
     datasets = {run.dataset_id for run in runs}

@@ -66,8 +66,9 @@ def _check_trained(session: Session, key_id: str, limit: int) -> None:
 
 
 def trained_seconds(session: Session, key_id: str, at: datetime) -> tuple[float, datetime]:
-    """Return the seconds that a key's runs trained in the 24 hours before `at` (each run's last attempt), and when the
-    first of them leaves these 24 hours.
+    """Return the seconds that a key's runs trained in the 24 hours before `at`, and when the oldest of them drops out.
+
+    Only each run's last attempt counts.
     """
     since = at - _DAY
     recent = or_(Run.finished_at > since, and_(Run.finished_at.is_(None), Run.state == RunState.running))

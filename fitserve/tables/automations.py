@@ -20,7 +20,7 @@ from fitserve.tables.base import Base, partial_index
 
 
 class OutboxEvent(Base):
-    """Something that happened, written with the change itself: see `fitserve.events`."""
+    """An event, written in the same transaction as the change that it reports: see `fitserve.events`."""
 
     __tablename__ = "outbox"
     __table_args__ = (
@@ -40,7 +40,7 @@ class OutboxEvent(Base):
 
 
 class Webhook(Base):
-    """Where an owner's events are sent: an address of their own, or a channel that the operator configured."""
+    """Where an owner's events are sent: the owner's own address, or a channel that the operator configured."""
 
     __tablename__ = "webhooks"
     __table_args__ = (
@@ -49,15 +49,17 @@ class Webhook(Base):
     )
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     owner: Mapped[str] = mapped_column(String(63))
-    key_id: Mapped[str | None] = mapped_column(String(40))  # that created it
+    key_id: Mapped[str | None] = mapped_column(String(40))  # the key that created it
     url: Mapped[str | None] = mapped_column(String(2048))
     channel: Mapped[str | None] = mapped_column(String(63))
-    events: Mapped[list[Any]]  # types, or `run.*`, or `*`
+    events: Mapped[list[Any]]  # event types, or patterns such as `run.*` and `*`
     description: Mapped[str | None] = mapped_column(String(200))
-    all_owners: Mapped[bool] = mapped_column(default=False, server_default=false())  # of an admin's
-    secret: Mapped[str | None] = mapped_column(String(128))  # signs deliveries; no answer of the API holds it
-    previous_secret: Mapped[str | None] = mapped_column(String(128))  # signs too, until the receiver knows the new one
-    sealed_secret: Mapped[str | None] = mapped_column(String(300))  # these two encrypted, where the operator has keys
+    # events of every owner; admins only
+    all_owners: Mapped[bool] = mapped_column(default=False, server_default=false())
+    secret: Mapped[str | None] = mapped_column(String(128))  # signs deliveries; the API never returns it
+    previous_secret: Mapped[str | None] = mapped_column(String(128))  # also signs, until the receiver has the new one
+    # both secrets encrypted, if the operator configured keys
+    sealed_secret: Mapped[str | None] = mapped_column(String(300))
     sealed_previous_secret: Mapped[str | None] = mapped_column(String(300))
     previous_until: Mapped[datetime | None]
     enabled: Mapped[bool] = mapped_column(default=True, server_default=true())
@@ -68,7 +70,7 @@ class Webhook(Base):
 
 
 class Delivery(Base):
-    """One event on its way to one webhook. Only the holder of its lease writes how an attempt ended."""
+    """The delivery of one event to one webhook. Only the holder of its lease records how an attempt ended."""
 
     __tablename__ = "deliveries"
     __table_args__ = (
@@ -91,8 +93,8 @@ class Delivery(Base):
     webhook_id: Mapped[str] = mapped_column(ForeignKey("webhooks.id"))
     event_id: Mapped[str] = mapped_column(ForeignKey("outbox.id"))
     state: Mapped[str] = mapped_column(String(16), default="pending")
-    attempts: Mapped[int] = mapped_column(default=0)  # attempts in this round; `redeliver` begins a new one
-    log: Mapped[list[Any]] = mapped_column(default=list)  # wire.webhooks.DeliveryAttempt, the last ones
+    attempts: Mapped[int] = mapped_column(default=0)  # attempts in this round; `redeliver` starts a new round
+    log: Mapped[list[Any]] = mapped_column(default=list)  # the latest attempts: wire.webhooks.DeliveryAttempt
     next_at: Mapped[datetime]
     lease_token: Mapped[str | None] = mapped_column(String(64))
     lease_expires_at: Mapped[datetime | None]
@@ -101,7 +103,7 @@ class Delivery(Base):
 
 
 class Automation(Base):
-    """A policy of an owner's: when to train, what, and what happens then. Only `fitserve.automations` writes here."""
+    """A policy: when and what to train, and what to do with the result. Only `fitserve.automations` writes here."""
 
     __tablename__ = "automations"
     __table_args__ = (UniqueConstraint("owner", "name"),)
@@ -113,7 +115,7 @@ class Automation(Base):
     policy: Mapped[dict[str, Any]]  # wire.automations.Policy
     enabled: Mapped[bool] = mapped_column(default=True, server_default=true())
     paused_reason: Mapped[str | None] = mapped_column(String(500))
-    failures: Mapped[int] = mapped_column(default=0)  # in a row
+    failures: Mapped[int] = mapped_column(default=0)  # consecutive failures
     baseline_id: Mapped[str | None] = mapped_column(String(40))  # dataset version of the last training
     next_at: Mapped[datetime | None]  # next firing of a schedule
     created_at: Mapped[datetime]
@@ -121,7 +123,7 @@ class Automation(Base):
 
 
 class AutomationFiring(Base):
-    """One tick of an automation: unique, however many processes look for it."""
+    """One tick of an automation: unique, even if several processes evaluate it."""
 
     __tablename__ = "firings"
     __table_args__ = (

@@ -1,4 +1,4 @@
-"""What every table shares: names of constraints, UTC times, JSON."""
+"""Shared by every table: constraint names, UTC times, JSON."""
 
 from __future__ import annotations
 

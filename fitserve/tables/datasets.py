@@ -1,4 +1,4 @@
-"""Blobs, datasets, and what is on its way to become one: uploads, staged rows, weights."""
+"""Blobs, datasets, unfinished uploads, staged rows, and uploaded weights."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Blob(Base):
     created_at: Mapped[datetime]
 
 
-PLAYGROUND = "playground-"  # how the names of the datasets begin that the pages' playground makes
+PLAYGROUND = "playground-"  # name prefix of the datasets that the dashboard's playground creates
 
 
 class Dataset(Base):
@@ -39,7 +39,7 @@ class Dataset(Base):
     name: Mapped[str] = mapped_column(String(63))
     version: Mapped[int]
     owner: Mapped[str] = mapped_column(String(63))
-    sha256: Mapped[str] = mapped_column(String(64))  # of the content as uploaded
+    sha256: Mapped[str] = mapped_column(String(64))  # hash of the content as uploaded
     blob: Mapped[str] = mapped_column(ForeignKey("blobs.sha256"))  # the Parquet file
     parent_id: Mapped[str | None] = mapped_column(ForeignKey("datasets.id"))
     rows: Mapped[int]
@@ -47,14 +47,14 @@ class Dataset(Base):
     source: Mapped[dict[str, Any]]  # format, dialect, encoding, compression, options of the upload
     columns: Mapped[list[Any]]  # wire.Column, in order
     profile: Mapped[dict[str, Any]]
-    refused: Mapped[dict[str, Any] | None]  # lenient uploads: how many rows were skipped, and the first of them
+    refused: Mapped[dict[str, Any] | None]  # lenient uploads: the number of skipped rows, and the first of them
     notices: Mapped[list[Any]] = mapped_column(default=list, server_default=text("'[]'"))  # wire.notices.Notice
     shared: Mapped[bool] = mapped_column(default=False)
     created_at: Mapped[datetime]
 
 
 class StagedRows(Base):
-    """A batch of rows that waits to be appended, and then by which version it was."""
+    """A batch of rows that waits to be appended; afterwards, the record of the version that received it."""
 
     __tablename__ = "staged_rows"
     __table_args__ = (
@@ -68,12 +68,12 @@ class StagedRows(Base):
     )
     id: Mapped[str] = mapped_column(String(40), primary_key=True)  # ids sort by time
     owner: Mapped[str] = mapped_column(String(63))
-    name: Mapped[str] = mapped_column(String(63))  # of the dataset
+    name: Mapped[str] = mapped_column(String(63))  # the dataset's name
     batch: Mapped[str | None] = mapped_column(String(255))  # the Idempotency-Key
-    sha256: Mapped[str] = mapped_column(String(64))  # as sent
+    sha256: Mapped[str] = mapped_column(String(64))  # hash of the batch as sent
     rows: Mapped[int]
     size: Mapped[int]  # in bytes, as sent
-    parquet: Mapped[bytes | None]  # parsed; None once it is appended
+    parquet: Mapped[bytes | None]  # the parsed rows; None once they are appended
     dataset_id: Mapped[str | None] = mapped_column(String(40))
     created_at: Mapped[datetime]
 
@@ -93,13 +93,13 @@ class Upload(Base):
 
 
 class UploadedWeights(Base):
-    """Arrays by layer, for networks to begin with. Only `fitserve.uploaded_weights` writes here."""
+    """Weight arrays by layer, from which networks start training. Only `fitserve.uploaded_weights` writes here."""
 
     __tablename__ = "uploaded_weights"
     __table_args__ = (UniqueConstraint("owner", "sha256"),)
     id: Mapped[str] = mapped_column(String(40), primary_key=True)  # ids sort by time
     owner: Mapped[str] = mapped_column(String(63))
-    sha256: Mapped[str] = mapped_column(String(64))  # of the file, as sent
+    sha256: Mapped[str] = mapped_column(String(64))  # hash of the file as sent
     artifact: Mapped[str] = mapped_column(ForeignKey("blobs.sha256"))  # the manifest that names it
     bytes: Mapped[int]
     parameters: Mapped[int]

@@ -27,8 +27,10 @@ class Model(Base):
     generation: Mapped[int] = mapped_column(default=0)
     loaded: Mapped[bool] = mapped_column(default=True)
     shared: Mapped[bool] = mapped_column(default=False)
-    sharing: Mapped[str | None] = mapped_column(String(16))  # of a shared model: wire.models.Sharing; None is `ask`
-    open_feedback: Mapped[bool] = mapped_column(default=False, server_default=false())  # other owners' counts
+    # what a shared model is shared for: wire.models.Sharing; None means `ask`
+    sharing: Mapped[str | None] = mapped_column(String(16))
+    # whether other owners' ground truth counts
+    open_feedback: Mapped[bool] = mapped_column(default=False, server_default=false())
     created_at: Mapped[datetime]
 
 
@@ -52,15 +54,17 @@ class Label(Base):
     model: Mapped[str] = mapped_column(ForeignKey("models.name"), primary_key=True)
     label: Mapped[str] = mapped_column(String(63), primary_key=True)
     version: Mapped[int]
-    artifact: Mapped[str | None] = mapped_column(ForeignKey("blobs.sha256"))  # of a kept epoch, else the version's
+    # a kept epoch's artifact; None: the version's
+    artifact: Mapped[str | None] = mapped_column(ForeignKey("blobs.sha256"))
     weight: Mapped[float] = mapped_column(default=0.0)  # canary: share of unversioned requests, 0 to 1
-    shadow: Mapped[bool] = mapped_column(default=False)  # gets a copy of the traffic; its predictions are only measured
-    previous: Mapped[int | None]  # the version before: rollback goes there
+    # receives a copy of the traffic; its predictions are only measured
+    shadow: Mapped[bool] = mapped_column(default=False)
+    previous: Mapped[int | None]  # the version that a rollback returns to
     updated_at: Mapped[datetime]
 
 
 class DecisionChange(Base):
-    """The decisions of a version from a moment on; before the first, those of its manifest. Append-only by its code."""
+    """A change of a version's decisions; before the first one, its manifest's apply. The code only appends."""
 
     __tablename__ = "decisions"
     __table_args__ = (
@@ -70,8 +74,8 @@ class DecisionChange(Base):
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
     model: Mapped[str] = mapped_column(String(63))
     version: Mapped[int]
-    decisions: Mapped[list[Any]]  # in force: `fitserve.decisions.apply`
-    asked: Mapped[dict[str, Any] | None]  # what the request was; None: back to those of the training
+    decisions: Mapped[list[Any]]  # the decisions in force since then: `fitserve.decisions.apply`
+    asked: Mapped[dict[str, Any] | None]  # the request; None: return to the decisions of the training
     owner: Mapped[str | None] = mapped_column(String(63))
     key_id: Mapped[str | None] = mapped_column(String(40))
     created_at: Mapped[datetime]
@@ -86,12 +90,12 @@ class AdaptiveLevel(Base):
     version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     output: Mapped[str] = mapped_column(String(255), primary_key=True)
     error_rate: Mapped[float]  # from 0 to 1
-    rows: Mapped[int]  # of ground truth that have moved it
+    rows: Mapped[int]  # rows of ground truth that have adjusted it
     changed_at: Mapped[datetime]
 
 
 class Rollout(Base):
-    """A version on its way to the champion, or two versions compared: only `fitserve.rollouts` writes here."""
+    """A version becoming the champion step by step, or an A/B comparison. Only `fitserve.rollouts` writes here."""
 
     __tablename__ = "rollouts"
     __table_args__ = (
@@ -100,7 +104,7 @@ class Rollout(Base):
             "state IN ('running', 'paused', 'succeeded', 'rolled_back', 'aborted')", name="rollout_state_known"
         ),
         partial_index(
-            "uq_rollouts_active",  # one at a time
+            "uq_rollouts_active",  # one active rollout per model
             "model",
             unique=True,
             where="state IN ('running', 'paused')",
@@ -114,8 +118,8 @@ class Rollout(Base):
     to: Mapped[int]
     plan: Mapped[dict[str, Any]]  # steps, hold, min_requests, guards, shadow: `fitserve.rollouts.lifecycle.StoredPlan`
     state: Mapped[str] = mapped_column(String(16))
-    step: Mapped[int]  # place in `plan.steps`
-    step_at: Mapped[datetime]  # when the step began, moved on by pauses
+    step: Mapped[int]  # index into `plan.steps`
+    step_at: Mapped[datetime]  # when the step began, shifted by pauses
     paused_at: Mapped[datetime | None]
     reason: Mapped[dict[str, Any] | None]  # why it ended
     owner: Mapped[str | None] = mapped_column(String(63))  # who started it
@@ -127,14 +131,14 @@ class Rollout(Base):
 
 
 class RolloutStep(Base):
-    """A step of a rollout: when it began, its guards' last figures, and their curves."""
+    """A step of a rollout: its start, its guards' latest figures, and their curves."""
 
     __tablename__ = "rollout_steps"
     rollout_id: Mapped[str] = mapped_column(ForeignKey("rollouts.id"), primary_key=True)
     step: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     started_at: Mapped[datetime]
     figures: Mapped[list[Any]]  # `fitserve.rollouts.guards.Figure`
-    curves: Mapped[dict[str, Any]]  # by guard: points, oldest first
+    curves: Mapped[dict[str, Any]]  # each guard's points, oldest first
 
 
 class RolloutCount(Base):

@@ -16,7 +16,7 @@ from fitserve.tables.base import Base, partial_index
 
 
 class Sample(Base):
-    """What one process counted in one slot of time: see `fitserve.operations.samples`."""
+    """One process's counts in one time slot: see `fitserve.operations.samples`."""
 
     __tablename__ = "samples"
     step: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)  # length of the slot in seconds
@@ -28,7 +28,7 @@ class Sample(Base):
 
 
 class TrafficSample(Base):
-    """What one prediction process answered with one version in one slot; drift is written by the reaper."""
+    """One prediction process's requests for one version in one slot. The reaper writes the drift."""
 
     __tablename__ = "traffic_samples"
     __table_args__ = (Index("ix_traffic_samples_step_slot", "step", "slot"),)
@@ -36,7 +36,7 @@ class TrafficSample(Base):
     step: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     slot: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     process: Mapped[str] = mapped_column(String(128), primary_key=True)
-    version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)  # 0: none answered
+    version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)  # 0: no version answered
     figures: Mapped[dict[str, Any]]  # requests, refused, errors, rows, seconds, buckets; or psi
 
 
@@ -47,20 +47,20 @@ class ModelFault(Base):
     model: Mapped[str] = mapped_column(String(63), primary_key=True)
     version: Mapped[int | None]
     operation: Mapped[str] = mapped_column(String(32))
-    status: Mapped[str] = mapped_column(String(32))  # HTTP's or gRPC's
-    code: Mapped[str] = mapped_column(String(64))  # of the problem
-    detail: Mapped[str] = mapped_column(String(300))  # of a refusal its title alone: the rest may hold the row
+    status: Mapped[str] = mapped_column(String(32))  # an HTTP or gRPC status
+    code: Mapped[str] = mapped_column(String(64))  # the problem's code
+    detail: Mapped[str] = mapped_column(String(300))  # of a refusal, only the title: the rest may contain the row
     at: Mapped[datetime]
 
 
 class Alarm(Base):
-    """Something that was wrong with the server, from when to when: see `fitserve.operations.alarms`."""
+    """A period in which something was wrong with the server: see `fitserve.operations.alarms`."""
 
     __tablename__ = "alarms"
     __table_args__ = (
         CheckConstraint("severity IN ('warning', 'critical')", name="alarm_severity_known"),
         partial_index(
-            "uq_alarms_open",  # one at a time
+            "uq_alarms_open",  # one open alarm per name and subject
             "name",
             "subject",
             unique=True,
@@ -70,17 +70,17 @@ class Alarm(Base):
     )
     id: Mapped[str] = mapped_column(String(40), primary_key=True)  # ids sort by time
     name: Mapped[str] = mapped_column(String(32))
-    subject: Mapped[str] = mapped_column(String(128))  # a host, a model's version; empty: the whole server
+    subject: Mapped[str] = mapped_column(String(128))  # a host, or a model's version; empty for the whole server
     severity: Mapped[str] = mapped_column(String(16))
     detail: Mapped[str] = mapped_column(String(500))
-    figures: Mapped[dict[str, Any]]  # what the detail says, for pages in other languages
+    figures: Mapped[dict[str, Any]]  # the values in the detail, for pages in other languages
     since: Mapped[datetime]
     seen_at: Mapped[datetime]
     ended_at: Mapped[datetime | None]
 
 
 class Leader(Base):
-    """Which process holds a piece of work that one at a time may do, until its lease ends."""
+    """The process that holds work for a single process, until its lease ends."""
 
     __tablename__ = "leaders"
     name: Mapped[str] = mapped_column(String(63), primary_key=True)

@@ -67,17 +67,17 @@ class Run(Base):
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     kind: Mapped[str] = mapped_column(String(16), default=RunKind.training)  # a RunKind
     owner: Mapped[str] = mapped_column(String(63))
-    key_id: Mapped[str | None] = mapped_column(String(40))  # of the API key that submitted it
+    key_id: Mapped[str | None] = mapped_column(String(40))  # the API key that submitted it
     shared: Mapped[bool] = mapped_column(default=False, server_default=false())
-    dataset_id: Mapped[str | None] = mapped_column(ForeignKey("datasets.id"))  # None: it imports one
-    model: Mapped[str | None] = mapped_column(String(63))  # registered under this name when it succeeds
+    dataset_id: Mapped[str | None] = mapped_column(ForeignKey("datasets.id"))  # None for an import, which creates one
+    model: Mapped[str | None] = mapped_column(String(63))  # the name under which it is registered when it succeeds
     spec: Mapped[dict[str, Any]]  # as submitted
-    resolved: Mapped[dict[str, Any]]  # with every default filled in
+    resolved: Mapped[dict[str, Any]]  # the spec with every default filled in
     estimates: Mapped[dict[str, Any]]
     state: Mapped[str] = mapped_column(String(16), default=RunState.queued)
     priority: Mapped[int] = mapped_column(default=0)
-    attempt: Mapped[int] = mapped_column(default=0)  # counts every claim: part of the fence
-    spent_attempts: Mapped[int] = mapped_column(default=0)  # a release in a graceful shutdown spends none
+    attempt: Mapped[int] = mapped_column(default=0)  # counts every claim; part of the fence
+    spent_attempts: Mapped[int] = mapped_column(default=0)  # a release during graceful shutdown does not count
     lease_token: Mapped[str | None] = mapped_column(String(64))
     lease_expires_at: Mapped[datetime | None]
     worker: Mapped[str | None] = mapped_column(String(128))
@@ -85,26 +85,27 @@ class Run(Base):
     cancel_requested_at: Mapped[datetime | None]
     checkpoint: Mapped[str | None] = mapped_column(ForeignKey("blobs.sha256"))
     checkpoint_epoch: Mapped[int | None]
-    initial_weights: Mapped[str | None] = mapped_column(String(64))  # the artifact that its network begins with
+    initial_weights: Mapped[str | None] = mapped_column(String(64))  # the artifact from which its network starts
     parent_id: Mapped[str | None] = mapped_column(
         ForeignKey("runs.id")
-    )  # the run that it was made from, or whose trial it is
+    )  # the run that it was derived from, or whose trial it is
     result: Mapped[dict[str, Any] | None]  # final metrics, artifact, trials, evaluation
     error: Mapped[dict[str, Any] | None]  # problem details with a `cause`
     origin: Mapped[dict[str, Any] | None]  # the request that created it: request_id, traceparent
     created_at: Mapped[datetime]
-    started_at: Mapped[datetime | None]  # of the last attempt
+    started_at: Mapped[datetime | None]  # start of the last attempt
     progress_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
-    name: Mapped[str | None] = mapped_column(String(120))  # these three are its owner's, and change nothing
+    name: Mapped[str | None] = mapped_column(String(120))  # name, tags and notes belong to the owner and have no effect
     tags: Mapped[list[Any]] = mapped_column(default=list, server_default=text("'[]'"))
     notes: Mapped[str | None]
-    scores: Mapped[dict[str, Any] | None]  # of its result, for lists: `fitserve.runs.scores`
-    deleted_at: Mapped[datetime | None]  # set in the transaction that deletes it: only then its events can go
+    scores: Mapped[dict[str, Any] | None]  # the result's scores, for lists: `fitserve.runs.scores`
+    # set by the transaction that deletes the run; its events can be deleted only then
+    deleted_at: Mapped[datetime | None]
 
     @property
     def input_dataset(self) -> str:
-        """The dataset that it reads, as every run does but an import."""
+        """The dataset that the run reads; every kind of run but an import has one."""
         assert self.dataset_id is not None
         return self.dataset_id
 
@@ -117,7 +118,7 @@ class Event(Base):
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
     run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"))
     attempt: Mapped[int]
-    seq: Mapped[int]  # numbered by the writer within the attempt: a repeated report changes nothing
+    seq: Mapped[int]  # numbered by the writer within the attempt, so that a repeated report changes nothing
     level: Mapped[str] = mapped_column(String(8))  # info, warn, error
     type: Mapped[str] = mapped_column(String(16))  # message, state, metrics
     message: Mapped[str]
@@ -140,7 +141,7 @@ class Epoch(Base):
 
 
 class Trial(Base):
-    """A trial of a search. It begins and ends once; an interrupted search resumes from these rows."""
+    """A trial of a search. It starts and ends once; an interrupted search resumes from these rows."""
 
     __tablename__ = "trials"
     __table_args__ = (
@@ -148,16 +149,16 @@ class Trial(Base):
     )
     run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), primary_key=True)
     trial: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)  # from 0
-    attempt: Mapped[int]  # that wrote its end, or its beginning
+    attempt: Mapped[int]  # the attempt that recorded its end, else its start
     state: Mapped[str] = mapped_column(String(16))
-    point: Mapped[dict[str, Any]]  # what each range became, by its JSON pointer: fitserve.spec.search
-    chosen: Mapped[dict[str, Any]]  # the same by short names, with the values themselves
-    value: Mapped[float | None]  # of the searched metric, at the weights that were kept
+    point: Mapped[dict[str, Any]]  # the choice for each range, by the range's JSON pointer: fitserve.spec.search
+    chosen: Mapped[dict[str, Any]]  # the chosen values by short name
+    value: Mapped[float | None]  # the searched metric, with the weights that were kept
     epochs: Mapped[int | None]
     best_epoch: Mapped[int | None]
     seconds: Mapped[float]
     reason: Mapped[str | None]  # why it failed, was pruned or ended early
-    rungs: Mapped[dict[str, Any] | None]  # the metric after the epochs at which trials are compared
+    rungs: Mapped[dict[str, Any] | None]  # the metric at the epochs where trials are compared
     created_at: Mapped[datetime]
     finished_at: Mapped[datetime | None]
 
@@ -186,7 +187,7 @@ class Worker(Base):
 
 
 class GangMember(Base):
-    """A worker that helps to train another run's network, or a run that waits for such workers.
+    """A worker that helps to train another run's network, or a run that waits for helpers.
 
     `run_id` is the helper's run, or the led run itself where it let other runs go first.
     """
@@ -194,12 +195,12 @@ class GangMember(Base):
     __tablename__ = "gang_members"
     __table_args__ = (Index("ix_gang_members_gang_id", "gang_id"),)
     run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), primary_key=True)
-    gang_id: Mapped[str] = mapped_column(ForeignKey("runs.id"))  # the led run
-    attempt: Mapped[int]  # of run_id: the fence of what its holder announced
+    gang_id: Mapped[str] = mapped_column(ForeignKey("runs.id"))  # the leader's run
+    attempt: Mapped[int]  # attempt of run_id, which fences this announcement
     hostname: Mapped[str] = mapped_column(String(255))
-    address: Mapped[str | None] = mapped_column(String(300))  # host:port where the others reach it; None: it waits
-    rank: Mapped[int | None]  # once the gang has begun
-    addresses: Mapped[list[Any] | None]  # of all, by rank; the first is the leader's
+    address: Mapped[str | None] = mapped_column(String(300))  # host:port where the others reach it; None while it waits
+    rank: Mapped[int | None]  # set once the gang has started
+    addresses: Mapped[list[Any] | None]  # all members' addresses by rank; the leader's is first
 
 
 # Terminal states are immutable for every writer. Migrations create these triggers.

@@ -44,7 +44,7 @@ class Greeting:
     """What the card says once everything is ready."""
 
     seconds: float
-    pages: str  # with a one-time token, if there is one
+    pages: str  # link with a one-time token, if there is one
     base_url: str
     predict_url: str
     home: Path

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from fitserve.errors import FitserveError
 
-MAX_BYTES = 4_000_000  # of a file; beyond, it becomes the older one
-OLDER = 2  # files of each part that are kept besides
+MAX_BYTES = 4_000_000  # size at which a file is rotated
+OLDER = 2  # rotated files kept for each part
 _READ_BYTES = 1_000_000  # at once
 
 

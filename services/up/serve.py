@@ -29,8 +29,8 @@ from services.up.stop_requests import StopRequests
 
 log = logging.getLogger("fitserve.up")
 
-_MAX_DEATHS = 3  # of a part that was never ready, after which the failure is shown instead of another try
-_SETTLE_SECONDS = 5  # beyond a trainer's time, for a worker to hand its runs back
+_MAX_DEATHS = 3  # after this many exits of a part that was never ready, show the failure instead of retrying
+_SETTLE_SECONDS = 5  # additional time, after the trainer's, for a worker to release its runs
 
 
 class StartFailed(FitserveError):

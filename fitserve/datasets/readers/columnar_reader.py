@@ -157,7 +157,7 @@ class ColumnarReader(TableReader):
         while True:
             try:
                 return next((batch for _, batch in self.batches()), None)
-            except ReadAgain:  # as another type, of which there are a few
+            except ReadAgain:  # with another type; there are only a few
                 continue
 
     def batches(self) -> Batches:
@@ -246,8 +246,8 @@ class ParquetReader(ColumnarReader):
     format = "parquet"
     signature = re.compile(rb"PAR[1E]")
     title = "Parquet"
-    # A text that is repeated stays one in a dictionary, until it is counted. Not every encoding can be read so, and
-    # which one a column has is not asked: of an encrypted column, the question ends the process.
+    # Repeated texts stay dictionary-encoded until they are counted. Not every encoding can be read this way; we do not
+    # ask which one a column has, because for an encrypted column that question crashes the process.
     in_dictionaries = True
 
     @staticmethod

@@ -49,7 +49,7 @@ class CsvDialect:
     delimiter: str
     quote: str | None
     header: bool
-    names: tuple[str, ...]  # of the columns
+    names: tuple[str, ...]  # column names
     decimal: str = "."
     trim: bool = False  # remove blanks around fields
     escape: str | None = None
@@ -327,7 +327,7 @@ def unique_names(header: list[str]) -> tuple[tuple[str, ...], list[int]]:
     renamed, names = [], []
     used = set(header)
     occurrences: Counter[str] = Counter()
-    next_number: dict[str, int] = {}  # by stem: those below it are taken
+    next_number: dict[str, int] = {}  # for each stem, the first number that is not taken
     for position, name in enumerate(header, 1):
         occurrences[name] += 1
         if name and occurrences[name] == 1:

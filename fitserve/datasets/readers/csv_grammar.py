@@ -26,7 +26,7 @@ _TIME = re.compile(
 )
 _AMOUNT = re.compile(r"\s*+[+-]?[$€£¥]? ?\d++([,.' ]\d{3})*+([.,]\d++)?( ?[%€£])?\s*+")
 _BLANKS = re.compile(r'"[^"\n]*+"|[ \t]++')
-MORE_FIELDS = 3  # that another delimiter finds than a comma within numbers or dates
+MORE_FIELDS = 3  # additional fields by which another delimiter beats a comma, which may be part of numbers or dates
 
 
 def choose_grammar(text: str, delimiter: str | None, quote: str | None, comment: str | None, whole: bool) -> Parsed:

@@ -159,12 +159,12 @@ def _are_unlike_whole(below: list[str]) -> bool:
 
 @dataclass(frozen=True)
 class SecondHeader:
-    """What the records below the names say of the columns."""
+    """A second header: records below the names that describe the columns."""
 
-    records: int  # that are no rows: one, or two with pandas' names of the index
+    records: int  # records that are not rows: one, or two with pandas' index names
     names: list[str]
     code: Literal["units_skipped", "names_joined"]
-    shown: str  # of what they hold
+    shown: str  # an excerpt of their content, for the notice
 
 
 def find_second_header(names: list[str], body: list[list[str]]) -> SecondHeader | None:

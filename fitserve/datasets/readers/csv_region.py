@@ -30,7 +30,8 @@ class Region:
     comment: bytes | None = None  # lines that begin with it are no rows
     quoted_after_blank: bytes | None = None  # this delimiter and blanks may come before a quote
     blank_runs: bool = False  # any number of blanks is one delimiter
-    drop_comments: bool = False  # with their line ends: in a single column, an empty line is a missing value
+    # drop comments with their line ends: in a single column, an empty line is a missing value
+    drop_comments: bool = False
 
     @property
     def is_filtered(self) -> bool:

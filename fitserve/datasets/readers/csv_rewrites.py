@@ -24,7 +24,7 @@ FEW_LINES = 3
 DOUBLED = ("::", "||", ";;", ",,", "~~", "^^", "##", "@@", "$$")
 WITH_TABS = (",\t", ";\t", "|\t")
 BEYOND_ASCII = ("þ", "¦", "¬", "¶", "§", "｜", "│", "，", "；")
-MARKS_OF_SENTENCES = ("，", "；")  # which separate fields only where some of them are numbers
+MARKS_OF_SENTENCES = ("，", "；")  # punctuation, taken as a delimiter only where a column of numbers results
 # A Concordance load file's fields are between thorns, and DC4 is between those.
 _THORN, _BETWEEN_THORNS = "þ", "þ\x14þ"
 # Next line, Unicode's ends of lines and of paragraphs, and ASCII's record separator.
@@ -74,7 +74,7 @@ class Rewrite:
     shown: str | None  # delimiter of the original lines, for messages
     code: str
     message: str
-    names: tuple[bytes, ...] = ()  # of the columns, where each line names them: they become the first line
+    names: tuple[bytes, ...] = ()  # column names that each line repeats; they become the header
 
 
 def find_rewrite(head: str, options: UploadOptions) -> Rewrite | None:
@@ -188,7 +188,7 @@ def _beyond_ascii(lines: list[str]) -> Rewrite | None:
 
 def _at_each(sign: str) -> Rewrite:
     def separated(line: bytes) -> bytes:
-        parts = _QUOTED.split(line)  # what is quoted stands at odd places
+        parts = _QUOTED.split(line)  # quoted parts have odd indices
         found, new = sign.encode(), SEPARATOR.encode()
         return b"".join(part if index % 2 else part.replace(found, new) for index, part in enumerate(parts))
 

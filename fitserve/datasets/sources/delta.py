@@ -18,7 +18,7 @@ from fitserve.wire.sources import DeltaSource
 
 POINTER = "/source/delta"
 BATCH_ROWS = 65_536
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # of messages for terminals
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # terminal colours in messages
 _REFUSED = (
     "not a delta table",
     "no delta table",

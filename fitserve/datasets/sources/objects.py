@@ -105,7 +105,8 @@ def _download_all(
     paths = [place.folder / f"part-{at}" for at in range(len(objects))]
     with (
         _opened(kind, source, connection) as (store, _, _),
-        ThreadPoolExecutor(SIDE_BY_SIDE, "part") as pool,  # which drops those not begun once one has failed
+        # `map` cancels downloads that have not started once one has failed
+        ThreadPoolExecutor(SIDE_BY_SIDE, "part") as pool,
     ):
         return list(pool.map(partial(_download, store, place.check), objects, paths))
 
@@ -244,7 +245,7 @@ def translated(kind: str, connection: Connection, pointer: str, path: str) -> It
         raise SourceRefused(what, problems=[Problem(what, pointer, received=path[:120])]) from None
     except Exception as error:
         if isinstance(error, OSError) and error.errno and error.filename and str(error.filename).startswith("/"):
-            raise  # of the local disk
+            raise  # an error of the local disk
         detail = connection.redact(f"{type(error).__name__}: {error}")
         if isinstance(error, PermissionError) or any(word in detail.lower() for word in _REFUSALS):
             fix = "Ask the operator to correct the connection's credentials."

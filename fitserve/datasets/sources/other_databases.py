@@ -142,14 +142,14 @@ def _engine(connection: Connection, odd_times: _OddTimes) -> Engine:
 def _connect(engine: Engine) -> Opened:
     try:
         return engine.connect()
-    except TypeError:  # of the driver's function, whose arguments the url's parameters are
+    except TypeError:  # raised by the driver's function, which takes the URL's parameters as arguments
         raise BadConnections("A connection's url has a parameter that its driver does not know.") from None
 
 
 def _guard_sqlite(opened: Opened, deadline: float) -> None:
     """Allow SQLite only to read, and stop it at the deadline: it has neither roles nor a timeout."""
     raw: Any = opened.connection.driver_connection
-    raw.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, BATCH_BYTES)  # of a value that a function makes
+    raw.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, BATCH_BYTES)  # bounds a value that an SQL function produces
     raw.set_authorizer(lambda action, *_: sqlite3.SQLITE_OK if action in _ALLOWED_IN_SQLITE else sqlite3.SQLITE_DENY)
     raw.set_progress_handler(lambda: int(time.monotonic() > deadline), 100_000)
 

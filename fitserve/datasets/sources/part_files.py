@@ -54,7 +54,7 @@ class PartTable:
     """
 
     name: str
-    sha256: str  # of the part as it came, and its size
+    sha256: str  # hash of the part as received; `bytes` is its size
     bytes: int
     format: Format | None  # None: it has no rows, as Spark writes some parts; no bytes, or a header alone
     schema: pa.Schema

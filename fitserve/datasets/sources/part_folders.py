@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from fitserve.wire.notices import Notice
 
-_MISSING = "__HIVE_DEFAULT_PARTITION__"  # how Hive and Spark write it
+_MISSING = "__HIVE_DEFAULT_PARTITION__"  # as written by Hive and Spark
 _WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}")
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")  # not every one is a day of the calendar
 

@@ -42,7 +42,7 @@ def unify(parts: Sequence[TablePart]) -> tuple[pa.Schema, list[Notice]]:
     for part in parts:
         refuse_repeated(part.schema.names)
     kinds: dict[str, pa.DataType] = {}
-    spoken: dict[str, dict[str, str]] = {}  # of each column, the first part of each type
+    spoken: dict[str, dict[str, str]] = {}  # for each column, the first part that has each type
     holders: dict[str, list[str]] = {}
     for part in parts:
         for field in part.schema:

@@ -24,7 +24,8 @@ _STARTING = re.compile(r"starting up|shutting down|recovery mode|too many|connec
 ENDED = re.compile(r"terminating connection|shutting down|crash of another|conflict with recovery|could not serialize")
 _MISSPELT = re.compile(r"Failed to connect: (invalid|missing|forbidden|unexpected|unterminated|end of string) ")
 _UNREADABLE = re.compile(r"failed at row \d+: Expected ")  # a row that has come, and that the driver cannot decode
-SERVER_MESSAGE = re.compile(r"(?:ERROR|FATAL):\s+(.*?)(?:\n|$)")  # of the server, without the driver's words around it
+# the server's message, without the driver's text around it
+SERVER_MESSAGE = re.compile(r"(?:ERROR|FATAL):\s+(.*?)(?:\n|$)")
 
 
 @contextmanager

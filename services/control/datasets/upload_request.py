@@ -332,7 +332,7 @@ async def run_ingest(work: Callable[[], T]) -> T:
     return result
 
 
-_ingest_limiter: RunVar[anyio.CapacityLimiter] = RunVar("ingest_limiter")  # of the event loop
+_ingest_limiter: RunVar[anyio.CapacityLimiter] = RunVar("ingest_limiter")  # one limiter per event loop
 
 
 # --- in the OpenAPI document ---------------------------------------------------------------------------------------

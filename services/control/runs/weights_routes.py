@@ -42,8 +42,9 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {status: {} for status in (400, 409
     max_body_size=NO_BODY_LIMIT,
 )
 async def upload_weights(request: Request, response: Response, caller: Uploader, ctx: Ctx) -> WeightsInfo:
-    """The body is a file in the safetensors format, its arrays named by layer and place: `dense/0` is the kernel of
-    `dense`, `dense/1` its bias. Every number is finite, of 16, 32 or 64 bits.
+    """The body is a safetensors file whose arrays are named by layer and position.
+
+    `dense/0` is the kernel of `dense`, `dense/1` its bias. Every number must be finite, with 16, 32 or 64 bits.
     """
     limit = ctx.settings.limits.weights_bytes
     length = request.headers.get("content-length", "")

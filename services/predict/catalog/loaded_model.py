@@ -140,7 +140,7 @@ class LoadedModel:
         self.single_output = len(self.outputs) == 1
         self.conformal = Conformal(manifest)
         self.level = self.conformal.level  # default level, for requests that name none
-        self.moved_levels: dict[str, float] = {}  # by output, adjusted to ground truth
+        self.moved_levels: dict[str, float] = {}  # for each output, adjusted to ground truth
         self.session = artifacts.onnx_session(onnx)
         produced = {value.name for value in self.session.get_outputs()}
         if missing := [name for name in self.output_names if name not in produced]:

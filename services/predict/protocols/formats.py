@@ -63,7 +63,7 @@ def read_json(body: bytes) -> Any:
             raise
     except RecursionError:
         raise Malformed("The body is not JSON: it nests too deep.") from None
-    except ValueError as error:  # of json, msgspec and UTF-8
+    except ValueError as error:  # raised by json, msgspec and the UTF-8 decoder
         raise Malformed(f"The body is not JSON: {error}.") from None
 
 

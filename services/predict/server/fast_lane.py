@@ -347,7 +347,7 @@ class FastLaneProtocol(LimitedProtocol):
         super().__init__(*arguments, **options)
         self.pending = False  # a request of this connection waits for the flush
         self.at_boundary = True  # llhttp is between two messages
-        self.messages = 0  # that ended in this read
+        self.messages = 0  # messages completed by this read
         self.answered_at = 0.0
         self.usable = not self.access_log and self.limit_concurrency is None
 

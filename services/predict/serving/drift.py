@@ -47,7 +47,7 @@ class DriftSampler:
         self.buffer: deque[_Sample] = deque()
         self.slices: dict[int, monitoring.WindowTotals] = {}  # by start, in epoch seconds
         self.unwritten: set[int] = set()  # slices that changed since the last write
-        self.since_start = monitoring.WindowTotals()  # of this process, for telemetry
+        self.since_start = monitoring.WindowTotals()  # totals of this process, for telemetry
 
     def sample(self, now: float, rows: list[Any], flat: bool, count: int, answers: list[Any]) -> None:
         """Buffer the rows of some requests (`count` in all), and the answers by output."""

@@ -38,7 +38,7 @@ class ProtocolRequest(ABC):
     def __init__(self, service: PredictionService, authorization: str | None, prediction_id: str | None) -> None:
         self.service = service
         self.authorization = authorization
-        self.prediction_id = prediction_id  # of the client's choosing
+        self.prediction_id = prediction_id  # chosen by the client
         self.interval: str | None = None  # the level of intervals, as the client wrote it
         # The rollout that picked the version, and the arm it picked.
         self.rollout: tuple[RolloutFacts, str] | None = None
