@@ -67,7 +67,7 @@ class _Awaitable:
 
 
 def _asks_server(name: str, value: Any) -> bool:
-    """Return whether an attribute is a public method of this package's resources and handles, not of Pydantic's."""
+    """Return whether an attribute is a public method of our resources and handles, rather than Pydantic's."""
     if name.startswith("_") or not inspect.ismethod(value):
         return False
     return value.__module__.startswith("fitserve.client.") and not hasattr(value, "local")
@@ -76,8 +76,8 @@ def _asks_server(name: str, value: Any) -> bool:
 class AsyncClient(_Awaitable):
     """`Client` for asyncio: its methods are awaited, its lists and events are read with `async for`.
 
-    Each call runs the method of a `Client` in one of its threads. A cancelled call stops before its next request.
-    The arguments are those of `Client`; `http_client` is an httpx2.Client too.
+    Each call runs a method of a `Client` in a thread. A cancelled call stops before its next request.
+    The arguments are those of `Client`; `http_client` is a blocking httpx2.Client.
 
     Example:
         >>> async with AsyncClient() as client:
@@ -99,7 +99,7 @@ class AsyncClient(_Awaitable):
         client = Client(
             base_url, api_key, predict_url=predict_url, timeout=timeout, retries=retries, http_client=http_client
         )
-        # Threads of its own: event streams would use up the event loop's few.
+        # Its own threads: event streams would use up the event loop's default pool.
         super().__init__(client, ThreadPoolExecutor(MAX_CONNECTIONS, thread_name_prefix="fitserve-client"))
 
     async def aclose(self) -> None:

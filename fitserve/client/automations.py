@@ -12,7 +12,7 @@ _PATH = "/api/v1/automations"
 
 
 class Automations(Resource):
-    """`client.automations`: policies that train, compare and promote by themselves."""
+    """`client.automations`: policies that train, compare and promote automatically."""
 
     def create(
         self, name: str, policy: Mapping[str, Any] | None = None, *, enabled: bool = True, **parts: Any
@@ -51,7 +51,7 @@ class Automations(Resource):
         self._connection.send("DELETE", f"{_PATH}/{id}")
 
     def history(self, id: str, limit: int | None = None) -> Iterator[Firing]:
-        """Yield what an automation did, newest first. Raises NotFound."""
+        """Yield an automation's history, newest first. Raises NotFound."""
         yield from self._connection.pages(f"{_PATH}/{id}/history", Firing.model_validate, limit=limit)
 
     def rehearse(self, automation: str | Mapping[str, Any]) -> Rehearsal:

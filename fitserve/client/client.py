@@ -29,7 +29,7 @@ MAX_CONNECTIONS = 100
 
 
 class Client(Resource):
-    """A client that blocks. Safe to share between threads.
+    """A blocking client. Safe to share between threads.
 
     Args:
         base_url: of the API; FITSERVE_URL, else the server that runs from here (./fitserve-data), else port 8000.
@@ -88,18 +88,18 @@ class Client(Resource):
         timeout: float | None = None,
         **parts: Any,
     ) -> Trained:
-        """Upload a table, train a network that predicts `target`, wait for it, and return it to be asked.
+        """Upload a table, train a network that predicts `target`, and return it once it is ready for predictions.
 
         Args:
             data: a pandas or polars frame; a pyarrow Table; a file's path; the name of a dataset, or of a built-in one.
             target: the column to predict, or several.
             name: the dataset's; left out, it is derived from the file's name or the target's.
             model: the name to serve it under; left out, it is the dataset's.
-            kinds: corrects what the server infers, by column.
+            kinds: column kinds, where the server should not infer them.
             timeout: seconds to wait; the run continues afterwards.
-            parts: of the spec, as `network=[...]` or `training={"epochs": 50}`. What is left out has a default.
+            parts: further parts of the spec, such as `network=[...]` or `training={"epochs": 50}`. All have defaults.
 
-        Raises BadInput, NotFound, RunEnded where the run failed, WaitedTooLong.
+        Raises BadInput, NotFound, RunEnded if the run failed, WaitedTooLong.
 
         Example:
             >>> trained = fitserve.Client().train(frame, target="admit")
@@ -124,7 +124,7 @@ class Client(Resource):
         return schema
 
     def ready(self) -> dict[str, Any]:
-        """Return the answer of `/readyz`. Raises Unavailable where the server cannot do its work, Unreachable."""
+        """Return the answer of `/readyz`. Raises Unavailable if the server is not ready, Unreachable."""
         answer: dict[str, Any] = self._connection.get("/readyz")
         return answer
 

@@ -1,4 +1,4 @@
-"""What the resources of one client share: its connections, its retries, its server's addresses."""
+"""Shared by the resources of one client: connections, retries, the server's addresses."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _MAY_HAVE_ACTED = frozenset({408, 502, 504})
 _PROBE_SECONDS = 3.0
 FIRST_KEY = "first-key"  # written by `fitserve up` at its first start, with mode 0600
 
-# Set once nobody awaits the call that this thread performs for an `AsyncClient`.
+# Set once nobody awaits the call that this thread runs for an `AsyncClient`.
 abandoned: ContextVar[Event | None] = ContextVar("abandoned", default=None)
 
 
@@ -56,11 +56,11 @@ class Address:
 
     @classmethod
     def find(cls, base_url: str | None, api_key: str | None, predict_url: str | None) -> Address:
-        """Take what is None from FITSERVE_URL, FITSERVE_API_KEY, FITSERVE_PREDICT_URL.
+        """Fill in what is None from FITSERVE_URL, FITSERVE_API_KEY, FITSERVE_PREDICT_URL.
 
-        Without FITSERVE_URL, the server is on this machine: at FITSERVE_PORT, else where the one that runs from
-        FITSERVE_HOME (./fitserve-data) says that it is, else at port 8000. The key file of that folder is used only
-        for a server on this machine: it must not travel.
+        Without FITSERVE_URL, the server is on this machine: at FITSERVE_PORT, else at the address that the server
+        running from FITSERVE_HOME (./fitserve-data) recorded, else at port 8000. That folder's key file is used only
+        for a server on this machine, so that the key is never sent elsewhere.
         """
         predict = predict_url or os.environ.get("FITSERVE_PREDICT_URL")
         url, here = base_url or os.environ.get("FITSERVE_URL"), False
@@ -123,7 +123,7 @@ class RetryPolicy:
     retries: int = 4
     first_pause: float = 0.25
     longest_pause: float = 8.0
-    longest_retry_after: float = 60.0  # a server that asks for more gets its error raised at once
+    longest_retry_after: float = 60.0  # if a server asks for more, its error is raised at once
 
     def pause_before(self, retry: int, retry_after: float | None = None) -> float:
         """Return the pause before a retry (from 0): exponential, half of it random; at least `retry_after`."""
@@ -140,7 +140,7 @@ class RetryPolicy:
 
 
 class RequestOptions(TypedDict, total=False):
-    """What a request has besides its method and path. Members of `query` that are None are left out."""
+    """Options of a request besides its method and path. Members of `query` that are None are left out."""
 
     query: Query
     headers: Mapping[str, str]
@@ -257,7 +257,7 @@ class Connection:
     def find_predict(self) -> None:
         """Learn where the prediction service is: from the API, else the same host's usual port.
 
-        Where that cannot be reached from here (an address within a cluster), the API forwards to it.
+        If that address cannot be reached from here (inside a cluster, for example), the API forwards requests to it.
         """
         address = self.address
         if address.predict_url is not None:
@@ -284,7 +284,7 @@ def chunks(response: httpx2.Response) -> Iterator[bytes]:
 
 
 def _unreachable(error: httpx2.TransportError, base_url: str) -> Unreachable:
-    """Return our error for a broken connection. Where no connection was made, the server cannot have acted."""
+    """Return our error for a broken connection. If no connection was made, the server cannot have acted."""
     not_sent = isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout)
     if isinstance(error, httpx2.TimeoutException):
         detail = f"The server at {base_url} did not answer in time."
@@ -310,7 +310,7 @@ class Resource:
 
 
 class Handle(DataModel):
-    """An object of the server's answer, with methods that send further requests about it.
+    """An object from the server's answer, with methods that send further requests about it.
 
     Members that a newer server adds are ignored.
     """
@@ -326,7 +326,7 @@ class Handle(DataModel):
         return handle
 
     def _update(self, value: Any) -> Self:
-        """Take over the server's newer JSON value."""
+        """Update this object from the server's newer JSON value."""
         newer = type(self).model_validate(value)
         self.__dict__.update(newer.__dict__)
         self.__pydantic_fields_set__.update(newer.__pydantic_fields_set__)

@@ -27,7 +27,7 @@ def library_of(data: Any) -> str | None:
 
 
 def rows_of(data: Any) -> list[Any]:
-    """Return rows ready for JSON, each an object or a list, from any kind of table.
+    """Return the rows of any kind of table, ready for JSON: each an object or a list.
 
     Takes a frame; a numpy array (rows, columns); a list of mappings or of lists; a mapping of columns to lists; one
     mapping of plain values, which is one row. NaN and NaT become null; times become ISO 8601. Raises BadInput.
@@ -70,7 +70,7 @@ def _as_list(value: Any) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """Return a value as JSON values: NaN and missing values as None, times as ISO 8601. Raises BadInput."""
+    """Return a value that JSON can hold: NaN and missing values as None, times as ISO 8601. Raises BadInput."""
     return finite_json(value, default=_plain_scalar)
 
 

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     import polars
 
 _PATH = "/api/v1/datasets"
-UPLOAD_TIMEOUT = 600.0  # seconds without a byte: a large table is parsed before it is answered
-IMPORT_TIMEOUT = 3_600.0  # a large source is fetched and parsed before it is answered
+UPLOAD_TIMEOUT = 600.0  # seconds without a byte: the server parses a large table before it answers
+IMPORT_TIMEOUT = 3_600.0  # the server fetches and parses a large source before it answers
 _ROWS = 1000  # rows in one page
 _COLUMNS = 20  # columns named in one request
 
@@ -46,14 +46,14 @@ _COLUMNS = 20  # columns named in one request
 class Dataset(DatasetInfo, Handle):
     """One version of a dataset. `columns` is empty in lists, until `refresh()`.
 
-    Of a column with many labels it has the most frequent ones: `iter_columns` has all of them.
+    A column with many labels lists only the most frequent ones; `iter_columns` yields all of them.
     """
 
     columns: Sequence[Column] = Field(default=())
 
     @property
     def ref(self) -> str:
-        """`name@version`, which a spec can name."""
+        """`name@version`, as a spec refers to it."""
         return f"{self.name}@{self.version}"
 
     @property
@@ -118,10 +118,10 @@ class Dataset(DatasetInfo, Handle):
     def append(
         self, /, data: Any, *, batch: str | None = None, progress: Progress | None = None, **options: Any
     ) -> Dataset:
-        """Make a new version with the rows of another table of the same columns. Its parent is this version.
+        """Make a new version with the rows of another table that has the same columns. Its parent is this version.
 
-        A `batch` that was appended before is not appended again after a failure: its version is returned. Batches are
-        added to the newest version of this one's name.
+        A `batch` that was already appended is not appended again, such as in a retry: its version is returned. Batches
+        are added to the newest version of this one's name.
         """
         upload = upload_of(data, progress)
         answer = self._connection.send(
@@ -136,7 +136,7 @@ class Dataset(DatasetInfo, Handle):
         return self.bind(answer.json(), self._connection)
 
     def stage(self, /, data: Any, *, batch: str | None = None, **options: Any) -> StagedInfo:
-        """Let a small batch of rows wait, to be appended with others. A `batch` that was sent before counts once."""
+        """Stage a small batch of rows, to be appended together with others. A `batch` sent twice counts once."""
         upload = upload_of(data, None)
         answer = self._connection.send(
             "POST",
@@ -149,11 +149,11 @@ class Dataset(DatasetInfo, Handle):
         return StagedInfo.model_validate(answer.json())
 
     def staged(self) -> StagedInfo:
-        """Return how much waits to be appended."""
+        """Return how many rows and batches are waiting to be appended."""
         return StagedInfo.model_validate(self._connection.get(self._batches))
 
     def commit(self) -> Dataset:
-        """Append all staged rows as one version, and return it; the newest one where nothing waits."""
+        """Append all staged rows as one version and return it; return the newest version if nothing is staged."""
         answer = self._connection.send("POST", f"{self._batches}/commit", timeout=UPLOAD_TIMEOUT)
         return self.bind(answer.json(), self._connection)
 
@@ -162,7 +162,7 @@ class Dataset(DatasetInfo, Handle):
         return f"{_PATH}/{quote(self.name, safe='')}/batches"
 
     def reimport(self) -> Dataset:
-        """Read its source again. Other content is returned as the next version, the same content as this one."""
+        """Import its source again. Return the next version if the content has changed, else this one."""
         answer = self._connection.send("POST", f"{_PATH}/{self.id}/refresh", timeout=IMPORT_TIMEOUT)
         if answer.status_code == 202:
             return wait_for_import(Run.bind(answer.json(), self._connection), self._connection, None)
@@ -188,7 +188,7 @@ class Dataset(DatasetInfo, Handle):
 
 
 def wait_for_import(run: Run, connection: Connection, progress: Progress | None) -> Dataset:
-    """Wait for an import's end, and return its version. Raises what an import in the API raises, RunEnded."""
+    """Wait for an import to end and return its version. Raises the errors of an import in the API, and RunEnded."""
     if progress is not None:
         for event in run.events():
             if "bytes_of" in event.data:
@@ -215,13 +215,13 @@ class Datasets(Resource):
         resumable: bool = False,
         **options: Any,
     ) -> Dataset:
-        """Create a dataset, or a new version of one. The same content again is the same dataset.
+        """Create a dataset, or a new version of one. Uploading the same content again returns the same dataset.
 
         Args:
             data: a path; bytes; an open binary file; a pandas or polars frame; a pyarrow Table.
             name: left out, it is derived from the file's name.
-            kinds: corrects what the server infers, by column.
-            progress: called with the bytes sent so far and the bytes in all.
+            kinds: column kinds, where the server should not infer them.
+            progress: called with the bytes sent so far and the total.
             resumable: send it in pieces, and resume after a lost connection.
             options: how to read it, as `fitserve.wire.datasets.UploadOptions`: delimiter, encoding, missing, lenient...
 
@@ -256,19 +256,19 @@ class Datasets(Resource):
         progress: Progress | None = None,
         **options: Any,
     ) -> Dataset:
-        """Import a table from its source; new content under a name is its next version.
+        """Import a table from its source; changed content becomes the name's next version.
 
         Args:
             name: of the dataset.
             source: one of `fitserve.wire.sources.Source`, such as
                 `{"sql": {"connection": "warehouse", "query": "SELECT ..."}}`.
-            kinds: corrects what the server infers, by column.
-            wait: False has workers carry it out, in parts; True the API. Left out, large ones go to the workers. The
-                table is waited for in either case; `queue_import` does not wait.
-            progress: called with the bytes that workers have read so far, and the bytes in all.
+            kinds: column kinds, where the server should not infer them.
+            wait: False lets workers import it, in parts; True lets the API. Left out, large imports go to the workers.
+                The call returns the finished dataset in either case; `queue_import` does not wait.
+            progress: called with the bytes that workers have read so far, and the total.
             options: how to read it, as in `upload`.
 
-        Raises BadInput with the pointer of what is refused, Unavailable where the source is away.
+        Raises BadInput with a pointer to what is refused, Unavailable if the source cannot be reached.
         """
         answer = self._import(name, source, kinds, wait, options)
         if answer.status_code == 202:
@@ -320,6 +320,6 @@ class Datasets(Resource):
 
 
 def _query(options: UploadOptions) -> dict[str, str]:
-    """Return the options that are not the defaults."""
+    """Return the options that differ from their defaults."""
     changed = options.model_dump(mode="json", exclude_defaults=True)
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in changed.items()}

@@ -1,4 +1,4 @@
-"""What a client raises: the server's problem details as `fitserve.errors`, and three errors of its own.
+"""Errors that a client raises: the server's problem details as `fitserve.errors`, and three errors of its own.
 
 FitserveError
 ├── ... the tree of `fitserve.errors`, by the problem's type, else by its status
@@ -94,7 +94,7 @@ def error_of_problem(status: int, body: Mapping[str, Any]) -> FitserveError:
 
 
 def _problem_details(response: httpx2.Response) -> dict[str, Any]:
-    """Return problem details, which a proxy's text and the protocols' `{"error": "..."}` are turned into."""
+    """Return problem details, converting a proxy's text or a protocol's `{"error": "..."}` if needed."""
     try:
         body = response.json()
     except ValueError:

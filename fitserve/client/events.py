@@ -25,7 +25,7 @@ class ServerEvent:
 
 
 class EventReader:
-    """Parse the chunks of a stream into events, wherever they are cut."""
+    """A parser that turns a stream's chunks into events, wherever the chunks are cut."""
 
     def __init__(self) -> None:
         self.last_id = ""
@@ -78,10 +78,10 @@ def follow(
     silence: float,
     on_lost: Callable[[FitserveError], None] | None = None,
 ) -> Iterator[T]:
-    """Yield what `read` makes of a stream's events until `is_last` is true of one, reconnecting after losses.
+    """Yield `read(event)` for each event of a stream until `is_last` holds, reconnecting after lost connections.
 
-    Nothing is missed and nothing comes twice. Raises the server's error, or Unreachable when no event and no
-    heartbeat came for `silence` seconds of trying.
+    No event is missed or repeated. Raises the server's error, or Unreachable after `silence` seconds of trying without
+    an event or a heartbeat.
     """
     waited, retry = 0.0, 0
     while True:

@@ -37,7 +37,7 @@ class History(Sequence[Mapping[str, Any]]):
 
     @property
     def figures(self) -> list[str]:
-        """The names of what was measured, losses first."""
+        """The names of the measured figures, losses first."""
         names = {name for row in self.rows for name, value in row.items() if isinstance(value, float | int)}
         return sorted(names - {"trial", "epoch", "seconds"}, key=lambda name: ("loss" not in name, name))
 

@@ -10,7 +10,7 @@ from fitserve.wire.admin import KeyInfo, NewKey
 
 
 class Keys(Resource):
-    """`client.keys`: who may do what. Creating a key needs the scope `keys` or `admin`."""
+    """`client.keys`: API keys and their scopes. Creating a key needs the scope `keys` or `admin`."""
 
     def create(
         self,
@@ -43,7 +43,7 @@ class Keys(Resource):
         return NewKey.model_validate(answer.json())
 
     def revoke(self, key_id: str) -> KeyInfo:
-        """End a key, at once. Raises NotFound."""
+        """Revoke a key at once. Raises NotFound."""
         return KeyInfo.model_validate(self._connection.send("DELETE", f"/api/v1/keys/{key_id}").json())
 
     def list(self) -> Iterator[KeyInfo]:

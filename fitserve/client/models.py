@@ -84,8 +84,9 @@ class Models(Resource):
     ) -> LabelInfo:
         """Point a label at a version, at once. The champion answers requests that name no version.
 
-        `weight` gives another label that share of them (a canary); `shadow` gives it a copy that is only measured;
-        `epoch` takes a kept epoch of the version's run instead of its best. Raises NotFound, Conflict, BadInput.
+        `weight` gives a label other than the champion that share of them (a canary); `shadow` gives it a copy that is
+        only measured; `epoch` takes a kept epoch of the version's run instead of its best. Raises NotFound, Conflict,
+        BadInput.
         """
         body = {"version": version, "epoch": epoch, "weight": weight, "shadow": shadow}
         path = model_path(model, "labels", label)
@@ -110,14 +111,14 @@ class Models(Resource):
         return DecisionDetail.model_validate(self._connection.get(model_path(model, "versions", version, "decision")))
 
     def decide(self, model: str, version: int, **decision: Any) -> DecisionDetail:
-        """Change a version's decision without training; it is in force once the prediction service has polled.
+        """Change a version's decision without training; it takes effect once the prediction service has polled.
 
         Args:
             decision: as in a spec: `maximize="f1"`, `cost={"false_positive": 1, "false_negative": 5}`,
                 `recall_at_least=0.9`, `precision_at_least=0.9` or `threshold=0.3`; `label`, `output`, `abstain`.
-                Nothing: back to the decisions of the training.
+                Left out: return to the decisions of the training.
 
-        Raises BadInput (also where no threshold reaches that), Conflict, NotFound.
+        Raises BadInput (also if no threshold meets the condition), Conflict, NotFound.
         """
         path = model_path(model, "versions", version, "decision")
         body = _without_none(decision)
@@ -137,7 +138,7 @@ class Models(Resource):
         open_feedback: bool | None = None,
         loaded: bool | None = None,
     ) -> Model:
-        """Share it with other owners, or keep it loaded in memory or not.
+        """Share a model with other owners, or set whether it stays loaded in memory.
 
         Args:
             sharing: what other owners may do: `ask` for predictions (the default), `inspect`, `download`.
@@ -198,9 +199,9 @@ class Models(Resource):
         """Have a worker export a version to another format, wait for it, and write it to `path`, a file or a folder.
 
         `onnx-raw` is ONNX with the preprocessing inside, `mlflow` a zipped MLflow model, `saved-model` a zipped
-        SavedModel for TensorFlow Serving; all take raw columns. `code` is a script and a notebook in Keras alone that
-        reach the run's losses. What exists is not made again. Raises BadInput naming what a format cannot hold,
-        RunEnded where the export differs from what is served, WaitedTooLong.
+        SavedModel for TensorFlow Serving; all take raw columns. `code` is a script and a notebook in plain Keras that
+        reach the run's losses. An existing export is reused. Raises BadInput naming what a format cannot hold, RunEnded
+        if the export differs from what is served, WaitedTooLong.
         """
         source = model_path(model, "versions", version, "exports")
         body = self._connection.send("POST", source, json={"format": format}, repeatable=False).json()
@@ -234,10 +235,10 @@ class Models(Resource):
         Args:
             model: its name; without `version` and `label`, its champion answers, else its newest version.
             rows: a pandas or polars frame; an array (rows, columns); a list of mappings or of lists.
-            id: an id of your choosing; the predictions are stored under it until `feedback` brings their truth.
-            interval: the share of rows, such as 0.9, whose truth is to lie between `{output}_low` and
-                `{output}_high`, or for a label in `{output}_set`. Left out: the level of the version's spec, if it
-                has one; False: none.
+            id: an id of your choice; the predictions are stored under it until `feedback` posts their ground truth.
+            interval: the share of rows, such as 0.9, whose true value should lie between `{output}_low` and
+                `{output}_high`, or whose label should be in `{output}_set`. Left out: the level of the version's spec,
+                if any; False: none.
 
         Raises BadInput naming row and column, NotFound, Forbidden.
 
@@ -262,10 +263,10 @@ class Models(Resource):
         output: str | None = None,
         interval: float | Literal[False] | None = None,
     ) -> Predictions:
-        """Return each label's score, for each row. Name the `output` of several.
+        """Return each label's score, for each row. `output` selects one of several.
 
-        `interval` is as in `predict`; sets are in `.bounds`. `.labels` are the decided labels, None where none is
-        answered; without a decision in force, the likeliest.
+        `interval` is as in `predict`; sets are in `.bounds`. `.labels` are the decided labels, None where the decision
+        abstains; without a decision in force, the likeliest labels.
         """
         answer = self._ask_by_name("classify", model, rows, version, label, output, interval)
         body = answer.json()
@@ -282,7 +283,7 @@ class Models(Resource):
         output: str | None = None,
         interval: float | Literal[False] | None = None,
     ) -> Predictions:
-        """Return one number for each row, in the target's own units. Name the `output` of several.
+        """Return one number for each row, in the target's own units. `output` selects one of several.
 
         `interval` is as in `predict`; its ends are in `.bounds`.
         """
@@ -311,13 +312,13 @@ class Models(Resource):
         """Predict a whole dataset on the workers, as a run of kind `prediction`; `name` is the new dataset's.
 
         `destination` writes the predictions elsewhere: `{"sql": {"connection", "table", "if_exists"}}`, or `s3`, `gs`
-        or `az` with `{"connection", "path", "if_exists"}`. `columns` are those of the dataset that stand beside the
-        predictions; left out, all do.
+        or `az` with `{"connection", "path", "if_exists"}`. `columns` are the dataset's columns to write beside the
+        predictions; left out, all of them.
 
-        With `interval`, a share of rows, there are columns of the interval or the set of labels as well; left out, the
-        level of the version's spec answers, if it has one, and False asks for none.
+        With `interval`, a share of rows, the interval or the set of labels is written as well. Left out, the level of
+        the version's spec applies, if it has one; False asks for none.
 
-        Follow it by `client.runs.get(run.id).wait()`; its `result` names the new dataset, or what was written.
+        Wait for it with `client.runs.get(run.id).wait()`; its `result` names the new dataset, or what was written.
         """
         body: dict[str, Any] = {"dataset": dataset, "version": version, "label": label, "name": name}
         body |= {} if interval is None else {"interval": interval}
@@ -347,7 +348,7 @@ class Models(Resource):
         return DriftReport.model_validate(self._connection.get(model_path(model, "drift"), query))
 
     def traffic(self, model: str) -> Traffic:
-        """Return each version's requests and latencies, cumulative: the difference of two answers gives rates."""
+        """Return each version's cumulative requests and latencies; two answers' difference gives rates."""
         return Traffic.model_validate(self._connection.get(model_path(model, "traffic")))
 
     def history(self, model: str, window: Literal["hour", "day"] = "hour") -> ModelHistory:
@@ -355,10 +356,10 @@ class Models(Resource):
         return ModelHistory.model_validate(self._connection.get(model_path(model, "history"), {"window": window}))
 
     def feedback(self, model: str, items: Sequence[Mapping[str, Any]]) -> FeedbackAnswer:
-        """Post ground truth, from which `drift` computes a version's live accuracy.
+        """Post ground truth, from which `drift` then reports a version's live accuracy.
 
-        Each item has an `id` (the `X-Prediction-ID` that its row was predicted under, or one of yours), the `truth`,
-        and for an id of yours what was `predicted` by which `version`. Posted twice, an item counts once.
+        Each item has an `id` (the row's `X-Prediction-ID`, or an id of your own) and the `truth`; with an id of your
+        own also the `predicted` value and the `version` that predicted it. Posted twice, an item counts once.
         """
         body = {"items": [plain(item) for item in items]}
         return FeedbackAnswer.model_validate(
@@ -384,7 +385,7 @@ class Models(Resource):
         output: str | None,
         interval: float | None,
     ) -> httpx2.Response:
-        """Classify or regress, which take rows only as objects."""
+        """Classify or regress; both take rows only as objects."""
         examples = _non_empty(rows)
         if not isinstance(examples[0], dict):
             raise BadInput(

@@ -1,4 +1,4 @@
-"""Predictions as the prediction service answered them: a sequence of one entry a row, and a frame on request."""
+"""Predictions as the prediction service returned them: a sequence with one entry per row, or a frame on request."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Predictions(Sequence[Any]):
-    """One entry a row, as the prediction service wrote it.
+    """Predictions, one entry per row, as the prediction service returned them.
 
     From `predict`: a list with a number for each unit of the output; with several outputs, a mapping of their names to
     such lists. From `classify`: a mapping of each label to its score. From `regress`: a number.
@@ -30,9 +30,10 @@ class Predictions(Sequence[Any]):
     url: str
     items: list[Any]
     label: str | None = None
-    decisions: list[dict[str, Any]] | None = None  # from `classify`, of each row, where a decision is in force
+    decisions: list[dict[str, Any]] | None = None  # from `classify`: one per row, if a decision is in force
     warnings: list[dict[str, Any]] = field(default_factory=list)  # values unlike those of training: row, column, code
-    bounds: dict[str, list[Any]] = field(default_factory=dict)  # by name, of `classify` and `regress`: by row
+    # from `classify` and `regress`: for each name, one entry per row
+    bounds: dict[str, list[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -50,7 +51,7 @@ class Predictions(Sequence[Any]):
 
     @property
     def labels(self) -> list[Any]:
-        """From `classify`: the decided label of each row (of several, a list; None: not answered), or the likeliest."""
+        """From `classify`: each row's decided label (multi-label: a list; None: abstained), else the likeliest."""
         if self.decisions is not None:
             return [one.get("labels", one.get("label")) for one in self.decisions]
         return [max(item, key=item.__getitem__) for item in self.items]
@@ -96,7 +97,7 @@ def _numbered(name: str, value: Any) -> dict[str, Any]:
 
 
 def predictions_of(model: str, answer: httpx2.Response, items: list[Any]) -> Predictions:
-    """Return the entries of an answer with what its headers say."""
+    """Return the entries of an answer, with the information in its headers."""
     headers = answer.headers
     return Predictions(
         model,

@@ -30,17 +30,17 @@ class Rollouts(Resource):
         guards: Mapping[str, float | None] | None = None,
         shadow: bool | None = None,
     ) -> RolloutInfo:
-        """Make a version the champion step by step, watched by guards that take it back.
+        """Make a version the champion step by step; guards roll it back if it does worse.
 
         Args:
             steps: percentages of the traffic, growing; by default 1, 10, 50, 100.
-            hold: least seconds of each step; by default an hour.
-            min_requests: least requests that the new version answers in each step; by default 100.
-            min_truths: least predictions of it with ground truth, in each step that `live_accuracy` watches; by
+            hold: minimum seconds of each step; by default an hour.
+            min_requests: minimum requests that the new version answers in each step; by default 100.
+            min_truths: minimum predictions of it with ground truth, in each step that `live_accuracy` watches; by
                 default 0.
-            deadline: most seconds that a step waits, after its hold, for requests or truths, before the rollout ends;
-                by default a week. `math.inf`: it may wait indefinitely.
-            guards: limits other than the usual ones: `errors`, `p99_ratio`, `prediction_drift`, `disagreement`,
+            deadline: maximum seconds that a step waits, after its hold, for requests or ground truth before the rollout
+                ends; by default a week. `math.inf` waits indefinitely.
+            guards: limits that differ from the defaults: `errors`, `p99_ratio`, `prediction_drift`, `disagreement`,
                 `live_accuracy`. None turns a guard off.
             shadow: first send it a copy of the traffic.
 
@@ -59,7 +59,7 @@ class Rollouts(Resource):
     def compare(
         self, model: str, to: int, *, share: float = 50.0, guards: Mapping[str, float | None] | None = None
     ) -> RolloutInfo:
-        """Start an A/B comparison of a version with the champion: it answers `share` percent until it is ended.
+        """Start an A/B comparison with the champion: the version answers `share` percent until the comparison is ended.
 
         `get` returns the difference in the live metric. Raises BadInput, NotFound, Conflict.
         """
@@ -81,23 +81,23 @@ class Rollouts(Resource):
         yield from self._connection.pages(model_path(model, "rollouts"), RolloutInfo.model_validate, limit=limit)
 
     def pause(self, model: str, id: str) -> RolloutInfo:
-        """Hold a rollout at its step; its guards stay on. Raises Conflict once it has ended."""
+        """Pause a rollout at its step; its guards stay active. Raises Conflict once it has ended."""
         return self._change(model, id, "pause")
 
     def resume(self, model: str, id: str) -> RolloutInfo:
-        """Let a paused rollout go on. Raises Conflict once it has ended."""
+        """Resume a paused rollout. Raises Conflict once it has ended."""
         return self._change(model, id, "resume")
 
     def abort(self, model: str, id: str) -> RolloutInfo:
-        """Give all traffic back to the champion. Raises Conflict once it has ended."""
+        """Abort a rollout: return all traffic to the champion. Raises Conflict once it has ended."""
         return self._change(model, id, "abort")
 
     def promote(self, model: str, id: str) -> RolloutInfo:
-        """Make its version the champion at once. Raises Conflict once it has ended."""
+        """Make the rollout's version the champion at once. Raises Conflict once it has ended."""
         return self._change(model, id, "promote")
 
     def wait(self, model: str, id: str, timeout: float | None = None) -> RolloutDetail:
-        """Wait until a rollout has ended, and return it. Raises TimeoutError."""
+        """Wait for a rollout to end and return it. Raises TimeoutError."""
         until = None if timeout is None else time.monotonic() + timeout
         while (rollout := self.get(model, id)).finished_at is None:
             if until is not None and time.monotonic() >= until:

@@ -63,7 +63,7 @@ SILENCE = 600.0  # seconds that `events` tries to reconnect to a server that is 
 
 
 class Run(RunSummary, Handle):
-    """A run, as the server last described it; `refresh()` asks again.
+    """A run, as the server last described it; `refresh()` updates it.
 
     What a list leaves out (`spec`, `resolved`, `estimates`, `progress`, ...) is empty until then.
     """
@@ -79,12 +79,12 @@ class Run(RunSummary, Handle):
 
     @property
     def version(self) -> int | None:
-        """The version of `model` that it became."""
+        """The version of `model` that the run produced."""
         return (self.result or {}).get("version")
 
     @property
     def dataset(self) -> str:
-        """The dataset that it trains on, or has imported, as name@version where that is known."""
+        """The dataset that it trains on or has imported, as name@version if that is known."""
         reference = self.resolved.get("dataset")
         made = (self.result or {}).get("dataset")
         return str(reference["ref"]) if isinstance(reference, dict) else str(self.dataset_id or made or "")
@@ -114,10 +114,10 @@ class Run(RunSummary, Handle):
         return self._update(self._connection.get(f"{_PATH}/{self.id}"))
 
     def wait(self, timeout: float | None = None, *, check: bool = True) -> Run:
-        """Wait for its end; and, if it trains a model, until the prediction service has the new version.
+        """Wait until the run ends and, if it trains a model, until the prediction service has the new version.
 
-        Raises RunEnded where it failed or was cancelled (unless `check` is false), WaitedTooLong after `timeout`
-        seconds; the run continues then.
+        Raises RunEnded if it failed or was cancelled (unless `check` is false), WaitedTooLong after `timeout` seconds;
+        the run then continues.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         seconds = _FIRST_POLL
@@ -143,8 +143,8 @@ class Run(RunSummary, Handle):
     ) -> Iterator[EventInfo]:
         """Yield its events as they happen, from the one after `after`, until its end.
 
-        After a lost connection it resumes after the last event, for `silence` seconds of trying; `on_lost` is called
-        with each loss. Nothing is missed and nothing comes twice.
+        After a lost connection it resumes after the last event, trying for `silence` seconds; `on_lost` is called at
+        each loss. No event is missed or repeated.
         """
         yield from follow(
             self._connection,
@@ -162,18 +162,18 @@ class Run(RunSummary, Handle):
         yield from self._connection.pages(path, EpochInfo.model_validate, {"trial": trial})
 
     def trials(self) -> Sequence[TrialInfo]:
-        """Return the trials of a search so far, in the order in which they were begun."""
+        """Return the trials of a search so far, in the order in which they started."""
         return list(self._connection.pages(f"{_PATH}/{self.id}/trials", TrialInfo.model_validate))
 
     def best_spec(self) -> dict[str, Any]:
-        """Return the spec of the best trial of a search, to be submitted as a run. Raises BadInput before its end."""
+        """Return the spec of a search's best trial, ready to submit. Raises BadInput before the search has ended."""
         best = (self.result or {}).get("best_spec")
         if best is None:
             raise BadInput("The run has no best trial.", received=self.state, fix="Wait for the end of a search.")
         return dict(best)
 
     def trial_spec(self, trial: int) -> dict[str, Any]:
-        """Return the spec of trial `trial` (from 0) of a search, to be submitted as a run. Raises NotFound."""
+        """Return the spec of trial `trial` (from 0) of a search, ready to submit. Raises NotFound."""
         return dict(self._connection.get(f"{_PATH}/{self.id}/trials/{trial}/spec"))
 
     def history(self) -> History:
@@ -183,20 +183,20 @@ class Run(RunSummary, Handle):
         )
 
     def plot(self) -> Figure:
-        """Plot its curves, a panel for each figure. Raises ImportError where matplotlib is not installed."""
+        """Plot its curves, a panel for each figure. Raises ImportError without matplotlib."""
         return self.history().plot(f"{self.model or self.id}: {self.state}")
 
     def cancel(self) -> Run:
-        """Cancel it: a queued run ends at once, a running one within seconds."""
+        """Cancel the run: a queued run ends at once, a running one within seconds."""
         return self._update(self._connection.send("POST", f"{_PATH}/{self.id}/cancel").json())
 
     def share(self, shared: bool = True) -> Run:
-        """Let other owners read it, its epochs, events and insight; or stop sharing. Raises Forbidden."""
+        """Let other owners read the run, its epochs, events and insight; or stop sharing. Raises Forbidden."""
         answer = self._connection.send("PATCH", f"{_PATH}/{self.id}", json={"shared": shared})
         return self._update(answer.json())
 
     def annotate(self, *, name: str | None = None, tags: Sequence[str] | None = None, notes: str | None = None) -> Run:
-        """Change its name, all of its tags, or its notes; what is left out stays, "" takes a name or notes away."""
+        """Change its name, all of its tags, or its notes. Omitted ones stay; "" removes a name or notes."""
         values = {"name": name, "notes": notes}
         body: dict[str, Any] = {key: value or None for key, value in values.items() if value is not None}
         if tags is not None:
@@ -204,11 +204,11 @@ class Run(RunSummary, Handle):
         return self._update(self._connection.send("PATCH", f"{_PATH}/{self.id}", json=body).json())
 
     def delete(self) -> None:
-        """Delete it with its history. Raises Conflict where it has not ended, or a model's version is made of it."""
+        """Delete the run and its history. Raises Conflict if it has not ended, or a model's version comes from it."""
         self._connection.send("DELETE", f"{_PATH}/{self.id}")
 
     def retry(self) -> Run:
-        """Start a new run of the same spec, after a failure."""
+        """Start a new run of the same spec after a failure."""
         return self.bind(self._post_once(f"{self.id}/retry"), self._connection)
 
     def reproduce(self) -> Run:
@@ -229,8 +229,8 @@ class Run(RunSummary, Handle):
     def apply_finding(self, n: int, *, seeds: int | None = None) -> Applied:
         """Start a child run of its spec with the change that finding `n` (from 1) proposes.
 
-        `seeds` trains parent and child under so many seeds, for `lineage` to compare. Raises BadInput where the
-        finding proposes no change.
+        `seeds` trains parent and child with that many seeds, for `lineage` to compare. Raises BadInput if the finding
+        proposes no change.
         """
         return Applied.model_validate(self._post_once(f"{self.id}/findings/{n}/apply", {"seeds": seeds}))
 
@@ -243,11 +243,11 @@ class Run(RunSummary, Handle):
         epochs: int | None = None,
         trial: int | None = None,
     ) -> Run:
-        """Start a run that trains as this one up to `epoch`, then with another learning rate or optimizer.
+        """Start a run that trains like this one up to `epoch`, then with another learning rate or optimizer.
 
-        `epochs` are all of the new run; left out: as many as this one's, or as many again from its last epoch. `trial`
-        (from 0) is the restart that goes on; left out: the kept one. Raises BadInput for an epoch that was not trained,
-        and where the run is a search, an ablation or a check. Of an ensemble, all members go on.
+        `epochs` is the new run's total; left out: as many as this one's, or as many again from its last epoch. `trial`
+        (from 0) is the restart to continue; left out: the kept one. All members of an ensemble continue. Raises
+        BadInput for an epoch that was not trained, and for a search, an ablation or a check.
 
         Example:
             >>> run.fork(20, learning_rate=0.0005).wait().plot()
@@ -274,7 +274,7 @@ class Run(RunSummary, Handle):
         return self._insight("hardest", Hardest, {"target": target})
 
     def slices(self, target: str | None = None, *, column: str | None = None) -> Slices:
-        """Return its figures by category and range of each column, or of one, and the rows that it predicts worst."""
+        """Return figures by category and range of each column, or of one, and the slices that it predicts worst."""
         return self._insight("slices", Slices, {"target": target, "column": column})
 
     def fairness(self) -> Fairness:
@@ -293,7 +293,7 @@ class Run(RunSummary, Handle):
         """Write a plot that the server draws to `path`: a file that ends in .png or .svg, or a folder.
 
         `kind` is complexity, layers, histograms, confusion, roc, pr, calibration, predicted, residuals, importance,
-        surface or units; `query` is what the API takes besides, as `x` and `y` of a surface.
+        surface or units; `query` holds the API's further parameters, such as `x` and `y` of a surface.
         """
         form = "png" if Path(path).is_dir() else Path(path).suffix.removeprefix(".") or "png"
         source = f"{_PATH}/{self.id}/plots/{kind}.{form}"
@@ -343,10 +343,10 @@ class Runs(Resource):
     ) -> Run:
         """Submit a spec: a mapping, a file's path, YAML text, or its parts as keywords, which take precedence.
 
-        `network` may be a Keras model: its configuration is sent, and with `weights` its weights too, as arrays, for
-        the run to begin with; `initial_weights={"freeze": [...]}` says which of them stay. The request carries an
-        Idempotency-Key, so that sending it again after a lost connection starts no second run. A higher `priority`
-        (-100 to 100) goes first.
+        `network` may be a Keras model: its configuration is sent and, with `weights`, also its weights as arrays, from
+        which the run starts; `initial_weights={"freeze": [...]}` names those that are not trained. The request carries
+        an Idempotency-Key, so a retry after a lost connection starts no second run. A higher `priority` (-100 to 100)
+        goes first.
 
         Raises BadInput with a pointer to each problem, NotFound for the dataset, TooMany for a quota.
 
@@ -362,14 +362,14 @@ class Runs(Resource):
         return Run.bind(answer.json(), self._connection)
 
     def _upload_weights(self, parts: Mapping[str, Any]) -> dict[str, Any]:
-        """Upload the weights of the Keras model that is the network. Return `initial_weights`. Raises BadInput."""
+        """Upload the weights of the network, a Keras model. Return `initial_weights`. Raises BadInput."""
         network, begins = parts.get("network"), parts.get("initial_weights") or {}
         if not isinstance(begins, Mapping) or {"run", "model", "upload"} & begins.keys():
             raise BadInput("weights=True sends those of the network.", fix="Leave weights, or the source, out.")
         return {**begins, "upload": Weights(self._connection).upload(network).id}
 
     def validate(self, spec: Any = None, /, **parts: Any) -> Validation:
-        """Check a spec as `create` does, without queuing it. Return the resolved spec, the layers, the estimates."""
+        """Check a spec as `create` does, without queuing a run. Return the resolved spec, the layers, the estimates."""
         answer = self._connection.send("POST", _PATH, json=spec_of(spec, parts), query={"validate_only": True})
         return Validation.model_validate(answer.json())
 
@@ -380,9 +380,9 @@ class Runs(Resource):
     def get_many(self, runs: Sequence[str]) -> Sequence[Run]:
         """Return up to 100 runs, without those that do not exist or that the key cannot read.
 
-        In one request; in more where their specs and results are too large for one.
+        Sends one request, or several if the specs and results are too large for one.
         """
-        ids = list(dict.fromkeys(runs))  # each once, in whichever of several answers
+        ids = list(dict.fromkeys(runs))  # without duplicates, which several answers would repeat
         try:
             answer = self._connection.send("GET", "/api/v1/run-details", query={"run": ids})
         except TooLarge:
@@ -393,7 +393,7 @@ class Runs(Resource):
         return [Run.bind(item, self._connection) for item in answer.json()]
 
     def rules(self) -> Iterator[RuleInfo]:
-        """Yield the rules that diagnose runs: what each examines, its threshold, and where that comes from."""
+        """Yield the rules that diagnose runs: what each examines, its threshold, and the threshold's source."""
         yield from self._connection.pages("/api/v1/findings/rules", RuleInfo.model_validate)
 
     def list(
@@ -429,9 +429,9 @@ class Runs(Resource):
         yield from self._connection.pages("/api/v1/run-tags", str)
 
     def bulk(self, action: str, runs: Sequence[Run | str], *, tag: str | None = None) -> BulkOutcome:
-        """Cancel, delete, tag or untag runs, in requests of a thousand; say which were, and why the others were not.
+        """Cancel, delete, tag or untag runs, a thousand per request. Return what changed, and refusals.
 
-        Sent again after an error, it changes the rest: what was done stays done.
+        Calling it again after an error changes the rest; completed changes remain.
         """
         ids = list(dict.fromkeys(run if isinstance(run, str) else run.id for run in runs))
         whole = BulkOutcome(done=[], refused=[])
@@ -445,8 +445,8 @@ class Runs(Resource):
 def spec_of(spec: Any, parts: Mapping[str, Any]) -> dict[str, Any]:
     """Return a spec from a mapping, a file, YAML or JSON text, or parts, which take precedence.
 
-    `network` may be a Keras model: its configuration is sent. A dataset may be what `client.datasets` returned.
-    Raises BadInput, Malformed.
+    `network` may be a Keras model: its configuration is sent. A dataset may be an object that `client.datasets`
+    returned. Raises BadInput, Malformed.
     """
     body = {**_spec_body(spec), **{name: value for name, value in parts.items() if value is not None}}
     if "network" in body:

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from fitserve.client.datasets import Datasets
 
 ROWS_AT_ONCE = 5_000  # rows in one request
-# The figures to show first, and what the simpler models are called.
+# The figures to show first, and titles of the simpler models.
 FIGURES = ("accuracy", "balanced_accuracy", "roc_auc", "log_loss", "rmse", "mae", "r2")
 MODELS = {"network": "this network", "trees": "boosted trees", "linear": "linear model", "baseline": "guessing"}
 
 
 @dataclass(frozen=True)
 class Standing:
-    """One model's figures on the rows that the network is judged by."""
+    """One model's figures on the rows by which the network is judged."""
 
     model: str  # network, trees, linear, baseline
     figures: Mapping[str, float]
@@ -83,11 +83,11 @@ class Trained(Resource):
         return standings_of(self.run.evaluation())
 
     def predict(self, data: Any) -> Predictions:
-        """Return the likeliest label of each row, or the number; of several targets the outputs by name.
+        """Return the likeliest label or the number for each row; with several targets, the outputs by name.
 
         Args:
-            data: a frame; a list of mappings; a mapping of columns to lists. Columns of the table that the network
-                does not use, as the target itself, are left out.
+            data: a frame; a list of mappings; a mapping of columns to lists. Columns of the table that the network does
+                not use, such as the target itself, are left out.
 
         Raises BadInput naming row and column.
         """
@@ -99,7 +99,7 @@ class Trained(Resource):
         return replace(answers, items=[self._labels.get(label, label) for label in answers.labels])
 
     def classify(self, data: Any) -> Predictions:
-        """Return each label's score, for each row. Raises BadInput where the target is a number."""
+        """Return each label's score, for each row. Raises BadInput if the target is a number."""
         return self._ask(Models(self._connection).classify, data)
 
     @property
@@ -158,9 +158,9 @@ def looks_like_file(text: str) -> bool:
 
 
 def dataset_of(datasets: Datasets, data: Any, name: str | None, **options: Any) -> Dataset:
-    """Return the dataset that `data` is or names, with its columns; a table is uploaded.
+    """Return the dataset that `data` is or names, with its columns; upload it if it is a table.
 
-    Raises BadInput, NotFound naming datasets that there are.
+    Raises BadInput, NotFound naming the datasets that exist.
     """
     if isinstance(data, Dataset):
         return data if data.columns else data.refresh()
@@ -188,12 +188,12 @@ def _named(datasets: Datasets, ref: str) -> Dataset:
 
 
 def check_target(dataset: Dataset, target: str | Sequence[str]) -> None:
-    """Raise BadInput naming the columns, where a target is none of them."""
+    """Raise BadInput, naming the columns, if a target is not among them."""
     _check_names(dataset.ref, [column.name for column in dataset.columns], target)
 
 
 def check_columns(data: Any, target: str | Sequence[str]) -> None:
-    """Raise BadInput, before it is uploaded, where a frame has no column of the target's name."""
+    """Raise BadInput before the upload if a frame has no column named like the target."""
     if library_of(data) in ("pandas", "polars") and hasattr(data, "columns"):
         _check_names("The frame", [str(name) for name in data.columns], target)
 
@@ -206,7 +206,7 @@ def _check_names(owner: str, names: Sequence[str], target: str | Sequence[str]) 
 
 
 def default_name(data: Any, name: str | None, target: str | Sequence[str]) -> str | None:
-    """Return a dataset's name: the one given; for a file (None) the file's own; for a frame its target's."""
+    """Return a dataset's name: the one given, or a frame's target; None for a file, which names itself."""
     if name is not None or isinstance(data, str | PathLike | Dataset) or isinstance(getattr(data, "name", None), str):
         return name
     return dataset_name(target if isinstance(target, str) else target[0])

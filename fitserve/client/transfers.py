@@ -17,9 +17,9 @@ from fitserve.client.upload_body import Progress, UploadBody
 from fitserve.errors import BadInput, FitserveError, Unavailable
 
 _UPLOADS = "/api/v1/uploads"
-_PIECE = 8 * 1024 * 1024  # bytes of one request, which is the most that a lost connection can cost
+_PIECE = 8 * 1024 * 1024  # bytes per request, which is the most that a lost connection can cost
 _TUS = {"Tus-Resumable": "1.0.0"}
-_AT_ANOTHER_OFFSET = (409, 423)  # the server is elsewhere, or still writes what a broken request brought
+_AT_ANOTHER_OFFSET = (409, 423)  # the server has another offset, or is still writing a broken request's data
 
 
 def download(
@@ -32,8 +32,8 @@ def download(
 ) -> Path:
     """Write an answer's bytes to a file, or under a name in a folder. Starts again after a lost connection.
 
-    The file appears only once it is whole. The ETag of an immutable file is its SHA-256: Unavailable is raised for
-    bytes that differ. Returns the file's path.
+    The file appears only once it is complete. Returns its path. Raises Unavailable if the bytes do not match the ETag,
+    which for immutable files is their SHA-256.
     """
     target = Path(target)
     if target.is_dir():
@@ -72,8 +72,9 @@ def _download_once(
 def upload_in_pieces(connection: Connection, upload: UploadBody, metadata: Mapping[str, str], timeout: float) -> Any:
     """Send a file piece by piece and return the dataset that it became.
 
-    A lost connection costs one piece: the server is asked how much has arrived, as often in a row as the retry policy
-    allows. Raises BadInput for what cannot be read again or has no known length, and what an upload raises.
+    A lost connection costs one piece: the client asks the server how much has arrived, retrying as often as the retry
+    policy allows. Raises BadInput for data that cannot be read again or has no known length, and the errors of an
+    upload.
     """
     if upload.size is None or not upload.repeatable:
         raise BadInput("A resumable upload needs a file of known length.", expected="a path, bytes or a frame")

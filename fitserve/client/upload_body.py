@@ -1,4 +1,4 @@
-"""What can be uploaded: a path, bytes, an open binary file, a pandas or polars frame, an Arrow table."""
+"""Request bodies from uploads: a path, bytes, an open binary file, a pandas or polars frame, an Arrow table."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ CHUNK = 1024 * 1024  # bytes
 PARQUET = SUFFIXES["parquet"]["parquet"]
 _MEDIA_TYPES = {f".{suffix}": kind for of_format in SUFFIXES.values() for suffix, kind in of_format.items()}
 _COMPRESSIONS = tuple(f".{suffix}" for suffix in COMPRESSION_SUFFIXES)
-TABLE_SUFFIXES = (*(_MEDIA_TYPES.keys() - {".json"}), *_COMPRESSIONS)  # a spec is JSON, too
-Progress = Callable[[int, int | None], None]  # bytes sent so far, bytes in all
+TABLE_SUFFIXES = (*(_MEDIA_TYPES.keys() - {".json"}), *_COMPRESSIONS)  # without .json, since a spec is JSON too
+Progress = Callable[[int, int | None], None]  # called with the bytes sent so far and the total
 
 
 @dataclass(slots=True)
 class UploadBody:
-    """A request body with a type and a name, which can be sent again from its beginning."""
+    """A request body with a type and a name, which can be sent again from its start."""
 
     source: Path | bytes | IO[bytes]
     content_type: str
-    stem: str | None = None  # of the file's name; names the dataset
+    stem: str | None = None  # the file name's stem, which names the dataset
     progress: Progress | None = None
     size: int | None = None
     start: int = 0  # the offset of an open file when we got it
@@ -90,7 +90,7 @@ def upload_of(data: Any, progress: Progress | None = None) -> UploadBody:
 
 
 def dataset_name(stem: str) -> str:
-    """Return a dataset's name for a file's: `[a-z0-9][a-z0-9._-]{0,62}`."""
+    """Return a dataset name made from a file name: `[a-z0-9][a-z0-9._-]{0,62}`."""
     name = re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._")
     return name[:63] or "dataset"
 

@@ -13,7 +13,7 @@ _PATH = "/api/v1/webhooks"
 
 
 class Webhooks(Resource):
-    """`client.webhooks`: where events are sent, and what became of them."""
+    """`client.webhooks`: where events are sent, and their deliveries."""
 
     def create(
         self,
@@ -25,12 +25,12 @@ class Webhooks(Resource):
         description: str | None = None,
         all_owners: bool = False,
     ) -> NewWebhook:
-        """Send events to an address, or to a channel of the operator's. Its `secret` is shown only once.
+        """Send events to an address, or to one of the operator's channels. The `secret` is shown only once.
 
         Args:
-            events: types as `run.failed`; all of a noun, as `run.*`; `*` for all.
-            secret: signs deliveries: `whsec_` and base64. Left out, the server makes one.
-            all_owners: of every owner's changes. Admins only.
+            events: types such as `run.failed`; all of a noun, such as `run.*`; `*` for all.
+            secret: signs deliveries: `whsec_` and base64. Left out, the server generates one.
+            all_owners: send events of every owner. Admins only.
 
         Raises BadInput (an address that is not on the public Internet), Forbidden, TooMany.
         """
@@ -76,12 +76,12 @@ class Webhooks(Resource):
         self._connection.send("DELETE", f"{_PATH}/{id}")
 
     def test(self, id: str) -> DeliveryInfo:
-        """Send a test; how it went is in the log. Raises Conflict (it is disabled), NotFound."""
+        """Send a test event; its outcome is in the log. Raises Conflict (it is disabled), NotFound."""
         answer = self._connection.send("POST", f"{_PATH}/{id}/test", repeatable=False)
         return DeliveryInfo.model_validate(answer.json())
 
     def deliveries(self, id: str, *, state: str | None = None, limit: int | None = None) -> Iterator[DeliveryInfo]:
-        """Yield the log of a webhook, newest first; of one `state` (pending, delivered, failed) or all."""
+        """Yield a webhook's deliveries, newest first, in one `state` (pending, delivered, failed) or all."""
         query = {"state": state}
         yield from self._connection.pages(f"{_PATH}/{id}/deliveries", DeliveryInfo.model_validate, query, limit)
 
@@ -95,9 +95,9 @@ class Webhooks(Resource):
         return builtins.list(self._connection.get(f"{_PATH}/channels"))
 
     def event_types(self) -> dict[str, str]:
-        """Return every type of event, with what its data holds."""
+        """Return every type of event, with a description of its data."""
         return dict(self._connection.get("/api/v1/events/types"))
 
     def events(self, *, type: str | None = None, limit: int | None = None) -> Iterator[RecordedEvent]:
-        """Yield what happened, newest first; of one type or all."""
+        """Yield events, newest first, of one type or all."""
         yield from self._connection.pages("/api/v1/events", RecordedEvent.model_validate, {"type": type}, limit)

@@ -19,13 +19,13 @@ UPLOAD_TIMEOUT = 600.0  # seconds
 
 
 class Weights(Resource):
-    """`client.weights`: arrays by layer, for networks to begin with."""
+    """`client.weights`: weight arrays by layer, from which networks start."""
 
     def upload(self, weights: Any, *, progress: Progress | None = None) -> WeightsInfo:
-        """Send weights: a Keras model, arrays by layer and place (`dense/0`), or the path of a safetensors file.
+        """Upload weights: a Keras model, arrays by layer and position (`dense/0`), or the path of a safetensors file.
 
-        Arrays are sent, no code. The same weights are kept once. Raises BadInput naming an array, TooLarge, Conflict
-        (you keep too many).
+        Only arrays are sent, no code. Identical weights are stored once. Raises BadInput naming an array, TooLarge,
+        Conflict (you have stored too many).
         """
         if isinstance(weights, str | PathLike):
             path = Path(weights)
@@ -53,12 +53,12 @@ class Weights(Resource):
         yield from self._connection.pages(_PATH, WeightsSummary.model_validate)
 
     def delete(self, weights_id: str) -> None:
-        """Delete uploaded weights; runs that began with them keep theirs. Raises NotFound."""
+        """Delete uploaded weights; runs that started from them keep their copy. Raises NotFound."""
         self._connection.send("DELETE", f"{_PATH}/{weights_id}")
 
 
 def arrays_of(model: Any) -> dict[str, Any]:
-    """Return a Keras model's weights by layer and place. Raises BadInput."""
+    """Return a Keras model's weights by layer and position. Raises BadInput."""
     layers = getattr(model, "layers", None)
     if layers is None or not callable(getattr(model, "get_weights", None)):
         raise BadInput(
