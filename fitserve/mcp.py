@@ -1,7 +1,7 @@
 """`fitserve mcp`: the API as tools of the Model Context Protocol. Needs the extra `mcp`.
 
-Answers are compact JSON, cut to what fits a model's context; errors name what is wrong and how to fix it. Over stdio
-the key is that of the environment; over HTTP each request brings its own, and this process has none.
+Answers are compact JSON, shortened to fit a model's context; errors say what is wrong and how to fix it. Over stdio the
+key comes from the environment; over HTTP each request brings its own, and this process has none.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from fitserve.client.runs import Run
 from fitserve.client.trained import standings_of
 from fitserve.errors import BadInput, FitserveError, Unauthenticated
 
-MAX_CHARACTERS = 6_000  # of an answer
-MAX_ROWS = 200  # of one prediction
-MAX_ITEMS = 20  # of a list in an answer
+MAX_CHARACTERS = 6_000  # in an answer
+MAX_ROWS = 200  # in one prediction request
+MAX_ITEMS = 20  # in a list of an answer
 MAX_WAIT = 300.0  # seconds
 INSTRUCTIONS = """Train neural networks on tables and serve their predictions. The usual way: upload_table, then \
 profile_table to choose a target, check_spec, train, wait, evaluate and findings; apply_finding starts a better run, \
@@ -59,7 +59,7 @@ Target = Annotated[str | list[str], Field(description="The column to predict, or
 
 
 class Tools:
-    """The tools, on one server. `may_read_files`: the caller may name files of this machine."""
+    """The tools on one server. `may_read_files`: whether the caller may name files of this machine."""
 
     def __init__(self, client: Callable[[Context], Client], may_read_files: bool) -> None:
         self._client = client
@@ -214,7 +214,7 @@ class Tools:
             if "confusion" in own and len(own["labels"]) <= 12
         }
         for name, ask in (("importance", handle.importance), ("complexity", handle.complexity)):
-            with suppress(FitserveError):  # of a run with several targets, or without a record of it
+            with suppress(FitserveError):  # runs with several targets, or without a record, have none
                 value[name] = _insight(name, ask())
         return answer(value)
 
@@ -291,7 +291,7 @@ class Tools:
         return answer(value)
 
 
-# The tools in the order of the work: what each does to the server.
+# The tools in working order, with their effects on the server.
 READS = ToolAnnotations(read_only_hint=True)
 ADDS = ToolAnnotations(read_only_hint=False, destructive_hint=False)
 MOVES = ToolAnnotations(read_only_hint=False, destructive_hint=True)
@@ -334,7 +334,7 @@ def run_http(base_url: str | None, host: str, port: int) -> None:
 
 
 def _local_client(base_url: str | None) -> Callable[[Context], Client]:
-    """Return a client with the environment's key, made when it is first needed: tools are listed without a server."""
+    """Return a client with the environment's key, made on first use, so that tools can be listed without a server."""
 
     @functools.cache
     def client() -> Client:
@@ -360,7 +360,7 @@ def _client_of_key(base_url: str | None, key: str) -> Client:
 
 
 def _with_fixes(tool: Callable[..., str]) -> Callable[..., str]:
-    """Turn the client's errors into errors of the tool, with where, received, expected and the fix."""
+    """Turn the client's errors into tool errors that say where, what was received, what was expected, and the fix."""
 
     @functools.wraps(tool)
     def call(*args: Any, **kwargs: Any) -> str:
@@ -373,7 +373,7 @@ def _with_fixes(tool: Callable[..., str]) -> Callable[..., str]:
 
 
 def answer(value: Any) -> str:
-    """Return a value as compact JSON: without what is empty, numbers to five digits, cut to MAX_CHARACTERS."""
+    """Return a value as compact JSON: empty values left out, numbers to five digits, cut to MAX_CHARACTERS."""
     return _cut(json.dumps(_compact(value), ensure_ascii=False, separators=(",", ":"), default=str))
 
 
@@ -400,7 +400,7 @@ def _parts(dataset: str, target: Any, network: Any, training: Any, spec: Mapping
 
 
 def _run(run: Run) -> dict[str, Any]:
-    """Return what matters of a run: its state, how far it is, its scores or its error."""
+    """Return a run's essentials: its state, progress, and scores or error."""
     value: dict[str, Any] = {"run": run.id, "state": run.state, "model": run.model, "version": run.version}
     if not run.ended:
         value["phase"] = getattr(run, "phase", None)
@@ -413,7 +413,7 @@ def _run(run: Run) -> dict[str, Any]:
 
 
 def _column(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a column's profile in a line: the quartiles of numbers, else the most frequent values."""
+    """Return a column's profile in one line: the quartiles of numbers, else the most frequent values."""
     value = {"kind": facts["kind"], "missing": facts.get("missing") or None, "distinct": facts.get("distinct")}
     quantiles = facts.get("quantiles") or {}
     if facts["kind"] == "numeric" and quantiles:
@@ -425,7 +425,7 @@ def _column(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _short(patch: Any) -> Any:
-    """Return a patch, or only its paths where it is long: `apply_finding` needs no more than its number."""
+    """Return a patch, or only its paths if it is long: `apply_finding` needs only the finding's number."""
     if len(json.dumps(patch)) <= 600:
         return patch
     return [f"{one.get('op')} {one.get('path')}" for one in patch]
@@ -438,7 +438,7 @@ def _insight(name: str, body: Any) -> Any:
 
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:
-    """Return the leaves of a spec by their paths."""
+    """Return a spec's leaves, keyed by path."""
     if isinstance(value, Mapping) and value:
         return {leaf: one for name, part in value.items() for leaf, one in _flat(part, f"{path}/{name}").items()}
     if isinstance(value, list) and value:

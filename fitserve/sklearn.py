@@ -35,12 +35,12 @@ from fitserve.errors import FitserveError
 from fitserve.ids import new_id
 from fitserve.parsing.missing import may_be_missing
 
-ROWS_AT_ONCE = 5_000  # of one request for predictions
+ROWS_AT_ONCE = 5_000  # rows per prediction request
 LARGEST_SEED = 2**31 - 1
 
 
 class _FitserveEstimator(BaseEstimator):
-    """What both estimators share: parameters, the run behind `fit`, rows sent to the model."""
+    """Base of both estimators: parameters, the run behind `fit`, prediction requests."""
 
     _release: Any = None  # deletes the model of the last fit from the server; None: the model stays
 
@@ -105,7 +105,7 @@ class _FitserveEstimator(BaseEstimator):
             random = self.random_state
             is_seed = isinstance(random, int | np.integer)
             training["seed"] = int(random if is_seed else check_random_state(random).randint(LARGEST_SEED))
-        # Users of scikit-learn hold test rows back themselves, so all of these are for training and validation.
+        # Users of scikit-learn hold out test rows themselves, so all of these are for training and validation.
         spec = {"split": {"test": 0.0}, **spec, "target": self._target(target)}
         if self.network is not None:
             spec["network"] = self.network
@@ -117,7 +117,7 @@ class _FitserveEstimator(BaseEstimator):
         return {"column": column, "task": "regression"}
 
     def _ask(self, verb: str, X: Any) -> list[Predictions]:
-        """Request predictions for all rows, so many at once."""
+        """Request predictions for all rows, ROWS_AT_ONCE per request."""
         check_is_fitted(self)
         columns = _columns(self, X, reset=False)
         client = _client(self.base_url, self.api_key, os.getpid())
@@ -127,7 +127,7 @@ class _FitserveEstimator(BaseEstimator):
         return [ask(self.model_, table.slice(at, ROWS_AT_ONCE), version=self.version_) for at in parts]
 
     def delete(self) -> None:
-        """Delete the model of this estimator from the server now. Its run and its dataset stay."""
+        """Delete this estimator's model from the server now. Its run and its dataset stay."""
         check_is_fitted(self)
         if self._release is not None:
             self._release()
@@ -139,11 +139,11 @@ class _FitserveEstimator(BaseEstimator):
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = True  # a missing value of a numeric column is its median
+        tags.input_tags.allow_nan = True  # a missing number is replaced by its column's median
         return tags
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy needs the model as much as the original does: from then on nothing deletes it automatically."""
+        """Return the state, and no longer delete the model automatically: the copy needs it too."""
         if self._release is not None:
             self._release.detach()
             self._release = None
@@ -152,7 +152,7 @@ class _FitserveEstimator(BaseEstimator):
 
 
 class FitserveClassifier(ClassifierMixin, _FitserveEstimator):
-    """A classifier that is a network on a fitserve server.
+    """A classifier trained and served by a fitserve server.
 
     Args:
         network: layers as in a spec, or a Keras model; left out, fitserve chooses, as for all that is left out here.
@@ -177,7 +177,7 @@ class FitserveClassifier(ClassifierMixin, _FitserveEstimator):
     """
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Train on these rows. Raises ValueError for what is not a table, RunEnded where the run failed."""
+        """Train on these rows. Raises ValueError if they are not a table, RunEnded if the run failed."""
         columns, y, sample_weight = _checked(self, X, y, sample_weight)
         if y.dtype.kind == "f":
             assert_all_finite(y, input_name="y")
@@ -198,12 +198,13 @@ class FitserveClassifier(ClassifierMixin, _FitserveEstimator):
         return self._probabilities(self._ask("classify", X))
 
     def predict(self, X: Any) -> Any:
-        """Return the label of each row: the one that the spec's decision chooses, else the likeliest."""
+        """Return each row's label: the one chosen by the spec's decision, else the likeliest."""
         answers = self._ask("classify", X)
         codes = self._probabilities(answers).argmax(axis=1)
         position = {label: code for code, label in enumerate(self._labels)}
         decided = [label for answer in answers for label in answer.labels]
-        codes = [position.get(label, code) for label, code in zip(decided, codes, strict=True)]  # None: it abstains
+        # None: the decision abstains
+        codes = [position.get(label, code) for label, code in zip(decided, codes, strict=True)]
         return self.classes_[codes]
 
     def _probabilities(self, answers: list[Predictions]) -> Any:
@@ -212,10 +213,10 @@ class FitserveClassifier(ClassifierMixin, _FitserveEstimator):
 
 
 class FitserveRegressor(RegressorMixin, _FitserveEstimator):
-    """A regressor that is a network on a fitserve server. Its arguments are those of `FitserveClassifier`."""
+    """A regressor trained and served by a fitserve server. The arguments are those of `FitserveClassifier`."""
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Train on these rows. Raises ValueError for what is not a table, RunEnded where the run failed."""
+        """Train on these rows. Raises ValueError if they are not a table, RunEnded if the run failed."""
         columns, y, sample_weight = _checked(self, X, y, sample_weight)
         numbers = check_array(y, ensure_2d=False, dtype="numeric", input_name="y").astype(np.float64)
         self._train(columns, pa.array(numbers), "numeric", sample_weight)
@@ -228,18 +229,18 @@ class FitserveRegressor(RegressorMixin, _FitserveEstimator):
 
 @functools.lru_cache(maxsize=16)
 def _client(base_url: str | None, api_key: str | None, process: int) -> Client:
-    """Return this process's client of a server: connections are not shared with a forked one."""
+    """Return this process's client of a server; a forked process gets its own connections."""
     return Client(base_url, api_key)
 
 
 def _delete(base_url: str | None, api_key: str | None, model: str) -> None:
-    """Delete a model that nobody can name any more. A server that is away keeps it."""
+    """Delete a model that nothing refers to any more. It stays if the server cannot be reached."""
     with contextlib.suppress(FitserveError):
         _client(base_url, api_key, os.getpid()).models.delete(model)
 
 
 def _checked(estimator: _FitserveEstimator, X: Any, y: Any, sample_weight: Any) -> tuple[dict[str, pa.Array], Any, Any]:
-    """Return the rows as columns, the targets and the weights, each as long as the others. Raises ValueError."""
+    """Return the rows as columns, the targets and the weights, all of one length. Raises ValueError."""
     if y is None:
         name = type(estimator).__name__
         raise ValueError(f"This {name} estimator requires y to be passed, but the target y is None.")
@@ -252,7 +253,7 @@ def _checked(estimator: _FitserveEstimator, X: Any, y: Any, sample_weight: Any) 
 
 
 def _columns(estimator: _FitserveEstimator, X: Any, *, reset: bool) -> dict[str, pa.Array]:
-    """Return a table's columns by name: a frame's own, `x0`, `x1` of an array. Raises ValueError, TypeError."""
+    """Return a table's columns by name: a frame's own, or `x0`, `x1` for an array. Raises ValueError, TypeError."""
     least = 2 if reset else 1
     if library_of(X) in ("pandas", "polars", "pyarrow") and getattr(X, "ndim", 2) == 2:
         validate_data(estimator, X, reset=reset, skip_check_array=True)
@@ -279,14 +280,14 @@ def _frame_columns(frame: Any, least: int) -> dict[str, pa.Array]:
 
 
 def _plain_categories(values: pa.Array) -> pa.Array:
-    """Return categories, of numbers too, as texts with their dictionary; anything else unchanged."""
+    """Return categories, including numeric ones, as dictionary-encoded texts; anything else unchanged."""
     if not pa.types.is_dictionary(values.type):
         return values
     return values.cast(values.type.value_type).cast(pa.string()).dictionary_encode()
 
 
 def _object_column(values: Any) -> pa.Array:
-    """Return objects as numbers, or else as texts. Raises TypeError for what is neither."""
+    """Return objects as numbers if possible, else as texts. Raises TypeError for anything else."""
     missing = [value is None or value != value for value in values]
     present = [value for value, is_missing in zip(values, missing, strict=True) if not is_missing]
     unfit = next((value for value in present if not isinstance(value, str | bytes | int | float | np.generic)), None)
@@ -299,7 +300,7 @@ def _object_column(values: Any) -> pa.Array:
 
 
 def _kinds(columns: Mapping[str, pa.Array]) -> dict[str, Kind]:
-    """Return the kinds that the types of columns say. The server infers those of texts and times."""
+    """Return the kinds that column types imply. The server infers the kinds of texts and times."""
     kinds: dict[str, Kind] = {}
     for name, values in columns.items():
         if pa.types.is_boolean(values.type):
@@ -312,7 +313,7 @@ def _kinds(columns: Mapping[str, pa.Array]) -> dict[str, Kind]:
 
 
 def _label_texts(classes: Any) -> list[str]:
-    """Return how classes are called on the server: their texts, or numbers where a table would not keep these."""
+    """Return the classes' labels on the server: their texts, or numbered labels if a table would change the texts."""
     texts = [str(label) for label in classes]
     words = {text.strip().casefold() for text in texts}
     plain = all(text == text.strip() and not may_be_missing(text) for text in texts)

@@ -226,7 +226,7 @@ ROLLOUTS_ENDED = Counter(
     registry=REGISTRY,
 )
 for _outcome in ("succeeded", "rolled_back", "aborted", "stalled"):
-    ROLLOUTS_ENDED.labels(_outcome)  # from 0, so that the first one is an increase
+    ROLLOUTS_ENDED.labels(_outcome)  # start at 0, so that the first event shows as an increase
 
 # Events, webhooks
 DELIVERIES = Counter(
@@ -275,7 +275,7 @@ BLOBS_COLLECTED = Counter("fitserve_blobs_collected_total", "Unreferenced blobs 
 
 @dataclass(frozen=True, slots=True)
 class PredictMetric:
-    """A metric of the data plane, which counts in plain integers and builds its metrics at a scrape."""
+    """A metric of the data plane, which counts in plain integers and builds metrics only when scraped."""
 
     name: str
     help: str
@@ -358,7 +358,7 @@ PREDICT: Final[dict[str, PredictMetric]] = {
 
 
 def watch_disk(folder: Path) -> None:
-    """Report the disk of this folder in every scrape."""
+    """Report the disk usage of this folder in every scrape."""
 
     def usage(part: int) -> float:
         try:

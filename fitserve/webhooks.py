@@ -1,8 +1,8 @@
 """Webhooks and the delivery of events to them: the only code that writes their rows.
 
-Each event of the outbox becomes one delivery for each webhook that wants it. A process claims a delivery under a lease,
-sends it, and writes the outcome under the same lease; any number of processes may do so. If one dies after the receiver
-has answered and before the outcome is written, another sends the event again under the same id: at least once.
+Each event of the outbox becomes one delivery for each webhook subscribed to it. A process claims a delivery under a
+lease, sends it, and writes the outcome under the same lease; any number of processes may do so. If one dies between the
+receiver's answer and writing the outcome, another sends the event again under the same id: delivery is at least once.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from fitserve.tables import Delivery, OutboxEvent, Webhook
 from fitserve.visibility import owned_by, owns
 from fitserve.wire.webhooks import PREFIX, DeliveryInfo, WebhookPatch, WebhookRequest
 
-ROTATION = timedelta(hours=24)  # for which a replaced secret signs beside the new one
+ROTATION = timedelta(hours=24)  # how long a replaced secret signs beside the new one
 MAX_PAUSE = 6 * 3600.0  # seconds between two attempts
-GROWTH = 3.0  # of the pause, from attempt to attempt
-KEPT_ATTEMPTS = 20  # in a delivery's log
+GROWTH = 3.0  # factor by which the pause grows at each attempt
+KEPT_ATTEMPTS = 20  # attempts kept in a delivery's log
 AT_ONCE = 2  # deliveries to one webhook: a slow receiver delays its own events, not those of others
 TEST = "webhook.test"
 
@@ -67,14 +67,14 @@ class ClaimedDelivery:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryOutcome:
-    """How an attempt ended."""
+    """The outcome of an attempt."""
 
     delivered: bool
     seconds: float
     status: int | None = None
     error: str | None = None
-    retry_after: float | None = None  # seconds, as the receiver asked
-    gone: bool = False  # the receiver wants no more events
+    retry_after: float | None = None  # seconds to wait, as requested by the receiver
+    gone: bool = False  # the receiver has unsubscribed (410 Gone)
 
 
 # --- create, change, delete ----------------------------------------------------------------------------------------
@@ -128,7 +128,7 @@ def create(
 
 
 def _keep_secret(row: Webhook, secret: str, settings: Settings) -> None:
-    """Store the secret that signs, encrypted where the operator has keys."""
+    """Store the signing secret, encrypted if the operator configured keys."""
     sealed = sealing.seals(settings)
     row.secret, row.sealed_secret = (None, sealing.seal(secret, settings)) if sealed else (secret, None)
 
@@ -152,7 +152,7 @@ def check_events(patterns: Sequence[str]) -> None:
 
 
 def matches(pattern: str, type: str) -> bool:
-    """Return whether a webhook that wants `pattern` wants an event of this type."""
+    """Return whether a subscription to `pattern` includes events of this type."""
     return pattern == type or pattern == "*" or (pattern.endswith(".*") and type.startswith(pattern[:-1]))
 
 
@@ -165,7 +165,7 @@ def get(session: Session, id: str, owner: str | None) -> Webhook:
 
 
 def listing(session: Session, owner: str | None) -> list[Webhook]:
-    """Return the webhooks of an owner, or all, newest first."""
+    """Return an owner's webhooks, or all of them, newest first."""
     query = select(Webhook).where(owned_by(Webhook, owner)).order_by(Webhook.id.desc())
     return list(session.scalars(query))
 
@@ -277,7 +277,7 @@ def _new_delivery(row: Webhook, event: OutboxEvent, at: datetime) -> Delivery:
 
 
 def dispatch(engine: Engine, limit: int = 100) -> int:
-    """Make deliveries of the waiting events to the webhooks that want them. Returns the number of events."""
+    """Create deliveries of waiting events to subscribed webhooks. Return the number of events."""
     with db.reading(engine) as session:
         if session.scalar(select(OutboxEvent.id).where(OutboxEvent.dispatched_at.is_(None)).limit(1)) is None:
             return 0
@@ -298,7 +298,7 @@ def dispatch(engine: Engine, limit: int = 100) -> int:
 
 
 def _wants(row: Webhook, event: OutboxEvent) -> bool:
-    """Return whether an event is for a webhook. Webhooks that are newer than the event do not get it."""
+    """Return whether a webhook receives an event. Webhooks newer than the event do not."""
     of_owner = row.all_owners or row.owner == event.owner
     return of_owner and row.created_at <= event.created_at and any(matches(one, event.type) for one in row.events)
 
@@ -314,7 +314,7 @@ def claim(engine: Engine, most: int, lease_seconds: float, within: int = 200) ->
         busy = {row[0]: row[1] for row in session.execute(held.group_by(Delivery.webhook_id))}
         full = [
             webhook for webhook, count in busy.items() if count >= AT_ONCE
-        ]  # without these, so that they do not fill the window
+        ]  # exclude these, so that they do not fill the window
         due = _due(at).add_columns(Delivery.webhook_id).where(Delivery.webhook_id.not_in(full)).limit(within)
         ids = session.execute(due).all()
         chosen: list[str] = []
@@ -362,7 +362,7 @@ def _claimed(row: Delivery, webhook: Webhook, event_id: str, session: Session, a
 
 
 def payload(event: OutboxEvent) -> bytes:
-    """Return the signed body, which is the same bytes at each attempt."""
+    """Return the signed body, which has the same bytes at each attempt."""
     body = {"type": event.type, "timestamp": event.created_at.isoformat(), "data": event.data}
     return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
 
@@ -383,7 +383,7 @@ def headers(claimed: ClaimedDelivery, at: datetime, settings: Settings) -> Mappi
 
 
 def pauses(first: float, whole: float) -> list[float]:
-    """Return the growing pauses before the repeated attempts, which together take at most `whole` seconds."""
+    """Return the growing pauses before retries, at most `whole` seconds in total."""
     seconds: list[float] = []
     pause = first
     while sum(seconds) + pause <= whole:
@@ -393,7 +393,7 @@ def pauses(first: float, whole: float) -> list[float]:
 
 
 def finish(engine: Engine, claimed: ClaimedDelivery, outcome: DeliveryOutcome, settings: Settings) -> str | None:
-    """Write how an attempt ended. Return the delivery's state; None if another process holds it by now."""
+    """Write the outcome of an attempt. Return the delivery's state; None if another process now holds it."""
     with db.transaction(engine) as session:
         at = db.now(session)
         row = session.scalars(
@@ -425,7 +425,7 @@ def finish(engine: Engine, claimed: ClaimedDelivery, outcome: DeliveryOutcome, s
 def _note_failure(
     session: Session, webhook: Webhook, outcome: DeliveryOutcome, at: datetime, settings: Settings
 ) -> None:
-    """Note a failure; disable the webhook, with an event, if its receiver is gone or has failed for too long."""
+    """Record a failure; disable the webhook, with an event, if its receiver is gone or has failed for too long."""
     webhook.failing_since = webhook.failing_since or at
     failed_for = (at - webhook.failing_since).total_seconds()
     if not webhook.enabled or not (outcome.gone or failed_for >= settings.webhook_disable_seconds):
@@ -437,9 +437,9 @@ def _note_failure(
 
 
 def reseal(engine: Engine, settings: Settings) -> int:
-    """Encrypt secrets that are readable, or encrypted with an older key, with the newest one. Return how many.
+    """Encrypt with the newest key all secrets that are plain or use an older key. Return how many.
 
-    A secret that no key can read is left as it is.
+    A secret that no key can decrypt is left as it is.
     """
     if not sealing.seals(settings):
         return 0
@@ -459,7 +459,7 @@ def reseal(engine: Engine, settings: Settings) -> int:
 
 
 def delete_old(engine: Engine, seconds: float) -> int:
-    """Delete events of more than `seconds` ago, with their deliveries. Return the number of events."""
+    """Delete events older than `seconds`, with their deliveries. Return the number of events."""
     with db.transaction(engine) as session:
         old = select(OutboxEvent.id).where(
             OutboxEvent.created_at < db.now(session) - timedelta(seconds=seconds),
@@ -471,7 +471,7 @@ def delete_old(engine: Engine, seconds: float) -> int:
 
 
 def standing(session: Session) -> tuple[int, float, int]:
-    """Return the pending deliveries, the seconds the oldest has been due, and the disabled webhooks."""
+    """Return the pending deliveries, the seconds that the oldest has been due, and the disabled webhooks."""
     at = db.now(session)
     waits = select(Delivery.id).join(Webhook, Webhook.id == Delivery.webhook_id)
     waits = waits.where(

@@ -1,8 +1,8 @@
-"""Alarms: conditions that lasted, from when to when. One process at a time looks, under a lease.
+"""Alarms: conditions that lasted, with their start and end. One process at a time checks, under a lease.
 
-A condition becomes an alarm once it has lasted for HOLD_SECONDS, and the alarm ends once it has been away for
-CLEAR_SECONDS, so that one that comes and goes makes one alarm. Start and end are events, for webhooks that hear of
-every owner's changes.
+A condition becomes an alarm once it has lasted for HOLD_SECONDS, and the alarm ends once the condition has been absent
+for CLEAR_SECONDS, so that an intermittent condition makes one alarm. Start and end are events, for webhooks that
+receive every owner's events.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Key = tuple[str, str]  # name, subject
 
 
 class AlarmWatch(threading.Thread):
-    """Looks for conditions every `sample_seconds` while this process leads, and samples the queue."""
+    """A thread that checks conditions every `sample_seconds` while this process leads, and samples the queue."""
 
     def __init__(
         self, settings: Settings, engine: Engine, hold: float = HOLD_SECONDS, clear: float = CLEAR_SECONDS
@@ -51,8 +51,8 @@ class AlarmWatch(threading.Thread):
         self.settings, self.engine, self.hold, self.clear = settings, engine, hold, clear
         self.holder = f"{platform.node()[:80]}-{os.getpid()}-{new_id('s')[-6:]}"
         self.queue = _QueueSampler(engine, settings.sample_seconds, settings.home)
-        self._since: dict[Key, datetime] = {}  # since when conditions hold that are not alarms yet
-        self._away: dict[Key, datetime] = {}  # since when the condition of an alarm no longer holds
+        self._since: dict[Key, datetime] = {}  # start of each condition that is not an alarm yet
+        self._away: dict[Key, datetime] = {}  # when each alarm's condition was first absent
         self._stopping = threading.Event()
 
     def stop(self, wait: float = 2.0) -> None:
@@ -75,7 +75,7 @@ class AlarmWatch(threading.Thread):
                 log.exception("alarms wait")
 
     def round(self) -> bool:
-        """Look once, and write what has changed. Return whether this process leads."""
+        """Check once and record changes. Return whether this process leads."""
         with db.transaction(self.engine) as session:
             lease = max(30.0, 3 * self.settings.sample_seconds)
             if not leaders.lead(session, LEADER, self.holder, lease):
@@ -146,7 +146,7 @@ def _facts(row: Alarm) -> dict[str, str]:
 
 
 class _QueueSampler:
-    """Writes the queue's gauges under one name, whichever process leads."""
+    """A writer of the queue's gauges under one name, whichever process leads."""
 
     def __init__(self, engine: Engine, seconds: float, home: Path) -> None:
         self._reading = Reading()
@@ -162,7 +162,7 @@ class _QueueSampler:
 
 
 def queue_reading(session: Session) -> Reading:
-    """Return how many runs wait, run and how long, and how many workers there are."""
+    """Return the numbers of queued and running runs and of workers, and how long the oldest run has been queued."""
     since = db.now(session) - timedelta(seconds=worker_registry.WORKER_TIMEOUT)
     alive = session.scalar(select(func.count()).select_from(Worker).where(Worker.heartbeat_at > since)) or 0
     states = queries.count_by_state(session)
@@ -181,7 +181,7 @@ def open_alarms(session: Session) -> list[Alarm]:
 
 
 def latest(session: Session, *, limit: int, before: str | None = None) -> list[Alarm]:
-    """Return alarms, the last first, from the one before the id `before`."""
+    """Return alarms, newest first, older than the id `before`."""
     query = select(Alarm).order_by(Alarm.id.desc()).limit(limit)
     if before is not None:
         query = query.where(Alarm.id < before)
@@ -189,7 +189,7 @@ def latest(session: Session, *, limit: int, before: str | None = None) -> list[A
 
 
 def delete_old(session: Session, most: int = MAX_KEPT) -> None:
-    """Delete alarms that ended long ago, or are too many."""
+    """Delete alarms that ended long ago, and the oldest ended ones beyond `most`."""
     old = db.now(session) - timedelta(seconds=KEPT_SECONDS)
     session.execute(delete(Alarm).where(Alarm.ended_at < old))
     surplus = session.scalar(select(Alarm.id).order_by(Alarm.id.desc()).offset(most).limit(1))

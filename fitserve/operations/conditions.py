@@ -1,4 +1,4 @@
-"""What is wrong with the server right now: the alerts that Prometheus has, asked of our own tables."""
+"""What is wrong with the server now: the same alerts as in Prometheus, computed from our own tables."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ SLOW_SECONDS, SLOW_REQUESTS = 0.05, 100
 SHED_PER_SECOND = 1.0
 DISK_SHARE = 0.1
 FAILED_SHARE, FAILED_RUNS = 0.5, 4
-SILENT_SECONDS = 120.0  # seconds without a sample until a kind of process counts as gone
+SILENT_SECONDS = 120.0  # seconds without a sample after which a kind of process counts as gone
 SERVICES: Final = {"api": "API", "predict": "prediction service", "worker": "worker", "reaper": "reaper"}
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """Something that is wrong. `figures` holds what `detail` says, for pages in other languages."""
+    """Something that is wrong. `figures` holds the values in `detail`, for pages in other languages."""
 
     name: str
     severity: Severity
@@ -44,7 +44,7 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """What the rules read: a moment, the recent samples, workers and runs."""
+    """Input of the rules: the time, recent samples, workers and runs."""
 
     session: Session
     settings: Settings
@@ -56,7 +56,7 @@ class _Look:
         return float(sum(row.figures["counts"].get(name, 0) for row in rows if row.kind == kind))
 
     def newest(self) -> list[Sample]:
-        """Return the last sample of each process that still writes."""
+        """Return the last sample of each process that is still writing."""
         last = {row.process: row for row in self.recent}
         oldest = self.at.timestamp() - self.silent_seconds
         return [row for row in last.values() if row.figures["gauges"].get("at", 0) >= oldest]
@@ -76,7 +76,7 @@ def _rule(rule: Rule) -> Rule:
 
 
 def look(session: Session, settings: Settings) -> list[Condition]:
-    """Return all that is wrong now, the worst first."""
+    """Return everything that is wrong now, worst first."""
     at = db.now(session)
     now = at.timestamp()
     seen = _Look(
@@ -113,7 +113,7 @@ def _workers(look: _Look) -> Iterator[Condition]:
 
 @_rule
 def _processes(look: _Look) -> Iterator[Condition]:
-    """Return kinds of process that wrote samples within the last hour, and of which none writes any more."""
+    """Return the kinds of process that wrote samples within the last hour but have stopped."""
     there = {row.kind for row in look.newest()}
     for kind in sorted({row.kind for row in look.hour} - there):
         if kind in SERVICES and kind != "worker":  # workers have heartbeats
@@ -237,6 +237,6 @@ def add_buckets(rows: Sequence[Sequence[int] | None], size: int) -> list[int]:
 
 
 def worst(conditions: Sequence[Condition]) -> Literal["good", "warning", "critical"]:
-    """Return the worst severity; `good` where nothing is wrong."""
+    """Return the worst severity; `good` if nothing is wrong."""
     levels = {one.severity for one in conditions}
     return "critical" if "critical" in levels else "warning" if levels else "good"

@@ -82,12 +82,12 @@ def _sum(figures: Iterable[dict[str, Any]], name: str) -> float:
 
 
 def _covered(figures: Iterable[dict[str, Any]]) -> float:
-    """Return how many seconds of a slot its samples cover; the current slot is not over."""
+    """Return how many seconds of a slot its samples cover; the current slot is incomplete."""
     return float(max(1.0, *(one["counts"].get("seconds", 0) for one in figures)))
 
 
 def _processes(rows: Sequence[Sample], slots: Sequence[int]) -> list[ProcessHistory]:
-    """Return processor time and memory of each process, those that wrote last first."""
+    """Return processor time and memory of each process, most recently active first."""
     place = {slot: index for index, slot in enumerate(slots)}
     processes: dict[str, ProcessHistory] = {}
     for row in rows:
@@ -113,7 +113,7 @@ def _processes(rows: Sequence[Sample], slots: Sequence[int]) -> list[ProcessHist
 
 
 def of_model(session: Session, model: str, window: WindowName) -> ModelHistory:
-    """Return what was asked of a model within the window, and the last fault of any time."""
+    """Return a model's traffic within the window, and its last fault, however old."""
     step, slots, at = _slots(session, window)
     query = select(TrafficSample).where(
         TrafficSample.model == model, TrafficSample.step == step, TrafficSample.slot >= slots[0]
@@ -145,7 +145,7 @@ def of_model(session: Session, model: str, window: WindowName) -> ModelHistory:
 
 
 def write_drift(engine: Engine, indices: Mapping[tuple[str, int], float]) -> None:
-    """Write the largest stability index of each model and version into the slots of now."""
+    """Write the largest stability index of each model and version into the current slots."""
     if not indices:
         return
     with db.transaction(engine) as session:
@@ -168,7 +168,7 @@ def write_drift(engine: Engine, indices: Mapping[tuple[str, int], float]) -> Non
 
 
 def _seconds_by_slot(session: Session, step: int, since: float) -> dict[int, float]:
-    """Return the slots in which a prediction process wrote, with the seconds that it covers."""
+    """Return the slots in which a prediction process wrote, with the seconds covered."""
     seconds: dict[int, float] = {}
     for row in samples.rows_since(session, step, since, "predict"):
         seconds[row.slot] = max(seconds.get(row.slot, 1.0), row.figures["counts"].get("seconds", 0))
@@ -177,7 +177,7 @@ def _seconds_by_slot(session: Session, step: int, since: float) -> dict[int, flo
 
 def _model_point(slot: int, rows: Sequence[TrafficSample], seconds: float | None) -> ModelPoint:
     point = ModelPoint(at=samples.moment(slot))
-    if seconds is not None:  # no rows are no requests then
+    if seconds is not None:  # then no rows means no requests
         totals = _totals([row for row in rows if row.process != DRIFT])
         point.requests, point.refused, point.errors = totals["requests"] / seconds, totals["refused"], totals["errors"]
         point.p50, point.p99 = totals["p50"], totals["p99"]

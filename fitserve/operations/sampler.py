@@ -1,4 +1,4 @@
-"""The thread that samples a process: it reads the counters that are kept anyway, so that no request pays for it."""
+"""The thread that samples a process by reading its existing counters, so that requests pay nothing for it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class _Open:
 
 
 class ProcessUsage:
-    """Processor time and memory of this process and of all that it started."""
+    """Processor time and memory of this process and its children."""
 
     def __init__(self) -> None:
         self._own = psutil.Process()
@@ -57,7 +57,7 @@ class ProcessUsage:
 
 
 class Sampler(threading.Thread):
-    """Writes the samples of a process every `seconds`. A write that fails is made up for by the next one."""
+    """A thread that writes a process's samples every `seconds`. The next write makes up for a failed one."""
 
     def __init__(
         self, engine: Engine, kind: str, seconds: float, home: Path, read: Callable[[], Reading] = Reading
@@ -91,7 +91,7 @@ class Sampler(threading.Thread):
             self.sample()
 
     def sample(self, at: float | None = None) -> None:
-        """Write what was counted since the beginning of the slots that `at` lies in."""
+        """Write the counts since the start of the slots that contain `at`."""
         self._guarded(lambda: self._sample(time.time() if at is None else at))
 
     def _sample(self, at: float) -> None:

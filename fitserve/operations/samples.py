@@ -1,8 +1,8 @@
-"""Samples: what each process counted in each minute of the last hours, and in each ten minutes of the last day.
+"""Samples: each process's counts by minute for the last hours, and by ten minutes for the last day.
 
-Every process writes its own rows, repeatedly while a slot lasts: a later write replaces the earlier, smaller one,
-so that no number of processes, restarts or repeated writes counts anything twice. Nobody thins them out: both lengths
-of slots are written from the start, and any reader deletes old rows.
+Every process writes its own rows, repeatedly while a slot lasts: a later write replaces the earlier, smaller one, so
+that nothing is counted twice, whatever the number of processes, restarts or repeated writes. Samples are never merged
+later: both slot lengths are written from the start, and any reader deletes old rows.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BOUNDS: Mapping[str, Sequence[float]] = {"predictions": telemetry.FAST, "request
 
 @dataclass(slots=True)
 class VersionCounts:
-    """What one version has answered; `buckets` counts durations between the bounds of `telemetry.FAST`."""
+    """Counts of one version's requests; `buckets` counts durations between the bounds of `telemetry.FAST`."""
 
     requests: int = 0
     refused: int = 0  # client errors
@@ -56,11 +56,11 @@ class Reading:
     """The counters of a process since it started, and its gauges now."""
 
     counts: dict[str, float] = field(default_factory=dict)
-    buckets: dict[str, list[int]] = field(default_factory=dict)  # by a name in BOUNDS
+    buckets: dict[str, list[int]] = field(default_factory=dict)  # keyed by a name in BOUNDS
     gauges: dict[str, float] = field(default_factory=dict)
-    traffic: dict[tuple[str, int], VersionCounts] = field(default_factory=dict)  # by model and version
+    traffic: dict[tuple[str, int], VersionCounts] = field(default_factory=dict)  # keyed by model and version
     broken: list[str] = field(default_factory=list)  # versions that cannot be loaded, as `model/3`
-    faults: list[Fault] = field(default_factory=list)  # the last of each model
+    faults: list[Fault] = field(default_factory=list)  # each model's last fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Row:
 
 
 def between(step: int, slot: int, start: Reading, end: Reading, most: Mapping[str, float]) -> Row:
-    """Return what a process counted from one reading to a later one."""
+    """Return a process's counts between one reading and a later one."""
     figures = {
         "counts": {name: value - start.counts.get(name, 0) for name, value in end.counts.items()},
         "buckets": {name: _less(counts, start.buckets.get(name)) for name, counts in end.buckets.items()},
@@ -165,7 +165,7 @@ def _write_faults(session: Session, faults: Sequence[Fault]) -> None:
 
 
 def slots_of(at: float) -> Iterator[tuple[int, int]]:
-    """Yield each length of a slot with the start of the slot that a moment lies in."""
+    """Yield each slot length with the start of the slot that contains a moment."""
     for step in KEPT:
         yield step, int(at) // step * step
 

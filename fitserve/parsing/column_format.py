@@ -1,4 +1,4 @@
-"""A column's format: what its reading decided, kept with the dataset and in every artifact that is trained on it."""
+"""A column's format: how its values were read, stored with the dataset and in every artifact trained on it."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ _ALIKE = {
 
 
 def folded(text: str) -> str:
-    """Return what labels have in common that differ only in case, blanks or the way characters are written."""
+    """Return the form shared by labels that differ only in case, blanks or variants of characters."""
     return " ".join(unicodedata.normalize("NFKC", text).translate(_ALIKE).split()).casefold()
 
 
 class ColumnFormat(DataModel):
-    """How a column's values are written. In a request: what is left out is decided by the column's values.
+    """How a column's values are written. In a request, whatever is left out is inferred from the column's values.
 
     A dataset's column has `decimal` and `thousands` where its texts were read as numbers, `time` where they were read
     as times.
@@ -103,18 +103,18 @@ class ColumnFormat(DataModel):
 
     @model_serializer(mode="wrap")
     def _without_defaults(self, serialize: Any) -> dict[str, Any]:
-        """Leave out what is at its default: a table may have thousands of columns."""
+        """Leave out defaults, because a table may have thousands of columns."""
         return {name: value for name, value in serialize(self).items() if value not in (None, "", [], (), {}, False)}
 
     def change(self, **changes: Any) -> ColumnFormat:
-        """Return the format with other members. (`model_copy` would copy what was computed from the old ones.)"""
+        """Return the format with changed members. (`model_copy` would keep values cached from the old ones.)"""
         return ColumnFormat.model_validate(
             {**{name: getattr(self, name) for name in ColumnFormat.model_fields}, **changes}
         )
 
     @property
     def kinds(self) -> tuple[str, ...] | None:
-        """The kinds of columns that the format is for; None: a list of missing values suits each."""
+        """The column kinds to which the format applies; None means every kind, as for a list of missing values."""
         if self.decimal is not None or self.thousands or self.units:
             return ("numeric", "ignored")
         if self.time is not None or self.first_year is not None:
@@ -135,12 +135,12 @@ class ColumnFormat(DataModel):
 
     @property
     def is_plain(self) -> bool:
-        """Whether the usual spellings of numbers are the only ones, and each number means itself."""
+        """Whether numbers have only their usual spellings, and no number means a missing value."""
         return self.decimal in (None, ".") and not self.thousands and not self.units and not self.missing_numbers
 
     @cached_property
     def missing_spellings(self) -> frozenset[str]:
-        """Spellings of a missing value that count as they are."""
+        """Spellings of a missing value that must match exactly."""
         return frozenset(("", *(MISSING if self.missing is None else self.missing))) - {*self.keep}
 
     @cached_property
@@ -166,7 +166,7 @@ class ColumnFormat(DataModel):
         return bare in self.missing_spellings or (bool(self.also_missing) and bare.lower() in self._also_missing)
 
     def label(self, text: str) -> str:
-        """Return the label that a text stands for."""
+        """Return the label that a text represents."""
         if self.trim:
             text = text.strip()
         if not self.labels:
@@ -211,7 +211,7 @@ def merge_spellings(format: ColumnFormat, counts: Mapping[str, int]) -> ColumnFo
 
 
 def _most_frequent(counts: Mapping[str, int]) -> dict[str, str]:
-    """Map what the spellings of a label have in common to the most frequent of them."""
+    """Map each folded label to its most frequent spelling."""
     best: dict[str, str] = {}
     for text in sorted(counts, key=lambda text: (-counts[text], text)):
         best.setdefault(folded(text), text)

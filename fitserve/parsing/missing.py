@@ -1,7 +1,7 @@
-"""Missing values: the texts that stand for one, in every column or in some, and which of a column's texts are missing.
+"""Missing values: the texts that represent one, in every column or in some, and which of a column's texts are missing.
 
-What counts in one column is in its `ColumnFormat`, which an upload writes and predictions read: a spelling that an
-upload took for a missing value here is one in every later prediction.
+A column's own spellings are in its `ColumnFormat`, which uploads write and predictions read, so that a spelling taken
+for a missing value in an upload is one in every later prediction.
 """
 
 from __future__ import annotations
@@ -59,13 +59,13 @@ def are_soft_missing(texts: Iterable[str]) -> bool:
 def find_missing(
     values: pa.Array, spellings: Collection[str], in_any_case: Collection[str] = (), *, trim: bool = True
 ) -> pa.Array:
-    """Return which texts stand for a missing value.
+    """Return which texts represent a missing value.
 
     Args:
         values: texts.
-        spellings: count as they are written.
-        in_any_case: count in upper and lower case, whatever blanks are around them.
-        trim: whether blanks around a text are left out before it is compared with `spellings`.
+        spellings: texts that match exactly.
+        in_any_case: texts that match in any case, with or without blanks around them.
+        trim: whether to remove blanks around a text before comparing it with `spellings`.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -79,10 +79,10 @@ def find_missing(
 
 
 def words_for_missing(odd: Mapping[str, int], others: int) -> tuple[str, ...]:
-    """Return the odd texts of a column of numbers or times if they stand for a missing value: BDL, not measured.
+    """Return the odd texts of a column of numbers or times if they mean a missing value: BDL, not measured.
 
-    They are up to three words without digits, each of them repeated, beside many different values: where those are
-    few, they may be codes, of which one is a word.
+    That holds for at most three texts without digits, each repeated, beside many different values. If the values are
+    few, they may be codes, one of which is a word.
 
     Args:
         odd: how often each text occurs that is neither a number nor a time.

@@ -55,7 +55,7 @@ _GROUP_SIGNS = (",", ".", " ", "'", "_")
 
 
 def read_number(text: str, format: ColumnFormat) -> int | float:
-    """Return the number that a text stands for: int where it is written as a whole one. Raises ValueError."""
+    """Return the number that a text represents: an int if it is written as a whole number. Raises ValueError."""
     text = text.strip()
     if not text.isascii():
         text = text.translate(_SAME)
@@ -169,7 +169,7 @@ def parse_numbers(texts: pa.Array, format: ColumnFormat, floats: bool = False) -
 
 
 def _simplified(texts: pa.Array, format: ColumnFormat) -> tuple[pa.Array, pa.Array]:
-    """Return texts without units and thousands signs, with a decimal point, and which of them are numbers then."""
+    """Return texts without units and thousands signs, with a decimal point, and which of them are then numbers."""
     import pyarrow.compute as pc
 
     if format.is_plain:
@@ -200,7 +200,7 @@ def _simplified(texts: pa.Array, format: ColumnFormat) -> tuple[pa.Array, pa.Arr
 def _with_odd_ones(
     numbers: pa.Array, texts: pa.Array, places: np.ndarray, bad: np.ndarray, format: ColumnFormat
 ) -> tuple[pa.Array, np.ndarray]:
-    """Put the numbers of unusual texts (brackets, trailing signs) into their places, or mark them as bad."""
+    """Fill in the numbers of unusual texts (brackets, trailing signs), or mark them as bad."""
     import pyarrow as pa
 
     encoded = texts.dictionary_encode()
@@ -228,7 +228,7 @@ def _with_odd_ones(
 
 
 def cast_plain(texts: pa.Array, floats: bool) -> pa.Array | None:
-    """Return texts in the usual spelling as int64 or float64; None where one of them is not in it."""
+    """Return texts in the usual spelling as int64 or float64; None if one of them is not."""
     import pyarrow as pa
 
     for arrow_type in (pa.float64(),) if floats else (pa.int64(), pa.float64()):
@@ -282,7 +282,7 @@ def has_leading_zeros(texts: pa.Array) -> bool:
 
 
 def loses_digits(texts: pa.Array, format: ColumnFormat) -> bool:
-    """Return whether float64 cannot hold a whole number among the texts: then they are names rather than amounts."""
+    """Return whether float64 cannot hold a whole number among the texts, which are then names rather than amounts."""
     import pyarrow.compute as pc
 
     simple, _ = _simplified(pc.utf8_trim_whitespace(texts), format)
@@ -317,7 +317,7 @@ class NumberEvidence:
 
     @property
     def unit(self) -> str | None:
-        """The unit of (almost) all values, if there is one."""
+        """The unit of almost all values, if there is one."""
         if not self.units:
             return None
         unit, count = self.units.most_common(1)[0]
@@ -359,7 +359,7 @@ def evidence_of(texts: Mapping[str, int]) -> NumberEvidence:
 
 
 def _parts(text: str) -> tuple[str, str, bool] | None:
-    """Return a text's unit, its digits with the signs among them, and whether its minus is unusual; None: no number."""
+    """Return a text's unit, its digits with their separators, and whether its minus is unusual; None: no number."""
     bare = text.strip().translate(_SAME).removesuffix("/-").removesuffix("/=")
     if not 0 < len(bare) <= 60:
         return None

@@ -1,5 +1,4 @@
-"""Dates of six digits without signs between their parts: 240131, 310124, 013124; 40131 where a program took it for a
-number."""
+"""Dates of six digits without separators: 240131, 310124, 013124; 40131 if a program dropped the leading zero."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ MAX_EXAMPLES = 10_000
 
 
 def read_short_date(number: float, order: str, first_year: int) -> date:
-    """Return the day that a number's six digits stand for. Raises ValueError."""
+    """Return the day that a number's six digits represent. Raises ValueError."""
     digits = f"{int(number):06d}"
     if number % 1 or number < 0 or len(digits) > 6:
         raise ValueError("not a date of six digits")
@@ -28,7 +27,7 @@ def read_short_date(number: float, order: str, first_year: int) -> date:
 def short_date_orders(texts: pa.Array) -> list[TimeFormat]:
     """Return the orders in which all texts are dates of six digits, the likeliest first.
 
-    A year changes more seldom than a day. Texts that are all months as in 202401 are no such dates.
+    Years change less often than days. Texts that could all be months, such as 202401, do not count as such dates.
     """
     distinct = [text.strip() for text in texts[:MAX_EXAMPLES].unique().to_pylist()]
     sizes = {len(text) for text in distinct}

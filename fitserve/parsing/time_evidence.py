@@ -35,7 +35,7 @@ class TimeEvidence:
         return len(self.lasts) >= FEW_DAYS and len(self.lasts) >= 2 * len(self.firsts)
 
     def order(self, prior: TimeFormat | None) -> TimeFormat:
-        """Return the order that reads most texts; of equals the proven one, then other columns', then the likelier."""
+        """Return the order that reads most texts; ties go to the proven one, then other columns', then the likelier."""
         most = max(self.times.values(), default=0)
         best = [order for order in ("ymd", "dmy", "mdy", "week") if most and self.times.get(order) == most]
         if "ymd" in best and (not self.short_years or self.years_are_first):

@@ -27,7 +27,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LETTERS = "A-Za-zÀ-ɏЀ-ӿ"
 # +02:00, UTC+2, and GMT+0200 (CEST) as JavaScript writes it.
 _ZONE = r"z|Z|(?:UTC|GMT)?[+-]\d{2}(?::?\d{2})?|(?:UTC|GMT)[+-]\d|[A-Z]{3,4}"
-_LATE = "^[Pp下]|後|후"  # among the words for half-days, those for the second half
+_LATE = "^[Pp下]|後|후"  # half-day words that mean the second half
 _CLOCK = (
     r"(?:(?:T|t|,? {1,3}|:)(?:(?P<half_before>[AaPp][Mm]|上午|下午|午前|午後|오전|오후) ?)?"
     r"(?P<hour>\d{1,2})(?:[:h.](?P<minute>\d{2}))?"
@@ -49,7 +49,7 @@ DAY_NAME_YEAR = (
 NAME_DAY_YEAR = rf"^{_WEEKDAY}{_NAME}[-/ .]? ?{_DAY}(?:, ?|[-/ .])(?P<year>\d{{4}}|\d{{2}}){_CLOCK}$"
 YEAR_NAME_DAY = rf"^(?P<year>\d{{4}})[-/ .]?{_NAME}[-/ .]?{_DAY}{_CLOCK}$"
 NAME_YEAR = rf"^{_NAME}[-/ .]? ?(?P<year>\d{{4}})$"
-# Jan-24 and Jan '24; a blank alone would as well be followed by a day.
+# Jan-24 and Jan '24; after only a blank, the number could be a day.
 NAME_SHORT_YEAR = rf"^{_NAME}(?:[-/]| ?['’])(?P<year>\d{{2}})$"
 YEAR_MONTH = r"^(?P<year>\d{4})[-/](?P<number>\d{2})$"
 MONTH_YEAR = r"^(?P<number>\d{1,2})[-/](?P<year>\d{4})$"
@@ -80,7 +80,7 @@ _COMPACT_LAST = re.compile(COMPACT_LAST, re.ASCII)
 _EAST_ASIAN = re.compile(EAST_ASIAN, re.ASCII)
 _WEEK = re.compile(WEEK, re.ASCII)
 _C_TIME = re.compile(C_TIME, re.ASCII)
-# Seconds, milli-, micro- and nanoseconds since 1970 are told apart by their size: seconds up to the year 5138.
+# Seconds, milli-, micro- and nanoseconds since 1970 are distinguished by magnitude: seconds up to the year 5138.
 _UNITS = {"epoch_s": 1_000_000, "epoch_ms": 1_000, "epoch_us": 1}
 _COMPACT_NUMBERS = tuple((1900_01_01 * scale, 2101_01_01 * scale) for scale in (1, 10_000, 1_000_000))
 EXCEL_1970 = 25_569  # days from Excel's day 0, 1899-12-30
@@ -110,7 +110,7 @@ def microseconds_of_number(number: float, format: ColumnFormat) -> int:
 
 
 def microseconds_of_epoch(number: float, time: TimeFormat | None = None) -> int:
-    """Return microseconds since 1970 from a number in the unit of `time`, or told by its size. Raises ValueError."""
+    """Return microseconds since 1970 from a number in the unit of `time`, or of its magnitude. Raises ValueError."""
     if number != number or number in (float("inf"), float("-inf")):
         raise ValueError("not a time")
     size = abs(number)
@@ -132,14 +132,14 @@ def _number_of(text: str) -> int | float:
 
 
 def text_of_compact(number: float) -> str | None:
-    """Return the digits of a number that is a day from 1900 to 2100, or a time of one, written 20240131; else None."""
+    """Return the digits of a number that is a day from 1900 to 2100, or a time on one, written 20240131; else None."""
     if number != number or number % 1 or not any(low <= number < high for low, high in _COMPACT_NUMBERS):
         return None
     return str(int(number))
 
 
 def read_moment(text: str, order: str, first_year: int) -> datetime:
-    """Return the moment that a text means where day and month stand in this order. Raises ValueError."""
+    """Return the moment that a text means with day and month in this order. Raises ValueError."""
     parts = match_time(text)
     number = int
     if "first" in parts:
@@ -186,7 +186,7 @@ def read_moment(text: str, order: str, first_year: int) -> datetime:
 
 
 def match_time(text: str) -> dict[str, Any]:
-    """Return the parts of a text that is a time, by the names of the patterns' groups. Raises ValueError."""
+    """Return the parts of a text that is a time, keyed by the patterns' group names. Raises ValueError."""
     match = (
         _NUMERIC.fullmatch(text)
         or _DAY_NAME_YEAR.fullmatch(text)
@@ -306,7 +306,7 @@ def _parse_epochs(texts: pa.Array, format: ColumnFormat, micros: np.ndarray, bad
 
 
 def _combine(parts: pa.Array, format: ColumnFormat) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the microseconds of a pattern's matches (a struct of texts), which of them are times, and have zones."""
+    """Return the microseconds of a pattern's matches (a struct of texts), which are times, and which have zones."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -364,7 +364,7 @@ def _combine(parts: pa.Array, format: ColumnFormat) -> tuple[np.ndarray, np.ndar
 
 
 def _hours_of_halves(hour: np.ndarray, half: pa.Array, half_before: pa.Array | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return the hours of the day where some have a half (`pm`) behind or before them, and which of them are hours."""
+    """Return hours of the day, shifted by a half-day word (`pm`) after or before them, and which of them are valid."""
     import pyarrow.compute as pc
 
     has_half = pc.not_equal(half, "")
@@ -393,7 +393,7 @@ def _fractions(texts: pa.Array) -> np.ndarray:
 
 
 def _offsets(zones: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return minutes east of UTC, which values name a zone, and which of those zones there are."""
+    """Return minutes east of UTC, which values name a zone, and which of those zones exist."""
     encoded = zones.dictionary_encode()
     minutes, known = [], []
     for zone in encoded.dictionary.to_pylist():
@@ -427,7 +427,7 @@ def _days_in_month(year: np.ndarray, month: np.ndarray) -> np.ndarray:
 
 
 def _days_of_week(year: np.ndarray, week: np.ndarray, weekday: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return days since 1970 of ISO week dates, and which of them there are."""
+    """Return days since 1970 of ISO week dates, and which of those dates exist."""
     monday_of_first = days_from_civil(year, 1, 4)
     monday_of_first = monday_of_first - (monday_of_first + 3) % 7
     next_first = days_from_civil(year + 1, 1, 4)

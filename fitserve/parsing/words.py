@@ -4,7 +4,7 @@ from __future__ import annotations
 
 TRUE = frozenset({"true", "t", "yes", "y", "1", "on"})
 FALSE = frozenset({"false", "f", "no", "n", "0", "off"})
-# Truth values in other languages, used to order a pair of labels and to recognise spellings of one value.
+# Truth values in other languages, used to order a pair of labels and to recognise spellings of the same value.
 TRUE_IN_ANY_LANGUAGE = TRUE | {
     "ja",
     "oui",
@@ -63,7 +63,7 @@ CURRENCIES = frozenset(
 )
 PERCENT = frozenset({"%", "％", "‰", "pct", "percent"})
 
-# What stands below a column's name, in lower case, where a table's second line describes its columns.
+# Words below the column names, in lower case, when a table's second line describes its columns.
 _TYPES = """bigint bool boolean category categorical char date datetime decimal double factor float float32 float64 int
 int32 int64 integer nominal num number numeric object real str string text timestamp varchar"""
 TYPES = frozenset(_TYPES.split())
