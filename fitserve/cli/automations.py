@@ -95,7 +95,7 @@ def rehearse(
     automation: Annotated[str | None, typer.Argument(help="Its id or name. Left out with --policy.")] = None,
     policy: Annotated[Path | None, typer.Option(help="A policy that is not an automation yet.")] = None,
 ) -> None:
-    """Play a policy over the history of its model and dataset: nothing is trained."""
+    """Show what a policy would have done over the history of its model and dataset. Nothing is trained."""
     if (automation is None) == (policy is None):
         raise BadInput("Give either an automation or --policy.")
     with session.client() as client:
@@ -108,13 +108,13 @@ def rehearse(
 
 @command(group, "pause", "fitserve automations pause weekly")
 def pause(session: Session, automation: Automation) -> None:
-    """Switch an automation off; a run that it has started goes on."""
+    """Pause an automation; a run that it has started continues."""
     _switch(session, automation, enabled=False)
 
 
 @command(group, "resume", "fitserve automations resume weekly")
 def resume(session: Session, automation: Automation) -> None:
-    """Switch an automation on; also after repeated failures."""
+    """Resume an automation, also one that was paused after repeated failures."""
     _switch(session, automation, enabled=True)
 
 

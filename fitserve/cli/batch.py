@@ -1,4 +1,4 @@
-"""`fitserve models batch`: predictions for a whole dataset, written where they are needed."""
+"""`fitserve models batch`: predictions for a whole dataset, written to a dataset, a table or a folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class IfExists(Enum):
-    """What becomes of a table or a folder that is there already."""
+    """What to do with a table or a folder that already exists."""
 
     fail = "fail"
     append = "append"
@@ -53,7 +53,7 @@ def batch(
     ] = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for its end.")] = True,
 ) -> None:
-    """Predict a whole dataset on the workers: into a new dataset, a table or a folder in a store of files."""
+    """Predict a whole dataset on the workers; write a new dataset, a table or a folder in object storage."""
     with session.client() as client:
         run = client.models.predict_dataset(
             model,
@@ -80,7 +80,7 @@ def batch(
 
 
 def _destination(client: Client, to: str | None, if_exists: str) -> dict[str, Any] | None:
-    """Return what `--to` names. Raises BadInput."""
+    """Return the destination that `--to` names. Raises BadInput."""
     if to is None:
         return None
     connection, _, rest = to.partition("/")

@@ -58,7 +58,7 @@ def upload(
         bool, typer.Option("--resumable", help="Send it in pieces, and resume after a lost connection.")
     ] = False,
 ) -> None:
-    """Upload a table as a dataset. The same content again is the same dataset."""
+    """Upload a table as a dataset. Uploading the same content again returns the same dataset."""
     options: dict[str, Any] = {
         "delimiter": delimiter,
         "encoding": encoding,
@@ -117,7 +117,7 @@ def import_(
         bool, typer.Option("--connections", help="List the connections, and import nothing.")
     ] = False,
 ) -> None:
-    """Import a table from where it lives as a dataset. The same content again makes no new version."""
+    """Import a table from its source as a dataset. Importing the same content again makes no new version."""
     with session.client() as client:
         if connections:
             known = client.datasets.connections()
@@ -167,7 +167,7 @@ def refresh(
     session: Session,
     ref: Annotated[str, typer.Argument(help="A name, name@version, or id of an imported dataset.")],
 ) -> None:
-    """Import a dataset from its source again: other content is its next version."""
+    """Import a dataset from its source again; changed content becomes its next version."""
     with session.client() as client:
         before = client.datasets.get(ref)
         after = before.reimport()
@@ -201,7 +201,7 @@ def append(
     ] = None,
     lenient: Annotated[bool, typer.Option("--lenient", help="Skip bad rows and report them.")] = False,
 ) -> None:
-    """Append rows to a dataset: they are its next version, whose parent is the version before."""
+    """Append rows to a dataset. This makes its next version, whose parent is the version before."""
     if path is None and not commit:
         raise BadInput("There is nothing to append.", expected="a file, or --commit", fix=f"... append {ref} FILE")
     options = read_options(option or []) | ({"lenient": True} if lenient else {})
@@ -239,7 +239,7 @@ def _show_new(session: Session, dataset: Dataset) -> None:
 
 def read_options(changes: list[str]) -> dict[str, Any]:
     """Return upload options from texts such as `formats.price.decimal=,`; lists are JSON. Raises BadInput."""
-    from pydantic import ValidationError  # these take long to import, and few commands need them
+    from pydantic import ValidationError  # slow to import, and few commands need them
 
     from fitserve.parsing import ColumnFormat
     from fitserve.validation import problems_from
@@ -321,7 +321,7 @@ def show(
 
 
 def hint_at_notices(session: Session, dataset: Dataset) -> None:
-    """Print what was decided while the table was read, and what decides otherwise."""
+    """Print the decisions made while the table was read, and the options that change them."""
     for notice in dataset.notices:
         evidence = f" ({notice.evidence})" if notice.evidence else ""
         otherwise = f" Otherwise: {notice.option}" if notice.option else ""

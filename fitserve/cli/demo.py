@@ -39,7 +39,7 @@ class DemoTable:
     name: str
     title: str
     target: str
-    score: str  # on the test rows
+    score: str  # name of the score on the test rows
     least: float  # least score for success
     spec: dict[str, Any]
 
@@ -176,7 +176,7 @@ def _own_server(session: Session, folder: Path) -> Iterator[Client]:
             env=server_code.environment(**{f"FITSERVE_{name}": value for name, value in environment.items()}),
             stdout=log,
             stderr=log,
-            start_new_session=True,  # Ctrl-C then reaches only us, and we stop the server
+            start_new_session=True,  # so that Ctrl-C reaches only us, and we stop the server
         )
     try:
         token = _wait_until_ready(process, home, folder / "server.log")
@@ -200,7 +200,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], home: Path, log: Path) -> str:
-    """Return the first key once the server is ready. Raises Unavailable with the log's end."""
+    """Return the first key once the server is ready. Raises Unavailable with the end of the log."""
     deadline = time.monotonic() + _START_SECONDS
     while b"fitserve is ready" not in log.read_bytes():
         if process.poll() is not None or time.monotonic() > deadline:
@@ -270,7 +270,7 @@ def counters(client: Client) -> dict[str, str]:
 
 
 def _keep_until_enter(session: Session, client: Client, folder: Path) -> None:
-    """Let a person look at the pages of a server that ends with the demo."""
+    """On a terminal, keep the demo's own server running until Enter is pressed."""
     if not (sys.stdin.isatty() and session.out.is_terminal):
         session.hint(
             "The demo's server stops now, and its folder is deleted. To keep what it makes: fitserve up first."
@@ -284,7 +284,7 @@ def _keep_until_enter(session: Session, client: Client, folder: Path) -> None:
 
 
 def _show_links(session: Session, client: Client, results: list[dict[str, Any]]) -> None:
-    """Print where the results are to be seen, and what to do with them next."""
+    """Print links to the results, and what to do with them next."""
     if session.json:
         return
     session.out.rule("what it left behind", align="left", style="dim")

@@ -1,4 +1,4 @@
-"""`fitserve models drift`: how far a model's requests have moved, and how good its answers were."""
+"""`fitserve models drift`: how far a model's requests have drifted, and how good its predictions were."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fitserve.cli.session import Session, command
 if TYPE_CHECKING:
     from fitserve.wire.models import DriftReport
 
-SHOWN = 12  # columns, the most moved first
+SHOWN = 12  # columns to show, most drifted first
 
 
 @command(group, "drift", "fitserve models drift admissions", "fitserve models drift admissions --version 3 --json")
@@ -24,7 +24,7 @@ def drift(
     version: Annotated[int | None, typer.Option(min=1, help="The version. Default: the serving one.")] = None,
     label: Annotated[str | None, typer.Option(help="The version that has this label.")] = None,
 ) -> None:
-    """Show how far a model's requests have moved from its training rows, and its quality by ground truth."""
+    """Show how far a model's requests have drifted from its training rows, and its quality by ground truth."""
     with session.client() as client:
         report = client.models.drift(model, version=version, label=label)
     session.show(report, *_tables(report))

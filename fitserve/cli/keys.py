@@ -72,7 +72,7 @@ def create(
 ) -> None:
     """Create an API key. Its token is shown only once.
 
-    Where no server runs on this machine yet, the key is created in its database (FITSERVE_HOME, FITSERVE_DATABASE_URL):
+    If no server runs on this machine yet, the key is created in its database (FITSERVE_HOME, FITSERVE_DATABASE_URL):
     a server that listens to other machines needs one before it starts.
     """
     from fitserve.client import Unreachable
@@ -95,7 +95,7 @@ def create(
 
 
 def _create_in_database(body: dict[str, Any]) -> NewKey:
-    """Create a key by the server's own code, in another process. Raises BadInput with its message."""
+    """Create a key with the server's own code, in another process. Raises BadInput with its message."""
     from fitserve.wire.admin import NewKey
 
     command = [sys.executable, "-m", "services.create_key"]
@@ -130,7 +130,7 @@ def list_(session: Session) -> None:
 
 @command(group, "revoke", "fitserve keys revoke key_01kb...")
 def revoke(session: Session, key_id: Annotated[str, typer.Argument(help="The key's id, from `keys list`.")]) -> None:
-    """End an API key, at once."""
+    """Revoke an API key at once."""
     with session.client() as client:
         key = client.keys.revoke(key_id)
     session.show(key, f"The key {key.name} of {key.owner} ({key.id}) is revoked.")

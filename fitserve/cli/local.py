@@ -142,7 +142,7 @@ def down(
 
 
 def _settled(folder: Path) -> LocalServer | None:
-    """Return the server; one that has just begun to start writes its file within a moment."""
+    """Return the server; wait for one that is starting and has not yet written its file."""
     for _ in range(10):
         server = local_server.find(folder)
         if server is not None or not local_server.is_locked(folder):
@@ -198,7 +198,7 @@ class LogFile:
     rest: bytes = b""
 
     def last(self, count: int) -> list[str]:
-        """Return the last lines, continuing into older files where the newest has fewer."""
+        """Return the last lines, continuing into older files if the newest has fewer."""
         lines: list[bytes] = []
         data = self._read()
         self.position = len(data)
@@ -216,7 +216,7 @@ class LogFile:
             size = self.path.stat().st_size
         except OSError:
             return
-        if size < self.position:  # the file was rotated, and begins again
+        if size < self.position:  # the file was rotated and starts again
             self.position, self.rest = 0, b""
         if size == self.position:
             return
@@ -299,7 +299,7 @@ class _Entry:
 
 
 def _entries(file: LogFile, lines: Any) -> Iterator[_Entry]:
-    """Yield lines with their times; a line without one has that of the line before it."""
+    """Yield lines with their times; a line without a time gets the previous line's."""
     at = 0.0
     for raw in lines:
         if not raw.strip():
@@ -325,7 +325,7 @@ def _print(session: Session, entry: _Entry) -> None:
 
 
 def _as_json(entry: _Entry) -> str:
-    """Return a line that a library or the broker wrote as text, as our own lines are."""
+    """Return a plain-text line from a library or the broker in the JSON form of our own lines."""
     at = datetime.fromtimestamp(entry.time, UTC).isoformat(timespec="milliseconds")
     level = entry.line.level if entry.line else "INFO"
     return json.dumps({"time": at, "level": level, "process": entry.part, "message": entry.raw})

@@ -166,7 +166,7 @@ def decision(
 
 
 def _costs(text: str) -> Any:
-    """Return costs from `name=number,name=number` or from JSON. Raises BadInput."""
+    """Return costs parsed from `name=number,name=number` or from JSON. Raises BadInput."""
     if text.lstrip().startswith("{"):
         return _json(text, "--cost")
     pairs = [part.partition("=") for part in text.split(",")]
@@ -178,7 +178,7 @@ def _costs(text: str) -> Any:
 
 
 def _decision_row(made: dict[str, Any]) -> tuple[Any, ...]:
-    """Return one decision in force as a row of the table."""
+    """Return a decision in force as a table row."""
     asked = ", ".join(f"{name}: {json.dumps(value)}" for name, value in made["asked"].items() if name != "output")
     answers = f"{made['label']} from {screen.number(made['threshold'])} on" if "threshold" in made else made["method"]
     part = next((one for one in ("test", "validation") if one in made["figures"]), None)
@@ -204,7 +204,7 @@ def share(
     ] = SharingOption.ask,
     private: Annotated[bool, typer.Option("--private", help="Stop sharing.")] = False,
 ) -> None:
-    """Let other owners ask a model for predictions; with --to also inspect or download it."""
+    """Let other owners request a model's predictions; with --to also inspect or download it."""
     with session.client() as client:
         model = client.models.change(name, shared=False) if private else client.models.change(name, sharing=to.value)
     session.show(model, f"{model.name} is {f'shared with every owner to {to.value}' if model.shared else 'private'}.")
@@ -276,7 +276,7 @@ def card(
         text = client.models.card(model, number, "html" if is_html else "markdown")
     value = {"model": model, "version": number, "card": text, "path": str(output) if output else None}
     if output is None and not session.json:
-        typer.echo(text)  # as it is: Rich would wrap its lines
+        typer.echo(text)  # unformatted, because Rich would wrap its lines
         return
     if output is not None:
         output.write_text(text, encoding="utf-8")
@@ -377,7 +377,7 @@ def _predict(
     output: str | None,
     interval: float | Literal[False] | None,
 ) -> Predictions:
-    """Classify where the model has classes, regress where it has numbers, else return its outputs."""
+    """Classify if the model has classes, regress if it has numbers, else return its outputs."""
     if all(isinstance(row, dict) for row in rows):
         for ask in (client.models.classify, client.models.regress):
             try:

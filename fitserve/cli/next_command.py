@@ -1,4 +1,4 @@
-"""The command that mends an error, where the error itself names none."""
+"""The command to run after an error that names none itself."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from fitserve.errors import FitserveError
 
 _COMMAND = re.compile(r"\bfitserve (--\w+ )?[a-z]+")
-_NOUNS = {  # words of a message, and what lists what there is
+_NOUNS = {  # words in a message, and the command that lists what exists
     "run": "List the runs: fitserve runs list",
     "finding": "List the findings: fitserve runs findings RUN",
     "dataset": "List the datasets: fitserve datasets list",
@@ -22,7 +22,7 @@ _GROUPS = {"runs": "run", "datasets": "dataset", "models": "model", "keys": "key
 
 
 def next_command_after(error: FitserveError, command: str) -> str | None:
-    """Return the command to call after an error, such as `fitserve runs show`; None where the error names it."""
+    """Return the command to run after an error, such as `fitserve runs show`; None if the error names it."""
     if any(_COMMAND.search(text) for text in (error.fix or "", error.detail)):
         return None
     words = command.split()[1:] or ["--help"]
@@ -54,7 +54,7 @@ def _by_status(error: FitserveError, words: list[str]) -> str | None:
 
 
 def _for_input(error: FitserveError, words: list[str]) -> str | None:
-    """Return what helps with input that was refused."""
+    """Return the command that helps with refused input."""
     if words[:2] == ["datasets", "upload"] and any(problem.row is not None for problem in error.problems):
         return "Skip such rows and have them reported: fitserve datasets upload FILE --lenient"
     pointed = error.pointer is not None or any(problem.pointer is not None for problem in error.problems)

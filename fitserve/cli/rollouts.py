@@ -1,4 +1,4 @@
-"""`fitserve models rollout` and `fitserve models rollout ab`: versions on their way to the champion."""
+"""`fitserve models rollout` and `fitserve models rollout ab`: gradual promotions and A/B comparisons."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def start(
     guard: GuardOption = None,
     shadow: Annotated[bool, typer.Option("--shadow", help="First send it a copy of the traffic.")] = False,
 ) -> None:
-    """Start a rollout: the version answers a growing share, and is taken back if a guard says so."""
+    """Start a rollout: the version answers a growing share of requests; guards roll it back if it does worse."""
     shares = [_number(part, "--steps") for part in steps.split(",")]
     with session.client() as client:
         made = client.rollouts.start(
@@ -135,25 +135,25 @@ def _comparison(detail: RolloutDetail) -> Any:
 
 @command(group, "pause", "fitserve models rollout pause admissions")
 def pause(session: Session, model: ModelName, rollout: RolloutId = None) -> None:
-    """Hold a rollout at its step; its guards stay on."""
+    """Pause a rollout at its step; its guards stay active."""
     _change(session, model, rollout, "pause")
 
 
 @command(group, "resume", "fitserve models rollout resume admissions")
 def resume(session: Session, model: ModelName, rollout: RolloutId = None) -> None:
-    """Let a paused rollout go on."""
+    """Resume a paused rollout."""
     _change(session, model, rollout, "resume")
 
 
 @command(group, "abort", "fitserve models rollout abort admissions")
 def abort(session: Session, model: ModelName, rollout: RolloutId = None) -> None:
-    """Give all traffic back to the champion."""
+    """Abort a rollout: return all traffic to the champion."""
     _change(session, model, rollout, "abort")
 
 
 @command(group, "promote", "fitserve models rollout promote admissions")
 def promote(session: Session, model: ModelName, rollout: RolloutId = None) -> None:
-    """Make its version the champion at once."""
+    """Make a rollout's version the champion at once."""
     _change(session, model, rollout, "promote")
 
 

@@ -48,7 +48,7 @@ def _duration(run: Run) -> str:
 
 
 def _score(run: Run) -> str:
-    """Return one figure on the test rows, else on the validation rows, else on the training rows; or why it failed."""
+    """Return one score on the test rows, else the validation rows, else the training rows; or why the run failed."""
     for part in ("test", "validation", "train"):
         for name, value in run.scores(part).items():
             return f"{name} {screen.number(value)} ({part})"
@@ -75,7 +75,7 @@ def show(session: Session, run_id: RunId) -> None:
 
 @command(group, "watch", "fitserve runs watch run_01kb...", "fitserve runs watch run_01kb... --json > events.jsonl")
 def watch_(session: Session, run_id: RunId) -> None:
-    """Watch a run to its end, through lost connections; Ctrl-C leaves it running.
+    """Watch a run to its end, reconnecting as needed; Ctrl-C leaves it running.
 
     The exit code tells how it ended: 0 succeeded, 7 failed, 8 cancelled.
     """
@@ -126,7 +126,7 @@ def fork(
     epochs: Annotated[int | None, typer.Option(min=1, help="Of the new run, from its first.")] = None,
     watched: Watch = False,
 ) -> None:
-    """Go on from an epoch of a run with another learning rate or optimizer, as a new run."""
+    """Continue from an epoch of a run with another learning rate or optimizer, as a new run."""
     with session.client() as client:
         run = client.runs.get(run_id).fork(epoch, learning_rate=learning_rate, optimizer=optimizer, epochs=epochs)
         show_new(session, run, watched)

@@ -1,4 +1,4 @@
-"""What the command line prints: tables that fit the terminal, short numbers, sparklines; or JSON."""
+"""Output of the command line: tables that fit the terminal, short numbers, sparklines; or JSON."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _BARS = "▁▂▃▄▅▆▇█"
 _NEVER_CUT = frozenset({"id", "run", "dataset", "model"})  # columns whose values people copy
 _GAP = 2  # characters between two columns
 _SHORT = 10  # characters: a column that is no wider is never cut
-_PIPE_WIDTH = 200  # where no terminal sets a width
+_PIPE_WIDTH = 200  # width without a terminal
 STATE_STYLES = {"queued": "yellow", "running": "cyan", "succeeded": "green", "failed": "red", "cancelled": "magenta"}
 
 
 def make_console(stderr: bool = False) -> Console:
-    """Return a console on standard output or standard error; wide where that is no terminal."""
+    """Return a console on standard output or standard error; wide if that is not a terminal."""
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or "COLUMNS" in os.environ else _PIPE_WIDTH
     return Console(stderr=stderr, width=width, highlight=False, soft_wrap=False)
 
 
 def json_text(value: Any, indent: int | None = 2) -> str:
-    """Return one JSON document of models, and of what holds them."""
+    """Return models, or lists and mappings that contain them, as one JSON document."""
     return json.dumps(_json_values(value), ensure_ascii=False, indent=indent, default=str)
 
 
@@ -69,7 +69,7 @@ class FittedTable:
             name = self.columns[index]
             numbers = bool(self.cells) and all(_is_number(row[index]) for row in self.cells)
             longest = max((row[index].cell_len for row in self.cells), default=0)
-            # Rich takes the width that is missing from columns that may wrap; their cells are cut instead.
+            # If the width is short, Rich shrinks columns that may wrap; cutting their cells keeps the others whole.
             whole = numbers or name in _NEVER_CUT or longest <= _SHORT
             grid.add_column(name, justify="right" if numbers else "left", overflow="ellipsis", no_wrap=whole)
         for row in self.cells:
@@ -83,7 +83,7 @@ class FittedTable:
 def table(
     columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None, droppable: Sequence[str] = ()
 ) -> FittedTable:
-    """Return a table, numbers aligned right. A narrow terminal drops the columns `droppable`, the first one first."""
+    """Return a table with numbers aligned right. A narrow terminal drops the columns `droppable`, in order."""
     cells = [[_cell(value) for value in row] for row in rows]
     for cell in (cell for row in cells for cell in row):
         cell.no_wrap, cell.overflow = True, "ellipsis"
@@ -91,7 +91,7 @@ def table(
 
 
 def pairs(values: Mapping[str, Any], title: str | None = None) -> Table:
-    """Return names and values, a line each; without those that are None or empty."""
+    """Return names and values, one per line, without those that are None or empty."""
     grid = Table(title=title, title_justify="left", box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")
@@ -174,7 +174,7 @@ def sparkline(values: Sequence[float], width: int = 24) -> str:
     low, high = min(finite), max(finite)
     if low > 0 and high / low > 100:
         return sparkline([math.log(value) if math.isfinite(value) else math.nan for value in values], width)
-    if math.isinf(high - low):  # the ends are finite, their distance is not
+    if math.isinf(high - low):  # the ends are finite, but their distance is not
         return sparkline([value / 4 for value in values], width)
     span = (high - low) or 1.0
     return "".join(

@@ -1,4 +1,4 @@
-"""What a search, an ablation, folds and checks found, as tables."""
+"""Results of a search, an ablation, folds and checks, as tables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fitserve.excerpts import shorten
 if TYPE_CHECKING:
     from fitserve.wire.runs import TrialInfo
 
-_WIDEST = 24  # characters of a value
+_WIDEST = 24  # characters of a value to show
 
 
 def leaderboard(trials: Sequence[TrialInfo], search: Mapping[str, Any], most: int) -> RenderableType | None:
@@ -58,7 +58,7 @@ def _flow(value: Any) -> str:
 
 
 def result_tables(result: Mapping[str, Any]) -> list[RenderableType]:
-    """Return the tables of a run's results besides a network: effects of parts, figures over folds, checks."""
+    """Return the tables of a run's results other than a network: effects of parts, figures over folds, checks."""
     parts: list[RenderableType] = []
     if ablation := result.get("ablation"):
         rows = [(one["part"], one["says"], *(_number(one[name]) for name in _EFFECT)) for one in ablation["parts"]]

@@ -28,7 +28,7 @@ class NotInstalled(FitserveError):
 
 
 def missing_parts(trains: bool = True) -> list[str]:
-    """Return the packages that the server needs and this Python lacks; without those for training, if none `trains`."""
+    """Return the packages that the server needs and this Python lacks; those for training only if it `trains`."""
     ours = [package for package in server_code.PACKAGES if not (server_code.folder() / package).is_dir()]
     needed = (*_SERVER, *_WORKER) if trains else _SERVER
     return [*ours, *(package for package in needed if find_spec(package) is None)]
@@ -48,7 +48,7 @@ def require_server(trains: bool = True) -> None:
 
 
 def exec_module(module: str, *arguments: str, **environment: str) -> NoReturn:
-    """Replace this process by `python -m module`, which then gets the signals and sets the exit code."""
+    """Replace this process with `python -m module`, which then receives the signals and sets the exit code."""
     sys.stdout.flush()
     sys.stderr.flush()
     os.execve(  # noqa: S606
@@ -165,7 +165,7 @@ def copy_blobs(
     source: Annotated[str, typer.Argument(help="The store to copy from, as FITSERVE_BLOB_URL names it.")],
     target: Annotated[str, typer.Argument(help="The store to copy to.")],
 ) -> None:
-    """Copy every file of one store that another one lacks: a backup, or a move to another store."""
+    """Copy every file of one store that another one lacks, for a backup or a move."""
     require_server(trains=False)
     exec_module("services.copy_blobs", source, target)
 

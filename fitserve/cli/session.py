@@ -74,7 +74,7 @@ def exit_code(error: FitserveError) -> Exit:
 
 @dataclass
 class Session:
-    """What every command gets: the server's address, and where and how to print."""
+    """The context of a command: the server's address, and where and how to print."""
 
     url: str | None = None
     json: bool = False
@@ -97,7 +97,7 @@ class Session:
             self.out.print(*shown, sep="\n")
 
     def hint(self, text: str) -> None:
-        """Print a remark for people on standard error, as what to do next. Silent with --json."""
+        """Print a hint for people on standard error, such as what to do next. Silent with --json."""
         if not self.json:
             self.err.print(text, style="dim", markup=False, soft_wrap=True)  # unbroken, so that it can be copied
 
@@ -125,7 +125,7 @@ class Session:
     def progress_bar(self, name: str, then: str = "") -> Iterator[Callable[[int, int | None], None] | None]:
         """Yield a function `(bytes moved, bytes in all)` that advances a bar; None without a terminal.
 
-        `then` describes what is awaited once all bytes have moved.
+        `then` describes the wait after all bytes have moved.
         """
         if self.json or not self.err.is_terminal:
             yield None

@@ -111,7 +111,7 @@ def check(
         bool, typer.Option("--offline", help="Check without a server all that needs no dataset.")
     ] = False,
 ) -> None:
-    """Check a spec as the server does: layers, shapes, columns, cost. Nothing is queued."""
+    """Check a spec like the server does: layers, shapes, columns, cost. Nothing is queued."""
     body = read_spec(path, set_ or [])
     if offline:
         from fitserve.spec.spec import parse
@@ -168,7 +168,7 @@ def read_spec(path: Path, changes: list[str]) -> dict[str, Any]:
     """Return a file's spec with `--set` changes. Raises BadInput naming line and column, or the change."""
     from fitserve.client.runs import spec_of
 
-    # A line feed tells text from a file's name.
+    # A line feed marks it as text, not a file name.
     body = spec_of(sys.stdin.read() + "\n" if str(path) == "-" else path, {})
     for change in changes:
         apply_change(body, change)

@@ -101,7 +101,7 @@ def train(
 
 
 def _begins(source: str | None, freeze: list[str]) -> list[str]:
-    """Return the changes to a spec that begin its network with trained weights. Raises BadInput."""
+    """Return the changes to a spec that start its network from trained weights. Raises BadInput."""
     if source is None:
         if freeze:
             raise BadInput("Only given weights can be frozen.", received="--freeze", fix="--initial-weights SOURCE")
@@ -119,7 +119,7 @@ def is_spec(what: str, target: Sequence[str] | None) -> bool:
         return True
     if suffix == ".json" and Path(what).is_file():
         return target is None or _holds_spec(Path(what))
-    # A file of another name was always a spec; with a target it is a table.
+    # Any existing file without a table's suffix is a spec, unless a target is given: then it is a table.
     return target is None and suffix not in TABLE_SUFFIXES and Path(what).is_file()
 
 
@@ -148,7 +148,7 @@ def _spec(
 
 
 def _check_target(what: str, target: list[str] | None) -> list[str]:
-    """Return the targets. Raises BadInput, listing the columns, where none is given or no column has that name."""
+    """Return the targets. Raises BadInput, listing the columns, if none is given or no column has that name."""
     names = header_of(Path(what))
     shown = ", ".join(names[:30]) + (", ..." if len(names) > 30 else "")
     if not target:
@@ -163,7 +163,7 @@ def _check_target(what: str, target: list[str] | None) -> list[str]:
 
 
 def header_of(path: Path) -> list[str]:
-    """Return the column names of a plain CSV file; none where its first line does not show them."""
+    """Return the column names of a plain CSV file; none if its first line does not show them."""
     if path.suffix.lower() not in (".csv", ".tsv", ".txt"):
         return []
     try:
@@ -223,7 +223,7 @@ def _quoted(text: str) -> str:
 
 
 def _defaults(dataset: Dataset, targets: list[str], model: str | None) -> dict[str, Any]:
-    """Return a spec of the table and its targets alone; the server chooses the rest."""
+    """Return a spec with only the table and its targets; the server chooses the rest."""
     from fitserve.client.upload_body import dataset_name
 
     target: Any = targets[0] if len(targets) == 1 else targets
@@ -231,7 +231,7 @@ def _defaults(dataset: Dataset, targets: list[str], model: str | None) -> dict[s
 
 
 def _explain(session: Session, dataset: Dataset, validation: Validation) -> None:
-    """Show how the table was read, and what is going to be trained on it."""
+    """Show how the table was read, and what will be trained on it."""
     if session.json:
         typer.echo(screen.json_text({"dataset": dataset}, indent=None))
         return
@@ -259,7 +259,7 @@ def _names(feature: dict[str, Any]) -> list[str]:
 
 
 def _plan(resolved: dict[str, Any]) -> str:
-    """Return what the defaults have chosen, in one or two sentences."""
+    """Return the choices of the defaults, in one or two sentences."""
     layers = [next(iter(entry)) for entry in resolved.get("network", ())]
     described = []
     for entry, layer in zip(resolved.get("network", ()), layers, strict=True):
@@ -278,7 +278,7 @@ def _plan(resolved: dict[str, Any]) -> str:
 
 
 def _conclude(session: Session, run: Run, dataset: Dataset, targets: list[str]) -> None:
-    """Show the network's figures beside those of simpler models, and how to ask it."""
+    """Show the network's figures beside those of simpler models, and how to request predictions."""
     from fitserve.client.trained import standings_of
 
     try:

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from fitserve.client.runs import Run
     from fitserve.wire.runs import EventInfo
 
-_LINE_SECONDS = 1.0  # between two lines of epochs where there is no terminal
+_LINE_SECONDS = 1.0  # seconds between two lines of epochs without a terminal
 _RECENT = 10  # latest arrivals from which the rate is computed; a worker reports several epochs at once
 _CURVE_WIDTH = 30  # characters
 _BOARD_SECONDS = 1.0  # seconds between two requests for a search's trials
-_LEADERS = 5  # trials that are shown while a search runs
+_LEADERS = 5  # trials shown while a search runs
 _BEST = 10  # trials shown at its end
 
 
@@ -43,7 +43,7 @@ class BestEpoch:
 
 @dataclass
 class RunDisplay:
-    """A run while it trains. Its trials may come one after the other, or all of them epoch by epoch."""
+    """The display of a run in training. Its trials may come one after another, or all of them epoch by epoch."""
 
     run_id: str
     model: str | None
@@ -52,14 +52,14 @@ class RunDisplay:
     state: str = "queued"
     note: str = ""
     lost: str = ""
-    curves: dict[int, dict[str, list[float]]] = field(default_factory=dict)  # by trial and figure
+    curves: dict[int, dict[str, list[float]]] = field(default_factory=dict)  # keyed by trial, then figure
     latest: tuple[int, int] = (0, 0)  # trial from 0, epoch from 1
     best: BestEpoch | None = None
     arrivals: list[tuple[float, int]] = field(default_factory=list)  # (time, epochs received by then)
     board: RenderableType | None = None  # the best trials of a search so far
 
     def add(self, event: EventInfo) -> None:
-        """Update it by an event."""
+        """Update the display with an event."""
         self.lost = ""
         if event.type == "state":
             self.state = str(event.data.get("state", self.state))
@@ -81,7 +81,7 @@ class RunDisplay:
 
     @property
     def done(self) -> int:
-        """Epochs received, of all trials."""
+        """Number of epochs received, over all trials."""
         return sum(len(figures.get("loss", ())) for figures in self.curves.values())
 
     @property
@@ -94,7 +94,7 @@ class RunDisplay:
 
     @property
     def seconds_left(self) -> float | None:
-        """The longest that it can take; early stopping may end it sooner."""
+        """The most seconds that it can still take; early stopping may end it sooner."""
         return None if not self.rate else max(0, self.epochs * self.trials - self.done) / self.rate
 
     @property
@@ -171,9 +171,9 @@ def show_new(session: Session, run: Run, watched: bool) -> None:
 
 
 def watch(session: Session, run: Run, hints: bool = True) -> None:
-    """Follow a run to its end, through lost connections. Raises typer.Exit unless it succeeded.
+    """Follow a run to its end, reconnecting as needed. Raises typer.Exit unless it succeeded.
 
-    `hints` say how to go on from a success. Ctrl-C leaves the run running and prints how to come back to it.
+    With `hints`, a success ends with what to do next. Ctrl-C leaves the run running and prints how to return to it.
     """
     try:
         follow(session, run)

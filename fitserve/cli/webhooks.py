@@ -36,7 +36,7 @@ def create(
     description: Annotated[str | None, typer.Option(help="What it is for.")] = None,
     all_owners: Annotated[bool, typer.Option("--all-owners", help="Of every owner's changes. Admins only.")] = False,
 ) -> None:
-    """Send events to an address, or to a channel of the operator's. The secret is shown only once."""
+    """Send events to an address, or to one of the operator's channels. The secret is shown only once."""
     with session.client() as client:
         made = client.webhooks.create(
             url,
@@ -87,7 +87,7 @@ def change(
     description: Annotated[str | None, typer.Option(help="What it is for.")] = None,
     enabled: Annotated[bool | None, typer.Option("--enable/--disable", help="Whether events are sent.")] = None,
 ) -> None:
-    """Change a webhook; what is left out stays."""
+    """Change a webhook; omitted settings stay as they are."""
     with session.client() as client:
         row = client.webhooks.change(
             webhook, url=url, events=event or None, secret=secret, description=description, enabled=enabled
@@ -99,7 +99,7 @@ def change(
 
 @command(group, "test", "fitserve webhooks test wh_01kb...")
 def test(session: Session, webhook: WebhookId) -> None:
-    """Send a test to a webhook."""
+    """Send a test event to a webhook."""
     with session.client() as client:
         sent = client.webhooks.test(webhook)
     session.show(sent, f"A test is on its way: {sent.event}.")
@@ -113,7 +113,7 @@ def log(
     state: Annotated[str | None, typer.Option(help="pending, delivered or failed.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 20,
 ) -> None:
-    """List what was sent to a webhook, newest first."""
+    """List a webhook's deliveries, newest first."""
     with session.client() as client:
         deliveries = list(client.webhooks.deliveries(webhook, state=state, limit=limit))
     rows = [
@@ -157,7 +157,7 @@ def events(
     type: Annotated[str | None, typer.Option(help="Only events of this type.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 20,
 ) -> None:
-    """List events, newest first: those that webhooks receive."""
+    """List the events that webhooks receive, newest first."""
     with session.client() as client:
         listed = list(client.webhooks.events(type=type, limit=limit))
     rows = [(one.id, one.type, str(one.data)[:80], screen.age(one.created_at)) for one in listed]

@@ -21,7 +21,7 @@ def upload(
     session: Session,
     path: Annotated[Path, typer.Argument(help="A safetensors file: arrays named by layer and place, as dense/0.")],
 ) -> None:
-    """Upload weights, as arrays without code."""
+    """Upload weights: arrays, without code."""
     with session.client() as client, session.progress_bar(path.name) as progress:
         made = client.weights.upload(path, progress=progress)
     session.show(made, screen.table(("array", "shape"), [(name, str(shape)) for name, shape in made.tensors.items()]))
@@ -50,7 +50,7 @@ def show(session: Session, weights: WeightsId) -> None:
 
 @command(group, "delete", "fitserve weights delete wts_01kb...")
 def delete(session: Session, weights: WeightsId) -> None:
-    """Delete uploaded weights. Runs that began with them keep theirs."""
+    """Delete uploaded weights. Runs that started from them keep their copy."""
     with session.client() as client:
         client.weights.delete(weights)
     session.show({"id": weights}, f"The weights {weights} are deleted.")

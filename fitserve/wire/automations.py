@@ -1,4 +1,4 @@
-"""Automations: when to train, what, which comparison the result must pass, and what happens then."""
+"""Automations: when and what to train, which comparison the result must pass, and what happens then."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Do(DataModel):
 
 
 class Gate(DataModel):
-    """The comparison with the champion on the same held-out rows, those that it was not trained on where there are any.
+    """The comparison with the champion on the same held-out rows, if possible ones on which it was not trained.
 
     The new version passes if its metric is at least `margin` better. With `significance`, a paired test must show that.
     """
@@ -115,7 +115,7 @@ class Policy(DataModel):
         return self
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as stored. A guard that is off and a deadline of never are null, and not left out."""
+        """Return the policy as stored. Guards that are off and a deadline of never are null rather than left out."""
         written = self.model_dump(mode="json", exclude_none=True, exclude={"rollout"})
         if self.rollout is not None:
             written["rollout"] = self.rollout.model_dump(mode="json", exclude_unset=True)
@@ -157,7 +157,7 @@ class AutomationInfo(DataModel):
 
 
 class Firing(DataModel):
-    """One time that an automation was due, and what came of it."""
+    """One time that an automation was due, and its outcome."""
 
     model_config = ConfigDict(from_attributes=True)
 

@@ -17,7 +17,7 @@ CHARACTER = r"^[\t\x20-\x7E]$"  # printable ASCII, or a tab
 NO_CHARACTER = "none"
 CHARACTER_OR_NONE = rf"^([\t\x20-\x7E]|{NO_CHARACTER})$"
 Format = Literal["csv", "jsonl", "parquet", "arrow"]
-# The files of each format by their suffixes, and the media types that the client sends them with
+# File suffixes of each format, with the media types that the client sends
 SUFFIXES: dict[Format, dict[str, str]] = {
     "csv": {"csv": "text/csv", "tsv": "text/tab-separated-values", "txt": "text/csv"},
     "jsonl": {**dict.fromkeys(("jsonl", "ndjson"), "application/x-ndjson"), "json": "application/octet-stream"},
@@ -25,11 +25,11 @@ SUFFIXES: dict[Format, dict[str, str]] = {
     "arrow": dict.fromkeys(("arrow", "feather", "ipc"), "application/vnd.apache.arrow.file"),
 }
 Compression = Literal["gzip", "zstd"]
-COMPRESSION_SUFFIXES = ("gz", "gzip", "zst", "zstd")  # compressions are recognised by the bytes
+COMPRESSION_SUFFIXES = ("gz", "gzip", "zst", "zstd")  # the server recognises compression by the bytes
 
 
 class UploadOptions(DataModel):
-    """How to read an upload; what is left out is recognised. The same content and options are the same dataset."""
+    """How to read an upload; omitted options are detected. The same content and options make the same dataset."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -84,7 +84,7 @@ class Column(ColumnFacts):
 
 
 class Refused(DataModel):
-    """What a lenient upload left out or fixed."""
+    """Rows or values that a lenient upload left out or fixed."""
 
     rows: int = Field(description="Rows left out")
     problems: list[dict[str, Any]] = Field(description="The first of them (at most 20)")

@@ -1,4 +1,4 @@
-"""Decisions of a version: in force, chosen by the training, and how they were changed; what thresholds would do."""
+"""Decisions of a version: those in force, those chosen by the training, their changes, and threshold curves."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class DecisionChangeInfo(DataModel):
 
 
 class ThresholdCurve(DataModel):
-    """What each threshold does to the rows of one part, rising; `label` is answered from the threshold on."""
+    """The effect of thresholds, ascending, on one part's rows. From the threshold up, `label` is returned."""
 
     part: str = Field(description="validation: rows that thresholds are chosen on; test: rows that judge them")
     label: str
@@ -35,7 +35,7 @@ class ThresholdCurve(DataModel):
 
 
 class DecidedOutput(DataModel):
-    """A classified target, and what its thresholds would do. Of many thresholds or labels, some."""
+    """A classified target with the effects of its thresholds; of many thresholds or labels, a selection."""
 
     output: str
     task: str
@@ -45,7 +45,7 @@ class DecidedOutput(DataModel):
 
 
 class DecisionDetail(DataModel):
-    """The decisions of a version. A target without one is answered with its likeliest label."""
+    """The decisions of a version. For a target without one, the likeliest label is returned."""
 
     model: str
     version: int

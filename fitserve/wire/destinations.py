@@ -18,7 +18,7 @@ IfExists = Annotated[
 
 
 class SqlDestination(DataModel):
-    """A table of a database. It is created unless it is there."""
+    """A database table. It is created if it does not exist."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -28,7 +28,7 @@ class SqlDestination(DataModel):
 
 
 class ObjectDestination(DataModel):
-    """A folder in a store of files, for one Parquet object a part and a manifest."""
+    """A folder in object storage, which receives one Parquet object per part and a manifest."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -38,7 +38,7 @@ class ObjectDestination(DataModel):
 
 
 class Destination(OneKind):
-    """One place that predictions go to, by its kind."""
+    """One destination of predictions, by its kind."""
 
     what = "A destination"
 

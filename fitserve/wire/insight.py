@@ -10,7 +10,7 @@ from fitserve.data_model import DataModel
 from fitserve.wire.runs import RunInfo
 
 MAX_EPOCH = 2**31 - 1
-FEWEST_SEARCHED = 100  # held-out rows, below which no worst slices are looked for
+FEWEST_SEARCHED = 100  # with fewer held-out rows, worst slices are not searched
 
 
 class FindingInfo(DataModel):
@@ -52,7 +52,7 @@ class RuleInfo(DataModel):
 
 
 class ForkRequest(DataModel):
-    """From which epoch a run goes on as a new one, and with what."""
+    """The epoch from which a new run continues, and its changes."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -122,7 +122,7 @@ class Hardest(DataModel):
 
 
 class Slices(DataModel):
-    """How well the network predicts parts of the held-out rows (with folds, each by the network held back from it).
+    """How well the network predicts parts of the held-out rows (with folds, each by the network not trained on it).
 
     A condition has a `column` and `equals`, `from` (included) and `to` (excluded), `missing`, or `others`: how many
     values are too rare to be listed one by one.

@@ -165,7 +165,7 @@ class PredictionRequest(DataModel):
 
 
 class Bucket(DataModel):
-    """Number of requests answered within a time."""
+    """Number of requests answered within a given time."""
 
     le: float | None = Field(description="Upper bound in seconds; null for no bound")
     count: int

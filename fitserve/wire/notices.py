@@ -1,4 +1,4 @@
-"""What was decided for somebody, and how to decide it otherwise."""
+"""Decisions made on the caller's behalf, and how to change them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fitserve.data_model import DataModel
 
 
 class Notice(DataModel):
-    """A reading that was chosen among several, or something to know: nothing is changed in silence."""
+    """An interpretation that was chosen among several, or a remark: nothing is changed silently."""
 
     model_config = ConfigDict(from_attributes=True, frozen=True)
 

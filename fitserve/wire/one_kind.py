@@ -10,7 +10,7 @@ from fitserve.data_model import DataModel
 
 
 class OneKind(DataModel):
-    """Base of such a choice: a subclass has a member for each kind, and says what it is a choice of."""
+    """Base class of such a choice: a subclass has a member for each kind, and names the choice."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     what: ClassVar[str]
@@ -28,5 +28,5 @@ class OneKind(DataModel):
 
     @property
     def stated(self) -> Any:
-        """What is stated about it."""
+        """The chosen member's value."""
         return getattr(self, self.kind, None)

@@ -25,7 +25,7 @@ class ConditionInfo(DataModel):
 
 
 class AlarmInfo(ConditionInfo):
-    """A condition that lasted: since when, and until when."""
+    """A condition that lasted, with its start and end."""
 
     id: str
     since: datetime
@@ -34,7 +34,7 @@ class AlarmInfo(ConditionInfo):
 
 
 class HistoryPoint(DataModel):
-    """The figures of one slot over all processes; null: no process wrote any."""
+    """The figures of one slot over all processes; null if no process wrote any."""
 
     at: datetime = Field(description="When the slot began")
     queued: float | None = Field(None, description="Most runs that waited at once")
@@ -77,7 +77,7 @@ class SystemHistory(DataModel):
 
 
 class ModelPoint(DataModel):
-    """A model's figures in one slot; null: no prediction process wrote any."""
+    """A model's figures in one slot; null if no prediction process wrote any."""
 
     at: datetime
     requests: float | None = Field(None, description="Requests per second")
@@ -89,7 +89,7 @@ class ModelPoint(DataModel):
 
 
 class VersionHistory(DataModel):
-    """What was asked of one version within the window."""
+    """Requests of one version within the window."""
 
     version: int = Field(description="0: no version answered")
     requests: int
@@ -114,7 +114,7 @@ class FaultInfo(DataModel):
 
 
 class ModelHistory(DataModel):
-    """What was asked of a model within the window, over all prediction processes and protocols."""
+    """Requests of a model within the window, over all prediction processes and protocols."""
 
     model: str
     window: str

@@ -14,7 +14,7 @@ Limit = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
 class RolloutGuards(DataModel):
-    """Limits that take the new version back once they are certainly exceeded. Null turns a guard off."""
+    """Limits that roll the new version back once they are exceeded beyond doubt. Null turns a guard off."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -32,7 +32,7 @@ class RolloutGuards(DataModel):
 
 
 class RolloutPlan(DataModel):
-    """How a rollout goes: its steps, how long each lasts, and what takes the version back."""
+    """The plan of a rollout: its steps, how long each lasts, and what rolls the version back."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -64,7 +64,7 @@ class RolloutPlan(DataModel):
     shadow: bool = Field(False, description="First send it a copy of the traffic, which is compared and not returned")
 
     def options(self) -> dict[str, Any]:
-        """Return it as arguments of `lifecycle.start`; of the guards only those that were named."""
+        """Return the plan as arguments of `lifecycle.start`, with only the guards that were named."""
         guards = None if self.guards is None else self.guards.model_dump(exclude_unset=True)
         plain = ("steps", "hold", "min_requests", "min_truths", "deadline", "shadow")
         return {**{name: getattr(self, name) for name in plain}, "guards": guards}
@@ -80,7 +80,7 @@ class RolloutRequest(RolloutPlan):
 
 
 class GuardFigure(DataModel):
-    """A guard at one moment. Its bounds hold at all moments at once; it takes the version back when `low` > `limit`."""
+    """A guard at one moment. Its bounds hold at all moments at once; it rolls the version back when `low` > `limit`."""
 
     guard: str
     output: str | None
@@ -96,7 +96,7 @@ class GuardFigure(DataModel):
 
 
 class CurvePoint(DataModel):
-    """A guard's value and bounds after so many requests of both versions."""
+    """A guard's value and bounds after a number of requests to both versions."""
 
     at: datetime
     rows: float
@@ -106,7 +106,7 @@ class CurvePoint(DataModel):
 
 
 class RolloutStepInfo(DataModel):
-    """A step that was entered; `share` of 0 is the shadow."""
+    """A step that was entered; a `share` of 0 means shadow."""
 
     step: int
     share: float
@@ -131,7 +131,7 @@ class LiveComparison(DataModel):
 
 
 class RolloutInfo(DataModel):
-    """A rollout. `step` is a place in `shares`, the shares of the traffic from 0 (shadow) to 1."""
+    """A rollout. `step` is an index into `shares`, the shares of the traffic from 0 (shadow) to 1."""
 
     id: str
     model: str

@@ -13,7 +13,7 @@ from fitserve.states import Phase, RunState
 
 PRINTABLE = r"^[^\x00-\x1f\x7f]*$"  # one line of text
 MOST_CHANGED = 1000  # runs in one request
-MOST_IDS = 10_000  # in one answer
+MOST_IDS = 10_000  # ids in one answer
 
 
 class RunSummary(DataModel):
@@ -46,7 +46,7 @@ class RunSummary(DataModel):
 
 
 class ListedRun(RunSummary):
-    """A run in a list, with what it was trained on and how well."""
+    """A run in a list, with its dataset, targets and scores."""
 
     dataset: str = Field(description="As name@version; empty of an import that has made none")
     targets: list[str]
@@ -76,7 +76,7 @@ RunTag = Annotated[str, Field(min_length=1, max_length=40, pattern=PRINTABLE)]
 
 
 class RunPatch(DataModel):
-    """Changes to a run; what is left out stays."""
+    """Changes to a run; omitted members stay as they are."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -181,7 +181,7 @@ class RunInfo(RunSummary):
 
 
 class TrialInfo(DataModel):
-    """A trial of a search; of a run with restarts, one of its networks, once it has ended."""
+    """A trial of a search or, for a run with restarts, one of its networks once it has ended."""
 
     trial: int = Field(description="From 0")
     state: Literal["running", "succeeded", "pruned", "failed"]

@@ -27,7 +27,7 @@ class SqlSource(DataModel):
 
 
 class ObjectSource(DataModel):
-    """An object in a store of files, or all parts that a pattern matches."""
+    """An object in object storage, or all parts that match a pattern."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -59,7 +59,7 @@ class DeltaSource(DataModel):
 
 
 class Source(OneKind):
-    """One place that data comes from, by its kind."""
+    """One source of data, by its kind."""
 
     what = "A source"
 
@@ -72,7 +72,7 @@ class Source(OneKind):
 
 
 class ImportRequest(DataModel):
-    """Import a table from its source. New content under a name that you have is its next version."""
+    """Import a table from its source. Changed content under an existing name becomes its next version."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

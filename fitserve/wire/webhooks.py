@@ -25,7 +25,7 @@ DeliveryState = Literal["pending", "delivered", "failed"]
 
 
 def _check_secret(secret: SecretStr) -> SecretStr:
-    """Return the secret. Raises ValueError unless it is as Standard Webhooks says: 24 to 64 bytes, base64."""
+    """Return the secret. Raises ValueError unless it has the form of Standard Webhooks: 24 to 64 bytes, base64."""
     text = secret.get_secret_value()
     try:
         size = len(base64.b64decode(text.removeprefix(PREFIX), validate=True))
@@ -48,7 +48,7 @@ Description = Annotated[str, Field(max_length=200)]
 
 
 class WebhookRequest(DataModel):
-    """Where to send which events: `url`, or the `channel` of the operator's."""
+    """Which events to send where: to a `url`, or to one of the operator's channels (`channel`)."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -115,7 +115,7 @@ class DeliveryAttempt(DataModel):
 
 
 class DeliveryInfo(DataModel):
-    """One event on its way to one webhook. Receivers tell repeated deliveries by `event`, their `webhook-id` header."""
+    """The delivery of one event to one webhook. Receivers recognise repeats by `event`, their `webhook-id` header."""
 
     id: str
     webhook: str

@@ -1,4 +1,4 @@
-"""Uploaded weights: arrays by layer, for a network to begin with."""
+"""Uploaded weights: arrays by layer, from which a network starts."""
 
 from __future__ import annotations
 
