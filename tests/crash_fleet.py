@@ -1,4 +1,4 @@
-"""Forked processes that die at crash points and are replaced, until every crash has happened."""
+"""Forked processes that die at crash points and are replaced until every crash has happened."""
 
 from __future__ import annotations
 

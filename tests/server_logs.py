@@ -1,4 +1,4 @@
-"""A failed test's report ends with the logs of the servers that ran meanwhile: their paths and their last lines."""
+"""End a failed test's report with the logs of the servers that ran meanwhile: their paths and last lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the suite says of a run: the servers' logs with a failure, what a machine lacks in one line, what is fast."""
+"""The suite's report: server logs with a failure, one line on what the machine lacks, and the fast tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Wait for what a process does, however busy the machine: until it is done, or can no longer be."""
+"""Wait for a process's effect, however busy the machine, until it has happened or no longer can."""
 
 from __future__ import annotations
 

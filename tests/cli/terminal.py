@@ -1,4 +1,4 @@
-"""A program in a terminal of its own, as a person sees it."""
+"""A program in its own terminal, with the screen as a person sees it."""
 
 from __future__ import annotations
 

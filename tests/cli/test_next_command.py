@@ -1,4 +1,4 @@
-"""Every error of the command line names a command that mends it, and the command exists."""
+"""Every error of the command line names a command that helps, and the command exists."""
 
 from __future__ import annotations
 

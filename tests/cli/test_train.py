@@ -1,4 +1,4 @@
-"""`fitserve train` on a table: how it was read, what is trained, how good it is, how to ask it."""
+"""`fitserve train` on a table: how it was read, what is trained, its scores, and how to request predictions."""
 
 from __future__ import annotations
 

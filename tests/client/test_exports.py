@@ -1,4 +1,4 @@
-"""A served version in other formats, each run by its own runtime in a new process: the answers are those of the API."""
+"""A served version in other formats, each run by its own runtime in a new process, gives the API's answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds for every method of both clients: retries, errors, pages, streams."""
+"""Behaviour common to every method of both clients: retries, errors, pages, streams."""
 
 from __future__ import annotations
 

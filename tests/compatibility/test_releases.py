@@ -1,4 +1,4 @@
-"""What earlier releases left behind, one for each step of the schema, is read, served and trained on by this one.
+"""Data of earlier releases, one for each step of the schema, is read, served and trained on by this one.
 
 `tests.compatibility.freeze` made the homes with those releases' own code.
 """

@@ -1,4 +1,4 @@
-"""What a key can make, change and read, through any route: not whether a status is right, but what happened."""
+"""What a key can create, change and read through any route, judged by the effects rather than the status codes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The access matrix: every operation of the OpenAPI document, by no key, a dead one, a wrong scope, another owner.
+"""The access matrix: every operation of the OpenAPI document, by no key, a dead key, a wrong scope, another owner.
 
 It is generated from the document: an operation without a rule here fails, and so does a path parameter without one.
 """

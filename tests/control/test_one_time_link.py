@@ -1,4 +1,4 @@
-"""The token of a one-time link: one session, soon, with the rights of its key; and the first key that it stands for."""
+"""A one-time link's token opens one session, within a time limit, with the rights of its key; and the first key."""
 
 from __future__ import annotations
 

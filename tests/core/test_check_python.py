@@ -1,4 +1,4 @@
-"""Where fitserve cannot be installed, one sentence says what works, before anything is installed."""
+"""If fitserve cannot be installed, one sentence says what works, before anything is installed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The embedded broker is a real Redis or Valkey whose queue survives it."""
+"""The embedded broker is a real Redis or Valkey, and its queue survives a kill."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The file of held-out rows: what is written is read, also where something was measured of one part alone."""
+"""The file of held-out rows reads back as written, also if only one part was measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests to addresses that clients name reach the public Internet and what the operator allows, and nothing else."""
+"""Requests to addresses given by clients reach only the public Internet and what the operator allows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of weights that nobody should trust: refused before what they claim is allocated."""
+"""Untrusted weight files are refused before the sizes that they claim are allocated."""
 
 from __future__ import annotations
 

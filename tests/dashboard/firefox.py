@@ -1,4 +1,4 @@
-"""A headless Firefox over WebDriver BiDi, which it speaks without a driver."""
+"""A headless Firefox over WebDriver BiDi, which Firefox supports without a driver."""
 
 from __future__ import annotations
 

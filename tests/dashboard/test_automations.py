@@ -1,4 +1,4 @@
-"""The page of automations and webhooks: made, looked into, rehearsed, ended."""
+"""The page of automations and webhooks: create, inspect, rehearse, delete."""
 
 from __future__ import annotations
 

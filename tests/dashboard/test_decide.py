@@ -1,4 +1,4 @@
-"""Deciding on a page: a threshold moves and is used; calibration, intervals, slices and fairness can be read."""
+"""The decision page: a threshold is moved and applied; calibration, intervals, slices and fairness are readable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Outcomes on a model's page: of one row that was just predicted, and a table of them."""
+"""Ground truth posted on a model's page: for one row that was just predicted, and as a table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every page and the playground in Firefox, which the other tests' Chromium says nothing about."""
+"""Every page and the playground in Firefox; the other tests use Chromium."""
 
 from __future__ import annotations
 

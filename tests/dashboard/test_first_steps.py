@@ -1,4 +1,4 @@
-"""A first visit: the link of `fitserve up` signs in once, and the first page offers what to begin with."""
+"""A first visit: the link of `fitserve up` signs in once, and the first page offers ways to start."""
 
 from __future__ import annotations
 

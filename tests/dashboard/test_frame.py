@@ -1,4 +1,4 @@
-"""What stands around every page: the palette and its shortcuts; Home's next step, from nothing to a model."""
+"""The frame of every page: the palette and its shortcuts; Home's next step, from an empty server to a model."""
 
 from __future__ import annotations
 

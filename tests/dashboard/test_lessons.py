@@ -1,4 +1,4 @@
-"""A learner's way: a lesson whose steps check themselves, then a fork of its run, read in both languages."""
+"""A learner's path: a lesson whose steps check themselves, then a fork of its run, in both languages."""
 
 from __future__ import annotations
 

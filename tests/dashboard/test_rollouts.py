@@ -1,4 +1,4 @@
-"""A rollout on a model's page: started, watched, paused, taken back, promoted and undone."""
+"""A rollout on a model's page: started, watched, paused, rolled back, promoted and undone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The list of runs as a bench: search, order, selection, tags, names, saved views, cancelling and deleting many."""
+"""The list of runs: search, order, selection, tags, names, saved views, cancelling and deleting many."""
 
 from __future__ import annotations
 

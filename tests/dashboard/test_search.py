@@ -1,4 +1,4 @@
-"""The pages of a search, an ablation and checks: trials to sort and take, what was found, in both languages."""
+"""The pages of a search, an ablation and checks: trials to sort and reuse, and results, in both languages."""
 
 from __future__ import annotations
 

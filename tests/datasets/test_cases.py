@@ -1,4 +1,4 @@
-"""Small tables on which readers failed, by file: each is read by its right values, with its notices, or refused.
+"""Small tables on which readers once failed: each gives the right values and notices, or is refused.
 
 They lie in `cases`, beside the folder of real tables.
 """

@@ -1,4 +1,4 @@
-"""A table written in any of thousands of dialects reads back as it was, or is refused in one sentence."""
+"""A table written in any of thousands of dialects reads back unchanged, or is refused in one sentence."""
 
 from __future__ import annotations
 

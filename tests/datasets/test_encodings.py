@@ -1,4 +1,4 @@
-"""The encoding of a text is the declared one, the one that its words show, or it is asked: never a guess in silence."""
+"""A text's encoding is the declared one or the one that its words show, else it is asked for: never a silent guess."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Datasets from stores of files, addresses and Delta tables: joined by name, resumed, and never of two states."""
+"""Datasets from object storage, addresses and Delta tables: joined by name, resumed, and never a mix of two states."""
 
 from __future__ import annotations
 

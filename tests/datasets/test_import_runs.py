@@ -1,4 +1,4 @@
-"""Imports as runs: workers make together what the API makes alone, once, also when some of them die."""
+"""Imports as runs: several workers together produce, exactly once, what the API produces alone, even if some die."""
 
 from __future__ import annotations
 

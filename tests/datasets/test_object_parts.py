@@ -1,4 +1,4 @@
-"""Parts of a pattern are fetched side by side, and are one table in the order of their names."""
+"""Parts that match a pattern are fetched in parallel and form one table, in the order of their names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One reading: a text is the same number, time or label in a column of a table and in a prediction's row."""
+"""Consistent parsing: a text is the same number, time or label in a table's column and in a prediction's row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The samples: the Playground's match their description, the Titanic its counts, scikit-learn's what it loads."""
+"""The built-in tables: the Playground's match their description, the Titanic its counts, scikit-learn's its loaders."""
 
 from __future__ import annotations
 

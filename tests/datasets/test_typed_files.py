@@ -1,4 +1,4 @@
-"""Parquet and Arrow as other programs write them: read to the right value, or refused by name."""
+"""Parquet and Arrow files from other programs give the right values, or are refused by name."""
 
 from __future__ import annotations
 

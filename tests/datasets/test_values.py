@@ -1,4 +1,4 @@
-"""What people write is read by its right value, or the question is asked: numbers, dates, missing values, labels."""
+"""Numbers, dates, missing values and labels as people write them get the right value, or the user is asked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What becomes of an upload over HTTP: its answer and its rows, or its refusal."""
+"""Outcomes of an upload over HTTP: its answer and rows, or its refusal."""
 
 from __future__ import annotations
 

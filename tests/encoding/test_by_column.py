@@ -1,4 +1,4 @@
-"""Rows by the plan, column by column and value by value are encoded, warned of and refused exactly alike."""
+"""Encoding by the row plan, by column and by value gives the same numbers, warnings and refusals."""
 
 from __future__ import annotations
 

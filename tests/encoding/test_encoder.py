@@ -1,4 +1,4 @@
-"""The encoder: rows and tables give the same numbers to the bit, learnt from training rows alone, of a known width."""
+"""The encoder: rows and tables give bit-identical numbers, learnt from training rows only, with a known width."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ONNX half of every encoding that it can hold computes what the encoder computes, on raw columns with gaps."""
+"""The ONNX form of every supported encoding computes what the encoder computes, on raw columns with gaps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The target encoder: labels and numbers as losses take them, predictions back in the target's own units."""
+"""The target encoder: labels and numbers in the form that losses need, predictions in the target's own units."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A receiver of webhooks on this machine, which answers as a test says and remembers what it was sent."""
+"""A local receiver of webhooks, which answers as a test configures it and records its requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Automations train when they are due, once a tick in all processes, and promote what passes."""
+"""Automations train when they are due, once per tick over all processes, and promote versions that pass."""
 
 from __future__ import annotations
 

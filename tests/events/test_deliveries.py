@@ -1,4 +1,4 @@
-"""Events reach webhooks: signed, at least once under one id, repeated with growing pauses, on both databases."""
+"""Events reach webhooks signed, at least once under one id, retried with growing pauses, on both databases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Schedulers are killed at each line between a tick, its run and its decision; none happens twice, and none is lost."""
+"""Schedulers are killed at each line between a tick, its run and its decision; nothing happens twice or is lost."""
 
 from __future__ import annotations
 

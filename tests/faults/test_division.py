@@ -1,4 +1,4 @@
-"""Trials of one run on several workers, with real processes: the result of one worker, whichever process is killed."""
+"""Trials of one run on several workers, with real processes: the result is that of one worker, whichever is killed."""
 
 from __future__ import annotations
 

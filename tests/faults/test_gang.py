@@ -1,4 +1,4 @@
-"""One network on several workers, with real processes: the result of one worker, whichever process is lost."""
+"""One network on several workers, with real processes: the result is that of one worker, whichever is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A worker far from its database, or cut off from it: no gap in a run's history, and nobody waits for ever."""
+"""A worker far from its database, or cut off from it: a run's history has no gaps, and nothing hangs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a worker supervises its trainer, with real processes: stop, resume, cancel, and each way to fail."""
+"""A worker's supervision of its trainer, with real processes: stop, resume, cancel, and each kind of failure."""
 
 from __future__ import annotations
 

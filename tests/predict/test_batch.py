@@ -1,4 +1,4 @@
-"""Batch predictions: as a run, in parts, resumed after an interruption, refused where a row cannot be encoded."""
+"""Batch predictions: as a run, in parts, resumed after an interruption, refused if a row cannot be encoded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decisions of a served version: every protocol answers by them, and they are moved without training or a restart."""
+"""Decisions of a served version: every protocol applies them, and they change without training or a restart."""
 
 from __future__ import annotations
 

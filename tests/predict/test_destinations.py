@@ -1,4 +1,4 @@
-"""Batch predictions to databases and stores of files: each part once although workers die, all at once or none."""
+"""Batch predictions to databases and object storage: each part once even if workers die, all or nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""While large requests are answered, no garbage collection holds up the others; afterwards there is one again."""
+"""While large requests are answered, garbage collection does not delay others; afterwards it runs again."""
 
 from __future__ import annotations
 

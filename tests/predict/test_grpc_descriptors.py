@@ -1,4 +1,4 @@
-"""The sockets of gRPC's connections are read by descriptors that gRPC closes, and others open, at any time."""
+"""Sockets of gRPC's connections are read by descriptor, which gRPC may close and others reuse at any time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Intervals by the spec: widths by row and by group, alike in every protocol, and the level that answers by itself."""
+"""Intervals by the spec: widths by row and by group, the same in every protocol, and the default level."""
 
 from __future__ import annotations
 

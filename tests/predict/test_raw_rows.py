@@ -1,4 +1,4 @@
-"""Rows as they stood in the uploaded file: every protocol reads them as training did."""
+"""Rows written as in the uploaded file: every protocol reads them as training did."""
 
 from __future__ import annotations
 

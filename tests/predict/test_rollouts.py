@@ -1,4 +1,4 @@
-"""What prediction processes do in a rollout: whom a version answers, and what is counted for its guards."""
+"""Prediction processes in a rollout: which requests a version answers, and what is counted for its guards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bodies that are read by column are answered, warned of and refused exactly as any JSON is."""
+"""Bodies that are read by column get the same answers, warnings and refusals as any JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model with versions, of no network: what rollouts see of it."""
+"""A model with versions but no network, as far as rollouts need it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drivers of rollouts die at each line between measuring and committing; no step is lost, none is made twice."""
+"""Rollout drivers die at each line between measuring and committing; no step is lost or taken twice."""
 
 from __future__ import annotations
 

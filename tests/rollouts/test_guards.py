@@ -1,4 +1,4 @@
-"""Guards raise few false alarms however often they are looked at, and find what they are for."""
+"""Guards raise few false alarms however often they are checked, and detect what they should."""
 
 from __future__ import annotations
 

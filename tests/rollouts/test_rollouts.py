@@ -1,4 +1,4 @@
-"""A rollout's life in the database: steps, guards, hands, leases."""
+"""A rollout's life cycle in the database: steps, guards, manual control, leases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Helpers' parts: who may claim them, and that one given back is offered again."""
+"""Helpers' parts: who may claim them; a released part is offered again."""
 
 from __future__ import annotations
 

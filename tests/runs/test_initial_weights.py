@@ -1,4 +1,4 @@
-"""Whose weights a run may begin with, and that they are kept as long as the run."""
+"""Whose weights a run may start from; they are kept as long as the run."""
 
 from __future__ import annotations
 

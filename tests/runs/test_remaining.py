@@ -1,4 +1,4 @@
-"""What is being done about a run, how much of its training is behind it, and when it ends."""
+"""A run's current activity, the completed share of its training, and its expected end."""
 
 from __future__ import annotations
 

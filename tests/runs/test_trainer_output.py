@@ -1,4 +1,4 @@
-"""What a trainer writes, as the worker passes it on: levels, long lines, bytes of every kind, one run after another."""
+"""A trainer's output, as forwarded by the worker: levels, long lines, bytes of every kind, successive runs."""
 
 from __future__ import annotations
 

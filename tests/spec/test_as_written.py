@@ -1,4 +1,4 @@
-"""A changed spec stays in its author's words, and means the change to the letter."""
+"""A changed spec keeps its author's notation, and contains exactly the change."""
 
 from __future__ import annotations
 

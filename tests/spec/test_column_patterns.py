@@ -1,4 +1,4 @@
-"""Features by pattern resolve to the columns that they stand for."""
+"""Features by pattern resolve to the columns that they match."""
 
 from __future__ import annotations
 

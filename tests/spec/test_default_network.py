@@ -1,4 +1,4 @@
-"""What is trained where a spec leaves it out: the recipe, ensembles, the time budget, the plain preset."""
+"""Defaults for what a spec leaves out: the recipe, ensembles, the time budget, the plain preset."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The task of a target of numbers: decided with its reason, and what contradicts it refused with `task` as the fix."""
+"""The inferred task of a numeric target has a reason; contradictions are refused with `task` as the fix."""
 
 from __future__ import annotations
 

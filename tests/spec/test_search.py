@@ -1,4 +1,4 @@
-"""What is refused of a search, and with which words: nothing of it fails later, or as a server's error."""
+"""Refusals of searches and their messages: nothing fails later, or as a server error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What no network can be trained on is refused with its name before anything is queued; what can be, is not."""
+"""Tables on which no network can be trained are refused by name before anything is queued; others are not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`initial_weights` in a spec: what is taken from the source, what is refused, and how the fix reads."""
+"""`initial_weights` in a spec: what is taken from the source, what is refused, and the suggested fix."""
 
 from __future__ import annotations
 

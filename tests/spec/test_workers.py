@@ -1,4 +1,4 @@
-"""`training.workers`: what it may be, what it cannot be combined with, and how many `auto` takes."""
+"""`training.workers`: allowed values, what it cannot be combined with, and how many `auto` uses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run leaves behind: model.keras on raw columns, model.onnx, a manifest; and the gate between the two."""
+"""A run's artifact: model.keras on raw columns, model.onnx, a manifest; and the parity gate between the two models."""
 
 from __future__ import annotations
 

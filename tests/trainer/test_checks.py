@@ -1,4 +1,4 @@
-"""Checks whose answer is known: a quadratic's divergence, a sound network, and ones with a fault each."""
+"""Checks with known answers: a quadratic's divergence, a sound network, and networks with one fault each."""
 
 from __future__ import annotations
 

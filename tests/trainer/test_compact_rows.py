@@ -1,4 +1,4 @@
-"""Rows with wide one-hot columns: stored as places, trained as the dense rows are."""
+"""Rows with wide one-hot columns: stored as indices, trained like dense rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decisions of a run: chosen on rows that no network saw, in the manifest, with the rows to choose others by."""
+"""Decisions of a run: chosen on held-out rows and stored in the manifest, with the rows for choosing others."""
 
 from __future__ import annotations
 

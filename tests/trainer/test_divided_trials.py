@@ -1,4 +1,4 @@
-"""A divided trial is exactly the trial that its run would have trained itself."""
+"""A trial trained by another worker is exactly the trial that its run would have trained itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folds: figures over them, the predictions of rows that were held back, and one network on all rows afterwards."""
+"""Folds: figures over them, predictions of held-out rows, and one network on all rows afterwards."""
 
 from __future__ import annotations
 

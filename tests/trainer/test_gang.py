@@ -1,4 +1,4 @@
-"""Several processes train one network together as one does: TensorFlow's own collectives, on loopback."""
+"""Several processes train one network as a single one does, with TensorFlow's own collectives on loopback."""
 
 from __future__ import annotations
 

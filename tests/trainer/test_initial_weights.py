@@ -1,4 +1,4 @@
-"""Training that begins with the weights of another run."""
+"""Training that starts from another run's weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks that a warm trainer keeps: a run in it gives what the run gives in a fresh one, to the bit."""
+"""Networks that a warm trainer keeps: a run in it is bit-identical to the run in a fresh trainer."""
 
 from __future__ import annotations
 

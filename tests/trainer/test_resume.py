@@ -1,4 +1,4 @@
-"""A run that is killed anywhere and goes on ends, to the bit, where an undisturbed one does."""
+"""A run that is killed anywhere and resumed ends bit-identical to an undisturbed one."""
 
 from __future__ import annotations
 

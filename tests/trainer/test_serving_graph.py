@@ -1,4 +1,4 @@
-"""The serving graph that is written layer by layer answers as Keras does."""
+"""The serving graph, which is written layer by layer, predicts as Keras does."""
 
 from __future__ import annotations
 

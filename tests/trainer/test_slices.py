@@ -1,4 +1,4 @@
-"""Slices and fairness: what is planted is found, noise is not, and rates are those that counting gives."""
+"""Slices and fairness: planted slices are found, noise is not, and rates equal those counted directly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Another optimizer from an epoch on: the epochs before are untouched, and the state of the same class goes on."""
+"""Another optimizer from an epoch on: earlier epochs are unchanged, and the same class keeps its state."""
 
 from __future__ import annotations
 
