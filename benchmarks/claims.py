@@ -27,7 +27,7 @@ from tests.faults.chaos import Postgres
 from tests.faults.cluster import add_dataset
 
 BATCH = 200
-OWNERS = 1000  # of the existing runs
+OWNERS = 1000  # owners of the existing runs
 
 # One row per number `n`; each owner has queued and finished ones.
 ROWS = """

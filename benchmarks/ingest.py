@@ -39,7 +39,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.sql_import import sql_ratio
 
-ROWS = 50_000  # of a generated block
+ROWS = 50_000  # rows of a generated block
 WORDS = [
     "the",
     "of",

@@ -19,7 +19,7 @@ from tests.predict.toy_registry import RunningService, ToyRegistry, run_service
 
 LEVEL = 0.9
 AT_ONCE = (1, 16)  # connections
-TABLES = {  # of the second, widths follow the rows
+TABLES = {  # in the second, widths follow the rows
     "interval": ("insurance.csv", "charges"),
     "by_row": ("auto_mpg.csv", "mpg"),
     "set": ("titanic.csv", "Survived"),

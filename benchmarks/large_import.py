@@ -35,7 +35,7 @@ from benchmarks.sql_import import QUERY, database
 
 MB = 1_000_000
 GROUP = 50_000  # rows
-ROW_BYTES = 150  # of the table of `sql_import`, about
+ROW_BYTES = 150  # approximate bytes per row of `sql_import`'s table
 
 
 def rows(seed: int = 0) -> pa.Table:

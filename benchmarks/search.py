@@ -41,7 +41,7 @@ from workers.trainer.train import train
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 EPOCHS = 40
-PATIENCE = 20  # of early stopping; the best epoch counts on both sides
+PATIENCE = 20  # epochs of early stopping; the best epoch counts on both sides
 SEEDS = list(range(16))  # searched too: with one, the first weights of either side decide which loss it can reach
 UNITS = [8, 16, 32, 64]
 RATES = (0.0003, 0.1)

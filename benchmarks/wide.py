@@ -22,7 +22,7 @@ import psutil
 import pyarrow as pa
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-MEMORY = 14 * 1024**3  # of the trainer, as a worker limits it
+MEMORY = 14 * 1024**3  # memory limit of the trainer, as set by a worker
 SPECS: dict[str, dict[str, Any]] = {
     "index": {"target": "bought"},
     "hashing": {

@@ -36,7 +36,7 @@ from workers.supervisor import Supervisor
 log = logging.getLogger(__name__)
 
 LOOP_SECONDS = 0.05
-SIDE_ATTEMPTS: dict[str, MakeAttempt] = {  # of the kinds of run that need no trainer
+SIDE_ATTEMPTS: dict[str, MakeAttempt] = {  # attempts of the run kinds that need no trainer
     RunKind.prediction: BatchPredictionAttempt,
     RunKind.import_: ImportAttempt,
     RunKind.part: part_attempt,

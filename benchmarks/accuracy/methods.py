@@ -48,7 +48,7 @@ class Fold:
     loaded: Loaded
     train: pa.Table
     test: pa.Table
-    labels: tuple[str, ...]  # of a classification, in the order of predictions
+    labels: tuple[str, ...]  # a classification's labels, in the order of predictions
     truth: NDArray[Any]
     seed: int
 

@@ -76,7 +76,7 @@ def load(table: Table, data: Path, folder: Path) -> Loaded:
     columns = [ColumnFacts.from_stored(column) for column in ingested.columns]
     rows = pq.read_table(ingested.parquet)
     target = table.target
-    if target not in rows.column_names:  # of a file without a header
+    if target not in rows.column_names:  # the file has no header
         target = rows.column_names[-1]
         rows = rows.rename_columns([table.target if name == target else name for name in rows.column_names])
         columns = [c.model_copy(update={"name": table.target}) if c.name == target else c for c in columns]

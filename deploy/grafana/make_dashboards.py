@@ -13,7 +13,7 @@ from typing import Any
 
 FOLDER = Path(__file__).parent / "dashboards"
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
-WIDE, HALF, THIRD, QUARTER = 24, 12, 8, 6  # of Grafana's 24 columns
+WIDE, HALF, THIRD, QUARTER = 24, 12, 8, 6  # panel widths in Grafana's 24 columns
 RATE = "[$__rate_interval]"
 
 
@@ -28,7 +28,7 @@ class Panel:
     kind: str = "timeseries"
     help: str = ""
     thresholds: tuple[float, ...] = ()
-    maximum: float | None = None  # of the axis
+    maximum: float | None = None  # end of the axis
 
 
 @dataclass(frozen=True)

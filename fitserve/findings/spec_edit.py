@@ -114,8 +114,9 @@ def set_value(path: str, value: Any) -> Operation:
 def replace_activations(
     spec: Json, names: Iterable[str] | None, old: Sequence[str], new: str, initializer: str
 ) -> Iterator[Operation]:
-    """Give hidden layers (those named, or all) with an activation among `old` the activation `new`, and restart their
-    kernels from `initializer`."""
+    """Replace activations in `old` by `new` in hidden layers (those named, or all).
+
+    Their kernels restart from `initializer`."""
     chosen = None if names is None else set(names)
     for layer in layers(spec):
         if layer.output or (chosen is not None and layer.name not in chosen):

@@ -49,7 +49,8 @@ class ModelFault(Base):
     operation: Mapped[str] = mapped_column(String(32))
     status: Mapped[str] = mapped_column(String(32))  # an HTTP or gRPC status
     code: Mapped[str] = mapped_column(String(64))  # the problem's code
-    detail: Mapped[str] = mapped_column(String(300))  # of a refusal, only the title: the rest may contain the row
+    # for a refusal only its title, because the rest may contain the row
+    detail: Mapped[str] = mapped_column(String(300))
     at: Mapped[datetime]
 
 

@@ -22,7 +22,7 @@ from workers.trainer.interface import Reporter
 
 USUAL = 0.9  # the level at which widths are compared where a spec names none
 SHOWN = (0.5, 0.8, USUAL, 0.95, 0.99)  # levels that are evaluated whether or not a spec names them
-MAX_SIZES = 50  # of sets
+MAX_SIZES = 50  # largest set size that is counted
 SCORES_OF_GROUPS = 8_000  # most scores that are stored for all groups together
 
 Array = NDArray[Any]
@@ -197,7 +197,8 @@ class HeldOutScores:
             (one_width,) = self._one_width(intervals).bounds(values, level, RowFacts(groups), only=target.name)
             figures["one_width"] = float(one_width.sizes().mean())
         else:
-            figures["sizes"] = np.bincount(sizes.astype(np.int64))[1 : MAX_SIZES + 1].tolist()  # of 1, 2, ... labels
+            # sets of 1, 2, ... labels
+            figures["sizes"] = np.bincount(sizes.astype(np.int64))[1 : MAX_SIZES + 1].tolist()
         if part != "test":
             return figures
         inside = bounds.covers(self._truth(target))

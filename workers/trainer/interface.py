@@ -28,7 +28,7 @@ class GangPlace:
 class Room:
     """Memory and disk, in bytes, that a process has for rows. A gang must agree on what is streamed, and how."""
 
-    memory: int  # of encoded rows
+    memory: int  # bytes of encoded rows
     disk: int
 
 
@@ -45,7 +45,7 @@ class TrainingRequest:
     checkpoint: Path | None = None  # the last checkpoint of an earlier attempt, local and verified
     threads: int = 0  # 0 is one for each core
     checkpoint_seconds: float = 30.0
-    trials: list[dict[str, Any]] = field(default_factory=list)  # of a search: the rows of trials begun before
+    trials: list[dict[str, Any]] = field(default_factory=list)  # a search's rows of trials that started before
     pace: float = 1.0  # at which a search's run was resolved
     limits: dict[str, Any] = field(default_factory=dict)  # fitserve.settings.Limits, for a search's trials
     trial: int | None = None  # from 0: train this trial alone, for a run that another worker holds
@@ -60,7 +60,7 @@ class TrialAssignment:
     """The next step in a run of several trials, some of which other workers may train."""
 
     trial: int | None = None  # to train now; None: other workers train all that remain, ask again
-    checkpoint: Path | None = None  # that trial's checkpoint, from a worker that had begun it
+    checkpoint: Path | None = None  # that trial's checkpoint, from a worker that had started it
     finished: dict[int, Path] = field(default_factory=dict)  # trial files of other workers, by trial
 
 

@@ -324,7 +324,7 @@ class TrainedRun(CompiledRun):
             "task": self.spec.task,
             "encoder": encoding.encoder.to_json(),
             "targets": encoding.targets.to_json(),
-            "table_columns": [column.name for column in self.facts.columns],  # of which rows may have the others too
+            "table_columns": [column.name for column in self.facts.columns],  # rows may contain the other columns too
             **exported.entries,
             "training_distribution": training_distribution(encoding.encoder.leading, table.take(train)),
             "prediction_distribution": prediction_distribution(exported.entries["outputs"], predictions),

@@ -130,7 +130,7 @@ def _error(scores: Floats, own: Floats, cold: float) -> float:
     beta = np.exp(cold)
     shares = softmax(scores * beta, axis=1)
     expected = (shares * scores).sum(axis=1)
-    slopes = beta * (expected - own)  # of each row's loss
+    slopes = beta * (expected - own)  # slope of each row's loss
     bend = beta**2 * ((shares * scores**2).sum(axis=1) - expected**2).sum()
     return float(np.sqrt((slopes**2).sum()) / bend) if bend > 1e-12 else UNKNOWN
 

@@ -21,12 +21,12 @@ from threadpoolctl import threadpool_limits
 
 from fitserve.spread import Spread, design
 
-FEWEST_ROWS = 100  # of each part
+FEWEST_ROWS = 100  # fewest rows in each part
 MAX_FITTED = 2_000  # rows
 MAX_SCORED = 20_000
 MAX_INPUTS = 400  # most encoded inputs; with more, only the prediction is used
 MAX_BENT = 64  # most inputs with bends at their quartiles
-NARROWER = 0.98  # of the mean width
+NARROWER = 0.98  # widths by row are used only if their mean is below this share of the single width
 ALPHAS = (0.001, 0.01, 0.1, 1.0)  # penalties that are tried
 
 Array = NDArray[Any]

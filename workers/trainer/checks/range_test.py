@@ -100,7 +100,7 @@ def _diverges(network: QuickNetwork, rate: float) -> bool:
         return True
     few = max(1, len(losses) // 4)
     network.begin(0.0)
-    before = float(np.mean(network.run(few)))  # of as many batches, at the first weights
+    before = float(np.mean(network.run(few)))  # loss of as many batches with the first weights
     return float(np.mean(losses[-few:])) > before
 
 

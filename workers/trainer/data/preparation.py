@@ -49,7 +49,7 @@ from workers.trainer.interface import Reporter, TrainingRequest
 
 MEMORY_SHARE = 1 / 6  # share of this process's memory limit for encoded rows; raw rows and copies take as much again
 SAMPLE_ROWS = {"train": 200_000, "validation": 50_000, "test": 50_000}
-SAMPLE_BYTES = 256 * MB  # of these rows, encoded: wide rows are fewer
+SAMPLE_BYTES = 256 * MB  # limit for these rows, encoded; of wide rows, fewer are sampled
 PARTS = ("train", "validation", "test")
 
 

@@ -46,7 +46,7 @@ class Collectives:
     def __init__(self, addresses: Sequence[str], rank: int) -> None:
         self.size, self.rank = len(addresses), rank
         self._addresses = list(addresses)
-        self._keys = itertools.count(1)  # of the collectives, in the order in which every process traces them
+        self._keys = itertools.count(1)  # keys of the collectives, which every process traces in the same order
         self._closed = threading.Event()
         self._lost = ""  # the lost process, and how that was noticed
 

@@ -141,7 +141,7 @@ class Compact:
 def sum_up(one: CompactInput, plain: Any, places: Any, kernel: Any) -> Any:
     """Return the product of the expanded rows with `kernel` `(width, units)`, without the expansion."""
     at, starts = tf.constant(one.plain_places), tf.constant(one.starts)
-    rows = tf.where(places >= 0, places + starts, -1)  # of the kernel
+    rows = tf.where(places >= 0, places + starts, -1)  # rows of the kernel
 
     @tf.custom_gradient
     def product(kernel: Any) -> Any:

@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 
 _GOLDEN = 0x9E3779B9  # odd, 2^32 over the golden ratio: a Weyl sequence visits every word
-_FIRST, _SECOND = 0x85EBCA6B, 0xC2B2AE35  # of MurmurHash3's last mixing step (Appleby 2011)
+_FIRST, _SECOND = 0x85EBCA6B, 0xC2B2AE35  # constants of MurmurHash3's last mixing step (Appleby 2011)
 
 FIRST_ROW: ContextVar[Any] = ContextVar("first_row", default=0)
 """The number in its batch of the first row, where a process has a share of a batch."""

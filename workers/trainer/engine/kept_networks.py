@@ -27,7 +27,7 @@ from workers.trainer.engine.replica_settings import ReplicaSettings
 from workers.trainer.engine.stacked_network import StackedNetwork
 
 MAX_NETWORKS = 6
-MAX_STACKS = 3  # of one network
+MAX_STACKS = 3  # stacks kept per network
 MAX_BYTES = 48 * MB  # most bytes of variables of all cached networks; their graphs take about as much again
 # Training options that never reach a traced function, or reach it as an argument or a variable.
 _FREE = (

@@ -27,7 +27,7 @@ _SHARED_STREAM = ("GaussianDropout", "GaussianNoise")
 class ReplicaSettings:
     """Hyperparameters of each replica, in the order of the stack."""
 
-    rates: dict[str, list[float]]  # of Dropout, by the layer's name
+    rates: dict[str, list[float]]  # Dropout rates by layer name
     penalties: dict[tuple[str, str], list[tuple[float, float]]]  # L1 and L2, by layer and variable
     smoothing: dict[str, list[float]]  # by target
     optimizers: list[Any]

@@ -44,7 +44,7 @@ class Share:
     holders: Any  # number of processes that have each row
 
 
-_SHARE: ContextVar[Share | None] = ContextVar("share", default=None)  # of the step that is being traced
+_SHARE: ContextVar[Share | None] = ContextVar("share", default=None)  # share of the step being traced
 
 
 class SharedCompiled(Compiled):

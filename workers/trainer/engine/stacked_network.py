@@ -46,7 +46,7 @@ from workers.trainer.engine.stacked_metrics import metrics_by_replica, pooled_me
 from workers.trainer.engine.tabular_layers import Periodic, periodic
 
 L = keras.layers
-HELD_OUT_ROWS = 2048  # of each replica, predicted at once
+HELD_OUT_ROWS = 2048  # rows predicted at once by each replica
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from workers.trainer.export import serving_graph
 from workers.trainer.export.onnx_graph import NotWritten, OutputForm
 
 OUTPUT = "distance"
-MAX_WEIGHTS = 2_000_000  # of a network; above it, the graph would be a second large file
+MAX_WEIGHTS = 2_000_000  # weights of a network; above, the graph would be a second large file
 MAX_UNITS = 2_048
 MAX_DIRECTIONS = 256
 RIDGE = 1e-3  # ridge: share of the mean variance that is added to each variance

@@ -136,8 +136,9 @@ def _side_by_side(columns: Sequence[Any], raw: Raw) -> Any:
 
 
 def rescaled(x: Any, scale: float | Sequence[float] | Floats, offset: float | Sequence[float] | Floats) -> Any:
-    """Return `scale * x + offset` in float64. Keras would round constants that are no arrays to float32 first, and
-    reads an array without an axis back as none."""
+    """Return `scale * x + offset` in float64.
+
+    Keras would first round constants that are not arrays to float32, and cannot restore an array without an axis."""
     constants = (np.atleast_1d(np.asarray(constant, np.float64)) for constant in (scale, offset))
     return layers.Rescaling(*constants, dtype="float64")(x)
 

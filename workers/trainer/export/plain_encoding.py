@@ -18,7 +18,7 @@ from fitserve.encoder import Encoder
 from fitserve.encoding.cyclic import DAY, YEAR
 from fitserve.encoding.robust import BOUND, LARGE
 
-Calls = Callable[[Any, pa.DataType], Iterator[str]]  # of a FittedColumn, and its type in the table
+Calls = Callable[[Any, pa.DataType], Iterator[str]]  # takes a FittedColumn and its type in the table
 
 CALLS: dict[str, Calls] = {}  # by the encoding's name
 _LINE = 100  # characters

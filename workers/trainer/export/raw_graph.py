@@ -245,7 +245,7 @@ def _boolean(graph: RawGraph, column: Any, raw: Tensor, missing: Tensor, own: in
 
 @_encodes("one_hot")
 def _one_hot(graph: RawGraph, column: Any, raw: Tensor, missing: Tensor, own: int) -> list[Tensor | None]:
-    first = int(column.encoding.unknown == "bucket")  # whose place comes before the labels
+    first = int(column.encoding.unknown == "bucket")  # the bucket's index comes before the labels
     places = {label: first + index for index, label in enumerate(column.fitted["labels"])} | {"": -1}
     matches = graph.places(raw, places, 0 if first else -1)
     return [graph.add("Equal", matches, np.arange(own, dtype=np.int64)[None])]

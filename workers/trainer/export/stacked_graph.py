@@ -41,7 +41,7 @@ class Stack:
     """
 
     member: keras.Model
-    weights: Sequence[Sequence[Array]]  # of each member, as from `get_weights`
+    weights: Sequence[Sequence[Array]]  # each member's weights, as from `get_weights`
     ends: Mapping[str, str | None]
     density: Mapping[str, float] = field(default_factory=dict)
 

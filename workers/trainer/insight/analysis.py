@@ -40,7 +40,7 @@ MIN_SECONDS, MAX_SECONDS = 0.4, 120.0
 MAX_PREDICTIONS = 20
 SLICE_SECONDS = 0.5  # at least, for each prediction
 LEAK_SECONDS = 1.0  # at least, for each prediction: an undetected leak costs more than a second
-TRAIN_ROWS = 20_000  # of the training part, predicted
+TRAIN_ROWS = 20_000  # rows of the training part to predict
 
 _NO_ROWS = {"hardest": [], "mislabelled": [], "mislabelled_rows": 0, "rows": 0, "method": "left out"}
 
@@ -59,10 +59,10 @@ class TrainedNetwork:
     model: keras.Model
     recorder: TrialRecorder | None
     kept_epoch: int
-    seconds: float  # that training took
+    seconds: float  # duration of the training
     seed: int
     outputs: Mapping[str, Outputs] = field(default_factory=dict)  # by part, where they are not what is served
-    snapshots: Mapping[int, list[Array]] | None = None  # of `model`, by epoch; left out: the recorder's
+    snapshots: Mapping[int, list[Array]] | None = None  # `model`'s weights by epoch; None: the recorder's
     calibration: Mapping[str, Any] = field(default_factory=dict)  # by prediction: figures and curves before and after
     raw_columns: RawColumns | None = None  # for slices
 
@@ -79,7 +79,7 @@ class Prediction:
     name: str
     target: FittedTarget
     labels: tuple[str, ...]  # empty for a regression
-    unit: int = 0  # of a multi-label target, the column of the serving graph's output
+    unit: int = 0  # for a multi-label target, the column of the serving graph's output
 
     @classmethod
     def all_of(cls, targets: Sequence[FittedTarget]) -> list[Prediction]:
@@ -111,7 +111,7 @@ class Prediction:
         values = np.asarray(outputs[self.target.name], np.float64)
         values = values.reshape(len(values), -1)
         if not self.labels:
-            return values[:, values.shape[1] // 2]  # of quantiles, the middle one
+            return values[:, values.shape[1] // 2]  # the middle quantile
         if self.target.encoding == "binary" and (values.shape[1] == 1 or self.target.task == "multilabel"):
             positive = _probability(values[:, self.unit])
             return np.stack([1 - positive, positive], axis=1)

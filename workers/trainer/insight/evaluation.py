@@ -272,7 +272,7 @@ def _simple_figures(target: FittedTarget, truth: np.ndarray, predicted: np.ndarr
         labels = truth.argmax(axis=-1) if target.encoding == "one_hot" else truth
         return {"accuracy": float(np.mean(predicted.argmax(axis=-1) == labels))}
     truth, predicted = target.inverse(truth.astype(np.float64)), predicted.astype(np.float64)
-    if predicted.shape != truth.shape:  # of quantiles, the middle one
+    if predicted.shape != truth.shape:  # quantiles: take the middle one
         predicted = predicted[:, predicted.shape[1] // 2 :][:, : truth.shape[1]]
     residual = truth - predicted
     total = float(((truth - truth.mean(axis=0)) ** 2).sum())

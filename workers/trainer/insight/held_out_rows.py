@@ -24,8 +24,8 @@ from workers.trainer.interface import Reporter
 
 log = logging.getLogger(__name__)
 
-MAX_ROWS = 50_000  # of a part
-MAX_VALUES = 4_000_000  # of a part: its rows times the outputs' units
+MAX_ROWS = 50_000  # rows of a part
+MAX_VALUES = 4_000_000  # values of a part: its rows times the outputs' units
 WARNED_ROWS = 20_000  # up to which rows are looked at for warnings
 
 Array = np.ndarray[Any, Any]

@@ -32,7 +32,7 @@ class ProbedLayer:
     """A layer with trainable weights, or with a hidden activation whose units can saturate or die."""
 
     layer: Any
-    activation: str | None  # of a hidden layer whose units can saturate or die
+    activation: str | None  # activation, if a hidden layer's units can saturate or die
 
     @property
     def name(self) -> str:
@@ -48,8 +48,8 @@ class ProbeResult:
     """Every array has the replicas first; a model that is trained by itself is one replica."""
 
     penalty: Array  # (replicas,): the regularizers' part of the loss
-    gradients: list[list[Array]]  # of each probed layer; of an embedding, of the rows that were read
-    outputs: list[Array | None]  # of each probed layer with an activation, (replicas, rows, ..., units)
+    gradients: list[list[Array]]  # each probed layer's gradients; for an embedding, those of the rows that were read
+    outputs: list[Array | None]  # each probed layer's output, (replicas, rows, ..., units); None without an activation
 
 
 class LayerProbe:

@@ -19,7 +19,7 @@ from fitserve.spec.protected import has_ranges
 from workers.trainer.data.feeds import read_picked
 from workers.trainer.insight.slice_columns import quantile_edges, written
 
-RANGES = 4  # of a column of numbers
+RANGES = 4  # ranges of a numeric column
 
 
 def with_groups(parts: HeldOutParts, columns: Sequence[str], path: Path, facts: DatasetFacts) -> HeldOutParts:

@@ -44,8 +44,8 @@ DRAWN_WEIGHTS = 512  # most weights of a network whose weights themselves are re
 DRAWN_RECORDINGS = 400  # with weights, about, of all trials that train at once
 HISTOGRAM_VALUES = 20_000  # most weights counted in a layer's histogram; of a larger layer, every n-th one is counted
 SNAPSHOTS = 12
-SNAPSHOT_BYTES = 32 * MB  # of one trial; two are held, the current one's and the best one's
-STACKED_BYTES = 2 * SNAPSHOT_BYTES  # of all trials that train stacked
+SNAPSHOT_BYTES = 32 * MB  # limit of one trial's snapshots; the current trial's and the best one's are held
+STACKED_BYTES = 2 * SNAPSHOT_BYTES  # limit for all trials that train stacked
 _SNAPSHOTS, _BEST = "snapshots", "best_snapshots"  # arrays of a checkpoint
 
 Array = NDArray[Any]
@@ -88,7 +88,7 @@ class TrialRecorder:
         self._probes = {} if probes is None else probes
         self._model, self._rows, self.epochs, self.steps = model, rows, epochs, steps
         self._layers: LayerRecorder | None = None
-        self._snapshots: dict[int, Weights] = {}  # of the current trial
+        self._snapshots: dict[int, Weights] = {}  # the current trial's weights by epoch
         self.best_snapshots: dict[int, Weights] = {}  # weights by epoch (from 1), of the best trial so far
         self.seconds = 0.0  # seconds spent recording
         self.size = sum(int(np.prod(v.shape)) * 4 for v in model.weights)

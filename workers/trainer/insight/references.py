@@ -27,7 +27,7 @@ from workers.trainer.insight.evaluation import sample_rows
 
 MULTIPLY_ADDS = 1e9  # in a second of fitting a linear model, conservatively estimated
 ITERATIONS = 100
-MAX_CARDINALITY = 20_000  # of an integer input
+MAX_CARDINALITY = 20_000  # distinct values of an integer input
 TREE_COLUMNS = 200
 TREE_ROWS = 5_000
 ONE_THREAD = 2_000_000  # numbers in a matrix, below which one thread is faster

@@ -21,8 +21,8 @@ from fitserve.spec.spec import Spec
 from workers.trainer.data.feeds import read_picked
 from workers.trainer.data.preparation import PreparedData
 
-RANGES = 8  # of a numeric column
-CATEGORIES = 20  # of any other column: the most frequent ones
+RANGES = 8  # ranges of a numeric column
+CATEGORIES = 20  # most frequent values of any other column
 FEW_VALUES = 50  # most distinct values of a column that is not a feature, to be examined too
 MAX_OTHERS = 60  # such columns
 
@@ -45,7 +45,7 @@ class SlicedColumn:
 
     name: str
     cells: NDArray[np.int16]  # (rows,)
-    count: int  # of cells
+    count: int  # number of cells
     groups: tuple[Group, ...]
     listed: tuple[Group, ...]
 

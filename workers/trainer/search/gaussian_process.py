@@ -52,7 +52,7 @@ class GaussianProcess:
         self._ranges, self._generator = ranges, random.Random(seed)
         self._points: list[Point] = []
         self._results: list[float] = []
-        self._model: _Model | None = None  # of the results so far
+        self._model: _Model | None = None  # fitted to the results so far
 
     def tell(self, point: Point, result: float | None) -> None:
         """Add a result; None is a failed trial's, and counts as the worst."""
@@ -184,7 +184,7 @@ def _fitted(x: Vector, y: Vector) -> GaussianProcessRegressor:
 def _expected_improvement(process: GaussianProcessRegressor, at: Vector, best: float) -> Vector:
     """Return by how much less than `best` a result is to be expected at each point, on average over what it may be."""
     mean, deviation = process.predict(at, return_std=True)
-    noise = float(process.kernel_.k2.noise_level)  # of a result, not of what is to be expected
+    noise = float(process.kernel_.k2.noise_level)  # noise of a single result, not of the expectation
     deviation = np.sqrt(np.maximum(1e-12, deviation**2 - noise))
     ahead = (best - mean) / deviation
     return np.asarray(deviation * (ahead * norm.cdf(ahead) + norm.pdf(ahead)))

@@ -89,10 +89,10 @@ class SearchRun:
         self._rows: dict[int, Row] = {row["trial"]: dict(row) for row in request.trials}
         self._specs: dict[int, Spec] = {}
         self._records: dict[int, TrialRecord] = {}
-        self._templates: dict[str, Spec] = {}  # of stacks, by what their trials have in common
+        self._templates: dict[str, Spec] = {}  # specs of stacks, keyed by what their trials share
         self._groups = 0  # number of trained groups
         self._best: _Best | None = None
-        self._weights: dict[int, Weights] = {}  # of trials that may be averaged
+        self._weights: dict[int, Weights] = {}  # weights of trials that may be averaged
         self._data: tuple[str, Any] | None = None  # the last trial's, by what they follow from
         self._spent = sum(float(row["seconds"] or 0.0) for row in request.trials)
         self._began_at = time.perf_counter()

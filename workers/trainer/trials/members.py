@@ -83,7 +83,7 @@ class StackedMembers:
         self._switcher = OptimizerSwitcher(self._switch, self._callbacks, setup.report)
         self._switcher.set_model(self._as_model)
         self._trial = TrialRecord(0, setup.seeds[0], monitor=setup.monitor)
-        self._losses: list[list[float]] = []  # of every member, by epoch
+        self._losses: list[list[float]] = []  # every member's losses by epoch
         self._epoch_weights: dict[int, list[Weights]] = {}
         self._monitor = ProgressMonitor(setup, self._save)
         self._recorder: StackedTrialRecorder | None = None

@@ -51,13 +51,13 @@ class SequentialTrials:
         self._optimizers = Optimizers(setup.compiled, setup.optimizers_after)
         self._trials: list[TrialRecord] = []
         self._best: dict[str, np.ndarray] = {}
-        self._epoch_weights: EpochWeights = {}  # of the current trial
+        self._epoch_weights: EpochWeights = {}  # the current trial's weights by epoch
         self._best_epoch_weights: EpochWeights = {}
-        self._members: dict[int, Weights] = {}  # of an ensemble, by trial
+        self._members: dict[int, Weights] = {}  # an ensemble's weights by trial
         self._members_epoch_weights: dict[int, EpochWeights] = {}
         self._callbacks: list[keras.callbacks.Callback] = []
         self._saved_position: tuple[int, int, int] | None = None
-        self._position = Position()  # of the current trial
+        self._position = Position()  # position in the current trial
         self._monitor = ProgressMonitor(setup, self._save)
 
     def run(self, resume: Path | None = None) -> TrialsOutcome:

@@ -60,10 +60,10 @@ class TrialSetup:
     optimizers_after: Mapping[int, Callable[[], keras.optimizers.Optimizer]] = field(default_factory=dict)
     keep_epochs: tuple[int, ...] = ()  # from 1: their weights are kept besides the best ones
     ensemble: bool = False  # every trial is kept, rather than the best: they are members of one ensemble
-    held_out: Callable[[], HeldOutRows | None] = lambda: None  # of members that train stacked
-    leader: GangLeader | None = None  # of the processes that train the network together, where this one leads them
+    held_out: Callable[[], HeldOutRows | None] = lambda: None  # held-out rows of members that train stacked
+    leader: GangLeader | None = None  # set if this process leads several that train the network together
     settings: ReplicaSettings | None = None  # hyperparameters of each trial's own, where they train stacked
-    widths: tuple[int, ...] = ()  # of stacks, rising: a search keeps those traced for its next trials
+    widths: tuple[int, ...] = ()  # stack widths, ascending: a search keeps traced stacks for its next trials
     # Says after an epoch (from 1) which of the running trials stop there, and why, in words.
     pruned: Callable[[int, Sequence[TrialRecord]], Mapping[int, str]] | None = None
     out_of_time: Callable[[], bool] = lambda: False  # asked after an epoch: all trials then end as they are
@@ -88,7 +88,7 @@ class TrialRecord:
     monitor: str = "loss"
     score: float | None = None
     seconds: float = 0.0
-    logs: dict[str, float] = field(default_factory=dict)  # of the last epoch
+    logs: dict[str, float] = field(default_factory=dict)  # logs of the last epoch
     failure: dict[str, Any] | None = None
 
     def finish(self, callbacks: Sequence[keras.callbacks.Callback]) -> None:
@@ -172,7 +172,7 @@ class TrialsOutcome:
     best: int
     epoch_weights: EpochWeights = field(default_factory=dict)  # the best trial's weights after the epochs to keep
     members: Members | None = None  # where the trials are an ensemble
-    weights: Mapping[int, Weights] = field(default_factory=dict)  # of a search's trials that succeeded
+    weights: Mapping[int, Weights] = field(default_factory=dict)  # weights of a search's successful trials
 
     def spread(self) -> dict[str, float]:
         """Return minimum, maximum, mean and population standard deviation of the scores."""
@@ -192,7 +192,7 @@ class TrialFile:
     best: Mapping[str, np.ndarray] = field(default_factory=dict)  # as from `checkpoint.variables`
     epoch_weights: EpochWeights = field(default_factory=dict)
     snapshots: EpochWeights = field(default_factory=dict)  # as `TrialRecorder.best_snapshots`
-    history: Sequence[float] = ()  # of a search: the searched metric by epoch; NaN where it was not finite
+    history: Sequence[float] = ()  # in a search, the searched metric by epoch; NaN where it was not finite
 
     def write(self, path: Path, fingerprint: str) -> None:
         """Write atomically and durably."""

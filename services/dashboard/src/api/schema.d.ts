@@ -651,8 +651,9 @@ export interface paths {
         put?: never;
         /**
          * Upload weights
-         * @description The body is a file in the safetensors format, its arrays named by layer and place: `dense/0` is the kernel of
-         *     `dense`, `dense/1` its bias. Every number is finite, of 16, 32 or 64 bits.
+         * @description The body is a safetensors file whose arrays are named by layer and position.
+         *
+         *     `dense/0` is the kernel of `dense`, `dense/1` its bias. Every number must be finite, with 16, 32 or 64 bits.
          */
         post: operations["upload_weights_api_v1_weights_post"];
         delete?: never;
@@ -2011,7 +2012,7 @@ export interface components {
         };
         /**
          * AlarmInfo
-         * @description A condition that lasted: since when, and until when.
+         * @description A condition that lasted, with its start and end.
          */
         AlarmInfo: {
             /**
@@ -2322,7 +2323,7 @@ export interface components {
         };
         /**
          * Bucket
-         * @description Number of requests answered within a time.
+         * @description Number of requests answered within a given time.
          */
         Bucket: {
             /**
@@ -2592,7 +2593,7 @@ export interface components {
         };
         /**
          * CurvePoint
-         * @description A guard's value and bounds after so many requests of both versions.
+         * @description A guard's value and bounds after a number of requests to both versions.
          */
         CurvePoint: {
             /**
@@ -2754,7 +2755,7 @@ export interface components {
         };
         /**
          * DecidedOutput
-         * @description A classified target, and what its thresholds would do. Of many thresholds or labels, some.
+         * @description A classified target with the effects of its thresholds; of many thresholds or labels, a selection.
          */
         DecidedOutput: {
             /** Output */
@@ -2852,7 +2853,7 @@ export interface components {
         };
         /**
          * DecisionDetail
-         * @description The decisions of a version. A target without one is answered with its likeliest label.
+         * @description The decisions of a version. For a target without one, the likeliest label is returned.
          */
         DecisionDetail: {
             /** Model */
@@ -2903,7 +2904,7 @@ export interface components {
         };
         /**
          * DeliveryInfo
-         * @description One event on its way to one webhook. Receivers tell repeated deliveries by `event`, their `webhook-id` header.
+         * @description The delivery of one event to one webhook. Receivers recognise repeats by `event`, their `webhook-id` header.
          */
         DeliveryInfo: {
             /** Id */
@@ -2941,7 +2942,7 @@ export interface components {
         };
         /**
          * Destination
-         * @description One place that predictions go to, by its kind.
+         * @description One destination of predictions, by its kind.
          */
         Destination: {
             sql?: components["schemas"]["SqlDestination"] | null;
@@ -3481,7 +3482,7 @@ export interface components {
         };
         /**
          * Firing
-         * @description One time that an automation was due, and what came of it.
+         * @description One time that an automation was due, and its outcome.
          */
         Firing: {
             /** Id */
@@ -3526,7 +3527,7 @@ export interface components {
         };
         /**
          * ForkRequest
-         * @description From which epoch a run goes on as a new one, and with what.
+         * @description The epoch from which a new run continues, and its changes.
          */
         ForkRequest: {
             /**
@@ -3559,7 +3560,7 @@ export interface components {
         };
         /**
          * Gate
-         * @description The comparison with the champion on the same held-out rows, those that it was not trained on where there are any.
+         * @description The comparison with the champion on the same held-out rows, if possible ones on which it was not trained.
          *
          *     The new version passes if its metric is at least `margin` better. With `significance`, a paired test must show that.
          */
@@ -3620,7 +3621,7 @@ export interface components {
         };
         /**
          * GuardFigure
-         * @description A guard at one moment. Its bounds hold at all moments at once; it takes the version back when `low` > `limit`.
+         * @description A guard at one moment. Its bounds hold at all moments at once; it rolls the version back when `low` > `limit`.
          */
         GuardFigure: {
             /** Guard */
@@ -3673,7 +3674,7 @@ export interface components {
         };
         /**
          * HistoryPoint
-         * @description The figures of one slot over all processes; null: no process wrote any.
+         * @description The figures of one slot over all processes; null if no process wrote any.
          */
         HistoryPoint: {
             /**
@@ -4071,7 +4072,7 @@ export interface components {
         };
         /**
          * ListedRun
-         * @description A run in a list, with what it was trained on and how well.
+         * @description A run in a list, with its dataset, targets and scores.
          */
         ListedRun: {
             /** Id */
@@ -4342,7 +4343,7 @@ export interface components {
         };
         /**
          * ModelHistory
-         * @description What was asked of a model within the window, over all prediction processes and protocols.
+         * @description Requests of a model within the window, over all prediction processes and protocols.
          */
         ModelHistory: {
             /** Model */
@@ -4439,7 +4440,7 @@ export interface components {
         };
         /**
          * ModelPoint
-         * @description A model's figures in one slot; null: no prediction process wrote any.
+         * @description A model's figures in one slot; null if no prediction process wrote any.
          */
         ModelPoint: {
             /**
@@ -4545,7 +4546,7 @@ export interface components {
         };
         /**
          * Notice
-         * @description A reading that was chosen among several, or something to know: nothing is changed in silence.
+         * @description An interpretation that was chosen among several, or a remark: nothing is changed silently.
          */
         Notice: {
             /**
@@ -4576,7 +4577,7 @@ export interface components {
         };
         /**
          * ObjectDestination
-         * @description A folder in a store of files, for one Parquet object a part and a manifest.
+         * @description A folder in object storage, which receives one Parquet object per part and a manifest.
          */
         ObjectDestination: {
             /**
@@ -5147,7 +5148,7 @@ export interface components {
         };
         /**
          * Refused
-         * @description What a lenient upload left out or fixed.
+         * @description Rows or values that a lenient upload left out or fixed.
          */
         Refused: {
             /**
@@ -5345,7 +5346,7 @@ export interface components {
         };
         /**
          * RolloutGuards
-         * @description Limits that take the new version back once they are certainly exceeded. Null turns a guard off.
+         * @description Limits that roll the new version back once they are exceeded beyond doubt. Null turns a guard off.
          */
         RolloutGuards: {
             /**
@@ -5381,7 +5382,7 @@ export interface components {
         };
         /**
          * RolloutInfo
-         * @description A rollout. `step` is a place in `shares`, the shares of the traffic from 0 (shadow) to 1.
+         * @description A rollout. `step` is an index into `shares`, the shares of the traffic from 0 (shadow) to 1.
          */
         RolloutInfo: {
             /** Id */
@@ -5452,7 +5453,7 @@ export interface components {
         };
         /**
          * RolloutPlan
-         * @description How a rollout goes: its steps, how long each lasts, and what takes the version back.
+         * @description The plan of a rollout: its steps, how long each lasts, and what rolls the version back.
          */
         RolloutPlan: {
             /**
@@ -5562,7 +5563,7 @@ export interface components {
         };
         /**
          * RolloutStepInfo
-         * @description A step that was entered; `share` of 0 is the shadow.
+         * @description A step that was entered; a `share` of 0 means shadow.
          */
         RolloutStepInfo: {
             /** Step */
@@ -5760,7 +5761,7 @@ export interface components {
         };
         /**
          * RunPatch
-         * @description Changes to a run; what is left out stays.
+         * @description Changes to a run; omitted members stay as they are.
          */
         RunPatch: {
             /**
@@ -5882,7 +5883,7 @@ export interface components {
         };
         /**
          * Slices
-         * @description How well the network predicts parts of the held-out rows (with folds, each by the network held back from it).
+         * @description How well the network predicts parts of the held-out rows (with folds, each by the network not trained on it).
          *
          *     A condition has a `column` and `equals`, `from` (included) and `to` (excluded), `missing`, or `others`: how many
          *     values are too rare to be listed one by one.
@@ -5950,7 +5951,7 @@ export interface components {
         };
         /**
          * SqlDestination
-         * @description A table of a database. It is created unless it is there.
+         * @description A database table. It is created if it does not exist.
          */
         SqlDestination: {
             /**
@@ -6149,7 +6150,7 @@ export interface components {
         };
         /**
          * ThresholdCurve
-         * @description What each threshold does to the rows of one part, rising; `label` is answered from the threshold on.
+         * @description The effect of thresholds, ascending, on one part's rows. From the threshold up, `label` is returned.
          */
         ThresholdCurve: {
             /**
@@ -6195,7 +6196,7 @@ export interface components {
         };
         /**
          * TrialInfo
-         * @description A trial of a search; of a run with restarts, one of its networks, once it has ended.
+         * @description A trial of a search or, for a run with restarts, one of its networks once it has ended.
          */
         TrialInfo: {
             /**
@@ -6296,7 +6297,7 @@ export interface components {
         };
         /**
          * VersionHistory
-         * @description What was asked of one version within the window.
+         * @description Requests of one version within the window.
          */
         VersionHistory: {
             /**
@@ -6427,7 +6428,7 @@ export interface components {
         };
         /**
          * WebhookRequest
-         * @description Where to send which events: `url`, or the `channel` of the operator's.
+         * @description Which events to send where: to a `url`, or to one of the operator's channels (`channel`).
          */
         WebhookRequest: {
             /**
@@ -6624,7 +6625,7 @@ export interface components {
         };
         /**
          * ObjectSource
-         * @description An object in a store of files, or all parts that a pattern matches.
+         * @description An object in object storage, or all parts that match a pattern.
          */
         ObjectSource: {
             /**
@@ -6640,7 +6641,7 @@ export interface components {
         };
         /**
          * Source
-         * @description One place that data comes from, by its kind.
+         * @description One source of data, by its kind.
          */
         Source: {
             /** @default null */
@@ -6674,7 +6675,7 @@ export interface components {
         };
         /**
          * UploadOptions
-         * @description How to read an upload; what is left out is recognised. The same content and options are the same dataset.
+         * @description How to read an upload; omitted options are detected. The same content and options make the same dataset.
          */
         UploadOptions: {
             /**
@@ -6772,7 +6773,7 @@ export interface components {
         };
         /**
          * ImportRequest
-         * @description Import a table from its source. New content under a name that you have is its next version.
+         * @description Import a table from its source. Changed content under an existing name becomes its next version.
          */
         ImportRequest: {
             /** Name */
