@@ -1331,9 +1331,10 @@ export interface paths {
         put?: never;
         /**
          * Start a rollout or an A/B comparison of a version
-         * @description The version answers a growing share of the requests that name no version, while guards compare it with the one
-         *     before. They are always-valid sequential tests: all together they take an equal version back in at most 5% of
-         *     rollouts, however often they look. A breach gives the traffic back to the champion within five seconds.
+         * @description The version answers a growing share of unversioned requests, while guards compare it with the champion.
+         *
+         *     The guards are always-valid sequential tests: together they roll back an equally good version in at most 5% of
+         *     rollouts, however often they check. A breach returns the traffic to the champion within five seconds.
          *
          *     A request's header `X-Sticky-Key` (gRPC: metadata `x-sticky-key`) keeps it with one version: keys that
          *     the new one answers stay with it as its share grows.
