@@ -13,7 +13,7 @@ from fitserve.parsing.words import FALSE, FALSE_IN_ANY_LANGUAGE, TRUE, TRUE_IN_A
 
 LARGEST_EXACT = 2.0**53  # larger integers lose digits in float64
 MAX_CODES = 12  # up to this many consecutive integers count as category codes
-# The kinds that are possible for each storage class.
+# The kinds that are possible for each storage class. If a request states a kind that texts can have, values stay texts.
 POSSIBLE: dict[Storage, tuple[Kind, ...]] = {
     "int64": ("numeric", "boolean", "categorical", "ignored"),
     "float64": ("numeric", "boolean", "categorical", "ignored"),
@@ -37,6 +37,7 @@ class Traits:
     letters: float = 0.0  # mean over sampled texts
     bad: int = 0  # values that are not numbers, in a column that was first parsed as numbers
     whole: bool = True  # all numbers are whole ones, however they are written
+    texts: Sequence[str] = ()  # sampled values of a column of texts, even where its labels are too many to be listed
 
 
 def infer_kind(facts: ColumnFacts, traits: Traits) -> tuple[Kind, str]:

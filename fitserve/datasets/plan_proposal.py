@@ -35,6 +35,7 @@ from fitserve.datasets.column_notices import (
     note_unusual_years,
 )
 from fitserve.datasets.column_plan import HALF, MOSTLY, SHARE, ColumnPlan, FilePrior
+from fitserve.datasets.kinds import POSSIBLE
 from fitserve.datasets.numbers_as_times import NumbersAsTimes
 from fitserve.parsing import ColumnFormat, TimeFormat, numbers, time_evidence, times
 from fitserve.parsing.column_format import PLAIN, merge_spellings
@@ -188,7 +189,7 @@ class ColumnSample:
         self.plain: pa.Array | None = None  # the values, if all of them are numbers in the plain spelling
         self.numbers: NumberEvidence | None = None
         self.times: TimeEvidence | None = None
-        self.is_text = self.kind in ("categorical", "text", "ignored", "boolean") and not self.stated.decimal
+        self.is_text = self.kind in POSSIBLE["string"] and not self.stated.decimal
         if self.is_text or not len(self.present):
             return
         wants_time = self.kind == "datetime" or self.stated.time is not None
@@ -211,10 +212,11 @@ class ColumnSample:
     def plan(self, prior: FilePrior) -> ColumnPlan:
         """Return the plan for the column."""
         base = replace(self.base, prior=prior)
-        if self.kind in ("categorical", "text") or (self.kind == "ignored" and self.stated == PLAIN):
-            return self._of_texts(base)
         if self.kind == "boolean":
             return self._of_booleans(base)
+        # A stated format says how the values of a column that is left out are stored.
+        if self.kind in POSSIBLE["string"] and (self.kind != "ignored" or self.stated == PLAIN):
+            return self._of_texts(base)
         if self.kind == "datetime" or self.stated.time is not None:
             return self.of_times(base, prior) or replace(base, storage="timestamp", strict=True)
         must = self.kind == "numeric" or self.stated.decimal is not None or bool(self.stated.units)

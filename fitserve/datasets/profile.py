@@ -337,7 +337,7 @@ def _describe(
     text = _text_traits(sample) if storage == "string" else None
     if text:
         facts |= {"tokens": text["tokens"], "max_tokens": text["max_tokens"]}
-        traits = replace(traits, words=text["words"], letters=text["letters"])
+        traits = replace(traits, words=text["words"], letters=text["letters"], texts=text["texts"])
     inferred, evidence = infer_kind(ColumnFacts(kind="ignored", **facts), traits)
     if stated is not None:
         check_kind(parser.name, stated, storage, labels)
@@ -394,8 +394,8 @@ def _labels(value_counts: pa.Table | None, storage: Storage) -> tuple[tuple[str,
 def _text_traits(values: pa.ChunkedArray) -> dict[str, Any]:
     """Return traits of a column of texts, from at most SAMPLED_TEXTS of them.
 
-    `words` and `letters` are means over texts, `tokens` says how they are tokenized, `max_tokens` counts the tokens
-    of the longest text, `top_tokens` are the most frequent ones.
+    `texts` are those that are not missing, `words` and `letters` means over them, `tokens` says how they are tokenized,
+    `max_tokens` counts the tokens of the longest text, `top_tokens` are the most frequent ones.
     """
     sampled, rest = values[:SAMPLED_TEXTS], values[SAMPLED_TEXTS:]
     present = [text for text in texts_of(sampled) if text is not None]
@@ -412,6 +412,7 @@ def _text_traits(values: pa.ChunkedArray) -> dict[str, Any]:
             blanks = pc.count_substring_regex(rest, r"\s+") if _has_blanks(rest) else pa.array([0])
             most = max(most, (pc.max(blanks).as_py() or 0) + 1)
     return {
+        "texts": present,
         "words": float(np.mean(lengths)) if present else 0.0,
         "letters": float(np.mean([len(text) for text in present])) if present else 0.0,
         "tokens": how,
