@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -19,31 +19,63 @@ from fitserve.strictjson import finite_json
 from fitserve.tables import OutboxEvent
 from fitserve.visibility import owned_by
 
-# Every type of event, with what its `data` holds. A new type is added here and where it is recorded, its text in
-# Chinese in `zh.sentences.json`.
-TYPES: Final[Mapping[str, str]] = {
-    "run.succeeded": "A run succeeded: run, kind, dataset, model, version, metrics, made (a dataset that it made).",
-    "run.failed": "A run failed: run, kind, dataset, model, and the error's cause and detail.",
-    "run.cancelled": "A run was cancelled: run, kind, dataset, model.",
-    "version.registered": "A model has a new version: model, version, run, metrics.",
-    "label.moved": "A label names another version: model, label, version (null: removed), previous.",
-    "drift.detected": "The inputs of a served version drifted: model, version, column, psi, threshold, rows.",
-    "drift.ended": "They are back below the threshold: model, version, psi, threshold.",
-    "dataset.created": "A dataset has a new version that was uploaded whole: dataset, name, version, rows.",
-    "dataset.appended": "Rows were appended to a dataset: dataset, name, version, rows, appended.",
-    "rollout.step": "A rollout gave the new version another share: model, rollout, version, share.",
-    "rollout.finished": "A rollout ended with the new version in place: model, rollout, version, why, detail.",
-    "rollout.rolled_back": "A guard took a version back: model, rollout, version, guard, detail, figure.",
-    "rollout.stalled": "A rollout ended, since requests or truths did not come: model, rollout, version, detail.",
-    "rollout.aborted": "A rollout was given up, by hand or since its labels were moved: model, rollout, version, why.",
-    "automation.fired": "An automation started: automation, name, reason, run.",
-    "automation.decided": "An automation's gate decided: automation, name, decision, why, run, model, version.",
-    "automation.refused": "An automation did not train on a broken table: automation, name, dataset, report.",
-    "automation.paused": "An automation is paused after repeated failures: automation, name, failures, reason.",
-    "alarm.started": "Something is wrong with the server: alarm, name, subject, severity, detail, figures.",
-    "alarm.ended": "It is over: alarm, name, subject, severity, detail, since.",
-    "webhook.test": "Someone asked for a test: webhook, message.",
-    "webhook.disabled": "A webhook was disabled because its deliveries kept failing: webhook, reason, failing_since.",
+
+class EventType(NamedTuple):
+    """One type of event: what its `data` holds, and whether it is bad news, which channels show as such."""
+
+    description: str
+    is_trouble: bool = False
+
+
+# Every type of event. A new one is added here and where it is recorded, its description in Chinese in
+# `zh.sentences.json`.
+TYPES: Final[Mapping[str, EventType]] = {
+    "run.succeeded": EventType(
+        "A run succeeded: run, kind, dataset, model, version, metrics, made (a dataset that it made)."
+    ),
+    "run.failed": EventType(
+        "A run failed: run, kind, dataset, model, and the error's cause and detail.", is_trouble=True
+    ),
+    "run.cancelled": EventType("A run was cancelled: run, kind, dataset, model."),
+    "version.registered": EventType("A model has a new version: model, version, run, metrics."),
+    "label.moved": EventType("A label names another version: model, label, version (null: removed), previous."),
+    "drift.detected": EventType(
+        "The inputs of a served version drifted: model, version, column, psi, threshold, rows.", is_trouble=True
+    ),
+    "drift.ended": EventType("They are back below the threshold: model, version, psi, threshold."),
+    "dataset.created": EventType("A dataset has a new version that was uploaded whole: dataset, name, version, rows."),
+    "dataset.appended": EventType("Rows were appended to a dataset: dataset, name, version, rows, appended."),
+    "rollout.step": EventType("A rollout gave the new version another share: model, rollout, version, share."),
+    "rollout.finished": EventType(
+        "A rollout ended with the new version in place: model, rollout, version, why, detail."
+    ),
+    "rollout.rolled_back": EventType(
+        "A guard took a version back: model, rollout, version, guard, detail, figure.", is_trouble=True
+    ),
+    "rollout.stalled": EventType(
+        "A rollout ended, since requests or truths did not come: model, rollout, version, detail.", is_trouble=True
+    ),
+    "rollout.aborted": EventType(
+        "A rollout was given up, by hand or since its labels were moved: model, rollout, version, why."
+    ),
+    "automation.fired": EventType("An automation started: automation, name, reason, run."),
+    "automation.decided": EventType(
+        "An automation's gate decided: automation, name, decision, why, run, model, version."
+    ),
+    "automation.refused": EventType(
+        "An automation did not train on a broken table: automation, name, dataset, report.", is_trouble=True
+    ),
+    "automation.paused": EventType(
+        "An automation is paused after repeated failures: automation, name, failures, reason.", is_trouble=True
+    ),
+    "alarm.started": EventType(
+        "Something is wrong with the server: alarm, name, subject, severity, detail, figures.", is_trouble=True
+    ),
+    "alarm.ended": EventType("It is over: alarm, name, subject, severity, detail, since."),
+    "webhook.test": EventType("Someone asked for a test: webhook, message."),
+    "webhook.disabled": EventType(
+        "A webhook was disabled because its deliveries kept failing: webhook, reason, failing_since.", is_trouble=True
+    ),
 }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from fitserve import telemetry, webhooks
+from fitserve import events, telemetry, webhooks
 from fitserve.crash_points import crash_point
 from fitserve.errors import FitserveError
 from fitserve.outgoing import ForbiddenAddress, NoAnswer
@@ -109,24 +109,12 @@ class Deliverer(threading.Thread):
         sender = apprise.Apprise()
         if not sender.add(address.get_secret_value()):
             return DeliveryOutcome(False, 0.0, error="The channel's address is none that apprise knows.")
-        kind = apprise.NotifyType.FAILURE if claimed.type in _TROUBLES else apprise.NotifyType.INFO
+        known = events.TYPES.get(claimed.type)  # None: a newer release has recorded it
+        kind = apprise.NotifyType.FAILURE if known is not None and known.is_trouble else apprise.NotifyType.INFO
         sent = sender.notify(body=message(claimed), title=f"fitserve: {claimed.type}", notify_type=kind)
         return DeliveryOutcome(
             bool(sent), time.monotonic() - began, error=None if sent else "The channel refused the message."
         )
-
-
-_TROUBLES = (
-    *(
-        "run.failed",
-        "drift.detected",
-        "rollout.rolled_back",
-        "rollout.stalled",
-        "automation.refused",
-        "automation.paused",
-    ),
-    "webhook.disabled",
-)
 
 
 def message(claimed: ClaimedDelivery) -> str:

@@ -32,8 +32,9 @@ CALLS: dict[str, tuple[int | str, ...]] = {
     "left": (0,),
     "Finding": (3, 4, 5),
     "rule": ("threshold",),
+    "EventType": (0,),
 }
-TABLES = ("_SENTENCES", "TYPES")  # dictionaries of sentences
+TABLES = ("_SENTENCES", "TYPES")  # dictionaries of sentences, or of what has one
 # Functions that return sentences, or parts of them.
 RETURNS = (
     *("_cause_of_stagnation", "left_out", "explain_added", "_says", "open_question", "_written", "_sentence"),
@@ -77,6 +78,18 @@ def templates() -> dict[str, str]:
 def problem_templates() -> dict[str, str]:
     """Return every template of a problem that pages are answered with, and its place."""
     return _collect(PAGES, _problems_of)
+
+
+def templates_in(path: Path, root: Path) -> set[str]:
+    """Return all that `templates` and `problem_templates` would find in one file of a tree at `root`."""
+    place = path.relative_to(root)
+    readers = ((FOLDERS, _of), (PAGES, _problems_of))
+    return {
+        text
+        for folders, read in readers
+        if any(place.is_relative_to(folder) for folder in folders)
+        for _, text in read(path)
+    }
 
 
 def _collect(folders: tuple[str, ...], read: Callable[[Path], Iterator[tuple[ast.AST, str]]]) -> dict[str, str]:
@@ -124,8 +137,9 @@ def _of(path: Path) -> Iterator[tuple[ast.AST, str]]:
         if isinstance(scope, ast.Module):
             for table in (value for name in TABLES for value in assigned.get(name, ()) if isinstance(value, ast.Dict)):
                 for value in table.values:
-                    for text in _texts(value, {}):
-                        yield value, text
+                    for sentence in _arguments(value) if isinstance(value, ast.Call) else (value,):
+                        for text in _texts(sentence, {}):
+                            yield value, text
             continue
         for node in ast.walk(scope):
             if isinstance(node, ast.Return) and scope.name in RETURNS and node.value is not None:

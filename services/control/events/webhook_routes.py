@@ -45,7 +45,7 @@ def list_events(
 @router.get("/events/types", summary="List the types of events")
 def list_types(caller: Reader) -> dict[str, str]:
     """Each with what its `data` holds."""
-    return dict(events.TYPES)
+    return {name: type.description for name, type in events.TYPES.items()}
 
 
 @router.post("/webhooks", status_code=201, summary="Create a webhook")
