@@ -70,7 +70,7 @@ class Tools:
         ctx: Context,
         name: Annotated[str, Field(description="Name of the dataset: lower case letters, digits, . _ -")],
         csv: Annotated[str | None, Field(description="The table as CSV text with a header")] = None,
-        path: Annotated[str | None, Field(description="Or a file: CSV, JSON Lines, Parquet; perhaps .gz")] = None,
+        path: Annotated[str | None, Field(description="Or a file, such as CSV or Parquet; perhaps .gz")] = None,
         sample: Annotated[str | None, Field(description="Or a built-in table, such as circle, iris, diabetes")] = None,
     ) -> str:
         """Make a dataset of CSV text, a file of this machine, or a built-in table. Give exactly one of the three.

@@ -32,7 +32,7 @@ group = typer.Typer(name="datasets", no_args_is_help=True, help="Datasets: uploa
 )
 def upload(
     session: Session,
-    path: Annotated[Path, typer.Argument(help="CSV, JSON Lines, Parquet or Arrow; also gzip or zstd.")],
+    path: Annotated[Path, typer.Argument(help="A file, such as CSV, JSON Lines or Parquet; also gzip or zstd.")],
     name: Annotated[str | None, typer.Option(help="The dataset's name. Default: from the file's name.")] = None,
     kind: Annotated[
         list[str] | None, typer.Option(help="Correct a column's kind, such as zip=categorical. Repeatable.")

@@ -72,10 +72,11 @@ def result_tables(result: Mapping[str, Any]) -> list[RenderableType]:
         parts.append(screen.table(("target", "over folds", "mean", "low", "high"), rows))
     if dataset := result.get("out_of_fold"):
         parts.append(Text(f"Predictions out of the folds: {dataset['dataset']}"))
-    if test := result.get("range_test"):
-        parts.append(Text(test["says"]))
-    if sanity := result.get("sanity"):
-        parts += [_checked(one) for one in sanity]
+    for found in result.values():  # by checks: one sentence, or a list of what passed and what did not
+        if isinstance(found, Mapping) and "says" in found:
+            parts.append(Text(found["says"]))
+        elif isinstance(found, list):
+            parts += [_checked(one) for one in found if isinstance(one, Mapping) and "passed" in one]
     return parts
 
 

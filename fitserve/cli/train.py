@@ -44,7 +44,7 @@ def train(
         str,
         typer.Argument(
             metavar="TABLE|SPEC",
-            help="A table (CSV, Parquet, JSON Lines, Arrow), a dataset's name, or a spec in YAML or JSON; "
+            help="A table (a file such as CSV or Parquet), a dataset's name, or a spec in YAML or JSON; "
             "- reads a spec from standard input.",
         ),
     ],

@@ -46,9 +46,12 @@ class Check(DataModel):
 
     @model_validator(mode="after")
     def _something(self) -> Self:
-        if self.range_test is None and not self.sanity:
-            raise ValueError("name what to check: range_test, sanity")
+        if not any(getattr(self, name) for name in CHECKS):
+            raise ValueError(f"name what to check: {', '.join(CHECKS)}")
         return self
+
+
+CHECKS = tuple(Check.model_fields)
 
 
 def _shorthand(value: Any) -> Any:

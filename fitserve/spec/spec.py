@@ -14,7 +14,7 @@ from fitserve.ids import NAME_PATTERN
 from fitserve.settings import Limits
 from fitserve.spec.ablation import AnyAblation
 from fitserve.spec.argument_types import Above0, Flag, Natural, Seed
-from fitserve.spec.check import AnyCheck
+from fitserve.spec.check import CHECKS, AnyCheck
 from fitserve.spec.decision import Decisions
 from fitserve.spec.ensemble import AnyEnsemble, AnyFolds
 from fitserve.spec.feature import Feature
@@ -201,7 +201,7 @@ class Spec(DataModel):
         " [dropout, feature:age, layer:2]",
     )
     check: AnyCheck = Field(
-        None, description="Only check the spec: range_test, sanity, or both; the run keeps no network"
+        None, description=f"Only check the spec, by one or more of: {', '.join(CHECKS)}; the run keeps no network"
     )
     decision: Decisions = Field(
         (),

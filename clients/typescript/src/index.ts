@@ -67,7 +67,7 @@ export class Fitserve {
     this.predictions = createClient<Predict>({ baseUrl: predictUrl, headers: this.headers });
   }
 
-  /** Create a dataset, or a new version of one, of CSV, JSON Lines, Parquet or Arrow bytes. The same bytes are the same dataset. */
+  /** Create a dataset, or a new version of one, of a file's bytes, such as CSV or Parquet. The same bytes are the same dataset. */
   async upload(name: string, table: string | Uint8Array<ArrayBuffer> | Blob, query: Record<string, string> = {}): Promise<Dataset> {
     const path = `/api/v1/datasets/${encodeURIComponent(name)}?${new URLSearchParams(query).toString()}`;
     const response = await this.send(path, { method: "PUT", body: table });
