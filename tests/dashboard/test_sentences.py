@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 import services.control.app
+from fitserve.dataset_facts import Kind
 from fitserve.datasets.samples import SAMPLES
 from fitserve.errors import FitserveError
 from fitserve.findings import RULES
@@ -49,6 +50,7 @@ def test_every_sentence_that_a_page_shows_has_a_chinese_text() -> None:
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
-def test_every_cause_of_failure_has_a_text(language: str) -> None:
-    causes = re.findall(r'"failure\.([a-z_]+)":', (PAGES / f"{language}.ts").read_text())
-    assert {*causes} == {*FailureCause}
+def test_every_cause_of_failure_and_every_kind_has_a_text(language: str) -> None:
+    texts = (PAGES / f"{language}.ts").read_text()
+    assert {*re.findall(r'"failure\.([a-z_]+)":', texts)} == {*FailureCause}
+    assert {*re.findall(r'"kind\.([a-z_]+)":', texts)} == {*get_args(Kind)}

@@ -16,7 +16,6 @@ from onnx import TensorProto, helper
 
 from fitserve.artifacts import onnx_session
 from fitserve.encoder import Encoder
-from fitserve.encoding import ENCODINGS
 from fitserve.exports import FORMATS
 from fitserve.spec.feature import Feature
 from tests.encoding.test_encoder import facts_for
@@ -47,7 +46,6 @@ def identity_of(encoder: Encoder) -> onnx.ModelProto:
 
 def test_every_encoding_that_it_holds_has_an_onnx_half() -> None:
     assert set(RawEncoding.by_name) == HELD
-    assert set(ENCODINGS) - HELD == {"hashing", "multi_hot", "counts", "tf_idf", "sequence"}
 
 
 @pytest.mark.parametrize(
