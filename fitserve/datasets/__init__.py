@@ -31,7 +31,9 @@ class TableUnreadable(Malformed):
 
 
 class TableEmpty(TableUnreadable):
-    """There are no rows: no bytes, or a header alone."""
+    """There are no rows: no bytes, blank lines, or a header alone, whose `names` it keeps."""
+
+    names: tuple[str, ...] = ()
 
 
 def bad_value(row: int, column: str, received: Any, expected: str, note: str = "") -> Problem:

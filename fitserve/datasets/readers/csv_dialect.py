@@ -90,7 +90,8 @@ class _Detection:
             self._obey_sep_line()
         parsed = self._parse()
         if not any(not record.is_blank for record in parsed.records):
-            raise TableUnreadable("The file has no rows.", expected="a table with a header and at least one row")
+            kind = TableEmpty if self.whole else TableUnreadable
+            raise kind("The file has no rows.", expected="a table with a header and at least one row")
         beginning = find_beginning(parsed, may_skip=self.options.skip_rows is None and self.options.header is not False)
         self._say_what_is_skipped(parsed, beginning)
         return self._describe(parsed, beginning), self.notices
@@ -182,7 +183,9 @@ class _Detection:
             records = [joined, *records[second.records + 1 :]]
         body = records[1:] if has_header else records
         if self.whole and not body:
-            raise TableEmpty("The table has no rows, only a header.", expected="at least one row of data")
+            empty = TableEmpty("The table has no rows, only a header.", expected="at least one row of data")
+            empty.names = tuple(name.strip() for name in first)
+            raise empty
         fields = [record.fields for record in body]
         trailing = beginning.trailing
         if hidden is not None:

@@ -23,7 +23,9 @@ REDIRECTS = 5
 MAX_STALLS = 3  # consecutive attempts without a byte
 POINTER = "/source/https/url"
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
-_PACKINGS = ("", "identity", "gzip", "x-gzip", "zstd")  # the latter are unpacked as files of that kind are
+# Of the other encodings, gzip and zstd are unpacked as files of that kind are, and what some stores send changes no
+# byte: aws-chunked, utf-8, none.
+_FOREIGN_PACKINGS = frozenset({"br", "deflate", "compress", "x-compress"})
 _TRY_LATER = (408, 425, 429, 500, 502, 503, 504)
 
 
@@ -99,11 +101,11 @@ class _Download:
         self._done = end is None or path.stat().st_size >= end
 
     def _check(self, response: Response) -> None:
-        status, packing = response.status, response.headers.get("Content-Encoding", "identity").strip().lower()
+        status, packing = response.status, response.headers.get("Content-Encoding", "").strip().lower()
         if status == 304:
             raise Unchanged
         if status in (200, 206):
-            if packing not in _PACKINGS:
+            if not _FOREIGN_PACKINGS.isdisjoint(one.strip() for one in packing.split(",")):
                 what = f"The address sends the file packed as {packing[:40]}, which was not asked for."
                 problem = Problem(what, POINTER, received=packing[:40], expected="the file as it is, gzip or zstd")
                 raise SourceRefused(what, problems=[problem])

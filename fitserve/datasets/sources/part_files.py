@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -71,9 +71,13 @@ def read_parts(files: Sequence[PartFile], place: Place) -> list[PartTable]:
         place.check()
         reader = _reader(file, place)
         readers.append(reader)
-        expanded += reader.path.stat().st_size if reader is not None else 0
+        expanded += reader.path.stat().st_size if isinstance(reader, TableReader) else 0
         check_expanded(expanded, place.limits)
-    formats = [(file.name, reader.format) for file, reader in zip(files, readers, strict=True) if reader is not None]
+    formats = [
+        (file.name, reader.format)
+        for file, reader in zip(files, readers, strict=True)
+        if isinstance(reader, TableReader)
+    ]
     if formats:
         _one_format(formats)
     return [_read_part(file, reader, place) for file, reader in zip(files, readers, strict=True)]
@@ -87,24 +91,25 @@ def check_expanded(size: int, limits: Limits) -> None:
         )
 
 
-def _reader(file: PartFile, place: Place) -> TableReader | None:
-    """Return a part's reader; None where it has no rows."""
+def _reader(file: PartFile, place: Place) -> TableReader | TableEmpty:
+    """Return a part's reader, or what says that it has no rows."""
     folder = file.path.with_suffix(".read")
     folder.mkdir()
     options = place.options.model_copy(update={"kinds": {}, "formats": {}})
     with _naming(file):
         try:
             reader = open_reader(file.path, options, place.limits, folder)
-        except TableEmpty:
-            return None
+        except TableEmpty as empty:
+            return empty
     if reader.path != file.path:
         file.path.unlink()  # unpacked or transcoded: only the copy is read from here on
     return reader
 
 
-def _read_part(file: PartFile, reader: TableReader | None, place: Place) -> PartTable:
-    if reader is None:
-        return PartTable(file.name, file.sha256, file.bytes, None, pa.schema([]), 0, lambda: file.path)
+def _read_part(file: PartFile, reader: TableReader | TableEmpty, place: Place) -> PartTable:
+    if isinstance(reader, TableEmpty):
+        header = pa.schema([(name, pa.string()) for name in reader.names])
+        return PartTable(file.name, file.sha256, file.bytes, None, header, 0, lambda: file.path)
     path, expanded = reader.path, reader.path.stat().st_size
     if _joins_texts(reader.format):
         path = reader.folder / "texts.arrow"
@@ -141,6 +146,8 @@ def join(tables: Sequence[PartTable], place: Place, snapshot: dict[str, Any]) ->
     tables = [table for table in all_tables if table.format is not None]
     check_expanded(sum(table.expanded for table in tables), place.limits)
     format = _one_format([(table.name, table.format) for table in tables])
+    if place.options.header is None:
+        _refuse_rows_as_headers(all_tables, {name for table in tables for name in table.schema.names})
     texts, lines = _joins_texts(format), _joins_lines(format)
     joining = _join_texts if texts else _join_lines if lines else _join_typed
     names = [name for name, table in zip(all_names, all_tables, strict=True) if table.format is not None]
@@ -153,6 +160,15 @@ def join(tables: Sequence[PartTable], place: Place, snapshot: dict[str, Any]) ->
     reading = place.options.model_copy(update={**dict.fromkeys(_OF_TEXTS), "format": None})
     size = sum(table.bytes for table in tables)
     return Fetched(path, whole, size, snapshot, notices, reading=reading)
+
+
+def _refuse_rows_as_headers(tables: Sequence[PartTable], names: Collection[str]) -> None:
+    """Raise SourceRefused for a part whose only line names no column of the others: it may be a row of texts."""
+    for table in tables:
+        if table.format is None and table.schema.names and not set(table.schema.names) & set(names):
+            what = f"{table.name} has one line, which names no column of the other parts: a header, or a row?"
+            shown, fix = ", ".join(table.schema.names)[:120], "State header=false (a row) or header=true (no rows)."
+            raise SourceRefused(what, received=shown, expected=f"one of {', '.join(sorted(names))[:120]}", fix=fix)
 
 
 def _note_empty(tables: Sequence[PartTable]) -> Iterator[Notice]:
