@@ -74,8 +74,13 @@ def check_abstain(
     facts: DatasetFacts,
     problems: list[Problem],
 ) -> None:
-    """Check that the split leaves rows enough for the prediction set that a decision abstains by."""
+    """Check that the split leaves rows enough for the prediction set that a decision abstains by.
+
+    Whole groups may be more rows than their share: there, only training can tell.
+    """
     rows, tasks = _held_out_rows(plan, facts), {one.name: one.task for one in outputs}
+    if plan.split.method == "group" and not _has_folds(plan):
+        return
     for index, decision in enumerate(decisions):
         if decision.abstain is None or (level := decision.abstain.prediction_set) is None:
             continue
@@ -95,11 +100,15 @@ def _check_rows(level: float, tasks: Sequence[str], rows: int, pointer: str, pro
         problems.append(Problem(detail, pointer, received=level, expected=expected, fix=fix))
 
 
+def _has_folds(plan: TrainingPlan) -> bool:
+    return plan.ensemble is not None and plan.ensemble.validation == "folds"
+
+
 def _held_out_rows(plan: TrainingPlan, facts: DatasetFacts) -> int | None:
     """Estimate how many rows outside the test part training does not see; None if a column assigns the parts."""
     if plan.split.method == "column":
         return None
-    if plan.ensemble is not None and plan.ensemble.validation == "folds":
+    if _has_folds(plan):
         return round(facts.rows * (1 - plan.split.test))
     return max(1, round(facts.rows * plan.split.validation))
 

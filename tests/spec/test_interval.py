@@ -93,6 +93,12 @@ def test_what_cannot_be_promised_is_refused(more: dict[str, Any], rows: int, poi
     assert says in f"{problem.detail} {problem.expected} {problem.fix}"
 
 
+def test_a_set_that_whole_groups_may_promise_is_left_to_training() -> None:
+    decision = {"abstain": {"prediction_set": 0.999}}
+    split = {"method": "group", "by": "region", "validation": 0.2}
+    assert resolve(parse(_spec(target="label", decision=decision, split=split)), _facts(1000)).spec.decision
+
+
 @pytest.mark.parametrize("level", [2, 0, "high", True, [0.9]])
 def test_the_level_of_a_batch_prediction_is_refused_in_the_same_words(level: Any) -> None:
     body = {"dataset": "data", "interval": level}
