@@ -45,7 +45,7 @@ PUBLIC = {
     ("GET", "/"): "the dashboard, which then signs in",
 }
 # Forwarded to the prediction service, which checks the key itself
-_PROTOCOL = "/v{protocol:int}"
+_PROTOCOL = "/v{number:protocol}"
 FORWARDED = {("GET", _PROTOCOL), ("GET", f"{_PROTOCOL}/{{path:path}}"), ("POST", f"{_PROTOCOL}/{{path:path}}")}
 # Routes that show every caller their own
 ANY_SCOPE = {("GET", "/api/v1/session")}
@@ -93,6 +93,10 @@ def url(path: str) -> str:
 def test_every_route_has_a_rule(app: FastAPI) -> None:
     open_routes = {(method, path) for method, path, route in routes(app) if required_scope(route) is None}
     assert open_routes - set(PUBLIC) - FORWARDED == set()
+
+
+def test_a_path_of_thousands_of_digits_is_no_protocols(client: TestClient) -> None:
+    assert client.get(f"/v{'1' * 5000}/models").status_code == 404
 
 
 def test_every_route_requires_a_live_key(app: FastAPI, client: TestClient) -> None:

@@ -15,6 +15,7 @@ import httpx2
 from fastapi import APIRouter, Request
 from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.responses import Response, StreamingResponse
 
 from fitserve import browser_sessions, tracing
@@ -22,6 +23,20 @@ from fitserve.errors import FitserveError, NotFound, Unauthenticated, Unavailabl
 from fitserve.settings import Settings
 from services.http.auth import token_of
 
+
+class _Number(Convertor[str]):
+    """The number of a protocol in a path. Starlette's own `int` fails at thousands of digits."""
+
+    regex = "[0-9]{1,9}"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("protocol", _Number())
 router = APIRouter(include_in_schema=False)
 
 _TIMEOUT = httpx2.Timeout(60.0, connect=2.0)
@@ -33,8 +48,8 @@ _NOT_FORWARDED = frozenset(
 )
 
 
-@router.api_route("/v{protocol:int}/{path:path}", methods=["GET", "POST"])
-@router.api_route("/v{protocol:int}", methods=["GET"])
+@router.api_route("/v{number:protocol}/{path:path}", methods=["GET", "POST"])
+@router.api_route("/v{number:protocol}", methods=["GET"])
 async def forward(request: Request) -> Response:
     """Stream the prediction service's answer. Raises Unavailable (503) if it does not answer."""
     token = token_of(request)
