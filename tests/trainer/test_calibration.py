@@ -85,6 +85,7 @@ def test_an_ensembles_temperature_follows_from_its_members_without_labels() -> N
     own = fit_temperature(members.mean(axis=0), truth, True)[0]
     assert one > 1.5
     assert matching_temperature(members, one, True) == pytest.approx(own, rel=0.1)
+    assert matching_temperature(np.full((3, 60, 1), 0.5), 1.0, True) == 1.0  # no temperature changes anything
 
 
 def test_a_temperature_is_believed_as_far_as_the_rows_show_it() -> None:

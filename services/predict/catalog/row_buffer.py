@@ -104,7 +104,7 @@ class RowBuffer:
         return {name: array[:rows].copy() for name, array in self.arrays.items()}
 
     def views(self, rows: int) -> dict[str, np.ndarray]:
-        """Return the outputs as views of the buffer's memory, which the next rows overwrite."""
+        """Return the same tensors as views of the buffer's memory, which the next rows overwrite."""
         return {name: array[:rows] for name, array in self.arrays.items()}
 
     def _bind(self, rows: int) -> tuple[Any, dict[str, np.ndarray]]:

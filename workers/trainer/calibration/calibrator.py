@@ -21,6 +21,7 @@ Method = Literal["temperature", "isotonic"]
 SMALLEST = 1e-30  # probabilities below count as this: the smallest float32 numbers are 0 for some processors
 LARGEST = float(1 - np.finfo(np.float32).eps / 2)  # the largest float32 below 1
 COLDEST, HOTTEST = 0.05, 20.0
+FLAT = 1e-9  # nats of expected log probability: below, no temperature is better than another
 UNKNOWN = 1e6  # standard error of what the rows do not tell
 MAX_KNOTS = 50
 NEAR = 0.05  # log odds
@@ -164,7 +165,8 @@ def matching_temperature(members: Floats, temperature: float, independent: bool)
 
     `members` are probabilities (members, rows, units) of rows that no member was trained on; labels are not needed.
     The mean of the members' log probabilities of what is true has one expectation, whether the members' calibrated
-    probabilities are believed or the ensemble's: the temperature that makes these equal is returned.
+    probabilities are believed or the ensemble's: the temperature that makes these equal is returned. Where every
+    temperature does, as of members that all say the same of all labels, it is `temperature` itself.
     """
     members = np.asarray(members, np.float64)
     if independent:
@@ -177,7 +179,10 @@ def matching_temperature(members: Floats, temperature: float, independent: bool)
         shares = np.exp(log_softmax(together * np.exp(cold), axis=1))
         return float((shares * mean_log).sum(axis=1).mean()) - expected
 
-    return float(np.exp(-_root(excess, -np.log(HOTTEST), -np.log(COLDEST))))
+    low, high = -np.log(HOTTEST), -np.log(COLDEST)
+    if excess(high) - excess(low) < FLAT:
+        return temperature
+    return float(np.exp(-_root(excess, low, high)))
 
 
 def _root(rising: Callable[[float], float], low: float, high: float) -> float:

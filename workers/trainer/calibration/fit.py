@@ -20,7 +20,7 @@ from workers.trainer.calibration.calibrator import (
 Source = Literal["validation", "out_of_fold"]
 FEWEST_ROWS = 50  # fewest held-out rows: with fewer, an apparent need for calibration is chance
 NEGLIGIBLE = 0.02  # logarithm of a temperature that changes no probability by more than 0.0045
-MAX_ROWS = 50_000  # most rows most rows that calibrators are fitted on
+MAX_ROWS = 50_000  # most rows that calibrators are fitted on
 CROSS_FITS = 5
 
 Array = NDArray[Any]
