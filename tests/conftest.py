@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import psycopg
 import pytest
 import sqlalchemy as sa
@@ -43,6 +44,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    hypothesis.settings.register_profile("suite", deadline=None)  # by default 200 ms an example, too few beside others
+    hypothesis.settings.load_profile("suite")
     gc.disable()  # importing is what a collection of tests does, and going through what it leaves takes a tenth of it
     for plugin in (ServerLogs(), MissingTools(), Scheduling(config)):
         config.pluginmanager.register(plugin)
