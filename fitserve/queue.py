@@ -1,7 +1,7 @@
 """Wake-up messages for workers through Celery: a run's id and nothing else.
 
 A message is only a hint; the database row is authoritative. Lost, late or repeated messages do no harm, because workers
-also poll for queued runs and the dispatcher publishes again (T10).
+also poll for queued runs and the reaper publishes again (T10).
 """
 
 from __future__ import annotations

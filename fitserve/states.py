@@ -1,7 +1,7 @@
 """Run states and the transitions between them: pure data.
 
-A test keeps `mermaid()` and the diagram in ARCHITECTURE.md equal. T3 (a heartbeat) and T10 (publish again) change no
-state and are not listed.
+A test keeps `mermaid()` and the diagram in ARCHITECTURE.md equal. T3 (renew the lease) and T10 (publish again) change
+no state and are not listed.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from fitserve.wire.runs import SearchSize, Validation
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class CheckedSubmission:
     """A submitted spec that can be trained."""
 
     dataset_id: str
@@ -34,9 +34,9 @@ class Checked:
     model: str | None
 
 
-def check(
+def check_submission(
     engine: Engine, blobs: BlobStore, settings: Settings, written: dict[str, Any], *, owner: str, sees: str | None
-) -> Checked:
+) -> CheckedSubmission:
     """Check a spec that `owner` submits, who sees the datasets of `sees` (None: all).
 
     Raises SpecRefused, NotFound, Conflict.
@@ -64,10 +64,12 @@ def check(
         estimates=resolved.estimates,
         warnings=resolved.warnings,
     )
-    return Checked(dataset.id, as_sent(spec), validation, estimates_of(resolved), spec.model)
+    return CheckedSubmission(dataset.id, as_sent(spec), validation, estimates_of(resolved), spec.model)
 
 
-def _check_search(engine: Engine, settings: Settings, written: dict[str, Any], owner: str, sees: str | None) -> Checked:
+def _check_search(
+    engine: Engine, settings: Settings, written: dict[str, Any], owner: str, sees: str | None
+) -> CheckedSubmission:
     """Check a spec with searched values. Raises SpecRefused, NotFound, Conflict."""
     search, problems = read_search(written)
     if search is None:
@@ -105,7 +107,7 @@ def _check_search(engine: Engine, settings: Settings, written: dict[str, Any], o
         warnings=resolved.warnings,
         search=size,
     )
-    return Checked(dataset.id, written, validation, estimates_of(resolved), named.model)
+    return CheckedSubmission(dataset.id, written, validation, estimates_of(resolved), named.model)
 
 
 def estimates_of(resolved: Resolved | ResolvedSearch) -> dict[str, Any]:

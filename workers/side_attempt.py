@@ -83,8 +83,8 @@ class SideAttempt(ABC):
         started = time.monotonic()
         folder = self.settings.scratch / "runs" / f"{self.claim.lease.run_id}-{self.claim.lease.attempt}"
         folder.mkdir(parents=True, exist_ok=True)
-        heartbeat = threading.Thread(target=self._renew_lease, name="heartbeat", daemon=True)
-        heartbeat.start()
+        renewing = threading.Thread(target=self._renew_lease, name="heartbeat", daemon=True)
+        renewing.start()
         state: RunState | None = None
         try:
             state = self._work_and_commit(folder)
@@ -92,7 +92,7 @@ class SideAttempt(ABC):
             log.warning("lease lost", extra={"run": self.claim.lease.run_id})
         finally:
             self._over.set()
-            heartbeat.join()
+            renewing.join()
             shutil.rmtree(folder, ignore_errors=True)
             if self.claim.run.kind not in INTERNAL_KINDS:
                 telemetry.RUN_SECONDS.observe(time.monotonic() - started)
@@ -198,7 +198,7 @@ class SideAttempt(ABC):
     def _write(self, reports: tuple[Report, ...], checkpoint: StoredCheckpoint | None = None) -> None:
         """T3: renew the lease and write progress. Raises LeaseLost."""
         try:
-            requested, _ = lease.heartbeat(
+            requested, _ = lease.renew(
                 self.engine,
                 self.claim.lease,
                 lease_seconds=self.settings.lease_seconds,

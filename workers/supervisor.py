@@ -22,8 +22,9 @@ from fitserve.ids import new_id
 from fitserve.runs import lease, worker_registry
 from fitserve.settings import Settings
 from fitserve.states import WHOLE_TRAININGS, RunKind
-from workers.attempt.attempt import Stopping
-from workers.attempt.gang import attempt_class
+from fitserve.tables import Run
+from workers.attempt.attempt import Stopping, TrainerAttempt
+from workers.attempt.gang import HelperAttempt, LeaderAttempt, workers_of
 from workers.attempt.gang_address import why_no_gang
 from workers.attempt.telemetry import attempt_context
 from workers.attempt.trial_division import Publish, TrialDivision
@@ -33,7 +34,7 @@ from workers.trainer_process import TrainerSlot
 
 log = logging.getLogger(__name__)
 
-HEARTBEAT_SECONDS = 15.0  # between two heartbeats of an idle slot
+ALIVE_SECONDS = 15.0  # between two reports of an idle slot that its worker is alive
 _ERROR_PAUSE = 1.0  # seconds to wait after an unexpected error
 
 
@@ -59,7 +60,7 @@ class Supervisor:
             self._free.put(slot)
         # A worker that others must not connect to claims no helper's part.
         self._helps = (RunKind.helper,) if why_no_gang(settings) is None else ()
-        self._heartbeat_at = {slot.worker: 0.0 for slot in self.slots}
+        self._reported_at = {slot.worker: 0.0 for slot in self.slots}
         self._registered: set[str] = set()
         self._poller = threading.Thread(target=self._poll, name="poll", daemon=True)
 
@@ -119,13 +120,13 @@ class Supervisor:
                 )
                 if claim is None:
                     return attempts
-                self._heartbeat(slot, claim.lease.run_id)
+                self._report_alive(slot, claim.lease.run_id)
                 with attempt_context(claim) as span:
                     division = TrialDivision(self.settings, self.engine, self.blobs, claim, slot.worker, self.publish)
-                    kind = attempt_class(claim.run)
-                    attempt = kind(self.settings, self.engine, self.blobs, slot, claim, self.stopping, division)
+                    attempt_type = _attempt_type(claim.run)
+                    attempt = attempt_type(self.settings, self.engine, self.blobs, slot, claim, self.stopping, division)
                     span.end_run(attempt.run())
-                self._heartbeat(slot, None)
+                self._report_alive(slot, None)
                 attempts += 1
             except FitserveError as error:
                 log.warning("cannot claim a run", extra={"error": error.detail})
@@ -138,7 +139,7 @@ class Supervisor:
         return attempts
 
     def _poll(self) -> None:
-        """In each free slot, every few seconds: warm a trainer, send a heartbeat, look for expired and queued runs."""
+        """In each free slot, every few seconds: warm a trainer, report alive, look for expired and queued runs."""
         while not self.stopping.is_set():
             for _ in self.slots:
                 try:
@@ -147,7 +148,7 @@ class Supervisor:
                     break
                 try:
                     slot.warm()
-                    self._heartbeat(slot, None, every=HEARTBEAT_SECONDS)
+                    self._report_alive(slot, None, every=ALIVE_SECONDS)
                     reclaim_expired_runs(self.engine, self.settings.max_attempts)
                     self._work(slot)
                 except FitserveError as error:
@@ -158,16 +159,23 @@ class Supervisor:
                     self._free.put(slot)
             self.stopping.wait(self.settings.reap_seconds)
 
-    def _heartbeat(self, slot: TrainerSlot, run_id: str | None, every: float = 0.0) -> None:
-        """Best-effort heartbeat; failures are ignored, since only people and estimates read the table of workers."""
+    def _report_alive(self, slot: TrainerSlot, run_id: str | None, every: float = 0.0) -> None:
+        """Report once that this worker is alive; only people and estimates read that, so failures are ignored."""
         now = time.monotonic()
-        if now - self._heartbeat_at[slot.worker] < every:
+        if now - self._reported_at[slot.worker] < every:
             return
-        self._heartbeat_at[slot.worker] = now
+        self._reported_at[slot.worker] = now
         try:
             if slot.worker not in self._registered:
                 worker_registry.register(self.engine, slot.worker, platform.node(), os.getpid())
                 self._registered.add(slot.worker)
-            worker_registry.heartbeat(self.engine, slot.worker, run_id)
+            worker_registry.report_alive(self.engine, slot.worker, run_id)
         except FitserveError:
             log.info("database unavailable; no heartbeat")
+
+
+def _attempt_type(run: Run) -> type[TrainerAttempt]:
+    """Return the class of attempts at this run: by one worker, or as the leader or a helper of several."""
+    if run.kind == RunKind.helper:
+        return HelperAttempt
+    return TrainerAttempt if run.resolved.get("search") or workers_of(run) is None else LeaderAttempt

@@ -134,7 +134,9 @@ class Scheduler:
                 if not report["ok"]:
                     self._refuse(firing, row, dataset, report)
                     return
-            checked = submission.check(self.engine, self.blobs, self.settings, written, owner=row.owner, sees=row.owner)
+            checked = submission.check_submission(
+                self.engine, self.blobs, self.settings, written, owner=row.owner, sees=row.owner
+            )
             new = create.NewRun(
                 owner=row.owner,
                 dataset_id=checked.dataset_id,

@@ -116,7 +116,7 @@ def _append(
         part = parse_part(parent, received, options, limits, part_folder)
         appended = {"to": parent.id, "rows": part.rows, "sha256": received.sha256}
 
-        def check(session: Session, newest: Dataset | None) -> Dataset | None:
+        def find_existing(session: Session, newest: Dataset | None) -> Dataset | None:
             known = find_batch(session, parent, batch, received.sha256)
             if known is None and follow and newest is not None and newest.id != parent.id:
                 raise Outdated
@@ -131,7 +131,7 @@ def _append(
             received_bytes=received.bytes,
             limits=limits,
             folder=folder,
-            check=check,
+            find_existing=find_existing,
             refused=part.refused,
             notices=part.notices,
         )
@@ -162,12 +162,12 @@ def append_parts(
     received_bytes: int,
     limits: Limits,
     folder: Path,
-    check: Callable[[Session, Dataset | None], Dataset | None],
+    find_existing: Callable[[Session, Dataset | None], Dataset | None],
     after: Callable[[Session, Dataset], None] = lambda session, row: None,
     refused: dict[str, Any] | None = None,
     notices: Sequence[dict[str, Any]] = (),
 ) -> tuple[Dataset, bool]:
-    """Create a version with the parent's rows, then those of parsed parts. `check` and `after` are `commit`'s."""
+    """Create a version with the parent's rows, then those of parsed parts; `find_existing`, `after`: see `commit`."""
     kinds: dict[str, Kind] = {column["name"]: column["kind"] for column in parent.columns}
     whole = folder / "whole.parquet"
     _concatenate([local_parquet(blobs, parent, folder, again=True), *parts], whole)
@@ -183,7 +183,7 @@ def append_parts(
         refused=refused,
         notices=[*parent.notices, *(notice for notice in notices if notice not in parent.notices)],
     )
-    return commit(engine, version, check=check, after=after)
+    return commit(engine, version, find_existing=find_existing, after=after)
 
 
 def _kinds_that_keep_storage(parent: Dataset) -> dict[str, Kind]:

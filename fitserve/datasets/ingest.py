@@ -54,11 +54,11 @@ class IngestedTable:
 
 
 def ingest(
-    path: Path, options: UploadOptions, limits: Limits, folder: Path, check: Callable[[], None] | None = None
+    path: Path, options: UploadOptions, limits: Limits, folder: Path, raise_if_stopped: Callable[[], None] | None = None
 ) -> IngestedTable:
     """Parse an uploaded file. New files go into `folder`, which the caller removes.
 
-    `check` is called before each batch of rows; an exception from it ends the parsing.
+    `raise_if_stopped` is called before each batch of rows; an exception from it ends the parsing.
     Raises BadInput (and its subclasses) with problems that name row, column, value and what was expected; TooLarge,
     UnsupportedMedia, StorageFull.
     """
@@ -67,7 +67,7 @@ def ingest(
     with disk_full_is_507(), ThreadPoolExecutor(4, "ingest") as pool:
         reader = open_reader(path, options, limits, folder)
         _check_stated_columns(options, reader)
-        table = _read_until_plans_fit(reader, parquet, options, pool, check)
+        table = _read_until_plans_fit(reader, parquet, options, pool, raise_if_stopped)
     if not table.rows:
         if table.problems or reader.problems:
             raise refuse(reader.locate([*reader.problems, *table.problems]), reader.rejected + table.rejected)
@@ -130,13 +130,13 @@ def _read_until_plans_fit(
     parquet: Path,
     options: UploadOptions,
     pool: ThreadPoolExecutor,
-    check: Callable[[], None] | None,
+    raise_if_stopped: Callable[[], None] | None,
 ) -> _ParsingPass:
     plans = reader.plans()
     for _ in range(MAX_PASSES):
         table = _ParsingPass(reader, plans, parquet, options, pool)
         try:
-            table.run(check)
+            table.run(raise_if_stopped)
         except ReadAgain:
             # The file has more columns, other types or another encoding than its beginning showed
             plans = reader.plans()
@@ -170,14 +170,14 @@ class _ParsingPass:
         self.next_plans: list[ColumnPlan] = []
         self.is_final = False
 
-    def run(self, check: Callable[[], None] | None = None) -> None:
+    def run(self, raise_if_stopped: Callable[[], None] | None = None) -> None:
         """Read, parse, count and write all rows. Raises TableRefused for a strict upload with bad records or values."""
         self.reader.problems.clear()
         self.reader.rejected = 0
         try:
             for numbers, batch in _prefetch(self.reader.batches(), self.pool):
-                if check is not None:
-                    check()
+                if raise_if_stopped is not None:
+                    raise_if_stopped()
                 self._process(numbers, batch)
             self._conclude()
         except BaseException:

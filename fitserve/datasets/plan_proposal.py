@@ -76,15 +76,15 @@ def propose_plans(
     european: bool = False,
 ) -> list[ColumnPlan]:
     """Propose how to parse each column, given a sample of its texts."""
-    plans = []
+    samples = []
     for name, values in columns.items():
         kind, stated = options.kinds.get(name), stated_format(name, options)
         base = ColumnPlan("string", stated, trim=trim, quoted=quoted, stated_kind=kind, stated=stated)
-        plans.append(ColumnSample(name, values, base))
+        samples.append(ColumnSample(name, values, base))
     prior = FilePrior(options.decimal, options.thousands, options.dates, european)
-    prior = _with_proofs(prior, plans)
-    proposed = [sample.plan(prior) for sample in plans]
-    for index, (sample, beside) in enumerate(pairwise(plans)):
+    prior = _with_proofs(prior, samples)
+    proposed = [sample.plan(prior) for sample in samples]
+    for index, (sample, beside) in enumerate(pairwise(samples)):
         note = note_packed_coordinates(sample.name, sample.present, beside.name, beside.present)
         if note is not None and sample.kind is None:
             proposed[index] = replace(proposed[index], notices=(*proposed[index].notices, note))

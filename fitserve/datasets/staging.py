@@ -121,7 +121,7 @@ class Stage:
                 "batches": len(waiting),
             }
 
-            def check(session: Session, newest: Dataset | None) -> Dataset | None:
+            def find_existing(session: Session, newest: Dataset | None) -> Dataset | None:
                 if newest is None or newest.id != parent.id:
                     raise appends.Outdated
                 still = select(func.count()).where(StagedRows.id.in_(ids), StagedRows.dataset_id.is_(None))
@@ -142,7 +142,7 @@ class Stage:
                 received_bytes=sum(one.size for one in waiting),
                 limits=self.settings.limits,
                 folder=folder,
-                check=check,
+                find_existing=find_existing,
                 after=mark,
             )
 

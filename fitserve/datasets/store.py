@@ -56,7 +56,7 @@ class NewVersion:
     sha256: str  # hash of the body as sent
     bytes: int  # size of the body as sent
     source: dict[str, Any]
-    refused: dict[str, Any] | None
+    refused: dict[str, Any] | None  # lenient uploads: how many rows were left out, and the first of them
     notices: list[dict[str, Any]]
     shared: bool = False
     parent_id: str | None = None  # None means the previous version
@@ -188,7 +188,7 @@ def create(
         notices=notices,
         reading=reading,
     )
-    return commit(engine, version, chosen=name is not None, as_version=as_version, reuse=True)
+    return commit(engine, version, name_is_fixed=name is not None, as_version=as_version, return_same_content=True)
 
 
 def parse(
@@ -203,14 +203,14 @@ def parse(
     origin: Mapping[str, Any] | None = None,
     notices: Sequence[Notice] = (),
     reading: UploadOptions | None = None,
-    check: Callable[[], None] | None = None,
+    raise_if_stopped: Callable[[], None] | None = None,
 ) -> NewVersion:
     """Parse an upload and store its Parquet file, to which no row refers yet. Raises BadInput, StorageFull.
 
-    `check` is called repeatedly; an error that it raises ends the parsing.
+    `raise_if_stopped` is called repeatedly; what it raises ends the parsing.
     """
     with scratch_folder(scratch) as folder:
-        table = ingest(received.path, reading or options, limits, folder, check)
+        table = ingest(received.path, reading or options, limits, folder, raise_if_stopped)
         stored = blobs.put_file(table.parquet)
     stated = options.model_dump(mode="json", exclude_defaults=True)
     return NewVersion(
@@ -294,32 +294,32 @@ def commit(
     engine: Engine,
     new: NewVersion,
     *,
-    chosen: bool = True,
+    name_is_fixed: bool = True,
     as_version: bool = True,
-    reuse: bool = False,
-    check: Callable[[Session, Dataset | None], Dataset | None] = lambda session, newest: None,
+    return_same_content: bool = False,
+    find_existing: Callable[[Session, Dataset | None], Dataset | None] = lambda session, newest: None,
     after: Callable[[Session, Dataset], None] = lambda session, row: None,
 ) -> tuple[Dataset, bool]:
     """Insert a dataset as the next version of its name, and return its row.
 
-    `check` receives the newest version in the same transaction; if it returns a row, that row and False are returned.
-    `after` receives the new row in that transaction. If the name is taken and the caller has not `chosen` it, a similar
-    free name is used. With `reuse`, a row with the same content that was committed meanwhile is returned with False.
-    Raises Conflict.
+    `find_existing` receives the newest version in the same transaction; if it returns a row, that row is returned with
+    False. `after` receives the new row in that transaction. A name that is taken raises Conflict if `name_is_fixed`;
+    else a similar free one is used. With `return_same_content`, a row with the same content that was committed
+    meanwhile is returned with False. Raises Conflict.
     """
     name = new.name
     for attempt in range(COMMIT_ATTEMPTS):
         try:
             with db.transaction(engine) as session:
-                if reuse:
-                    same_name = name if chosen else None
+                if return_same_content:
+                    same_name = name if name_is_fixed else None
                     existing = _find_same_content(session, new.owner, new.sha256, new.source["options"], same_name)
                     if existing is not None:
                         return existing, False
                 newest = latest_version(session, name)
-                if (known := check(session, newest)) is not None:
+                if (known := find_existing(session, newest)) is not None:
                     return known, False
-                if chosen:
+                if name_is_fixed:
                     check_name_is_free(name, newest, new.owner, as_version)
                 elif newest is not None:
                     name = _alternative_name(name, new.sha256, attempt)

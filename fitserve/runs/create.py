@@ -115,7 +115,7 @@ def add_run(session: Session, new: NewRun, run_id: str, at: datetime) -> Run:
         name=new.name,
         tags=list(new.tags),
         origin=_origin(),
-        dispatched_at=at,  # published right after the commit; T10 repairs a failure
+        dispatched_at=at,  # the caller publishes right after the commit; T10 repairs a failure
         created_at=at,
     )
     session.add(run)

@@ -159,7 +159,7 @@ def _below_limit(session: Session, run: Run, limit: int) -> bool:
     return (count or 0) < limit and run.key_id not in quotas.exhausted_keys(session)
 
 
-def heartbeat(
+def renew(
     engine: Engine,
     lease: Lease,
     *,

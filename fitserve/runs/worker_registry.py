@@ -20,7 +20,7 @@ def register(engine: Engine, worker_id: str, hostname: str, pid: int) -> None:
         session.merge(Worker(id=worker_id, hostname=hostname, pid=pid, run_id=None, started_at=at, heartbeat_at=at))
 
 
-def heartbeat(engine: Engine, worker_id: str, run_id: str | None) -> None:
+def report_alive(engine: Engine, worker_id: str, run_id: str | None) -> None:
     """Record that a worker is alive, and its run (None if it is idle)."""
     with db.transaction(engine) as session:
         values = {"heartbeat_at": db.now(session), "run_id": run_id}

@@ -81,7 +81,7 @@ class Run(Base):
     lease_token: Mapped[str | None] = mapped_column(String(64))
     lease_expires_at: Mapped[datetime | None]
     worker: Mapped[str | None] = mapped_column(String(128))
-    dispatched_at: Mapped[datetime | None]
+    dispatched_at: Mapped[datetime | None]  # when its message was last published
     cancel_requested_at: Mapped[datetime | None]
     checkpoint: Mapped[str | None] = mapped_column(ForeignKey("blobs.sha256"))
     checkpoint_epoch: Mapped[int | None]

@@ -71,7 +71,7 @@ class World:
         """Let time pass, with all that still works at work, and look. Return the alarms that are open."""
         self.time += timedelta(seconds=seconds)
         for worker in self.workers:
-            worker_registry.heartbeat(self.engine, worker, None)
+            worker_registry.report_alive(self.engine, worker, None)
         with self.change() as (session, now):
             if self.dispatching:
                 session.execute(update(OutboxEvent).values(dispatched_at=now))

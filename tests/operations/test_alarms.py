@@ -43,7 +43,7 @@ def test_an_alarm_has_one_start_and_one_end_whoever_looks(engine: Engine, settin
     (alarm,) = look()
     assert (alarm.name, alarm.severity, alarm.ended_at) == ("no_worker", "critical", None)
     assert list(found(engine, settings)) == ["no_worker"]
-    worker_registry.heartbeat(engine, "w", None)
+    worker_registry.report_alive(engine, "w", None)
     look()
     (alarm,) = look()
     assert alarm.ended_at is not None

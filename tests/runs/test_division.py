@@ -210,7 +210,7 @@ def test_a_trials_file_is_kept_until_its_run_is_over(
 def test_only_workers_that_are_alive_and_without_a_run_are_idle(engine: Engine) -> None:
     for name in ("mine", "waits", "works", "gone"):
         worker_registry.register(engine, name, "host", 1)
-    worker_registry.heartbeat(engine, "works", "run_x")
+    worker_registry.report_alive(engine, "works", "run_x")
     with db.transaction(engine) as session:
         past = db.now(session).replace(year=2020)
         session.execute(update(Worker).where(Worker.id == "gone").values(heartbeat_at=past))
@@ -242,7 +242,7 @@ def test_no_trial_of_a_search_runs_once_its_run_is_over(
     begun = {**ended, "trial": 1, "state": "running", "value": None}
     again = {**ended, "value": 0.1}  # a trial ends once, whoever reports it again
     reports = [TrialReport(seq, row) for seq, row in enumerate((ended, begun, again), 1)]
-    lease.heartbeat(engine, held, lease_seconds=30, reports=reports, progress=True)
+    lease.renew(engine, held, lease_seconds=30, reports=reports, progress=True)
     ENDS[how](engine, held, store)
     with db.reading(engine) as session:
         rows = [(row.trial, row.state, row.value, row.reason) for row in queries.trials(session, held.run_id)]
@@ -255,7 +255,7 @@ def test_a_trial_that_is_reported_with_the_result_has_ended_as_reported(
     engine: Engine, held: lease.Lease, store: FolderStore
 ) -> None:
     row = {"trial": 0, "point": {"/seed": 0}, "values": {"seed": 0}, "state": "running"}
-    lease.heartbeat(engine, held, lease_seconds=30, reports=[TrialReport(1, row)], progress=True)
+    lease.renew(engine, held, lease_seconds=30, reports=[TrialReport(1, row)], progress=True)
     last = TrialReport(2, {**row, "state": "succeeded", "value": 0.5, "epochs": 2})
     stored = {"manifest": store.put_bytes(b"a model")}
     result = {"artifact": stored["manifest"].sha256, "metrics": {}}

@@ -67,7 +67,7 @@ def trials(engine: Engine) -> None:
 
 QUERIES: dict[str, Callable[[Engine], object]] = {
     "claim": claim,
-    "heartbeat": lambda engine: lease.heartbeat(engine, claim(engine), lease_seconds=30),
+    "heartbeat": lambda engine: lease.renew(engine, claim(engine), lease_seconds=30),
     "expired runs": lambda engine: reclaim_expired_runs(engine, 3),
     "the end of a run": lambda engine: finish.fail(engine, claim(engine), "diverged", "NaN"),
     "a run's trials": trials,

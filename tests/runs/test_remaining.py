@@ -36,7 +36,7 @@ def test_each_phase_has_its_name(engine: Engine, submit: Submit, claim: Claim) -
         (EventReport(3, "info", "Evaluating", {"phase": "evaluating"}), "evaluating"),
     ]
     for report, name in reported:
-        lease.heartbeat(engine, held.lease, lease_seconds=30, reports=[report])
+        lease.renew(engine, held.lease, lease_seconds=30, reports=[report])
         assert phase() == name
     finish.release(engine, held.lease)
     assert phase() == "taken_back"

@@ -137,7 +137,7 @@ def test_events_say_which_trials_a_search_stacked(engine: Engine, submit: Submit
     held = must(claim(seconds=5)).lease
     data = {STACKED_TRIALS: [0, 2], "differing": ["momentum"]}
     reports = [EventReport(1, "info", "hello"), EventReport(2, "info", "Trials 0, 2 ...", data)]
-    lease.heartbeat(engine, held, lease_seconds=9, reports=reports)
+    lease.renew(engine, held, lease_seconds=9, reports=reports)
     with db.reading(engine) as session:
         stacks = [queries.stack_of(session, held.run_id, trial) for trial in range(3)]
     assert stacks == [["momentum"], None, ["momentum"]]
@@ -148,8 +148,8 @@ def test_t3_renews_the_lease_and_writes_each_report_once(engine: Engine, submit:
     held = must(claim(seconds=5)).lease
     before = read_run(engine, held.run_id).lease_expires_at
     reports = [EventReport(1, "info", "hello"), EpochReport(2, 0, 1, {"loss": float("inf")}, 0.1)]
-    assert lease.heartbeat(engine, held, lease_seconds=60, reports=reports) == (None, 1)
-    assert lease.heartbeat(engine, held, lease_seconds=60, reports=reports) == (None, 0)  # repeated: changes nothing
+    assert lease.renew(engine, held, lease_seconds=60, reports=reports) == (None, 1)
+    assert lease.renew(engine, held, lease_seconds=60, reports=reports) == (None, 0)  # repeated: changes nothing
     run = read_run(engine, held.run_id)
     assert before is not None
     assert run.lease_expires_at is not None
@@ -164,7 +164,7 @@ def test_t3_writes_any_number_of_epochs_at_once(engine: Engine, submit: Submit, 
     submit()
     held = must(claim()).lease
     reports = [EpochReport(n, 0, n, {"loss": 0.5}, 0.1) for n in range(1, 10_001)]
-    assert lease.heartbeat(engine, held, lease_seconds=60, reports=reports) == (None, 10_000)
+    assert lease.renew(engine, held, lease_seconds=60, reports=reports) == (None, 10_000)
     assert len(events(engine, held.run_id)) == 500
 
 
@@ -173,7 +173,7 @@ def test_t3_an_epoch_that_comes_twice_at_once_is_one(engine: Engine, submit: Sub
     submit()
     held = must(claim()).lease
     twice = [EpochReport(1, 2, 1, {"loss": 0.5}, 0.1), EpochReport(2, 2, 1, {"loss": 0.7}, 0.1)]
-    assert lease.heartbeat(engine, held, lease_seconds=60, reports=twice) == (None, 1)
+    assert lease.renew(engine, held, lease_seconds=60, reports=twice) == (None, 1)
     assert [e.data["logs"] for e in events(engine, held.run_id) if e.type == "metrics"] == [{"loss": 0.5}]
     with db.reading(engine) as session:
         assert [e.logs for e in queries.epochs(session, held.run_id)] == [{"loss": 0.5}]
@@ -182,14 +182,10 @@ def test_t3_an_epoch_that_comes_twice_at_once_is_one(engine: Engine, submit: Sub
 def test_t3_a_second_attempt_does_not_repeat_epochs(engine: Engine, submit: Submit, claim: Claim) -> None:
     submit()
     held = must(claim()).lease
-    lease.heartbeat(
-        engine, held, lease_seconds=9, reports=[EpochReport(n, 0, n, {"loss": n / 2}, 0.1) for n in (1, 2, 3)]
-    )
+    lease.renew(engine, held, lease_seconds=9, reports=[EpochReport(n, 0, n, {"loss": n / 2}, 0.1) for n in (1, 2, 3)])
     finish.release(engine, held)
     again = must(claim()).lease
-    lease.heartbeat(
-        engine, again, lease_seconds=9, reports=[EpochReport(n, 0, n + 1, {"loss": 0}, 0.1) for n in (1, 2, 3)]
-    )
+    lease.renew(engine, again, lease_seconds=9, reports=[EpochReport(n, 0, n + 1, {"loss": 0}, 0.1) for n in (1, 2, 3)])
     metrics = [e.data["epoch"] for e in events(engine, held.run_id) if e.type == "metrics"]
     assert metrics == [1, 2, 3, 4]
 
@@ -198,7 +194,7 @@ def test_t3_stores_a_checkpoint(engine: Engine, submit: Submit, claim: Claim, st
     submit()
     held = must(claim()).lease
     blob = store.put_bytes(b"weights")
-    lease.heartbeat(engine, held, lease_seconds=9, checkpoint=lease.StoredCheckpoint(blob, 7), blobs=store)
+    lease.renew(engine, held, lease_seconds=9, checkpoint=lease.StoredCheckpoint(blob, 7), blobs=store)
     run = read_run(engine, held.run_id)
     assert (run.checkpoint, run.checkpoint_epoch) == (blob.sha256, 7)
     assert not blob_references.delete_if_unreferenced(engine, store, blob.sha256)  # it is referred to
@@ -265,7 +261,7 @@ def test_t4_refuses_a_history_with_gaps_and_the_run_starts_over(
     held = must(claim()).lease
     reports = [EpochReport(seq, 0, epoch, {"loss": 1.0}, 0.1) for seq, epoch in enumerate((1, 2, 4), 1)]
     checkpoint = lease.StoredCheckpoint(store.put_bytes(b"after epoch 4"), 4)
-    lease.heartbeat(engine, held, lease_seconds=30, reports=reports, checkpoint=checkpoint, blobs=store)
+    lease.renew(engine, held, lease_seconds=30, reports=reports, checkpoint=checkpoint, blobs=store)
     with pytest.raises(finish.IncompleteHistory):
         succeed(engine, held, store)
     assert read_run(engine, held.run_id).state == "running"
@@ -274,7 +270,7 @@ def test_t4_refuses_a_history_with_gaps_and_the_run_starts_over(
     assert (run.state, run.spent_attempts, run.checkpoint, run.checkpoint_epoch) == ("queued", 1, None, None)
     again = must(claim()).lease
     reports = [EpochReport(seq, 0, seq, {"loss": 1.0}, 0.1) for seq in range(1, 5)]
-    lease.heartbeat(engine, again, lease_seconds=30, reports=reports)
+    lease.renew(engine, again, lease_seconds=30, reports=reports)
     assert succeed(engine, again, store) == RunState.succeeded
 
 
@@ -339,7 +335,7 @@ def test_t9_a_requested_cancel_wins_over_the_result(
     held = must(claim()).lease
     assert finish.cancel(engine, held.run_id, None).state == RunState.running
     assert lease.cancel_requested(engine, held)
-    assert lease.heartbeat(engine, held, lease_seconds=9)[0] is not None
+    assert lease.renew(engine, held, lease_seconds=9)[0] is not None
     with pytest.raises(finish.CancelledFirst):
         succeed(engine, held, store)
     assert finish.confirm_cancel(engine, held) == RunState.cancelled
@@ -386,9 +382,7 @@ def test_the_fence_a_stale_holder_changes_nothing(
     before = (read_run(engine, run.id).lease_token, len(events(engine, run.id)))
     with pytest.raises(lease.LeaseLost):
         {
-            "heartbeat": lambda: lease.heartbeat(
-                engine, stale, lease_seconds=9, reports=[EventReport(1, "info", "late")]
-            ),
+            "heartbeat": lambda: lease.renew(engine, stale, lease_seconds=9, reports=[EventReport(1, "info", "late")]),
             "succeed": lambda: succeed(engine, stale, store),
             "fail": lambda: finish.fail(engine, stale, "diverged", "NaN"),
             "release": lambda: finish.release(engine, stale),

@@ -323,7 +323,7 @@ class TrainerAttempt:
     def _renew(self) -> None:
         """Renew the lease and write pending reports in one transaction. Raises LeaseLost, Unavailable, StorageFull."""
         batch, checkpoint, began_at = tuple(self._pending), self._new_checkpoint, time.monotonic()
-        requested, epochs = lease.heartbeat(
+        requested, epochs = lease.renew(
             self.engine,
             self.lease,
             lease_seconds=self.settings.lease_seconds,

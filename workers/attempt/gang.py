@@ -23,7 +23,7 @@ from fitserve.runs import finish, gangs
 from fitserve.runs.gangs import GangOver, Helper
 from fitserve.runs.history import EventReport
 from fitserve.spec.workers import Workers
-from fitserve.states import FailureCause, RunKind, RunState
+from fitserve.states import FailureCause, RunState
 from fitserve.tables import Run
 from workers.attempt.attempt import CHECK_SECONDS, TrainerAttempt
 from workers.attempt.gang_address import NoFreePort, free_address, reachable, why_no_gang
@@ -46,14 +46,8 @@ BREAKS = 3  # losses in a row without a finished epoch; the leader then trains a
 T = TypeVar("T")
 
 
-def attempt_class(run: Run) -> type[TrainerAttempt]:
-    """Return the class whose instances make attempts at this run."""
-    if run.kind == RunKind.helper:
-        return HelperAttempt
-    return TrainerAttempt if run.resolved.get("search") or _workers(run) is None else LeaderAttempt
-
-
-def _workers(run: Run) -> Workers | None:
+def workers_of(run: Run) -> Workers | None:
+    """Return how many workers train the run together, and how it waits for them; None for one worker."""
     written = (run.resolved.get("training") or {}).get("workers")
     return None if written is None else Workers.model_validate(written)
 
@@ -102,7 +96,7 @@ class LeaderAttempt(_GangAttempt):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        workers = _workers(self.claim.run)
+        workers = workers_of(self.claim.run)
         assert workers is not None
         self._at_least, self._wait_seconds = workers.at_least, workers.wait
         self._count = int(workers.count)

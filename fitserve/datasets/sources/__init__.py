@@ -18,7 +18,7 @@ from fitserve.blobs import BlobStore
 from fitserve.datasets import store
 from fitserve.datasets.sources import connections, delta, https, objects, part_files, sql
 from fitserve.datasets.sources.connections import FILE_SCHEMES
-from fitserve.datasets.sources.fetched import Fetched, Place, SourceChanged, Unchanged, go_on, try_again
+from fitserve.datasets.sources.fetched import Fetched, Place, SourceChanged, Unchanged, never_stop, try_again
 from fitserve.datasets.sources.objects import ListedObject, Listing
 from fitserve.datasets.sources.part_files import PartTable
 from fitserve.datasets.store import NewVersion
@@ -32,13 +32,13 @@ from fitserve.wire.sources import Source
 
 @dataclass(frozen=True)
 class Importer:
-    """Imports sources as datasets of one owner. `check` is called repeatedly: an error that it raises ends the work."""
+    """Imports sources as datasets of one owner. `raise_if_stopped` is called repeatedly: its error ends the work."""
 
     settings: Settings
     engine: Engine
     blobs: BlobStore
     owner: str
-    check: Callable[[], None] = go_on
+    raise_if_stopped: Callable[[], None] = never_stop
 
     def fetch(self, source: Source, folder: Path, options: UploadOptions, known: dict[str, Any] | None) -> Fetched:
         """Fetch a source to local disk, in several attempts. Raises BadInput, SourceAway, TooLarge, Unchanged."""
@@ -98,7 +98,7 @@ class Importer:
         return part_files.join(tables, self._place(folder, options, None), snapshot)
 
     def _place(self, folder: Path, options: UploadOptions, known: dict[str, Any] | None) -> Place:
-        return Place(folder, self.settings.limits, options, known, self.check)
+        return Place(folder, self.settings.limits, options, known, self.raise_if_stopped)
 
     def _connection(self, source: Source) -> connections.Connection | None:
         """Return the connection that a source names. Raises BadInput for one that the owner does not have."""
@@ -128,7 +128,7 @@ class Importer:
         """Read what was fetched, for a version that the caller adds. Raises BadInput, StorageFull."""
         received = store.ReceivedFile(fetched.path, fetched.sha256, fetched.bytes, fetched.stem)
         reading = {**self._upload_arguments(source, options, fetched), "scratch": folder}
-        return store.parse(self.blobs, received, name=name, check=self.check, **reading)
+        return store.parse(self.blobs, received, name=name, raise_if_stopped=self.raise_if_stopped, **reading)
 
     def _upload_arguments(self, source: Source, options: UploadOptions, fetched: Fetched) -> dict[str, Any]:
         """Return what `store.create` and `store.parse` take beside the file and its name."""

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.ipc
 
 from fitserve.blobs import disk_full_is_507
-from fitserve.datasets.sources.fetched import go_on
+from fitserve.datasets.sources.fetched import never_stop
 from fitserve.errors import TooLarge
 from fitserve.settings import Limits
 
@@ -38,8 +38,10 @@ class TableSize:
 class ArrowFile:
     """Writes batches of one schema to a file. Raises TooLarge above the limits of rows and bytes."""
 
-    def __init__(self, path: Path, schema: pa.Schema, limits: Limits, check: Callable[[], None] = go_on) -> None:
-        self.path, self.schema, self._check = path, schema, check
+    def __init__(
+        self, path: Path, schema: pa.Schema, limits: Limits, raise_if_stopped: Callable[[], None] = never_stop
+    ) -> None:
+        self.path, self.schema, self._raise_if_stopped = path, schema, raise_if_stopped
         self._size = TableSize(limits)
         self._content = [_ColumnHash(field.type) for field in schema]
         self._sink = pa.OSFile(str(path), "wb")
@@ -55,7 +57,7 @@ class ArrowFile:
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Add rows."""
-        self._check()
+        self._raise_if_stopped()
         self._size.add(batch)
         for content, column in zip(self._content, batch.columns, strict=True):
             content.add(column)

@@ -58,7 +58,7 @@ def fetch(source: DeltaSource, connection: Connection, place: Place) -> Fetched:
         parts = [TablePart(one.path, rows.schema, partial(_batches, one, rows.schema)) for one in fragments]
         schema, _ = unify(parts or [TablePart("table", rows.schema, lambda: iter(()))])
         path = place.folder / "rows.arrow"
-        with ArrowFile(path, schema, place.limits, place.check) as file:
+        with ArrowFile(path, schema, place.limits, place.raise_if_stopped) as file:
             file.write_all(joined_rows(parts, schema))
     except (FitserveError, Unchanged):
         raise

@@ -37,15 +37,15 @@ class Stopped(Exception):
     """The request for the table was withdrawn."""
 
 
-def go_on() -> None:
-    """A `check` that never stops the work."""
+def never_stop() -> None:
+    """Let the work go on: a `raise_if_stopped` that never raises."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """The folder into which a source is fetched, with limits and a `check`.
+    """The folder into which a source is fetched, with limits and a `raise_if_stopped`.
 
-    `check` is called repeatedly while it is fetched, and raises `Stopped` to end the work.
+    `raise_if_stopped` is called repeatedly while it is fetched, and raises `Stopped` to end the work.
     """
 
     folder: Path
@@ -54,7 +54,7 @@ class Place:
     known: dict[str, Any] | None = (
         None  # snapshot of the previous version; if the source is still in it, the fetch ends with `Unchanged`
     )
-    check: Callable[[], None] = go_on
+    raise_if_stopped: Callable[[], None] = never_stop
 
 
 @dataclass(frozen=True)

@@ -145,7 +145,7 @@ class _Download:
             file.seek(start)
             file.truncate()
             for chunk in response:
-                self.place.check()
+                self.place.raise_if_stopped()
                 start += len(chunk)
                 if (seconds := time.monotonic() - began_at) > SILENCE and start - first < SLOWEST * seconds:
                     raise SourceAway(f"The address sends fewer than {SLOWEST} bytes a second.")

@@ -108,7 +108,7 @@ def _download_all(
         # `map` cancels downloads that have not started once one has failed
         ThreadPoolExecutor(SIDE_BY_SIDE, "part") as pool,
     ):
-        return list(pool.map(partial(_download, store, place.check), objects, paths))
+        return list(pool.map(partial(_download, store, place.raise_if_stopped), objects, paths))
 
 
 @contextmanager
@@ -212,14 +212,14 @@ def _mark(info: dict[str, Any]) -> str:
     return next((str(info[name]).strip('"') for name in _MARKS if info.get(name)), "")
 
 
-def _download(store: Any, check: Callable[[], None], listed: ListedObject, path: Path) -> PartFile:
+def _download(store: Any, raise_if_stopped: Callable[[], None], listed: ListedObject, path: Path) -> PartFile:
     """Copy an object to local disk. Raises SourceChanged."""
     name, size, mark = listed
     digest, count = hashlib.sha256(), 0
     try:
         with store.open(name, "rb", block_size=4 * CHUNK, cache_type="readahead") as remote, path.open("wb") as local:
             while chunk := remote.read(2 * CHUNK):
-                check()
+                raise_if_stopped()
                 digest.update(chunk)
                 count += len(chunk)
                 with disk_full_is_507():

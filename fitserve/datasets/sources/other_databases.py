@@ -55,7 +55,7 @@ def open_query(connection: Connection, query: str, folder: Path, limits: Limits)
     engine = _engine(connection, odd_times)
     deadline = time.monotonic() + connection.statement_seconds
 
-    def check() -> None:
+    def raise_if_too_long() -> None:
         if time.monotonic() > deadline:
             raise query_refused(f"The query took longer than {connection.statement_seconds:g} seconds.")
 
@@ -74,7 +74,7 @@ def open_query(connection: Connection, query: str, folder: Path, limits: Limits)
                 raise query_refused("The query gives no rows.")
             taken_at = datetime.datetime.now(datetime.UTC).isoformat()
             try:
-                parts = _segments(rows, check, folder, TableSize(limits))
+                parts = _segments(rows, raise_if_too_long, folder, TableSize(limits))
             except BaseException:
                 opened.invalidate()  # a rollback would wait for all rows that are left
                 raise
@@ -180,14 +180,16 @@ def _raise(error: DBAPIError, connection: Connection, *, late: bool) -> NoReturn
 # --- values --------------------------------------------------------------------------------------------------------
 
 
-def _segments(result: CursorResult[Any], check: Callable[[], None], folder: Path, size: TableSize) -> list[TablePart]:
+def _segments(
+    result: CursorResult[Any], raise_if_too_long: Callable[[], None], folder: Path, size: TableSize
+) -> list[TablePart]:
     """Write the rows to files, a new one whenever the types change: they are known only after the last row."""
     parts: list[TablePart] = []
     writer: pa.ipc.RecordBatchStreamWriter | None = None
     names, count = list(result.keys()), 1
     try:
         while rows := result.fetchmany(count):
-            check()
+            raise_if_too_long()
             columns = [arrow_column(list(column)) for column in zip(*rows, strict=True)]
             batch = pa.RecordBatch.from_arrays(columns, names=names)
             size.add(batch)

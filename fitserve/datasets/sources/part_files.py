@@ -68,7 +68,7 @@ def read_parts(files: Sequence[PartFile], place: Place) -> list[PartTable]:
     """Read each part by itself. Raises BadInput and its subclasses, which name the part, and TooLarge."""
     readers, expanded = [], 0
     for file in files:
-        place.check()
+        place.raise_if_stopped()
         reader = _reader(file, place)
         readers.append(reader)
         expanded += reader.path.stat().st_size if isinstance(reader, TableReader) else 0
@@ -224,7 +224,7 @@ def _join_typed(tables: Sequence[PartTable], place: Place, folders: FolderColumn
     parts = [_with_folders(at, table, folders) for at, table in enumerate(tables)]
     schema, notices = unify(parts)
     path = place.folder / "joined.arrow"
-    with ArrowFile(path, schema, place.limits, place.check) as joined:
+    with ArrowFile(path, schema, place.limits, place.raise_if_stopped) as joined:
         joined.write_all(joined_rows(parts, schema))
     return path, notices
 
@@ -246,7 +246,7 @@ def _join_texts(tables: Sequence[PartTable], place: Place, folders: FolderColumn
     path = place.folder / "joined.csv"
     with disk_full_is_507(), pa.csv.CSVWriter(str(path), schema) as writer:
         for batch in joined_rows(parts, schema):
-            place.check()
+            place.raise_if_stopped()
             writer.write_batch(batch)
     return path, [*notices, *differences]
 
@@ -257,7 +257,7 @@ def _write_texts(reader: TableReader, segment: Path, place: Place) -> None:
             schema = pa.schema([(name, pa.string()) for name in reader.names])
             with disk_full_is_507(), pa.ipc.new_stream(str(segment), schema, options=_PACKED) as writer:
                 for _, batch in reader.batches():
-                    place.check()
+                    place.raise_if_stopped()
                     writer.write_batch(batch)
             reader.refuse_if_strict(1)
             return
@@ -273,7 +273,7 @@ def _join_lines(tables: Sequence[PartTable], place: Place, folders: FolderColumn
     path = place.folder / "joined.jsonl"
     with disk_full_is_507(), path.open("wb") as joined:
         for table in tables:
-            place.check()
+            place.raise_if_stopped()
             with table.local().open("rb") as part:
                 shutil.copyfileobj(part, joined, MB)
             joined.write(b"\n")

@@ -18,7 +18,7 @@ def fetch(source: SqlSource, connection: Connection, place: Place) -> Fetched:
     with _open(connection, query, place) as result:
         if not result.schema.names:
             raise query_refused("The query gives no columns.")
-        with ArrowFile(path, result.schema, place.limits, place.check) as file:
+        with ArrowFile(path, result.schema, place.limits, place.raise_if_stopped) as file:
             file.write_all(result.batches)
         notices = [*result.notices, *order_notice(query)]
         return Fetched(path, file.sha256, path.stat().st_size, result.snapshot, notices)

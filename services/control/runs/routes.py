@@ -19,7 +19,7 @@ from fitserve.settings import Settings
 from fitserve.spec.decode import decode
 from fitserve.spec.resolve_search import search_of, trial_spec
 from fitserve.states import INTERNAL_KINDS, WHOLE_TRAININGS, RunKind, RunState
-from fitserve.submission import check
+from fitserve.submission import check_submission
 from fitserve.tables import Run
 from fitserve.wire import Page
 from fitserve.wire.runs import (
@@ -143,7 +143,9 @@ def submit(
     content_type = submission.request.headers.get("content-type", "")
     ctx = submission.ctx
     written = decode(body, content_type, ctx.settings.limits)
-    checked = check(ctx.engine, ctx.blobs, ctx.settings, written, owner=caller.owner, sees=caller.owner_filter)
+    checked = check_submission(
+        ctx.engine, ctx.blobs, ctx.settings, written, owner=caller.owner, sees=caller.owner_filter
+    )
     if validate_only:
         submission.response.status_code = 200
         return checked.validation
