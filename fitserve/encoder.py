@@ -202,7 +202,7 @@ class Encoder:
     def encode_one_by_one(self, rows: Rows) -> tuple[dict[str, np.ndarray], list[list[ValueWarning]]]:
         """Encode as `encode_rows` does, but row by row: faster for a few rows, slower for many."""
         arrays = self._zeros(len(rows))
-        plan, targets = self.row_plan, self.row_plan.targets(list(arrays.values()))
+        plan, targets = self.row_plan, self.row_plan.views_of_rows(list(arrays.values()))
         warnings: list[list[ValueWarning]] = []
         problems: list[Problem] = []
         for index, row in enumerate(rows):

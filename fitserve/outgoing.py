@@ -147,7 +147,7 @@ class Outgoing:
         return addresses
 
     def _check_address(self, target: OutgoingUrl, address: Address, pointer: str | None) -> None:
-        carried = _carried(address)
+        carried = _embedded_ipv4(address)
         for one in (address, carried):
             if one is not None and any(one in network for network in self.allowed if network.version == one.version):
                 return
@@ -257,7 +257,7 @@ def _ends_in_number(host: str) -> bool:
     return last.isdigit() or re.fullmatch(r"0x[0-9a-f]*", last) is not None
 
 
-def _carried(address: Address) -> Address | None:
+def _embedded_ipv4(address: Address) -> Address | None:
     """Return the IPv4 address embedded in an IPv6 address (6to4, NAT64, ...), if any."""
     if isinstance(address, ipaddress.IPv6Address) and any(address in network for network in _CARRIES_V4):
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)

@@ -69,7 +69,7 @@ class ModelFacts:
     name: str
     owner: str
     shared: bool
-    loaded: bool
+    wanted: bool  # its versions are to be in memory: the column `loaded`
     generation: int
     versions: tuple[VersionFacts, ...]
     labels: tuple[LabelFacts, ...]
@@ -427,7 +427,7 @@ def _model_facts(
         name=model.name,
         owner=model.owner,
         shared=model.shared,
-        loaded=model.loaded,
+        wanted=model.loaded,
         generation=model.generation,
         versions=tuple(
             VersionFacts(

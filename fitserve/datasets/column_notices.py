@@ -36,7 +36,9 @@ PLACEHOLDERS = frozenset(
 ) | {0, -1, -2, -7, -8, -88, -888, -8888, -32768, -999.25, 8888, 88888, 1e20, 1e30, -1e30, -2147483648}
 # least distinct values besides the placeholder; with fewer they are codes, and -1 or 9 may be one of them
 FEWEST_OTHERS = 10
-APART = 0.2  # least distance, as a share of the other values' range; a single negative number always counts as apart
+LEAST_DISTANCE = (
+    0.2  # least distance, as a share of the other values' range; a single negative number always counts as apart
+)
 RAREST = 0.002  # least share of the rows; a single extreme value is an outlier
 # Days since 1970 that programs write for a missing date.
 DATES = frozenset(
@@ -95,7 +97,7 @@ _DEGREES_AND_MINUTES = r"^\s*(?:\d{1,2}|[01]\d{2})[0-5]\d\.\d{2,9}\s*$"  # 4807.
 _HEMISPHERES = (pa.array(["N", "S"]), pa.array(["E", "W"]))
 _CODE_LIKE = re.compile(r"\d{1,15}[eE]\d{1,3}")
 MAX_EXPONENTS = 1_000  # most distinct texts examined
-MEANT = 0.95  # share of a column's texts
+LEAST_SHARE = 0.95  # share of a column's texts
 
 
 def note_numbers(
@@ -347,7 +349,7 @@ def note_placeholder(name: str, texts: pa.Array, numbers: pa.Array) -> Notice | 
         number, count = float(distinct[at]), int(counts[at])
         gap = abs(float(others[0 if at == 0 else -1]) - number)
         spread = float(others[-1]) - float(others[0])
-        is_apart = gap >= APART * spread or number < 0 <= others[0]
+        is_apart = gap >= LEAST_DISTANCE * spread or number < 0 <= others[0]
         if number not in PLACEHOLDERS or count < max(2, RAREST * finite.sum()) or not is_apart:
             continue
         written = texts.filter(pa.array(values == number)).unique()[:3].cast(pa.string()).to_pylist()
@@ -380,7 +382,9 @@ def note_placeholder_date(name: str, texts: pa.Array, moments: pa.Array) -> Noti
         day, count = int(days[at]), int(counts[at])
         if day not in DATES or count < 2 or len(others) < FEWEST_OTHERS:
             continue
-        if abs(int(others[0 if at == 0 else -1]) - day) < max(YEARS_APART, APART * (int(others[-1]) - int(others[0]))):
+        if abs(int(others[0 if at == 0 else -1]) - day) < max(
+            YEARS_APART, LEAST_DISTANCE * (int(others[-1]) - int(others[0]))
+        ):
             continue
         written = texts.filter(pa.array(present & (values // times.DAY == day)))[0].as_py().strip()
         return Notice(
@@ -400,7 +404,12 @@ def note_quantities(name: str, texts: Sequence[str]) -> Notice | None:
     what, count = counts.most_common(1)[0] if counts else (None, 0)
     plain = sum(_NUMBER.fullmatch(text) is not None for text in present)
     # Other notations may occur beside the main one: "60+" below "10-20".
-    if what is None or counts.total() < 2 or count * 2 < len(present) or counts.total() + plain < MEANT * len(present):
+    if (
+        what is None
+        or counts.total() < 2
+        or count * 2 < len(present)
+        or counts.total() + plain < LEAST_SHARE * len(present)
+    ):
         return None
     example = next(text for text in present if re.fullmatch(_QUANTITY, text))
     return Notice(

@@ -100,7 +100,8 @@ class ColumnParser:
     def parse(self, values: pa.Array, rows: np.ndarray) -> tuple[pa.Array, np.ndarray | None]:
         """Return values of the plan's type and, if the plan is strict, a mask (bool) of values that do not fit.
 
-        `rows` are the row numbers of `values`, for error messages.
+        `rows` are the row numbers of `values`, for error messages. A batch may show that another plan is needed: that
+        replaces `plan`, after which `plan_changed` is true.
         """
         plan = self.plan
         if plan.typed:
@@ -286,7 +287,7 @@ class ColumnParser:
     def _note_words(self) -> None:
         """Note words in a text column that were read as missing or, although they could be missing, as labels."""
         plan, name = self.plan, self.name
-        if self.blanks and plan.stated.missing is None:
+        if self.blanks and plan.stated_format.missing is None:
             self.notices.append(
                 Notice(
                     code="read_as_missing",
@@ -297,7 +298,7 @@ class ColumnParser:
                 )
             )
         for word, count in sorted(self.read_as_missing.items()):
-            if plan.stated.missing is None and word.strip() in ("NA", "None", "?"):
+            if plan.stated_format.missing is None and word.strip() in ("NA", "None", "?"):
                 self.notices.append(
                     Notice(
                         code="read_as_missing",
@@ -308,7 +309,7 @@ class ColumnParser:
                     )
                 )
         for word in plan.format.keep:
-            if word not in plan.stated.keep and (count := self.label_counts.get(word, 0)):
+            if word not in plan.stated_format.keep and (count := self.label_counts.get(word, 0)):
                 quoted = plan.quoted
                 self.notices.append(
                     Notice(
@@ -324,8 +325,8 @@ class ColumnParser:
 
     def _note_spellings(self) -> None:
         """Note spellings that were merged to one label, and labels that differ only in case."""
-        format, stated, name = self.plan.format, self.plan.stated, self.name
-        if format.trim and not stated.trim and not self.plan.trim:
+        format, stated_format, name = self.plan.format, self.plan.stated_format, self.name
+        if format.trim and not stated_format.trim and not self.plan.trim:
             self.notices.append(
                 Notice(
                     code="spellings_merged",
@@ -334,7 +335,7 @@ class ColumnParser:
                     option=f"kinds.{name}=text",
                 )
             )
-        if format.labels and not stated.labels and not stated.fold_case:
+        if format.labels and not stated_format.labels and not stated_format.fold_case:
             shown = ", ".join(f"{text} is {label}" for text, label in sorted(format.labels.items())[:4])
             self.notices.append(
                 Notice(
@@ -371,9 +372,9 @@ class ColumnParser:
 
     def _note_soft(self) -> None:
         """Note words that were read as missing because all other values are numbers or times."""
-        format, stated = self.plan.format, self.plan.stated
+        format, stated_format = self.plan.format, self.plan.stated_format
         decided = {*(SOFT_MISSING if self.plan.soft_missing else ()), *format.also_missing} - {
-            word.lower() for word in stated.also_missing
+            word.lower() for word in stated_format.also_missing
         }
         words = {word: count for word, count in self.read_as_missing.items() if word.lower() in decided}
         shown = [word for word in words if word not in format.missing_spellings]

@@ -43,7 +43,7 @@ class ColumnPlan:
     typed: bool = False  # values have a type already (Parquet, Arrow) and keep it
     quoted: bool = False  # the reader has already replaced unquoted spellings of missing; those that remain were quoted
     stated_kind: Kind | None = None  # as the request says
-    stated: ColumnFormat = PLAIN  # as the request says
+    stated_format: ColumnFormat = PLAIN  # as the request says
     prior: FilePrior | None = field(default=None, compare=False, repr=False)
     open_decimal: bool = field(default=False, compare=False)  # no value decides what the decimal sign is
     open_order: bool = field(default=False, compare=False)  # no value decides the order of day and month

@@ -79,7 +79,7 @@ def propose_plans(
     samples = []
     for name, values in columns.items():
         kind, stated = options.kinds.get(name), stated_format(name, options)
-        base = ColumnPlan("string", stated, trim=trim, quoted=quoted, stated_kind=kind, stated=stated)
+        base = ColumnPlan("string", stated, trim=trim, quoted=quoted, stated_kind=kind, stated_format=stated)
         samples.append(ColumnSample(name, values, base))
     prior = FilePrior(options.decimal, options.thousands, options.dates, european)
     prior = _with_proofs(prior, samples)
@@ -126,11 +126,11 @@ def propose_again(
     prior = prior or plan.prior or FilePrior()
     base = ColumnPlan(
         "string",
-        plan.stated,
+        plan.stated_format,
         trim=plan.trim,
         quoted=plan.quoted,
         stated_kind=plan.stated_kind,
-        stated=plan.stated,
+        stated_format=plan.stated_format,
         prior=prior,
     )
     sample = ColumnSample(name, pa.array(texts, pa.string()), base)
@@ -171,7 +171,13 @@ def reconsider(
 def as_text_plan(plan: ColumnPlan, notices: tuple[Notice, ...] = ()) -> ColumnPlan:
     """Return the plan under which a column is text, because its values are neither numbers nor times."""
     return replace(
-        plan, storage="string", format=plan.stated, soft_missing=False, strict=False, notices=notices, evidence=""
+        plan,
+        storage="string",
+        format=plan.stated_format,
+        soft_missing=False,
+        strict=False,
+        notices=notices,
+        evidence="",
     )
 
 
@@ -183,7 +189,7 @@ class ColumnSample:
 
     def __init__(self, name: str, values: pa.Array, base: ColumnPlan) -> None:
         self.name, self.values, self.base = name, values, base
-        self.kind, self.stated = base.stated_kind, base.stated
+        self.kind, self.stated = base.stated_kind, base.stated_format
         self.present = _without_missing(values, self.stated, everything=True)
         self._as_times = NumbersAsTimes(name, self.present, self.stated)
         self.plain: pa.Array | None = None  # the values, if all of them are numbers in the plain spelling

@@ -15,7 +15,7 @@ import numpy as np
 from fitserve.encoding.encoding import Row, ValueWriter
 from fitserve.encoding.raw_column import RawColumn
 
-Target = list[Row]  # for one row: the row of an input that each step of the plan writes into
+RowViews = list[Row]  # for one row: the row of an input that each step of the plan writes into
 
 
 class RowPlan:
@@ -35,12 +35,12 @@ class RowPlan:
         self._repeated = None if places == list(range(len(columns))) else _getter(places)
         self._by_name = _getter(self.names)
 
-    def targets(self, arrays: Sequence[np.ndarray]) -> list[Target]:
+    def views_of_rows(self, arrays: Sequence[np.ndarray]) -> list[RowViews]:
         """Return, for each row of the inputs (each (rows, *shape)), the target for `write`."""
         views = [_rows_of(array) for array in arrays]
         return [[row[index] for index in self._inputs] for row in zip(*views, strict=True)]
 
-    def write(self, row: Any, target: Target) -> bool:
+    def write(self, row: Any, target: RowViews) -> bool:
         """Write a row, named or positional, into zeros.
 
         Returns False if a value needs a warning or is refused, or if the row has other columns; the zeros are then

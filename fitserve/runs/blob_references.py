@@ -45,7 +45,7 @@ def add_references(session: Session, blobs: BlobStore, stored: Mapping[str, Stor
     add_blob_rows(session, [(blob.sha256, blob.bytes, name.split()[0]) for name, blob in stored.items()], at)
 
 
-def hold_artifact(session: Session, blobs: BlobStore, sha256: str) -> None:
+def check_initial_weights(session: Session, blobs: BlobStore, sha256: str) -> None:
     """Check that an artifact's weights still exist, in the transaction that creates a run starting from them.
 
     After that commit the collector keeps them. Raises BlobVanished.
@@ -65,7 +65,7 @@ def _manifest(blobs: BlobStore, sha256: str) -> dict[str, Any]:
     return manifest if isinstance(manifest, dict) else {}
 
 
-def _newly_held(session: Session) -> Iterator[str]:
+def _recent_initial_weights(session: Session) -> Iterator[str]:
     """Yield artifacts from which runs of the last hour start: a collection may have begun before those runs."""
     recent = db.now(session) - timedelta(hours=1)
     held = select(Run.initial_weights).where(Run.created_at > recent, Run.initial_weights.is_not(None)).distinct()
@@ -111,7 +111,7 @@ def _delete_unreferenced_one(engine: Engine, blobs: BlobStore, sha256: str, cuto
         _lock(session, "pg_advisory_xact_lock")
         if _is_referenced(session, sha256) or blobs.written_at(sha256) >= cutoff:
             return 0
-        if any(sha256 in find_digests(_manifest(blobs, one)) for one in _newly_held(session)):
+        if any(sha256 in find_digests(_manifest(blobs, one)) for one in _recent_initial_weights(session)):
             return 0
         session.execute(delete(Blob).where(Blob.sha256 == sha256))
         blobs.delete(sha256)

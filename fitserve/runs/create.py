@@ -145,7 +145,7 @@ def create_run(
             return known, False
         quotas.check(session, new.owner, new.key_id, new.quotas, limits)
         if blobs is not None and (artifact := initial_artifact(new.resolved)) is not None:
-            blob_references.hold_artifact(session, blobs, artifact)
+            blob_references.check_initial_weights(session, blobs, artifact)
         at = db.now(session)
         run = add_run(session, new, new_id("run"), at)
         if key is not None:

@@ -57,7 +57,7 @@ def succeed(
     with db.transaction(engine) as session:
         at = db.now(session)
         where = and_(lease.holds(), Run.cancel_requested_at.is_(None))
-        if not _end(session, lease.run_id, where, RunState.succeeded, at):
+        if not _update_run(session, lease.run_id, where, RunState.succeeded, at):
             ours = session.scalar(select(Run.id).where(lease.holds()))
             raise CancelledFirst(lease.run_id) if ours else LeaseLost(lease.run_id)
         record_reports(session, lease.run_id, lease.attempt, reports, at)
@@ -71,11 +71,11 @@ def succeed(
         facts = {key: whole[key] for key in ("version", "metrics") if key in whole}
         if (made := whole.get("dataset_id")) is not None:
             facts["made"] = made
-        _record_end(session, session.get_one(Run, lease.run_id), RunState.succeeded, at, facts)
+        _record_end_event(session, session.get_one(Run, lease.run_id), RunState.succeeded, at, facts)
     return RunState.succeeded
 
 
-def _record_end(session: Session, run: Run, state: RunState, at: datetime, facts: Mapping[str, Any]) -> None:
+def _record_end_event(session: Session, run: Run, state: RunState, at: datetime, facts: Mapping[str, Any]) -> None:
     """Record the event of a run's end. Trials are not submitted by anyone, so they have no such event."""
     if run.kind in INTERNAL_KINDS:
         return
@@ -267,17 +267,17 @@ class _Ending:
 
     def cancel(self) -> RunState:
         requested = self.run.cancel_requested_at or self.at
-        self._end(RunState.cancelled, cancel_requested_at=requested)
+        self._update_or_raise(RunState.cancelled, cancel_requested_at=requested)
         self._add_event(FINISHED, RunState.cancelled, "Cancelled", data=self._clean_up())
-        _record_end(self.session, self.run, RunState.cancelled, self.at, {})
+        _record_end_event(self.session, self.run, RunState.cancelled, self.at, {})
         return RunState.cancelled
 
     def fail(self, cause: FailureCause, message: str, data: Mapping[str, Any], **values: Any) -> RunState:
         error = finite_json({"cause": cause, "detail": message, **data, **self._clean_up()})
-        self._end(RunState.failed, error=error, **values)
+        self._update_or_raise(RunState.failed, error=error, **values)
         self._add_event(FINISHED, RunState.failed, message, level="error", data=error)
         facts = {"error": {"cause": cause, "detail": message}}
-        _record_end(self.session, self.run, RunState.failed, self.at, facts)
+        _record_end_event(self.session, self.run, RunState.failed, self.at, facts)
         return RunState.failed
 
     def _clean_up(self) -> dict[str, str]:
@@ -287,7 +287,7 @@ class _Ending:
 
     def requeue(self, message: str, spent: int) -> RunState:
         run = self.run
-        self._end(RunState.queued, dispatched_at=None, spent_attempts=run.spent_attempts + spent)
+        self._update_or_raise(RunState.queued, dispatched_at=None, spent_attempts=run.spent_attempts + spent)
         data = {"resumes_after_epoch": run.checkpoint_epoch} if run.checkpoint_epoch else {}
         self._add_event(RELEASED, RunState.queued, message, level="warn" if spent else "info", data=data)
         return RunState.queued
@@ -302,15 +302,15 @@ class _Ending:
         detail = f"{message}. All {spent} attempts are used up"
         return self.fail(cause, detail, {**data, "attempts": spent}, spent_attempts=spent)
 
-    def _end(self, state: RunState, **values: Any) -> None:
-        if not _end(self.session, self.run.id, self.where, state, self.at, **values):
+    def _update_or_raise(self, state: RunState, **values: Any) -> None:
+        if not _update_run(self.session, self.run.id, self.where, state, self.at, **values):
             raise LeaseLost(self.run.id)
 
     def _add_event(self, seq: int, state: RunState, message: str, **options: Any) -> None:
         add_event(self.session, self.run.id, self.run.attempt, seq, self.at, state, message, **options)
 
 
-def _end(
+def _update_run(
     session: Session, run_id: str, where: ColumnElement[bool], state: RunState, at: datetime, **values: Any
 ) -> bool:
     """Return whether the run was changed; False if `where` no longer holds."""

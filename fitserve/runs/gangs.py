@@ -80,7 +80,7 @@ def _add_parts(session: Session, run: Run, lease: Lease, count: int, release: st
     return ids
 
 
-def joined(session: Session, offered: Sequence[str]) -> list[Helper]:
+def find_joined(session: Session, offered: Sequence[str]) -> list[Helper]:
     """Return the helpers that have joined under the offered parts and still hold their leases."""
     columns = (GangMember.run_id, GangMember.attempt, GangMember.hostname, GangMember.address)
     query = select(*columns).join(Run, Run.id == GangMember.run_id).where(Run.id.in_(offered), *_alive(session))
@@ -104,7 +104,7 @@ def begin(engine: Engine, lease: Lease, helpers: Sequence[Helper], address: str)
     return addresses
 
 
-def intact(engine: Engine, helpers: Sequence[Helper]) -> bool:
+def hold_their_parts(engine: Engine, helpers: Sequence[Helper]) -> bool:
     """Return whether every helper still holds its part or has completed it."""
     attempts = {helper.run_id: helper.attempt for helper in helpers}
     with db.reading(engine) as session:
@@ -144,7 +144,7 @@ def join(engine: Engine, lease: Lease, hostname: str, address: str) -> None:
         session.merge(GangMember(run_id=run.id, rank=None, addresses=None, **values))
 
 
-def place(engine: Engine, lease: Lease, spec: Mapping[str, Any]) -> tuple[int, list[str]] | None:
+def find_rank(engine: Engine, lease: Lease, spec: Mapping[str, Any]) -> tuple[int, list[str]] | None:
     """Return a helper's rank and all addresses; None while the leader waits for others. Raises GangOver."""
     with db.reading(engine) as session:
         leads = (Run.id == spec["run"], Run.attempt == spec["attempt"])

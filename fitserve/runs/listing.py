@@ -53,7 +53,7 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class ListEntry:
     """A run in a list, with its dataset and targets, and its changes compared with the previous run."""
 
     run: Run
@@ -218,7 +218,7 @@ def metric_value(name: str) -> ColumnElement[float]:
     return func.coalesce(Run.scores[name].as_float(), *(Run.result["metrics"][part][name].as_float() for part in PARTS))
 
 
-def describe(session: Session, runs: Sequence[Run], *, changes: bool = False) -> list[Listed]:
+def describe(session: Session, runs: Sequence[Run], *, changes: bool = False) -> list[ListEntry]:
     """Add each run's dataset and targets.
 
     With `changes`, add also the differences between its spec and its parent's, or that of the previous run on the same
@@ -232,7 +232,7 @@ def describe(session: Session, runs: Sequence[Run], *, changes: bool = False) ->
     before = _compared(session, runs) if changes else {}
     specs = _specs(session, {*ids, *before.values()}) if changes else {}
     return [
-        Listed(
+        ListEntry(
             run,
             refs.get(run.dataset_id or "", run.dataset_id) or _imported(run),
             targets.get(run.id, []),

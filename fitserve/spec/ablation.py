@@ -17,7 +17,7 @@ from fitserve.errors import Problem
 from fitserve.validation import unknown_name
 
 KEY = "ablate"
-WHOLE = "nothing"  # names the trial that leaves nothing out: the spec itself
+NOTHING_LEFT_OUT = "nothing"  # names the trial that leaves nothing out: the spec itself
 SEEDS = 5
 MAX_PARTS = 100
 _DROPOUT = ("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianDropout", "AlphaDropout")

@@ -13,10 +13,10 @@ from fitserve.spec.training import OptimizerSwitch
 
 Json = Mapping[str, Any]
 # Writes one member of a spec. Arguments: as the author wrote it, its resolved value, and the value it should get.
-Way = Callable[[Any, Any, Any], Any]
+MemberWriter = Callable[[Any, Any, Any], Any]
 _ABSENT: Any = object()
 MAX_ROUNDS = 6  # Each round may change other defaults: a spec that states its network, for example, is no ensemble.
-SEVERAL = ("search", "ablate", "check")  # members that ask for several runs; `changed` is the spec of a single one
+SEVERAL_RUNS = ("search", "ablate", "check")  # members that ask for several runs; `changed` is the spec of a single one
 
 
 def as_sent(spec: Spec) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def rewrite(written: Json, changed: Json, resolve: Callable[[Json], Json]) -> Js
     `resolve` returns a spec's resolved form and raises if the spec is refused.
     """
     meant = resolve(changed)
-    if any(written.get(key) for key in SEVERAL):
+    if any(written.get(key) for key in SEVERAL_RUNS):
         return changed
     for layers, features in itertools.product((_changed_layers, _all_layers), (_named_features, _all_features)):
         candidate = written
@@ -62,8 +62,8 @@ def rewrite(written: Json, changed: Json, resolve: Callable[[Json], Json]) -> Js
     return changed
 
 
-def _merge(written: Json, before: Json, after: Json, ways: Mapping[str, Way] | None = None) -> Json:
-    """Return `written` with the changes from `before` to `after`; `ways` are how to write some members."""
+def _merge(written: Json, before: Json, after: Json, writers: Mapping[str, MemberWriter] | None = None) -> Json:
+    """Return `written` with the changes from `before` to `after`; `writers` are how to write some members."""
     merged = dict(written)
     for key in dict.fromkeys((*before, *after)):
         old, new, own = before.get(key, _ABSENT), after.get(key, _ABSENT), written.get(key, _ABSENT)
@@ -71,8 +71,8 @@ def _merge(written: Json, before: Json, after: Json, ways: Mapping[str, Way] | N
             continue
         if new is _ABSENT:
             merged.pop(key, None)
-        elif ways and key in ways:
-            merged[key] = ways[key](own, old, new)
+        elif writers and key in writers:
+            merged[key] = writers[key](own, old, new)
         elif isinstance(old, Mapping) and isinstance(new, Mapping) and (own is _ABSENT or isinstance(own, Mapping)):
             merged[key] = _merge({} if own is _ABSENT else own, old, new)
         elif _is_one_class(old, new):  # "adam" became {"Adam": {...}}

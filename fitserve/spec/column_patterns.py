@@ -18,7 +18,7 @@ _WILD = re.compile(r"[*?]")
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class PlacedFeature:
     """A feature of one column, and where the spec names it."""
 
     feature: Feature
@@ -32,7 +32,7 @@ def is_pattern(name: str) -> bool:
 
 def expand(
     features: Sequence[Feature], facts: DatasetFacts, taken: frozenset[str], problems: list[Problem]
-) -> list[Placed]:
+) -> list[PlacedFeature]:
     """Return the features with patterns replaced by their columns, without ignored columns and those in `taken`.
 
     `*` matches any text, `?` one character. A leading `-` removes columns from the features before it; at the start of
@@ -50,22 +50,22 @@ def expand(
         for column in facts.columns
         if column.name not in taken and column.name not in named and column.kind != "ignored"
     ]
-    placed: list[Placed] = []
+    placed: list[PlacedFeature] = []
     for place, feature in enumerate(features):
         if not _is_one(feature, facts):
-            placed.append(Placed(feature, place))
+            placed.append(PlacedFeature(feature, place))
         elif feature.column.startswith(_OUT):
             out = set(_matching(feature.column[1:], facts.by_name))
             problems += _misuse(feature, bool(out), facts, f"/features/{place}")
             if place == 0:
-                placed = [Placed(Feature(column=name), place) for name in open_to_patterns]
+                placed = [PlacedFeature(Feature(column=name), place) for name in open_to_patterns]
             placed = [one for one in placed if one.feature.column not in out]
         else:
             if not any(_matching(feature.column, facts.by_name)):
                 problems.append(_no_match(feature.column, facts, f"/features/{place}"))
             columns = set(_matching(feature.column, open_to_patterns)) - {one.feature.column for one in placed}
             placed += [
-                Placed(feature.model_copy(update={"column": name}), place)
+                PlacedFeature(feature.model_copy(update={"column": name}), place)
                 for name in open_to_patterns
                 if name in columns
             ]

@@ -27,7 +27,7 @@ BATCHES = ((4_500, 32), (9_000, 64), (18_000, 128), (50_000, 256), (200_000, 512
 MAX_BATCH = 1024
 MAX_EMBEDDED = 64
 # total bins over all columns: the steps in which a time budget reduces bins that the spec leaves out
-PIECES = (96, 48, 0)
+TOTAL_BINS = (96, 48, 0)
 
 
 def leaves_network_out(spec: Spec) -> bool:

@@ -68,7 +68,7 @@ class Planner:
         options = self._ensembles()
         tried: list[TrainingPlan] = []
         for ensemble in options:
-            tried.append(self._as(ensemble, summary))
+            tried.append(self._with_ensemble(ensemble, summary))
             if self.problems or budget is None or tried[-1].estimates.seconds <= budget:
                 break
         plan = tried[-1]
@@ -77,7 +77,7 @@ class Planner:
         if budget is not None and plan.estimates.seconds > budget and "epochs" not in spec.training.model_fields_set:
             startup = plan.estimates.startup_seconds
             fewer = default_network.shrunk_epochs(epochs, plan.estimates.seconds, startup, budget)
-            plan = self._as(plan.ensemble, summary, fewer)
+            plan = self._with_ensemble(plan.ensemble, summary, fewer)
             shrunk |= {"epochs": epochs} if fewer < epochs else {}
         return replace(plan, shrunk=shrunk)
 
@@ -105,7 +105,9 @@ class Planner:
             return [None]
         return default_ensembles(rows, held_out, self.facts)
 
-    def _as(self, ensemble: Ensemble | None, summary: list[SummaryRow], epochs: int | None = None) -> TrainingPlan:
+    def _with_ensemble(
+        self, ensemble: Ensemble | None, summary: list[SummaryRow], epochs: int | None = None
+    ) -> TrainingPlan:
         """Return the plan with this ensemble, or with a single network; for the given number of epochs, if any."""
         split, by_column = self.split, self.split.method == "column"
         test = USUAL_TEST if by_column else split.test

@@ -81,19 +81,20 @@ def resolve(
     refers to.
     """
     limits = limits or Limits()
-    spec = _with_folds(_for_checks(with_source(spec, source, facts)))
+    spec = _with_folds(_reduced_for_checks(with_source(spec, source, facts)))
     whole = resolved = _resolve(spec, facts, limits, pace, find_rows, MAX_PIECES, source)
     if not default_network.leaves_network_out(spec) or spec.time_budget is None or not _bins(whole.spec):
         return whole
-    for pieces in default_network.PIECES:
+    for pieces in default_network.TOTAL_BINS:
         if resolved.estimates.seconds <= spec.time_budget:
             break
+        # Without `source`: a spec with initial weights has the network of its source by now, or states one.
         resolved = _resolve(spec, facts, limits, pace, find_rows, pieces)
     fewer, most = _bins(resolved.spec), _bins(whole.spec)
     return resolved if fewer == most else _with_shrunk(resolved, {**resolved.spec.shrunk, "bins": most})
 
 
-def _for_checks(spec: Spec) -> Spec:
+def _reduced_for_checks(spec: Spec) -> Spec:
     """Return a spec whose run only performs checks, reduced to a single network. Raises SpecRefused."""
     if spec.check is None:
         return spec
@@ -113,7 +114,7 @@ def _for_checks(spec: Spec) -> Spec:
     return spec.model_copy(update={"ensemble": None})
 
 
-def _of_checks(spec: Spec, estimates: Estimates) -> Estimates:
+def _cost_of_checks(spec: Spec, estimates: Estimates) -> Estimates:
     """Return the run's cost; if the run only performs checks, the cost of those."""
     if spec.check is None:
         return estimates
@@ -221,7 +222,7 @@ def _resolve(
     warnings += budget_advice(data.spec, plan)
     resolved = _write_out(data, graph, targets, plan, initial, decisions, facts)
     warnings += advice(initial, source, resolved, facts)
-    return Resolved(resolved, plan.summary, _of_checks(spec, plan.estimates), warnings)
+    return Resolved(resolved, plan.summary, _cost_of_checks(spec, plan.estimates), warnings)
 
 
 def _resolve_data(

@@ -9,7 +9,7 @@ from fitserve.dataset_facts import DatasetFacts
 from fitserve.errors import BadInput, Problem
 from fitserve.spec import default_network
 from fitserve.spec.assessment import Advice
-from fitserve.spec.column_patterns import Placed, expand
+from fitserve.spec.column_patterns import PlacedFeature, expand
 from fitserve.spec.feature import (
     PLAIN_DEFAULTS,
     EncodedInput,
@@ -44,7 +44,7 @@ def with_stored_names(spec: Spec, facts: DatasetFacts) -> Spec:
     return spec.model_copy(update={**update, "protected": tuple(map(stored, spec.protected))})
 
 
-def with_columns(spec: Spec, facts: DatasetFacts, problems: list[Problem]) -> tuple[Spec, list[Placed]]:
+def with_columns(spec: Spec, facts: DatasetFacts, problems: list[Problem]) -> tuple[Spec, list[PlacedFeature]]:
     """Return the spec with patterns replaced by a feature per column, and the pointer that names each feature."""
     if spec.features is None:
         return spec, []
@@ -60,7 +60,7 @@ def with_columns(spec: Spec, facts: DatasetFacts, problems: list[Problem]) -> tu
 
 def resolve_all_features(
     spec: Spec,
-    placed: Sequence[Placed],
+    placed: Sequence[PlacedFeature],
     targets: list[Target],
     facts: DatasetFacts,
     problems: list[Problem],

@@ -11,7 +11,7 @@ from typing import Any
 from fitserve.dataset_facts import DatasetFacts
 from fitserve.errors import BadInput, Problem
 from fitserve.settings import Limits
-from fitserve.spec.ablation import MAX_PARTS, WHOLE, check_parts, parts_of, without
+from fitserve.spec.ablation import MAX_PARTS, NOTHING_LEFT_OUT, check_parts, parts_of, without
 from fitserve.spec.assessment import Advice, Estimates
 from fitserve.spec.estimates import MEMBER_SHARE, STACKED, over_limit
 from fitserve.spec.resolve import Resolved, resolve
@@ -61,7 +61,7 @@ def trial_spec(
     """
     limits = limits or Limits()
     if search.ablation is not None:
-        return _without(search, point, facts, limits, pace)
+        return _resolve_without_part(search, point, facts, limits, pace)
     body = at_point(search.body, point)
     body.pop("model", None)
     spec = _one_network(parse(body, limits))
@@ -94,13 +94,15 @@ def _one_network(spec: Spec) -> Spec:
     return spec
 
 
-def _whole(search: SearchSpec, facts: DatasetFacts, limits: Limits, pace: float = 1.0) -> Resolved:
+def _resolve_whole(search: SearchSpec, facts: DatasetFacts, limits: Limits, pace: float = 1.0) -> Resolved:
     """Return an ablation's spec as it stands, with nothing left out."""
     body = {key: value for key, value in search.body.items() if key not in ("model", "ablate")}
     return resolve(_one_network(parse(body, limits)), facts, limits, pace)
 
 
-def _without(search: SearchSpec, point: Point, facts: DatasetFacts, limits: Limits, pace: float) -> Resolved:
+def _resolve_without_part(
+    search: SearchSpec, point: Point, facts: DatasetFacts, limits: Limits, pace: float
+) -> Resolved:
     """Return an ablation's spec without one part, with one seed. Raises SpecRefused.
 
     If the split is random, each seed divides the rows anew, so that an effect belongs to the part and not to the rows
@@ -110,8 +112,8 @@ def _without(search: SearchSpec, point: Point, facts: DatasetFacts, limits: Limi
     assert isinstance(left_out, Choice)
     assert isinstance(seeds, Choice)
     part, seed = left_out.options[int(point[LEFT_OUT])], seeds.options[int(point[SEED])]
-    body = _whole(search, facts, limits, pace).spec.to_json()
-    body = body if part == WHOLE else without(str(part), body)
+    body = _resolve_whole(search, facts, limits, pace).spec.to_json()
+    body = body if part == NOTHING_LEFT_OUT else without(str(part), body)
     body["training"]["seed"] = seed
     if body["split"]["method"] in _DRAWN:
         body["split"]["seed"] = seed
@@ -122,7 +124,7 @@ def _with_parts(search: SearchSpec, facts: DatasetFacts, limits: Limits) -> Sear
     """Return an ablation with its parts written out. Raises SpecRefused for a part that the spec lacks."""
     own = search.ablation
     assert own is not None
-    body = _whole(search, facts, limits).spec.to_json()
+    body = _resolve_whole(search, facts, limits).spec.to_json()
     parts = parts_of(body) if own.parts == "all" else list(own.parts)
     problems = check_parts(parts, body) if own.parts != "all" else []
     if not parts:

@@ -217,7 +217,7 @@ def _metrics_of(written: Any, output: Output, pointer: str, problems: list[Probl
                 expected = "MeanAbsoluteError, RootMeanSquaredError, R2Score, ..."
                 detail = f"{metric} is a metric for labels; {output.target.name!r} is a number."
                 problems.append(Problem(detail, at, received=metric, expected=expected))
-            elif (problem := _misfit(read, output.target, output.loss, at)) is not None:
+            elif (problem := _metric_problem(read, output.target, output.loss, at)) is not None:
                 problems.append(problem)
             else:
                 metrics.append(read)
@@ -267,7 +267,7 @@ def _label_metric(name: str, target: Target, logits: bool) -> Metric:
     return crossentropy(name=name, from_logits=logits)
 
 
-def _misfit(metric: Metric, target: Target, loss: Loss, pointer: str) -> Problem | None:
+def _metric_problem(metric: Metric, target: Target, loss: Loss, pointer: str) -> Problem | None:
     """Return why a metric does not fit a target and its loss; None where it fits."""
     name, classes = type(metric).__name__, target.units
 

@@ -464,7 +464,7 @@ def _read_ablation(settings: Search, template: dict[str, Any]) -> tuple[SearchSp
     training = template.get("training")
     first = training.get("seed", 0) if isinstance(training, Mapping) else 0
     parts = own.parts if own.parts != "all" else ()
-    variants = Choice((ablation.WHOLE, *parts), ({},) * (len(parts) + 1))
+    variants = Choice((ablation.NOTHING_LEFT_OUT, *parts), ({},) * (len(parts) + 1))
     seeds = [first + index if isinstance(first, int) else index for index in range(own.seeds)]
     ranges: dict[str, Range] = {SEED: Choice(tuple(seeds), ({},) * len(seeds)), LEFT_OUT: variants}
     settings = settings.model_copy(update={"sampler": "grid", "pruner": "none"})

@@ -30,7 +30,7 @@ MODELS = [loaded(mixed()), loaded(numeric())]
 
 def outcome(model: LoadedModel, rows: InputRows) -> Any:
     try:
-        prediction = model.predict(model.columns.accept(rows))
+        prediction = model.predict(model.columns.without_unused_columns(rows))
     except BadInput as error:
         return [problem.as_dict() for problem in error.problems]
     return {name: value.tobytes() for name, value in prediction.outputs.items()}, prediction.flat_warnings(1000)
@@ -81,7 +81,7 @@ def test_a_shadow_of_other_columns_reads_what_the_champion_was_asked() -> None:
     names = champion.columns.names
     rows = InputRows.by_column(names, [[640, None], [3.2, 3.3], [1, 2], ["Rom", "Bern"]])
     with pytest.raises(BadInput, match="there is no column 'gre'"):
-        shadow.predict(shadow.columns.accept(rows))
+        shadow.predict(shadow.columns.without_unused_columns(rows))
     turned = InputRows.by_column(names[::-1], list(rows.columns or [])[::-1])
     assert outcome(champion, turned) == outcome(champion, rows)
 

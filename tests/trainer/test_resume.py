@@ -40,7 +40,7 @@ class Trained:
 @pytest.fixture(autouse=True)
 def short_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sixteen batches a call, so that short epochs and validations are interrupted in the middle; no files."""
-    monkeypatch.setattr(loop.Pace, "took", lambda *_: None)
+    monkeypatch.setattr(loop.Pace, "record_call", lambda *_: None)
     monkeypatch.setattr(ready_run.ReadyRun, "finish", _figures)
 
 

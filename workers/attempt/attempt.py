@@ -201,7 +201,7 @@ class TrainerAttempt:
         return TrainingRequest(
             run_id=run.id,
             attempt=self.lease.attempt,
-            spec=run.resolved,
+            spec=run.resolved,  # `run.spec` is the spec as it was sent
             facts=facts.model_dump(mode="json"),
             table=table,
             folder=self.folder,
@@ -407,7 +407,9 @@ class TrainerAttempt:
         crash_point("supervisor.after_blobs")
         while True:
             try:
-                return self._end(partial(durable.commit, self.engine, self.lease, self.blobs, tuple(self._pending)))
+                return self._commit_end(
+                    partial(durable.commit, self.engine, self.lease, self.blobs, tuple(self._pending))
+                )
             except blob_references.BlobVanished:
                 durable = self._renewing_lease(lambda: make_durable(self.blobs, self.claim.run, result))
             except finish.CancelledFirst:
@@ -455,21 +457,21 @@ class TrainerAttempt:
             ending = finish.confirm_cancel if self._cancel_requested else finish.release
             return ending(self.engine, self.lease, tuple(self._pending))
 
-        return self._end(end)
+        return self._commit_end(end)
 
     def _fail_or_requeue(self, failure: AttemptFailed) -> RunState | None:
         """Fail the run if a retry would fail too (T5); else requeue it (T6), or fail it after the last attempt (T7)."""
         reason = (failure.cause, str(failure), failure.data, tuple(self._pending))
         if failure.final:
-            state = self._end(partial(finish.fail, self.engine, self.lease, *reason))
+            state = self._commit_end(partial(finish.fail, self.engine, self.lease, *reason))
         else:
             lose = partial(finish.lose, self.engine, self.lease, self.settings.max_attempts, *reason)
-            state = self._end(partial(lose, start_over=failure.start_over))
+            state = self._commit_end(partial(lose, start_over=failure.start_over))
         if state == RunState.failed:
             self._metrics.run_failed(failure.cause)
         return state
 
-    def _end(self, end_run: Callable[[], RunState]) -> RunState | None:
+    def _commit_end(self, end_run: Callable[[], RunState]) -> RunState | None:
         return commit_outcome(self.engine, self.lease, end_run, self.stopping, self.settings.graceful_seconds)
 
     def _trainer_exit(self) -> AttemptFailed:

@@ -56,7 +56,7 @@ class GangLost(Exception):
     """A helper was lost or is leaving: the remaining workers resume from the last checkpoint."""
 
 
-class OthersFirst(Exception):
+class OtherRunsWait(Exception):
     """Too few helpers have joined while another run is queued that this worker could train."""
 
 
@@ -80,7 +80,7 @@ class _GangAttempt(TrainerAttempt):
         if self._cancel_requested or self.stopping.wait(ASK_SECONDS):
             raise TrainerStopped
 
-    def _say(self, level: Literal["info", "warn"], message: str, data: dict[str, Any] | None = None) -> None:
+    def _report_event(self, level: Literal["info", "warn"], message: str, data: dict[str, Any] | None = None) -> None:
         self._seq += 1
         self._pending.append(EventReport(self._seq, level, message, data or {}))
 
@@ -110,7 +110,7 @@ class LeaderAttempt(_GangAttempt):
                 return self._train_with(self._gather(address), address)
             except GangLost as lost:
                 self._regroup(str(lost))
-            except OthersFirst:
+            except OtherRunsWait:
                 return self._yield_to_other_runs(f"Fewer than {self._at_least} workers are there; other runs go first")
             except NoFreePort as error:
                 return self._yield_to_other_runs(f"{error}: another worker may have a free one")
@@ -133,12 +133,12 @@ class LeaderAttempt(_GangAttempt):
         if self._at_least > 1:
             needs = f"The run needs {self._at_least} workers, and {why}"
             raise AttemptFailed(cause, needs, {"fix": _FIXES[cause]}, final=True)
-        self._say("warn", f"One worker trains the network alone: {why}.")
+        self._report_event("warn", f"One worker trains the network alone: {why}.")
         return None
 
     def _wait_for_port(self, why: str) -> str:
         """Wait for a free port, which spends no attempt, and return this worker's address. Raises NoFreePort."""
-        self._say("warn", f"Waiting for a free port: {why}.", {"fix": _NO_PORT})
+        self._report_event("warn", f"Waiting for a free port: {why}.", {"fix": _NO_PORT})
         deadline = time.monotonic() + max(self._wait_seconds, PATIENCE_SECONDS)
         while True:
             self._pause()
@@ -159,26 +159,26 @@ class LeaderAttempt(_GangAttempt):
         self.trainer = self.slot.trainer(self._housekeep, in_gang=True)
         while True:
             self._pause()
-            helpers, useless, others = self._until_available(partial(self._look, offered, address))
+            helpers, useless, others = self._until_available(partial(self._check_helpers, offered, address))
             now, enough = time.monotonic(), 1 + len(helpers) >= self._at_least
             if 1 + len(helpers) >= self._count:
                 return helpers
             others_since = min(others_since, now) if others else float("inf")
             if others_since + PATIENCE_SECONDS <= now and not enough:
-                raise OthersFirst
+                raise OtherRunsWait
             if enough and now >= min(deadline, others_since + PATIENCE_SECONDS):
                 return helpers
             if not announced:
                 announced = True
                 missing = self._count - 1 - len(helpers)
-                self._say("info", f"Waiting for {missing} more worker{'s' if missing > 1 else ''}.")
+                self._report_event("info", f"Waiting for {missing} more worker{'s' if missing > 1 else ''}.")
             if now - offered_at >= OFFER_AGAIN_SECONDS:
                 offered_at, offered = now, self._offer_again(offered, useless)
 
-    def _look(self, offered: Sequence[str], address: str) -> tuple[list[Helper], int, bool]:
+    def _check_helpers(self, offered: Sequence[str], address: str) -> tuple[list[Helper], int, bool]:
         """Return the helpers that can be reached, the number that cannot, and whether other runs are waiting."""
         with db.reading(self.engine) as session:
-            helpers = gangs.joined(session, offered)
+            helpers = gangs.find_joined(session, offered)
         there = [one for one in helpers if self._is_reachable(address, one)]
         others = gangs.others_wait(self.engine, self.lease.run_id, self.settings.limits.running_runs)
         return there, len(helpers) - len(there), others
@@ -190,7 +190,9 @@ class LeaderAttempt(_GangAttempt):
             self._reachable[helper.address] = found
             if not found:
                 message = f"{helper.hostname} cannot join: its address, {helper.address}, cannot be reached from here."
-                self._say("warn", message, {"fix": "Set FITSERVE_CLUSTER_HOST there to a name or address known here."})
+                self._report_event(
+                    "warn", message, {"fix": "Set FITSERVE_CLUSTER_HOST there to a name or address known here."}
+                )
         return self._reachable[helper.address]
 
     def _offer_again(self, offered: Sequence[str], useless: int) -> list[str]:
@@ -212,7 +214,7 @@ class LeaderAttempt(_GangAttempt):
             gangs.yield_to_other_runs(self.engine, self.lease, platform.node())
             return finish.release(self.engine, self.lease, tuple(self._pending), why)
 
-        return self._end(end)
+        return self._commit_end(end)
 
     # --- training ---------------------------------------------------------------------------------------
 
@@ -221,7 +223,9 @@ class LeaderAttempt(_GangAttempt):
         addresses = self._until_available(lambda: gangs.begin(self.engine, self.lease, helpers, address))
         count = len(addresses)
         alone = "No other worker has joined: this one trains the network alone."
-        self._say("info", f"{count} workers train the network together." if helpers else alone, {"workers": count})
+        self._report_event(
+            "info", f"{count} workers train the network together." if helpers else alone, {"workers": count}
+        )
         self.claim.run.checkpoint = self._checkpoint_blob  # newer than the claim's if this attempt has regrouped
         request = self._renewing_lease(self._request, FailureCause.bad_data)
         trainer = self.trainer
@@ -247,7 +251,7 @@ class LeaderAttempt(_GangAttempt):
         if self._helpers and now - self._intact_at >= CHECK_SECONDS:
             self._intact_at = now
             with contextlib.suppress(Unavailable):  # their leases cannot be read then; our own limits the wait
-                if not gangs.intact(self.engine, self._helpers):
+                if not gangs.hold_their_parts(self.engine, self._helpers):
                     raise GangLost("it no longer holds its part")
 
     def _regroup(self, why: str) -> None:
@@ -256,7 +260,7 @@ class LeaderAttempt(_GangAttempt):
         self.slot.drop()
         self.trainer, self._helpers = None, ()
         self._breaks += 1
-        self._say("warn", f"A worker of the gang was lost; training resumes from the last checkpoint ({why}).")
+        self._report_event("warn", f"A worker of the gang was lost; training resumes from the last checkpoint ({why}).")
 
 
 @dataclass
@@ -279,13 +283,13 @@ class HelperAttempt(_GangAttempt):
         address, spec = free_address(self.settings), self.claim.run.spec
         self._until_available(lambda: gangs.join(self.engine, self.lease, platform.node(), address))
         while True:
-            place = self._until_available(lambda: gangs.place(self.engine, self.lease, spec))
-            if place is not None:
-                return place
+            ranked = self._until_available(lambda: gangs.find_rank(self.engine, self.lease, spec))
+            if ranked is not None:
+                return ranked
             self._pause()
 
     def _cancel_or_release(self) -> RunState | None:
-        return self._end(partial(finish.confirm_cancel, self.engine, self.lease, tuple(self._pending)))
+        return self._commit_end(partial(finish.confirm_cancel, self.engine, self.lease, tuple(self._pending)))
 
     def _fail_or_requeue(self, failure: AttemptFailed) -> RunState | None:
         log.info("a helper's part has failed", extra={"run": self.lease.run_id, "why": str(failure)})

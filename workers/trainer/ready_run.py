@@ -59,7 +59,7 @@ from workers.trainer.trials.sequential import SequentialTrials
 from workers.trainer.trials.stacked import StackedTrials, why_not_stacked
 from workers.trainer.trials.trial import TrialSetup, TrialsOutcome
 
-LOOKED_AT_ROWS = 4_096  # most training rows to draw the rows from on which layers are recorded
+RECORDED_ROWS = 4_096  # most training rows to draw the rows from on which layers are recorded
 
 
 @dataclass
@@ -68,13 +68,13 @@ class ReadyRun(CompiledRun):
 
     seconds: float  # seconds that preparing took
 
-    def finish(self, outcome: TrialsOutcome, trained: float) -> TrainingResult:
-        """Export, evaluate and analyse the trained networks; training took `trained` seconds."""
+    def finish(self, outcome: TrialsOutcome, training_seconds: float) -> TrainingResult:
+        """Export, evaluate and analyse the trained networks; training took `training_seconds` seconds."""
         self.setup.report.progress()
-        seconds = {"prepare": self.seconds, "train": trained}
-        kind = TrainedRun if outcome.members is None else TrainedEnsemble
+        seconds = {"prepare": self.seconds, "train": training_seconds}
+        run_type = TrainedRun if outcome.members is None else TrainedEnsemble
         compiled = {field.name: getattr(self, field.name) for field in fields(CompiledRun)}
-        result = kind(**compiled, outcome=outcome, seconds=seconds).result()
+        result = run_type(**compiled, outcome=outcome, seconds=seconds).result()
         refits = self.spec.folds is not None and self.spec.folds.then == "refit"
         return refitted(self.request, self.spec, self.facts, self.setup.report, result) if refits else result
 
@@ -105,11 +105,11 @@ def make_ready(
     network.compiled.on_fallback = lambda reason: report.event("info", reason)
     feeds = make_feeds(request, spec, prepared, rows, size, report, compact)
     setup = _trial_setup(request, spec, prepared, network, feeds, rows, report, initial)
-    looked_at = rows["train"] if compact is None else as_tensors(spec, encoded["train"][:LOOKED_AT_ROWS])
+    recorded_rows = rows["train"] if compact is None else as_tensors(spec, encoded["train"][:RECORDED_ROWS])
     steps = -(-(epoch_rows(spec, prepared, size) or rows["train"].count) // size)
     setup = replace(
         setup,
-        recorder=TrialRecorder(network.compiled.model, looked_at, spec.training.epochs, steps, network.probes),
+        recorder=TrialRecorder(network.compiled.model, recorded_rows, spec.training.epochs, steps, network.probes),
     )
     seconds = time.perf_counter() - began_at
     return ReadyRun(request, spec, facts, prepared, encoded, rows, feeds, setup, seconds)

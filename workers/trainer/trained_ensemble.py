@@ -112,7 +112,7 @@ class TrainedEnsemble(TrainedRun):
     def _kept_weights(self) -> Mapping[int, Any]:
         return self._members.epoch_weights
 
-    def _more(self) -> dict[str, Any]:
+    def _additional_results(self) -> dict[str, Any]:
         """Return a description of the ensemble, and its gain over one of its members on rows that none of them saw."""
         ensemble, count = self.spec.ensemble, members_of(self.spec.ensemble)
         unseen = "test" if self.rows["test"].count else "validation" if not self.prepared.folds else None

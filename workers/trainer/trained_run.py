@@ -110,7 +110,7 @@ class TrainedRun(CompiledRun):
             "parameters": int(self._network.count_params()),
             "parity": exported.entries["parity"],
             "decisions": decisions,
-            **self._more(),
+            **self._additional_results(),
             "seconds": {**self.seconds, "finish": time.perf_counter() - began_at},
         }
         kept_epochs = self._export_kept_epochs(receipt)
@@ -161,12 +161,15 @@ class TrainedRun(CompiledRun):
         """Return the network as a stack of members, where it is an ensemble."""
         return None
 
-    def _more(self) -> dict[str, Any]:
+    def _additional_results(self) -> dict[str, Any]:
         """Return a subclass's additions to the run's result."""
         return {}
 
     def _export(self, folder: Path) -> Exported:
-        """Calibrate and export the model with its current weights; the parity gate compares it on held-out rows."""
+        """Calibrate and export the model with its current weights; the parity gate compares it on held-out rows.
+
+        Sets `_calibrated` and `_scores`, which belong to these weights, for the methods that describe the export.
+        """
         encoding, parts = self.prepared.encoding, self.prepared.parts
         unseen = next(rows for rows in (parts.test, parts.validation, parts.train) if len(rows))
         network = serving_network(self._precise(), self.spec)

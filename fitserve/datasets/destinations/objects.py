@@ -37,22 +37,22 @@ class ObjectTarget:
 
     def prepare(self, schema: pa.Schema) -> None:
         """Refuse a folder that contains anything that must not be changed."""
-        self._again(self._check_folder)
+        self._retry(self._check_folder)
 
     def write(self, part: StoredPart, path: Path) -> None:
         """Write the part's object; a repeated call writes the same bytes under the same name."""
-        self._again(lambda store, folder: store.put_file(str(path), f"{folder}/{self._name(part.number)}"))
+        self._retry(lambda store, folder: store.put_file(str(path), f"{folder}/{self._name(part.number)}"))
 
     def finish(self, parts: Sequence[StoredPart], about: Mapping[str, Any]) -> dict[str, Any]:
         """Write the manifest, once all parts are there; then remove what it replaces."""
         entries = [part.as_entry(self._name(part.number)) for part in parts]
-        self._again(lambda store, folder: self._publish(store, folder, parts, {**about, "parts": entries}))
+        self._retry(lambda store, folder: self._publish(store, folder, parts, {**about, "parts": entries}))
         where = {"connection": self._stated.connection, "path": self._stated.path.rstrip("/")}
         return {"destination": {self._kind: where}, "manifest": self._manifest, "parts": entries}
 
     def discard(self) -> list[str]:
         """Remove this run's objects, unless its manifest is there."""
-        return self._again(self._remove_parts)
+        return self._retry(self._remove_parts)
 
     @property
     def leftovers(self) -> str:
@@ -99,7 +99,7 @@ class ObjectTarget:
             store.rm(ours)
         return []
 
-    def _again(self, work: Callable[[Any, str], T]) -> T:
+    def _retry(self, work: Callable[[Any, str], T]) -> T:
         """Call `work` with the store and the folder; retry while the store is unavailable."""
 
         def once() -> T:

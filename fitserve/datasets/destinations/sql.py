@@ -61,8 +61,8 @@ class SqlTarget:
     def prepare(self, schema: pa.Schema) -> None:
         """Create the ledger and the staging table; check that the target table, if it exists, accepts these columns."""
         with self._database() as engine:
-            self._again(lambda: self._make_ledger(engine))
-            self._again(lambda: self._make_room(engine, schema))
+            self._retry(lambda: self._make_ledger(engine))
+            self._retry(lambda: self._make_room(engine, schema))
 
     def write(self, part: StoredPart, path: Path) -> None:
         """Write the part's rows and its ledger row in one transaction, unless that ledger row exists."""
@@ -73,15 +73,15 @@ class SqlTarget:
                 pass
             else:
                 line = (LEDGER, self._run, part.number, part.rows, part.blob)
-                self._again(lambda: copy_part(self._connection, self._schema, self._staging, line, path))
+                self._retry(lambda: copy_part(self._connection, self._schema, self._staging, line, path))
                 return
         with self._database() as engine:
-            self._again(lambda: self._insert_part(engine, part, path))
+            self._retry(lambda: self._insert_part(engine, part, path))
 
     def finish(self, parts: Sequence[StoredPart], about: Mapping[str, Any]) -> dict[str, Any]:
         """Move all rows to the table and record that in the ledger, in one transaction."""
         with self._database() as engine:
-            self._again(lambda: self._publish(engine, parts))
+            self._retry(lambda: self._publish(engine, parts))
         entries = [part.as_entry(f"part {part.number} of {self._run} in {LEDGER}") for part in parts]
         where = {"connection": self._stated.connection, "table": self._stated.table}
         return {"destination": {"sql": where}, "parts": entries}
@@ -89,7 +89,7 @@ class SqlTarget:
     def discard(self) -> list[str]:
         """Drop the staging table and forget the parts, unless the rows were published."""
         with self._database() as engine:
-            remains: list[str] = self._again(lambda: self._drop(engine))
+            remains: list[str] = self._retry(lambda: self._drop(engine))
             return remains
 
     @property
@@ -279,7 +279,7 @@ class SqlTarget:
         except ImportError as error:
             raise driver_missing(self._connection, error.name) from None
 
-    def _again(self, work: Any) -> Any:
+    def _retry(self, work: Any) -> Any:
         """Call `work`; retry while the database is unavailable."""
 
         def once() -> Any:

@@ -100,7 +100,9 @@ async def create(
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json":
         return await import_dataset(request, response, caller, ctx, idempotency_key)
     async with receive_upload(request, ctx, also=("name",)) as upload:
-        return await _create_dataset(response, caller, ctx, upload, upload.others.get("name", name), as_version=False)
+        return await _create_dataset(
+            response, caller, ctx, upload, upload.other_fields.get("name", name), as_version=False
+        )
 
 
 @router.get("/datasets", summary="List datasets")

@@ -55,11 +55,11 @@ def parse_options(
     the options, added to those of `base`, and the texts under the names in `also`. Raises BadInput.
     """
     values: dict[str, Any] = base.model_dump(exclude_unset=True) if base else {}
-    others: dict[str, str] = {}
+    other_fields: dict[str, str] = {}
     missing: list[str] = list(values.get("missing") or ())
     for name, text in pairs:
         if name in also:
-            others[name] = text
+            other_fields[name] = text
         elif name.startswith("kinds.") and len(name) > 6:
             values.setdefault("kinds", {})[name[6:]] = text
         elif name == "kinds":
@@ -78,7 +78,7 @@ def parse_options(
             problem = Problem(f"There is no option {name[:80]!r}.", received=name[:80], expected=f"one of {known}")
             raise BadInput(problem.detail, problems=[problem])
     try:
-        return UploadOptions.model_validate(values), others
+        return UploadOptions.model_validate(values), other_fields
     except ValidationError as error:
         problems = problems_from(error.errors()[:20], UploadOptions)
         raise BadInput(problems[0].detail, problems=problems) from None
@@ -122,11 +122,11 @@ def _json(text: str) -> Any:
 
 @dataclass(frozen=True)
 class UploadRequest:
-    """A received upload. `others` are fields that are not options, such as `name`; `seconds` is the transfer time."""
+    """A received upload. `other_fields` are not options, such as `name`; `seconds` is the transfer time."""
 
     file: ReceivedFile
     options: UploadOptions
-    others: dict[str, str]
+    other_fields: dict[str, str]
     seconds: float
 
 
@@ -141,7 +141,7 @@ async def receive_upload(
 
     Raises BadInput, TooLarge, Malformed, StorageFull, UnsupportedMedia.
     """
-    options, others = parse_options(request.query_params.multi_items(), also)
+    options, other_fields = parse_options(request.query_params.multi_items(), also)
     limit = ctx.settings.limits.upload_bytes
     length = request.headers.get("content-length", "")
     if length.isdigit() and int(length) > limit + MB:
@@ -162,7 +162,7 @@ async def receive_upload(
                     filename = form.filename or filename
                     parameters = form.file_parameters
                     options, fields = parse_options(form.fields, also, options)
-                    others |= fields
+                    other_fields |= fields
                 else:
                     await writer.receive(request)
             except ClientDisconnect:
@@ -173,7 +173,7 @@ async def receive_upload(
         if options.encoding is None and (charset := parameters.get(b"charset", b"").decode("latin-1")):
             options, _ = parse_options([("encoding", charset)], base=options)
         received = ReceivedFile(path, digest.hexdigest(), writer.bytes, filename)
-        yield UploadRequest(received, options, others, time.perf_counter() - begun)
+        yield UploadRequest(received, options, other_fields, time.perf_counter() - begun)
 
 
 class BodyWriter:

@@ -109,7 +109,7 @@ def list_ids(
     return Page(items=ids[:limit], next_cursor=ids[limit - 1] if len(ids) > limit else None)
 
 
-def _item(one: listing.Listed) -> ListedRun:
+def _item(one: listing.ListEntry) -> ListedRun:
     return ListedRun(
         **RunSummary.model_validate(one.run).model_dump(),
         dataset=one.dataset,

@@ -147,7 +147,7 @@ class Columns:
                 return None
         raise KeyError(name)
 
-    def accept(self, rows: InputRows) -> InputRows:
+    def without_unused_columns(self, rows: InputRows) -> InputRows:
         """Return the rows without columns that the training table has but the model does not use.
 
         Unknown columns stay: the encoder refuses them with an error.

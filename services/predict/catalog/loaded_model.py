@@ -275,7 +275,7 @@ class LoadedModel:
 
     def explain(self, rows: InputRows) -> ShapleyValues:
         """Return each column's contribution to the prediction of each row. Raises BadInput, TooLarge."""
-        listed = self.columns.positional(self.columns.accept(rows))
+        listed = self.columns.positional(self.columns.without_unused_columns(rows))
         return shapley(listed, self.columns.baseline, lambda mixed: self.predict(InputRows(mixed)).outputs)
 
     def find_output(self, name: str | None, tasks: Sequence[str]) -> ModelOutput | None:

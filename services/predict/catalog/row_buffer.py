@@ -29,7 +29,7 @@ class RowBuffer:
         row_bytes = sum(4 * int(np.prod(one.shape)) for one in encoder.inputs)
         self.rows = max(1, min(MAX_ROWS, MAX_BYTES // max(1, row_bytes)))
         self.arrays = {one.name: np.zeros((self.rows, *one.shape), one.dtype) for one in encoder.inputs}
-        self.targets = self.plan.targets(list(self.arrays.values()))
+        self.row_views = self.plan.views_of_rows(list(self.arrays.values()))
         flat: list[memoryview[Any]] = [
             memoryview(array.reshape(-1))  # type: ignore[arg-type]
             for array in self.arrays.values()
@@ -65,7 +65,7 @@ class RowBuffer:
             return False
         self._clear(len(rows))
         write = self.plan.write
-        for row, target in zip(rows, self.targets, strict=False):  # noqa: SIM110  (quicker than `all`)
+        for row, target in zip(rows, self.row_views, strict=False):  # noqa: SIM110  (quicker than `all`)
             if not write(row, target):
                 return False
         return True

@@ -72,7 +72,7 @@ class FastLane:
             body = cached.decode(data[body_start:])
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return False
-        kind, id, level = cached.kind, None, None
+        row_form, id, level = cached.row_form, None, None
         if cached.protocol == "tfserving":
             rows = body.instances
             count = len(rows)
@@ -85,7 +85,7 @@ class FastLane:
             count, width = tensor.shape
             rows, id = tensor.data, body.id
             if tensor.datatype == "FP32":
-                kind = FP32
+                row_form = FP32
             elif tensor.datatype != "FP64":
                 return False
             if tensor.name not in MATRIX_NAMES or width != cached.width or count * width != len(rows):
@@ -95,7 +95,7 @@ class FastLane:
         if not self.pending:
             self.started_at = time.perf_counter()
             connection.loop.call_soon(self.flush)
-        key = (cached.model, kind, level)
+        key = (cached.model, row_form, level)
         request = PendingRequest(connection, data, rows, count, id)
         if key in self.pending:
             self.pending[key].append(request)
@@ -113,9 +113,9 @@ class FastLane:
         if self.measuring and pending:
             self._observe("decode", self.started_at - self.read_at)
             self._observe("queue", time.perf_counter() - self.started_at)
-        for (model, kind, level), requests in pending.items():
+        for (model, row_form, level), requests in pending.items():
             try:
-                self._answer(model, kind, level, requests)
+                self._answer(model, row_form, level, requests)
             except Exception as error:
                 if not isinstance(error, FitserveError):
                     log.error("the fast lane handed a batch to the ordinary path", exc_info=error)
@@ -128,13 +128,13 @@ class FastLane:
     def _observe(self, phase: str, seconds: float) -> None:
         self.service.counters.phases["fast", phase].observe(seconds)
 
-    def _answer(self, model: LoadedModel, kind: str, level: float | None, requests: list[PendingRequest]) -> None:
+    def _answer(self, model: LoadedModel, row_form: str, level: float | None, requests: list[PendingRequest]) -> None:
         buffer = model.take_buffer() if len(requests) <= _FEW_ROWS else None
         if buffer is None:
-            self._answer_in(None, model, kind, level, requests)
+            self._answer_in(None, model, row_form, level, requests)
             return
         try:
-            self._answer_in(buffer, model, kind, level, requests)
+            self._answer_in(buffer, model, row_form, level, requests)
         finally:
             model.return_buffer(buffer)
 
@@ -142,23 +142,23 @@ class FastLane:
         self,
         buffer: RowBuffer | None,
         model: LoadedModel,
-        kind: str,
+        row_form: str,
         level: float | None,
         requests: list[PendingRequest],
     ) -> None:
         """Answer requests of one kind, in the model's buffer if it has one and the rows are few and clean."""
         measuring = self.measuring
         begun = time.perf_counter() if measuring else 0.0
-        few = None if buffer is None else _infer_few(buffer, model, kind, level, requests)
+        few = None if buffer is None else _infer_few(buffer, model, row_form, level, requests)
         if few is not None:
             values, feeds, encoded_at = few
         else:
-            feeds, clean = _encode(model, kind, requests)
+            feeds, clean = _encode(model, row_form, requests)
             if not clean.all():
                 requests = _hand_over_unclean(requests, clean)
                 if not requests:
                     return
-                feeds, _ = _encode(model, kind, requests)
+                feeds, _ = _encode(model, row_form, requests)
             encoded_at = time.perf_counter() if measuring else 0.0
             values = model.session.run(model.output_names, feeds)[0]
         inferred_at = time.perf_counter() if measuring else 0.0
@@ -167,7 +167,7 @@ class FastLane:
             rows = _encode_json(values.tolist())[2:-2].split(b"],[")
             plain = b"null" not in rows[0] and (count == 1 or bool(np.isfinite(values).all()))
         else:
-            rows = _with_bounds(model, kind, level, requests, feeds, values)
+            rows = _with_bounds(model, row_form, level, requests, feeds, values)
             # "null" stands for NaN or infinity, or is part of a label
             plain = b"null" not in (rows[0] if len(rows) == 1 else b"".join(rows))
         if not plain:
@@ -176,14 +176,14 @@ class FastLane:
             return
         if level is not None:
             self._write_bounds(model, requests, rows)
-        elif kind in (NUMBERS, MIXED):
+        elif row_form in (NUMBERS, MIXED):
             self._write_tfserving(model, requests, rows)
         else:
             self._write_oip(model, requests, rows, values.shape[1])
-        now = self._count(model, "tfserving" if kind in (NUMBERS, MIXED) else "oip", len(requests), count)
+        now = self._count(model, "tfserving" if row_form in (NUMBERS, MIXED) else "oip", len(requests), count)
         sampler = model.sampler
         if sampler is not None and now > sampler.next_sample_at:
-            sampler.sample(now, [request.rows for request in requests], kind in (FP32, FP64), count, [values])
+            sampler.sample(now, [request.rows for request in requests], row_form in (FP32, FP64), count, [values])
         if measuring:
             self._observe("encode", encoded_at - begun)
             self._observe("infer", inferred_at - encoded_at)
@@ -258,13 +258,13 @@ def _hand_over_unclean(requests: list[PendingRequest], clean: Any) -> list[Pendi
 
 
 def _with_bounds(
-    model: LoadedModel, kind: str, level: float, requests: list[PendingRequest], feeds: dict[str, Any], values: Any
+    model: LoadedModel, row_form: str, level: float, requests: list[PendingRequest], feeds: dict[str, Any], values: Any
 ) -> list[bytes]:
     """Return each request's predictions and bounds as JSON; non-finite numbers become null. Raises BadInput."""
     groups = None
     if model.conformal.coverage_by is not None:
         asked = [row for request in requests for row in request.rows]
-        input_rows = InputRows(asked if kind == MIXED else model.columns.matrix_of(asked))
+        input_rows = InputRows(asked if row_form == MIXED else model.columns.matrix_of(asked))
         groups = model.columns.labels_in(model.conformal.coverage_by, input_rows)
     listed = values.tolist() if values.ndim == 2 else [[value] for value in values.tolist()]
     rows = model.conformal.few_rows(level, listed, groups, feeds)
@@ -278,13 +278,13 @@ def _with_bounds(
 
 
 def _infer_few(
-    buffer: RowBuffer, model: LoadedModel, kind: str, level: float | None, requests: list[PendingRequest]
+    buffer: RowBuffer, model: LoadedModel, row_form: str, level: float | None, requests: list[PendingRequest]
 ) -> tuple[Any, dict[str, Any], float] | None:
     """Return the outputs of a few rows, the tensors that their bounds need, and the time at which they were encoded.
 
     The tensors are the buffer's own memory. None if not all rows are clean, or if there are too many.
     """
-    count = _write_few(buffer, kind, requests)
+    count = _write_few(buffer, row_form, requests)
     if not count:
         return None
     encoded_at = time.perf_counter()
@@ -293,9 +293,9 @@ def _infer_few(
     return values, buffer.views(count) if needs_feeds else {}, encoded_at
 
 
-def _write_few(buffer: RowBuffer, kind: str, requests: list[PendingRequest]) -> int:
+def _write_few(buffer: RowBuffer, row_form: str, requests: list[PendingRequest]) -> int:
     """Write a few rows into the buffer. Return their number; 0 if not all are clean, or if there are too many."""
-    if kind == MIXED:
+    if row_form == MIXED:
         rows = requests[0].rows if len(requests) == 1 else [row for request in requests for row in request.rows]
         return len(rows) if len(rows) <= _FEW_ROWS and buffer.write(rows) else 0
     count = sum(request.count for request in requests)
@@ -303,21 +303,21 @@ def _write_few(buffer: RowBuffer, kind: str, requests: list[PendingRequest]) -> 
         return 0
     flat: list[float] = []
     for request in requests:
-        if kind == NUMBERS:
+        if row_form == NUMBERS:
             for row in request.rows:
                 flat += row if type(row) is tuple else msgspec.structs.astuple(row)
         else:
             flat += request.rows
-    if kind == FP32:
+    if row_form == FP32:
         flat = array("f", flat).tolist()  # rounded as float32; too large a number becomes infinite
     return count if buffer.write_numbers(flat) else 0
 
 
-def _encode(model: LoadedModel, kind: str, requests: list[PendingRequest]) -> tuple[dict[str, Any], Any]:
+def _encode(model: LoadedModel, row_form: str, requests: list[PendingRequest]) -> tuple[dict[str, Any], Any]:
     """Return the tensors of all rows, and for each row whether it is clean: without a warning or an error."""
     columns = model.columns
     rows = requests[0].rows if len(requests) == 1 else [row for request in requests for row in request.rows]
-    if kind == MIXED:
+    if row_form == MIXED:
         feeds, warnings = columns.encode(InputRows(rows))
         clean = np.ones(len(rows), np.bool_)
         if warnings is not None:
@@ -325,11 +325,11 @@ def _encode(model: LoadedModel, kind: str, requests: list[PendingRequest]) -> tu
         return feeds, clean
     matrix = columns.plain_numbers
     assert matrix is not None
-    if kind == NUMBERS:
+    if row_form == NUMBERS:
         values = columns.matrix_of(rows)
     else:
         values = np.array(rows, np.float64).reshape(-1, len(columns.names))
-        if kind == FP32:
+        if row_form == FP32:
             with np.errstate(over="ignore"):
                 values = values.astype(np.float32).astype(np.float64)
     encoded = matrix.encode(values)

@@ -63,7 +63,7 @@ class CachedHead:
     request_bytes: int
     model: LoadedModel
     protocol: str
-    kind: str
+    row_form: str
     decode: Any
     width: int
     most_rows: int  # most rows of a request; answers to more might be compressed
@@ -142,13 +142,13 @@ def _cached_head(protocol: str, model: LoadedModel, request_bytes: int) -> Cache
     if protocol == "oip":
         if columns.plain_numbers is None or set(MATRIX_NAMES) & set(columns.names) or model.level is not None:
             return None
-        kind, body = FP64, _InferBody
+        row_form, body = FP64, _InferBody
     elif protocol != "tfserving":
         return None
     elif columns.read_numbers is not None:
-        kind, body = NUMBERS, columns.read_numbers
+        row_form, body = NUMBERS, columns.read_numbers
     else:
-        kind, body = MIXED, ScalarRows
+        row_form, body = MIXED, ScalarRows
     return CachedHead(
-        request_bytes, model, protocol, kind, msgspec.json.Decoder(body).decode, len(columns.names), MAX_ROWS
+        request_bytes, model, protocol, row_form, msgspec.json.Decoder(body).decode, len(columns.names), MAX_ROWS
     )

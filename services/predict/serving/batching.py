@@ -171,7 +171,7 @@ class Shadows:
         counters, shadow, disagreeing = self._counters, None, 0.0
 
         def predict() -> tuple[Prediction, float]:
-            made = model.predict(model.columns.accept(rows))
+            made = model.predict(model.columns.without_unused_columns(rows))
             return made, step.disagreeing(answered, made) if step is not None else 0.0
 
         try:

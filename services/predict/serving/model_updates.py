@@ -109,7 +109,7 @@ class ModelUpdates:
             self.access.replace(changes.keys)
             self._expire_keys()
         if not self.polled:
-            wanted = [one for entry in self.catalog.entries.values() if entry.facts.loaded for one in entry.required]
+            wanted = [one for entry in self.catalog.entries.values() if entry.facts.wanted for one in entry.required]
             missing = [one for one in wanted if one.loaded_model is None and one.state == State.start]
             self._first_loads = set(missing[: self.settings.predict_memory_bytes // MODEL_BYTES])
             self.polled = True
@@ -142,7 +142,7 @@ class ModelUpdates:
         self._count_swap(answered, entry)
         for servable in entry.servables.values():
             _apply_registered_decisions(servable, facts)
-        if not facts.loaded:
+        if not facts.wanted:
             for servable in entry.servables.values():
                 servable.loaded_model, servable.state = None, State.end if servable.failed else State.start
             for pointer in entry.pointers():
@@ -162,7 +162,7 @@ class ModelUpdates:
             for servable in required:
                 due = servable.failed and servable.retry_at <= now
                 fits = servable.state == State.start and not servable.error and room > 0
-                if entry.facts.loaded and servable.loaded_model is None and (due or fits):
+                if entry.facts.wanted and servable.loaded_model is None and (due or fits):
                     room -= MODEL_BYTES
                     self.request_load(servable, urgent=False)
             current = [pointer.current for pointer in (entry.default, *entry.labels.values()) if pointer]
@@ -189,7 +189,7 @@ class ModelUpdates:
         """Apply the outcome of a load, and wake the requests that wait for it."""
         self._first_loads.discard(servable)
         entry = self.catalog.entries.get(servable.model)
-        if entry is not None and not entry.facts.loaded:
+        if entry is not None and not entry.facts.wanted:
             outcome = LoadFailed("UNAVAILABLE", "The model is unloaded.")
         if isinstance(outcome, LoadFailed):
             servable.state, servable.error, servable.error_code = State.end, str(outcome), outcome.code
@@ -242,6 +242,6 @@ def _apply_registered_decisions(servable: Servable, facts: ModelFacts) -> None:
     if model is None:
         return
     own = next((v for v in facts.versions if (v.version, v.artifact) == (model.version, model.artifact)), None)
-    moved = None if own is None else own.decisions
+    registered = None if own is None else own.decisions
     model.set_error_rates({} if own is None else own.error_rates)
-    model.set_decisions(model.manifest.get("decisions") or () if moved is None else moved)
+    model.set_decisions(model.manifest.get("decisions") or () if registered is None else registered)

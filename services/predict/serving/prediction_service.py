@@ -125,7 +125,7 @@ class PredictionService:
 
         def settled(entry: CatalogEntry) -> bool:
             loading = any(one.loaded_model is None and not one.failed for one in entry.required)
-            return entry.facts.loaded == loaded and not (loaded and loading)
+            return entry.facts.wanted == loaded and not (loaded and loading)
 
         await self.wait_for_change(model, settled)
 
@@ -156,7 +156,7 @@ class PredictionService:
     def find_pointer(self, entry: CatalogEntry, selector: Selector, sticky_key: str | None = None) -> Pointer:
         """Return the pointer that answers. Raises NotFound for an unknown version, BadInput for an unknown label."""
         name = entry.facts.name
-        if not entry.facts.loaded:
+        if not entry.facts.wanted:
             raise NotFound(f"The model {name} is unloaded.", fix="Load it first.")
         if selector.label is not None:
             if selector.label not in entry.labels:
@@ -193,7 +193,7 @@ class PredictionService:
 
     def is_model_ready(self, entry: CatalogEntry, selector: Selector) -> bool:
         """Return whether a request would be answered: loaded, or loadable on demand. Raises NotFound, BadInput."""
-        if not entry.facts.loaded or entry.default is None:
+        if not entry.facts.wanted or entry.default is None:
             return False
         servable = self.find_pointer(entry, selector).current
         return servable is not None and (servable.loaded_model is not None or not servable.failed)
@@ -234,7 +234,7 @@ class PredictionService:
         """Compute, in a thread, how far rows are from the training rows. The graph is loaded when first needed."""
         if model.distance is None:
             model.distance = artifacts.onnx_session(self.blobs.read(model.manifest[DISTANCE_BLOB]["sha256"]))
-        feeds, _ = model.columns.encode(model.columns.accept(rows))
+        feeds, _ = model.columns.encode(model.columns.without_unused_columns(rows))
         return distances(model.distance, feeds)
 
     async def predict(self, request: RequestState, model: LoadedModel, rows: InputRows) -> Prediction:
@@ -244,7 +244,7 @@ class PredictionService:
         if request.deadline is not None and request.deadline <= self.loop.time():
             self.counters.expired += 1
             raise DeadlineExceeded("The deadline had passed when the request arrived.")
-        raw_rows, rows = rows, await request.in_thread_if_large(0, model.columns.accept, rows)
+        raw_rows, rows = rows, await request.in_thread_if_large(0, model.columns.without_unused_columns, rows)
         request.left_out = rows.left_out
         request.model, request.predict_at = model, time.perf_counter()
         if model.runs_inline and not request.is_large and rows.count * model.seconds_per_row < INLINE_SECONDS:

@@ -60,7 +60,7 @@ class ProtocolRequest(ABC):
         """Read the client's deadline, in the event loop's time. Raises Malformed."""
 
     @property
-    def level(self) -> float | None:
+    def interval_level(self) -> float | None:
         """The level of intervals from the header `X-Interval`. Raises BadInput."""
         return None if self.interval is None else read_level(self.interval, "X-Interval")
 
@@ -131,7 +131,10 @@ class ProtocolRequest(ABC):
             raise TooLarge("The request has too many rows.", received=rows, expected=f"at most {most}")
 
     async def in_thread_if_large(self, size: int, function: Callable[..., T], *arguments: Any) -> T:
-        """Call a function that reads a body of `size` bytes, in a thread if that would block other requests."""
+        """Call a function that reads a body of `size` bytes, in a thread if that would block other requests.
+
+        A size of 0 reads nothing more: the call is in a thread if this request's body was large.
+        """
         if not self.is_large and size > LARGE_BODY_BYTES:
             self.is_large = True
             self.service.garbage_pauses.begin()

@@ -91,7 +91,7 @@ class QuickNetwork:
         return self._generator.permutation(rows.count).astype(np.int32)
 
 
-def some(rows: RowTensors, numbers: NDArray[np.int64]) -> RowTensors:
+def take_rows(rows: RowTensors, numbers: NDArray[np.int64]) -> RowTensors:
     """Return some of the rows."""
     return rows.map(lambda tensor: tf.gather(tensor, numbers))
 

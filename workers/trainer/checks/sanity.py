@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from fitserve.spec.spec import Spec
 from fitserve.strictjson import finite_json
-from workers.trainer.checks.quick_network import QuickNetwork, first_rate, some, with_labels_of, without_inputs
+from workers.trainer.checks.quick_network import QuickNetwork, first_rate, take_rows, with_labels_of, without_inputs
 
 _BATCH = 32
 _STEPS = 1500  # with one batch
@@ -48,7 +48,7 @@ def sanity(network: QuickNetwork, spec: Spec) -> list[dict[str, Any]]:
 
 def _first_loss(network: QuickNetwork, spec: Spec) -> SanityResult:
     name = "first_loss"
-    wanted = _loss_of_nothing(spec, network.train.y)
+    wanted = _uninformed_loss(spec, network.train.y)
     if wanted is None:
         return SanityResult(
             name, None, None, "known for cross-entropy, squared and absolute errors", "Not checked for this loss."
@@ -70,7 +70,7 @@ def _first_loss(network: QuickNetwork, spec: Spec) -> SanityResult:
 
 def _one_batch(network: QuickNetwork, spec: Spec) -> SanityResult:
     name, expected = "overfits_one_batch", f"at most {_FITTED:g} of the loss of a constant"
-    rows = some(network.train, _distinct(network.train)[:_BATCH])
+    rows = take_rows(network.train, _distinct(network.train)[:_BATCH])
     constant = _loss_of_constant(network, spec, rows)
     share, rate = math.inf, first_rate(spec)
     for factor in (1.0, 10.0):
@@ -139,7 +139,7 @@ def _lowest(network: QuickNetwork, rows: Any, held_out: Any) -> float:
 # --- what to expect -------------------------------------------------------------------------------------
 
 
-def _loss_of_nothing(spec: Spec, truth: Mapping[str, Any]) -> float | None:
+def _uninformed_loss(spec: Spec, truth: Mapping[str, Any]) -> float | None:
     """Return the loss of equal probabilities for all labels, or of predicting 0; None if the loss has no such value."""
     total = 0.0
     for target, loss in spec.training.loss.items():

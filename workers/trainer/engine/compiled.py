@@ -127,7 +127,7 @@ class Compiled:
     def trace(self, trains: bool = True) -> None:
         """Trace the function, with or without training steps, unless a trace that can be used exists."""
         if self._call is not None and (self._trains or not trains):
-            self._tell_fallback()
+            self._report_fallback()
             return
         self._trains = trains
         if self._jit:
@@ -150,15 +150,15 @@ class Compiled:
 
     def _fall_back(self, reason: str) -> None:
         self._trains, self._fallback = True, reason
-        self._tell_fallback()
+        self._report_fallback()
         train_step, test_step = (
             tf.function(partial(self._one_step, step), reduce_retracing=True, jit_compile=self._jit)
             for step in (self.model.train_step, self.model.test_step)
         )
         self._call = partial(self._run_stepwise, train_step, test_step)
 
-    def _tell_fallback(self) -> None:
-        """Report once why training runs step by step, if it does."""
+    def _report_fallback(self) -> None:
+        """Report why training runs step by step, if it does; only once."""
         if self._fallback and self.on_fallback is not None:
             self.on_fallback(f"Training runs step by step, as in `fit` ({self._fallback}).")
         self.on_fallback = None

@@ -31,7 +31,7 @@ class _Next(IntEnum):
     end = 3
 
 
-class _Talk:
+class _Exchange:
     """The exchange between leader and followers: announcements, and the leader's variables."""
 
     def __init__(self, compiled: SharedCompiled) -> None:
@@ -70,20 +70,20 @@ class GangLeader(keras.callbacks.Callback):
 
     def __init__(self, compiled: SharedCompiled) -> None:
         super().__init__()
-        self._compiled, self._talk = compiled, _Talk(compiled)
+        self._compiled, self._exchange = compiled, _Exchange(compiled)
 
     def announce(self, epoch: int, block: int, validation_block: int, plan: StepPlan) -> None:
         """Announce the next call. Raises GangBroken."""
-        self._talk.announcement([_Next.call, epoch, block, validation_block, *map(int, dataclasses.astuple(plan))])
+        self._exchange.announcement([_Next.call, epoch, block, validation_block, *map(int, dataclasses.astuple(plan))])
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Raises GangBroken."""
-        self._talk.announcement([_Next.take_state] + [0] * 9)
-        self._talk.share_state()
+        self._exchange.announcement([_Next.take_state] + [0] * 9)
+        self._exchange.share_state()
 
     def end(self) -> None:
         """Dismiss the followers. Raises GangBroken."""
-        self._talk.announcement([_Next.end] + [0] * 9)
+        self._exchange.announcement([_Next.end] + [0] * 9)
         self._compiled.group.close()
         self._compiled.go_alone()
 
@@ -103,16 +103,16 @@ class LeadersReporter:
 
 def follow(compiled: SharedCompiled, feed: Feed, validation: Feed | None, report: Reporter) -> None:
     """Make the calls that the leader announces, until it ends. Raises TrainingStopped, GangBroken."""
-    talk = _Talk(compiled)
+    exchange = _Exchange(compiled)
     train = _Blocks(feed)
     held_out = _Blocks(validation) if validation is not None else None
     while True:
-        word, epoch, block, validation_block, *steps = talk.announcement()
+        word, epoch, block, validation_block, *steps = exchange.announcement()
         if word == _Next.end:
             compiled.group.close()
             break
         if word == _Next.take_state:
-            talk.share_state()
+            exchange.share_state()
             compiled.model.reset_metrics()
             continue
         first, last, close, validation_first, validation_last, close_validation = steps

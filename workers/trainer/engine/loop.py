@@ -188,7 +188,7 @@ class Loop:
     def _timed(self, plan: StepPlan, rows: RowTensors, order: Any, validation: RowTensors) -> tuple[Logs, Logs]:
         begun = time.perf_counter()
         logs = self.compiled(rows, order, validation, plan)
-        self.pace.took(
+        self.pace.record_call(
             plan.last - plan.first + plan.validation_last - plan.validation_first, time.perf_counter() - begun
         )
         return logs
@@ -211,7 +211,7 @@ class Pace:
         self.seconds, self.steps = seconds, steps
         self._first = True
 
-    def took(self, steps: int, seconds: float) -> None:
+    def record_call(self, steps: int, seconds: float) -> None:
         """Learn from a call. The first one is ignored, because TensorFlow optimises the graph in it."""
         if self._first or not steps:
             self._first = False

@@ -29,16 +29,16 @@ VARYING = {
 
 
 class ReplicaOptimizer:
-    """Updates stacked variables by `optimizer` as each replica's own optimizer, one of `theirs`, would update it."""
+    """Updates stacked variables by `optimizer` as each replica's own, one of `replica_optimizers`, would update it."""
 
-    def __init__(self, optimizer: Any, theirs: Sequence[Any]) -> None:
+    def __init__(self, optimizer: Any, replica_optimizers: Sequence[Any]) -> None:
         self._optimizer = optimizer
         name = type(optimizer).__name__
-        self._arrays = {key: tf.Variable(own) for key, own in _differing(theirs).items()}
-        decays = _decays(theirs)
+        self._arrays = {key: tf.Variable(own) for key, own in _differing(replica_optimizers).items()}
+        decays = _decays(replica_optimizers)
         self._decays = tf.Variable(decays) if decays.any() else None
         optimizer.weight_decay = None  # applied here
-        rates = _learning_rates(theirs)
+        rates = _learning_rates(replica_optimizers)
         constant = all(isinstance(rate, float) for rate in rates)
         self._rates: Any = tf.Variable(np.asarray(rates, np.float32)) if constant else rates
         plain = not getattr(optimizer, "amsgrad", False) and not set(self._arrays)
@@ -49,13 +49,13 @@ class ReplicaOptimizer:
         optimizer._all_reduce_sum_gradients = list
         optimizer._backend_update_step = self._step
 
-    def restart(self, theirs: Sequence[Any]) -> None:
+    def restart(self, replica_optimizers: Sequence[Any]) -> None:
         """Take the hyperparameters of other optimizers, of the same `structure`."""
-        for key, values in _differing(theirs, self._arrays).items():
+        for key, values in _differing(replica_optimizers, self._arrays).items():
             self._arrays[key].assign(values)
         if self._decays is not None:
-            self._decays.assign(_decays(theirs))
-        self._rates.assign(np.asarray(_learning_rates(theirs), np.float32))
+            self._decays.assign(_decays(replica_optimizers))
+        self._rates.assign(np.asarray(_learning_rates(replica_optimizers), np.float32))
 
     def learning_rates(self) -> Any:
         """Return the current learning rate of each replica, `(replicas,)`."""
@@ -140,25 +140,27 @@ class ReplicaOptimizer:
         raw.assign_sub(momentum)
 
 
-def structure(theirs: Sequence[Any]) -> list[Any] | None:
+def structure(replica_optimizers: Sequence[Any]) -> list[Any] | None:
     """Return the constants that these optimizers are traced with; None if one of them has a schedule."""
-    if not all(isinstance(rate, float) for rate in _learning_rates(theirs)):
+    if not all(isinstance(rate, float) for rate in _learning_rates(replica_optimizers)):
         return None
-    differing, config = sorted(_differing(theirs)), widest(theirs).get_config()
+    differing, config = sorted(_differing(replica_optimizers)), widest(replica_optimizers).get_config()
     for key in ("name", "learning_rate", "weight_decay", *differing):
         config.pop(key, None)
-    return [type(theirs[0]).__name__, config, differing, bool(_decays(theirs).any())]
+    return [type(replica_optimizers[0]).__name__, config, differing, bool(_decays(replica_optimizers).any())]
 
 
-def differing(theirs: Sequence[Any]) -> list[str]:
+def differing(replica_optimizers: Sequence[Any]) -> list[str]:
     """Return the names of the arguments in which the optimizers differ, besides learning rate and weight decay."""
-    return sorted(_differing(theirs))
+    return sorted(_differing(replica_optimizers))
 
 
-def _differing(theirs: Sequence[Any], keys: Collection[str] | None = None) -> dict[str, NDArray[np.float32]]:
+def _differing(
+    replica_optimizers: Sequence[Any], keys: Collection[str] | None = None
+) -> dict[str, NDArray[np.float32]]:
     """Return the values, `(replicas,)` each, of the arguments in which the optimizers differ, or of `keys`."""
-    names = VARYING.get(type(theirs[0]).__name__, ())
-    values = {key: [getattr(one, key) for one in theirs] for key in names}
+    names = VARYING.get(type(replica_optimizers[0]).__name__, ())
+    values = {key: [getattr(one, key) for one in replica_optimizers] for key in names}
     return {
         key: np.asarray(own, np.float32)
         for key, own in values.items()
@@ -166,23 +168,23 @@ def _differing(theirs: Sequence[Any], keys: Collection[str] | None = None) -> di
     }
 
 
-def _decays(theirs: Sequence[Any]) -> NDArray[np.float32]:
-    return np.asarray([one.weight_decay or 0.0 for one in theirs], np.float32)
+def _decays(replica_optimizers: Sequence[Any]) -> NDArray[np.float32]:
+    return np.asarray([one.weight_decay or 0.0 for one in replica_optimizers], np.float32)
 
 
-def _learning_rates(theirs: Sequence[Any]) -> list[Any]:
+def _learning_rates(replica_optimizers: Sequence[Any]) -> list[Any]:
     """Return the learning rate of each: a number, or a schedule."""
     schedules = keras.optimizers.schedules.LearningRateSchedule
-    rates = [one._learning_rate for one in theirs]
+    rates = [one._learning_rate for one in replica_optimizers]
     return [rate if isinstance(rate, schedules) else float(keras.ops.convert_to_numpy(rate)) for rate in rates]
 
 
-def widest(theirs: Sequence[Any]) -> Any:
-    """Return an optimizer with every slot that any of `theirs` has: momentum is 0 in some, not in others."""
-    config = theirs[0].get_config()
+def widest(replica_optimizers: Sequence[Any]) -> Any:
+    """Return an optimizer with every slot that any of them has: momentum is 0 in some, not in others."""
+    config = replica_optimizers[0].get_config()
     if "momentum" in config:
-        config["momentum"] = max(one.momentum for one in theirs)
-    return type(theirs[0]).from_config(config)
+        config["momentum"] = max(one.momentum for one in replica_optimizers)
+    return type(replica_optimizers[0]).from_config(config)
 
 
 def _raw(variable: Any) -> Any:

@@ -178,7 +178,7 @@ class SearchRun:
 
         Returns False where that is impossible.
         """
-        if self._late(numbers):
+        if self._end_if_out_of_time(numbers):
             return True
         reporter = self._reporter(numbers)
         try:
@@ -201,10 +201,10 @@ class SearchRun:
         """Train trials that cannot be stacked, each by itself, here or on workers that are idle."""
         members = [number for number in numbers if self._specs[number].ensemble is not None]
         for number in members:
-            if not self._late([number]):
+            if not self._end_if_out_of_time([number]):
                 self._train_alone(number)
         remaining = [number for number in numbers if number not in members]
-        while remaining and not self._late(remaining):
+        while remaining and not self._end_if_out_of_time(remaining):
             assignment = self._report.next_trial(remaining) if len(remaining) > 1 else TrialAssignment(remaining[0])
             for number, path in assignment.finished.items():
                 self._adopt(number, path)
@@ -218,7 +218,7 @@ class SearchRun:
                 time.sleep(ASK_AGAIN_SECONDS)
             remaining = [number for number in remaining if self._rows[number]["state"] == "running"]
 
-    def _late(self, numbers: Sequence[int]) -> bool:
+    def _end_if_out_of_time(self, numbers: Sequence[int]) -> bool:
         """End trials that have not begun when the time is up. At least one trial is trained."""
         if not self._out_of_time() or self._best_number() is None:
             return False

@@ -50,7 +50,7 @@ class Candidate:
     weights: Weights
 
 
-def together(candidates: Sequence[Candidate], best: Candidate) -> list[Candidate]:
+def compatible_candidates(candidates: Sequence[Candidate], best: Candidate) -> list[Candidate]:
     """Return the candidates that take the same inputs and answer the same targets as the best one."""
 
     def ends(spec: Spec) -> Any:
@@ -90,7 +90,7 @@ def choose(
         measure: less is better.
     """
     best = candidates[0]
-    usable = together(candidates, best)
+    usable = compatible_candidates(candidates, best)
     outputs = {one.number: predict(network_of(one), rows) for one in usable}
     taken = (
         select_greedily(outputs, best.number, measure)

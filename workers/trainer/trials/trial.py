@@ -1,4 +1,8 @@
-"""Common parts of all ways to train trials: setup, record of each trial, its file if another worker trained it."""
+"""Common parts of all ways to train trials: setup, record of each trial, its file if another worker trained it.
+
+A trial is one of several trainings within a run: a restart, the member of an ensemble, or a configuration of a search;
+a run of kind `trial` trains one of them on another worker.
+"""
 
 from __future__ import annotations
 

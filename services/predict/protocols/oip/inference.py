@@ -50,7 +50,7 @@ def apply_timeout(request: ProtocolRequest, parameters: dict[str, Any]) -> None:
 def level_of(request: ProtocolRequest, parameters: dict[str, Any]) -> float | None:
     """Return the interval level from the parameter `interval`, else from the header. Raises BadInput."""
     value = parameters.get("interval")
-    return request.level if value is None else read_level(value, "/parameters/interval")
+    return request.interval_level if value is None else read_level(value, "/parameters/interval")
 
 
 def check_parameters(parameters: dict[str, Any] | None) -> dict[str, Any]:

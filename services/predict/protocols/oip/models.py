@@ -115,9 +115,9 @@ def repository_index(request: ProtocolRequest, ready_only: bool) -> list[dict[st
     versions = []
     for entry in request.service.visible_entries(request.identify()):
         for number, pointer in sorted(entry.versions.items()):
-            ready = entry.facts.loaded and not pointer.target.failed
+            ready = entry.facts.wanted and not pointer.target.failed
             if ready or not ready_only:
-                reason = pointer.target.error or ("" if entry.facts.loaded else "unloaded")
+                reason = pointer.target.error or ("" if entry.facts.wanted else "unloaded")
                 state = "READY" if ready else "UNAVAILABLE"
                 versions.append({"name": entry.facts.name, "version": str(number), "state": state, "reason": reason})
     return versions

@@ -77,7 +77,7 @@ async def _predict(request: GrpcRequest, message: Any) -> Any:
     for name, values in prediction.outputs.items():
         if not message.output_filter or name in message.output_filter:
             response.outputs[name].CopyFrom(_to_proto(values))
-    for one in prediction.bounds(request.level):
+    for one in prediction.bounds(request.interval_level):
         for name, values in one.named().items():
             if not message.output_filter or {name, one.output} & set(message.output_filter):
                 response.outputs[name].CopyFrom(_to_proto(values))
@@ -86,8 +86,8 @@ async def _predict(request: GrpcRequest, message: Any) -> Any:
 
 def _refuse_level(request: GrpcRequest) -> None:
     """Raise BadInput if a request asks for intervals: TensorFlow Serving's messages have no field for them."""
-    if request.level:
-        raise BadInput("Only Predict answers with intervals.", received=request.level, fix="Call Predict.")
+    if request.interval_level:
+        raise BadInput("Only Predict answers with intervals.", received=request.interval_level, fix="Call Predict.")
 
 
 async def _classify(request: GrpcRequest, message: Any) -> Any:
@@ -211,7 +211,7 @@ async def _reload(request: GrpcRequest, message: Any) -> Any:
 
     def applied(entry: CatalogEntry) -> bool:
         current = {facts.label: facts.version for facts in entry.facts.labels}
-        return entry.facts.loaded and labels[entry.facts.name].items() <= current.items()
+        return entry.facts.wanted and labels[entry.facts.name].items() <= current.items()
 
     try:
         await request.service.change_registry(apply)

@@ -77,23 +77,27 @@ async def _predict(request: HttpRequest) -> HttpResponse:
     model = await request.resolve(request.selector)
     body = await request.body()
     if request.media_type != "text/csv":
-        rows, by_row, level = await request.in_thread_if_large(
+        rows, by_row, interval_level = await request.in_thread_if_large(
             len(body), read_predict, model, body, request.check_count
         )
-        level = request.level if level is None else level
+        interval_level = request.interval_level if interval_level is None else interval_level
         prediction = await request.service.predict(request, model, rows)
         return HttpResponse(
-            await request.in_thread_if_large(0, lambda: write_predict(prediction, by_row, prediction.bounds(level)))
+            await request.in_thread_if_large(
+                0, lambda: write_predict(prediction, by_row, prediction.bounds(interval_level))
+            )
         )
-    level = request.level
+    interval_level = request.interval_level
     rows = await request.in_thread_if_large(len(body), read_csv, model, body)
     prediction = await request.service.predict(request, model, rows)
     if "text/csv" in (request.header(b"accept") or ""):
         decided = await request.service.decide(prediction, rows, decided_outputs(model)) if model.deciders else {}
-        content = await request.in_thread_if_large(0, lambda: write_csv(prediction, prediction.bounds(level), decided))
+        content = await request.in_thread_if_large(
+            0, lambda: write_csv(prediction, prediction.bounds(interval_level), decided)
+        )
         return HttpResponse(content, media_type=b"text/csv; charset=utf-8")
     return HttpResponse(
-        await request.in_thread_if_large(0, lambda: write_predict(prediction, True, prediction.bounds(level)))
+        await request.in_thread_if_large(0, lambda: write_predict(prediction, True, prediction.bounds(interval_level)))
     )
 
 
@@ -103,7 +107,7 @@ async def _classify(request: HttpRequest) -> HttpResponse:
     output = choose_output(model, signature, CLASSIFY_TASKS, "classify")
     prediction = await request.service.predict(request, model, rows)
     scores = prediction.outputs[output.name]
-    body = {"results": label_scores(output, scores), **_bounds_of(prediction, output, request.level)}
+    body = {"results": label_scores(output, scores), **_bounds_of(prediction, output, request.interval_level)}
     if output.name in model.deciders:
         decided = (await request.service.decide(prediction, rows, [output]))[output.name]
         body |= {"results": decided_scores(body["results"], decided), "decisions": decided.entries()}
@@ -116,15 +120,17 @@ async def _regress(request: HttpRequest) -> HttpResponse:
     output = choose_output(model, signature, REGRESS_TASKS, "regress")
     prediction = await request.service.predict(request, model, rows)
     values = prediction.outputs[output.name]
-    body = {"results": values[:, 0].tolist(), **_bounds_of(prediction, output, request.level)}
+    body = {"results": values[:, 0].tolist(), **_bounds_of(prediction, output, request.interval_level)}
     return HttpResponse(write_json(body, bool(np.isfinite(values).all())))
 
 
-def _bounds_of(prediction: Prediction, output: ModelOutput, level: float | None) -> dict[str, list[Any]]:
+def _bounds_of(prediction: Prediction, output: ModelOutput, interval_level: float | None) -> dict[str, list[Any]]:
     """Return the fields that bounds add to `results`: the interval or set of one output, one value per row."""
     if output.task == "multilabel":  # this output has none, even if others do
         return {}
-    return {name: listed for one in prediction.bounds(level, output.name) for name, listed in one.listed().items()}
+    return {
+        name: listed for one in prediction.bounds(interval_level, output.name) for name, listed in one.listed().items()
+    }
 
 
 async def _examples(request: HttpRequest, model: LoadedModel) -> tuple[InputRows, str]:
@@ -256,7 +262,7 @@ def status(entry: CatalogEntry, pointers: list[Pointer] | None) -> dict[str, Any
 
 
 def _version_status(servable: Servable, entry: CatalogEntry) -> dict[str, Any]:
-    state = servable.state if entry.facts.loaded else State.end
+    state = servable.state if entry.facts.wanted else State.end
     error = {"error_code": servable.error_code, "error_message": servable.error}
     return {"version": str(servable.version), "state": str(state), "status": error}
 
