@@ -114,10 +114,10 @@ def _of_training(format: str, spec: Mapping[str, Any] | None) -> list[Problem]:
     named += ["/initial_weights"] if spec.get("initial_weights") else []
     named += ["/target"] if len(spec["target"]) > 1 or spec["target"][0]["task"] == "multilabel" else []
     layers = CODE_LAYERS if spec.get("ensemble") else CODE_LAYERS | _CODE_NOISE
-    for at, node in enumerate(spec["network"]):
+    for index, node in enumerate(spec["network"]):
         kind = next(name for name in node if name[0].isupper())
-        named += [f"/network/{at}/{kind}"] if kind not in layers else []
-        named += [f"/network/{at}/{kind}/{name}" for name in _drops_inside(kind, node[kind] or {})]
+        named += [f"/network/{index}/{kind}"] if kind not in layers else []
+        named += [f"/network/{index}/{kind}/{name}" for name in _drops_inside(kind, node[kind] or {})]
     for name, loss in training["loss"].items():
         named += [f"/training/loss/{name}"] if "Quantile" in str(loss) else []
     return [Problem(f"{format} cannot hold {pointer}.", pointer=pointer) for pointer in named]

@@ -124,7 +124,7 @@ class _FitserveEstimator(BaseEstimator):
         ask = getattr(client.models, verb)
         table = pa.table(columns)
         parts = range(0, max(table.num_rows, 1), ROWS_AT_ONCE)
-        return [ask(self.model_, table.slice(at, ROWS_AT_ONCE), version=self.version_) for at in parts]
+        return [ask(self.model_, table.slice(start, ROWS_AT_ONCE), version=self.version_) for start in parts]
 
     def delete(self) -> None:
         """Delete this estimator's model from the server now. Its run and its dataset stay."""

@@ -345,9 +345,9 @@ def note_placeholder(name: str, texts: pa.Array, numbers: pa.Array) -> Notice | 
     distinct, counts = np.unique(values[finite], return_counts=True)
     if len(distinct) <= FEWEST_OTHERS:
         return None
-    for at, others in ((0, distinct[1:]), (-1, distinct[:-1])):
-        number, count = float(distinct[at]), int(counts[at])
-        gap = abs(float(others[0 if at == 0 else -1]) - number)
+    for index, others in ((0, distinct[1:]), (-1, distinct[:-1])):
+        number, count = float(distinct[index]), int(counts[index])
+        gap = abs(float(others[0 if index == 0 else -1]) - number)
         spread = float(others[-1]) - float(others[0])
         is_apart = gap >= LEAST_DISTANCE * spread or number < 0 <= others[0]
         if number not in PLACEHOLDERS or count < max(2, RAREST * finite.sum()) or not is_apart:
@@ -378,11 +378,11 @@ def note_placeholder_date(name: str, texts: pa.Array, moments: pa.Array) -> Noti
     ):
         return None
     days, counts = np.unique(values[present] // times.DAY, return_counts=True)
-    for at, others in ((0, days[1:]), (-1, days[:-1])):
-        day, count = int(days[at]), int(counts[at])
+    for index, others in ((0, days[1:]), (-1, days[:-1])):
+        day, count = int(days[index]), int(counts[index])
         if day not in DATES or count < 2 or len(others) < FEWEST_OTHERS:
             continue
-        if abs(int(others[0 if at == 0 else -1]) - day) < max(
+        if abs(int(others[0 if index == 0 else -1]) - day) < max(
             YEARS_APART, LEAST_DISTANCE * (int(others[-1]) - int(others[0]))
         ):
             continue

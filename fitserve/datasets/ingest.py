@@ -187,7 +187,7 @@ class _ParsingPass:
     def _process(self, numbers: np.ndarray, batch: pa.RecordBatch) -> None:
         """Parse all columns of a batch, drop rows that strict plans refuse, then count, sample and write."""
         columns = batch.columns
-        parsed = self._for_each_column(lambda at: self.parsers[at].parse(columns[at], numbers))
+        parsed = self._for_each_column(lambda index: self.parsers[index].parse(columns[index], numbers))
         arrays, masks = [values for values, _ in parsed], [bad for _, bad in parsed if bad is not None]
         if masks:
             good = ~np.logical_or.reduce(masks)
@@ -199,22 +199,22 @@ class _ParsingPass:
         if any(parser.plan_changed for parser in self.parsers):
             self.writer.discard()  # the rest is read only to report its bad values
             return
-        self._for_each_column(lambda at: self.counts[at].add(arrays[at]))
+        self._for_each_column(lambda index: self.counts[index].add(arrays[index]))
         table = pa.Table.from_arrays(arrays, names=list(self.reader.names))
         self.sample.add(table)
         self.writer.write(table)
 
     def _for_each_column(self, work: Callable[[int], Any]) -> list[Any]:
-        """Return `work(at)` for each column, on two threads: Arrow and numpy release the interpreter's lock."""
+        """Return `work(index)` for each column, on two threads: Arrow and numpy release the interpreter's lock."""
         count = len(self.parsers)
         if count < 2:
-            return [work(at) for at in range(count)]
+            return [work(index) for index in range(count)]
         results: list[Any] = [None] * count
         columns = iter(range(count))
 
         def work_through() -> None:
-            for at in columns:  # next() of a shared iterator is atomic
-                results[at] = work(at)
+            for index in columns:  # next() of a shared iterator is atomic
+                results[index] = work(index)
 
         other_thread = self.pool.submit(work_through)
         work_through()

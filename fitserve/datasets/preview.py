@@ -66,7 +66,7 @@ def sample_rows(path: Path, most: int = 20_000) -> pa.Table:
     """Return about `most` rows at most, spread evenly over the table, from up to eight row groups."""
     file = pq.ParquetFile(path)
     groups = file.metadata.num_row_groups
-    chosen = sorted({round(at) for at in np.linspace(0, groups - 1, min(groups, 8))})
+    chosen = sorted({round(position) for position in np.linspace(0, groups - 1, min(groups, 8))})
     share = max(1, most // len(chosen))
     parts = []
     for group in chosen:

@@ -30,7 +30,7 @@ class RowPlan:
             for name in dict.fromkeys(part.input for part in column.parts)
         ]
         self._writers: tuple[ValueWriter, ...] = tuple(write for _, _, write in steps)
-        self._inputs = [at for _, at, _ in steps]
+        self._inputs = [index for _, index, _ in steps]
         places = [place for place, _, _ in steps]
         self._repeated = None if places == list(range(len(columns))) else _getter(places)
         self._by_name = _getter(self.names)

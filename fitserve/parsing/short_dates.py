@@ -20,7 +20,7 @@ def read_short_date(number: float, order: str, first_year: int) -> date:
     digits = f"{int(number):06d}"
     if number % 1 or number < 0 or len(digits) > 6:
         raise ValueError("not a date of six digits")
-    year, month, day = (int(digits[at : at + 2]) for at in PLACES[order])
+    year, month, day = (int(digits[start : start + 2]) for start in PLACES[order])
     return date(first_year + (year - first_year) % 100, month, day)
 
 

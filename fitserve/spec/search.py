@@ -304,13 +304,13 @@ def values_of(ranges: Mapping[str, Range], point: Point) -> dict[str, Any]:
     flat = dict(_flat(ranges))
     names = short_names(list(flat))
     values: dict[str, Any] = {}
-    for pointer, at in point.items():
+    for pointer, coordinate in point.items():
         one = flat[pointer]
         if isinstance(one, Choice):
-            path: tuple[str | int, ...] = (*_keys(pointer), KEY, int(at))
-            values[names[pointer]] = _filled(one.options[int(at)], path, point)
+            path: tuple[str | int, ...] = (*_keys(pointer), KEY, int(coordinate))
+            values[names[pointer]] = _filled(one.options[int(coordinate)], path, point)
         else:
-            values[names[pointer]] = at
+            values[names[pointer]] = coordinate
     return values
 
 
@@ -413,7 +413,7 @@ def read_search(body: dict[str, Any]) -> tuple[SearchSpec | None, list[Problem]]
         problems.append(Problem(f"A search has at most {MAX_RANGES} ranges.", f"/{KEY}", received=len(ranges)))
     search = SearchSpec(settings, template, ranges)
     if settings.sampler == "grid" and not problems and search.configurations is None:
-        endless = [at for at, one in _flat(ranges) if isinstance(one, NumberRange) and one.count() is None]
+        endless = [pointer for pointer, one in _flat(ranges) if isinstance(one, NumberRange) and one.count() is None]
         if endless:
             detail = "A grid needs ranges that can be counted; this one has any number between its ends."
             problems.append(Problem(detail, f"{endless[0]}/{KEY}", fix="Give it a step, or a list of values."))

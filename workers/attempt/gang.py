@@ -151,7 +151,7 @@ class LeaderAttempt(_GangAttempt):
     # --- before -----------------------------------------------------------------------------------------
 
     def _gather(self, address: str) -> list[Helper]:
-        """Offer parts, wait for helpers, and return those to start with. Raises OthersFirst, TrainerStopped."""
+        """Offer parts, wait for helpers, and return those to start with. Raises OtherRunsWait, TrainerStopped."""
         offered = self._until_available(lambda: gangs.offer(self.engine, self.lease, self._count - 1, release()))
         self._publish(offered)
         offered_at = time.monotonic()

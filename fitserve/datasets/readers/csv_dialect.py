@@ -117,7 +117,9 @@ class _Detection:
         if self.options.comment == NO_CHARACTER or not self.text.lstrip("\r\n").startswith(mark):
             return
         lines = lines_of(self.text)
-        count = next((at for at, line in enumerate(lines) if line.strip() and not line.startswith(mark)), len(lines))
+        count = next(
+            (index for index, line in enumerate(lines) if line.strip() and not line.startswith(mark)), len(lines)
+        )
         last = next(line for line in reversed(lines[:count]) if line.strip())
         if last[len(mark) : len(mark) + 1] in (self.delimiter or ",;\t|") and last[len(mark) :]:
             count = lines.index(last)  # the header's first name is `#`
@@ -276,7 +278,7 @@ class _Detection:
             wanted[0] = _free_name(INDEX, set(wanted))
         names, renamed = unique_names(wanted)
         if renamed:
-            shown = ", ".join(f"column {at} is {names[at - 1]!r}" for at in renamed[:5])
+            shown = ", ".join(f"column {number} is {names[number - 1]!r}" for number in renamed[:5])
             more = f" and {len(renamed) - 5} more" if len(renamed) > 5 else ""
             line = self.skipped + record.line + 1
             self._add(

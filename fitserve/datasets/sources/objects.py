@@ -102,7 +102,7 @@ def read_objects(
 def _download_all(
     kind: str, source: ObjectSource, connection: Connection, place: Place, objects: Sequence[ListedObject]
 ) -> list[PartFile]:
-    paths = [place.folder / f"part-{at}" for at in range(len(objects))]
+    paths = [place.folder / f"part-{index}" for index in range(len(objects))]
     with (
         _opened(kind, source, connection) as (store, _, _),
         # `map` cancels downloads that have not started once one has failed
@@ -179,7 +179,7 @@ def _matching(store: Any, path: str, pointer: str, stated: str) -> list[dict[str
     if any("**" in part and part != "**" for part in pattern):
         what = "In a pattern, `**` stands for folders: alone between two slashes."
         raise SourceRefused(what, problems=[Problem(what, pointer, received=stated[:120], expected="2026/**/*.csv")])
-    fixed = next(at for at, part in enumerate(pattern) if any(sign in part for sign in SIGNS))
+    fixed = next(index for index, part in enumerate(pattern) if any(sign in part for sign in SIGNS))
     depth = None if "**" in pattern else len(pattern) - fixed
     listed = store.find("/".join(pattern[:fixed]), maxdepth=depth, withdirs=True, detail=True)
     matches = Pattern(pattern[fixed:])
@@ -202,7 +202,9 @@ class Pattern:
             if part == "**":
                 reached = set(range(min(reached), len(names) + 1))
             else:
-                reached = {at + 1 for at in reached if at < len(names) and fnmatch.fnmatchcase(names[at], part)}
+                reached = {
+                    index + 1 for index in reached if index < len(names) and fnmatch.fnmatchcase(names[index], part)
+                }
             if not reached:
                 return False
         return len(names) in reached

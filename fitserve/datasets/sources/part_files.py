@@ -216,12 +216,12 @@ def _schema(reader: TableReader) -> pa.Schema:
     return pa.schema([(name, kind) for name in reader.names])
 
 
-def _with_folders(at: int, table: PartTable, folders: FolderColumns) -> TablePart:
-    return TablePart(table.name, folders.schema_of(table.schema), lambda: folders.rows_of(at, _batches(table)))
+def _with_folders(index: int, table: PartTable, folders: FolderColumns) -> TablePart:
+    return TablePart(table.name, folders.schema_of(table.schema), lambda: folders.rows_of(index, _batches(table)))
 
 
 def _join_typed(tables: Sequence[PartTable], place: Place, folders: FolderColumns) -> tuple[Path, list[Notice]]:
-    parts = [_with_folders(at, table, folders) for at, table in enumerate(tables)]
+    parts = [_with_folders(index, table, folders) for index, table in enumerate(tables)]
     schema, notices = unify(parts)
     path = place.folder / "joined.arrow"
     with ArrowFile(path, schema, place.limits, place.raise_if_stopped) as joined:
@@ -237,8 +237,8 @@ def _batches(table: PartTable) -> Iterator[pa.RecordBatch]:
 def _join_texts(tables: Sequence[PartTable], place: Place, folders: FolderColumns) -> tuple[Path, list[Notice]]:
     """Write the fields of all parts as texts into one CSV file, so that kinds are inferred from all rows."""
     parts, notices = [], []
-    for at, table in enumerate(tables):
-        parts.append(_with_folders(at, table, folders))
+    for index, table in enumerate(tables):
+        parts.append(_with_folders(index, table, folders))
         if table.rejected:
             message = f"{table.rejected} rows of {table.name} were left out."
             notices.append(Notice(code="rows_left_out", message=message, evidence=table.first_rejected))

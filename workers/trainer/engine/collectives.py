@@ -98,7 +98,7 @@ class Collectives:
 
     def agree(self, digest: str, what: str) -> None:
         """Compare a hexadecimal digest with the leader's. Raises GangBroken if they differ."""
-        own = [int(digest[at : at + 15], 16) for at in (0, 15)]
+        own = [int(digest[start : start + 15], 16) for start in (0, 15)]
         broadcast = tf.function(self.from_leader, autograph=False)
         with self.failing_together():
             leaders = [int(number) for number in broadcast(tf.constant(own, tf.int64)).numpy()]

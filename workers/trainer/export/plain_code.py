@@ -112,8 +112,8 @@ def notebook(text: str) -> str:
         cells.append({"cell_type": "markdown", "metadata": {}, "source": f"## {title}"})
         cell: dict[str, Any] = {"cell_type": "code", "execution_count": None, "metadata": {}, "outputs": []}
         cells.append({**cell, "source": code.strip()})
-    for at, cell in enumerate(cells):
-        cell["id"] = f"cell-{at}"
+    for index, cell in enumerate(cells):
+        cell["id"] = f"cell-{index}"
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     return json.dumps(
         {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}, indent=1

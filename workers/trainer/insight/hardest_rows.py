@@ -93,8 +93,8 @@ def hardest_numbers(
 
     return finite_json(
         {
-            "hardest": [entry(int(at)) for at in order[:LISTED]],
-            "mislabelled": [entry(int(at)) for at in outliers[:LISTED]],
+            "hardest": [entry(int(index)) for index in order[:LISTED]],
+            "mislabelled": [entry(int(index)) for index in outliers[:LISTED]],
             "mislabelled_rows": len(outliers),
             "rows": len(truth),
             "method": f"residual beyond {OUTLIER:g} robust standard deviations",

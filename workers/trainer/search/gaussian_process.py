@@ -90,7 +90,7 @@ class GaussianProcess:
         if len(self._points) <= MAX_RESULTS:
             return list(places)
         best = sorted(places, key=lambda index: (self._results[index], index))[: MAX_RESULTS // 2]
-        last = [at for at in places[-MAX_RESULTS:] if at not in set(best)]
+        last = [index for index in places[-MAX_RESULTS:] if index not in set(best)]
         return sorted([*best, *last[-(MAX_RESULTS - len(best)) :]])
 
     def _candidates(self, known: Sequence[int]) -> list[Point]:
@@ -160,12 +160,12 @@ def _chosen(ranges: Mapping[str, Range], point: Point) -> dict[str, Range]:
 def _part(one: Range, pointer: str, point: Point) -> Point:
     """Return the part of a vector for one range and those nested in it."""
     own = _chosen({pointer: one}, point)
-    return {at: value for at, value in point.items() if at in own}
+    return {name: value for name, value in point.items() if name in own}
 
 
 def _without(one: Range, pointer: str, point: Point) -> Point:
     own = _part(one, pointer, point)
-    return {at: value for at, value in point.items() if at not in own}
+    return {name: value for name, value in point.items() if name not in own}
 
 
 def _normal_scores(results: Sequence[float]) -> Vector:
