@@ -110,7 +110,7 @@ def figures() -> dict[str, float]:
 
     def predict_mixed() -> None:
         given, by_row, _ = read_predict(model, body)
-        tfserving.write_predict(model.predict(model.columns.accept(given)), by_row)
+        tfserving.write_predict(model.predict(model.columns.without_unused_columns(given)), by_row)
 
     plain = loaded(numeric())
     values = np.random.default_rng(0).uniform(-99, 99, (ROWS, 6)).astype(np.float32)
@@ -137,11 +137,11 @@ def figures() -> dict[str, float]:
 
     def predict_image() -> Any:
         given, by_row, _ = read_predict(digits, listed)
-        return tfserving.write_predict(digits.predict(digits.columns.accept(given)), by_row)
+        return tfserving.write_predict(digits.predict(digits.columns.without_unused_columns(given)), by_row)
 
     def infer_image() -> Any:
         decoded = oip.read_infer(digits, *binary)
-        return oip.write_infer(digits.predict(digits.columns.accept(decoded.rows)), decoded, {})
+        return oip.write_infer(digits.predict(digits.columns.without_unused_columns(decoded.rows)), decoded, {})
 
     feeds, _ = digits.columns.encode(InputRows(pixels.tolist()))
 

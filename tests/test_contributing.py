@@ -467,7 +467,7 @@ from pathlib import Path
 from types import SimpleNamespace
 import migrations
 from fitserve import db, events, webhooks
-from fitserve.runs.finish import _record_end
+from fitserve.runs.finish import _record_end_event
 from fitserve.settings import Settings
 from fitserve.states import RunState
 
@@ -477,7 +477,7 @@ migrations.upgrade(settings.resolved_database_url)
 run = SimpleNamespace(id="run_1", kind="training", dataset_id="ds_1", model=None, owner="key_1")
 engine = db.make_engine(settings.resolved_database_url)
 with db.transaction(engine) as session:
-    _record_end(session, run, RunState.succeeded, db.now(session), {})
+    _record_end_event(session, run, RunState.succeeded, db.now(session), {})
     assert {event.type for event in events.latest(session, "key_1", limit=5)} == {"run.succeeded", "run.noted"}
 webhooks.check_events(["run.noted"])
 """
