@@ -68,7 +68,8 @@ def test_a_run_goes_on_whoever_is_lost(cluster: Cluster) -> None:
     said = check(cluster, run_id, 60)
     assert "A worker of the gang was lost; training resumes" in said
     assert said.count("2 workers train the network together.") == 2
-    assert [part.state for part in parts_of(cluster, run_id)][-1] == "succeeded"
+    # Cancelled if the run ended before its helper, which had trained all epochs too, came to say so.
+    assert parts_of(cluster, run_id)[-1].state in ("succeeded", "cancelled")
     members.remove(lost)
 
     run_id = cluster.submit(epochs=60, seconds=0.05, checkpoint_every=2, workers=TWO)
