@@ -37,7 +37,7 @@ demo: $(VENV)/.runtime  ## two real tables, from upload to prediction
 	$(BIN)/fitserve demo
 
 test: $(VENV)/.dev dashboard  ## the whole suite, with real services
-	$(BIN)/python -m pytest -n 6
+	$(BIN)/python -m pytest -n 5
 
 .PHONY: test-fast test-tools
 test-fast: $(VENV)/.dev  ## about two minutes: no TensorFlow, no whole server, no PostgreSQL
