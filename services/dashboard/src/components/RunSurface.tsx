@@ -36,10 +36,12 @@ export function RunSurface({ run }: { run: RunDetail }) {
       <Card title={t("surface.title")}>
         <div className="stack">
           <p className="small muted">{t("surface.lead")}</p>
-          <div className="fields narrow-fields">
-            <Select label="x" value={x || (data?.x.column ?? "")} choices={data?.axes ?? columns} onChange={setX} />
-            <Select label="y" value={y || (data?.y.column ?? "")} choices={data?.axes ?? columns} onChange={setY} />
-          </div>
+          {(!surface.isPending || x || y) && (
+            <div className="fields narrow-fields">
+              <Select label="x" value={x || (data?.x.column ?? "")} choices={data?.axes ?? columns} onChange={setX} />
+              <Select label="y" value={y || (data?.y.column ?? "")} choices={data?.axes ?? columns} onChange={setY} />
+            </div>
+          )}
           {surface.isPending && (x === "" || x !== y) && <Loading />}
           {surface.error && <ErrorView error={surface.error} />}
           {data === null && <Empty title={t("surface.none")} />}
