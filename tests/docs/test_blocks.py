@@ -127,7 +127,8 @@ def example_objects(server: Server, tmp_path_factory: pytest.TempPathFactory) ->
     frame.assign(large=frame.gre * 2).to_parquet(folder / "large.parquet")
     runs = [client.runs.create(folder / "spec.yaml", training={"epochs": 2, "seed": n}) for n in range(4)]
     finished = [run.wait(PATIENCE) for run in runs]
-    client.models.promote("admissions", max(run.version or 0 for run in finished) - 1)
+    newest = max(run.version or 0 for run in finished)  # 4, unless pages have trained the same model before
+    client.models.promote("admissions", newest - 1)
 
     def prepare(command: str, into: Path) -> dict[str, str]:
         shutil.copytree(folder, into, dirs_exist_ok=True)
@@ -140,7 +141,7 @@ def example_objects(server: Server, tmp_path_factory: pytest.TempPathFactory) ->
             run = client.runs.create(into / "spec.yaml", training={"epochs": epochs})
             one = run.id if command == "runs cancel" else run.cancel().wait(PATIENCE, check=False).id
         if command.startswith("models rollout "):
-            _prepare_rollout(client, command, max(run.version or 0 for run in finished))
+            _prepare_rollout(client, command, newest)
         if command.startswith("automations "):
             _prepare_automation(client, command, into)
         if command == "datasets append":
@@ -165,6 +166,7 @@ def example_objects(server: Server, tmp_path_factory: pytest.TempPathFactory) ->
             "wts_01kb...": weights,
             "--channel team-chat": "https://8.8.8.8/chat",
             "| jq .resolved": "| grep epochs",
+            "--to 4": f"--to {newest}",
             "share admissions@2": "share admissions",
             "--epoch 20": "--epoch 1",  # of the two that are trained here
             "--epoch 40": "--epoch 1",
