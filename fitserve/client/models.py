@@ -356,7 +356,7 @@ class Models(Resource):
         return ModelHistory.model_validate(self._connection.get(model_path(model, "history"), {"window": window}))
 
     def feedback(self, model: str, items: Sequence[Mapping[str, Any]]) -> FeedbackAnswer:
-        """Post ground truth, from which `drift` then reports a version's live accuracy.
+        """Post ground truth; `drift` then reports the live accuracy of the version that predicted it.
 
         Each item has an `id` (the row's `X-Prediction-ID`, or an id of your own) and the `truth`; with an id of your
         own also the `predicted` value and the `version` that predicted it. Posted twice, an item counts once.

@@ -22,7 +22,7 @@ SEEDS = 5
 MAX_PARTS = 100
 _DROPOUT = ("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianDropout", "AlphaDropout")
 _NORMALIZATION = ("BatchNormalization",)
-# `all` does not count layers that only reshape as parts.
+# Layers that only reshape: `ablate: all` leaves none of them out.
 _SHAPING = ("Flatten", "Reshape", "Permute", "Concatenate", "Average", "Add", "Multiply", "RepeatVector", "Cropping1D")
 
 Body = dict[str, Any]

@@ -77,7 +77,7 @@ class Target(DataModel):
 
     @property
     def units(self) -> int:
-        """Numbers per row of a resolved target once encoded; an index counts as one number per label."""
+        """Output units of a resolved target: one per label if it has several labels, else one per column."""
         return len(self.labels or ()) if self.task == "multiclass" else len(self.columns)
 
 

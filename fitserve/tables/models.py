@@ -64,7 +64,7 @@ class Label(Base):
 
 
 class DecisionChange(Base):
-    """A change of a version's decisions; before the first one, its manifest's apply. The code only appends."""
+    """A change of a version's decisions. Until the first change, those in its manifest apply. Rows are only added."""
 
     __tablename__ = "decisions"
     __table_args__ = (

@@ -59,7 +59,7 @@ def rules(caller: Reader) -> list[RuleInfo]:
 
 @router.get("/runs/{run_id}/findings", summary="Diagnose a run")
 def get_findings(run_id: str, caller: Reader, ctx: Ctx) -> Findings:
-    """Most severe first; deterministic for a run. While the run trains, based on its epochs so far."""
+    """Findings, most severe first. While the run trains, they are based on its epochs so far."""
     findings = diagnose(load_insight(ctx, caller, run_id).record)
     return Findings(items=[FindingInfo(n=n, **asdict(finding)) for n, finding in enumerate(findings, 1)])
 

@@ -248,7 +248,7 @@ class LoadedModel:
         started = time.perf_counter()
         if rows.count < FEW_ROWS and (buffer := self.take_buffer()) is not None:
             try:
-                if buffer.read(rows.values):
+                if buffer.encode(rows.values):
                     encoded_at = time.perf_counter()
                     answers = {name: view.copy() for name, view in buffer.infer(rows.count).items()}
                     seconds = encoded_at - started, time.perf_counter() - encoded_at

@@ -48,8 +48,8 @@ class RowBuffer:
             self.outputs[one.name] = np.zeros((self.rows, units), dtype)
         self._bindings: dict[int, Any] = {}
 
-    def read(self, values: Any) -> bool:
-        """Write a request's rows with `write` (a list of rows) or `write_numbers` (a float64 matrix)."""
+    def encode(self, values: Any) -> bool:
+        """Encode a request's rows (a list, or a float64 matrix); False if one is unusual, or if there are too many."""
         if isinstance(values, np.ndarray):
             plain = self._numbers
             if plain is None or values.shape[1:] != (plain.columns,) or len(values) > self.rows:

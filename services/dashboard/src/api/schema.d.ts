@@ -746,7 +746,7 @@ export interface paths {
         };
         /**
          * Diagnose a run
-         * @description Most severe first; deterministic for a run. While the run trains, based on its epochs so far.
+         * @description Findings, most severe first. While the run trains, they are based on its epochs so far.
          */
         get: operations["get_findings_api_v1_runs__run_id__findings_get"];
         put?: never;
