@@ -95,6 +95,7 @@ def test_calibration_slices_and_groups_are_shown_and_sorted(page: Page, api: htt
     evaluation = api.get(f"/runs/{decided}/evaluation").raise_for_status().json()
     slices = api.get(f"/runs/{decided}/slices", params={"target": "buys"}).raise_for_status().json()
     page.goto(f"/runs/{decided}?tab=evaluation")
+    expect(page.get_by_text("describe the network before its probabilities were calibrated")).to_be_visible()
     table = page.get_by_test_id("calibration").first
     calibrated = evaluation["test"]["buys"]["calibrated"]
     for name, shown in (

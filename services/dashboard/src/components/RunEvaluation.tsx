@@ -30,7 +30,7 @@ export function RunEvaluation({ run }: { run: RunDetail }) {
   const metrics = isFigures(run.result?.metrics) ? run.result.metrics : {};
   return (
     <div className="stack">
-      <FinalMetrics metrics={metrics} factors={unitFactors(run.result)} />
+      <FinalMetrics metrics={metrics} factors={unitFactors(run.result)} isCalibrated={hasCalibration(run.result)} />
       {isFigures(run.result?.ensemble) && <EnsembleGain ensemble={run.result.ensemble} />}
       {evaluation.error && <ErrorView error={evaluation.error} />}
       {evaluation.data &&
@@ -45,19 +45,32 @@ export function RunEvaluation({ run }: { run: RunDetail }) {
   );
 }
 
+/** Whether the probabilities of any target were calibrated after training. */
+function hasCalibration(result: RunDetail["result"]): boolean {
+  const calibration = isFigures(result?.calibration) ? result.calibration : {};
+  return Object.values(calibration).some((one) => isFigures(one) && typeof one.method === "string");
+}
+
 /** How many labels each classified target has. */
 function labelCounts(evaluation: Evaluation | null): Record<string, number> {
   const parts = evaluation ? partsOf(evaluation) : [];
   return Object.fromEntries(parts.flatMap(({ title, figures }) => (Array.isArray(figures.labels) ? [[title, figures.labels.length] as const] : [])));
 }
 
-function FinalMetrics({ metrics, factors }: { metrics: Figures; factors: ReadonlyMap<string, number> }) {
+interface FinalMetricsProps {
+  metrics: Figures;
+  factors: ReadonlyMap<string, number>;
+  isCalibrated: boolean;
+}
+
+function FinalMetrics({ metrics, factors, isCalibrated }: FinalMetricsProps) {
   const t = useText();
   const parts = ["train", "validation", "test"].filter((part) => isFigures(metrics[part]));
   const names = [...new Set(parts.flatMap((part) => Object.keys(metrics[part] as Figures)))];
   if (parts.length === 0) return null;
   return (
     <Card title={t("evaluation.metrics")} bare>
+      {isCalibrated && <p className="card-lead small muted">{t("evaluation.uncalibrated")}</p>}
       <Scroll>
         <table className="table">
           <thead>

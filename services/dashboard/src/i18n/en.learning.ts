@@ -88,6 +88,7 @@ export const learningEn = {
   "evaluation.prediction": "predicted",
   "evaluation.references": "{metric}, compared with simpler models on the same rows",
   "evaluation.residuals": "Mean residual by predicted value",
+  "evaluation.uncalibrated": "These metrics, and the gain of an ensemble, describe the network before its probabilities were calibrated. The figures of each target below describe the calibrated model.",
   "evaluation.unseen": "On unseen test rows: {target}",
   "evaluation.waiting": "The evaluation appears once the run has succeeded.",
   "findings.applied": "Started a new run with this fix.",

@@ -90,6 +90,7 @@ export const learningZh: Record<keyof typeof learningEn, string> = {
   "evaluation.prediction": "預測",
   "evaluation.references": "{metric}，與較簡單的模型在相同資料列上比較",
   "evaluation.residuals": "平均殘差（依預測值分組）",
+  "evaluation.uncalibrated": "這些指標與集成的增益描述機率校準前的網路；下方各目標的數值則描述校準後的模型。",
   "evaluation.unseen": "在未見過的測試資料列上：{target}",
   "evaluation.waiting": "訓練成功後會顯示評估結果。",
   "findings.applied": "已套用修正並開始新的訓練。",
