@@ -11,7 +11,9 @@ import logging
 import math
 import time
 from datetime import timedelta
+from threading import Lock
 
+from cachetools import TTLCache
 from fastapi import Request
 from limits import RateLimitItem, RateLimitItemPerHour, RateLimitItemPerMinute
 from limits.storage import MemoryStorage, RedisStorage, Storage
@@ -24,7 +26,6 @@ from fitserve.api_keys import ANONYMOUS, Identity
 from fitserve.errors import TooMany
 from fitserve.settings import Settings
 from fitserve.tables import Key
-from services.control.cache import LoadingCache
 from services.http import Caller
 from services.http.auth import missing_key
 from services.http.instrumentation import route_template
@@ -51,7 +52,9 @@ class Authenticator:
     def __init__(self, settings: Settings, engine: Engine) -> None:
         self.auth = settings.auth
         self.engine = engine
-        self._cache: LoadingCache[Identity] = LoadingCache(10_000, seconds=_CACHE_SECONDS)
+        # Keyed by digest, so that secrets do not stay in memory.
+        self._identities: TTLCache[str, Identity, float] = TTLCache(10_000, ttl=_CACHE_SECONDS)
+        self._lock = Lock()
 
     def identify(self, token: str | None) -> Identity:
         """Return the identity of a token. Raises Unauthenticated."""
@@ -59,15 +62,21 @@ class Authenticator:
             return ANONYMOUS
         if token is None:
             raise missing_key()
-        # Keyed by digest, so that secrets do not stay in memory.
-        identity = self._cache.get(api_keys.digest(token), lambda: self._load(token))
+        digest = api_keys.digest(token)
+        with self._lock:
+            identity = self._identities.get(digest)
+        if identity is None:
+            identity = self._load(token)
+            with self._lock:
+                self._identities[digest] = identity
         if identity.expired:
             raise api_keys.not_valid()
         return identity
 
     def forget_all(self) -> None:
         """Drop the cached identities; called when a key has changed in this process."""
-        self._cache.clear()
+        with self._lock:
+            self._identities.clear()
 
     def _load(self, token: str) -> Identity:
         with db.reading(self.engine) as session:

@@ -6,14 +6,14 @@ import hashlib
 import json
 import subprocess
 import sys
-from threading import BoundedSemaphore
+from threading import BoundedSemaphore, Lock
 from typing import Annotated, Any, Literal
 
+from cachetools import LRUCache, cached
 from fastapi import Path, Query
 from starlette.responses import Response
 
 from fitserve.errors import NotFound, Unavailable
-from services.control.cache import LoadingCache
 from services.control.deps import MAX_INTEGER, Context, Ctx, IfNoneMatch, Reader, TargetName, has_already
 from services.control.insight import routes
 from services.http import Caller, Router
@@ -34,7 +34,6 @@ _FIGURES = {
 }
 _TIMEOUT_SECONDS = 60
 _processes = BoundedSemaphore(2)  # drawing at the same time
-_cache: LoadingCache[bytes] = LoadingCache(64)
 
 Column = Annotated[str | None, Query(max_length=255, description="An axis of a surface")]
 
@@ -87,7 +86,7 @@ def plot(
     if has_already(etag, if_none_match):
         return Response(status_code=304, headers=headers)
     headers["Content-Security-Policy"] = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-    return Response(_cache.get(etag, lambda: _draw(body)), media_type=_MEDIA_TYPES[form], headers=headers)
+    return Response(_draw(body, etag), media_type=_MEDIA_TYPES[form], headers=headers)
 
 
 def _data(kind: Kind, run_id: str, caller: Caller, ctx: Context, target: str | None, trial: int | None) -> Any:
@@ -112,7 +111,8 @@ def _data(kind: Kind, run_id: str, caller: Caller, ctx: Context, target: str | N
     return figures
 
 
-def _draw(body: str) -> bytes:
+@cached(LRUCache(64), key=lambda _, etag: etag, lock=Lock())
+def _draw(body: str, etag: str) -> bytes:  # `etag` is the key
     """Draw a plot in a process of its own, so that Matplotlib takes no memory here. Raises Unavailable."""
     if not _processes.acquire(timeout=_TIMEOUT_SECONDS):
         raise Unavailable("Too many plots are being drawn.", retry_after=5)

@@ -8,14 +8,17 @@ import zipfile
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from cachetools import LRUCache, cached
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from fitserve import artifacts, db
 from fitserve.artifacts import Artifact
+from fitserve.blobs import StoredBlob
 from fitserve.datasets import store
 from fitserve.encoder import Encoder
 from fitserve.errors import Conflict, NotFound
@@ -27,7 +30,6 @@ from fitserve.settings import MB
 from fitserve.states import INTERNAL_KINDS, TERMINAL, RunState
 from fitserve.tables import Dataset, Epoch, Run
 from fitserve.target_encoder import TargetEncoder
-from services.control.cache import LoadingCache
 from services.control.deps import Context
 from services.http import Caller
 
@@ -36,8 +38,8 @@ if TYPE_CHECKING:
 
 MAX_EPOCHS = 5_000  # most epochs read by the finding rules; of more, every n-th is read
 
-# Artifacts, reports and networks by their hash: they never change, and a page requests the same ones repeatedly.
-_cache: LoadingCache[Any] = LoadingCache(16, size=64 * MB)
+# Artifacts, reports and networks are cached by their hash: they never change, and a page requests the same ones again.
+_CACHED_BYTES = 32 * MB  # of reports, and as much of networks
 
 
 class NotReady(Conflict):
@@ -115,17 +117,7 @@ class RunInsight:
 
     def _open(self, kind: str, member: str | None = None) -> InferenceSession:
         """Open an ONNX file of the artifact, or a member of a ZIP file of it."""
-        blob = self.artifact.file(kind)
-
-        def load() -> tuple[InferenceSession, int]:
-            data = self.ctx.blobs.read(blob.sha256)
-            if member is not None:
-                with zipfile.ZipFile(io.BytesIO(data)) as archive:
-                    data = archive.read(member)
-            return artifacts.onnx_session(data), len(data)
-
-        # A session holds its weights twice: as the graph's initializers, and packed for its kernels.
-        session, _ = _cache.get((kind, blob.sha256, member), load, size=lambda loaded: 2 * loaded[1])
+        session, _ = _load_network(self.ctx, self.artifact.file(kind), member)
         return session
 
 
@@ -184,13 +176,6 @@ def read_epochs(session: Session, run_id: str, always: Collection[int] = ()) -> 
     return [EpochRow(row.trial, row.epoch, row.logs, row.layers) for row in session.scalars(query)]
 
 
-def _read_artifact(ctx: Context, sha256: str) -> Artifact:
-    artifact: Artifact = _cache.get(
-        ("manifest", sha256), lambda: artifacts.read(ctx.blobs, sha256), size=lambda _: 100_000
-    )
-    return artifact
-
-
 def report_of(ctx: Context, artifact: Artifact) -> dict[str, Any] | None:
     """Return the trainer's report on an artifact's network; None if there is none."""
     return _read_report(ctx, artifact) if "insight" in artifact.kinds else None
@@ -199,10 +184,32 @@ def report_of(ctx: Context, artifact: Artifact) -> dict[str, Any] | None:
 def _read_report(ctx: Context, artifact: Artifact) -> dict[str, Any]:
     if "insight" not in artifact.kinds:
         raise NotFound("This artifact contains no report on the network.")
-    blob = artifact.file("insight")
-    report: dict[str, Any] = _cache.get(
-        ("insight", blob.sha256),
-        lambda: json.loads(ctx.blobs.read(blob.sha256)),
-        size=lambda _: 4 * blob.bytes,  # approximate size as Python objects
-    )
+    report, _ = _load_report(ctx, artifact.file("insight"))
     return report
+
+
+def _size(entry: tuple[Any, int]) -> int:
+    """Return an entry's bytes. One that is larger than its cache is kept alone, or each request would load it again."""
+    return min(entry[1], _CACHED_BYTES)
+
+
+@cached(LRUCache(200), key=lambda _, sha256: sha256, lock=Lock())
+def _read_artifact(ctx: Context, sha256: str) -> Artifact:
+    return artifacts.read(ctx.blobs, sha256)
+
+
+@cached(LRUCache(_CACHED_BYTES, getsizeof=_size), key=lambda _, blob: blob.sha256, lock=Lock())
+def _load_report(ctx: Context, blob: StoredBlob) -> tuple[dict[str, Any], int]:
+    """Return a report and its approximate bytes as Python objects."""
+    return json.loads(ctx.blobs.read(blob.sha256)), 4 * blob.bytes
+
+
+@cached(LRUCache(_CACHED_BYTES, getsizeof=_size), key=lambda _, blob, member: (blob.sha256, member), lock=Lock())
+def _load_network(ctx: Context, blob: StoredBlob, member: str | None) -> tuple[InferenceSession, int]:
+    """Open an ONNX file, or a member of a ZIP file. Return it and its approximate bytes."""
+    data = ctx.blobs.read(blob.sha256)
+    if member is not None:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            data = archive.read(member)
+    # A session holds its weights twice, as initializers and packed for its kernels, beside some 2 MB of its own.
+    return artifacts.onnx_session(data), 2 * len(data) + 2 * MB
