@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import getpass
-import itertools
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -30,12 +27,14 @@ from fitserve import blobs, db
 from fitserve.embedded_redis import EmbeddedRedis
 from fitserve.ids import new_id
 from tests.needs import MissingTools, need
+from tests.ports import free_ports, listens
 from tests.processor_time import ProcessorTime
 from tests.scheduling import Scheduling
 from tests.server_logs import ServerLogs, add_log
 from tests.waiting import PATIENCE, wait_until
 
 PROJECT = Path(__file__).resolve().parent.parent
+os.environ["FITSERVE_TEST_HOOKS"] = "1"  # of all processes that tests start: crash points, and commits without syncs
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -260,34 +259,6 @@ class Server:
     @property
     def headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.token}"}
-
-
-def _ports_of_this_process() -> Iterator[int]:
-    """Yield ports below those that the kernel gives to connections, which are no other test process's."""
-    process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 8
-    first = 20_000 + 1_500 * process
-    begin = os.getpid() * 97 % 1_500  # far from that of a run that has begun at the same time
-    return itertools.cycle([*range(first + begin, first + 1_500), *range(first, first + begin)])
-
-
-_ports = _ports_of_this_process()
-
-
-def free_ports(count: int) -> list[int]:
-    """Return free ports that are reserved for this test process."""
-    ports: list[int] = []
-    while len(ports) < count:
-        port = next(_ports)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            ports.append(port)
-    return ports
-
-
-def listens(port: int) -> bool:
-    """Whether a server accepts connections on this port."""
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def start_server(home: Path, *command: str | Path, cwd: Path = PROJECT, **environment: str) -> Server:

@@ -134,3 +134,13 @@ def test_events_and_the_audit_log_are_only_added_to(engine: Engine) -> None:
     for table, change in (("events", "message = 'n'"), ("audit", "status = 500")):
         assert "append-only" in refused(engine, f"UPDATE {table} SET {change}")
         assert "append-only" in refused(engine, f"DELETE FROM {table}")
+
+
+@pytest.mark.parametrize(("started_by_a_test", "synchronous"), [(True, 0), (False, 2)])
+def test_a_commit_is_on_the_disk_except_in_tests(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch, *, started_by_a_test: bool, synchronous: int
+) -> None:
+    if not started_by_a_test:
+        monkeypatch.delenv("FITSERVE_TEST_HOOKS")
+    with db.reading(db.make_engine(sqlite_url)) as session:
+        assert session.scalar(text("PRAGMA synchronous")) == synchronous

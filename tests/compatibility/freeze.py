@@ -24,7 +24,8 @@ from typing import Any
 import httpx2
 import psutil
 
-from tests.faults.cluster import free_port, wait_for
+from tests.faults.cluster import wait_for
+from tests.ports import free_port
 
 PROJECT = Path(__file__).resolve().parents[2]
 TABLE = "age,income,plan,joined,ok\n" + "".join(

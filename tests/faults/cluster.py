@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,12 +17,14 @@ from sqlalchemy import Engine
 import migrations
 from fitserve import blobs, db
 from fitserve.embedded_redis import EmbeddedRedis
+from fitserve.errors import Unavailable
 from fitserve.ids import new_id
 from fitserve.runs import create, queries
 from fitserve.settings import Limits, Settings
 from fitserve.states import TERMINAL
 from fitserve.tables import Blob, Dataset, Run
 from tests.faults.fork_server import ForkedProcess, fork_server
+from tests.ports import free_port
 from tests.server_logs import add_log
 from tests.waiting import PATIENCE, wait_until
 
@@ -31,16 +32,19 @@ PROJECT = Path(__file__).resolve().parents[2]
 FAKE = "tests.faults.fake_trainer"
 
 
-def free_port() -> int:
-    """An unused port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def wait_for(condition: Callable[[], Any], seconds: float = PATIENCE, what: str = "") -> Any:
-    """Return the first true value of `condition`. Fails after `seconds`, or PATIENCE where that is longer."""
-    return wait_until(condition, what or "the condition", patience=max(seconds, PATIENCE))
+    """Return the first true value of `condition`. Fails after `seconds`, or PATIENCE where that is longer.
+
+    It is not true while another process holds the database, which one that a test has stopped may do for long.
+    """
+
+    def asked() -> Any:
+        try:
+            return condition()
+        except Unavailable:
+            return None
+
+    return wait_until(asked, what or "the condition", patience=max(seconds, PATIENCE))
 
 
 @dataclass

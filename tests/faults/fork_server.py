@@ -21,6 +21,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.waiting import PATIENCE
+
 PRELOADED = (
     "workers.__main__",
     "workers.reaper",
@@ -63,7 +65,7 @@ class ForkedProcess:
         with contextlib.suppress(ProcessLookupError):
             self.send_signal(signal.SIGTERM)
 
-    def wait(self, timeout: float = 60) -> int:
+    def wait(self, timeout: float = PATIENCE) -> int:
         deadline = time.monotonic() + timeout
         while self.poll() is None:
             if time.monotonic() > deadline:

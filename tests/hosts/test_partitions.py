@@ -17,9 +17,10 @@ from fitserve import db
 from fitserve.tables import Epoch
 from tests.faults.__main__ import LEASES
 from tests.faults.checker import AcknowledgedRun, Verdict, check_runs
-from tests.faults.cluster import Member, free_port, wait_for
+from tests.faults.cluster import Member, wait_for
 from tests.hosts.conftest import Deployment, deployment
 from tests.hosts.network import missing
+from tests.ports import free_port
 
 pytestmark = pytest.mark.xdist_group("faults")
 EPOCHS = 60

@@ -15,8 +15,8 @@ from fastapi import Depends, FastAPI, Request
 from fitserve.settings import Settings
 from services.http import Caller, Router, make_app, require
 from services.http.app import Server, make_server
-from tests.faults.cluster import free_port
 from tests.http.test_app import identify
+from tests.ports import free_port
 
 KEY = b"Authorization: Bearer id.good\r\n"
 

@@ -145,8 +145,9 @@ def _load(folder: Path) -> Iterator[None]:
             process.wait()
 
 
-# A busy machine costs attempts as well: what is tested is that none is lost or repeats an epoch.
-PATIENT = {"FITSERVE_MAX_ATTEMPTS": "100"}
+# A busy machine costs attempts as well: what is tested is that none is lost or repeats an epoch. Commits wait for the
+# slow disk, as outside of tests.
+PATIENT = {"FITSERVE_MAX_ATTEMPTS": "100", "FITSERVE_TEST_HOOKS": "0"}
 
 
 SERVERS = int(os.environ.get("FITSERVE_TEST_SERVERS", "3"))

@@ -14,12 +14,14 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from fitserve.settings import Settings
 from services.predict.protocols.proto import health_pb2 as health
 from services.predict.protocols.proto import inference_pb2 as pb
 from services.predict.protocols.transport import GrpcMethod
+from services.predict.server import grpc_server
 from services.predict.server.grpc_connections import Connections, WaitingCalls
 from services.predict.server.grpc_server import _streaming
 from services.predict.serving.counters import Counters
@@ -64,6 +66,54 @@ def test_health_is_watched(channel: grpc.Channel) -> None:
     call = watch(health.HealthCheckRequest().SerializeToString(), timeout=60)
     assert next(call).status == health.HealthCheckResponse.SERVING
     call.cancel()
+
+
+def test_streams_without_a_key_are_few_and_their_messages_are_not_awaited(channel: grpc.Channel) -> None:
+    gate = threading.Event()
+
+    def silent(*messages: bytes) -> Iterator[bytes]:
+        yield from messages
+        gate.wait(PATIENCE)
+
+    watch = channel.stream_stream("/grpc.health.v1.Health/Watch")
+    reflect = channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
+    question = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
+    kinds = (
+        (lambda: watch(silent(), timeout=PATIENCE), grpc_server.MAX_WATCHING_OF_ADDRESS),
+        (lambda: reflect(silent(question), timeout=PATIENCE), grpc_server.MAX_REFLECTING_OF_ADDRESS),
+    )
+    for begin, most in kinds:
+        calls = [begin() for _ in range(most)]
+        assert all(next(call) for call in calls)
+        assert begin().code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        for call in calls:
+            call.cancel()
+        eventually(lambda begin=begin: _is_answered(begin()))  # their places are free again
+    gate.set()
+
+
+def _is_answered(call: Any) -> bool:
+    try:
+        return bool(next(call))
+    except grpc.RpcError:
+        return False
+    finally:
+        call.cancel()
+
+
+def test_a_silent_stream_of_reflection_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grpc_server, "REFLECTION_SECONDS", 0.01)
+
+    async def silent() -> AsyncIterator[bytes]:
+        yield b"one"
+        await asyncio.Event().wait()
+
+    async def read() -> None:
+        async for _ in grpc_server._prompt(silent()):
+            pass
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(read())
 
 
 def test_the_fast_lane_answers_as_the_ordinary_way(channel: grpc.Channel, served: RunningService) -> None:

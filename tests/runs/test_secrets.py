@@ -12,7 +12,8 @@ from pathlib import Path
 import httpx2
 
 from tests.conftest import PROJECT, free_ports
-from tests.faults.cluster import Cluster, free_port
+from tests.faults.cluster import Cluster
+from tests.ports import free_port
 from tests.waiting import wait_until
 
 TABLE = "a,y\n" + "".join(f"{n},{n % 2}\n" for n in range(40))

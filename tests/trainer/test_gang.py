@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.faults.cluster import PROJECT, free_port
+from tests.faults.cluster import PROJECT
+from tests.ports import free_port
 from tests.trainer.gang_process import SPECS, logs_alone
 from workers.trainer.engine.checkpoint import Checkpoint
 

@@ -115,6 +115,33 @@ def _peer_of_socket(connection: socket.socket) -> Peer | None:
     return address.removeprefix("::ffff:"), port
 
 
+class Places:
+    """Places for streams that need no key: their number in all, and of one address."""
+
+    def __init__(self, most: int, most_of_address: int) -> None:
+        self._most, self._most_of_address = most, most_of_address
+        self._taken: Counter[str] = Counter()
+
+    def take(self, context: Any) -> bool:
+        """Take a place for a call, until `give_back`; False if there is none."""
+        address = _address_of(context)
+        if self._taken.total() >= self._most or self._taken[address] >= self._most_of_address:
+            return False
+        self._taken[address] += 1
+        return True
+
+    def give_back(self, context: Any) -> None:
+        address = _address_of(context)
+        self._taken[address] -= 1
+        if not self._taken[address]:
+            del self._taken[address]
+
+
+def _address_of(context: Any) -> str:
+    peer = peer_of(context)
+    return peer[0] if peer is not None else ""
+
+
 @dataclass(eq=False, slots=True)
 class WaitingCall:
     """A call whose message has not arrived yet."""

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from fitserve.errors import FitserveError, Malformed
 from fitserve.settings import Settings
@@ -25,13 +25,16 @@ from services.predict.protocols.transport import (
     error_line,
     prediction_headers,
 )
-from services.predict.server.grpc_connections import Connections, WaitingCalls
+from services.predict.server.grpc_connections import Connections, Places, WaitingCalls
 from services.predict.server.grpc_lane import GrpcLane
 from services.predict.serving.prediction_service import PredictionService
 
 MAX_CALLS = 65_536  # calls at once in a process, most of them waiting for their messages
-MAX_WATCHING, WATCH_SECONDS = 256, 1.0
-
+WATCH_SECONDS = 1.0
+# Streams at once in a process for which no key is asked: in all, and of one address.
+MAX_WATCHING, MAX_WATCHING_OF_ADDRESS = 256, 64
+MAX_REFLECTING, MAX_REFLECTING_OF_ADDRESS = 16, 8
+REFLECTION_SECONDS = 30.0  # between two questions
 
 STOP_SECONDS = 5.0  # grace period for calls at shutdown
 
@@ -78,7 +81,8 @@ def _make_server(service: PredictionService, settings: Settings, waiting: Waitin
             for name, methods in protocol.grpc_services.items()
         )
     )
-    reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server, POOL)
+    reflector = _Reflection([*names, reflection.SERVICE_NAME])
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflector, server)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     address = f"{host}:{settings.grpc_port}"
     if settings.tls_certificate is not None and settings.tls_key is not None:
@@ -87,6 +91,40 @@ def _make_server(service: PredictionService, settings: Settings, waiting: Waitin
     else:
         server.add_insecure_port(address)
     return server
+
+
+class _Reflection(reflection.aio.ReflectionServicer):
+    """Server reflection, for which no key is asked: few streams at once, which end when nothing is asked for long."""
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__(names, pool=POOL)
+        self._places = Places(MAX_REFLECTING, MAX_REFLECTING_OF_ADDRESS)
+
+    async def ServerReflectionInfo(  # noqa: N802 - the library names it
+        self, request_iterator: AsyncIterator[Any], unused_context: Any
+    ) -> AsyncIterator[Any]:
+        """Answer the questions of one stream."""
+        context = unused_context  # the library's name
+        if not self._places.take(context):
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Too many streams of server reflection are open.")
+        try:
+            async for answer in super().ServerReflectionInfo(_prompt(request_iterator), context):
+                yield answer
+        except TimeoutError:
+            message = f"Nothing was asked for {REFLECTION_SECONDS:g} s."
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, message)
+        finally:
+            self._places.give_back(context)
+
+
+async def _prompt(messages: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """Yield messages. Raises TimeoutError when the next one does not come for REFLECTION_SECONDS."""
+    iterator = aiter(messages)
+    with suppress(StopAsyncIteration):
+        while True:
+            async with asyncio.timeout(REFLECTION_SECONDS):
+                message = await anext(iterator)
+            yield message
 
 
 def _decoded(method: GrpcMethod, data: bytes) -> Any:
@@ -100,7 +138,8 @@ def _method_handler(
     service: PredictionService, protocol: WireProtocol, method: GrpcMethod, lane: GrpcLane, waiting: WaitingCalls
 ) -> grpc.RpcMethodHandler:
     if method.watch:
-        return grpc.unary_stream_rpc_method_handler(
+        # On the wire one message is sent, but as for any call without a key, we do not read it.
+        return grpc.stream_stream_rpc_method_handler(
             _watching(service, f"{protocol.name}_grpc", method),
             request_deserializer=None,
             response_serializer=lambda message: message.SerializeToString(),
@@ -162,14 +201,12 @@ def _watching(
     service: PredictionService, protocol: str, method: GrpcMethod
 ) -> Callable[[Any, Any], AsyncIterator[Any]]:
     """Answer at once, and again whenever the answer has changed, until the client leaves."""
-    watching: set[object] = set()
+    places = Places(MAX_WATCHING, MAX_WATCHING_OF_ADDRESS)
 
-    async def answers(data: bytes, context: Any) -> AsyncIterator[Any]:
-        if len(watching) >= MAX_WATCHING:
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Too many watch at once.")
-        own, last = object(), None
-        watching.add(own)
-        request = GrpcRequest(service, context)
+    async def answers(_messages: Any, context: Any) -> AsyncIterator[Any]:
+        if not places.take(context):
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Too many calls watch the health. Use Check.")
+        request, last = GrpcRequest(service, context), None
         request.count(protocol, method.operation, "OK")
         try:
             while True:
@@ -179,7 +216,7 @@ def _watching(
                     yield answer
                 await asyncio.sleep(WATCH_SECONDS)
         finally:
-            watching.discard(own)
+            places.give_back(context)
 
     return answers
 
