@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m uv pip install --quiet --python $(BIN)/python --no-deps
 # Importing compiles, which takes twice as long as all the rest of it; a trainer's sandbox may not write beside packages.
 COMPILE := $(BIN)/python -c 'import services.control.app, services.predict.app, workers.__main__, workers.trainer.train' 2>/dev/null
+# The same for what the tests import, and for the tests, which pytest rewrites: else each of its processes does it.
+COLLECT := $(BIN)/python -m pytest --collect-only >/dev/null 2>&1
 
 # A suite starts hundreds of processes, and importing what is not compiled takes them two to three times as long.
 unexport PYTHONDONTWRITEBYTECODE
@@ -28,6 +30,7 @@ $(VENV)/.dev: $(BIN)/python locks/dev.txt pyproject.toml
 	$(INSTALL) --require-hashes -r locks/dev.txt
 	$(INSTALL) --no-build-isolation -e .
 	@$(COMPILE) || true
+	@$(COLLECT) || true
 	@touch $@ $(VENV)/.runtime
 
 run: $(VENV)/.runtime dashboard  ## everything on this machine, on loopback

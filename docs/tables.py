@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -89,31 +90,35 @@ def findings_page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def documents() -> dict[Path, str]:
-    """Return the text of every page."""
-    settings = (
+def settings_page() -> str:
+    return (
         "# Settings\n\nEvery process reads these environment variables once, when it starts. A secret can also be a"
         " file of the same name in lower case in the folder `FITSERVE_SECRETS` (by default `/run/secrets`).\n\n"
         f"{settings_table(Settings)}\n\n## Limits\n\nUpper bounds, checked before memory is allocated;"
         f" `GET /api/v1/limits` lists them.\n\n{settings_table(Limits)}\n"
     )
-    series = (
+
+
+def telemetry_page() -> str:
+    return (
         "# Telemetry\n\nEach process exposes those that apply to it on `/metrics`, together with the usual `process_*`"
         " and `python_*` series. Label values are bounded: route templates (or `unmatched`), model names and versions"
         f" in the registry, states and causes.\n\n{telemetry_table()}\n"
     )
-    return {
-        REFERENCE / "settings.md": settings,
-        REFERENCE / "telemetry.md": series,
-        REFERENCE / "spec.md": spec_reference.page(),
-        REFERENCE / "findings.md": findings_page(),
-    }
+
+
+PAGES: dict[Path, Callable[[], str]] = {
+    REFERENCE / "settings.md": settings_page,
+    REFERENCE / "telemetry.md": telemetry_page,
+    REFERENCE / "spec.md": spec_reference.page,
+    REFERENCE / "findings.md": findings_page,
+}
 
 
 def main() -> None:
     REFERENCE.mkdir(exist_ok=True)
-    for path, text in documents().items():
-        path.write_text(text)
+    for path, page in PAGES.items():
+        path.write_text(page())
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from sklearn.exceptions import NotFittedError, SkipTestWarning
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
-from sklearn.utils.estimator_checks import check_estimator, estimator_checks_generator
 
 from fitserve.client import Client
 from fitserve.errors import NotFound
@@ -55,6 +54,8 @@ def estimators() -> list[BaseEstimator]:
 
 @pytest.mark.parametrize("estimator", estimators(), ids=lambda one: type(one).__name__)
 def test_the_checks_that_train_little_pass(estimator: BaseEstimator) -> None:
+    from sklearn.utils.estimator_checks import estimator_checks_generator  # 0.4 s, where a test needs it
+
     names = set()
     for subject, check in estimator_checks_generator(estimator):
         if (name := check.func.__name__) in SHORT:  # type: ignore[attr-defined]
@@ -66,6 +67,8 @@ def test_the_checks_that_train_little_pass(estimator: BaseEstimator) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("estimator", estimators(), ids=lambda one: type(one).__name__)
 def test_check_estimator_passes(estimator: BaseEstimator) -> None:
+    from sklearn.utils.estimator_checks import check_estimator
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SkipTestWarning)
         results = check_estimator(estimator, expected_failed_checks=EXPECTED_FAILURES)
