@@ -235,6 +235,46 @@ def test_a_model_that_is_only_evaluated_has_no_training_step_traced() -> None:
     assert "not within a loop" in reasons[0]
 
 
+class CountedMetric(keras.metrics.MeanSquaredError):
+    """Counts how often its result is traced."""
+
+    results = 0
+
+    def result(self) -> Any:
+        self.results += 1
+        return super().result()
+
+
+def test_results_of_metrics_are_traced_once_for_training_and_validation() -> None:
+    model, metric = _model("adam"), CountedMetric()
+    model.compile("adam", keras.losses.BinaryCrossentropy(), metrics=[metric], jit_compile=False)
+    history = _train_ours(model, epochs=2)
+    assert metric.results == 1
+    assert {"mean_squared_error", "val_mean_squared_error"} <= set(history)
+
+
+def test_the_short_area_under_the_curve_is_keras_own() -> None:
+    truth, predicted = RNG.integers(0, 2, (300, 1)), RNG.random((300, 1), np.float32) ** 3
+    predicted[:20] = np.linspace(0, 1, 20)[:, None]  # among them both ends, and values outside and on thresholds
+    predicted[20:24] = [[-0.5], [1.5], [np.nan], [100 / 199]]
+    model = keras.Sequential([keras.Input((1,)), L.Dense(1)])
+    model.compile("sgd", "mse", metrics=[keras.metrics.AUC(), keras.metrics.AUC(curve="PR")], jit_compile=False)
+    rows = RowTensors.of(predicted, truth.astype(np.float32))
+    Compiled(model, rows, rows, 16, 16)
+    short, other = model._compile_metrics.metrics
+    whole = keras.metrics.AUC()
+    for part in (slice(0, 30), slice(30, 300)):
+        for metric in (short, whole):
+            metric.update_state(truth[part], predicted[part])
+    assert (type(short), other.update_state.__func__) == (keras.metrics.AUC, keras.metrics.AUC.update_state)
+    assert short.update_state.__name__ == "update"
+    for own, kerass in zip(short.variables, whole.variables, strict=True):
+        np.testing.assert_array_equal(own.numpy(), kerass.numpy())
+    assert float(short.result()) == pytest.approx(float(whole.result()), abs=1e-7)
+    short.reset_state()
+    assert float(short.result()) == 0.0
+
+
 def test_xla_compiles_single_steps() -> None:
     reasons: list[str] = []
     Compiled(

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from sqlalchemy import Engine
 
@@ -51,7 +51,7 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.05  # waiting for a trainer's message, between two rounds of housekeeping
 BATCH_SECONDS = 0.5  # spent on queued messages before the next round of housekeeping
-WRITE_SECONDS = 0.2  # between two writes of reports
+WRITE_SECONDS = 0.2  # between two writes of reports; the first epoch does not wait
 CHECK_SECONDS = 1.0  # between two checks for a cancel and of the trainer's memory
 CANCEL_GRACE_SECONDS = 2.0  # for a trainer to obey a cancel before it is killed
 T = TypeVar("T")
@@ -82,6 +82,7 @@ class TrainerAttempt:
     _new_checkpoint: lease.StoredCheckpoint | None = None  # its blob is stored, the run's row does not refer to it yet
     _checkpoint_blob: str | None = None  # the checkpoint that the run's row refers to
     _progress: bool = False  # something was reported since the last write
+    _first_epoch: Literal["awaited", "pending", "written"] = "awaited"  # people wait for it, so it is written at once
     _cancel_requested: bool = False
     _seq: int = 0  # sequence number of the last report
     _kernel_kills: int = field(default_factory=kernel_memory_kills)
@@ -177,7 +178,8 @@ class TrainerAttempt:
             if message["type"] in ("done", "stopped", "failed"):
                 return message
             self._handle(message)
-            message = trainer.receive(0.0) if time.monotonic() < deadline else None
+            more = time.monotonic() < deadline and self._first_epoch != "pending"
+            message = trainer.receive(0.0) if more else None
         return None
 
     def _request(self) -> TrainingRequest:
@@ -236,6 +238,8 @@ class TrainerAttempt:
         elif kind == "epoch":
             values = {key: message[key] for key in ("trial", "epoch", "logs", "seconds", "layers")}
             self._pending.append(EpochReport(self._seq, **values))
+            if self._first_epoch == "awaited":
+                self._first_epoch = "pending"
             crash_point("supervisor.mid_epoch")
         elif kind == "checkpoint":
             if self._checkpoint_file is not None:
@@ -285,7 +289,7 @@ class TrainerAttempt:
         """
         now = time.monotonic()
         due = WRITE_SECONDS if self._pending else self.settings.heartbeat_seconds
-        if now - self._written_at >= due:
+        if now - self._written_at >= due or self._first_epoch == "pending":
             self._write()
         if now - self._checked_at >= CHECK_SECONDS:
             self._checked_at = now
@@ -313,6 +317,8 @@ class TrainerAttempt:
     def _write(self) -> None:
         """T3: renew the lease and write pending reports. While the database is unavailable, they stay pending."""
         began_at = time.monotonic()
+        if self._first_epoch == "pending":
+            self._first_epoch = "written"  # or it is retried with all others
         try:
             self._renew()
         except (Unavailable, StorageFull):

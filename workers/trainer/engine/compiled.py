@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,6 +21,7 @@ import tensorflow as tf
 
 from fitserve.encoder import ALIGNMENT, MANY_BYTES
 from workers.trainer.engine.compact_rows import Compact
+from workers.trainer.engine.metric_kernels import fuse_metrics
 from workers.trainer.engine.network import functional_of
 from workers.trainer.engine.optimizer_kernels import fuse
 
@@ -101,7 +102,11 @@ class Compiled:
         self.batch_size, self.validation_batch_size = batch_size, validation_batch_size
         build(model, train)
         fuse(model.optimizer)
-        self._names: tuple[list[tuple[str, tuple[int, ...]]], ...] = ([], [])
+        fuse_metrics(model._compile_metrics)
+        self._names: list[tuple[str, tuple[int, ...]]] = []
+        # Each is traced once, and called after training and after validation.
+        self._figures = tf.function(self._trace_figures, autograph=False)
+        self._reset_if = tf.function(self._trace_reset, autograph=False)
         self._specs = (row_specs(train.as_tuple()), row_specs(validation.as_tuple()))
         self._call: Any = None
         self._trains = False  # whether `_call` has training steps
@@ -174,9 +179,9 @@ class Compiled:
             self.trace(trains=plan.last > plan.first or plan.close)
             values = self._call(*arguments).numpy()
         logs: list[Logs] = []
-        for names in self._names:
+        for _ in ("training", "validation"):
             row: Logs = {}
-            for name, shape in names:
+            for name, shape in self._names:
                 size = int(np.prod(shape))
                 row[name] = float(values[0]) if shape == () else values[:size].reshape(shape)
                 values = values[size:]
@@ -203,19 +208,21 @@ class Compiled:
 
         if trains:
             _repeat(plan[0], plan[1], train_step)
-        logs = self._results(0)
-        tf.cond(plan[2] > 0, self._reset, lambda: tf.constant(0))
+        logs = self._results()
+        self._reset_if(plan[2] > 0)
         _repeat(plan[3], plan[4], test_step)
-        validation_logs = self._results(1)
-        tf.cond(plan[5] > 0, self._reset, lambda: tf.constant(0))
+        validation_logs = self._results()
+        self._reset_if(plan[5] > 0)
         return tf.concat([logs, validation_logs], 0)
 
     def _run_step(self, step: Callable[[Any], Any], start: Any, stop: Any, rows: Callable[[Any, Any], Any]) -> None:
         """Trace a step of Keras's on the batch of the rows from `start` to `stop`."""
-        step(self.expanded(rows(start, stop)))
+        with _without_results(self.model):
+            step(self.expanded(rows(start, stop)))
 
     def _one_step(self, step: Callable[[Any], Any], batch: Any) -> Any:
-        return step(self.expanded(batch))
+        with _without_results(self.model):
+            return step(self.expanded(batch))
 
     def expanded(self, batch: tuple[Any, ...]) -> tuple[Any, ...]:
         """Convert a batch of rows, `(x, y)` or `(x, y, weight)`, to the network's inputs."""
@@ -228,26 +235,43 @@ class Compiled:
         for step in range(first, last):
             batch = order[step * size : (step + 1) * size]
             train_step(tf.nest.map_structure(partial(tf.gather, indices=batch), train))
-        logs = self._results(0)
+        logs = self._results()
         if close:
             self.model.reset_metrics()
         for step in range(validation_first, validation_last):
             rows = slice(step * validation_size, (step + 1) * validation_size)
             test_step(tf.nest.map_structure(lambda t, rows=rows: t[rows], validation))
-        validation_logs = self._results(1)
+        validation_logs = self._results()
         if close_validation:
             self.model.reset_metrics()
         return tf.concat([logs, validation_logs], 0)
 
-    def _results(self, which: int) -> Any:
-        """Return all metrics as one float64 vector; remembers their names and shapes."""
+    def _results(self) -> Any:
+        """Return all metrics as one float64 vector."""
+        return self._figures()
+
+    def _trace_figures(self) -> Any:
+        """Compute `_results`, and remember their names and shapes."""
         results = {name: tf.convert_to_tensor(value) for name, value in self.model.get_metrics_result().items()}
-        self._names[which][:] = [(name, tuple(value.shape)) for name, value in results.items()]
+        self._names[:] = [(name, tuple(value.shape)) for name, value in results.items()]
         return tf.concat([tf.reshape(tf.cast(value, tf.float64), [-1]) for value in results.values()], 0)
 
-    def _reset(self) -> Any:
-        self.model.reset_metrics()
-        return tf.constant(0)
+    def _trace_reset(self, needed: Any) -> Any:
+        def reset() -> Any:
+            self.model.reset_metrics()
+            return tf.constant(0)
+
+        return tf.cond(needed, reset, lambda: tf.constant(0))
+
+
+@contextmanager
+def _without_results(model: keras.Model) -> Iterator[None]:
+    """Have a step update its metrics without computing their results, which nobody reads after a single step."""
+    model.get_metrics_result = dict
+    try:
+        yield
+    finally:
+        del model.get_metrics_result
 
 
 def take_over(before: keras.optimizers.Optimizer, optimizer: keras.optimizers.Optimizer) -> None:

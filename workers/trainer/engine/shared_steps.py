@@ -110,15 +110,15 @@ class SharedCompiled(Compiled):
         holders = tf.where(whole, tf.constant(size, tf.int64), tf.constant(1, tf.int64))
         return Share(rows, start + first, start + last, first, weight, counts, holders)
 
-    def _results(self, which: int) -> Any:
+    def _results(self) -> Any:
         if self._alone:
-            return super()._results(which)
+            return super()._results()
         metrics = [variable.value for variable in self.model.metrics_variables]
         parts = [tf.reshape(tf.cast(variable, tf.float64), [-1]) for variable in [*metrics, self.leaving]]
         summed = tf.split(self.group.sum(tf.concat(parts, 0)), [part.shape[0] for part in parts])
         for variable, value in zip([*metrics, self._leaving], summed, strict=True):
             variable.assign(tf.reshape(tf.cast(value, variable.dtype), variable.shape))
-        results = super()._results(which)
+        results = super()._results()
         if not self.group.leads:
             with tf.control_dependencies([results]):
                 for variable in metrics:

@@ -12,6 +12,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from workers.trainer.engine.metric_kernels import buckets, is_plain_area
+
 
 def metrics_by_replica(model: keras.Model, y: Any, order: Any, predictions: dict[str, Any]) -> dict[str, Any]:
     """Return the metrics that a model was compiled with, by name: `(replicas,)` each."""
@@ -65,7 +67,7 @@ def _formula(metric: Any) -> Formula | None:
         return _mean_of_rows
     if own is keras.metrics.RootMeanSquaredError:
         return _root_of_mean_square
-    if own is keras.metrics.AUC and _is_plain_area(metric):
+    if own is keras.metrics.AUC and is_plain_area(metric):
         return _area
     return None
 
@@ -85,21 +87,14 @@ def _root_of_mean_square(_: Any, truth: Any, predicted: Any) -> Any:
     return tf.sqrt(tf.reduce_mean(tf.reduce_mean(tf.square(error), axis=2), axis=0))
 
 
-def _is_plain_area(metric: Any) -> bool:
-    """Return whether it is the area under a ROC curve by even thresholds, of one probability."""
-    plain = str(metric.curve).endswith("ROC")
-    interpolated = str(metric.summation_method).endswith("INTERPOLATION")
-    odd = metric.multi_label or metric.label_weights is not None or metric._from_logits
-    return plain and interpolated and not odd and bool(metric._thresholds_distributed_evenly)
-
-
 def _area(metric: Any, truth: Any, predicted: Any) -> Any:
     """Count the rows of each label between two thresholds; sums from above are then the curve's points."""
     thresholds, replicas = len(metric._thresholds), tf.shape(predicted)[1]
     positive = tf.cast(tf.cast(tf.reshape(truth, tf.shape(predicted)), tf.bool), tf.float32)
-    buckets = tf.cast(tf.nn.relu(tf.math.ceil(tf.clip_by_value(predicted, 0.0, 1.0) * (thresholds - 1)) - 1), tf.int32)
     own = tf.reshape(tf.range(replicas) * thresholds, [1, -1] + [1] * (len(predicted.shape) - 2))
-    places = tf.reshape(tf.where(tf.math.is_nan(predicted), -1, buckets + own), [-1])  # -1: counted nowhere
+    places = tf.reshape(
+        tf.where(tf.math.is_nan(predicted), -1, buckets(predicted, thresholds) + own), [-1]
+    )  # -1: counted nowhere
 
     def above(rows: Any) -> Any:
         counts = tf.math.unsorted_segment_sum(tf.reshape(rows, [-1]), places, replicas * thresholds)
