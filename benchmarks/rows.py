@@ -14,18 +14,14 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from onnx import TensorProto, helper, numpy_helper
 
-from fitserve.dataset_facts import ColumnFacts, DatasetFacts
-from fitserve.encoder import Encoder
-from fitserve.spec.feature import Feature
 from services.predict.catalog.columns import InputRows
 from services.predict.catalog.loaded_model import LoadedModel
 from services.predict.protocols.oip import inference as oip
 from services.predict.protocols.tfserving import rest as tfserving
 from services.predict.protocols.tfserving.predict_body import read_predict
-from tests.predict.toy_registry import ToyModel, mixed, numeric
+from tests.predict.toy_registry import ToyModel, mixed, numeric, pixel_encoder
 
 ROWS, ROUNDS = 1000, 60
 MANY = 20  # repetitions of work that is too short for the clock
@@ -68,15 +64,7 @@ def binary_request(values: Any, output: str = "y") -> tuple[bytes, int]:
 
 def image() -> ToyModel:
     """Return a convolution over 28 x 28 pixels, of which one is black or white in all training rows: a boolean."""
-    names, random = [f"pixel{place}" for place in range(784)], np.random.default_rng(0)
-    table = pa.table({name: pa.array([0, 1] if name == "pixel12" else [0, 255], pa.int64()) for name in names})
-    columns = []
-    for name in names:
-        facts = {"name": name, "kind": "numeric", "storage": "int64", "rows": 2, "distinct": 2, "min": 0, "max": 255}
-        facts |= {"kind": "boolean", "labels": ("0", "1"), "max": 1} if name == "pixel12" else {}
-        columns.append(ColumnFacts.model_validate(facts))
-    known = DatasetFacts(name="image", version=1, sha256="0" * 64, rows=2, columns=tuple(columns))
-    features = [Feature.model_validate({name: "boolean" if name == "pixel12" else "min_max"}) for name in names]
+    random = np.random.default_rng(0)
     weights = {"k": random.normal(0, 0.3, (8, 1, 3, 3)), "w": random.normal(0, 0.03, (1352, 10)), "b": np.zeros(10)}
     constants = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()]
     constants.append(numpy_helper.from_array(np.array([-1, 1, 28, 28], np.int64), "shape"))
@@ -98,7 +86,7 @@ def image() -> ToyModel:
     )
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     outputs = [{"name": "digit", "task": "multiclass", "labels": [str(one) for one in range(10)], "units": 10}]
-    return ToyModel(Encoder.fit(features, table, known), model.SerializeToString(), outputs)
+    return ToyModel(pixel_encoder(784, flag=12), model.SerializeToString(), outputs)
 
 
 def figures() -> dict[str, float]:

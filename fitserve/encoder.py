@@ -26,7 +26,7 @@ from fitserve.encoding.category import MAX_EXACT, CategoryColumn
 from fitserve.encoding.encoding import Row
 from fitserve.encoding.number import NumberWriter, NumericColumn
 from fitserve.encoding.raw_column import RawColumn, raw_columns
-from fitserve.encoding.row_plan import RowPlan
+from fitserve.encoding.row_plan import RowPlan, rows_of
 from fitserve.encoding.row_warnings import RowWarnings
 from fitserve.errors import BadInput, Problem
 from fitserve.excerpts import excerpt_of_cell
@@ -183,7 +183,7 @@ class Encoder:
             self._raise_problems(columns, np.unique(np.concatenate(refused)))
 
         def make(row: int, place: int) -> list[ValueWarning]:
-            return self.raw_columns[place].encode_value(columns[place][row], self._zeros(1), 0)
+            return self.raw_columns[place].encode_value(_cell(columns[place], row), self._zeros(1), 0)
 
         return arrays, RowWarnings.by_column(len(columns[0]), [one.warned for one in encoded], make)
 
@@ -194,7 +194,7 @@ class Encoder:
         for index in rows[:MAX_PROBLEMS].tolist():
             try:
                 for values, column in zip(columns, self.raw_columns, strict=True):
-                    column.encode_value(values[index], arrays, 0, index + 1)
+                    column.encode_value(_cell(values, index), arrays, 0, index + 1)
             except BadInput as error:
                 problems.extend(error.problems)
         raise BadInput(problems[0].detail, problems=problems[:MAX_PROBLEMS])
@@ -265,6 +265,11 @@ def _bad_row(number: int, what: str, received: Any, expected: str) -> BadInput:
     return BadInput(problem.detail, problems=[problem])
 
 
+def _cell(values: Sequence[Any], index: int) -> Any:
+    """Return one value of a column as JSON has it: NumPy's numbers have another text."""
+    return values[index].item() if isinstance(values, np.ndarray) else values[index]
+
+
 def _takes_numbers(column: RawColumn) -> bool:
     """Return whether a column's labels can be read from numbers: booleans, and categories written as numbers."""
     return all(isinstance(part, (BooleanColumn, CategoryColumn)) for part in column.parts)
@@ -282,7 +287,8 @@ class PlainNumbers:
         self.width = encoder.inputs[0].shape[0]
         self._values = encoder._values_of
         columns = self._raw_columns = encoder.raw_columns
-        ranges = [column.plain_range or (-math.inf, math.inf) for column in columns]
+        # An odd column's numbers must be small enough for integers and equal floats to share labels.
+        ranges = [column.plain_range or (-MAX_EXACT, MAX_EXACT) for column in columns]
         self.low, self.high = np.array(ranges, np.float64).T
         self.columns = len(columns)
         self._parts = [
@@ -303,7 +309,7 @@ class PlainNumbers:
             (low, high, odd_writers.get(place) or column.number_writers())
             for place, ((low, high), column) in enumerate(zip(ranges, columns, strict=True))
         ]
-        unscaled = (-math.inf, math.inf, 0.0, 1.0)  # placeholder for an odd column, which is written afterwards
+        unscaled = (-MAX_EXACT, MAX_EXACT, 0.0, 1.0)  # placeholder for an odd column, which is written afterwards
         constants = [
             unscaled if place in odd_writers else part.plain_number
             for place, column in enumerate(columns)
@@ -314,6 +320,9 @@ class PlainNumbers:
         self.constants = tuple(scaled) if len(scaled) == len(constants) == len(columns) else None
         if self.constants:
             _, _, self.center, self.scale = np.array(self.constants, np.float64).T
+            with np.errstate(over="ignore"):
+                bounds = ((np.array([self.low, self.high]) - self.center) / self.scale).astype(np.float32)
+            self._clean_rows_fit = bool(np.isfinite(bounds).all())  # no clean number overflows float32
         offsets = [column.parts[0].offset for column in columns]
         # Target index of each number; None if they are in order without indicators between them.
         self.places = None if offsets == list(range(self.width)) else np.array(offsets)
@@ -360,11 +369,14 @@ class PlainNumbers:
             else:
                 out = np.zeros((len(values), self.width), np.float32)
                 out[:, self.places] = scaled
-        return out if self._write_odd(values, out) else None
+        return out if not self.odd or self._write_odd(values, out, rows_of(out)) else None
 
-    def write_clean(self, values: np.ndarray, out: np.ndarray) -> bool:
-        """Write finite float64 (rows, columns) into float32 (rows, width); False if a row is not clean."""
-        if not self.clean_rows(values).all():
+    def write_clean(self, values: np.ndarray, out: np.ndarray, rows: Sequence[Row]) -> bool:
+        """Write float64 (rows, columns) into float32 (rows, width); False if a row is not clean.
+
+        `rows` are views of at least as many rows of `out`.
+        """
+        if not ((values >= self.low) & (values <= self.high)).all():  # NaN as well
             return False
         if self.constants is None or self.places is not None:
             encoded = self.encode(values)
@@ -372,22 +384,23 @@ class PlainNumbers:
                 return False
             out[:] = encoded
             return True
-        with np.errstate(over="ignore"):
-            scaled = values - self.center
-            np.divide(scaled, self.scale, out=scaled)
-            out[:] = scaled
-        return self._write_odd(values, out)
+        if self._clean_rows_fit:
+            self._scale_into(values, out)
+        else:
+            with np.errstate(over="ignore"):
+                self._scale_into(values, out)
+        return not self.odd or self._write_odd(values, out, rows)
 
-    def _write_odd(self, values: np.ndarray, out: np.ndarray) -> bool:
+    def _scale_into(self, values: np.ndarray, out: np.ndarray) -> None:
+        """Scale in float64, and round once, to the float32 of `out`."""
+        np.divide(values - self.center, self.scale, out=out, casting="same_kind")
+
+    def _write_odd(self, values: np.ndarray, out: np.ndarray, rows: Sequence[Row]) -> bool:
         """Write the odd columns; False if a value is unusual."""
-        if not self.odd:
-            return True
-        flat: Row = memoryview(out.reshape(-1))  # type: ignore[arg-type]
-        views = [flat[start : start + self.width] for start in range(0, len(flat), self.width)]
         for place, write, parts in self.odd:
             for part in parts:
                 out[:, part] = 0.0
-            for value, row in zip(values[:, place].tolist(), views, strict=True):
+            for value, row in zip(values[:, place].tolist(), rows, strict=False):
                 if not abs(value) < MAX_EXACT or not write(value, row):
                     return False
         return True
@@ -403,7 +416,7 @@ class PlainNumbers:
 
         Plain Python is faster than NumPy's calls for up to some dozens of numbers.
         """
-        if self.constants is None or self.places is not None:
+        if self.odd or self.constants is None or self.places is not None:
             return self._write_each(numbers, out)
         encoded: list[float] = []
         add = encoded.append

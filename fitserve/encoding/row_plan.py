@@ -37,7 +37,7 @@ class RowPlan:
 
     def views_of_rows(self, arrays: Sequence[np.ndarray]) -> list[RowViews]:
         """Return, for each row of the inputs (each (rows, *shape)), the target for `write`."""
-        views = [_rows_of(array) for array in arrays]
+        views = [rows_of(array) for array in arrays]
         return [[row[index] for index in self._inputs] for row in zip(*views, strict=True)]
 
     def write(self, row: Any, target: RowViews) -> bool:
@@ -63,7 +63,8 @@ class RowPlan:
         return True
 
 
-def _rows_of(array: np.ndarray) -> list[Row]:
+def rows_of(array: np.ndarray) -> list[Row]:
+    """Return a view of each row of an input's array (rows, *shape), contiguous."""
     flat: Row = memoryview(array.reshape(-1))  # type: ignore[arg-type]
     width = array[0].size
     return [flat[start : start + width] for start in range(0, len(flat), width)]

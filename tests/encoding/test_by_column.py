@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from fitserve.dataset_facts import ColumnFacts, DatasetFacts
 from fitserve.encoder import Encoder
 from fitserve.encoding import ENCODINGS
+from fitserve.encoding.row_plan import rows_of as rows_of_input
 from fitserve.errors import BadInput
 from fitserve.spec.feature import Feature
 from tests.encoding.test_encoder import CELLS, ENCODINGS_OF, cases, facts_for, rows_of
+from tests.predict.toy_registry import pixel_encoder
 
 ODD: st.SearchStrategy[Any] = st.sampled_from(
     [
@@ -127,9 +129,21 @@ def test_a_matrix_is_written_into_kept_memory_to_the_bit(odd: bool) -> None:
     assert bool(plain.odd) == odd
     values = np.array([table[name].to_pylist() for name in names], np.float64).T
     kept = np.full((len(values), plain.width), 7, np.float32)
-    assert plain.write_clean(values, kept)
+    assert plain.write_clean(values, kept, rows_of_input(kept))
     expected = plain.encode(values)
     assert expected is not None
     assert kept.tobytes() == expected.tobytes()
     values[1, 5] = 1e9
-    assert not plain.write_clean(values, kept)
+    assert not plain.write_clean(values, kept, rows_of_input(kept))
+
+
+def test_an_odd_column_among_a_few_numbers_is_read_as_a_label() -> None:
+    """A table of 20 numbers and a flag: its single rows are written in plain Python."""
+    encoder = pixel_encoder(20, flag=7)
+    assert encoder.plain_numbers is not None
+    assert encoder.plain_numbers.odd
+    for value in (0, 1, 1.0, 5, 0.5, 1e15, 1e16, 1e300):
+        row = [1.0] * 7 + [value] + [1.0] * 12
+        assert outcome(lambda row=row: encoder.encode_rows([row])) == outcome(
+            lambda row=row: value_by_value(encoder, [row])
+        )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.predict.toy_registry import NUMBERS, RunningService, ToyRegistry, mixed, numeric, run_service
+from tests.predict.toy_registry import NUMBERS, RunningService, ToyRegistry, mixed, numeric, run_service, wide
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.xdist_group("fast_lane")
@@ -25,6 +25,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunningServ
     toys = ToyRegistry(tmp_path_factory.mktemp("fast"))
     toys.register("m1", numeric())
     toys.register("adm", mixed())
+    toys.register("wide", wide())
     with run_service(toys) as ours, run_service(toys, module="tests.predict.reference_server") as plain:
         yield ours, plain
 
@@ -56,7 +57,12 @@ def plain_requests(token: str) -> list[bytes]:
     adm = json.dumps({"instances": [{"gre": 700, "gpa": 3.5, "rank": 3, "city": "Rom"}]})
     tensor = {"name": "instances", "shape": [1, 6], "datatype": "FP32", "data": VALUES}
     v1, v2 = "/v1/models/m1:predict", "/v2/models/m1/infer"
+    pixels = [place % 2 for place in range(144)]
+    image = {"name": "instances", "shape": [1, 144], "datatype": "FP32", "data": pixels}
     return [
+        request("/v1/models/wide:predict", json.dumps({"instances": [pixels, pixels[::-1]]}), token),
+        request("/v1/models/wide:predict", json.dumps({"instances": [pixels, [0.5, *pixels[1:]]]}), token),
+        request("/v2/models/wide/infer", json.dumps({"inputs": [image]}), token),
         request(v1, rows, token),
         request(v1, two, token),
         request(v1, named, token),
@@ -95,6 +101,9 @@ def odd_requests(token: str) -> list[bytes]:
         json.dumps({"instances": [VALUES] * 900}),
     ]
     requests = [request(v1, one, token) for one in bodies]
+    for value in ("2", "0.5", "256", "true", "null", "1e999", "123456789012345678901234567890"):  # 12 is a boolean
+        image = ",".join(["1"] * 12 + [value] + ["1"] * 131)
+        requests.append(request("/v1/models/wide:predict", f'{{"instances": [[{image}]]}}', token))
     slow = json.dumps({"instances": [VALUES] * 200})  # answered in a thread: what follows must wait for it
     requests += [
         request("/v1/models/m1:explain", slow, token),

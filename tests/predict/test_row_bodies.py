@@ -14,7 +14,7 @@ from fitserve.errors import BadInput, Malformed, TooLarge
 from services.predict.catalog.columns import InputRows
 from services.predict.catalog.loaded_model import LoadedModel
 from services.predict.protocols.tfserving import predict_body
-from tests.predict.toy_registry import ToyModel, mixed, numeric
+from tests.predict.toy_registry import ToyModel, mixed, numeric, wide
 
 CELLS = st.sampled_from(
     [640, 640.0, 3.2, 1e9, -0.0, 1 << 60, 1, 1.0, 2, "Rom", "Ürzig", "Oslo", "", "3", "x", True, False, None, [2], "NA"]
@@ -25,7 +25,7 @@ def loaded(toy: ToyModel) -> LoadedModel:
     return LoadedModel("toy", 1, None, "0" * 64, toy.manifest, toy.onnx)
 
 
-MODELS = [loaded(mixed()), loaded(numeric())]
+MODELS = [loaded(mixed()), loaded(numeric()), loaded(wide())]
 
 
 def outcome(model: LoadedModel, rows: InputRows) -> Any:
@@ -38,10 +38,10 @@ def outcome(model: LoadedModel, rows: InputRows) -> Any:
 
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
-@pytest.mark.parametrize("model", MODELS, ids=["mixed", "numbers"])
+@pytest.mark.parametrize("model", MODELS, ids=["mixed", "numbers", "wide"])
 def test_rows_are_read_by_column_as_any_json_is(model: LoadedModel, data: st.DataObject) -> None:
     names = model.columns.names
-    usual = [640, 3.2, 1, "Rom"] if len(names) == 4 else [0.5] * len(names)
+    usual = [640, 3.2, 1, "Rom"] if len(names) == 4 else [data.draw(st.sampled_from([0.5, 1]))] * len(names)
     rows: list[Any] = []
     for _ in range(data.draw(st.sampled_from([1, 20]))):
         row = list(usual)
@@ -77,7 +77,7 @@ def test_usual_bodies_are_read_by_column() -> None:
 
 
 def test_a_shadow_of_other_columns_reads_what_the_champion_was_asked() -> None:
-    champion, shadow = MODELS
+    champion, shadow, _ = MODELS
     names = champion.columns.names
     rows = InputRows.by_column(names, [[640, None], [3.2, 3.3], [1, 2], ["Rom", "Bern"]])
     with pytest.raises(BadInput, match="there is no column 'gre'"):

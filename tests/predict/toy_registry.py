@@ -115,6 +115,28 @@ def numeric(seed: int = 0, bias: float = 0.0, hidden: Sequence[int] = (128, 64))
     return ToyModel(Encoder.fit(features, table, facts), graph(6, PAIR, seed=seed, bias=bias, hidden=hidden), PAIR)
 
 
+def pixel_encoder(width: int, flag: int) -> Encoder:
+    """Return an encoder of pixels from 0 to 255, of which one was only black or white in training: a boolean."""
+    names = [f"pixel{place}" for place in range(width)]
+    tops = [1 if place == flag else 255 for place in range(width)]
+    table = pa.table({name: pa.array([0, top], pa.int64()) for name, top in zip(names, tops, strict=True)})
+    known = {"storage": "int64", "rows": 2, "distinct": 2, "min": 0}
+    kinds = [{"kind": "boolean", "labels": ("0", "1")} if top == 1 else {"kind": "numeric"} for top in tops]
+    columns = tuple(
+        ColumnFacts.model_validate({"name": name, "max": top, **known, **kind})
+        for name, top, kind in zip(names, tops, kinds, strict=True)
+    )
+    facts = DatasetFacts(name="image", version=1, sha256="0" * 64, rows=2, columns=columns)
+    encodings = ["boolean" if top == 1 else "min_max" for top in tops]
+    features = [Feature.model_validate({name: one}) for name, one in zip(names, encodings, strict=True)]
+    return Encoder.fit(features, table, facts)
+
+
+def wide() -> ToyModel:
+    """Return a model of 144 pixels, one of them a boolean."""
+    return ToyModel(pixel_encoder(144, flag=12), graph(144, PAIR), PAIR)
+
+
 def mixed(outputs: list[dict[str, Any]] | None = None, seed: int = 0) -> ToyModel:
     """Return a model of gre and gpa standardised, rank and city one-hot; one binary output by default."""
     table = pa.table(

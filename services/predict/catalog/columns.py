@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import struct
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from fitserve.encoding.coercion import group_labels
 from fitserve.encoding.number import NumericColumn
 from fitserve.encoding.raw_column import RawColumn
 from fitserve.encoding.row_warnings import RowWarnings
-from services.predict.catalog.row_bodies import RowsReader, numbers_body
+from services.predict.catalog.row_bodies import RowsReader, numbers_reader
 
 Array = npt.NDArray[Any]
 
@@ -104,12 +105,13 @@ class Columns:
         self.fitted = self.encoder.leading
         self.names = self.encoder.names
         self.known = frozenset(self.names)
-        self._pack = struct.Struct(f"{len(self.names)}d").pack
+        self._pack_floats = struct.Struct(f"{len(self.names)}d").pack
+        self._pack_integers = struct.Struct(f"{len(self.names)}q").pack
         self._table = tuple(manifest.get("table_columns") or ())  # all columns of the training table, in its order
         targets = (name for one in (manifest.get("targets") or {}).get("targets", ()) for name in one["columns"])
         self.others = frozenset((*self._table, *targets)) - self.known
         self.plain_numbers = self.encoder.plain_numbers
-        self.read_numbers = None if self.plain_numbers is None else numbers_body(self.names)
+        self.read_numbers = None if self.plain_numbers is None else numbers_reader(self.names)
         # Groups of `coverage_by` are named by the text of their values, so integers must not become floats.
         spelled = (manifest.get("interval") or {}).get("coverage_by")
         self.numeric = [_is_numeric(column) and column.name != spelled for column in self.encoder.raw_columns]
@@ -203,9 +205,14 @@ class Columns:
 
     def matrix_of(self, numbers: Sequence[Any]) -> Array:
         """Convert the result of `read_numbers` to float64 (rows, columns)."""
-        pack, fields = self._pack, msgspec.structs.astuple
-        packed = b"".join([pack(*(row if type(row) is tuple else fields(row))) for row in numbers])
-        return np.frombuffer(packed, np.float64).reshape(len(numbers), -1)
+        fields = msgspec.structs.astuple
+        rows = [row if type(row) is tuple else fields(row) for row in numbers]
+        if type(rows[0][0]) is int:
+            with contextlib.suppress(struct.error):  # a float of another row, or an integer beyond 64 bits
+                integers = b"".join([self._pack_integers(*row) for row in rows])
+                return np.frombuffer(integers, np.int64).reshape(len(rows), -1).astype(np.float64)
+        floats = b"".join([self._pack_floats(*row) for row in rows])
+        return np.frombuffer(floats, np.float64).reshape(len(rows), -1)
 
     def positional(self, rows: InputRows) -> list[list[Any]]:
         """Return the rows as lists in the columns' order. Raises BadInput."""

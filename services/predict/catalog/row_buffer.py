@@ -13,6 +13,7 @@ import numpy as np
 import onnxruntime
 
 from fitserve.encoder import FEW_NUMBERS, Encoder
+from fitserve.encoding.row_plan import rows_of
 
 MAX_ROWS = 64
 MAX_BYTES = 1 << 20  # most bytes of the inputs; wide inputs have room for fewer rows
@@ -37,6 +38,7 @@ class RowBuffer:
         self._bytes = [one.cast("B") for one in flat]
         self._zeros = [bytes(len(part) // self.rows) for part in self._bytes]
         self._numbers, self._flat = encoder.plain_numbers, flat[0]
+        self._rows = rows_of(next(iter(self.arrays.values())))  # of the only input, where `_numbers` is one
         self._known = {one.name for one in session.get_inputs()}
         self.outputs = {}
         shapes = {one.name: one for one in session.get_outputs()}
@@ -56,7 +58,7 @@ class RowBuffer:
                 return False
             if values.size <= FEW_NUMBERS:
                 return self.write_numbers(values.ravel().tolist())
-            return plain.write_clean(values, self.arrays[plain.input][: len(values)])
+            return plain.write_clean(values, self.arrays[plain.input][: len(values)], self._rows)
         return self.write(values)
 
     def write(self, rows: Sequence[Any]) -> bool:

@@ -284,7 +284,7 @@ def _infer_few(
 
     The tensors are the buffer's own memory. None if not all rows are clean, or if there are too many.
     """
-    count = _write_few(buffer, row_form, requests)
+    count = _write_few(buffer, model, row_form, requests)
     if not count:
         return None
     encoded_at = time.perf_counter()
@@ -293,14 +293,14 @@ def _infer_few(
     return values, buffer.views(count) if needs_feeds else {}, encoded_at
 
 
-def _write_few(buffer: RowBuffer, row_form: str, requests: list[PendingRequest]) -> int:
+def _write_few(buffer: RowBuffer, model: LoadedModel, row_form: str, requests: list[PendingRequest]) -> int:
     """Write a few rows into the buffer. Return their number; 0 if not all are clean, or if there are too many."""
     if row_form == MIXED:
-        rows = requests[0].rows if len(requests) == 1 else [row for request in requests for row in request.rows]
+        rows = _joined_rows(requests)
         return len(rows) if len(rows) <= _FEW_ROWS and buffer.write(rows) else 0
     count = sum(request.count for request in requests)
     if not buffer.takes_numbers(count):
-        return 0
+        return count if count <= _FEW_ROWS and buffer.encode(_matrix_of(model, row_form, requests)) else 0
     flat: list[float] = []
     for request in requests:
         if row_form == NUMBERS:
@@ -315,27 +315,36 @@ def _write_few(buffer: RowBuffer, row_form: str, requests: list[PendingRequest])
 
 def _encode(model: LoadedModel, row_form: str, requests: list[PendingRequest]) -> tuple[dict[str, Any], Any]:
     """Return the tensors of all rows, and for each row whether it is clean: without a warning or an error."""
-    columns = model.columns
-    rows = requests[0].rows if len(requests) == 1 else [row for request in requests for row in request.rows]
     if row_form == MIXED:
-        feeds, warnings = columns.encode(InputRows(rows))
+        rows = _joined_rows(requests)
+        feeds, warnings = model.columns.encode(InputRows(rows))
         clean = np.ones(len(rows), np.bool_)
         if warnings is not None:
             clean[warnings.warned_rows()] = False
         return feeds, clean
-    matrix = columns.plain_numbers
+    matrix = model.columns.plain_numbers
     assert matrix is not None
-    if row_form == NUMBERS:
-        values = columns.matrix_of(rows)
-    else:
-        values = np.array(rows, np.float64).reshape(-1, len(columns.names))
-        if row_form == FP32:
-            with np.errstate(over="ignore"):
-                values = values.astype(np.float32).astype(np.float64)
+    values = _matrix_of(model, row_form, requests)
     encoded = matrix.encode(values)
     if encoded is None:
         return {}, np.zeros(len(values), np.bool_)
     return {matrix.input: encoded}, matrix.clean_rows(values)
+
+
+def _matrix_of(model: LoadedModel, row_form: str, requests: list[PendingRequest]) -> Any:
+    """Return rows that are all numbers as float64 (rows, columns)."""
+    if row_form == NUMBERS:
+        return model.columns.matrix_of(_joined_rows(requests))
+    values = np.array(_joined_rows(requests), np.float64).reshape(-1, len(model.columns.names))
+    if row_form == FP32:
+        with np.errstate(over="ignore"):
+            values = values.astype(np.float32).astype(np.float64)
+    return values
+
+
+def _joined_rows(requests: list[PendingRequest]) -> list[Any]:
+    """Return the rows of all requests: each by name or by position, or for OIP the flat numbers."""
+    return requests[0].rows if len(requests) == 1 else [row for request in requests for row in request.rows]
 
 
 class FastLaneProtocol(LimitedProtocol):

@@ -138,17 +138,19 @@ class RequestCache:
 
 def _cached_head(protocol: str, model: LoadedModel, request_bytes: int) -> CachedHead | None:
     columns = model.columns
-    body: Any
+    decode: Any
     if protocol == "oip":
         if columns.plain_numbers is None or set(MATRIX_NAMES) & set(columns.names) or model.level is not None:
             return None
-        row_form, body = FP64, _InferBody
+        row_form, decode = FP64, _decode_infer
     elif protocol != "tfserving":
         return None
     elif columns.read_numbers is not None:
-        row_form, body = NUMBERS, columns.read_numbers
+        row_form, decode = NUMBERS, columns.read_numbers
     else:
-        row_form, body = MIXED, ScalarRows
-    return CachedHead(
-        request_bytes, model, protocol, row_form, msgspec.json.Decoder(body).decode, len(columns.names), MAX_ROWS
-    )
+        row_form, decode = MIXED, _decode_scalars
+    return CachedHead(request_bytes, model, protocol, row_form, decode, len(columns.names), MAX_ROWS)
+
+
+_decode_infer = msgspec.json.Decoder(_InferBody).decode
+_decode_scalars = msgspec.json.Decoder(ScalarRows).decode

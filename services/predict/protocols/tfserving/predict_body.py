@@ -86,7 +86,7 @@ def _read_known(columns: Columns, body: bytes) -> tuple[InputRows, float | bool 
     """
     if columns.read_numbers is not None and columns.plain_numbers is not None:
         with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            numbers: Any = msgspec.json.decode(body, type=columns.read_numbers)
+            numbers = columns.read_numbers(body)
             if numbers.instances:
                 values = columns.matrix_of(numbers.instances)
                 if columns.plain_numbers.are_exact(values):
