@@ -370,7 +370,7 @@ def installed_wheel(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 def get_text(url: str) -> str:
     """Return the body of a GET without a key."""
-    with urllib.request.urlopen(url, timeout=60) as response:
+    with urllib.request.urlopen(url, timeout=PATIENCE) as response:
         return str(response.read().decode())
 
 

@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import threading
+import time
 from collections import deque
 from typing import IO
 
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 
 MAX_LINE = 4096  # bytes; a longer line is passed on in pieces
 MAX_TRACEBACK = 200  # lines
+MAX_LINES, LINES_SECONDS = 2_000, 60.0  # logged at most in that time; a trainer that writes without end fills no disk
 MAX_LAST_LINES = 5  # last lines that are remembered for the failure of a trainer that crashes
 # Abseil's prefix: a letter, the date, the time, the thread, the source.
 ABSEIL_LINE = re.compile(r"([IWEF])\d{4} [\d:.]++ ++\d++ [^\]\s]++\] ")
@@ -37,6 +39,7 @@ class TrainerOutput:
         self._stream = stream
         self._pid = pid
         self._last: deque[str] = deque(maxlen=MAX_LAST_LINES)
+        self._began_at, self._logged, self._left_out = time.monotonic(), 0, 0
         self._thread = threading.Thread(target=self._pass_on, name="trainer-output", daemon=True)
         self._thread.start()
 
@@ -70,11 +73,25 @@ class TrainerOutput:
                     traceback = []
             if traceback:  # the trainer was killed within it
                 self._log(logging.ERROR, traceback.pop(), traceback)
+            self._report_left_out()
 
     def _log(self, level: int, text: str, traceback: list[str]) -> None:
         more = {"traceback": "\n".join([*traceback, text])} if traceback else {}
         self._last.append(text)
+        now = time.monotonic()
+        if now - self._began_at > LINES_SECONDS:
+            self._report_left_out()
+            self._began_at, self._logged = now, 0
+        if self._logged >= MAX_LINES:
+            self._left_out += 1
+            return
+        self._logged += 1
         log.log(logging.ERROR if traceback else level, text, extra={"trainer": self._pid, **more})
+
+    def _report_left_out(self) -> None:
+        if self._left_out:
+            log.warning("trainer's lines left out", extra={"trainer": self._pid, "lines": self._left_out})
+            self._left_out = 0
 
 
 def level_of(line: str) -> int | None:

@@ -9,7 +9,10 @@ from datetime import datetime
 from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Select, String, and_, case, cast, func, literal, nulls_last, or_, select
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased, load_only
+from sqlalchemy.sql.functions import GenericFunction
+from sqlalchemy.types import Boolean
 
 from fitserve.errors import TooLarge
 from fitserve.excerpts import shorten
@@ -169,13 +172,41 @@ def _as_json(tag: str) -> str:
     return json.dumps(tag)
 
 
+class _IsReadable(GenericFunction[bool]):
+    """Whether the database can read members of a JSON column.
+
+    PostgreSQL reads none where any text has a NUL, as texts of rows from before NULs were refused may have.
+    """
+
+    type = Boolean()
+    inherit_cache = True
+
+
+@compiles(_IsReadable)
+def _always(_element: Any, _compiler: Any, **_options: Any) -> str:
+    return "1 = 1"
+
+
+@compiles(_IsReadable, "postgresql")
+def _without_nul(element: Any, compiler: Any, **options: Any) -> str:
+    (column,) = element.clauses
+    return str(compiler.process(func.strpos(cast(column, String), "\\u0000") == 0, **options))
+
+
+def _where_readable(column: Any, member: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Return SQL for a member of a JSON column, NULL where the database cannot read it."""
+    return case((_IsReadable(column), member))
+
+
 def _mentions(word: str) -> ColumnElement[bool]:
     """Return the condition that a word is in one of the texts that a list shows."""
-    texts = [Run.name, Run.notes, Run.model, Run.error["detail"].as_string()]
+    detail = _where_readable(Run.error, Run.error["detail"].as_string())
+    texts = [Run.name, Run.notes, Run.model, detail]
     if len(word) >= MIN_ID_PART:
         texts.append(Run.id)
     named = select(Dataset.id).where(Dataset.name.icontains(word, autoescape=True))
-    in_json = (cast(column, String) for column in (Run.tags, Run.resolved["target"], Run.resolved["name"]))
+    resolved = (_where_readable(Run.resolved, Run.resolved[key]) for key in ("target", "name"))
+    in_json = [cast(column, String) for column in (Run.tags, *resolved)]
     # Texts beyond ASCII are escaped in JSON columns.
     escaped = _as_json(word)[1:-1]
     return or_(
@@ -250,7 +281,8 @@ def _imported(run: Run) -> str:
 
 
 def _targets(session: Session, ids: Sequence[str]) -> Iterable[Any]:
-    return session.execute(select(Run.id, Run.resolved["target"]).where(Run.id.in_(ids)))
+    target = _where_readable(Run.resolved, Run.resolved["target"])
+    return session.execute(select(Run.id, target).where(Run.id.in_(ids)))
 
 
 def _names(target: Any) -> list[str]:

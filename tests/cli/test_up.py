@@ -26,7 +26,7 @@ from services.up.log_files import LogFiles
 from tests.cli.terminal import Terminal
 from tests.client.conftest import circle
 from tests.conftest import free_ports
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.xdist_group("up")
 WIDTH = 80
@@ -58,7 +58,7 @@ class Place:
         """Run the command line in another terminal: a pipe."""
         done = subprocess.run(
             [sys.executable, "-m", "fitserve.cli", *words],
-            env={**os.environ, **self.variables}, capture_output=True, text=True, timeout=90, check=False,
+            env={**os.environ, **self.variables}, capture_output=True, text=True, timeout=PATIENCE, check=False,
         )  # fmt: skip
         assert code is None or done.returncode == code, f"{words}\n{done.stdout}\n{done.stderr}"
         return done
@@ -68,11 +68,8 @@ class Place:
         return Client(f"http://127.0.0.1:{self.variables['FITSERVE_PORT']}", key)
 
 
-def until(condition: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "this did not come to be"
-        time.sleep(0.1)
+def until(condition: Callable[[], object]) -> None:
+    wait_until(condition, pause=0.1)
 
 
 @pytest.fixture(scope="module")

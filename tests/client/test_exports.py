@@ -127,7 +127,7 @@ def test_an_mlflow_model_is_loaded_and_served_by_mlflow(
     try:
         url = f"http://127.0.0.1:{port}"
         wait_until(lambda: answers(f"{url}/ping"), process=server)
-        answer = httpx2.post(f"{url}/invocations", json={"dataframe_records": ROWS}, timeout=60)
+        answer = httpx2.post(f"{url}/invocations", json={"dataframe_records": ROWS}, timeout=PATIENCE)
         assert answer.status_code == 200, answer.text
         np.testing.assert_allclose(answer.json()["predictions"], expected, rtol=1e-5, atol=1e-6)
     finally:

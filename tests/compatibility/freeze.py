@@ -26,6 +26,7 @@ import psutil
 
 from tests.faults.cluster import wait_for
 from tests.ports import free_port
+from tests.waiting import PATIENCE
 
 PROJECT = Path(__file__).resolve().parents[2]
 TABLE = "age,income,plan,joined,ok\n" + "".join(
@@ -80,8 +81,8 @@ def _served(code: Path, home: Path) -> dict[str, Any]:
         [sys.executable, "-m", "services.up"], cwd=code, env=variables, stdout=log, stderr=log, start_new_session=True
     )
     try:
-        api = httpx2.Client(base_url=f"http://127.0.0.1:{ports['FITSERVE_PORT']}/api/v1", timeout=60)
-        predict = httpx2.Client(base_url=f"http://127.0.0.1:{ports['FITSERVE_PREDICT_PORT']}", timeout=60)
+        api = httpx2.Client(base_url=f"http://127.0.0.1:{ports['FITSERVE_PORT']}/api/v1", timeout=PATIENCE)
+        predict = httpx2.Client(base_url=f"http://127.0.0.1:{ports['FITSERVE_PREDICT_PORT']}", timeout=PATIENCE)
         wait_for(lambda: server.poll() is not None or _is_up(api, predict), 180, "the release is up")
         answer = api.put("/datasets/frozen", content=TABLE, headers={"Content-Type": "text/csv"})
         assert answer.status_code == 201, answer.text

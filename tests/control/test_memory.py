@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from tests.waiting import PATIENCE
+
 PROGRAM = """
 import sys
 from services.http.memory import release_memory, stay_small
@@ -18,4 +20,4 @@ release_memory()
 
 
 def test_pandas_is_not_loaded_and_memory_goes_back() -> None:
-    subprocess.run([sys.executable, "-c", PROGRAM], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", PROGRAM], check=True, timeout=PATIENCE)

@@ -87,7 +87,7 @@ def check_accessibility(page: Page) -> None:
 @pytest.fixture
 def api(server: Server) -> Iterator[httpx2.Client]:
     """An HTTP client for the same server's API."""
-    with httpx2.Client(base_url=f"{server.base_url}/api/v1", headers=server.headers, timeout=60) as client:
+    with httpx2.Client(base_url=f"{server.base_url}/api/v1", headers=server.headers, timeout=PATIENCE) as client:
         yield client
 
 
@@ -102,7 +102,7 @@ def upload(api: httpx2.Client, name: str, text: str) -> str:
 @pytest.fixture(scope="session")
 def trained(server: Server) -> list[str]:
     """Two finished small runs of one table; the first is registered as the model `browser-small`."""
-    with httpx2.Client(base_url=f"{server.base_url}/api/v1", headers=server.headers, timeout=60) as client:
+    with httpx2.Client(base_url=f"{server.base_url}/api/v1", headers=server.headers, timeout=PATIENCE) as client:
         ref = upload(client, "browser-small", "a,b,c,kind\n" + "".join(_small_rows(120)))
         spec = {"dataset": ref, "target": "kind", "network": [{"Dense": {"units": 4, "activation": "tanh"}}]}
         training = {"epochs": 6, "restarts": 2}

@@ -12,6 +12,7 @@ from playwright.sync_api import Page, expect
 
 from tests.conftest import Server
 from tests.dashboard.conftest import check_accessibility, submit, upload, wait_until_ended
+from tests.waiting import PATIENCE
 
 MODEL = "browser-decide"
 
@@ -35,7 +36,7 @@ def _rows(count: int = 900, seed: int = 5) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def decided(server: Server) -> str:
     """A run that predicts two labels, three labels and a number; registered as a model."""
-    with httpx2.Client(base_url=f"{server.base_url}/api/v1", headers=server.headers, timeout=60) as client:
+    with httpx2.Client(base_url=f"{server.base_url}/api/v1", headers=server.headers, timeout=PATIENCE) as client:
         ref = upload(client, MODEL, "age,income,city,sex,buys,amount,tier\n" + "".join(_rows()))
         spec = {
             "dataset": ref,

@@ -13,7 +13,7 @@ from fitserve import db
 from fitserve.tables import Alarm
 from tests.conftest import Server
 from tests.dashboard.conftest import check_accessibility, submit, upload, wait_until_ended
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 
 def test_an_outage_is_said_and_ends_by_itself(page: Page, trained: list[str]) -> None:
@@ -147,7 +147,7 @@ def test_a_run_under_way_names_its_phase_and_the_time_left(page: Page, trained: 
 def test_the_wall_says_what_was_and_who_did_it(
     page: Page, api: httpx2.Client, server: Server, trained: list[str]
 ) -> None:
-    with httpx2.Client(base_url=server.predict_url, headers=server.headers, timeout=60) as predict:
+    with httpx2.Client(base_url=server.predict_url, headers=server.headers, timeout=PATIENCE) as predict:
         path = "/v1/models/browser-small"
         wait_until(lambda: predict.get(path).status_code == 200, "the model is loaded")
         row = {"a": 1, "b": 3, "c": "x"}

@@ -21,6 +21,7 @@ from fitserve.settings import Limits, Settings
 from fitserve.wire.datasets import UploadOptions
 from services.control.app import create_app
 from tests.needs import need
+from tests.waiting import PATIENCE
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 
@@ -134,7 +135,7 @@ def api(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
     def client(owner: str) -> httpx.Client:
         headers = {"Authorization": f"Bearer {tokens[owner]}"}
-        return httpx.Client(base_url=f"{url}/api/v1", headers=headers, timeout=30)
+        return httpx.Client(base_url=f"{url}/api/v1", headers=headers, timeout=PATIENCE)
 
     with client("ann") as ann, client("bob") as bob, client("root") as admin:
         yield Api(settings, url, ann, bob, admin, tokens["ann"])

@@ -528,7 +528,7 @@ def _import_under_kills(
                     run = session.get_one(Run, run_id)
                 return run if run.state in TERMINAL else None
 
-            made.append(wait_until(ended, "the import's end", patience=120))
+            made.append(wait_until(ended, "the import's end"))
         print(f"{fleet.deaths} kills in {len(made)} imports")
         fleet.assert_all_died()
     assert [(run.state, run.error) for run in made] == [("succeeded", None)] * len(made)

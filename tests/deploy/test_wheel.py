@@ -16,6 +16,7 @@ import pytest
 from fitserve import __version__, server_code
 from fitserve.build_info import BuildInfo, of_checkout
 from tests.conftest import PROJECT, free_ports, start_server, stop_server
+from tests.waiting import PATIENCE
 
 MEGABYTES = 5
 
@@ -89,7 +90,7 @@ def test_up_in_an_empty_folder(installed_wheel: Path, tmp_path: Path) -> None:
     home = folder / "fitserve-data"
     running = start_server(home, *command, cwd=folder, PYTHONPATH="", PATH=str(installed_wheel / "bin"))
     try:
-        with urllib.request.urlopen(running.base_url, timeout=10) as response:
+        with urllib.request.urlopen(running.base_url, timeout=PATIENCE) as response:
             assert b"/assets/" in response.read()
         key = {"FITSERVE_URL": running.base_url, "FITSERVE_API_KEY": running.token}
         listed = run(installed_wheel, "datasets", "list", "--json", cwd=folder, **key)

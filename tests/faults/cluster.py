@@ -19,7 +19,7 @@ from fitserve import blobs, db
 from fitserve.embedded_redis import EmbeddedRedis
 from fitserve.errors import Unavailable
 from fitserve.ids import new_id
-from fitserve.runs import create, queries
+from fitserve.runs import create, finish, queries
 from fitserve.settings import Limits, Settings
 from fitserve.states import TERMINAL
 from fitserve.tables import Blob, Dataset, Run
@@ -30,6 +30,8 @@ from tests.waiting import PATIENCE, wait_until
 
 PROJECT = Path(__file__).resolve().parents[2]
 FAKE = "tests.faults.fake_trainer"
+# Of workers that do not die in a test: a busy machine's pause then ends no attempt.
+CALM = {"FITSERVE_LEASE_SECONDS": "60"}
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = PATIENCE, what: str = "") -> Any:
@@ -151,7 +153,19 @@ class Cluster:
         spec = {"fake": {"epochs": 3, "seed": 1, **fake}, "training": {"workers": workers}}
         new = create.NewRun("tester", self.dataset_id, spec, spec, {}, model=model, priority=priority)
         wanted = create.idempotency_key(key, repr(spec).encode())
-        return create.create_run(self.engine, new, Limits(), wanted)[0].id
+        made: Run = wait_for(lambda: create.create_run(self.engine, new, Limits(), wanted)[0], what="a new run")
+        return made.id
+
+    def cancel(self, run_id: str) -> Run:
+        """Cancel a run as the API does."""
+        run: Run = wait_for(lambda: finish.cancel(self.engine, run_id, None), what="a cancellation")
+        return run
+
+    def lost_leases(self, run_id: str) -> int:
+        """Return how many attempts of a run ended because its lease had expired, as on a machine that pauses."""
+        with db.reading(self.engine) as session:
+            events = queries.events_after(session, run_id, 0, 10_000)
+        return sum("stopped renewing its lease" in (event.message or "") for event in events)
 
     def run(self, run_id: str) -> Run:
         with db.reading(self.engine) as session:

@@ -9,13 +9,13 @@ import pytest
 from sqlalchemy import select
 
 from fitserve import db
-from fitserve.runs import finish, listing, queries
+from fitserve.runs import listing, queries
 from fitserve.runs.listing import RunFilter
 from fitserve.states import TERMINAL
 from fitserve.tables import Run
 from tests.conftest import free_ports
 from tests.faults.checker import AcknowledgedRun, check_runs
-from tests.faults.cluster import Cluster, Member, wait_for
+from tests.faults.cluster import CALM, Cluster, Member, wait_for
 from tests.faults.test_division import holder, idle_workers
 
 pytestmark = pytest.mark.xdist_group("faults")
@@ -32,10 +32,13 @@ def messages(cluster: Cluster, run_id: str) -> str:
         return "\n".join(event.message or "" for event in queries.events_after(session, run_id, 0, 10_000))
 
 
-def check(cluster: Cluster, run_id: str, epochs: int, attempt: int = 1) -> str:
+def check(cluster: Cluster, run_id: str, epochs: int, kills: int = 0) -> str:
     """Check that the run ended as on one worker, and that no part is left. Returns its events' messages."""
     run = cluster.wait_over(run_id, 60)
-    assert (run.state, run.error, run.attempt) == ("succeeded", None, attempt), cluster.tail()
+    assert (run.state, run.error) == ("succeeded", None), cluster.tail()
+    lost = cluster.lost_leases(run_id)
+    assert lost >= kills
+    assert run.attempt == 1 + lost, cluster.tail()
     verdict = check_runs(cluster.engine, cluster.blobs, [AcknowledgedRun(run_id, 1, epochs)])
     assert verdict.ok, verdict
     wait_for(lambda: all(part.state in TERMINAL for part in parts_of(cluster, run_id)), 10, "the parts' end")
@@ -67,7 +70,7 @@ def test_a_run_goes_on_whoever_is_lost(cluster: Cluster) -> None:
     lost.kill()  # it costs no attempt
     said = check(cluster, run_id, 60)
     assert "A worker of the gang was lost; training resumes" in said
-    assert said.count("2 workers train the network together.") == 2
+    assert said.count("2 workers train the network together.") >= 2
     # Cancelled if the run ended before its helper, which had trained all epochs too, came to say so.
     assert parts_of(cluster, run_id)[-1].state in ("succeeded", "cancelled")
     members.remove(lost)
@@ -77,12 +80,12 @@ def test_a_run_goes_on_whoever_is_lost(cluster: Cluster) -> None:
     leader = holder(cluster, run_id, members)
     members.append(cluster.start("worker"))
     leader.kill()
-    check(cluster, run_id, 60, attempt=2)
+    check(cluster, run_id, 60, kills=1)
 
 
 def test_nobody_waits_in_a_gang_while_runs_are_queued(cluster: Cluster) -> None:
     (port,) = free_ports(1)
-    cluster.start("worker", FITSERVE_CLUSTER_PORTS=str(port))
+    cluster.start("worker", FITSERVE_CLUSTER_PORTS=str(port), **CALM)
     alone = cluster.submit(workers={**TWO, "at_least": 1})
     assert "this one trains the network alone" in check(cluster, alone, 3)
     with socket.create_server(("", port)):
@@ -92,7 +95,7 @@ def test_nobody_waits_in_a_gang_while_runs_are_queued(cluster: Cluster) -> None:
     other = cluster.submit(epochs=3)
     assert cluster.wait_over(other, 60).state == "succeeded"
     assert "other runs go first" in messages(cluster, waits)
-    cluster.start("worker")
+    cluster.start("worker", **CALM)
     cluster.start("reaper")
     run = cluster.wait_over(waits, 60)
     assert run.state == "succeeded", run.error
@@ -100,14 +103,14 @@ def test_nobody_waits_in_a_gang_while_runs_are_queued(cluster: Cluster) -> None:
 
 
 def test_a_helper_that_shuts_down_and_a_cancel(cluster: Cluster) -> None:
-    members = idle_workers(cluster, 2)
+    members = idle_workers(cluster, 2, **CALM)
     run_id = cluster.submit(epochs=10_000, seconds=0.02, workers=TWO)
     cluster.wait_epoch(run_id, 3)
     helper(cluster, run_id, members).process.send_signal(signal.SIGTERM)
     # The leader hears of it, or finds that the part has been given back, whichever comes first.
     reasons = ("(it shuts down)", "(it no longer holds its part)")
     wait_for(lambda: any(why in messages(cluster, run_id) for why in reasons), 30, "the leader notices")
-    finish.cancel(cluster.engine, run_id, None)
+    cluster.cancel(run_id)
     assert cluster.wait_over(run_id, 30).state == "cancelled"
     wait_for(lambda: all(part.state in TERMINAL for part in parts_of(cluster, run_id)), 10, "the parts' end")
 

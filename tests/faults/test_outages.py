@@ -23,8 +23,9 @@ from fitserve.settings import Limits
 from fitserve.tables import Dataset
 from tests.faults.chaos import Chaos, FaultPlan, Postgres
 from tests.faults.checker import AcknowledgedRun, check_runs
-from tests.faults.cluster import Cluster, Member, wait_for
+from tests.faults.cluster import CALM, Cluster, Member, wait_for
 from tests.needs import need
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.xdist_group("faults")
 MB = 1024 * 1024
@@ -52,7 +53,7 @@ def fill(folder: Path, leave: int) -> Path:
 def call(
     api: Member, method: str, path: str, body: bytes = b"", **headers: str
 ) -> tuple[int, Any, http.client.HTTPMessage]:
-    connection = http.client.HTTPConnection("127.0.0.1", int(api.environment["FITSERVE_PORT"]), timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", int(api.environment["FITSERVE_PORT"]), timeout=PATIENCE)
     connection.request(method, path, body, headers)
     answer = connection.getresponse()
     text = answer.read()
@@ -81,7 +82,7 @@ def test_an_upload_on_a_full_disk_is_507_and_leaves_nothing(tmp_path: Path, smal
 
 
 def test_an_artifact_on_a_full_disk_is_tried_again_and_then_fails(tmp_path: Path, small_disk: Path) -> None:
-    environment = {"FITSERVE_BLOB_URL": f"file://{small_disk / 'blobs'}", "FITSERVE_MAX_ATTEMPTS": "2"}
+    environment = {"FITSERVE_BLOB_URL": f"file://{small_disk / 'blobs'}", "FITSERVE_MAX_ATTEMPTS": "2", **CALM}
     with Cluster(tmp_path / "home", environment=environment) as cluster:
         cluster.start("worker")
         cluster.start("reaper")

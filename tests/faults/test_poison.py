@@ -14,6 +14,7 @@ import redis
 
 from fitserve.queue import QUEUE, WAKE, Publisher
 from tests.faults.cluster import Cluster, Member, wait_for
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.xdist_group("faults")
 
@@ -94,7 +95,7 @@ FOREIGN_KEYS: dict[str, Callable[[Any, str], Any]] = {  # keys of the queue that
 
 def dropped(worker: Member) -> float:
     url = f"http://127.0.0.1:{worker.environment['FITSERVE_WORKER_METRICS_PORT']}/metrics"
-    with urllib.request.urlopen(url, timeout=60) as answer:
+    with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
         lines = answer.read().decode().splitlines()
     values = [line.split()[-1] for line in lines if line.startswith("fitserve_queue_messages_dropped_total")]
     return float(values[0])
@@ -103,7 +104,7 @@ def dropped(worker: Member) -> float:
 def is_listening(worker: Member) -> bool:
     port = worker.environment["FITSERVE_WORKER_METRICS_PORT"]
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=60) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=PATIENCE) as answer:
             return bool(answer.status == 200)
     except OSError:
         return False

@@ -133,7 +133,7 @@ def with_tensorflow(hosts: Deployment, fault: str) -> dict[str, Any]:
         for name in ("worker1", "worker2")
     }
     socket = hosts.network.unix_socket("web", WEB_PORT, hosts.cluster.home / "web.sock")
-    wait_until(lambda: hosts.answers(socket, "/readyz"), "the API is ready", patience=120)
+    wait_until(lambda: hosts.answers(socket, "/readyz"), "the API is ready")
     _, dataset = hosts.ask(socket, "PUT", "/api/v1/datasets/circle", TABLE.encode(), "text/csv")
     training = dict(SPEC["training"])
     if fault == "line":
@@ -150,7 +150,7 @@ def with_tensorflow(hosts: Deployment, fault: str) -> dict[str, Any]:
             hosts.cluster.wait_epoch(run["id"], 20, 300)
             helper = host_of(workers, parts_of(hosts.cluster, run["id"])[-1].worker)
             hosts.network.hosts[helper].cut()
-            wait_until(lambda: "training resumes" in messages(hosts.cluster, runs[2]), "it is noticed", patience=60)
+            wait_until(lambda: "training resumes" in messages(hosts.cluster, runs[2]), "it is noticed")
             hosts.network.hosts[helper].mend()
         assert hosts.cluster.wait_over(run["id"], 900).state == "succeeded", hosts.cluster.run(run["id"]).error
     alone, together = (_losses(hosts, runs[count]) for count in (1, 2))

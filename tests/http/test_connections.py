@@ -17,6 +17,7 @@ from services.http import Caller, Router, make_app, require
 from services.http.app import Server, make_server
 from tests.http.test_app import identify
 from tests.ports import free_port
+from tests.waiting import PATIENCE
 
 KEY = b"Authorization: Bearer id.good\r\n"
 
@@ -55,7 +56,7 @@ class Running:
             time.sleep(0.01)
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=30)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE)
 
     def stop(self) -> None:
         self.server.should_exit = True

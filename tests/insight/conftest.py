@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from tests.conftest import Server
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 
 @pytest.fixture(scope="session")
 def api(server: Server) -> Iterator[httpx2.Client]:
-    with httpx2.Client(base_url=f"{server.base_url}/api/v1", headers=server.headers, timeout=90) as client:
+    with httpx2.Client(base_url=f"{server.base_url}/api/v1", headers=server.headers, timeout=PATIENCE) as client:
         yield client
 
 

@@ -47,7 +47,7 @@ SPEC = {
 
 
 def journey(server: Server) -> None:
-    api = httpx2.Client(base_url=server.base_url + "/api/v1", headers=server.headers, timeout=30)
+    api = httpx2.Client(base_url=server.base_url + "/api/v1", headers=server.headers, timeout=PATIENCE)
     uploaded = api.put("/datasets/circle", content=circle(), headers={"Content-Type": "text/csv"})
     assert uploaded.status_code == 201, uploaded.text
     assert uploaded.json()["rows"] == ROWS
@@ -66,7 +66,7 @@ def journey(server: Server) -> None:
     assert len(epochs) >= 20
     assert epochs[-1]["logs"]["loss"] < epochs[0]["logs"]["loss"]
 
-    predict = httpx2.Client(base_url=server.predict_url, headers=server.headers, timeout=30)
+    predict = httpx2.Client(base_url=server.predict_url, headers=server.headers, timeout=PATIENCE)
     rows = [{"x": 0.1, "y": -0.2, "colour": "red"}, {"x": 4.8, "y": 4.7, "colour": "blue"}]
     answer = predict_when_loaded(predict, rows)
     assert answer.headers["X-Model-Version"] == "1"

@@ -82,7 +82,7 @@ def _served(home: Path, **settings: str) -> Iterator[tuple[Server, httpx2.Client
     """A server with a table, a client, and a spec that trains on it."""
     server = start_server(home, **{**QUICK, **settings})
     try:
-        api = httpx2.Client(base_url=server.base_url + "/api/v1", headers=server.headers, timeout=30)
+        api = httpx2.Client(base_url=server.base_url + "/api/v1", headers=server.headers, timeout=PATIENCE)
         api.put("/datasets/circle", content=circle(), headers={"Content-Type": "text/csv"}).raise_for_status()
         yield server, api, {**SPEC, "training": TRAINING, "model": None}
     finally:

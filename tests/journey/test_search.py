@@ -21,6 +21,7 @@ from fitserve.wire.datasets import UploadOptions
 from tests.faults.cluster import Cluster, wait_for
 from tests.journey.test_divided_run import REAL
 from tests.journey.test_journey import circle
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.xdist_group("server")
 
@@ -93,7 +94,7 @@ def test_a_killed_search_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
 
 
 def test_a_search_over_http(server: Any) -> None:
-    with httpx2.Client(base_url=f"{server.base_url}/api/v1", headers=server.headers, timeout=60) as api:
+    with httpx2.Client(base_url=f"{server.base_url}/api/v1", headers=server.headers, timeout=PATIENCE) as api:
         api.put("/datasets/searched", content=circle(), headers={"Content-Type": "text/csv"}).raise_for_status()
         size = api.post("/runs", json=SPEC, params={"validate_only": True}).json()["search"]
         assert (size["configurations"], size["trials"], size["parallel"]) == (None, 8, 4)

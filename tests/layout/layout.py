@@ -180,7 +180,7 @@ class Layout:
                 assert not member.has_ended(), member.log.read_text()[-3000:]
 
     def client(self) -> httpx2.Client:
-        return httpx2.Client(base_url=self.base, headers={"Authorization": f"Bearer {self.token}"}, timeout=30)
+        return httpx2.Client(base_url=self.base, headers={"Authorization": f"Bearer {self.token}"}, timeout=PATIENCE)
 
     def close(self) -> None:
         running = [m.process for m in self.members.values() if m.process and m.process.poll() is None]

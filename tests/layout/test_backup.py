@@ -21,6 +21,7 @@ from tests.journey.test_journey import wait
 from tests.layout.layout import Layout
 from tests.layout.test_layout import SHORT as SPEC
 from tests.layout.test_layout import finish, layout, predict_points, submit, upload  # noqa: F401  (a fixture)
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.xdist_group("layout")
 
@@ -64,9 +65,9 @@ def test_postgresql_and_s3(layout: Layout, postgres: str, tmp_path: Path) -> Non
         restored.token = layout.token
         api, predict = (f"http://127.0.0.1:{restored.members[role].port}" for role in ("api-1", "predict-1"))
         headers = {"Authorization": f"Bearer {layout.token}"}
-        with httpx2.Client(base_url=predict, headers=headers, timeout=30) as http:
+        with httpx2.Client(base_url=predict, headers=headers, timeout=PATIENCE) as http:
             assert predict_points(http, 1) == before
-        with httpx2.Client(base_url=api, headers=headers, timeout=30) as http:
+        with httpx2.Client(base_url=api, headers=headers, timeout=PATIENCE) as http:
             assert http.get("/api/v1/runs", params={"limit": 100}).json()["items"] == runs
             rows = http.get("/api/v1/datasets/circle/rows").raise_for_status().json()
             assert rows["rows"]
@@ -80,12 +81,12 @@ def test_the_embedded_folder_with_a_run_in_training(tmp_path: Path) -> None:
     first = start_server(home)
     try:
         token = first.token
-        with httpx2.Client(base_url=first.base_url, headers=first.headers, timeout=30) as http:
+        with httpx2.Client(base_url=first.base_url, headers=first.headers, timeout=PATIENCE) as http:
             upload(http)
             finish(http, submit(http, SPEC))
-        with httpx2.Client(base_url=first.predict_url, headers=first.headers, timeout=30) as http:
+        with httpx2.Client(base_url=first.predict_url, headers=first.headers, timeout=PATIENCE) as http:
             before = predict_points(http, 1)
-        with httpx2.Client(base_url=first.base_url + "/api/v1", headers=first.headers, timeout=30) as api:
+        with httpx2.Client(base_url=first.base_url + "/api/v1", headers=first.headers, timeout=PATIENCE) as api:
             long = {**SPEC, "training": {**SPEC["training"], "epochs": 300, "early_stopping": None}}
             run_id = api.post("/runs", json=long).raise_for_status().json()["id"]
             while not api.get(f"/runs/{run_id}/epochs").json()["items"]:
@@ -100,9 +101,9 @@ def test_the_embedded_folder_with_a_run_in_training(tmp_path: Path) -> None:
     second = start_server(home)
     try:
         assert second.token == token
-        with httpx2.Client(base_url=second.predict_url, headers=second.headers, timeout=30) as http:
+        with httpx2.Client(base_url=second.predict_url, headers=second.headers, timeout=PATIENCE) as http:
             assert predict_points(http, 1) == before
-        with httpx2.Client(base_url=second.base_url + "/api/v1", headers=second.headers, timeout=30) as api:
+        with httpx2.Client(base_url=second.base_url + "/api/v1", headers=second.headers, timeout=PATIENCE) as api:
             run_after = wait(api, run_id)
             assert (run_after["state"], run_after["spent_attempts"]) == ("succeeded", 0), json.dumps(run_after["error"])
     finally:

@@ -18,6 +18,7 @@ from tests.journey.test_journey import SPEC, circle
 from tests.layout.layout import LEASES, Layout, Member, until
 from tests.needs import need
 from tests.tls.certificate import make_certificate
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.xdist_group("layout")
 
@@ -112,7 +113,9 @@ def test_a_resumable_upload_continues_at_any_api(layout: Layout) -> None:
     patch = {"Content-Type": "application/offset+octet-stream"}
     with contextlib.ExitStack() as stack:
         apis = [
-            stack.enter_context(httpx2.Client(base_url=f"http://127.0.0.1:{member.port}", headers=headers, timeout=30))
+            stack.enter_context(
+                httpx2.Client(base_url=f"http://127.0.0.1:{member.port}", headers=headers, timeout=PATIENCE)
+            )
             for member in layout.members_of("api")
             if not member.has_ended()
         ]

@@ -20,6 +20,7 @@ from tests.conftest import PROJECT, _run_sql, _with_database
 from tests.layout.layout import LEASES, Layout
 from tests.layout.test_layout import SHORT, finish, predict_points, submit, upload
 from tests.needs import need
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.xdist_group("layout")
 
@@ -94,7 +95,7 @@ def layout(postgres: str, tmp_path: Path) -> Iterator[Layout]:
 def client(layout: Layout, name: str) -> httpx2.Client:
     """Return a client of one member, without the proxy."""
     address = f"http://127.0.0.1:{layout.members[name].port}"
-    return httpx2.Client(base_url=address, headers={"Authorization": f"Bearer {layout.token}"}, timeout=30)
+    return httpx2.Client(base_url=address, headers={"Authorization": f"Bearer {layout.token}"}, timeout=PATIENCE)
 
 
 @pytest.mark.long

@@ -8,6 +8,7 @@ import httpx2
 import pytest
 
 from tests.predict.toy_registry import THREE, RunningService, ToyRegistry, mixed, numeric, run_service
+from tests.waiting import PATIENCE
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +26,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]
 @pytest.fixture
 def client(served: RunningService) -> Iterator[httpx2.Client]:
     """Return a client whose key may predict."""
-    with httpx2.Client(base_url=served.url, headers=served.headers, timeout=20) as made:
+    with httpx2.Client(base_url=served.url, headers=served.headers, timeout=PATIENCE) as made:
         yield made
 
 

@@ -21,6 +21,7 @@ from fitserve import api_keys, browser_sessions, db, registry
 from services.predict.protocols import PROTOCOLS
 from services.predict.protocols.proto import inference_pb2, tensorflow_serving_pb2
 from tests.predict.toy_registry import RunningService, ToyRegistry, eventually, numeric, run_service
+from tests.waiting import PATIENCE
 
 OPEN, ANY = "open", "any"
 # The scope that REST operations need, by the end of their path. Any key of an owner may read the owner's models.
@@ -110,7 +111,7 @@ def ask(client: httpx2.Client, operation: str, token: str | None, model: str = "
 
 @pytest.fixture
 def anybody(served: RunningService) -> Iterator[httpx2.Client]:
-    with httpx2.Client(base_url=served.url, timeout=20) as made:
+    with httpx2.Client(base_url=served.url, timeout=PATIENCE) as made:
         yield made
 
 
@@ -219,7 +220,7 @@ def test_a_key_expires_while_the_database_is_away(tmp_path: Path) -> None:
     """Also in the fast lane, which knows its requests by their bytes."""
     toys = ToyRegistry(tmp_path)
     toys.register("m1", numeric())
-    with run_service(toys) as running, httpx2.Client(base_url=running.url, timeout=20) as client:
+    with run_service(toys) as running, httpx2.Client(base_url=running.url, timeout=PATIENCE) as client:
         with db.transaction(toys.engine) as session:
             until = db.now(session) + timedelta(seconds=6)
             _, token = api_keys.create(session, owner="ada", name="short", scopes=["predict"], expires_at=until)
@@ -315,7 +316,7 @@ def call(channel: grpc.Channel, method: MethodDescriptor, token: str | None, mod
     )
     metadata = (("authorization", f"Bearer {token}"),) if token else ()
     try:
-        answer(request, metadata=metadata, timeout=20)
+        answer(request, metadata=metadata, timeout=PATIENCE)
     except grpc.RpcError as error:
         return error.code()
 

@@ -18,6 +18,7 @@ from fitserve.ids import new_id
 from fitserve.states import RunState
 from fitserve.tables import Run
 from tests.predict.toy_registry import RunningService, ToyRegistry, eventually, numeric, run_service
+from tests.waiting import PATIENCE
 
 ROW = [[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]]
 
@@ -32,7 +33,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService
 
 def ask(served: RunningService, model: str, path: str = "") -> httpx2.Response:
     url = f"{served.url}/v1/models/{model}{path}:predict"
-    return httpx2.post(url, json={"instances": ROW}, headers=served.headers, timeout=20)
+    return httpx2.post(url, json={"instances": ROW}, headers=served.headers, timeout=PATIENCE)
 
 
 def version(served: RunningService, model: str, path: str = "") -> str | None:
@@ -188,7 +189,7 @@ def swap_under_load(served: RunningService, model: str, swaps: int, pause: float
 
     def client(_: int) -> tuple[int, set[str]]:
         count, versions = 0, set()
-        with httpx2.Client(headers=served.headers, timeout=20) as session:
+        with httpx2.Client(headers=served.headers, timeout=PATIENCE) as session:
             while not stop.is_set():
                 answer = session.post(f"{served.url}/v1/models/{model}:predict", json={"instances": ROW})
                 assert answer.status_code == 200, answer.text
@@ -231,7 +232,7 @@ def test_overload_sheds_with_429_and_deadlines_are_504(toys: ToyRegistry) -> Non
 
         def one(number: int) -> tuple[int, str | None]:
             headers = {**served.headers, **({"X-Request-Timeout-Ms": "1"} if number % 3 == 0 else {})}
-            answer = httpx2.post(url, json={"instances": rows}, headers=headers, timeout=60)
+            answer = httpx2.post(url, json={"instances": rows}, headers=headers, timeout=PATIENCE)
             return answer.status_code, answer.headers.get("retry-after")
 
         with ThreadPoolExecutor(40) as pool:

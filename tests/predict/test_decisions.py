@@ -27,6 +27,7 @@ from services.control.app import create_app
 from services.predict.protocols.proto import inference_pb2 as oip
 from services.predict.protocols.proto import tensorflow_serving_pb2 as tfs
 from tests.predict.toy_registry import THREE, RunningService, ToyModel, ToyRegistry, eventually, mixed, run_service
+from tests.waiting import PATIENCE
 from workers.batch.model import ArtifactModel
 
 ROWS = [
@@ -87,7 +88,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     app = create_app(Settings(home=toys.home, database_url=toys.url, redis_url="redis://127.0.0.1:1"))
     headers = {"Authorization": f"Bearer {toys.token}"}
     with run_service(toys) as service, TestClient(app, headers=headers) as api:
-        with httpx2.Client(base_url=service.url, headers=headers, timeout=20) as ask:
+        with httpx2.Client(base_url=service.url, headers=headers, timeout=PATIENCE) as ask:
             yield Served(service, api, ask, toys)
 
 

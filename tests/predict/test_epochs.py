@@ -14,6 +14,7 @@ from fitserve.tables import Run
 from tests.conftest import Server
 from tests.journey.test_journey import wait
 from tests.predict.toy_registry import eventually
+from tests.waiting import PATIENCE
 
 
 def table() -> str:
@@ -31,7 +32,7 @@ SPEC = {
 
 
 def test_from_the_spec_to_a_label(server: Server) -> None:
-    api = httpx2.Client(base_url=server.base_url + "/api/v1", headers=server.headers, timeout=30)
+    api = httpx2.Client(base_url=server.base_url + "/api/v1", headers=server.headers, timeout=PATIENCE)
     assert api.put("/datasets/epochs", content=table(), headers={"Content-Type": "text/csv"}).status_code == 201
     refused = api.post("/runs", json={**SPEC, "training": {"epochs": 3, "keep_epochs": [2, 9]}})
     assert refused.status_code == 422
@@ -47,7 +48,7 @@ def test_from_the_spec_to_a_label(server: Server) -> None:
     labelled = api.put("/models/epochs/labels/epoch-2", json={"version": 1, "epoch": 2})
     assert labelled.json()["artifact"] == artifacts["2"]
 
-    predict = httpx2.Client(base_url=server.predict_url, headers=server.headers, timeout=30)
+    predict = httpx2.Client(base_url=server.predict_url, headers=server.headers, timeout=PATIENCE)
     rows = {"instances": [{"a": 0.5, "b": 0.5}, {"a": -1.0, "b": 1.0}]}
     path = "/v1/models/epochs/labels/epoch-2:predict"
     eventually(lambda: predict.post(path, json=rows).status_code == 200)

@@ -63,7 +63,7 @@ def test_health_is_watched(channel: grpc.Channel) -> None:
     watch = channel.unary_stream(
         "/grpc.health.v1.Health/Watch", response_deserializer=health.HealthCheckResponse.FromString
     )
-    call = watch(health.HealthCheckRequest().SerializeToString(), timeout=60)
+    call = watch(health.HealthCheckRequest().SerializeToString(), timeout=PATIENCE)
     assert next(call).status == health.HealthCheckResponse.SERVING
     call.cancel()
 
@@ -124,7 +124,7 @@ def test_the_fast_lane_answers_as_the_ordinary_way(channel: grpc.Channel, served
     ) -> tuple[pb.ModelInferResponse, dict[str, str]]:
         data = message if isinstance(message, bytes) else message.SerializeToString()
         metadata = (("authorization", f"Bearer {served.toys.token}"), *more)
-        answer, call = infer.with_call(data, metadata=metadata, timeout=60)
+        answer, call = infer.with_call(data, metadata=metadata, timeout=PATIENCE)
         return answer, {key: value for key, value in call.trailing_metadata() if key.startswith("x-")}
 
     messages: list[Any] = [request(ROWS), request(ROWS[:1], id="a"), request(ROWS, "<f8", "FP64")]
@@ -144,7 +144,7 @@ def test_the_fast_lane_answers_as_the_ordinary_way(channel: grpc.Channel, served
     assert answered == len(messages) - 1  # the last one is warned of
     assert "x-model-warnings" in ordinary[-1][1]
     with pytest.raises(grpc.RpcError) as refused:
-        infer(messages[0].SerializeToString(), metadata=(("authorization", "Bearer wrong.key"),), timeout=60)
+        infer(messages[0].SerializeToString(), metadata=(("authorization", "Bearer wrong.key"),), timeout=PATIENCE)
     assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
 
 
@@ -159,7 +159,7 @@ def test_calls_without_a_message_keep_nobody_waiting(channel: grpc.Channel, serv
     open_calls = [channel.stream_unary(INFER).future(nothing(), metadata=metadata) for _ in range(30)]
     try:
         infer = channel.unary_unary(INFER, response_deserializer=pb.ModelInferResponse.FromString)
-        assert infer(request(ROWS).SerializeToString(), metadata=metadata, timeout=60).outputs[0].shape == [2, 2]
+        assert infer(request(ROWS).SerializeToString(), metadata=metadata, timeout=PATIENCE).outputs[0].shape == [2, 2]
     finally:
         gate.set()
         for call in open_calls:
@@ -179,7 +179,7 @@ def test_settings_say_how_long_and_how_many_calls_wait_for_a_message(served: Run
         run_service(served.toys, **limits) as strict,
         grpc.insecure_channel(f"127.0.0.1:{strict.grpc_port}") as channel,
     ):
-        calls = [channel.stream_unary(INFER).future(nothing(), metadata=metadata, timeout=60) for _ in range(5)]
+        calls = [channel.stream_unary(INFER).future(nothing(), metadata=metadata, timeout=PATIENCE) for _ in range(5)]
         codes = sorted(call.code().name for call in calls)
         gate.set()
     assert codes == ["DEADLINE_EXCEEDED"] * 2 + ["RESOURCE_EXHAUSTED"] * 3
@@ -292,17 +292,17 @@ def test_an_address_has_so_many_connections_and_a_caller_so_many_streams(served:
     with run_service(served.toys, **limits) as strict, contextlib.ExitStack() as stack:
         channel = stack.enter_context(grpc.insecure_channel(f"127.0.0.1:{strict.grpc_port}"))
         infer = channel.unary_unary(INFER, response_deserializer=pb.ModelInferResponse.FromString)
-        infer(request(ROWS).SerializeToString(), metadata=metadata, timeout=60)
+        infer(request(ROWS).SerializeToString(), metadata=metadata, timeout=PATIENCE)
         others = [stack.enter_context(connected(strict.grpc_port)) for _ in range(8)]
         eventually(lambda: sum(map(is_closed, others)) == 6)
-        assert infer(request(ROWS).SerializeToString(), metadata=metadata, timeout=60).model_name == "m1"
+        assert infer(request(ROWS).SerializeToString(), metadata=metadata, timeout=PATIENCE).model_name == "m1"
 
         def silent() -> Iterator[bytes]:
             yield request(ROWS).SerializeToString()
             gate.wait(120)
 
         stream = channel.stream_stream(INFER.replace("ModelInfer", "ModelStreamInfer"))
-        first, second, third = (stream(silent(), metadata=metadata, timeout=60) for _ in range(3))
+        first, second, third = (stream(silent(), metadata=metadata, timeout=PATIENCE) for _ in range(3))
         assert all(next(answered) for answered in (first, second))
         assert third.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
         gate.set()

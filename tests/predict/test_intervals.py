@@ -23,6 +23,7 @@ from services.control.app import create_app
 from services.predict.protocols.proto import inference_pb2 as oip
 from services.predict.protocols.proto import tensorflow_serving_pb2 as tfs
 from tests.predict.toy_registry import RunningService, ToyModel, ToyRegistry, eventually, mixed, run_service
+from tests.waiting import PATIENCE
 from workers.batch.model import ArtifactModel
 
 PRICE = [{"name": "price", "task": "regression", "labels": None, "units": 1}]
@@ -113,7 +114,7 @@ def by_name(rows: list[dict[str, Any]]) -> dict[str, Any]:
 def test_every_protocol_answers_the_level_of_the_spec_by_row_and_group(service: RunningService) -> None:
     def post(path: str, body: Any = None, **options: Any) -> Any:
         headers = {**service.headers, **options.pop("headers", {})}
-        answer = httpx2.post(f"{service.url}{path}", json=body, headers=headers, timeout=20, **options)
+        answer = httpx2.post(f"{service.url}{path}", json=body, headers=headers, timeout=PATIENCE, **options)
         assert answer.status_code == 200, answer.text
         return answer
 
@@ -192,7 +193,7 @@ def test_ground_truth_moves_the_level_and_names_the_slice_that_goes_bad(service:
         body = {"instances": rows, "interval": 0.5}  # what is stored is the level of the spec all the same
         if id is None:
             del body["interval"]
-        answer = httpx2.post(f"{service.url}/v1/models/moved:predict", json=body, headers=headers, timeout=20)
+        answer = httpx2.post(f"{service.url}/v1/models/moved:predict", json=body, headers=headers, timeout=PATIENCE)
         found: list[dict[str, Any]] = answer.json()["predictions"]
         return found
 

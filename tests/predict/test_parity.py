@@ -40,6 +40,7 @@ from fitserve.tables import Dataset, Run
 from fitserve.wire.datasets import UploadOptions
 from tests.predict.toy_registry import RunningService, ToyRegistry, run_service
 from tests.trainer.requests import RecordingReporter, request_of
+from tests.waiting import PATIENCE
 from workers.attempt.outcome import make_durable
 from workers.batch.model import ArtifactModel
 from workers.batch.prediction import BatchPredictionAttempt
@@ -196,7 +197,7 @@ class Case:
     def post(self, path: str, body: Any, **headers: str) -> httpx2.Response:
         content = body if isinstance(body, str | bytes) else json.dumps(body)
         url = f"{self.served.url}{path}"
-        answer = httpx2.post(url, content=content, headers={**self.served.headers, **headers}, timeout=20)
+        answer = httpx2.post(url, content=content, headers={**self.served.headers, **headers}, timeout=PATIENCE)
         assert answer.status_code == 200, answer.text
         return answer
 

@@ -17,6 +17,7 @@ import pytest
 from fitserve import api_keys, registry
 from tests.predict.test_changes import ROW, swap_under_load
 from tests.predict.toy_registry import RunningService, ToyRegistry, eventually, numeric, run_service
+from tests.waiting import PATIENCE
 
 PROCESSES = 2
 CONNECTIONS = 24  # that all of them reach the same one of two processes has a chance of 1 in 10 million
@@ -55,7 +56,7 @@ def answers(served: RunningService, path: str, token: str | None = None) -> list
     headers = {"Authorization": f"Bearer {token or served.toys.token}"}
     received = []
     for _ in range(CONNECTIONS):
-        connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=PATIENCE)
         connection.request("POST", path, json.dumps({"instances": ROW}), headers)
         response = connection.getresponse()
         version, label = response.headers["x-model-version"], response.headers["x-model-label"]

@@ -125,7 +125,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
 
 def ask(served: RunningService, method: str, path: str, body: Any = None) -> httpx2.Response:
     content = body if body is None or isinstance(body, str | bytes) else json.dumps(body)
-    return httpx2.request(method, served.url + path, content=content, headers=served.headers, timeout=20)
+    return httpx2.request(method, served.url + path, content=content, headers=served.headers, timeout=PATIENCE)
 
 
 # --- TensorFlow Serving -------------------------------------------------------------------------------------------
@@ -403,9 +403,9 @@ def test_grpc_checks_the_key_before_it_takes_the_message(served: RunningService)
     with grpc.insecure_channel(f"127.0.0.1:{served.grpc_port}") as channel:
         call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
         with pytest.raises(grpc.RpcError) as caught:
-            call(b"\xff" * 30_000_000, timeout=20)
+            call(b"\xff" * 30_000_000, timeout=PATIENCE)
         assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
-        assert channel.unary_unary("/inference.GRPCInferenceService/ServerLive")(b"", timeout=20)
+        assert channel.unary_unary("/inference.GRPCInferenceService/ServerLive")(b"", timeout=PATIENCE)
 
 
 def test_grpc_garbage_is_invalid_argument_without_internals(served: RunningService) -> None:
@@ -417,7 +417,7 @@ def test_grpc_garbage_is_invalid_argument_without_internals(served: RunningServi
             "tensorflow.serving.ModelService/GetModelStatus",
         ):
             with pytest.raises(grpc.RpcError) as caught:
-                channel.unary_unary(f"/{method}")(b"\xff\xff garbage", metadata=metadata, timeout=20)
+                channel.unary_unary(f"/{method}")(b"\xff\xff garbage", metadata=metadata, timeout=PATIENCE)
             assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT, method
             assert "Request" in caught.value.details()
             assert "Error" not in caught.value.details()

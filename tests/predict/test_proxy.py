@@ -14,7 +14,7 @@ from tests import nginx
 from tests.conftest import free_ports
 from tests.needs import need
 from tests.predict.toy_registry import ToyRegistry, numeric, run_service
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 ROW = [1.5, -2.0, 3.25, 4.0, 5.0, 6.0]
 
@@ -37,7 +37,7 @@ def test_rest_and_grpc_through_nginx(tmp_path: Path) -> None:
             headers = {**served.headers, "Content-Type": "application/json"}
             for _ in range(3):
                 asked = urllib.request.Request(f"http://127.0.0.1:{port}/v1/models/m1:predict", body, headers)
-                with urllib.request.urlopen(asked, timeout=30) as answer:
+                with urllib.request.urlopen(asked, timeout=PATIENCE) as answer:
                     assert np.allclose(json.load(answer)["predictions"], expected)
             # Later ones came with a known head, over a connection that was kept.
             assert served.telemetry("fitserve_predict_fast_lane_requests_total") >= 1

@@ -27,6 +27,7 @@ from fitserve.states import RunState
 from fitserve.wire.datasets import UploadOptions
 from tests.predict.toy_registry import RunningService, ToyRegistry, run_service
 from tests.trainer.requests import RecordingReporter
+from tests.waiting import PATIENCE
 from workers.attempt.outcome import make_durable
 from workers.trainer.export.export import serve
 from workers.trainer.interface import TrainingRequest
@@ -75,7 +76,7 @@ class Case:
             f"{self.served.url}{path}",
             content=content.encode(),
             headers={**self.served.headers, **headers},
-            timeout=20,
+            timeout=PATIENCE,
         )
         assert answer.status_code == status, answer.text
         return answer

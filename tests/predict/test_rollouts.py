@@ -22,11 +22,11 @@ from services.predict.protocols.proto import inference_pb2 as pb
 from services.predict.serving.drift_monitor import COUNT_SECONDS
 from services.predict.serving.rollout_traffic import WRITE_SECONDS
 from tests.predict.toy_registry import RunningService, ToyModel, ToyRegistry, eventually, numeric, run_service
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 from workers.rollout_driver import TICK_SECONDS, RolloutDriver
 
 ROW = [[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]]
-CLIENT = httpx2.Client(verify=False, headers={"Connection": "close"}, timeout=20)  # so that any process answers
+CLIENT = httpx2.Client(verify=False, headers={"Connection": "close"}, timeout=PATIENCE)  # so that any process answers
 KEYS = [f"user {number}" for number in range(80)]
 
 

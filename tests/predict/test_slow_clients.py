@@ -14,6 +14,7 @@ import httpx2
 import pytest
 
 from tests.predict.toy_registry import RunningService, ToyRegistry, eventually, numeric, run_service
+from tests.waiting import PATIENCE
 
 BODY = json.dumps({"instances": [[1.5, -2.0, 3.25, 4.0, 5.0, 6.0]]})
 ADDRESSES = 4  # of this machine, as one has at most a thousand connections
@@ -29,7 +30,7 @@ def service(tmp_path: Path) -> Iterator[RunningService]:
 
 def connect(service: RunningService, number: int) -> socket.socket:
     source = (f"127.0.0.{1 + number % ADDRESSES}", 0)
-    return socket.create_connection(("127.0.0.1", service.port), timeout=60, source_address=source)
+    return socket.create_connection(("127.0.0.1", service.port), timeout=PATIENCE, source_address=source)
 
 
 class SlowClients:
@@ -80,7 +81,7 @@ def answers_of(service: RunningService, status: str) -> float:
 
 def test_others_are_served_while_clients_are_slow_and_leave(service: RunningService) -> None:
     slow = SlowClients(service, 300)
-    with httpx2.Client(base_url=service.url, headers=service.headers, timeout=60) as client:
+    with httpx2.Client(base_url=service.url, headers=service.headers, timeout=PATIENCE) as client:
         for _ in range(5):
             slow.drip()
             seconds_of(client, 10)
@@ -97,7 +98,7 @@ def test_others_are_served_while_clients_are_slow_and_leave(service: RunningServ
 @pytest.mark.long
 def test_2048_half_bodies_of_one_key_leave_everybody_else_served(service: RunningService) -> None:
     slow = SlowClients(service, 2048, kinds=[2])
-    with httpx2.Client(base_url=service.url, headers=service.headers, timeout=60) as client:
+    with httpx2.Client(base_url=service.url, headers=service.headers, timeout=PATIENCE) as client:
         seconds_of(client, 500)
         assert client.get("/v2/health/ready").status_code == 200
         assert service.telemetry("fitserve_predict_requests_in_flight") == 0
@@ -108,7 +109,7 @@ def test_2048_half_bodies_of_one_key_leave_everybody_else_served(service: Runnin
 
 @pytest.mark.long
 def test_2500_slow_clients_cost_another_one_little(service: RunningService) -> None:
-    with httpx2.Client(base_url=service.url, headers=service.headers, timeout=60) as client:
+    with httpx2.Client(base_url=service.url, headers=service.headers, timeout=PATIENCE) as client:
         seconds_of(client, 500)
         alone = seconds_of(client, 2000)
         slow = SlowClients(service, 2500)

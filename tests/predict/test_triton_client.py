@@ -14,6 +14,7 @@ from tritonclient.utils import InferenceServerException
 
 from services.predict.protocols.proto import health_pb2
 from tests.predict.toy_registry import mixed, numeric
+from tests.waiting import PATIENCE
 
 ADM = {"gre": 700, "gpa": 3.5, "rank": 3, "city": "Rom"}
 COLUMNS = {
@@ -149,7 +150,7 @@ def test_a_stream_answers_each_request_in_order(served) -> None:
     client.async_stream_infer("m1", [tensor(triton_grpc, "input-0", rows, "FP32", {})])
     client.async_stream_infer("none", [tensor(triton_grpc, "input-0", rows, "FP32", {})])
     client.async_stream_infer("m1", [tensor(triton_grpc, "input-0", rows + 1, "FP32", {})])
-    (first, _), (_, refused), (third, _) = (answers.get(timeout=60) for _ in range(3))
+    (first, _), (_, refused), (third, _) = (answers.get(timeout=PATIENCE) for _ in range(3))
     client.stop_stream()
     np.testing.assert_array_equal(first.as_numpy("y"), numeric().answer(rows.tolist())["y"])
     assert "No model none" in str(refused)

@@ -304,7 +304,7 @@ class RunningService:
         return {"Authorization": f"Bearer {self.toys.token}"}
 
     def get(self, path: str) -> str:
-        with urllib.request.urlopen(self.url + path, timeout=10) as answer:
+        with urllib.request.urlopen(self.url + path, timeout=PATIENCE) as answer:
             return str(answer.read().decode())
 
     def telemetry(self, name: str) -> float:

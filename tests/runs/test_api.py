@@ -16,7 +16,7 @@ from fitserve.runs.listing import RunFilter
 from fitserve.settings import Limits
 from tests.faults.chaos import Chaos, FaultPlan
 from tests.faults.cluster import Cluster
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.xdist_group("faults")
 
@@ -35,7 +35,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @pytest.fixture(scope="module")
 def api(cluster: Cluster) -> Iterator[httpx2.Client]:
     port = cluster.members[-1].environment["FITSERVE_PORT"]
-    with httpx2.Client(base_url=f"http://127.0.0.1:{port}/api/v1", timeout=30) as client:
+    with httpx2.Client(base_url=f"http://127.0.0.1:{port}/api/v1", timeout=PATIENCE) as client:
         rows = "".join(f"{n % 7},{n % 3},{'yes' if n % 7 > 3 else 'no'}\n" for n in range(60))
         made = client.put("/datasets/points", content=f"a,b,label\n{rows}", headers={"Content-Type": "text/csv"})
         assert made.status_code == 201, made.text

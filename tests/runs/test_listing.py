@@ -55,6 +55,17 @@ def found(engine: Engine, **wanted: Any) -> list[str]:
     return [run.id for run in listed]
 
 
+def test_a_row_with_a_nul_of_an_earlier_release_spoils_no_list(engine: Engine, runs: list[str]) -> None:
+    nul = {"target": [{"name": "pric\0"}], "name": "a\0", "detail": "b\0"}
+    with db.transaction(engine) as session:
+        session.execute(update(Run).where(Run.id == runs[0]).values(resolved=nul, error=nul))
+    assert found(engine, text="gamma") == [runs[1]]
+    with db.reading(engine) as session:
+        page = listing.list_runs(session, RunFilter())
+        targets = {entry.run.id: entry.targets for entry in listing.describe(session, page)}
+    assert targets[runs[1]] == ["pric\u00e9"]
+
+
 def test_filters_and_search(engine: Engine, runs: list[str]) -> None:
     newest_first = runs[::-1]
     assert found(engine) == newest_first

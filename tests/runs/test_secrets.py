@@ -14,7 +14,7 @@ import httpx2
 from tests.conftest import PROJECT, free_ports
 from tests.faults.cluster import Cluster
 from tests.ports import free_port
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 TABLE = "a,y\n" + "".join(f"{n},{n % 2}\n" for n in range(40))
 
@@ -39,7 +39,7 @@ def test_no_output_holds_a_secret(postgres_url: str, tmp_path: Path) -> None:
     with Cluster(tmp_path / "home", database_url=with_password(postgres_url, password), environment=environment) as up:
         up.start("api", FITSERVE_PORT=port)
         up.start("worker", FITSERVE_WORKER_METRICS_PORT=metrics)
-        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE) as client:
             wait_for_answer(client)
 
             def ask(

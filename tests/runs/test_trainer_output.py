@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from fitserve.settings import Settings
+from workers import trainer_output
 from workers.trainer_output import MAX_LINE, TrainerOutput
 from workers.trainer_process import TrainerSlot
 
@@ -46,6 +47,20 @@ def test_a_traceback_that_nothing_ends_is_kept(caplog: pytest.LogCaptureFixture)
     assert [record.__dict__["traceback"].count("\n") for record in caplog.records] == [3, 2]
     long = b"Traceback (most recent call last):\n  " + b"x" * 300 * MAX_LINE
     assert len(passed_on(long + b"\n")) == 2, "pieces of an endless line are kept up to a limit"
+
+
+def test_a_trainer_that_writes_without_end_fills_no_log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer_output, "MAX_LINES", 3)
+    written = b"".join(b"line %d\n" % number for number in range(10))
+    assert passed_on(written)[-1] == "line 9", "a failure names the last lines, logged or not"
+    assert [record.message for record in caplog.records] == ["line 0", "line 1", "line 2", "trainer's lines left out"]
+    assert caplog.records[-1].__dict__["lines"] == 7
+    caplog.clear()
+    monkeypatch.setattr(trainer_output, "LINES_SECONDS", -1.0)  # each line begins a new time
+    passed_on(written)
+    assert len(caplog.records) == 10
 
 
 def test_a_warm_trainers_next_run_has_no_line_of_the_one_before() -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from fitserve import drift
 from fitserve.encoding.distribution import numeric_distribution
 from tests.predict.toy_registry import NUMBERS, RunningService, ToyModel, numeric
+from tests.waiting import PATIENCE
 
 RNG = np.random.default_rng(7)
 TRAINING = RNG.normal(0, 3, (20_000, len(NUMBERS)))
@@ -49,7 +50,7 @@ class KeepAliveClient:
     """One keep-alive connection that sends the same head each time, as the fast lane requires."""
 
     def __init__(self, served: RunningService, model: str = "m1") -> None:
-        self.connection = http.client.HTTPConnection(urlsplit(served.url).netloc, timeout=20)
+        self.connection = http.client.HTTPConnection(urlsplit(served.url).netloc, timeout=PATIENCE)
         self.path = f"/v1/models/{model}:predict"
         self.headers = {**served.headers, "Content-Type": "application/json"}
 

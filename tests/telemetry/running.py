@@ -11,6 +11,7 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ class Prometheus:
     def get(self, path: str, **parameters: str) -> Any:
         url = f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
         try:
-            with urllib.request.urlopen(url, timeout=10) as answer:
+            with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
                 return json.loads(answer.read())["data"]
         except urllib.error.HTTPError as error:
             raise AssertionError((parameters, error.read().decode())) from None
@@ -111,6 +112,19 @@ class Prometheus:
         """Evaluate an expression now."""
         data = self.get("query", query=expression)
         return data["result"] if data["resultType"] != "scalar" else [{"value": data["result"]}]
+
+    def wait_for_scrapes(self) -> None:
+        """Wait until every process has been scraped from now on, and then every rule evaluated."""
+        for times, what in ((self._scrapes, "a scrape of every process"), (self._evaluations, "all rules' evaluation")):
+            now = time.time()
+            eventually(lambda times=times, now=now: min(times(), default=0.0) > now, why=what)
+
+    def _scrapes(self) -> list[float]:
+        return [float(one["value"][1]) for one in self.query("timestamp(up)")]
+
+    def _evaluations(self) -> list[float]:
+        rules = [rule for group in self.get("rules")["groups"] for rule in group["rules"]]
+        return [datetime.fromisoformat(rule["lastEvaluation"]).timestamp() for rule in rules]
 
     def ever(self, expression: str, since: float) -> bool:
         """Whether an expression had a value at any second since then."""
@@ -151,7 +165,8 @@ def eventually(condition: Callable[[], Any], seconds: float = PATIENCE, why: str
 def log_lines(server: Server) -> list[dict[str, Any]]:
     """Return the log lines of all processes."""
     lines = []
-    for line in server.log.read_text(errors="replace").splitlines():
+    whole = server.log.read_text(errors="replace").rpartition("\n")[0]  # the last line may be half written
+    for line in whole.splitlines():
         if line.startswith("{"):
             lines.append(json.loads(line))
     return lines

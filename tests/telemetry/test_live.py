@@ -20,6 +20,7 @@ from fitserve import artifacts, db, monitoring, registry
 from services.predict.protocols.proto import inference_pb2 as pb
 from tests.predict.toy_registry import RunningService, ToyRegistry, eventually, run_service
 from tests.telemetry.drifting import RNG, TRAINING, KeepAliveClient, toy_with_distributions
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.xdist_group("live")
 WINDOW = 3600.0
@@ -190,7 +191,7 @@ def test_grpc_predictions_under_an_id_are_stored(served: RunningService) -> None
             request_serializer=pb.ModelInferRequest.SerializeToString,
             response_deserializer=pb.ModelInferResponse.FromString,
         )
-        answer, call = infer.with_call(request, timeout=20, metadata=metadata)
+        answer, call = infer.with_call(request, timeout=PATIENCE, metadata=metadata)
     assert ("x-prediction-id", "order-8") in [(one.key, one.value) for one in call.trailing_metadata()]
 
     def stored() -> monitoring.StoredPrediction | None:

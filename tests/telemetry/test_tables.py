@@ -28,6 +28,7 @@ from fitserve.spec.feature import Feature
 from fitserve.wire.datasets import UploadOptions
 from tests.predict.toy_registry import PAIR, RunningService, ToyRegistry, eventually, graph, run_service
 from tests.telemetry.drifting import ToyWithDistributions
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.xdist_group("live")
 # Features by table: what a network would be given (no identifiers, no free text).
@@ -85,7 +86,7 @@ def five_tables(
 
 def psi_after(served: RunningService, model: str, rows: list[dict[str, Any]]) -> dict[str, float | None]:
     """Predict rows, slowly enough that none is skipped by sampling; return each column's PSI."""
-    with httpx2.Client(base_url=served.url, headers=served.headers, timeout=30) as client:
+    with httpx2.Client(base_url=served.url, headers=served.headers, timeout=PATIENCE) as client:
         for start in range(0, len(rows), 500):
             batch = rows[start : start + 500]
             answer = client.post(f"/v1/models/{model}:predict", json={"instances": batch})

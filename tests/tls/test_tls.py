@@ -39,7 +39,9 @@ class Secured:
 
     def client(self, port: int) -> httpx2.Client:
         trusted = ssl.create_default_context(cafile=str(self.certificate))
-        return httpx2.Client(base_url=f"https://localhost:{port}", verify=trusted, headers=self.headers, timeout=20)
+        return httpx2.Client(
+            base_url=f"https://localhost:{port}", verify=trusted, headers=self.headers, timeout=PATIENCE
+        )
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +120,7 @@ def test_grpc_speaks_tls(secured: Secured) -> None:
         tensor = request.inputs.add(name="features", datatype="FP32", shape=[1, 6])
         tensor.contents.fp32_contents.extend([1.0] * 6)
         metadata = (("authorization", f"Bearer {secured.token}"),)
-        assert infer(request, metadata=metadata, timeout=20).model_name == "m"
+        assert infer(request, metadata=metadata, timeout=PATIENCE).model_name == "m"
 
 
 @pytest.mark.parametrize("which", ["api", "predict", "grpc"])

@@ -14,6 +14,7 @@ import pytest
 from tests.faults.cluster import PROJECT
 from tests.ports import free_port
 from tests.trainer.gang_process import SPECS, logs_alone
+from tests.waiting import PATIENCE
 from workers.trainer.engine.checkpoint import Checkpoint
 
 pytestmark = pytest.mark.tensorflow
@@ -33,7 +34,7 @@ def train_together(folder: Path, size: int, *names: str, files: bool = True) -> 
     addresses = [f"127.0.0.1:{free_port()}" for _ in range(size)]
     processes = [start(folder, rank, addresses, *names) for rank in range(size)]
     for process in processes:
-        _, errors = process.communicate(timeout=300)
+        _, errors = process.communicate(timeout=2 * PATIENCE)
         assert process.returncode == 0, errors[-4000:]
     written: dict[str, Any] = json.loads((folder / "leader.json").read_text())
     return written
