@@ -115,7 +115,7 @@ def test_over_http_each_request_brings_its_key(server: Server, tmp_path: Path) -
 
     async def ask(key: str | None, tool: str, **arguments: Any) -> tuple[bool, str]:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        async with httpx2.AsyncClient(headers=headers) as http:
+        async with httpx2.AsyncClient(headers=headers, timeout=PATIENCE) as http:
             transport = streamable_http_client(f"http://127.0.0.1:{port}/mcp", http_client=http)
             async with McpClient(transport, read_timeout_seconds=MAX_SECONDS) as client:
                 result = await client.call_tool(tool, arguments)

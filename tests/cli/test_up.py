@@ -115,16 +115,16 @@ def test_each_part_has_a_line_and_one_card_follows(terminal: Terminal, place: Pl
 
 def test_the_link_signs_in_once(terminal: Terminal, place: Place) -> None:
     address, token = re.findall(r"(http://127\.0\.0\.1:\d+)/#key=(once_[\w-]{22})", terminal.plain)[0]
-    with httpx2.Client(base_url=address) as browser:
+    with httpx2.Client(base_url=address, timeout=PATIENCE) as browser:
         signed = browser.post("/api/v1/session", json={"token": token})
         assert signed.json()["scopes"] == ["admin"]
         assert browser.get("/api/v1/session").status_code == 200  # by the cookie
-    again = httpx2.post(f"{address}/api/v1/session", json={"token": token})
+    again = httpx2.post(f"{address}/api/v1/session", json={"token": token}, timeout=PATIENCE)
     assert again.status_code == 401
     assert "used already" in again.json()["detail"]
     # It is not a key.
     headers = {"Authorization": f"Bearer {token}"}
-    assert httpx2.get(f"{address}/api/v1/runs", headers=headers).status_code == 401
+    assert httpx2.get(f"{address}/api/v1/runs", headers=headers, timeout=PATIENCE).status_code == 401
     logs = "".join(path.read_text() for path in (place.home / "logs").glob("*"))
     assert token not in logs
     assert (place.home / "first-key").read_text().strip() not in logs

@@ -240,7 +240,7 @@ def test_a_resumable_upload_resumes_after_a_broken_connection(server: Server, tm
 
 
 def test_an_unknown_upload_is_not_found(server: Server) -> None:
-    with httpx2.Client(headers=server.headers) as http:
+    with httpx2.Client(headers=server.headers, timeout=PATIENCE) as http:
         assert http.head(f"{server.base_url}/api/v1/uploads/up_nobody").status_code == NotFound.status
 
 

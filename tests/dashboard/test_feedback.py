@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 
 from tests.conftest import Server
 from tests.dashboard.conftest import check_accessibility
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.xdist_group("dashboard")
 MODEL = "browser-small"
@@ -35,7 +35,9 @@ def test_outcomes_are_recorded_and_counted(page: Page, api: httpx2.Client, serve
     # Another system's file: semicolons, a mark of the encoding, an outcome that is not known yet, a foreign id.
     body = {"instances": [{"a": 1, "b": 2, "c": "x"}, {"a": 9, "b": 9, "c": "y"}]}
     headers = {**server.headers, "X-Prediction-ID": "order-7"}
-    httpx2.post(f"{server.base_url}/v1/models/{MODEL}:predict", json=body, headers=headers).raise_for_status()
+    httpx2.post(
+        f"{server.base_url}/v1/models/{MODEL}:predict", json=body, headers=headers, timeout=PATIENCE
+    ).raise_for_status()
     wait_until(lambda: _is_stored(api), "the stored prediction")
     page.get_by_role("tab", name="Monitoring").click()
     page.get_by_role("button", name="Add a table of outcomes").click()

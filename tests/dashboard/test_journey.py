@@ -11,6 +11,7 @@ from playwright.sync_api import Page, Route, expect
 
 from tests.conftest import Server
 from tests.dashboard.conftest import submit, upload, wait_until_ended
+from tests.waiting import PATIENCE, wait_until
 
 HOSTILE = "<img src=x onerror=document.title='owned'>"
 
@@ -168,7 +169,10 @@ def test_a_models_requests_show_as_traffic_and_drift(page: Page, trained: list[s
     expect(page.get_by_text("since the start of 1 prediction process")).to_be_visible()
     rows = [{"a": 100, "b": 1, "c": "x"}] * 300
     response = httpx2.post(
-        f"{server.predict_url}/v1/models/browser-small:predict", headers=server.headers, json={"instances": rows}
+        f"{server.predict_url}/v1/models/browser-small:predict",
+        headers=server.headers,
+        json={"instances": rows},
+        timeout=PATIENCE,
     )
     response.raise_for_status()
     expect(page.get_by_text("strong drift")).to_be_visible()
@@ -201,8 +205,7 @@ def test_curves_move_while_it_trains_and_it_can_be_cancelled(page: Page, api: ht
     epoch = page.locator(".stat", has_text="epoch").last.locator(".value")
     expect(epoch).not_to_have_text("0")
     first = int(epoch.inner_text().replace(",", ""))
-    page.wait_for_timeout(1500)
-    assert int(epoch.inner_text().replace(",", "")) > first + 3
+    wait_until(lambda: int(epoch.inner_text().replace(",", "")) > first + 3, "three more epochs")
     page.get_by_role("button", name="Cancel run").click()
     page.get_by_role("alertdialog").get_by_role("button", name="Keep running").click()
     expect(page.get_by_role("alertdialog")).to_have_count(0)

@@ -12,6 +12,7 @@ from fastapi.testclient import TestClient
 
 from services.control.pages import DASHBOARD, mount_dashboard
 from tests.conftest import Server
+from tests.waiting import PATIENCE
 
 HTML = {"Accept": "text/html"}
 FIRST_BYTES = 220_000  # of scripts and styles, packed, before any page shows what it is about
@@ -67,7 +68,7 @@ def test_without_a_build_the_page_says_how_to_build_it(tmp_path: Path) -> None:
 
 
 def test_pages_have_a_strict_content_security_policy(server: Server) -> None:
-    answer = httpx2.get(f"{server.base_url}/runs", headers=HTML)
+    answer = httpx2.get(f"{server.base_url}/runs", headers=HTML, timeout=PATIENCE)
     policy = answer.headers["content-security-policy"]
     assert "script-src 'self'" in policy
     assert "unsafe-eval" not in policy
@@ -76,18 +77,20 @@ def test_pages_have_a_strict_content_security_policy(server: Server) -> None:
 
 def test_predictions_are_forwarded_with_the_callers_key(server: Server) -> None:
     here = f"{server.base_url}/v1/models"
-    assert httpx2.get(here).status_code == 401
-    direct = httpx2.get(f"{server.predict_url}/v1/models", headers=server.headers)
-    forwarded = httpx2.get(here, headers=server.headers)
+    assert httpx2.get(here, timeout=PATIENCE).status_code == 401
+    direct = httpx2.get(f"{server.predict_url}/v1/models", headers=server.headers, timeout=PATIENCE)
+    forwarded = httpx2.get(here, headers=server.headers, timeout=PATIENCE)
     assert (forwarded.status_code, forwarded.json()) == (200, direct.json())
-    missing = httpx2.post(f"{here}/nothing:predict", headers=server.headers, json={"instances": [[1]]})
+    missing = httpx2.post(
+        f"{here}/nothing:predict", headers=server.headers, json={"instances": [[1]]}, timeout=PATIENCE
+    )
     assert missing.status_code == 404
     assert "error" in missing.json()
-    assert httpx2.get(f"{server.base_url}/v2/health/live").json() == {"live": True}
+    assert httpx2.get(f"{server.base_url}/v2/health/live", timeout=PATIENCE).json() == {"live": True}
 
 
 def test_a_cookie_only_authenticates_its_own_origin(server: Server) -> None:
-    with httpx2.Client(base_url=server.base_url) as client:
+    with httpx2.Client(base_url=server.base_url, timeout=PATIENCE) as client:
         client.post("/api/v1/session", json={"token": server.token}).raise_for_status()
         assert client.get("/v1/models").status_code == 200
         forged = client.post("/v1/models/m:predict", json={"instances": []}, headers={"Origin": "http://evil.example"})

@@ -175,13 +175,15 @@ def test_the_proxy_hides_internal_endpoints(layout: Layout) -> None:
 def test_https(layout: Layout, tmp_path: Path) -> None:
     certificate, key = make_certificate(tmp_path)
     base = layout.start_nginx("https", (certificate, key))
-    with httpx2.Client(base_url=base, verify=ssl.create_default_context(cafile=str(certificate))) as http:
+    with httpx2.Client(
+        base_url=base, verify=ssl.create_default_context(cafile=str(certificate)), timeout=PATIENCE
+    ) as http:
         answer = http.post("/api/v1/session", json={"token": layout.token}, headers={"Origin": base})
         assert answer.status_code == 200, answer.text
         assert "secure" in answer.headers["Set-Cookie"].lower()
         assert "max-age" in answer.headers["Strict-Transport-Security"]
         assert [name.lower() for name in answer.headers].count("server") == 1
-    plain = httpx2.get(f"{base.replace('https', 'http')}/docs?a=1")
+    plain = httpx2.get(f"{base.replace('https', 'http')}/docs?a=1", timeout=PATIENCE)
     assert (plain.status_code, plain.headers["Location"]) == (308, f"{base}/docs?a=1")
 
 

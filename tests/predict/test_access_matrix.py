@@ -68,7 +68,7 @@ def tokens(served: RunningService) -> Iterator[Keys]:
         {scope: toys.create_key([scope], owner="bob") for scope in ("read", "predict", "train")},
     )
     last = {"Authorization": f"Bearer {made.other['train']}"}
-    eventually(lambda: httpx2.get(f"{served.url}/v1/models", headers=last).status_code == 200)
+    eventually(lambda: httpx2.get(f"{served.url}/v1/models", headers=last, timeout=PATIENCE).status_code == 200)
     yield made
     toys.change(registry.remove_label, "adm", "stable")
 
@@ -246,7 +246,7 @@ def test_no_valid_key_is_refused_before_the_keys_have_been_read(tmp_path: Path) 
         session.execute(text("ALTER TABLE models RENAME TO away"))
     with (
         run_service(toys, ready="/livez") as running,
-        httpx2.Client(base_url=running.url, headers=running.headers) as client,
+        httpx2.Client(base_url=running.url, headers=running.headers, timeout=PATIENCE) as client,
     ):
 
         def predict() -> httpx2.Response:
@@ -263,7 +263,10 @@ def test_without_keys_foreign_pages_are_refused(tmp_path: Path) -> None:
     toys = ToyRegistry(tmp_path)
     toys.register("m1", numeric())
     body = {"instances": [[1.0] * 6]}
-    with run_service(toys, FITSERVE_AUTH="false") as running, httpx2.Client(base_url=running.url) as client:
+    with (
+        run_service(toys, FITSERVE_AUTH="false") as running,
+        httpx2.Client(base_url=running.url, timeout=PATIENCE) as client,
+    ):
         for headers in (
             {"Host": "rebound.example"},
             {"Host": f"rebound.example:{running.port}"},

@@ -106,6 +106,7 @@ def test_a_kept_checkpoint_is_served_as_a_label(running: RunningService) -> None
         f"{running.url}/v2/models/epochs/versions/epoch-12/infer",
         json={"inputs": [{"name": "instances", "shape": [1, 6], "datatype": "FP64", "data": ROW[0]}]},
         headers=running.headers,
+        timeout=PATIENCE,
     )
     assert oip.json()["parameters"] == {"label": "epoch-12"}
 
@@ -117,7 +118,7 @@ def test_a_canary_takes_its_share(running: RunningService) -> None:
     toys.change(registry.set_label, "bird", "champion", version_number=1)
     toys.change(registry.set_label, "bird", "candidate", version_number=2, weight=0.3)
     eventually(lambda: version(running, "bird") == "2")  # sooner or later
-    with httpx2.Client(headers=running.headers) as client:
+    with httpx2.Client(headers=running.headers, timeout=PATIENCE) as client:
         url = f"{running.url}/v1/models/bird:predict"
         answers = [client.post(url, json={"instances": ROW}) for _ in range(400)]
     share = np.mean([answer.headers["x-model-version"] == "2" for answer in answers])
@@ -159,7 +160,7 @@ def test_a_corrupt_version_leaves_the_old_one_serving(running: RunningService) -
     assert toys.register("solid", toy, artifact=artifact) == 2
 
     def is_reported_corrupt() -> bool:
-        status = httpx2.get(f"{running.url}/v1/models/solid", headers=running.headers).json()
+        status = httpx2.get(f"{running.url}/v1/models/solid", headers=running.headers, timeout=PATIENCE).json()
         states = {one["version"]: one for one in status["model_version_status"]}
         return "2" in states and states["2"]["state"] == "END" and states["2"]["status"]["error_code"] == "DATA_LOSS"
 
@@ -243,4 +244,4 @@ def test_overload_sheds_with_429_and_deadlines_are_504(toys: ToyRegistry) -> Non
         assert 504 in statuses
         assert all(retry is not None for status, retry in outcomes if status == 429)
         assert served.telemetry("fitserve_predict_batches_total") > 0
-        assert httpx2.get(f"{served.url}/readyz").status_code == 200
+        assert httpx2.get(f"{served.url}/readyz", timeout=PATIENCE).status_code == 200

@@ -137,7 +137,7 @@ def test_every_protocol_answers_the_level_of_the_spec_by_row_and_group(service: 
     same({one["name"]: one["data"] for one in post("/v2/models/price/infer", {"inputs": inputs}).json()["outputs"]})
     named = {"inputs": inputs, "outputs": [{"name": "price_low"}]}
     same({one["name"]: one["data"] for one in post("/v2/models/price/infer", named).json()["outputs"]})
-    metadata = httpx2.get(f"{service.url}/v2/models/price", headers=service.headers).json()
+    metadata = httpx2.get(f"{service.url}/v2/models/price", headers=service.headers, timeout=PATIENCE).json()
     assert [one["name"] for one in metadata["outputs"]] == ["price", "price_low", "price_high"]
 
     # A request may name another level, or none.

@@ -591,12 +591,14 @@ def test_every_protocol_answers_the_same_interval_or_set(cases: dict[str, Case],
             f"{case.served.url}/v1/models/{case.model}:predict",
             json={**body, "interval": bad},
             headers=case.served.headers,
+            timeout=PATIENCE,
         )
         assert (refused.status_code, "between 0 and 1" in refused.text) == (400, True), bad
     refused = httpx2.post(
         f"{case.served.url}/v1/models/{case.model}:predict",
         json={**body, "interval": 0.999},
         headers=case.served.headers,
+        timeout=PATIENCE,
     )
     assert refused.status_code == 400
     assert f"needs {1999 if name == 'regression' else 999} held-out rows" in refused.text

@@ -252,7 +252,11 @@ def test_a_configuration_decides_what_is_served(own: RunningService) -> None:
         "    print('error_code', stub.HandleReloadConfigRequest(request, 20, metadata=metadata).status.error_code)\n"
     )
     headers = {"Authorization": f"Bearer {admin}"}
-    eventually(lambda: httpx2.get(f"{own.url}/v1/models/stays/versions/2", headers=headers).status_code == 200)
+    eventually(
+        lambda: (
+            httpx2.get(f"{own.url}/v1/models/stays/versions/2", headers=headers, timeout=PATIENCE).status_code == 200
+        )
+    )
     serve = ["stays,half_plus_three,typed,kinds,three", "stays,nowhere"]
     command = [sys.executable, "-c", program, str(own.grpc_port), admin, *serve]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=PATIENCE)
@@ -385,15 +389,15 @@ def test_a_server_that_cannot_read_its_registry(tmp_path: Path) -> None:
     try:
         url = f"http://127.0.0.1:{port}"
         wait_until(lambda: listens(port), "the service listens", process=process)
-        live = httpx2.get(f"{url}/v2/health/live")
+        live = httpx2.get(f"{url}/v2/health/live", timeout=PATIENCE)
         assert (live.status_code, live.json()) == (200, {"live": True})
-        ready = httpx2.get(f"{url}/v2/health/ready")
+        ready = httpx2.get(f"{url}/v2/health/ready", timeout=PATIENCE)
         assert (ready.status_code, ready.json()) == (503, {"ready": False})
-        assert httpx2.get(f"{url}/readyz").status_code == 503
+        assert httpx2.get(f"{url}/readyz", timeout=PATIENCE).status_code == 503
         client = triton_grpc.InferenceServerClient(f"127.0.0.1:{grpc_port}")
         assert client.is_server_live()
         assert not client.is_server_ready()
-        assert httpx2.post(f"{url}/v1/models/m:predict", content="{}").status_code == 503
+        assert httpx2.post(f"{url}/v1/models/m:predict", content="{}", timeout=PATIENCE).status_code == 503
     finally:
         process.terminate()
         process.wait(PATIENCE)

@@ -40,7 +40,9 @@ class SlowClients:
         token = service.toys.create_key(["predict"], models=["m1"])
         ready = f"{service.url}/v1/models/m1"
         # The service learns of a new key at its next poll.
-        eventually(lambda: httpx2.get(ready, headers={"Authorization": f"Bearer {token}"}).status_code == 200)
+        eventually(
+            lambda: httpx2.get(ready, headers={"Authorization": f"Bearer {token}"}, timeout=PATIENCE).status_code == 200
+        )
         head = f"POST /v1/models/m1:predict HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n"
         whole = f"{head}Content-Type: application/json\r\nContent-Length: {len(BODY)}\r\n\r\n{BODY[:20]}"
         self.dripping: list[socket.socket] = []

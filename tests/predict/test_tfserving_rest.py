@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.predict.toy_registry import NUMBERS, THREE, mixed, numeric
+from tests.waiting import PATIENCE
 
 ROW = [1.5, -2.0, 3.25, 4, 5, 6]
 ADM = {"gre": 700, "gpa": 3.5, "rank": 3, "city": "Rom"}
@@ -180,7 +181,7 @@ def test_methods_and_sizes(client, served) -> None:
 
 def test_keys(client, served) -> None:
     body = {"instances": [ROW]}
-    with httpx2.Client(base_url=served.url) as nobody:
+    with httpx2.Client(base_url=served.url, timeout=PATIENCE) as nobody:
         answer = nobody.post("/v1/models/m1:predict", json=body)
         assert answer.status_code == 401
         assert answer.headers["www-authenticate"] == 'Bearer realm="fitserve"'

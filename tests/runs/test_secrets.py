@@ -72,7 +72,7 @@ def test_no_output_holds_a_secret(postgres_url: str, tmp_path: Path) -> None:
             ask("GET", "/api/v1/system")
             ask("GET", "/metrics", None)
             ask("GET", "/readyz", None)
-            outputs.append(httpx2.get(f"http://127.0.0.1:{metrics}/metrics").text)
+            outputs.append(httpx2.get(f"http://127.0.0.1:{metrics}/metrics", timeout=PATIENCE).text)
         variables = {**os.environ, **up.variables}
         outputs.append(run_once("workers.doctor", variables))
         away = {"FITSERVE_DATABASE_URL": f"postgresql+psycopg://u:{password}@127.0.0.1:1/x"}

@@ -7,7 +7,6 @@ import socket
 import ssl
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from services.predict.protocols.proto import inference_pb2 as pb
 from tests.conftest import PROJECT, free_ports
 from tests.predict.toy_registry import ToyRegistry, numeric
 from tests.tls.certificate import make_certificate
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, wait_until
 
 ROW = {"instances": [[1.0] * 6]}
 
@@ -79,15 +78,14 @@ def secured(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterato
 
 
 def wait_secured(secured: Secured, port: int) -> None:
+    def is_ready() -> bool:
+        try:
+            return client.get("/readyz").status_code == 200
+        except httpx2.TransportError:
+            return False
+
     with secured.client(port) as client:
-        for _ in range(600):
-            try:
-                if client.get("/readyz").status_code == 200:
-                    return
-            except httpx2.TransportError:
-                pass
-            time.sleep(0.1)
-    raise TimeoutError(port)
+        wait_until(is_ready, f"port {port}", pause=0.1)
 
 
 def test_the_api_speaks_tls(secured: Secured) -> None:
@@ -126,19 +124,19 @@ def test_grpc_speaks_tls(secured: Secured) -> None:
 @pytest.mark.parametrize("which", ["api", "predict", "grpc"])
 def test_plain_text_and_old_versions_are_refused(secured: Secured, which: str) -> None:
     port = getattr(secured, which)
-    with socket.create_connection(("localhost", port), 10) as plain:
+    with socket.create_connection(("localhost", port), PATIENCE) as plain:
         plain.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        plain.settimeout(10)
+        plain.settimeout(PATIENCE)
         try:
             assert not plain.recv(100).startswith(b"HTTP/1.1 200")
         except ConnectionResetError:
             pass
-    with socket.create_connection(("localhost", port), 10) as opened:
+    with socket.create_connection(("localhost", port), PATIENCE) as opened:
         context = ssl.create_default_context(cafile=str(secured.certificate))
         with context.wrap_socket(opened, server_hostname="localhost") as wrapped:
             assert wrapped.version() in ("TLSv1.2", "TLSv1.3")
 
 
 def test_an_unknown_certificate_is_not_believed(secured: Secured) -> None:
-    with pytest.raises(httpx2.TransportError), httpx2.Client() as client:
+    with pytest.raises(httpx2.TransportError), httpx2.Client(timeout=PATIENCE) as client:
         client.get(f"https://localhost:{secured.api}/livez")
