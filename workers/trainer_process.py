@@ -26,7 +26,9 @@ from workers.trainer_output import TrainerOutput
 
 log = logging.getLogger(__name__)
 
-START_SECONDS = 180.0  # for a trainer to become ready; importing TensorFlow from a cold disk is slow
+# For a trainer to become ready: of its processor time, and of waiting without any. Importing TensorFlow is slow from a
+# cold disk and on a busy machine, where starting over would take as long again.
+START_SECONDS = 180.0
 # All that a trainer inherits: no database URL, no broker, no key, no cloud credentials.
 _INHERITED = frozenset({"PATH", "USER", "LANG", "TZ", "VIRTUAL_ENV"})
 _INHERITED_PREFIXES = ("LC_", "LD_", "PYTHON", "TF_", "KERAS_", "XLA_", "CUDA_", "NVIDIA_", "OMP_", "MALLOC_", "COV_")
@@ -87,13 +89,31 @@ def memory_limit(settings: Settings) -> int:
 _DRIVERS_GPUS = Path("/proc/driver/nvidia/gpus")
 
 
+class StartWatch:
+    """Tells a process that starts slowly from one that hangs."""
+
+    def __init__(self, pid: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._pid, self._clock = pid, clock
+        self._used, self._worked_at = 0.0, clock()
+
+    def is_hung(self) -> bool:
+        """Return whether it has used START_SECONDS of processor time, or none for that long."""
+        try:
+            times = psutil.Process(self._pid).cpu_times()
+        except psutil.Error:  # it has exited, which its channel tells
+            return False
+        used, now = times.user + times.system, self._clock()
+        if used > self._used:
+            self._used, self._worked_at = used, now
+        return used > START_SECONDS or now - self._worked_at > START_SECONDS
+
+
 class TrainerProcess:
     """One trainer process, in a process group of its own, and the channel to it."""
 
     def __init__(self, settings: Settings, spawner: ThreadPoolExecutor, in_gang: bool = False, number: int = 0) -> None:
         """`in_gang`: for one run that several trainers train, which TensorFlow must know before it starts."""
         self.in_gang = in_gang
-        self.started_at = time.monotonic()
         self.limit = memory_limit(settings)
         # The sandbox can only allow folders that exist; before the first upload there is no blob store yet.
         for folder in (settings.scratch / "runs", *data_folders(settings)):
@@ -111,6 +131,7 @@ class TrainerProcess:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             ).result()
+        self.start_watch = StartWatch(self.process.pid)
         assert self.process.stdout is not None
         self.output = TrainerOutput(self.process.stdout, self.process.pid)
         self.channel = Channel(ours)
@@ -187,7 +208,8 @@ class TrainerSlot:
             try:
                 while not self._trainer.wait_ready(0.1):
                     while_waiting()
-                    if time.monotonic() - self._trainer.started_at > START_SECONDS:
+                    if self._trainer.start_watch.is_hung():
+                        log.warning("a trainer hangs while it starts")
                         raise ChannelClosed
                 if self._trainer.alive:
                     self._trainer.runs += 1
@@ -195,7 +217,7 @@ class TrainerSlot:
                     self._trainer.output.forget()
                     return self._trainer
             except ChannelClosed:
-                log.warning("a trainer exited while it started")
+                log.warning("a trainer did not start")
             self.drop()
         raise ChannelClosed
 
