@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tests.trainer.requests import RecordingReporter, request_of
+from tests.trainer.requests import RecordingReporter, request_of, train_only
 
 ROWS = 331
 _NUMBERS = ["a", "b", "c", "d"]
@@ -68,11 +68,9 @@ SPECS: dict[str, dict[str, Any]] = {
 
 def logs_alone(name: str, folder: Path, checkpoint: Path | None = None) -> list[dict[str, float]]:
     """The logs of a spec that one process trains, or trains on."""
-    from workers.trainer.train import train
-
     reporter = RecordingReporter()
     with _memory_for(name):
-        train(request_of(table(), SPECS[name], folder, checkpoint=checkpoint), reporter)
+        train_only(request_of(table(), SPECS[name], folder, checkpoint=checkpoint), reporter)
     return [row["logs"] for row in reporter.epochs]
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from fitserve.dataset_facts import ColumnFacts, DatasetFacts
 from fitserve.encoding.coercion import labels_of, numbers_of
@@ -18,7 +19,11 @@ from fitserve.spec.resolve_search import resolve_search
 from fitserve.spec.search import is_search, read_search
 from fitserve.spec.spec import parse
 from fitserve.spec.warm_start import WeightsSource
-from workers.trainer.interface import StopReason, TrainingRequest, TrialAssignment
+from workers.trainer.interface import StopReason, TrainingRequest, TrainingResult, TrialAssignment
+
+if TYPE_CHECKING:
+    from workers.trainer.ready_run import ReadyRun
+    from workers.trainer.trials.trial import TrialsOutcome
 
 
 @dataclass
@@ -117,3 +122,31 @@ def request_of(
     path = folder / "table.parquet"
     pq.write_table(table, path)
     return TrainingRequest("run", 1, resolved, facts.model_dump(mode="json"), path, folder, **more)
+
+
+def train_only(request: TrainingRequest, reporter: RecordingReporter) -> TrainingResult:
+    """Train without what follows, which takes as long: files, figures and analysis.
+
+    The result has the trials, and in its receipt the digest of the weights.
+    """
+    from workers.trainer.ready_run import ReadyRun
+    from workers.trainer.train import train
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ReadyRun, "finish", _weights_and_trials)
+        return train(request, reporter)
+
+
+def _weights_and_trials(ready: ReadyRun, outcome: TrialsOutcome, _: float) -> TrainingResult:
+    from workers.trainer.export.receipt import weights_digest
+    from workers.trainer.trained_ensemble import TrainedEnsemble
+    from workers.trainer.trained_run import CompiledRun, TrainedRun
+
+    run_type = TrainedRun if outcome.members is None else TrainedEnsemble
+    run = run_type(**{one.name: getattr(ready, one.name) for one in fields(CompiledRun)}, outcome=outcome, seconds={})
+    result = {
+        "best_trial": outcome.best,
+        "best_epoch": outcome.trials[outcome.best].best_epoch,
+        "trials": [asdict(trial) for trial in outcome.trials],
+    }
+    return TrainingResult({}, {"receipt": {"weights": weights_digest(run._network)}}, result)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from fitserve.encoder import Encoder
-from tests.trainer.requests import RecordingReporter, request_of
+from tests.trainer.requests import RecordingReporter, request_of, train_only
 from workers.trainer.channel import Channel, decoded
 from workers.trainer.export import export as exporting
 from workers.trainer.interface import TrainingResult, TrainingStopped
@@ -45,7 +45,9 @@ def predictions(files: dict[str, Path], manifest: dict[str, Any]) -> Any:
 def test_a_kept_epoch_is_what_a_shorter_run_ends_with(tmp_path: Path) -> None:
     """Its weights are the average, as at the end of a run; the next epochs go on from the weights themselves."""
     optimizer = {"Adam": {"learning_rate": 0.05, "use_ema": True, "ema_momentum": 0.9}}
-    plain = train(request_of(table(), spec(6, optimizer=optimizer), tmp_path / "plain", KINDS), RecordingReporter())
+    plain = train_only(
+        request_of(table(), spec(6, optimizer=optimizer), tmp_path / "plain", KINDS), RecordingReporter()
+    )
     wanted = spec(6, optimizer=optimizer, keep_epochs=[4, 2])
     keeping = train(request_of(table(), wanted, tmp_path / "keeping", KINDS), RecordingReporter())
     assert keeping.manifest["receipt"]["weights"] == plain.manifest["receipt"]["weights"]  # keeping disturbs nothing

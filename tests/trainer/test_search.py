@@ -12,7 +12,7 @@ import pytest
 
 from fitserve.spec.resolve_search import search_of, trial_spec
 from fitserve.states import STACKED_TRIALS
-from tests.trainer.requests import RecordingReporter, facts_of, request_of
+from tests.trainer.requests import RecordingReporter, facts_of, request_of, train_only
 from workers.trainer.interface import TrainingFailed, TrainingStopped, TrialAssignment
 from workers.trainer.train import train
 
@@ -91,7 +91,7 @@ def test_a_stacked_trial_is_what_it_is_alone(tmp_path: Path, what: str) -> None:
         spec = trial_spec(search, rows[number]["point"], facts_of(table)).spec.to_json()
         alone = RecordingReporter()
         (tmp_path / str(number)).mkdir(exist_ok=True)
-        train(replace(request, spec=spec, folder=tmp_path / str(number)), alone)
+        train_only(replace(request, spec=spec, folder=tmp_path / str(number)), alone)
         stacked = [row["logs"] for row in reporter.epochs if row["trial"] == number]
         assert len(stacked) == len(alone.epochs) == 4
         for one, other in zip(stacked, alone.epochs, strict=True):
@@ -120,7 +120,7 @@ def test_a_stacked_trial_is_reproduced_to_the_bit(tmp_path: Path, what: str) -> 
         spec["training"]["stacked"] = stack["differing"]
         again = RecordingReporter()
         (tmp_path / str(number)).mkdir()
-        train(replace(request, spec=spec, folder=tmp_path / str(number)), again)
+        train_only(replace(request, spec=spec, folder=tmp_path / str(number)), again)
         expected = [row["logs"] for row in reporter.epochs if row["trial"] == number]
         assert [row["logs"] for row in again.epochs] == expected, number
 

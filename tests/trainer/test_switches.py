@@ -10,7 +10,7 @@ import pytest
 
 from fitserve.spec.spec import SpecRefused
 from tests.trainer import test_ensemble as ensembles
-from tests.trainer.requests import RecordingReporter, request_of
+from tests.trainer.requests import RecordingReporter, request_of, train_only
 from tests.trainer.test_kept_epochs import KINDS, spec, table
 from workers.trainer.interface import TrainingStopped
 from workers.trainer.train import train
@@ -22,7 +22,7 @@ SGD = {"SGD": {"learning_rate": 0.02, "momentum": 0.9}}
 
 def logs_of(folder: Path, epochs: int, **training: Any) -> list[dict[str, float]]:
     reporter = RecordingReporter()
-    train(request_of(table(), spec(epochs, **training), folder, KINDS), reporter)
+    train_only(request_of(table(), spec(epochs, **training), folder, KINDS), reporter)
     return [one["logs"] for one in reporter.epochs]
 
 
@@ -66,8 +66,10 @@ def of_members(epochs: int = 6, **training: Any) -> dict[str, Any]:
 
 
 def test_a_switch_in_an_ensemble_keeps_what_came_before_and_the_state(tmp_path: Path) -> None:
-    _, plain = ensembles.finish(of_members(4), tmp_path / "plain")
-    _, same = ensembles.finish(of_members(4, switches=[{"after": 2, "optimizer": ADAM}]), tmp_path / "same")
+    plain, same = RecordingReporter(), RecordingReporter()
+    train_only(request_of(ensembles.table(), of_members(4), tmp_path / "plain"), plain)
+    switched = of_members(4, switches=[{"after": 2, "optimizer": ADAM}])
+    train_only(request_of(ensembles.table(), switched, tmp_path / "same"), same)
     assert [data["epoch"] for _, _, data in same.events if data and "optimizer" in data] == [3]
     assert [one["logs"] for one in same.epochs] == [one["logs"] for one in plain.epochs], "to the bit"
 

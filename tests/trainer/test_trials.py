@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.trainer.requests import RecordingReporter, request_of
+from tests.trainer.requests import RecordingReporter, request_of, train_only
 from workers.trainer import ready_run as training
 from workers.trainer.engine import stacked_network
 from workers.trainer.engine.checkpoint import Checkpoint
@@ -70,7 +70,7 @@ def test_a_resumed_run_ends_where_an_undisturbed_one_does(tmp_path: Path, after:
         early_stopping={**STOPPING, "patience": 2}, reduce_lr_on_plateau={"patience": 1, "monitor": "val_loss"}
     )
     whole = RecordingReporter()
-    undisturbed = train(request_of(_table(), spec, tmp_path / "whole"), whole)
+    undisturbed = train_only(request_of(_table(), spec, tmp_path / "whole"), whole)
     resumed, reporter = _train_interrupted(_table(), spec, tmp_path, after)
     _assert_same_logs(whole, reporter)
     assert resumed.manifest["receipt"]["weights"] == undisturbed.manifest["receipt"]["weights"]
@@ -80,7 +80,7 @@ def test_a_resumed_run_ends_where_an_undisturbed_one_does(tmp_path: Path, after:
 def test_stacked_trials_resume(tmp_path: Path) -> None:
     spec = _spec(restarts=3, early_stopping=STOPPING)
     whole = RecordingReporter()
-    undisturbed = train(request_of(_table(), spec, tmp_path / "whole"), whole)
+    undisturbed = train_only(request_of(_table(), spec, tmp_path / "whole"), whole)
     resumed, reporter = _train_interrupted(_table(), spec, tmp_path, 7)
     _assert_same_logs(whole, reporter)
     assert resumed.result["best_trial"] == undisturbed.result["best_trial"]
@@ -91,7 +91,7 @@ def test_stacked_trials_resume(tmp_path: Path) -> None:
 def test_no_checkpoint_replaces_one_that_may_still_be_read(tmp_path: Path, restarts: int) -> None:
     """A supervisor that falls behind reads each file as it was when it was reported."""
     reporter = RecordingReporter()
-    train(replace(request_of(_table(), _spec(restarts=restarts), tmp_path), checkpoint_seconds=0.0), reporter)
+    train_only(replace(request_of(_table(), _spec(restarts=restarts), tmp_path), checkpoint_seconds=0.0), reporter)
     assert len(reporter.checkpoints) > 2
     for (data, epoch), path in zip(reporter.checkpoints, reporter.checkpoint_paths, strict=True):
         assert path.read_bytes() == data
@@ -101,7 +101,7 @@ def test_no_checkpoint_replaces_one_that_may_still_be_read(tmp_path: Path, resta
 def test_trials_one_after_the_other_resume(tmp_path: Path) -> None:
     spec = _spec(restarts=2, reduce_lr_on_plateau=True, epochs=3)
     whole = RecordingReporter()
-    undisturbed = train(request_of(_table(), spec, tmp_path / "whole"), whole)
+    undisturbed = train_only(request_of(_table(), spec, tmp_path / "whole"), whole)
     assert any("ReduceLROnPlateau" in message for _, message, _ in whole.events)
     resumed, reporter = _train_interrupted(_table(), spec, tmp_path, 4)
     _assert_same_logs(whole, reporter)
@@ -116,7 +116,7 @@ def test_a_checkpoint_of_another_run_is_not_used(tmp_path: Path) -> None:
     (tmp_path / "torn.npz").write_bytes(reporter.checkpoints[0][0][:1000])
     for name in ("other.npz", "torn.npz"):
         again = RecordingReporter()
-        train(request_of(_table(), _spec(epochs=2), tmp_path / f"b{name}", checkpoint=tmp_path / name), again)
+        train_only(request_of(_table(), _spec(epochs=2), tmp_path / f"b{name}", checkpoint=tmp_path / name), again)
         assert again.epochs[0]["epoch"] == 1
         assert any("training starts over" in message for _, message, _ in again.events)
 
@@ -133,7 +133,7 @@ def test_stacked_trials_end_as_they_would_alone(
     one = train(request_of(_table(), spec, tmp_path / "stacked"), together)
     assert any("stacked" in message for _, message, _ in together.events)
     monkeypatch.setattr(training, "why_not_stacked", lambda setup: "a test")
-    other = train(request_of(_table(), spec, tmp_path / "alone"), alone)
+    other = train_only(request_of(_table(), spec, tmp_path / "alone"), alone)
     keyed = {(row["trial"], row["epoch"]): row["logs"] for row in alone.epochs}
     assert len(keyed) == len(together.epochs)
     for row in together.epochs:
