@@ -140,4 +140,4 @@ def api(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     with client("ann") as ann, client("bob") as bob, client("root") as admin:
         yield Api(settings, url, ann, bob, admin, tokens["ann"])
     server.should_exit = True
-    thread.join(10)
+    thread.join(PATIENCE)

@@ -22,7 +22,7 @@ from fitserve.wire.datasets import DatasetDetail
 from services.control.datasets import routes
 from services.control.datasets.access import with_frequent_labels
 from tests.datasets.conftest import Api
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 CSV = b"admit,gre,rank\n" + b"".join(b"%d,%d,%d\n" % (i % 2, 400 + i, 1 + i % 4) for i in range(120))
 
@@ -313,13 +313,13 @@ def test_the_server_answers_while_a_table_is_parsed(api: Api, monkeypatch: pytes
 
     def parse_for_long(*arguments: Any) -> Any:
         parsing.set()
-        assert answered.wait(60), "nothing else was answered meanwhile"
+        assert answered.wait(PATIENCE), "nothing else was answered meanwhile"
         return parse(*arguments)
 
     monkeypatch.setattr(store, "ingest", parse_for_long)
     with ThreadPoolExecutor(1) as pool:
         upload = pool.submit(api.ann.put, "/datasets/parsed", content=table("parsed"))
-        assert parsing.wait(60)
+        assert parsing.wait(PATIENCE)
         assert api.bob.get("/datasets").status_code == 200
         answered.set()
         assert upload.result().status_code == 201

@@ -29,7 +29,7 @@ from fitserve.tables import Dataset, Run
 from tests.crash_fleet import CrashFleet
 from tests.datasets.conftest import Api
 from tests.datasets.test_file_sources import parquet
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 from workers.batch.division import Assignment, PartDivision
 from workers.batch.import_run import ImportAttempt, part_attempt
 from workers.side_runner import MakeAttempt, SideRunner, remove_left_folders
@@ -298,7 +298,7 @@ def test_the_client_waits_for_the_run_and_raises_what_the_api_raises(api: Api, w
             source = {"s3": {"connection": "lake", "path": path}}
             asked = pool.submit(client.datasets.import_from, "asked", source, wait=False, **more)
             wait_until(workers.attempt, "the run")
-            return asked.result(60)
+            return asked.result(PATIENCE)
 
         made = import_from("asked/*", progress=lambda *sizes: moved.append(sizes))
         assert (made.ref, made.rows) == ("asked@1", 2)

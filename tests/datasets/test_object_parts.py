@@ -25,8 +25,9 @@ from fitserve.datasets.sources.fetched import Fetched, Place, SourceAway
 from fitserve.settings import Limits
 from fitserve.wire.datasets import UploadOptions
 from fitserve.wire.sources import ObjectSource
+from tests.waiting import PATIENCE
 
-MEETING = threading.Barrier(objects.SIDE_BY_SIDE, timeout=30)
+MEETING = threading.Barrier(objects.SIDE_BY_SIDE, timeout=PATIENCE)
 
 
 class MeetingStore(MemoryFileSystem):  # type: ignore[misc]

@@ -60,7 +60,7 @@ class Running:
 
     def stop(self) -> None:
         self.server.should_exit = True
-        self.thread.join(20)
+        self.thread.join(PATIENCE)
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,12 @@ from sqlalchemy import Engine
 from fitserve import api_keys, db
 from fitserve.settings import Settings
 from services.control.admin.callers import ensure_root_key
+from tests.waiting import PATIENCE
 
 
 def test_apis_that_start_together_agree_on_the_first_key(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings(root_key="key_first.0123456789abcdef0123456789abcdef0123456789")  # type: ignore[arg-type]
-    barrier = threading.Barrier(2, timeout=10)
+    barrier = threading.Barrier(2, timeout=PATIENCE)
     create = api_keys.create
 
     def create_together(*arguments: object, **options: object) -> object:
@@ -35,7 +36,7 @@ def test_apis_that_start_together_agree_on_the_first_key(engine: Engine, monkeyp
     for thread in both:
         thread.start()
     for thread in both:
-        thread.join(20)
+        thread.join(PATIENCE)
     assert errors == []
     with db.reading(engine) as session:
         assert [key.id for key in api_keys.listing(session)] == ["key_first"]

@@ -134,7 +134,7 @@ def test_t2_many_workers_at_once_claim_each_run_once(engine: Engine, submit: Sub
 
 def test_events_say_which_trials_a_search_stacked(engine: Engine, submit: Submit, claim: Claim) -> None:
     submit()
-    held = must(claim(seconds=5)).lease
+    held = must(claim(seconds=30)).lease
     data = {STACKED_TRIALS: [0, 2], "differing": ["momentum"]}
     reports = [EventReport(1, "info", "hello"), EventReport(2, "info", "Trials 0, 2 ...", data)]
     lease.renew(engine, held, lease_seconds=9, reports=reports)
@@ -145,7 +145,7 @@ def test_events_say_which_trials_a_search_stacked(engine: Engine, submit: Submit
 
 def test_t3_renews_the_lease_and_writes_each_report_once(engine: Engine, submit: Submit, claim: Claim) -> None:
     submit()
-    held = must(claim(seconds=5)).lease
+    held = must(claim(seconds=30)).lease
     before = read_run(engine, held.run_id).lease_expires_at
     reports = [EventReport(1, "info", "hello"), EpochReport(2, 0, 1, {"loss": float("inf")}, 0.1)]
     assert lease.renew(engine, held, lease_seconds=60, reports=reports) == (None, 1)
