@@ -10,12 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fitserve.datasets.column_plan import ColumnPlan
+from fitserve.datasets.column_plan import SHARE, ColumnPlan
 from fitserve.parsing import ColumnFormat, TimeFormat, numbers, times
 from fitserve.parsing.column_format import PLAIN
 from fitserve.parsing.missing import SOFT_MISSING
 from fitserve.parsing.numbers import has_leading_zeros
-from fitserve.parsing.short_dates import short_date_orders
+from fitserve.parsing.short_dates import MAX_EXAMPLES, odd_among, short_date_orders
 from fitserve.wire.notices import Notice
 
 # Dates and times from 1900 to 2100 without separators, such as 20240131, by their smallest value.
@@ -35,6 +35,7 @@ EPOCH_UNITS: dict[TimeFormat, tuple[str, float]] = {
 FROM_1800 = -5_364_662_400  # seconds since 1970
 SURE_SECONDS = 100_000_000  # most times are at least this far from 1970, but few counts are as large
 FROM_2001, UNTIL_2100 = 978_307_200, 4_102_444_800  # seconds since 1970
+FEWEST_DATES = 4  # eight digits of fewer values may be dates by chance
 SMALLEST_EPOCH = 1e8  # seconds: smaller numbers are times since 1970 only where the request says so
 # A name that ends like a time's, in snake_case or camelCase, with or without a unit: created_at, eventTime, time (ms).
 _TIME_NAME = re.compile(
@@ -65,7 +66,7 @@ class NumbersAsTimes:
         if compact and (units or not whole or not self._all_read(ColumnFormat(time="ymd"))):
             compact = ""
         if not units and not compact:
-            return self._early(parsed, plan) if whole else None
+            return (self._early(parsed, plan) or self._mostly_dates(parsed, plan)) if whole else None
         what = " or ".join(EPOCH_UNITS[unit][0] for unit in units)
         seen = compact or f"{what} since 1970, by their size"
         if _TIME_NAME.search(self.name):
@@ -75,27 +76,51 @@ class NumbersAsTimes:
             return self._could_be_times(plan, seen, f"from {low} to {high}", f"kinds.{self.name}=datetime")
         return None
 
+    def _mostly_dates(self, parsed: pa.Array, plan: ColumnPlan) -> ColumnPlan | None:
+        """Return a plan for numbers, with a notice that (almost) all of them are dates of digits alone; else None."""
+        low, high = (value.as_py() for value in pc.min_max(parsed).values())
+        if high < 1_01_01 or len(self.present) < FEWEST_DATES:
+            return None
+        years = pc.divide(parsed, 10_000)
+        in_range = pc.and_(pc.greater_equal(years, 1900), pc.less(years, 2100))
+        if (pc.sum(in_range).as_py() or 0) >= SHARE * len(parsed):
+            bad = times.parse_times(self.present[:MAX_EXAMPLES], ColumnFormat(time="ymd"))[1]
+            if bad.any() and bad.mean() <= 1 - SHARE:
+                odd = self.present[int(bad.argmax())].as_py().strip()
+                evidence = f"from {low} to {high}, but {odd} is none"
+                return self._could_be_times(plan, "dates written 20240131", evidence, f"kinds.{self.name}=datetime")
+        if not (low >= 1_000_000 or _DATE_NAME.search(self.name)) or high > 31_12_2099:
+            return None
+        orders = short_date_orders(self.present, SHARE)
+        if not orders or (len(orders[0]) == 6 and not _DATE_NAME.search(self.name)):
+            return None
+        odd = odd_among(self.present, orders[0])
+        evidence = f"such as {self.present[0].as_py().strip()}" + (f", but {odd} is none" if odd else "")
+        option = f"formats.{self.name}.time={orders[0]}"
+        return self._could_be_times(plan, f"dates written {orders[0]}", evidence, option)
+
     def short_dates(self, plan: ColumnPlan) -> ColumnPlan | None:
-        """Return a plan for six-digit dates if the name is a date's; None if any value is not a date.
+        """Return a plan for dates of six or eight digits if the name is a date's; None if any value is not a date.
 
         A value that is valid in only one order shows which digits are the year; without such a value, the digits that
-        vary least are.
+        vary least are. Eight digits with their leading zeros are read without a name, as `of_times` reads them.
         """
         if self.stated.time is not None or self.stated.decimal is not None:
             return None
-        if not _DATE_NAME.search(self.name):  # six digits below another name may be a time of day
+        if not _DATE_NAME.search(self.name):  # digits below another name may be a time of day, or a number
             return None
         is_word = pc.is_in(pc.utf8_lower(pc.utf8_trim_whitespace(self.present)), pa.array(sorted(SOFT_MISSING)))
         digits = self.present.filter(pc.invert(is_word))
         orders = short_date_orders(digits)
-        if not orders:
+        if not orders or (len(orders[0]) == 8 and has_leading_zeros(digits)):
             return None
         plan = replace(plan, soft_missing=len(digits) < len(self.present))
         example = digits[0].as_py().strip()
         format = self.stated.change(time=orders[0])
         day = datetime.fromtimestamp(times.read_time(example, format), UTC).date()
         first = self.stated.first_year or times.FIRST_YEAR
-        seen = f"dates written {orders[0]}, of the years {first} to {first + 99}"
+        years = f", of the years {first} to {first + 99}" if len(orders[0]) == 6 else ""
+        seen = f"dates written {orders[0]}{years}"
         evidence = f"{example} is {day.isoformat()}, and the name is a date's"
         read = self._read_as_times(plan, format, seen, evidence, "categorical")
         if len(orders) == 1:
@@ -152,7 +177,7 @@ class NumbersAsTimes:
 
     def stated_format(self) -> TimeFormat | None:
         """Return the format of numbers that the options declare as times (20240131, seconds since 1970), or None."""
-        if orders := short_date_orders(self.present):
+        if orders := short_date_orders(self.present, SHARE):
             return orders[0]
         parsed, bad = numbers.parse_numbers(self.present, PLAIN)
         if not len(self.present) or bad.any() or has_leading_zeros(self.present):

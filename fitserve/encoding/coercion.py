@@ -20,6 +20,7 @@ from fitserve.errors import BadInput, Problem
 from fitserve.excerpts import excerpt_of_cell
 from fitserve.parsing.column_format import PLAIN, ColumnFormat
 from fitserve.parsing.numbers import read_number
+from fitserve.parsing.short_dates import digits_with_year_last
 from fitserve.parsing.times import microseconds_of_number, read_time, text_of_compact
 from fitserve.parsing.words import FALSE, TRUE
 
@@ -145,7 +146,8 @@ def as_seconds(value: Any, format: ColumnFormat = PLAIN) -> float:
     """Return seconds since 1970 in UTC from a number, or from a text in the column's time format or ISO 8601.
 
     Seconds, milli-, micro- and nanoseconds are distinguished by size, unless the column has one unit; 20240131 is
-    a day where the column's dates begin with the year. NaN if missing. Raises TypeError, ValueError, OverflowError.
+    a day where the column's dates begin with the year, 31012024 where they end with it. NaN if missing. Raises
+    TypeError, ValueError, OverflowError.
     """
     if value is None:
         return math.nan
@@ -154,7 +156,7 @@ def as_seconds(value: Any, format: ColumnFormat = PLAIN) -> float:
     if isinstance(value, (int, float, np.integer, np.floating)):
         if value != value:
             return math.nan
-        if format.time == "ymd" and (digits := text_of_compact(float(value))) is not None:
+        if (digits := _digits_of_day(float(value), format)) is not None:
             return _seconds_of_text(digits, format)
         return microseconds_of_number(float(value) if isinstance(value, np.generic) else value, format) / 1e6
     if isinstance(value, str):
@@ -166,6 +168,13 @@ def as_seconds(value: Any, format: ColumnFormat = PLAIN) -> float:
     moment = value.replace(tzinfo=UTC) if value.tzinfo is None else value
     delta: timedelta = moment - datetime(1970, 1, 1, tzinfo=UTC)
     return (delta.days * 86_400_000_000 + delta.seconds * 1_000_000 + delta.microseconds) / 1e6
+
+
+def _digits_of_day(number: float, format: ColumnFormat) -> str | None:
+    """Return the digits of a number that is a date, year and day in the column's order; None if it is none."""
+    if format.time == "ymd":
+        return text_of_compact(number)
+    return digits_with_year_last(number) if format.time in ("dmy", "mdy") else None
 
 
 def _seconds_of_text(text: str, format: ColumnFormat) -> float:

@@ -17,7 +17,7 @@ from fitserve.parsing.words import FALSE_IN_ANY_LANGUAGE, TRUE_IN_ANY_LANGUAGE
 
 TimeFormat = Literal[
     "ymd", "dmy", "mdy", "week", "epoch", "epoch_s", "epoch_ms", "epoch_us", "epoch_ns", "excel",
-    "yymmdd", "ddmmyy", "mmddyy",
+    "yymmdd", "ddmmyy", "mmddyy", "ddmmyyyy", "mmddyyyy",
 ]  # fmt: skip
 BLANKS = "\u00a0\u2007\u2009\u202f"  # blanks between thousands, besides the ordinary one
 MAX_MERGED = 1_000  # a column with more labels than this is not searched for two spellings of one label
@@ -57,7 +57,7 @@ class ColumnFormat(DataModel):
         None,
         description="Order of day, month and year where all are numbers; week: 2024-W05-3; epoch: a number since 1970,"
         " its unit told by its size, or stated: epoch_s, epoch_ms, epoch_us, epoch_ns; excel: Excel's numbers of days;"
-        " yymmdd, ddmmyy, mmddyy: dates of six digits",
+        " yymmdd, ddmmyy, mmddyy, ddmmyyyy, mmddyyyy: dates of six or eight digits without separators",
     )
     first_year: int | None = Field(
         None, ge=1, le=9900, description="The first of the hundred years that two digits stand for; left out: 1969"
@@ -130,7 +130,7 @@ class ColumnFormat(DataModel):
 
     @property
     def is_number_of_time(self) -> bool:
-        """Whether the column's times are written as numbers: since 1970, Excel's, or dates of six digits."""
+        """Whether the column's times are written as numbers: since 1970, Excel's, or dates of digits alone."""
         return self.time is not None and self.time not in ("ymd", "dmy", "mdy", "week")
 
     @property

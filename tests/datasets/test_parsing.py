@@ -158,13 +158,17 @@ def test_epochs_are_told_apart_by_their_size(text: str, seconds: float) -> None:
         ("310124", "ddmmyy", None, date(2024, 1, 31)),
         (13124.0, "mmddyy", 1900, date(1924, 1, 31)),
         ("2024-01-31", "yymmdd", None, date(2024, 1, 31)),
+        (1022024, "ddmmyyyy", None, date(2024, 2, 1)),
+        ("01022024", "ddmmyyyy", None, date(2024, 2, 1)),
+        ("2012024", "mmddyyyy", None, date(2024, 2, 1)),
         ("991332", "yymmdd", None, None),
+        ("31022024", "ddmmyyyy", None, None),
         (1240131, "yymmdd", None, None),
         (240131.5, "yymmdd", None, None),
         (-240131, "yymmdd", None, None),
     ],
 )
-def test_six_digits_are_a_day_in_a_prediction_too(value: Any, order: Any, first_year: Any, day: date | None) -> None:
+def test_digits_are_a_day_in_a_prediction_too(value: Any, order: Any, first_year: Any, day: date | None) -> None:
     format = ColumnFormat(time=order, first_year=first_year)
     if day is None:
         with pytest.raises(ValueError, match=r"date|month|day|isoformat"):
@@ -220,4 +224,6 @@ def test_a_prediction_reads_texts_as_the_column_was_written() -> None:
     ]  # fmt: skip
     dates = ColumnFormat(time="dmy")
     assert as_seconds("01/02/2024", dates) == as_seconds("2024-02-01", dates) == as_seconds("2024-02-01")
+    assert as_seconds(1022024, dates) == as_seconds("01022024", dates) == as_seconds("2024-02-01")
+    assert as_seconds(2012024, ColumnFormat(time="mdy")) == as_seconds("2024-02-01")
     assert math.isnan(as_seconds("NA", dates))

@@ -252,6 +252,34 @@ CASES_OF_TIMES = {
         options={"formats.a": '{"time": "mmddyy", "first_year": 1900}'},
     ),
     "six digits of a code": Case(us("240115", "240116"), [240115, 240116], "numeric"),
+    "eight digits with the year last": Case(
+        lines("sale_date,b", "31122024,x", "1022024,y", "15112023,z"),
+        ["2024-12-31", "2024-02-01", "2023-11-15"],
+        "datetime",
+        {"epoch"},
+    ),
+    "eight digits with the month first": Case(
+        lines("date,b", "12312024,x", "10152024,y"), ["2024-12-31", "2024-10-15"], "datetime", {"epoch"}
+    ),
+    "eight digits, perhaps dates": Case(
+        us("31122024", "17012023", "28022025", "15112024"), [31122024, 17012023], "numeric", {"looks_like_time"}
+    ),
+    "eight digits without a zero, by option": Case(
+        us("31122024", "1022024"), ["2024-12-31", "2024-02-01"], "datetime", options={"formats.a.time": "ddmmyyyy"}
+    ),
+    "a day that does not exist": Case(
+        us(*[f"202401{day}" for day in range(10, 32)], "20240231"), [20240110], "numeric", {"looks_like_time"}
+    ),
+    "a day that does not exist, last the year": Case(
+        us(*[f"{day}012024" for day in range(10, 32)], "31022024"), [10012024], "numeric", {"looks_like_time"}
+    ),
+    "a short day that does not exist": Case(
+        lines("date,b", *[f"{day}0124,x" for day in range(10, 32)], "310299,y"),
+        [100124],
+        "numeric",
+        {"looks_like_time"},
+    ),
+    "eight digits of a count": Case(us("31122024", "99999999", "28022025", "15112024"), [31122024], "numeric"),
     "seconds before 1970": Case(
         lines("ts,b", "-1000000000,x", "-86400,y", "1500000000,z"),
         ["1938-04-24T22:13:20", "1969-12-31", "2017-07-14T02:40"],
