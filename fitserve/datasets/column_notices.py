@@ -21,6 +21,7 @@ from fitserve.dataset_facts import Storage
 from fitserve.datasets.column_plan import HALF, MOSTLY, SHARE, FilePrior
 from fitserve.parsing import ColumnFormat, numbers, times
 from fitserve.parsing.column_format import PLAIN
+from fitserve.parsing.missing import may_be_missing
 from fitserve.parsing.numbers import NumberEvidence, has_leading_zeros, is_known_unit
 from fitserve.parsing.time_evidence import TimeEvidence
 from fitserve.wire.notices import Notice
@@ -220,7 +221,8 @@ def note_unread_numbers(name: str, texts: pa.Array, evidence: NumberEvidence | N
         why, option = f"{comma.strip()} and {point.strip()}", f"formats.{name}.decimal=,"
     else:
         odd = evidence.odd or next((text for text in texts.to_pylist() if as_read(text, PLAIN) == ""), "")
-        return [note_odd_values(name, "float64", odd, evidence.bare, evidence.texts)]
+        values = len(texts) if may_be_missing(odd.strip()) else evidence.texts
+        return [note_odd_values(name, "float64", odd, evidence.bare, values)]
     return [Notice(code="some_are_numbers", message=message, column=name, evidence=why, option=option)]
 
 
@@ -290,10 +292,10 @@ def note_leading_zeros(name: str, texts: pa.Array) -> tuple[Notice, ...]:
 def note_odd_values(name: str, storage: Storage, odd: str, fit: int, values: int) -> Notice:
     """Note that a column stays text although most of its values are numbers or times; `odd` is an exception."""
     is_time = storage == "timestamp"
-    what = "times" if is_time else "numbers"
+    what, share = "times" if is_time else "numbers", "most" if 2 * fit > values else "some"
     return Notice(
         code="some_are_times" if is_time else "some_are_numbers",
-        message=f"{name!r} is left as text: most of its values are {what}, but {odd.strip()[:40]!r} is none.",
+        message=f"{name!r} is left as text: {share} of its values are {what}, but {odd.strip()[:40]!r} is none.",
         column=name,
         evidence=f"{fit} of {values} values are {what}",
         option=f"kinds.{name}={'datetime' if is_time else 'numeric'}",

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from fitserve.dataset_facts import Kind, Storage
 from fitserve.datasets import MAX_PROBLEMS
 from fitserve.datasets.column_notices import keep_digits, note_leading_zeros, note_odd_values
-from fitserve.datasets.column_plan import ColumnPlan
+from fitserve.datasets.column_plan import SEVERAL, ColumnPlan
 from fitserve.datasets.plan_proposal import as_text_plan, propose_again
 from fitserve.encoding.coercion import labels_of
 from fitserve.parsing import ColumnFormat, numbers, times
@@ -249,7 +249,8 @@ class ColumnParser:
             return plan
         is_value = plan.storage in VALUES
         all_soft = len(self.bad_spellings) < 20 and are_soft_missing(self.bad_spellings)
-        if is_value and not plan.soft_missing and all_soft and self.good >= self.bad:
+        are_several = len({*self.examples} - {*self.bad_spellings}) >= SEVERAL
+        if is_value and not plan.soft_missing and all_soft and (self.good >= self.bad or are_several):
             return replace(plan, soft_missing=True)
         if is_value and (better := self._better_plan()) is not None:
             return better

@@ -14,6 +14,7 @@ from fitserve.wire.notices import Notice
 SHARE = 0.95  # least share of a column's values that must be numbers, or times
 MOSTLY = 0.75  # share of numbers in a text column from which a notice explains why it stays text
 HALF = 0.5
+SEVERAL = 3  # different numbers beside which spellings of missing are missing, however many there are
 _ARROW_TYPES: dict[Storage, pa.DataType] = {
     "int64": pa.int64(),
     "float64": pa.float64(),

@@ -34,7 +34,7 @@ from fitserve.datasets.column_notices import (
     note_unread_times,
     note_unusual_years,
 )
-from fitserve.datasets.column_plan import HALF, MOSTLY, SHARE, ColumnPlan, FilePrior
+from fitserve.datasets.column_plan import HALF, MOSTLY, SEVERAL, SHARE, ColumnPlan, FilePrior
 from fitserve.datasets.kinds import POSSIBLE
 from fitserve.datasets.numbers_as_times import NumbersAsTimes
 from fitserve.parsing import ColumnFormat, TimeFormat, numbers, time_evidence, times
@@ -311,8 +311,9 @@ class ColumnSample:
             good = len(self.present) - int(bad.sum())
             odd = _counts(self.present.filter(pa.array(bad))) if bad.any() else {}
             soft = bool(odd) and are_soft_missing(odd)
-            words = () if must or soft else words_for_missing(odd, len(pc.drop_null(parsed[:50_000].unique())))
-            enough = HALF if soft else MOSTLY if words else SHARE
+            distinct = len(pc.drop_null(parsed[:50_000].unique()))
+            words = () if must or soft else words_for_missing(odd, distinct)
+            enough = (0.0 if distinct >= SEVERAL else HALF) if soft else MOSTLY if words else SHARE
             if not must and not (good and good >= enough * len(self.present)):
                 return None
             if words:

@@ -149,6 +149,37 @@ def test_quotes_that_are_text_join_no_rows(api: Api, far: int) -> None:
     assert rows[0] == [*plain, *odd][0]
 
 
+@pytest.mark.parametrize("far", [0, 120_000], ids=["at the beginning", "beyond the sample"])
+def test_quotes_within_quotes_are_kept(api: Api, far: int) -> None:
+    plain = "".join(f'{n},"plain, {n}",{n}\n' for n in range(far))
+    odd = (
+        '1,"The "Wave" Ltd",2\n3,"said ""hi"" there",4\n5,"Weird" Al,6\n7,5" pipe,8\n9,"a, b",10\n11,"so "quoted"",12\n'
+    )
+    body, _ = stored(api, f"a,b,c\n{plain}{odd}".encode())
+    assert codes(body) == ["stray_quotes"]
+    (notice,) = body["notices"]
+    assert notice["message"].startswith("3 fields have ")
+    assert notice["evidence"] == f'the first, on line {far + 2}: "The "Wave" Ltd"'
+    page = api.ann.get(f"/datasets/{body['id']}/rows", params={"offset": far}).json()["rows"]
+    kept = ['The "Wave" Ltd', 'said "hi" there', '"Weird" Al', '5" pipe', "a, b", 'so "quoted"']
+    assert page == [[2 * n + 1, text, 2 * n + 2] for n, text in enumerate(kept)]
+
+
+def test_a_quote_that_is_never_closed_joins_no_rows(api: Api) -> None:
+    usual = "".join(f'{n},"x, {n}",{n}\n' if n else '0,5" pipe,0\n' for n in range(10))
+    text = f'a,b,c\n{usual}11,"John, Doe,25\n12,"Bob",35\n13,"Joe",45\n'
+    (error,) = refusal(api, text.encode())["errors"]
+    assert (error["row"], error["line"], error["received"]) == (11, 12, '11,"John, Doe,25')
+    body, rows = stored(api, text.encode(), lenient="true")
+    assert (body["rows"], rows[-2:]) == (12, [[12, "Bob", 35], [13, "Joe", 45]])
+
+
+def test_a_quote_of_another_kind_is_kept_too(api: Api) -> None:
+    text = "a;b;c\n" + "".join(f"{n};'it's so';'x; y'\n" for n in range(10))
+    body, rows = stored(api, text.encode())
+    assert (codes(body), rows[0]) == (["quote", "stray_quotes"], [0, "it's so", "x; y"])
+
+
 def test_lines_within_quotes_stay_one_value(api: Api) -> None:
     text = "a\tb\tc\n" + "".join(f'{n}\t"one\ntwo\t{n}"\t{n}\n' for n in range(40))
     assert stored(api, text.encode())[1] == [[n, f"one\ntwo\t{n}", n] for n in range(40)]

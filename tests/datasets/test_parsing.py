@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 from datetime import date, datetime
@@ -17,6 +19,7 @@ from fitserve.dataset_facts import ColumnFacts, DatasetFacts
 from fitserve.encoder import Encoder
 from fitserve.encoding.coercion import as_label, as_number, as_seconds
 from fitserve.parsing import ColumnFormat, numbers, times
+from fitserve.parsing.stray_quotes import QuoteWatch, StrayQuotes, double_stray_quotes
 from fitserve.spec.feature import Feature
 
 NUMBER_FORMATS = [
@@ -227,3 +230,39 @@ def test_a_prediction_reads_texts_as_the_column_was_written() -> None:
     assert as_seconds(1022024, dates) == as_seconds("01022024", dates) == as_seconds("2024-02-01")
     assert as_seconds(2012024, ColumnFormat(time="mdy")) == as_seconds("2024-02-01")
     assert math.isnan(as_seconds("NA", dates))
+
+
+@given(
+    rows=st.lists(st.lists(st.text('a",\n ', max_size=8), min_size=2, max_size=3), min_size=1, max_size=6),
+    quoting=st.sampled_from((csv.QUOTE_MINIMAL, csv.QUOTE_ALL)),
+    pieces=st.integers(1, 5),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_table_without_stray_quotes_is_not_changed(rows: list[list[str]], quoting: Any, pieces: int) -> None:
+    out = io.StringIO()
+    csv.writer(out, quoting=quoting, lineterminator="\n").writerows(rows)
+    data = out.getvalue().encode()
+    size = -(-len(data) // pieces)
+    mender, watch = StrayQuotes(b","), QuoteWatch(b",", b'"')
+    mended = b""
+    for start in range(0, len(data), size):
+        piece = data[start : start + size]
+        watch.see(piece)
+        mended += mender.mend(piece, is_last=start + size >= len(data))
+    assert (mended, mender.count, watch.is_suspicious) == (data, 0, False)
+
+
+@pytest.mark.parametrize(
+    ("text", "mended"),
+    [
+        ('1,"a "b" c",2\n', '1,"a ""b"" c",2\n'),
+        ('"a" b,"c"\n', '"""a"" b","c"\n'),
+        ('1,"a, b\n2,"c",d\n', '1,"""a", b\n2,"c",d\n'),
+        ('1,"a "b"', '1,"a ""b"'),
+        ('1,5" pipe,"6"\n', '1,"5"" pipe","6"\n'),
+    ],
+)
+def test_stray_quotes_are_doubled(text: str, mended: str) -> None:
+    assert double_stray_quotes(text, ",") == mended
+    (row,) = list(csv.reader(io.StringIO(mended), strict=True))[:1]
+    assert len(row) >= 2

@@ -153,6 +153,10 @@ CASES_OF_NUMBERS = {
     "signs before numbers": Case(us("+5", "-3"), [5, -3], "numeric"),
     "codes with an E": Case(us("12E3", "1300", "14E4"), [12000, 1300, 140000], "numeric", {"exponents"}),
     "exponents of programs": Case(us("1e-05", "1e5", "3.5e10"), [1e-5, 1e5, 3.5e10], "numeric"),
+    "mostly a spelling of missing": Case(
+        us(*["-"] * 40, "0.5", "1.5", "2.5"), [None] * 40 + [0.5, 1.5, 2.5], "numeric", {"read_as_missing"}
+    ),
+    "a spelling of missing beside one number": Case(us(*["-"] * 40, "0.5"), ["-"], "categorical", {"some_are_numbers"}),
     "failed formulas in German": Case(us("1", "2", "#WERT!", "4"), [1, 2, None, 4], "numeric", {"read_as_missing"}),
     "not known in Japanese": Case(us("1", "2", "不明", "4"), [1, 2, None, 4], "numeric", {"read_as_missing"}),
     "versions": Case(us("3.9", "3.10", "3.11"), [3.9, 3.1, 3.11], "numeric", {"zeros_left_out"}),

@@ -75,7 +75,7 @@ def check(
     patience: float = PATIENCE,
 ) -> None:
     """Upload, train, serve, and compare the answers to the file's own lines with those to the dataset's rows."""
-    api = httpx2.Client(base_url=f"{server.base_url}/api/v1", headers=server.headers, timeout=300)
+    api = httpx2.Client(base_url=f"{server.base_url}/api/v1", headers=server.headers, timeout=max(300, patience))
     made = api.put(f"/datasets/{name}", content=data)
     assert made.status_code == 201, made.text
     run = api.post("/runs", json={"dataset": name, "target": table.target, "model": name, **spec})
@@ -92,7 +92,7 @@ def check(
     header = lines.pop(0) if table.header else [column["name"] for column in made.json()["columns"]]
     assert made.json()["rows"] == len(lines)
 
-    client = httpx2.Client(base_url=server.predict_url, headers=server.headers, timeout=60)
+    client = httpx2.Client(base_url=server.predict_url, headers=server.headers, timeout=patience)
     wait_until(
         lambda: client.get(f"/v1/models/{name}").status_code == 200, f"{name} is served", patience=patience, pause=0.1
     )

@@ -152,6 +152,8 @@ def test_the_files_own_lines_as_csv(case: Case) -> None:
     results = case.post("/v1/models/raw:classify", case.text, **{"Content-Type": "text/csv"}).json()["results"]
     case.check([row[1][1] for row in results])
     assert [label for label, _ in results[0]] == ["nein", "ja"]
+    quoted = case.text.replace(f";{case.lines[0][4]};", ';"a "b" c";').replace(f";{case.lines[1][4]};", ';"a"b;')
+    case.check(case.post("/v1/models/raw:predict", quoted, **{"Content-Type": "text/csv"}).json()["predictions"])
     out = io.StringIO()
     csv.writer(out, delimiter="\t").writerows([HEADER, *case.lines])
     case.check(

@@ -206,7 +206,8 @@ class _Detection:
             names = tuple(f"column_{number}" for number in range(1, len(first) + 1))
             if self.options.header is None and (beginning.code or not has_a_number_above_numbers(first, fields[1:])):
                 message = "The first line is read as a row: it names no columns."
-                why = f"{first[0].strip()[:40]!r} is like what stands below it"
+                shown = repr(first[0].strip()[:40])
+                why = f"{shown} is like what stands below it" if len(fields) > 1 else f"{shown} is no name"
                 self._add("no_header", message, "header=true", why)
         if trailing:
             is_shown = grammar.delimiter.isprintable() or grammar.delimiter == "\t"

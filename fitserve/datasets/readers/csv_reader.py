@@ -24,21 +24,27 @@ from fitserve.datasets import LENIENT_FIX, MAX_PROBLEMS, TableUnreadable, bad_va
 from fitserve.datasets.column_plan import ColumnPlan
 from fitserve.datasets.plan_proposal import propose_plans
 from fitserve.datasets.readers import Batches, ReadAgain, TableReader
+from fitserve.datasets.readers.batch_buffer import BatchBuffer
 from fitserve.datasets.readers.csv_dialect import detect_dialect
 from fitserve.datasets.readers.csv_layout import Grammar, find_end
 from fitserve.datasets.readers.csv_region import Region, RegionReader, each_line_has, lines_of_rows
 from fitserve.datasets.readers.csv_rewrites import end_lines_as_usual, find_rewrite, unusual_line_end, write_anew
+from fitserve.datasets.readers.csv_stray_quotes import (
+    double_stray_quotes,
+    lines_at,
+    note_stray_quotes,
+    watch_quotes,
+)
 from fitserve.datasets.utf8 import first_invalid_utf8, transcode_guessed
 from fitserve.errors import Problem, TooLarge
 from fitserve.excerpts import excerpt_of_cell
 from fitserve.parsing.missing import MISSING, UNDISPUTED
+from fitserve.parsing.stray_quotes import QuoteWatch
 from fitserve.settings import MB, Limits
 from fitserve.wire.datasets import NO_CHARACTER, UploadOptions
 
 FIRST_BLOCK = MB  # bytes; the parser takes about 50 times this much memory
 MAX_BLOCK = 16 * MB  # a longer row is refused, whatever the limit per field
-BATCH_BYTES = 4 * MB
-BATCH_ROWS = 32_768
 PIECES = 8  # pieces sampled from beyond the file's first megabyte
 PIECE_BYTES = 128 * 1024
 HEAD_BYTES = 64 * 1024  # bytes that decide whether lines are rewritten
@@ -55,6 +61,10 @@ class _InvalidUtf8(Exception):
 
 class _QuotesAreText(Exception):
     """Quotes join lines that are rows each: the file must be read again with quotes as text."""
+
+
+class _QuotesDoubled(Exception):
+    """Stray quotes, which the parser drops, have been doubled: the file must be read again."""
 
 
 class _BlockTooSmall(Exception):
@@ -82,6 +92,8 @@ class CsvReader(TableReader):
         self._skipped: list[int] = []  # data rows that the parser left out, ascending
         self._ragged: Counter[int] = Counter()  # number of rows by field count, if it differs from the header's
         self._quotes_are_sure = options.quote is not None
+        self._has_doubled_quotes = False
+        self._before_doubling: Path | None = None  # the file whose stray quotes were doubled
         with path.open("rb") as file:
             head = file.read(MB)
         whole = len(head) == path.stat().st_size
@@ -255,6 +267,8 @@ class CsvReader(TableReader):
                 self.region = replace(self.region, quote=None, quoted_after_blank=None)
                 self.description["quote"] = NO_CHARACTER
                 self._say_quote()
+            except _QuotesDoubled:
+                pass
             except _InvalidUtf8:
                 self._transcode()
             if delivered:  # batches already delivered may have been read in the wrong encoding
@@ -274,10 +288,11 @@ class CsvReader(TableReader):
         """Yield batches of a good size. Raises _InvalidUtf8, _BlockTooSmall, TableRefused, TooLarge."""
         self.rejected, self._skipped = 0, []
         self._ragged.clear()
-        source = RegionReader(self.path, self.region)
+        watch = None if self._has_doubled_quotes else watch_quotes(self.region, self.dialect)
+        source = RegionReader(self.path, self.region, watch)
         records, position = 0, 1
         last_batch = None
-        buffer = _BatchBuffer()
+        buffer = BatchBuffer()
         options = self._parser_options(self.block, self._on_invalid_row)
         try:
             parser = pa.csv.open_csv(pa.PythonFile(source, mode="r"), **options)
@@ -288,6 +303,7 @@ class CsvReader(TableReader):
                 numbers, position = self._number_rows(batch.num_rows, position)
                 if source.has_quote and not self._quotes_are_sure:
                     self._check_quotes(batch)
+                self._double_stray_quotes(watch)
                 numbers, batch = self._leave_out_bad_rows(numbers, batch, source.has_nul)
                 self.refuse_if_strict()
                 last_batch = batch if batch.num_rows else last_batch
@@ -299,6 +315,7 @@ class CsvReader(TableReader):
             if last_batch is not None:
                 self._refuse_open_quote(last_batch, position - 1)
         except pa.ArrowInvalid as error:
+            self._double_stray_quotes(watch)
             self.refuse_if_strict(1)
             raise self._translate(str(error)) from None
         finally:
@@ -347,17 +364,38 @@ class CsvReader(TableReader):
         """Raise _QuotesAreText where quotes joined lines that are rows each: a quote is a character of such a file."""
         enough = len(self.names) - 1
         delimiter = self.dialect.delimiter
-        least = 1 if delimiter == "\t" else 2
         for column in batch.columns:
             texts = column.buffers()[2]
             if texts is None or _NEWLINE.search(texts) is None:
                 continue
             joined = column.filter(pc.match_substring(column, "\n").fill_null(False)).to_pylist()
-            if enough and sum(text.count(delimiter) >= enough for text in joined) >= least:
+            if enough and sum(text.count(delimiter) >= enough for text in joined) >= self._fewest_joined:
                 self._quotes_are_sure = True  # asked once
                 if self._reads_without_quotes():
                     raise _QuotesAreText
                 return
+
+    @property
+    def _fewest_joined(self) -> int:
+        """The least number of rows joined by quotes by which these may be text. Between tabs, quotes are rare."""
+        return 1 if self.dialect.delimiter == "\t" else 2
+
+    def _double_stray_quotes(self, watch: QuoteWatch | None) -> None:
+        """Where a quote may be stray, look through the file. Raises _QuotesDoubled if one is, or _QuotesAreText."""
+        if watch is None or not watch.is_suspicious or self._has_doubled_quotes:
+            return
+        self._has_doubled_quotes = True  # looked for once
+        target = self.folder / "quotes"
+        found = double_stray_quotes(self.path, target, self.region, self.dialect)
+        if not found.count:
+            return
+        if found.joined >= self._fewest_joined and not self._quotes_are_sure and self._reads_without_quotes():
+            raise _QuotesAreText
+        self._before_doubling, self.path = self.path, target
+        with target.open("rb") as file:
+            self.region = self._find_region(file.read(MB))
+        self.notices.append(note_stray_quotes(found, self.region))
+        raise _QuotesDoubled
 
     def _reads_without_quotes(self) -> bool:
         """Return whether each line of the table has as many fields as there are columns, with quotes as text."""
@@ -467,6 +505,14 @@ class CsvReader(TableReader):
 
     def locate(self, problems: Sequence[Problem]) -> list[Problem]:
         lines = lines_of_rows(self.path, self.region, len(self.names), [problem.row or 0 for problem in problems])
+        if self._before_doubling is not None:  # say what the client wrote
+            shown = lines_at(self._before_doubling, {line for line in lines if line})
+            problems = [
+                replace(problem, received=excerpt_of_cell(shown[line].rstrip("\r\n")))
+                if line and problem.column is None and isinstance(problem.received, str)
+                else problem
+                for problem, line in zip(problems, lines, strict=True)
+            ]
         before = self._names_before
         return [replace(problem, line=line and line - before) for problem, line in zip(problems, lines, strict=True)]
 
@@ -482,26 +528,3 @@ def _without_marks(first: pa.Array) -> pa.Array:
     if data is None or _MARK.search(data) is None:
         return first
     return pc.replace_substring_regex(first, "^\ufeff", "")
-
-
-class _BatchBuffer:
-    """Joins the parser's small batches to larger ones."""
-
-    def __init__(self) -> None:
-        self._parts: list[tuple[np.ndarray, pa.RecordBatch]] = []
-        self.rows = self.bytes = 0
-
-    def add(self, numbers: np.ndarray, batch: pa.RecordBatch) -> bool:
-        """Add a batch; return whether the buffer is full."""
-        if batch.num_rows:
-            self._parts.append((numbers, batch))
-            self.rows += batch.num_rows
-            self.bytes += batch.nbytes
-        return self.rows >= BATCH_ROWS or self.bytes >= BATCH_BYTES
-
-    def drain(self) -> tuple[np.ndarray, pa.RecordBatch]:
-        """Return all rows as one batch and empty the buffer."""
-        parts, self._parts, self.rows, self.bytes = self._parts, [], 0, 0
-        if len(parts) == 1:
-            return parts[0]
-        return np.concatenate([numbers for numbers, _ in parts]), pa.concat_batches([batch for _, batch in parts])

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fitserve.parsing.stray_quotes import QuoteWatch
 from fitserve.settings import MB
 
 MAX_LINE = 64 * MB  # gathered until its end is seen
@@ -42,8 +43,9 @@ class Region:
 class RegionReader(io.RawIOBase):
     """A region's bytes. It remembers whether a NUL byte was read: only then are fields searched for them."""
 
-    def __init__(self, path: Path, region: Region) -> None:
+    def __init__(self, path: Path, region: Region, watch: QuoteWatch | None = None) -> None:
         super().__init__()
+        self.watch = watch
         self.file = path.open("rb", buffering=0)
         self.file.seek(region.start)
         self.region = region
@@ -78,6 +80,8 @@ class RegionReader(io.RawIOBase):
         if data:
             self.has_nul |= b"\0" in data
             self.has_quote |= self.region.quote is not None and self.region.quote in data
+            if self.watch is not None:
+                self.watch.see(data)
         return data
 
     def _filter_more(self, size: int) -> bytes:

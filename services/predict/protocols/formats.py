@@ -22,6 +22,7 @@ import numpy.typing as npt
 from fitserve.conformal import Bounds
 from fitserve.errors import Malformed
 from fitserve.excerpts import escape_formula
+from fitserve.parsing.stray_quotes import double_stray_quotes
 from services.predict.catalog.columns import InputRows
 from services.predict.catalog.loaded_model import LoadedModel, Prediction
 from services.predict.serving.deciding import Decided
@@ -118,7 +119,11 @@ def read_csv(model: LoadedModel, body: bytes) -> InputRows:
     """Return the rows of a CSV body. Raises Malformed."""
     try:
         text = body.decode("utf-8-sig")
-        lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(model, text), strict=True))
+        delimiter = _delimiter(model, text)
+        try:
+            lines = _fields(text, delimiter)
+        except csv.Error:
+            lines = _fields(double_stray_quotes(text, delimiter), delimiter)
     except (UnicodeDecodeError, csv.Error) as error:
         raise Malformed(f"The body is not CSV in UTF-8: {error}.") from None
     lines = [line for line in lines if line]
@@ -141,6 +146,10 @@ def read_csv(model: LoadedModel, body: bytes) -> InputRows:
     ]
     left_out = {name: len(data) for name, own in zip(header, inputs, strict=True) if own is None}
     return InputRows.by_column(model.columns.names, columns, left_out)
+
+
+def _fields(text: str, delimiter: str) -> list[list[str]]:
+    return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
 
 
 def _csv_input(model: LoadedModel, name: str) -> str | None:
