@@ -49,6 +49,7 @@ DATES = frozenset(
         *((2099, 12, 31), (2199, 12, 31), (2999, 12, 31), (3000, 1, 1), (9999, 12, 31), (9999, 1, 1)),
     )
 )
+FOOTNOTE_SIGNS = "*†‡§¶#¹²³⁰⁴⁵⁶⁷⁸⁹"
 USUAL_YEARS = (1600, 2200)
 MAX_VERSIONS = 60  # most distinct texts that may be version numbers
 YEARS_APART = 3 * 365  # days
@@ -63,6 +64,8 @@ _QUANTITY = (
     r"|(?P<clock_times>-?\d{1,5}:[0-5]\d(?::[0-5]\d)?(?:[.,]\d{1,9})?(?: ?[AaPp][Mm])?)"
     r"|(?P<durations>-?P[0-9YMWDTHS.]{2,30}|\d{1,5} ?h(?: ?\d{1,2} ?m(?:in)?)?|\d{1,5} ?m(?:in)? \d{1,2} ?s"
     r"|-?\d{1,9} days?,? [+-]?\d{1,2}:\d{2}(?::\d{2}(?:\.\d{1,9})?)?)"
+    r"|(?P<numbers_with_footnote_marks>[+-]?\d{1,3}(?:[ ,.]?\d{3}){0,4}(?:[.,]\d{1,9})? ?"
+    r"(?:\[[A-Za-z\d]{1,3}\]|[*\u2020\u2021\u00a7\u00b6#]{1,3}|[\u00b9\u00b2\u00b3\u2070-\u2079]{1,2}|\([a-z]\)))"
     r"|(?P<ratios>\d{1,5} ?: ?\d{1,5}|\d{1,3}(?:[ .]\d{3}){1,4}:\d{2})"
     r"|(?P<feet_and_inches>\d{1,3} ?['\u2032](?: ?\d{1,2}(?:\.\d{1,3})? ?(?:\"|\u2033|''|\u201d)?)?)"
     r"|(?P<degrees>[NSEW]? ?[+-]?\d{1,3}(?:\.\d{1,9})? ?°[0-9.'\"\u2032\u2033\u2019\u201d ]{0,20}[NSEWO]?"
@@ -232,6 +235,7 @@ def _note_unread_units(name: str, texts: pa.Array, evidence: NumberEvidence) -> 
     if (
         len(units) > 4
         or {*units} <= {"st", "nd", "rd", "th"}
+        or not any(unit.strip(FOOTNOTE_SIGNS) for unit in units)
         or any(unit[-1] in "<>≤≥~≈±=" for unit in units)
         or (len(units) > 1 and {*units} <= {*"NSEWO"})  # N, S, E, W, O mark a coordinate's direction and are no units
         or (evidence.prefixed and not all(map(is_known_unit, units)) and not _are_amounts(units, evidence))
@@ -409,7 +413,7 @@ def note_quantities(name: str, texts: Sequence[str]) -> Notice | None:
     if (
         what is None
         or counts.total() < 2
-        or count * 2 < len(present)
+        or count * (5 if what == "numbers_with_footnote_marks" else 2) < len(present)
         or counts.total() + plain < LEAST_SHARE * len(present)
     ):
         return None

@@ -49,6 +49,7 @@ DAY_NAME_YEAR = (
 NAME_DAY_YEAR = rf"^{_WEEKDAY}{_NAME}[-/ .]? ?{_DAY}(?:, ?|[-/ .])(?P<year>\d{{4}}|\d{{2}}){_CLOCK}$"
 YEAR_NAME_DAY = rf"^(?P<year>\d{{4}})[-/ .]?{_NAME}[-/ .]?{_DAY}{_CLOCK}$"
 NAME_YEAR = rf"^{_NAME}[-/ .]? ?(?P<year>\d{{4}})$"
+YEAR_NAME = rf"^(?P<year>\d{{4}})[-/ ]?{_NAME}$"
 # Jan-24 and Jan '24; after only a blank, the number could be a day.
 NAME_SHORT_YEAR = rf"^{_NAME}(?:[-/]| ?['’])(?P<year>\d{{2}})$"
 YEAR_MONTH = r"^(?P<year>\d{4})[-/](?P<number>\d{2})$"
@@ -71,6 +72,7 @@ _DAY_NAME_YEAR = re.compile(DAY_NAME_YEAR, re.ASCII)
 _NAME_DAY_YEAR = re.compile(NAME_DAY_YEAR, re.ASCII)
 _YEAR_NAME_DAY = re.compile(YEAR_NAME_DAY, re.ASCII)
 _NAME_YEAR = re.compile(NAME_YEAR, re.ASCII)
+_YEAR_NAME = re.compile(YEAR_NAME, re.ASCII)
 _NAME_SHORT_YEAR = re.compile(NAME_SHORT_YEAR, re.ASCII)
 _YEAR_MONTH = re.compile(YEAR_MONTH, re.ASCII)
 _MONTH_YEAR = re.compile(MONTH_YEAR, re.ASCII)
@@ -193,6 +195,7 @@ def match_time(text: str) -> dict[str, Any]:
         or _NAME_DAY_YEAR.fullmatch(text)
         or _YEAR_NAME_DAY.fullmatch(text)
         or _NAME_YEAR.fullmatch(text)
+        or _YEAR_NAME.fullmatch(text)
         or _NAME_SHORT_YEAR.fullmatch(text)
         or _YEAR_MONTH.fullmatch(text)
         or _MONTH_YEAR.fullmatch(text)
@@ -265,7 +268,7 @@ def parse_times(texts: pa.Array, format: ColumnFormat) -> tuple[pa.Array, np.nda
         left = np.flatnonzero(present)
         for pattern in (
             *(NUMERIC, DAY_NAME_YEAR, NAME_DAY_YEAR, YEAR_NAME_DAY),
-            *(NAME_YEAR, NAME_SHORT_YEAR, YEAR_MONTH, MONTH_YEAR, COMPACT, COMPACT_MONTH, COMPACT_LAST),
+            *(NAME_YEAR, YEAR_NAME, NAME_SHORT_YEAR, YEAR_MONTH, MONTH_YEAR, COMPACT, COMPACT_MONTH, COMPACT_LAST),
             *(EAST_ASIAN, WEEK, C_TIME),
         ):
             if not len(left):

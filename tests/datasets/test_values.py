@@ -157,6 +157,10 @@ CASES_OF_NUMBERS = {
         us(*["-"] * 40, "0.5", "1.5", "2.5"), [None] * 40 + [0.5, 1.5, 2.5], "numeric", {"read_as_missing"}
     ),
     "a spelling of missing beside one number": Case(us(*["-"] * 40, "0.5"), ["-"], "categorical", {"some_are_numbers"}),
+    "numbers with footnotes": Case(
+        us("1,234[1]", "2,345", "345", "67*", "12¹"), ["1,234[1]", "2,345"], "categorical", {"number_like_text"}
+    ),
+    "squares of a footnote": Case(us("12²", "34¹", "7"), ["12²", "34¹"], "categorical", {"number_like_text"}),
     "failed formulas in German": Case(us("1", "2", "#WERT!", "4"), [1, 2, None, 4], "numeric", {"read_as_missing"}),
     "not known in Japanese": Case(us("1", "2", "不明", "4"), [1, 2, None, 4], "numeric", {"read_as_missing"}),
     "versions": Case(us("3.9", "3.10", "3.11"), [3.9, 3.1, 3.11], "numeric", {"zeros_left_out"}),
@@ -308,6 +312,9 @@ CASES_OF_TIMES = {
         ["2023-01-05/2023-02-01"],
         "categorical",
         {"number_like_text"},
+    ),
+    "months behind their year": Case(
+        us("2024 Jan", "2023-Dec", "1999 March"), ["2024-01-01", "2023-12-01", "1999-03-01"], "datetime"
     ),
     "month names": Case(
         us("01-JAN-2023", "2 Feb 2023", "March 3, 2023"), ["2023-01-01", "2023-02-02", "2023-03-03"], "datetime"
