@@ -99,6 +99,7 @@ _QUANTITY = (
 _NUMBER = re.compile(_PLAIN)
 _DEGREES_AND_MINUTES = r"^\s*(?:\d{1,2}|[01]\d{2})[0-5]\d\.\d{2,9}\s*$"  # 4807.038
 _HEMISPHERES = (pa.array(["N", "S"]), pa.array(["E", "W"]))
+_LETTER_AND_NUMBER = re.compile(r"[A-Z]? ?\d{1,3} ?[A-Z]?")
 _CODE_LIKE = re.compile(r"\d{1,15}[eE]\d{1,3}")
 MAX_EXPONENTS = 1_000  # most distinct texts examined
 LEAST_SHARE = 0.95  # share of a column's texts
@@ -417,6 +418,12 @@ def note_quantities(name: str, texts: Sequence[str]) -> Notice | None:
         or counts.total() + plain < LEAST_SHARE * len(present)
     ):
         return None
+    if (
+        what == "degrees"
+        and len({*"".join(present)} & {*"NSEWO"}) < 2
+        and all(map(_LETTER_AND_NUMBER.fullmatch, present))
+    ):
+        return None  # S1, S2, S3 are names
     example = next(text for text in present if re.fullmatch(_QUANTITY, text))
     return Notice(
         code="number_like_text",

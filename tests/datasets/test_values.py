@@ -157,6 +157,7 @@ CASES_OF_NUMBERS = {
         us(*["-"] * 40, "0.5", "1.5", "2.5"), [None] * 40 + [0.5, 1.5, 2.5], "numeric", {"read_as_missing"}
     ),
     "a spelling of missing beside one number": Case(us(*["-"] * 40, "0.5"), ["-"], "categorical", {"some_are_numbers"}),
+    "names of one letter and a number": Case(us("S1", "S2", "S3", "S1"), ["S1", "S2"], "categorical"),
     "numbers with footnotes": Case(
         us("1,234[1]", "2,345", "345", "67*", "12¹"), ["1,234[1]", "2,345"], "categorical", {"number_like_text"}
     ),
