@@ -27,7 +27,6 @@ from fitserve.datasets.column_notices import (
     note_packed_coordinates,
     note_placeholder,
     note_placeholder_date,
-    note_quantities,
     note_telephone_numbers,
     note_times,
     note_unread_numbers,
@@ -36,6 +35,7 @@ from fitserve.datasets.column_notices import (
 )
 from fitserve.datasets.column_plan import HALF, MOSTLY, SEVERAL, SHARE, ColumnPlan, FilePrior
 from fitserve.datasets.kinds import POSSIBLE
+from fitserve.datasets.notations import note_quantities
 from fitserve.datasets.numbers_as_times import NumbersAsTimes
 from fitserve.parsing import ColumnFormat, TimeFormat, numbers, time_evidence, times
 from fitserve.parsing.column_format import PLAIN, merge_spellings
