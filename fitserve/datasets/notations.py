@@ -73,7 +73,7 @@ def note_quantities(name: str, texts: Sequence[str]) -> Notice | None:
     if (
         what == "degrees"
         and len({*"".join(present)} & {*"NSEWO"}) < 2
-        and all(map(_LETTER_AND_NUMBER.fullmatch, present))
+        and all(_LETTER_AND_NUMBER.fullmatch(text) for text in present)
     ):
         return None  # S1, S2, S3 are names
     example = next(text for text in present if re.fullmatch(_QUANTITY, text))

@@ -10,12 +10,22 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from functools import cache
 
 import numpy as np
 
 NEWLINE, RETURN = 10, 13
+# The patterns' signs, into which those of a table are translated. UTF-8 has no bytes from 252 on.
+DELIMITER, QUOTE, BLANKS, ESCAPE, COMMENT = b",", b'"', b"\xfc\xfd", b"\xfe", b"\xff"
 MAX_FIELD = 64 << 20  # bytes in which a quote is closed, if ever
+_OPENED = re.compile(rb'[\xfc\xfd]*+"(?:[^"\xfe]++|""|\xfe.)*+"', re.DOTALL)
+_BARE = re.compile(rb'(?![\xfc\xfd]*+")[^,\r\n]++')
+_REST = re.compile(rb"[^,\r\n]*+")
+# Comments (what is pending begins with a line or a quote), quoted fields, fields without quotes, and what separates.
+_USUAL = re.compile(
+    rb'(?:(?:(?<=\n)|\A)\xff[^\n]*+|[\xfc\xfd]*+"(?:[^"\xfe]++|""|\xfe.)*+"[ \xfc]*+(?=[,\r\n]|\Z)'
+    rb'|[^,"\r\n]++(?=[,\r\n]|\Z)|[,\r\n]++)*+',
+    re.DOTALL,
+)
 
 
 class QuoteWatch:
@@ -60,84 +70,80 @@ class StrayQuotes:
     _lines: int = 0
     _pending: bytes = field(default=b"", repr=False)
 
+    def __post_init__(self) -> None:
+        self._there, self._back = _translations(self)
+
     def mend(self, data: bytes, is_last: bool) -> bytes:
         """Return as much as can be returned of the data, rewritten: whole fields."""
-        data = self._pending + data
-        usual, bare, opened, rest = _patterns(
-            self.delimiter, self.quote, self.escape, self.blank_before_quote, self.comment
-        )
+        data = self._pending + data.translate(self._there)
         cut = len(data) if is_last else data.rfind(b"\n") + 1
         done: list[bytes] = []
         at = 0
         while at < cut:
-            end = _end(usual.match(data, at, cut), at)
+            end = _end(_USUAL.match(data, at, cut), at)
             done.append(data[at:end])
             self._lines += data.count(b"\n", at, end)
             at = end
             if at == cut:
                 break
-            if (field := bare.match(data, at, cut)) is not None:
-                done.append(self._quoted(field[0]))
-                at = field.end()
+            if (bare := _BARE.match(data, at, cut)) is not None:
+                done.append(_quoted(bare[0]))
+                at = bare.end()
                 continue
-            closed = _end(opened.match(data, at, cut), cut)
+            closed = _end(_OPENED.match(data, at, cut), cut)
             if closed == cut:  # the quotes are closed further on, or never
                 break
-            at = self._rewrite(data, at, closed, rest, done)
+            at = self._rewrite(data, at, closed, done)
         if is_last or len(data) - at > MAX_FIELD:
             done.append(data[at:])
             at = len(data)
         self._pending = data[at:]
-        return b"".join(done)
+        return b"".join(done).translate(self._back)
 
-    def _rewrite(self, data: bytes, at: int, closed: int, rest: re.Pattern[bytes], done: list[bytes]) -> int:
+    def _rewrite(self, data: bytes, at: int, closed: int, done: list[bytes]) -> int:
         """Append a field rewritten, and return where it ends. `closed`: behind the quote that is followed by text."""
         is_joined = b"\n" in data[at:closed] or b"\r" in data[at:closed]
-        end = _end(rest.match(data, at if is_joined else closed), closed)
-        text = data[at:end].strip(b" \t") if self.blank_before_quote else data[at:end]
+        end = _end(_REST.match(data, at if is_joined else closed), closed)
+        text = data[at:end].strip(BLANKS)
         inner = text
-        if not is_joined and len(text) > 1 and text.endswith(self.quote):
-            inner = text[1:-1].replace(self.quote * 2, self.quote)
-        done.append(self._quoted(inner))
+        if not is_joined and len(text) > 1 and text.endswith(QUOTE):
+            inner = text[1:-1].replace(QUOTE * 2, QUOTE)
+        done.append(_quoted(inner))
         if self.first is None:
-            self.first = self._lines, text.decode("utf-8", "replace")
+            self.first = self._lines, text.translate(self._back).decode("utf-8", "replace")
         self.count += 1
         self.joined += is_joined
         return end
-
-    def _quoted(self, text: bytes) -> bytes:
-        return self.quote + text.replace(self.quote, self.quote * 2) + self.quote
-
-
-def double_stray_quotes(text: str, delimiter: str) -> str:
-    """Return a whole table's text with its stray quotes doubled."""
-    mender = StrayQuotes(delimiter.encode())
-    return mender.mend(text.encode(), is_last=True).decode()
 
 
 def _end(match: re.Match[bytes] | None, otherwise: int) -> int:
     return otherwise if match is None else match.end()
 
 
-@cache
-def _patterns(
-    delimiter: bytes, quote: bytes, escape: bytes | None, blank_before_quote: bool, comment: bytes | None
-) -> tuple[re.Pattern[bytes], re.Pattern[bytes], re.Pattern[bytes], re.Pattern[bytes]]:
-    """Return four patterns: usual fields; a field that is not quoted; one up to the end of its quotes; its rest."""
-    sign, mark = re.escape(delimiter), re.escape(quote)
-    blanks = rb" *+" if delimiter == b"\t" else rb"[ \t]*+"
-    before = blanks if blank_before_quote else rb""
-    within = rb"[^" + mark + rb"]++"
-    if escape is not None:
-        sign_of_escape = re.escape(escape)
-        within = rb"[^" + mark + sign_of_escape + rb"]++|" + sign_of_escape + rb"."
-    opened = before + mark + rb"(?:" + within + rb"|" + mark + mark + rb")*+" + mark
-    rest = rb"[^" + sign + rb"\r\n]*+"
-    behind = rb"(?=[" + sign + rb"\r\n]|\Z)"
-    bare = rb"(?!" + before + mark + rb")[^" + sign + rb"\r\n]++"
-    without_quotes = rb"[^" + sign + mark + rb"\r\n]++" + behind
-    parts = [opened + blanks + behind, without_quotes, rb"[" + sign + rb"\r\n]++"]
-    if comment is not None:  # what is pending begins with a line or a quote
-        parts.insert(0, rb"(?:(?<=\n)|\A)" + re.escape(comment) + rb"[^\n]*+")
-    usual = re.compile(rb"(?:" + rb"|".join(parts) + rb")*+", re.DOTALL)
-    return usual, re.compile(bare), re.compile(opened, re.DOTALL), re.compile(rest)
+def _quoted(text: bytes) -> bytes:
+    return QUOTE + text.replace(QUOTE, QUOTE * 2) + QUOTE
+
+
+def _translations(table: StrayQuotes) -> tuple[bytes, bytes]:
+    """Return tables for `bytes.translate` from a table's signs to those of the patterns, and back."""
+    wanted = {table.delimiter: DELIMITER, table.quote: QUOTE}
+    if table.escape is not None:
+        wanted[table.escape] = ESCAPE
+    if table.blank_before_quote:
+        wanted |= {b" ": BLANKS[:1]} | ({} if table.delimiter == b"\t" else {b"\t": BLANKS[1:]})
+    if table.comment is not None and len(table.comment) == 1:
+        wanted[table.comment] = COMMENT
+    there = bytearray(range(256))
+    for sign, ours in wanted.items():
+        other = there.index(ours)
+        there[other], there[sign[0]] = there[sign[0]], there[other]
+    back = bytearray(256)
+    for value, ours_value in enumerate(there):
+        back[ours_value] = value
+    return bytes(there), bytes(back)
+
+
+def double_stray_quotes(text: str, delimiter: str) -> str:
+    """Return a whole table's text with its stray quotes doubled."""
+    mender = StrayQuotes(delimiter.encode())
+    return mender.mend(text.encode(), is_last=True).decode()

@@ -16,7 +16,7 @@ from fitserve.wire.notices import Notice
 def watch_quotes(region: Region, dialect: CsvDialect) -> QuoteWatch | None:
     """Return a watch over the quotes of a region that is read; None where nothing is quoted."""
     delimiter = dialect.delimiter.encode()
-    if region.quote is None or region.blank_runs or len(delimiter) > 1:
+    if region.quote is None or region.blank_runs or max(len(region.quote), len(delimiter)) > 1:
         return None
     return QuoteWatch(delimiter, region.quote)
 
