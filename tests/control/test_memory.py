@@ -5,6 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import anyio
+import pytest
+
+from fitserve.errors import BadInput
+from services.control.datasets import upload_request
 from tests.waiting import PATIENCE
 
 PROGRAM = """
@@ -21,3 +26,21 @@ release_memory()
 
 def test_pandas_is_not_loaded_and_memory_goes_back() -> None:
     subprocess.run([sys.executable, "-c", PROGRAM], check=True, timeout=PATIENCE)
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_memory_goes_back_after_a_refused_upload_too(refused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    released: list[bool] = []
+    monkeypatch.setattr(upload_request, "release_memory", lambda: released.append(True))
+
+    def work() -> int:
+        if refused:
+            raise BadInput("No table.")
+        return 1
+
+    if refused:
+        with pytest.raises(BadInput):
+            anyio.run(upload_request.run_ingest, work)
+    else:
+        assert anyio.run(upload_request.run_ingest, work) == 1
+    assert released == [True]

@@ -324,10 +324,11 @@ async def run_ingest(work: Callable[[], T]) -> T:
         _ingest_limiter.set(limiter)
     try:
         result = await anyio.to_thread.run_sync(work, limiter=limiter)
-        await anyio.to_thread.run_sync(release_memory)
     except FitserveError as error:
         telemetry.UPLOADS.labels("refused" if error.status < 500 else "failed").inc()
         raise
+    finally:
+        await anyio.to_thread.run_sync(release_memory)
     telemetry.UPLOADS.labels("stored").inc()
     return result
 
