@@ -12,8 +12,9 @@ from importlib.metadata import PackageNotFoundError, version
 PACKAGES = ("fitserve", "tensorflow", "tensorflow-cpu", "keras", "numpy", "pyarrow", "onnxruntime")
 
 
+@cache
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of these packages, by name."""
+    """Return the versions of Python and of these packages, by name. Reading them takes longer than a small epoch."""
     installed = {"python": platform.python_version()}
     for name in PACKAGES:
         with contextlib.suppress(PackageNotFoundError):

@@ -13,6 +13,7 @@ import pytest
 from fitserve.dataset_facts import DatasetFacts
 from fitserve.spec.spec import parse
 from tests.trainer.requests import RecordingReporter, request_of
+from workers.trainer import ready_run
 from workers.trainer.engine.initial_values import InitialValues, set_seeds, values_of
 from workers.trainer.engine.kept_networks import KEPT, KeptNetworks, tidy_up
 from workers.trainer.engine.network import build_network
@@ -138,6 +139,23 @@ def test_initial_values_are_those_of_a_network_that_is_built(network: Any, tmp_p
         drawn = values.of(seed)
         assert [value.tobytes() for value in drawn] == [value.tobytes() for value in values_of(built(seed))]
     assert values._checked
+
+
+def test_a_later_run_of_the_same_shape_builds_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[int] = []
+
+    def counted(spec: Any) -> Any:
+        built.append(1)
+        return build_network(spec)
+
+    monkeypatch.setattr(ready_run, "build_network", counted)
+    KEPT.clear()
+    _trained(_spec(), tmp_path)
+    tidy_up()
+    before = len(built)
+    _trained(_spec(seed=5), tmp_path)
+    assert len(built) == before
+    KEPT.clear()
 
 
 def test_kept_networks_are_bounded(tmp_path: Path) -> None:

@@ -63,9 +63,14 @@ class InitialValues:
 
     def __init__(self, model: keras.Model, seed: int, build: Callable[[], keras.Model]) -> None:
         """`model` was just built from `seed`, as `build` builds one after `set_seeds`."""
-        self._build = build
+        self._build, self._seed = build, seed
         self._sources = _sources(model, seed)
         self._checked = False
+
+    def verify(self) -> None:
+        """Build the second network now, rather than in the next run, which someone waits for."""
+        if self._sources is not None and not self._checked:
+            self.of(self._seed)
 
     def of(self, seed: int) -> State:
         """Return the initial values of a network built from `seed`. Sets the global seeds, as building it would."""

@@ -151,6 +151,11 @@ class KeptNetworks:
         while self._free and (len(self._free) > self._most or self._bytes() > self._size):
             self._free.popitem(last=False)
 
+    def make_ready(self) -> None:
+        """Do what a later run of these networks would otherwise wait for."""
+        for network in self._free.values():
+            network.values.verify()
+
     def clear(self) -> None:
         """Drop all networks."""
         self._free.clear()
@@ -164,6 +169,7 @@ KEPT = KeptNetworks()
 
 
 def tidy_up() -> None:
-    """Clean up after a run: take its networks back, and release everything that is not cached."""
+    """Clean up after a run: take its networks back, ready for the next one, and release everything else."""
     KEPT.take_back()
+    KEPT.make_ready()
     release_graphs()
