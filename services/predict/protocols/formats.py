@@ -25,7 +25,9 @@ from fitserve.excerpts import escape_formula
 from fitserve.parsing.stray_quotes import double_stray_quotes
 from services.predict.catalog.columns import InputRows
 from services.predict.catalog.loaded_model import LoadedModel, Prediction
+from services.predict.protocols.stepwise_json import read_stepwise
 from services.predict.serving.deciding import Decided
+from services.predict.serving.protocol_request import LARGE_BODY_BYTES
 
 MATRIX_NAMES = ("instances", "features")  # a tensor of shape (rows, columns) under one of these holds all columns
 
@@ -55,6 +57,9 @@ _encoder = msgspec.json.Encoder()
 def read_json(body: bytes) -> Any:
     """Return the value of a JSON text. Raises Malformed."""
     try:
+        if len(body) > LARGE_BODY_BYTES and (b"NaN" in body or b"Infinity" in body):  # msgspec would read up to it
+            refuse_half_characters(body)
+            return read_stepwise(body)
         try:
             return _decoder.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -71,7 +76,7 @@ def read_json(body: bytes) -> Any:
 def refuse_half_characters(body: bytes) -> None:
     """Raise Malformed if a string in a JSON body contains half a surrogate pair, which UTF-8 cannot represent.
 
-    Called only if msgspec has failed to read a body: it rejects such strings, sometimes with the error that the body
+    Called for bodies that msgspec has not read: it rejects such strings, sometimes with the error that the body
     ends too early.
     """
     if _SURROGATE.search(body) is None:
