@@ -142,6 +142,13 @@ def test_errors(client, body, status) -> None:
     assert status == 200 or list(result) == ["error"]
 
 
+def test_a_tensor_that_is_in_json_and_binary_is_refused_by_what_it_has(client) -> None:
+    both = {**column("gre", 1), "parameters": {"binary_data_size": 8}}
+    assert "both `data` and a `binary_data_size`" in infer(client, "adm", {"inputs": [both]}, 400)["error"]
+    cut = {**both, "data": None}
+    assert "Expected: at most 0" in infer(client, "adm", {"inputs": [cut]}, 400)["error"]
+
+
 def test_binary_header_that_lies(client) -> None:
     for length in ("-1", "x", "999999"):
         headers = {"Inference-Header-Content-Length": length}

@@ -68,6 +68,15 @@ def test_bare_nan_is_read_and_missing(client) -> None:
     assert result["predictions"] == expected(mixed(seed=1), [{**ADM, "gre": None}], "admit")
 
 
+def test_refused_rows_say_what_was_expected(client) -> None:
+    short = post(client, "/v1/models/m1:predict", {"instances": [[1, 2, 3], [1, 2]]}, 400)
+    assert short == {"error": "Row 1: it has 3 values. Expected: 6 values. Row 2: it has 2 values."}
+    named = post(client, "/v1/models/adm:predict", {"instances": [{"example1": 1}]}, 400)
+    assert named == {"error": "Row 1: there is no column 'example1'. Expected: gre, gpa, rank, city."}
+    value = post(client, "/v1/models/adm:predict", {"instances": [{**ADM, "gre": "x"}]}, 400)
+    assert value == {"error": "In column 'gre', row 1: 'x' is not a number."}
+
+
 def test_classify(client) -> None:
     result = post(client, "/v1/models/adm:classify", {"context": {"rank": 3}, "examples": [ADM, {**ADM, "gre": [500]}]})
     scores = mixed(seed=1).answer([ADM, {**ADM, "gre": 500}])["admit"]

@@ -210,7 +210,13 @@ def error_line(error: FitserveError) -> str:
         parts.append(f"Received: {str(error.received)[:200]}.")
     if error.expected:
         parts.append(f"Expected: {error.expected}.")
-    parts += [problem.detail for problem in error.problems[1:20]]
+    said = error.expected
+    for index, problem in enumerate(error.problems[:20]):
+        if index:
+            parts.append(problem.detail)
+        if problem.expected and problem.expected != said and problem.expected not in problem.detail:
+            said = problem.expected
+            parts.append(f"Expected: {said}.")
     if error.fix:
         parts.append(error.fix)
     return " ".join(parts).encode("utf-8", "backslashreplace").decode()

@@ -170,8 +170,17 @@ def _read_tensors(body: InferBody, tail: bytes) -> list[Tensor]:
                 raise Malformed(f"Input {one.name!r} has no data.")
             tensors.append(decode_content(from_json(one.name, one.datatype, one.shape, one.data), content))
             continue
-        if one.data is not None or type(size) is not int or not 0 <= size <= len(tail) - at:
-            raise Malformed(f"Input {one.name!r} has a wrong `binary_data_size`.", received=size)
+        if one.data is not None:
+            raise Malformed(
+                f"Input {one.name!r} has both `data` and a `binary_data_size`.", fix="Leave one of them out."
+            )
+        if type(size) is not int or not 0 <= size <= len(tail) - at:
+            raise Malformed(
+                f"Input {one.name!r} has a wrong `binary_data_size`.",
+                received=size,
+                expected=f"at most {len(tail) - at}, the bytes that follow the JSON and no other input has",
+                fix="Inference-Header-Content-Length says where the JSON ends.",
+            )
         tensors.append(decode_content(from_binary(one.name, one.datatype, one.shape, view[at : at + size]), content))
         at += size
     if at != len(tail):

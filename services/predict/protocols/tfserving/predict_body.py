@@ -114,11 +114,13 @@ def read_object(body: bytes, keys: frozenset[str]) -> dict[str, Any]:
 
 
 def _instances(model: LoadedModel, instances: Any, first: int = 0) -> list[Any]:
+    """Return the rows of `instances`, a list that is consumed; `first` is the number of its first row."""
     if not isinstance(instances, list) or not instances:
         raise Malformed("`instances` must be a list with at least one row.")
     names = model.columns.names
     rows: list[Any] = []
-    for number, instance in enumerate(instances, first):
+    for index, instance in enumerate(instances):
+        instances[index] = None  # freeing many rows at once would block other threads
         if type(instance) is dict and not (len(names) == 1 and instance.keys() == {"b64"}):
             rows.append({name: read_cell(value) for name, value in instance.items()})
         elif type(instance) is list:
@@ -127,7 +129,7 @@ def _instances(model: LoadedModel, instances: Any, first: int = 0) -> list[Any]:
             rows.append([read_cell(instance)])
         else:
             raise Malformed(
-                f"instances[{number}] is neither an object nor a list.",
+                f"instances[{first + index}] is neither an object nor a list.",
                 expected=f"an object of columns, or a list of {len(names)} values",
             )
     return rows
