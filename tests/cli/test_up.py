@@ -349,5 +349,6 @@ def test_a_third_request_kills_what_still_runs() -> None:
 
 def test_a_setting_that_is_wrong_is_named(no_worker: Place) -> None:
     no_worker.variables["FITSERVE_PORT"] = "eight"
-    assert "FITSERVE_PORT" in no_worker.run("up", code=2).stderr
-    assert "Traceback" not in no_worker.run("up", code=2).stderr
+    said = no_worker.run("up", code=2).stderr
+    assert "FITSERVE_PORT" in said
+    assert "Traceback" not in said

@@ -20,12 +20,14 @@ import httpx2
 import numpy as np
 import pyarrow as pa
 import pytest
+from typer.testing import CliRunner
 
+from fitserve.cli import app
 from fitserve.client import Client
 from fitserve.client.runs import Run
 from fitserve.errors import BadInput, NotFound
 from tests.client.conftest import ROWS
-from tests.conftest import free_ports
+from tests.conftest import Server, free_ports
 from tests.waiting import PATIENCE, wait_until
 
 ONNX = """
@@ -59,7 +61,9 @@ FORMATS = ["onnx-raw", pytest.param("saved-model", marks=pytest.mark.long)]
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_each_export_answers_as_the_service_does(client: Client, trained: Run, tmp_path: Path, format: str) -> None:
+def test_each_export_answers_as_the_service_does(
+    server: Server, client: Client, trained: Run, tmp_path: Path, format: str
+) -> None:
     expected = np.asarray(client.models.predict("client-circle", ROWS, version=1))
     path = client.models.export("client-circle", 1, tmp_path, format, timeout=PATIENCE)
     if format == "onnx-raw":
@@ -76,8 +80,14 @@ def test_each_export_answers_as_the_service_does(client: Client, trained: Run, t
     assert made.parity["rows"] == 240
     assert made.parity["max_rel"] <= 1e-5
     assert client.models.export("client-circle", 1, tmp_path / "again", format).stat().st_size
+    words = ["models", "export", "client-circle", "--format", format, "--output", str(tmp_path), "--json"]
+    variables = {"FITSERVE_URL": server.base_url, "FITSERVE_API_KEY": server.token}
+    by_command = CliRunner().invoke(app, [*words, "--version", "1"], env=variables)
+    assert by_command.exit_code == 0, by_command.output
+    shown = json.loads(by_command.stdout)
+    assert (shown["state"], Path(shown["path"]).stat().st_size) == ("succeeded", shown["bytes"])
     (again,) = [one for one in client.models.exports("client-circle", 1) if one.format == format]
-    assert again.run_id == made.run_id  # not made twice
+    assert shown["run_id"] == again.run_id == made.run_id  # not made twice
 
 
 MLFLOW = """

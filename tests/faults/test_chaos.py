@@ -11,6 +11,8 @@ import pytest
 from tests.faults.chaos import Chaos, FaultPlan, commit_name
 from tests.faults.cluster import Cluster
 
+pytestmark = pytest.mark.xdist_group("faults")  # one process that forks members for all
+
 
 def test_no_run_is_lost_doubled_or_stuck(tmp_path: Path) -> None:
     seed = int(os.environ.get("FITSERVE_TEST_SEED", random.SystemRandom().randrange(2**32)))

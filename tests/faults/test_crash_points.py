@@ -17,6 +17,8 @@ from tests.faults.chaos import Chaos, FaultPlan
 from tests.faults.checker import AcknowledgedRun, check_runs
 from tests.faults.cluster import Cluster, wait_for
 
+pytestmark = pytest.mark.xdist_group("faults")  # one process that forks members for all
+
 # Line of the crash table -> the point, and how it dies there.
 WORKER_POINTS = {
     "dies right after the claim": "supervisor.after_claim",

@@ -16,6 +16,8 @@ from tests.events.receiver import receiving
 from tests.faults.chaos import Chaos, FaultPlan
 from tests.faults.cluster import Cluster, wait_for
 
+pytestmark = pytest.mark.xdist_group("faults")  # one process that forks members for all
+
 POINTS = (
     *("supervisor.after_blobs", "supervisor.after_commit"),  # between a change and its event: one transaction
     *("webhooks.before_dispatched", "webhooks.after_dispatched", "webhooks.after_claim"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -127,14 +128,24 @@ def tcp_redis(tmp_path: Path) -> Iterator[str]:
 def test_the_main_use_case_on_postgresql_and_redis_from_an_installed_wheel(
     postgres_url: str, tcp_redis: str, installed_wheel: Path, tmp_path: Path
 ) -> None:
-    elsewhere = tmp_path / "an empty folder"
+    """In a folder whose files have the names of modules."""
+    elsewhere = tmp_path / "a folder of somebody's"
     elsewhere.mkdir()
+    for name in ("services.py", "json.py", "celery.py"):
+        (elsewhere / name).write_text("raise SystemExit('imported from the folder where it was started')\n")
     addresses = {"FITSERVE_DATABASE_URL": postgres_url, "FITSERVE_REDIS_URL": tcp_redis}
     command = (installed_wheel / "bin" / "fitserve", "up")
     running = start_server(tmp_path / "home", *command, cwd=elsewhere, PYTHONPATH="", **addresses)
     try:
         services = psutil.Process(running.process.pid).children(recursive=True)
         assert all(str(installed_wheel) in process.cmdline()[0] for process in services)
+        assert "/assets/" in get_text(running.base_url)  # the pages
+        key = {"PYTHONPATH": "", "FITSERVE_URL": running.base_url, "FITSERVE_API_KEY": running.token}
+        listing = [command[0], "datasets", "list", "--json"]
+        listed = subprocess.run(
+            listing, cwd=elsewhere, env={**os.environ, **key}, capture_output=True, text=True, check=False
+        )
+        assert json.loads(listed.stdout) == [], listed.stderr
         journey(running)
     finally:
         assert stop_server(running) == 0

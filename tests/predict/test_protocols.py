@@ -53,6 +53,7 @@ from fitserve import registry
 from fitserve.dataset_facts import ColumnFacts, DatasetFacts
 from fitserve.encoder import Encoder
 from fitserve.spec.feature import Feature
+from services.predict.protocols.proto import tensorflow_serving_pb2 as tfs
 from tests.conftest import free_ports, listens
 from tests.needs import needs
 from tests.predict.toy_registry import (
@@ -232,36 +233,35 @@ def test_states(own: RunningService) -> None:
     assert ask(own, "GET", "/v2/models/brief/ready").status_code == 200
 
 
-@pytest.mark.tensorflow
 def test_a_configuration_decides_what_is_served(own: RunningService) -> None:
-    """HandleReloadConfigRequest through TensorFlow Serving's stubs, in another process."""
+    """HandleReloadConfigRequest; test_tfserving_grpc calls it through TensorFlow Serving's own stubs."""
     own.toys.register("stays", half_plus_three())
     own.toys.register("stays", half_plus_three())
     admin = own.toys.create_key(["admin", "predict", "read"])
-    program = (
-        "import sys, grpc\n"
-        "from tensorflow_serving.apis import model_management_pb2 as m, model_service_pb2_grpc as s\n"
-        "stub = s.ModelServiceStub(grpc.insecure_channel('127.0.0.1:' + sys.argv[1]))\n"
-        "for names in sys.argv[3:]:\n"
-        "    request = m.ReloadConfigRequest()\n"
-        "    for name in names.split(','):\n"
-        "        one = request.config.model_config_list.config.add(name=name, model_platform='tensorflow')\n"
-        "        if name == 'stays':\n"
-        "            one.version_labels['stable'] = 1\n"
-        "    metadata = (('authorization', 'Bearer ' + sys.argv[2]),)\n"
-        "    print('error_code', stub.HandleReloadConfigRequest(request, 20, metadata=metadata).status.error_code)\n"
-    )
     headers = {"Authorization": f"Bearer {admin}"}
     eventually(
         lambda: (
             httpx2.get(f"{own.url}/v1/models/stays/versions/2", headers=headers, timeout=PATIENCE).status_code == 200
         )
     )
-    serve = ["stays,half_plus_three,typed,kinds,three", "stays,nowhere"]
-    command = [sys.executable, "-c", program, str(own.grpc_port), admin, *serve]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=PATIENCE)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.split("error_code ")[1:] == ["0\n", "5\n"]  # NOT_FOUND: and nothing has changed
+    with grpc.insecure_channel(f"127.0.0.1:{own.grpc_port}") as channel:
+        reload = channel.unary_unary(
+            "/tensorflow.serving.ModelService/HandleReloadConfigRequest",
+            request_serializer=tfs.ReloadConfigRequest.SerializeToString,
+            response_deserializer=tfs.ReloadConfigResponse.FromString,
+        )
+
+        def serve(*names: str) -> int:
+            request = tfs.ReloadConfigRequest()
+            for name in names:
+                one = request.config.model_config_list.config.add(name=name, model_platform="tensorflow")
+                if name == "stays":
+                    one.version_labels["stable"] = 1
+            answer = reload(request, timeout=PATIENCE, metadata=(("authorization", f"Bearer {admin}"),))
+            return int(answer.status.error_code)
+
+        assert serve("stays", "half_plus_three", "typed", "kinds", "three") == 0
+        assert serve("stays", "nowhere") == 5  # NOT_FOUND: and nothing has changed
     labelled = ask(own, "POST", "/v1/models/stays/labels/stable:predict", {"instances": [2.0]})
     assert (labelled.status_code, labelled.headers["x-model-version"]) == (200, "1")
     assert ask(own, "POST", "/v1/models/broken:predict", {"instances": [ADM]}).status_code == 404

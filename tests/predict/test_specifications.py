@@ -86,11 +86,16 @@ def known(operation: Any, values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if f"{{{name}}}" in operation.path}
 
 
+# A few of each operation every time, many in the long form.
+HOW_OFTEN = pytest.mark.parametrize("times", [1, pytest.param(20, marks=pytest.mark.long)], ids=["few", "many"])
+
+
+@HOW_OFTEN
 @pytest.mark.parametrize("name", list(OPERATIONS))
-def test_what_the_specification_allows(served: RunningService, name: str) -> None:
+def test_what_the_specification_allows(served: RunningService, name: str, times: int) -> None:
     operation = OPERATIONS[name]
 
-    @limited(15 if operation.method == "post" else 8)
+    @limited(times * (7 if operation.method == "post" else 3))
     @given(case=operation.as_strategy(), path_parameters=st.one_of(st.none(), parameters()))
     def ask(case: Any, path_parameters: dict[str, Any] | None) -> None:
         if path_parameters is not None:
@@ -103,12 +108,13 @@ def test_what_the_specification_allows(served: RunningService, name: str) -> Non
 POSTS = [name for name in OPERATIONS if name.startswith("post")]
 
 
+@HOW_OFTEN
 @pytest.mark.parametrize("name", POSTS)
-def test_what_the_specification_forbids(served: RunningService, name: str) -> None:
+def test_what_the_specification_forbids(served: RunningService, name: str, times: int) -> None:
     operation = OPERATIONS[name]
     real = known(operation, {"model": "adm", "version": 1, "label": "champion"})
 
-    @limited(10)
+    @limited(times * 5)
     @given(case=operation.as_strategy(GenerationMode.NEGATIVE, path_parameters=real))
     def ask(case: Any) -> None:
         case.call_and_validate(base_url=served.url, headers=served.headers, checks=[*CHECKS, negative_data_rejection])
@@ -116,12 +122,13 @@ def test_what_the_specification_forbids(served: RunningService, name: str) -> No
     ask()
 
 
+@HOW_OFTEN
 @pytest.mark.parametrize("name", POSTS)
-def test_bodies_that_models_understand(served: RunningService, name: str) -> None:
+def test_bodies_that_models_understand(served: RunningService, name: str, times: int) -> None:
     operation = OPERATIONS[name]
     answered: list[int] = []
 
-    @limited(35)
+    @limited(times * 35)
     @given(data=st.data())
     def ask(data: Any) -> None:
         values = data.draw(parameters())

@@ -17,6 +17,8 @@ from fitserve import db
 from fitserve.tables import Event, Run
 from tests.faults.cluster import Cluster
 
+pytestmark = pytest.mark.xdist_group("faults")  # one process that forks members for all
+
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="seccomp and Landlock are Linux's")
 
 

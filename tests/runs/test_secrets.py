@@ -10,11 +10,14 @@ import sys
 from pathlib import Path
 
 import httpx2
+import pytest
 
 from tests.conftest import PROJECT, free_ports
 from tests.faults.cluster import Cluster
 from tests.ports import free_port
 from tests.waiting import PATIENCE, wait_until
+
+pytestmark = pytest.mark.xdist_group("faults")  # one process that forks members for all
 
 TABLE = "a,y\n" + "".join(f"{n},{n % 2}\n" for n in range(40))
 
