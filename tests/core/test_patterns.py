@@ -20,7 +20,8 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("fitserve", "services", "workers")
 METHODS = frozenset({"match", "fullmatch", "search", "sub", "split", "findall", "finditer"})
 STEP = 4  # from one size to the next; the first ones are small, because the time of some doubles with each character
-SIZES = (12, 18, 24, 30, 1_000, 4_000, 16_000, 64_000, 256_000)  # what is quadratic takes minutes for the last one
+SIZES = (12, 18, 24, 30, 1_000, 4_000, 16_000, 64_000)  # what is quadratic takes seconds for the last one
+LONGEST = 256_000  # in the long form: minutes
 NOTICEABLE = 0.02  # seconds of CPU below which a growth says nothing
 GROWTH = 9  # of the time over one step: 4 where it is linear, 16 where it is quadratic
 
@@ -179,10 +180,10 @@ def _seconds(use: Use, text: str) -> float:
     return time.thread_time() - begun
 
 
-def superlinear(use: Use) -> str | None:
+def superlinear(use: Use, *longer: int) -> str | None:
     """Return what makes a pattern slow, or None: sizes are stepped up, so that a slow one is seen while it is short."""
     before: dict[int, float] = {}
-    for size in SIZES:
+    for size in (*SIZES, *longer):
         for number, text in enumerate(dict.fromkeys(hostile(use.pattern, size))):
             seconds = _seconds(use, text)
             smaller = before.get(number, seconds)
@@ -210,6 +211,12 @@ def test_there_are_patterns_to_check() -> None:
 def test_every_pattern_takes_linear_time(path: Path) -> None:
     slow = {f"{use.where}-{use.method}": what for use in _uses(path) if (what := superlinear(use))}
     assert not slow
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_pattern_takes_linear_time_for_longer_texts(path: Path) -> None:
+    assert not [what for use in _uses(path) if (what := superlinear(use, LONGEST))]
 
 
 @pytest.mark.parametrize(
