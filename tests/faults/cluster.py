@@ -106,6 +106,7 @@ class Cluster:
             "FITSERVE_AUTH": "false",
             "FITSERVE_CLUSTER_PUBLIC": "true",  # wherever the tests run; the fake trainer serves nobody
             "FITSERVE_LEASE_SECONDS": "2",
+            "FITSERVE_MAX_ATTEMPTS": "100",  # a busy machine's pauses cost attempts too
             "FITSERVE_HEARTBEAT_SECONDS": "0.4",
             "FITSERVE_REAP_SECONDS": "0.3",
             "FITSERVE_REDISPATCH_SECONDS": "2",

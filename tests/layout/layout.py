@@ -30,6 +30,7 @@ MODULES = {
 }
 LEASES = {
     "FITSERVE_LEASE_SECONDS": "3",
+    "FITSERVE_MAX_ATTEMPTS": "100",  # a busy machine's pauses cost attempts too
     "FITSERVE_HEARTBEAT_SECONDS": "0.5",
     "FITSERVE_REAP_SECONDS": "0.5",
     "FITSERVE_REDISPATCH_SECONDS": "3",
