@@ -12,10 +12,11 @@ from playwright.sync_api import Browser, Locator, Page, Route, expect
 from tests.conftest import Server
 from tests.dashboard.conftest import DASHBOARD
 
+NOWHERE, NOT_FOUND = "/nowhere", "Page not found"
 PAGES = (
     *("/", "/datasets", "/datasets/browser-small", "/datasets/browser-small?tab=rows", "/runs", "/models", "/system"),
     *("/automations", "/automations?tab=webhooks", "/lessons", "/lessons?tab=glossary"),
-    *("/datasets/browser-small?tab=relations&target=kind", "/new?dataset=browser-small&target=kind", "/nowhere"),
+    *("/datasets/browser-small?tab=relations&target=kind", "/new?dataset=browser-small&target=kind", NOWHERE),
     *("/models/browser-small?as=python", "/models/browser-small?tab=versions", "/models/browser-small?tab=live"),
 )
 TABS = ("curves", "layers", "findings", "evaluation", "surface", "events", "spec")
@@ -49,12 +50,12 @@ def test_every_page_fits_a_narrow_screen_and_axe_finds_nothing_serious(
 ) -> None:
     wide = page.viewport_size
     assert wide is not None
+    load(page, axe)
     for path in pages(trained):
         page.set_viewport_size({"width": 390, "height": 800})
         show(page, path)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, path
         page.set_viewport_size(wide)
-        page.evaluate(axe)
         assert serious_violations(page, "") == [], path
         # Of axe's rules, only those on colours can differ between light and dark.
         page.emulate_media(color_scheme="dark")
@@ -74,10 +75,10 @@ OPENED = (
 def test_what_opens_over_a_page_fits_it_and_axe_finds_nothing_serious(page: Page, trained: list[str], axe: str) -> None:
     page.set_viewport_size({"width": 390, "height": 800})
     dialog, shown = "[role=dialog], [role=alertdialog]", ""
+    load(page, axe)
     for path, name in OPENED:
         if path != shown:
             show(page, path.format(run=trained[0]))
-            page.evaluate(axe)
             shown = path
         page.get_by_role("button", name=re.compile(f"^{name}")).first.click()
         opened = page.locator(dialog).last
@@ -94,9 +95,24 @@ def test_what_opens_over_a_page_fits_it_and_axe_finds_nothing_serious(page: Page
         expect(opened).to_have_count(0)
 
 
+def load(page: Page, axe: str) -> None:
+    """Load the application and axe beside it."""
+    page.goto(NOWHERE)
+    page.evaluate(axe)
+
+
 def show(page: Page, path: str) -> None:
-    page.goto(path)
-    page.get_by_role("heading", level=1).wait_for()
+    """Show a page of the application that is loaded, a quarter of the work of loading it anew for each.
+
+    All others are reached from the one that says that there is none, so that no heading is that of the page before.
+    """
+    heading = page.get_by_role("heading", level=1)
+    for to in (NOWHERE, path):
+        page.evaluate("(to) => { history.pushState(null, '', to); dispatchEvent(new PopStateEvent('popstate')) }", to)
+        if to == NOWHERE:
+            expect(heading).to_have_text(NOT_FOUND)
+        else:
+            expect(heading).not_to_have_text(NOT_FOUND)
     if "playground" in path:
         page.get_by_role("button", name="Play", exact=True).click()
         expect(page.get_by_test_id("surface")).to_contain_text("weights")
