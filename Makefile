@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m uv pip install --quiet --python $(BIN)/python --no-deps
 # Importing compiles, which takes twice as long as all the rest of it; a trainer's sandbox may not write beside packages.
-COMPILE := $(BIN)/python -c 'import services.control.app, services.predict.app, workers.__main__, workers.trainer.train' 2>/dev/null
+COMPILE := $(BIN)/python -c 'import services.control.app, services.predict.app, workers.worker, workers.trainer.train' 2>/dev/null
 # The same for what the tests import, and for the tests, which pytest rewrites: else each of its processes does it.
 COLLECT := $(BIN)/python -m pytest --collect-only >/dev/null 2>&1
 

@@ -28,8 +28,8 @@ from workers.attempt.gang import HelperAttempt, LeaderAttempt, workers_of
 from workers.attempt.gang_address import why_no_gang
 from workers.attempt.telemetry import attempt_context
 from workers.attempt.trial_division import Publish, TrialDivision
+from workers.expired_runs import reclaim_expired_runs
 from workers.installed import release
-from workers.reaper import reclaim_expired_runs
 from workers.trainer_process import TrainerSlot
 
 log = logging.getLogger(__name__)

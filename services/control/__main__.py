@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 
-from services.http.memory import stay_small
+from fitserve.process_start import hide_pandas, permanent_objects
 
 
 def main() -> int:
-    stay_small()
-    gc.disable()  # imports create no garbage, and scanning them takes an eighth of the start-up time
-    from fitserve import logs, tracing
-    from fitserve.settings import Settings
-    from services.control.app import create_app
-    from services.http.app import make_server
+    hide_pandas()
+    with permanent_objects():
+        from services.http.memory import stay_small
 
-    settings = Settings()
-    logs.configure("api", settings.log_level)
-    tracing.configure(settings.otlp_endpoint, "api")
-    server = make_server(create_app(settings), settings, port=settings.port)
-    gc.freeze()
-    gc.enable()
+        stay_small()
+        from fitserve import logs, tracing
+        from fitserve.settings import Settings
+        from services.control.app import create_app
+        from services.http.app import make_server
+
+        settings = Settings()
+        logs.configure("api", settings.log_level)
+        tracing.configure(settings.otlp_endpoint, "api")
+        server = make_server(create_app(settings), settings, port=settings.port)
     server.run()
     return 0 if server.started else 3
 

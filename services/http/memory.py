@@ -1,9 +1,8 @@
-"""Keep a web process small: return a large request's memory to the system, and do not load pandas."""
+"""Keep a web process small: return a large request's memory to the system."""
 
 from __future__ import annotations
 
 import ctypes
-import importlib.abc
 import sys
 from typing import Any
 
@@ -14,11 +13,7 @@ MAX_ARENAS = 2  # by default, each of many threads gets its own arena
 
 
 def stay_small() -> None:
-    """Configure the allocators, and keep pyarrow from importing an installed pandas (45 MB).
-
-    Call it before anything else is imported.
-    """
-    sys.meta_path.insert(0, _WithoutPandas())
+    """Configure the allocators. Call it early: what has been allocated stays where it is."""
     pa.set_memory_pool(pa.system_memory_pool())  # the other pools never return memory
     mallopt = _of_libc("mallopt")
     if mallopt is not None:
@@ -31,14 +26,6 @@ def release_memory() -> None:
     trim = _of_libc("malloc_trim")
     if trim is not None:
         trim(0)
-
-
-class _WithoutPandas(importlib.abc.MetaPathFinder):
-    """Hides pandas. None in `sys.modules` would be simpler, but pyarrow's shim does not accept it."""
-
-    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> None:
-        if fullname == "pandas":
-            raise ModuleNotFoundError("pandas is not loaded in this process", name="pandas")
 
 
 def _of_libc(name: str) -> Any:

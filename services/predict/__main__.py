@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 
 from fitserve import logs, tracing
+from fitserve.process_start import permanent_objects
 from fitserve.settings import Settings
 from services.predict.server.processes import NUMBER_VARIABLE, supervise
 
@@ -23,16 +23,14 @@ def main() -> int:
 
 def serve(settings: Settings) -> None:
     """Run one process."""
-    # Imported here, as it takes a second or more: a process that only supervises others does not need it.
-    gc.disable()
-    from services.http.auth import refuse_unprotected_address
-    from services.predict.app import create_app
-    from services.predict.server.http_server import listen, make_prediction_server
+    with permanent_objects():
+        # Imported here, as it takes a second or more: a process that only supervises others does not need it.
+        from services.http.auth import refuse_unprotected_address
+        from services.predict.app import create_app
+        from services.predict.server.http_server import listen, make_prediction_server
 
-    refuse_unprotected_address(settings, settings.auth and _has_keys(settings))
-    server = make_prediction_server(create_app(settings), settings)
-    gc.freeze()
-    gc.enable()
+        refuse_unprotected_address(settings, settings.auth and _has_keys(settings))
+        server = make_prediction_server(create_app(settings), settings)
     server.run(sockets=[listen(settings)])
 
 

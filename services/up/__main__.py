@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from fitserve import local_server
 from fitserve.errors import FitserveError
+from fitserve.process_start import permanent_objects
 from fitserve.settings import Settings
 from services.up import ports
 from services.up.display import make_display
@@ -34,7 +35,8 @@ def main() -> int:
             ports.refuse_busy_ports(settings)
             display.hello(settings.home)
 
-            from services.up.serve import Up  # takes seconds
+            with permanent_objects():
+                from services.up.serve import Up  # takes a second
 
             Up(settings, requests, display).run()
     except FitserveError as error:

@@ -14,8 +14,10 @@ from tests.waiting import PATIENCE
 
 PROGRAM = """
 import sys
+from fitserve.process_start import hide_pandas
 from services.http.memory import release_memory, stay_small
 stay_small()
+hide_pandas()
 import pyarrow as pa
 assert pa.array(["a", None]).null_count == 1
 assert "pandas" not in sys.modules

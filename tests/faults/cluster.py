@@ -134,7 +134,11 @@ class Cluster:
 
     def start(self, role: str, **environment: str) -> Member:
         """Start a `worker`, `reaper` or `api`."""
-        module = {"worker": "workers.__main__", "reaper": "workers.reaper", "api": "services.control.__main__"}[role]
+        module = {
+            "worker": "workers.__main__",
+            "reaper": "workers.reaper.__main__",
+            "api": "services.control.__main__",
+        }[role]
         ports = {name: str(free_port()) for name in PORTS}
         variables = {**os.environ, **self.variables, **ports, **environment}
         member = Member(role, variables, fork_server().start(module, variables, self.log))

@@ -24,8 +24,8 @@ import psutil
 from tests.waiting import PATIENCE
 
 PRELOADED = (
-    "workers.__main__",
-    "workers.reaper",
+    "workers.worker",
+    "workers.reaper.reaper",
     "services.control.app",
     "uvicorn",
     "uvloop",

@@ -14,7 +14,7 @@ from fitserve.blobs import FolderStore
 from fitserve.runs import create, finish, lease, trial_runs
 from fitserve.settings import Limits
 from tests.faults.cluster import add_dataset
-from workers.reaper import reclaim_expired_runs
+from workers.expired_runs import reclaim_expired_runs
 
 ROWS = 6_000
 

@@ -25,7 +25,7 @@ from fitserve.runs.trial_runs import TrialRun
 from fitserve.settings import Settings
 from fitserve.states import RunState
 from fitserve.tables import Epoch
-from workers.reaper import reclaim_expired_runs
+from workers.expired_runs import reclaim_expired_runs
 from workers.trainer.interface import TrialAssignment
 
 log = logging.getLogger(__name__)

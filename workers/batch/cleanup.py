@@ -13,7 +13,7 @@ from fitserve.blobs import StoredBlob
 from fitserve.datasets.destinations import open_target
 from fitserve.runs import cleanup
 from fitserve.wire.destinations import Destination
-from workers.reaper import reclaim_expired_runs
+from workers.expired_runs import reclaim_expired_runs
 from workers.side_attempt import Interrupted, SideAttempt
 
 _POLL = 0.1  # seconds between two checks of the parts that other workers still hold

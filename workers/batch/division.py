@@ -26,7 +26,7 @@ from fitserve.runs.lease import Lease
 from fitserve.runs.trial_runs import TrialRun
 from fitserve.states import RunKind, RunState
 from workers.attempt.outcome import RETRY_SECONDS
-from workers.reaper import reclaim_expired_runs
+from workers.expired_runs import reclaim_expired_runs
 from workers.side_attempt import Interrupted, SideAttempt
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,6 @@ is killed.
 from __future__ import annotations
 
 import ctypes
-import gc
 import importlib
 import json
 import os
@@ -23,6 +22,7 @@ from pathlib import Path
 import psutil
 
 from fitserve.crash_points import crash_point, hooks_allowed
+from fitserve.process_start import permanent_objects
 from fitserve.states import FailureCause
 from workers.trainer.channel import Channel, ChannelClosed, ChannelReporter, Message, Sender, decoded
 from workers.trainer.interface import (
@@ -83,17 +83,16 @@ def load() -> tuple[Train, Callable[[], None]]:
     # Keras imports these where they are installed: matplotlib searches for fonts, half a second of every start.
     sys.modules["matplotlib"] = sys.modules["pandas"] = None  # type: ignore[assignment]
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    gc.disable()  # none of TensorFlow's million objects is garbage, and scanning them takes a fifth of the start
-    from workers.trainer.engine.device import set_threads, warm_up
-    from workers.trainer.engine.kept_networks import tidy_up
+    with permanent_objects():  # none of TensorFlow's million objects is garbage
+        from workers.trainer.engine.device import set_threads, warm_up
+        from workers.trainer.engine.kept_networks import tidy_up
 
+        train = importlib.import_module("workers.trainer.train").train
+    del sys.modules["pandas"]  # an export may need it
     # Trainers that train together must not compute anything before they have connected.
     prepare = set_threads if os.environ.get("TRAINER_IN_GANG") else warm_up
-    prepare(int(os.environ.get("TRAINER_THREADS", "0")))
-    train = importlib.import_module("workers.trainer.train").train
-    del sys.modules["pandas"]  # an export may need it
-    gc.freeze()  # imported objects stay: scanning them would add 0.25 s to each later collection
-    gc.enable()
+    with permanent_objects():  # apart from the imports, because a warm-up has its own garbage collected
+        prepare(int(os.environ.get("TRAINER_THREADS", "0")))
     return train, tidy_up
 
 

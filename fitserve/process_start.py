@@ -1,0 +1,40 @@
+"""What the processes of a server have in common when they start."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib.abc
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+
+@contextlib.contextmanager
+def permanent_objects() -> Iterator[None]:
+    """Context for what stays until the process ends: the garbage collector goes through none of it, now or later.
+
+    Imports leave no garbage. Going through what they leave takes an eighth of a start, and as long again at the end.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def hide_pandas() -> None:
+    """Keep pyarrow from importing an installed pandas (45 MB, and a fifth of a second).
+
+    Call it before pyarrow is used. None in `sys.modules` would be simpler, but pyarrow's shim does not accept it.
+    """
+    sys.meta_path.insert(0, _WithoutPandas())
+
+
+class _WithoutPandas(importlib.abc.MetaPathFinder):
+    """Finds that there is no pandas."""
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> None:
+        if fullname == "pandas":
+            raise ModuleNotFoundError("pandas is not loaded in this process", name="pandas")

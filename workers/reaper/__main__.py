@@ -1,0 +1,17 @@
+"""`python -m workers.reaper`: a reaper."""
+
+from __future__ import annotations
+
+from fitserve.process_start import hide_pandas, permanent_objects
+
+
+def main() -> None:
+    """Run until SIGTERM or SIGINT."""
+    hide_pandas()
+    with permanent_objects():
+        from workers.reaper.reaper import run
+    run()
+
+
+if __name__ == "__main__":
+    main()
