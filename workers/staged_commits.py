@@ -8,7 +8,7 @@ import threading
 from sqlalchemy import Engine
 
 from fitserve.blobs import BlobStore
-from fitserve.datasets.staging import Stage
+from fitserve.datasets import staged
 from fitserve.errors import FitserveError
 from fitserve.settings import Settings
 
@@ -22,15 +22,23 @@ class StagedCommits(threading.Thread):
 
     def __init__(self, settings: Settings, engine: Engine, blobs: BlobStore, stopping: threading.Event) -> None:
         super().__init__(name="staged", daemon=True)
-        self.stage, self.stopping = Stage(settings, engine, blobs), stopping
+        self.settings, self.engine, self.blobs, self.stopping = settings, engine, blobs, stopping
         self.pause = min(MAX_PAUSE, settings.append_commit_seconds / 2)
 
     def run(self) -> None:
         while not self.stopping.wait(self.pause):
             try:
-                if made := self.stage.commit_due():
+                if made := self._commit_due():
                     log.info("staged rows were appended", extra={"versions": made})
             except FitserveError as error:
                 log.warning("staged rows cannot be appended", extra={"error": error.detail})
             except Exception:
                 log.exception("staged rows cannot be appended")
+
+    def _commit_due(self) -> int:
+        if not staged.names_due(self.engine, self.settings.append_commit_seconds):
+            return 0
+        # Imported once rows are due, because it brings all that reads tables: see `AutomationDriver`.
+        from fitserve.datasets.staging import Stage
+
+        return Stage(self.settings, self.engine, self.blobs).commit_due()

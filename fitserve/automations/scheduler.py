@@ -17,8 +17,8 @@ from typing import Any
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
-from fitserve import api_keys, artifacts, db, events, leaders, registry, submission, telemetry
-from fitserve.automations import cron, gate, store, triggers
+from fitserve import api_keys, artifacts, db, events, registry, submission, telemetry
+from fitserve.automations import cron, gate, leading, store, triggers
 from fitserve.automations.inputs import columns_of, dataset_of, known_rows, trained_on, written_spec
 from fitserve.automations.table_report import compare
 from fitserve.blobs import BlobStore
@@ -34,9 +34,6 @@ from fitserve.tables import Automation, AutomationFiring, Dataset, Key, Run, Ver
 from fitserve.wire.automations import Policy
 
 log = logging.getLogger(__name__)
-
-LEASE_SECONDS = 30.0
-LEADER = "automations"
 
 
 @dataclass
@@ -54,9 +51,8 @@ class Scheduler:
 
     def round(self) -> bool:
         """Do what is due. Return whether this process leads."""
-        with db.transaction(self.engine) as session:
-            if not leaders.lead(session, LEADER, self.holder, LEASE_SECONDS):
-                return False
+        if not leading.lead(self.engine, self.holder):
+            return False
         with db.reading(self.engine) as session:
             ids = list(session.scalars(select(Automation.id).where(Automation.enabled)))
         for id in ids:

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from fitserve import db, registry, visibility
 from fitserve.automations import cron
+from fitserve.automations.leading import LIVE
 from fitserve.datasets import store as datasets
 from fitserve.errors import BadInput, Conflict, NotFound, TooMany
 from fitserve.ids import new_id
@@ -20,8 +21,6 @@ from fitserve.tables import Automation, AutomationFiring, Dataset, Label, Run, V
 from fitserve.visibility import owned_by
 from fitserve.wire.automations import AutomationRequest, Policy
 from fitserve.wire.rollouts import RolloutPlan
-
-LIVE = ("queued", "open", "training")
 
 
 def create(
@@ -216,9 +215,3 @@ def spent_today(session: Session, automation: str, at: datetime) -> tuple[int, f
     runs = session.execute(select(Run.started_at, Run.finished_at).where(Run.id.in_(mine))).all()
     seconds = sum(((ended or at) - began).total_seconds() for began, ended in runs if began is not None)
     return len(runs), seconds
-
-
-def count_paused(session: Session) -> int:
-    """Return how many automations are paused after repeated failures."""
-    paused = select(func.count()).where(Automation.enabled.is_(False), Automation.paused_reason.is_not(None))
-    return session.scalar(paused) or 0

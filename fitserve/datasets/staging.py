@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Engine, delete, func, select, update
+from sqlalchemy import Engine, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, defer
 
 from fitserve import db
 from fitserve.blobs import BlobStore
-from fitserve.datasets import appends, store
+from fitserve.datasets import appends, staged, store
 from fitserve.errors import Conflict, TooLarge
 from fitserve.ids import new_id
 from fitserve.settings import MB, Settings
@@ -26,7 +25,6 @@ from fitserve.wire.datasets import StagedInfo, UploadOptions
 
 MAX_BYTES = MB  # parsed size of a batch; a larger one is appended at once
 MAX_BATCHES = 10_000  # batches in one version
-KEPT = timedelta(days=7)  # how long the key of a committed batch is remembered
 
 
 @dataclass(frozen=True)
@@ -91,19 +89,8 @@ class Stage:
 
     def commit_due(self) -> int:
         """Commit batches that have waited long enough, for every name. Returns the number of new versions."""
-        with db.reading(self.engine) as session:
-            before = db.now(session) - timedelta(seconds=self.settings.append_commit_seconds)
-            oldest = select(StagedRows.name).where(StagedRows.dataset_id.is_(None)).group_by(StagedRows.name)
-            names = list(session.scalars(oldest.having(func.min(StagedRows.created_at) < before).limit(100)))
+        names = staged.names_due(self.engine, self.settings.append_commit_seconds)
         return sum(self.commit(name) is not None for name in names)
-
-    def delete_old(self) -> None:
-        """Delete keys of batches committed long ago, and batches that wait for deleted names."""
-        with db.transaction(self.engine) as session:
-            before = db.now(session) - KEPT
-            gone = StagedRows.name.not_in(select(Dataset.name))
-            old = StagedRows.created_at < before
-            session.execute(delete(StagedRows).where(old, StagedRows.dataset_id.is_not(None) | gone))
 
     def _append(self, parent: Dataset, waiting: list[StagedRows]) -> tuple[Dataset, bool]:
         ids = [one.id for one in waiting]

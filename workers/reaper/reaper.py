@@ -11,10 +11,10 @@ from collections.abc import Callable
 from sqlalchemy import Engine
 
 from fitserve import blobs, db, logs, telemetry, webhooks
-from fitserve.automations import store as automations
+from fitserve.automations import leading
 from fitserve.blobs import BlobStore
 from fitserve.crash_points import crash_point
-from fitserve.datasets.staging import Stage
+from fitserve.datasets import staged
 from fitserve.errors import FitserveError
 from fitserve.operations.alarms import AlarmWatch
 from fitserve.operations.sampler import Sampler
@@ -97,7 +97,7 @@ class Reaper:
                 telemetry.RUNS.labels(state).set(count)
             telemetry.QUEUE_AGE.set(queries.oldest_queued_seconds(session))
             pending, oldest, disabled = webhooks.standing(session)
-            paused = automations.count_paused(session)
+            paused = leading.count_paused(session)
         telemetry.AUTOMATIONS_PAUSED.set(paused)
         telemetry.DELIVERIES_PENDING.set(pending)
         telemetry.DELIVERY_AGE.set(oldest)
@@ -110,7 +110,7 @@ class Reaper:
         )
         telemetry.BLOBS_COLLECTED.inc(removed)
         create.delete_old_idempotency_keys(self.engine)
-        Stage(self.settings, self.engine, self.blobs).delete_old()
+        staged.delete_old(self.engine)
         webhooks.delete_old(self.engine, self.settings.event_seconds)
         if sealed := webhooks.reseal(self.engine, self.settings):
             log.info("secrets of webhooks are encrypted with the newest key", extra={"secrets": sealed})
