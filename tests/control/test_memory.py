@@ -1,4 +1,4 @@
-"""The API's process stays small."""
+"""Processes stay small."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import subprocess
 import sys
 
 import anyio
+import psutil
 import pytest
 
 from fitserve.errors import BadInput
 from services.control.datasets import upload_request
+from tests.conftest import Server
 from tests.waiting import PATIENCE
 
 PROGRAM = """
@@ -46,3 +48,12 @@ def test_memory_goes_back_after_a_refused_upload_too(refused: bool, monkeypatch:
     else:
         assert anyio.run(upload_request.run_ingest, work) == 1
     assert released == [True]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="maps of other processes")
+def test_no_process_of_a_server_loads_pandas(server: Server) -> None:
+    """Their own children are trainers, which may, to export."""
+    processes = psutil.Process(server.process.pid).children()
+    files = {file.path for process in processes for file in process.memory_maps()}
+    assert any("/pyarrow/" in path for path in files)
+    assert [path for path in files if "/pandas/" in path] == []
