@@ -19,11 +19,9 @@ Case = tuple[str, str, float, str, int, float]
 # Activation, penalty and its strength, sample (circle: cross-entropy; plane: squared error), batch size, learning rate
 CASES: list[Case] = [
     ("tanh", "none", 0.0, "circle", 10, 0.03),
-    ("relu", "L2", 0.003, "circle", 250, 0.1),
     ("sigmoid", "L1", 0.001, "circle", 250, 0.1),
-    ("linear", "none", 0.0, "circle", 250, 0.03),
-    ("tanh", "L1", 0.003, "plane", 600, 0.03),
-    ("relu", "none", 0.0, "plane", 600, 0.01),
+    ("linear", "none", 0.0, "plane", 600, 0.01),
+    ("relu", "L2", 0.003, "plane", 600, 0.01),
 ]
 # Each activation with each penalty and each loss
 EVERY_CASE: list[Case] = [
