@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 _read_value = json.JSONDecoder().raw_decode
-_blanks = re.compile(r"[ \t\n\r]*+").match
+_BLANKS = re.compile(r"[ \t\n\r]*+")
 
 
 def read_stepwise(body: bytes) -> Any:
@@ -67,7 +67,7 @@ def _read_list(text: str, start: int) -> tuple[list[Any], int]:
 
 
 def _after_blanks(text: str, place: int) -> int:
-    match = _blanks(text, place)
+    match = _BLANKS.match(text, place)
     assert match is not None  # it may match nothing
     return match.end()
 
