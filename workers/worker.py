@@ -109,7 +109,7 @@ def run() -> None:
         os._exit(0)
 
     def on_shutdown(**_: Any) -> None:
-        """On SIGTERM and SIGINT. Stops in a thread, because a signal handler must not wait."""
+        """Stop on SIGTERM or SIGINT, in a thread because a signal handler must not wait."""
         threading.Thread(target=stop, name="stop", daemon=True).start()
 
     worker_shutting_down.connect(on_shutdown, weak=False)
@@ -135,7 +135,7 @@ def _configure_process(settings: Settings) -> None:
 
 
 def _make_celery_worker(settings: Settings, wakers: Sequence[Callable[[], object]]) -> Any:
-    """Return the Celery worker, in which each message calls all `wakers`."""
+    """Return a Celery worker that calls all `wakers` for each message."""
     app = make_app(settings, HintApp)
     app.conf.worker_consumer = "workers.messages:HintConsumer"
     app.steps["consumer"].add(ShortLoop)

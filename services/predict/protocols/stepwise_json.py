@@ -30,7 +30,7 @@ def read_stepwise(body: bytes) -> Any:
 
 
 def _read_object(text: str, start: int) -> tuple[dict[str, Any], int]:
-    """Return the object whose first member begins at `start`, and the place behind it."""
+    """Return the object whose first member begins at `start`, and the index after it."""
     members: dict[str, Any] = {}
     place = _after_blanks(text, start)
     if text.startswith("}", place):
@@ -52,7 +52,7 @@ def _read_object(text: str, start: int) -> tuple[dict[str, Any], int]:
 
 
 def _read_list(text: str, start: int) -> tuple[list[Any], int]:
-    """Return the list that begins at `start`, and the place behind it."""
+    """Return the list that begins at `start`, and the index after it."""
     values: list[Any] = []
     place = _after_blanks(text, start + 1)
     if text.startswith("]", place):

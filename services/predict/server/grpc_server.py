@@ -103,7 +103,7 @@ class _Reflection(reflection.aio.ReflectionServicer):
     async def ServerReflectionInfo(  # noqa: N802 - the library names it
         self, request_iterator: AsyncIterator[Any], unused_context: Any
     ) -> AsyncIterator[Any]:
-        """Answer the questions of one stream."""
+        """Answer the requests of one reflection stream."""
         context = unused_context  # the library's name
         if not self._places.take(context):
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Too many streams of server reflection are open.")

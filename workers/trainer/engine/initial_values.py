@@ -68,7 +68,7 @@ class InitialValues:
         self._checked = False
 
     def verify(self) -> None:
-        """Build the second network now, rather than in the next run, which someone waits for."""
+        """Compare the drawn values with those of a second network now, so that the next run need not."""
         if self._sources is not None and not self._checked:
             self.of(self._seed)
 

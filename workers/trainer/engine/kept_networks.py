@@ -152,7 +152,7 @@ class KeptNetworks:
             self._free.popitem(last=False)
 
     def make_ready(self) -> None:
-        """Do what a later run of these networks would otherwise wait for."""
+        """Verify the networks' initial values now, so that no later run waits for it."""
         for network in self._free.values():
             network.values.verify()
 
