@@ -50,7 +50,7 @@ _FORBIDDEN_V6 = [
 ]
 _CARRIES_V4 = [ipaddress.IPv6Network(network) for network in ("::ffff:0:0/96", "64:ff9b::/96")]
 
-_NAME = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*+")
+_NAME = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(?>(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*)")
 _DOTTED = re.compile(r"(0|[1-9]\d{0,2})(\.(0|[1-9]\d{0,2})){3}")
 
 

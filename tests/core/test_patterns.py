@@ -1,4 +1,4 @@
-"""No regular expression of ours needs more than linear time, whatever bytes a user sends."""
+"""Regular expressions of ours need linear time, whatever bytes a user sends, and match alike on every Python."""
 
 from __future__ import annotations
 
@@ -119,8 +119,8 @@ def _options(operation: Any, argument: Any, pumped: Any, count: int) -> list[str
         texts = _texts(body, pumped, count)
         longest = max(map(len, texts), default=0)
         return texts if longest >= count else [text * times for text in texts]
-    if operation is sre.SUBPATTERN:
-        return _texts(argument[-1], pumped, count)
+    if operation in (sre.SUBPATTERN, sre.ATOMIC_GROUP):
+        return _texts(argument[-1] if operation is sre.SUBPATTERN else argument, pumped, count)
     if operation is sre.BRANCH:
         return [text for branch in argument[1] for text in _texts(branch, pumped, count)[:2]]
     return [""]  # anchors and assertions
@@ -150,6 +150,8 @@ def _repeats(node: Any) -> Iterator[Any]:
             yield from _repeats(argument[2])
         elif operation is sre.SUBPATTERN:
             yield from _repeats(argument[-1])
+        elif operation is sre.ATOMIC_GROUP:
+            yield from _repeats(argument)
         elif operation is sre.BRANCH:
             for branch in argument[1]:
                 yield from _repeats(branch)
@@ -211,6 +213,73 @@ def test_there_are_patterns_to_check() -> None:
 def test_every_pattern_takes_linear_time(path: Path) -> None:
     slow = {f"{use.where}-{use.method}": what for use in _uses(path) if (what := superlinear(use))}
     assert not slow
+
+
+# --- what Python before 3.11.5 matches wrongly -----------------------------------------------------------------------
+
+
+def _fixed(node: Any) -> bool:
+    """Tell whether a parsed pattern is a row of single characters, such as an escape and what it escapes."""
+    return all(operation in (sre.LITERAL, sre.NOT_LITERAL, sre.ANY, sre.IN) for operation, _ in node)
+
+
+def _run(node: Any) -> bool:
+    """Tell whether a parsed pattern is one run of characters of a set: it takes nothing where it fails."""
+    repeated = (sre.MAX_REPEAT, sre.MIN_REPEAT, sre.POSSESSIVE_REPEAT)
+    return len(node) == 1 and node[0][0] in repeated and node[0][1][0] <= 1 and _fixed(node[0][1][2])
+
+
+def _leaves_off_midway(body: Any) -> bool:
+    """Tell whether a repetition's body may take characters and fail after them.
+
+    After such a failure, a possessive repetition goes on behind those characters: CPython issue 106052, in Debian 12.
+    """
+    while len(body) == 1 and body[0][0] is sre.SUBPATTERN:
+        body = body[0][1][-1]
+    branches = body[0][1][1] if len(body) == 1 and body[0][0] is sre.BRANCH else [body]
+    # A branch begins where the one before it began, so the last one counts, unless all are harmless.
+    return not (_run(branches[-1]) or all(_fixed(branch) or _run(branch) for branch in branches))
+
+
+def _possessive(node: Any) -> Iterator[Any]:
+    """Yield the body of every possessive repetition in a parsed pattern."""
+    for operation, argument in node:
+        if operation is sre.POSSESSIVE_REPEAT:
+            yield argument[2]
+        if operation in (sre.MAX_REPEAT, sre.MIN_REPEAT, sre.POSSESSIVE_REPEAT):
+            yield from _possessive(argument[2])
+        elif operation is sre.SUBPATTERN:
+            yield from _possessive(argument[-1])
+        elif operation in (sre.ASSERT, sre.ASSERT_NOT):
+            yield from _possessive(argument[1])
+        elif operation is sre.ATOMIC_GROUP:
+            yield from _possessive(argument)
+        elif operation is sre.BRANCH:
+            for branch in argument[1]:
+                yield from _possessive(branch)
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_pattern_matches_alike_on_python_3_11_2(path: Path) -> None:
+    """Ask for `(?>(...)*)` in place of `(...)*+` where the group may fail after its first characters."""
+    patterns = {use.where: use.pattern for use in _uses(path)}
+    trees = {where: parser.parse(pattern.pattern, pattern.flags) for where, pattern in patterns.items()}
+    assert not [where for where, tree in trees.items() if any(map(_leaves_off_midway, _possessive(tree)))]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "wrong"),
+    [
+        (r"\d++([,.' ]\d{3})*+([.,]\d++)?", True),
+        (r"(?:a++:b\r\n)++\r\n", True),
+        (r"x(?:[^*]|\*(?!/))*+", True),
+        (r"(?>(\.\d{3})+)", False),
+        (r'"(?:[^"]++|""|\\.)*+"', False),
+        (r"(?:a(?=b)|[,\n]++)*+", False),
+    ],
+)
+def test_a_pattern_that_older_pythons_match_wrongly_is_found(pattern: str, wrong: bool) -> None:
+    assert any(map(_leaves_off_midway, _possessive(parser.parse(pattern)))) is wrong
 
 
 @pytest.mark.long

@@ -68,24 +68,24 @@ _FOREIGN_FORMATS = {
 }
 TAR_MARK = b"ustar"  # at offset 257
 # Text formats that would parse as CSV but are not.
-_RULE = rb"[ \t]*+[|+]?[ \t]*+:?[-=]{2,}+:?([ \t]*+[|+][ \t]*+:?[-=]{2,}+:?)++[ \t]*+[|+]?[ \t]*+\r?"
+_RULE = rb"[ \t]*+[|+]?[ \t]*+:?[-=]{2,}+:?(?>([ \t]*+[|+][ \t]*+:?[-=]{2,}+:?)+)[ \t]*+[|+]?[ \t]*+\r?"
 _BELOW_A_RULE = rb"([^\n]*+\n){0,2}?" + _RULE + rb"(\n|$)"
 # Borders around a printed table, and the rules that database shells draw below column names.
 _BOX = rb"[ \t]*+[-=+|]{5,}+[ \t]*+\r?\n[ \t]*+\|"
-_SPACED_RULE = rb"([^\n]*+\n){0,2}? *+(?=[^\n]*[-=_]{3})[-=_]{2,}+( ++[-=_]{2,}+)++ *+\r?(\n|$)"
+_SPACED_RULE = rb"([^\n]*+\n){0,2}? *+(?=[^\n]*[-=_]{3})[-=_]{2,}+(?>( ++[-=_]{2,}+)+) *+\r?(\n|$)"
 _DRAWN = rb"(" + _BELOW_A_RULE + rb")|" + _BOX + rb"|" + _SPACED_RULE
 _DRAWN_TABLE = re.compile(_DRAWN)
 _SQL = re.compile(
-    rb"\s*+((--|/\*)[^\n]*+\n\s*+)*+(INSERT\s++INTO|CREATE\s++TABLE|DROP\s++TABLE|BEGIN;|PRAGMA\s)", re.IGNORECASE
+    rb"\s*+(?>((--|/\*)[^\n]*+\n\s*+)*)(INSERT\s++INTO|CREATE\s++TABLE|DROP\s++TABLE|BEGIN;|PRAGMA\s)", re.IGNORECASE
 )
-_ARFF = re.compile(rb"\s*+(%[^\n]*+\n\s*+)*+@relation\s", re.IGNORECASE)
-_LIBSVM = re.compile(rb"([+-]?[0-9.]++( [0-9]++:[0-9.eE+-]++)++ *+\r?\n){2}")
+_ARFF = re.compile(rb"\s*+(?>(%[^\n]*+\n\s*+)*)@relation\s", re.IGNORECASE)
+_LIBSVM = re.compile(rb"([+-]?[0-9.]++(?>( [0-9]++:[0-9.eE+-]++)+) *+\r?\n){2}")
 _YAML = re.compile(rb"(---[ \t]*+\r?\n)?- [A-Za-z_][^\n,;\t:]*+:( [^\n]*+)?\r?\n  [A-Za-z_][^\n,;\t:]*+:")
 _LOOSE_JSON = re.compile(rb"\s*+[\[{]?\s*+\{\s*+('[^'\n]*+'|[A-Za-z_]\w*+)\s*+:")
 _XML = re.compile(rb"\s*+(<\?xml\s|OFXHEADER:|<[A-Za-z][\w:-]*+(\s[^>\n]*+)?>\s*+<[A-Za-z/])")
 _FASTA = re.compile(rb">[^\n,;\t]*+\n[A-Za-z*-]++\r?\n(>|[A-Za-z*-]++(\r?\n|$))")
 _LATEX = re.compile(rb"\s*+\\(begin|documentclass)\b")
-_SETTINGS = re.compile(rb"\s*+([#;][^\n]*+\n\s*+)*+\[[^]\n,;]++\][ \t\r]*+\n[ \t]*+[\w.-]++[ \t]*+=")
+_SETTINGS = re.compile(rb"\s*+(?>([#;][^\n]*+\n\s*+)*)\[[^]\n,;]++\][ \t\r]*+\n[ \t]*+[\w.-]++[ \t]*+=")
 _COMMENTED_JSON = re.compile(rb"\s*+//[^\n]*+\n\s*+[\[{]")
 _LIST_OF_VALUES = re.compile(rb"\s*+\[([\d.,eE+\-\s]|null|true|false)*+(\]\s*+)?\Z")
 _WEB_PAGE = re.compile(rb"\s*+<(!doctype\s++html|html|table)[\s>]", re.IGNORECASE)

@@ -39,7 +39,7 @@ FEW_LINES = 100  # lines of a single column searched for a separator
 _NO_SEPARATOR = ".,-+_@'\"()"  # characters also frequent in numbers, names, dates and addresses
 INDEX = "index"  # name for a first column whose header is empty
 _WIDE_BLANKS = re.compile(r"\S {2,}+\S")
-_COMMA_NUMBER = re.compile(r"\s*+[+-]?(\d{1,3}(\.\d{3})++|\d++),\d++\s*+")
+_COMMA_NUMBER = re.compile(r"\s*+[+-]?(\d{1,3}(?>(\.\d{3})+)|\d++),\d++\s*+")
 
 
 @dataclass(frozen=True)

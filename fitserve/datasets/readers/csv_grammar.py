@@ -24,7 +24,7 @@ _CLOCK = r"\d{1,2}:\d{2}(:\d{2}([.,]\d++)?)?( ?[AaPp][Mm])?(Z| ?[+-]\d{2}(:?\d{2
 _TIME = re.compile(
     rf"\s*+(\d{{4}}-\d{{2}}-\d{{2}}([T ]{_CLOCK})?|\d{{1,2}}[./]\d{{1,2}}[./]\d{{2,4}},? {_CLOCK}|{_CLOCK})\s*+"
 )
-_AMOUNT = re.compile(r"\s*+[+-]?[$€£¥]? ?\d++([,.' ]\d{3})*+([.,]\d++)?( ?[%€£])?\s*+")
+_AMOUNT = re.compile(r"\s*+[+-]?[$€£¥]? ?\d++(?>([,.' ]\d{3})*)([.,]\d++)?( ?[%€£])?\s*+")
 _BLANKS = re.compile(r'"[^"\n]*+"|[ \t]++')
 MORE_FIELDS = 3  # additional fields by which another delimiter beats a comma, which may be part of numbers or dates
 

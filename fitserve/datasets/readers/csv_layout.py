@@ -39,7 +39,7 @@ _END = re.compile(
     r"[-=*#_~+.<>/ ]*+(eof|eor|end|fin|ende|fim|fine|koniec|конец|終わり|结束)\b.{0,40}+|[-=*#_~+]{3,}+", re.IGNORECASE
 )
 _TRAILER = re.compile(r"\W{0,3}+(trailer|trl|tlr|eof|footer)\W{0,3}+", re.IGNORECASE)
-_COUNT = re.compile(r"\W*+(\d++|[nN]o) ?(rows?|records?|entries|lines?|results?)( \w++)*+\W*+", re.IGNORECASE)
+_COUNT = re.compile(r"\W*+(\d++|[nN]o) ?(rows?|records?|entries|lines?|results?)(?>( \w++)*)\W*+", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from fitserve.wire.notices import Notice
 # The parts of a query that matter here. Each character is read once: an unended comment or quoted text takes the rest.
 _PART = re.compile(
     r"""
-    (?P<blank> \s++ | --[^\n]*+ | /\*(?:[^*]|\*(?!/))*+(?:\*/|\Z) | ; )
+    (?P<blank> \s++ | --[^\n]*+ | /\*(?>(?:[^*]++|\*(?!/))*)(?:\*/|\Z) | ; )
     | '[^']*+(?:'|\Z) | "[^"]*+(?:"|\Z) | `[^`]*+(?:`|\Z)
     | (?P<word> \w++ )
     | .

@@ -31,7 +31,7 @@ NUMBER_BYTES = 25  # most bytes of a number in an answer
 MAX_ROWS = 64  # most rows of a request; one with more gains nothing from sharing an inference call
 
 _STRICT_HEAD = re.compile(
-    rb"POST (/v\d++/[A-Za-z0-9._/:-]++) HTTP/1\.1\r\n(?:[A-Za-z0-9-]++: ?[\x21-\x7e][\x20-\x7e]*+\r\n)++\r\n"
+    rb"POST (/v\d++/[A-Za-z0-9._/:-]++) HTTP/1\.1\r\n(?>(?:[A-Za-z0-9-]++: ?[\x21-\x7e][\x20-\x7e]*+\r\n)+)\r\n"
 )
 _HARMLESS_HEADERS = frozenset(
     {b"host", b"user-agent", b"accept", b"accept-encoding", b"accept-language", b"connection", b"content-type"}
