@@ -4,9 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m uv pip install --quiet --python $(BIN)/python --no-deps
 # Importing compiles, which takes twice as long as all the rest of it; a trainer's sandbox may not write beside packages.
-COMPILE := $(BIN)/python -c 'import services.control.app, services.predict.app, workers.worker, workers.trainer.train' 2>/dev/null
+COMPILE := import services.control.app, services.predict.app, workers.worker, workers.trainer.train
 # The same for what the tests import, and for the tests, which pytest rewrites: else each of its processes does it.
-COLLECT := $(BIN)/python -m pytest --collect-only >/dev/null 2>&1
+COLLECT := import pytest; pytest.main(["--collect-only"])
 
 # A suite starts hundreds of processes, and importing what is not compiled takes them two to three times as long.
 unexport PYTHONDONTWRITEBYTECODE
@@ -23,15 +23,18 @@ $(BIN)/python:
 $(VENV)/.runtime: $(BIN)/python locks/runtime.txt pyproject.toml
 	$(INSTALL) --require-hashes -r locks/runtime.txt
 	$(INSTALL) --no-build-isolation -e .
-	@$(COMPILE) || true
+	@$(BIN)/python -c '$(COMPILE)' 2>/dev/null || true
 	@touch $@
 
 $(VENV)/.dev: $(BIN)/python locks/dev.txt pyproject.toml
 	$(INSTALL) --require-hashes -r locks/dev.txt
 	$(INSTALL) --no-build-isolation -e .
-	@$(COMPILE) || true
-	@$(COLLECT) || true
 	@touch $@ $(VENV)/.runtime
+
+# Not part of .dev: it keeps one core busy for half a minute, in which the other one can lint.
+$(VENV)/.compiled: $(VENV)/.dev
+	@$(BIN)/python -c '$(COLLECT); $(COMPILE)' >/dev/null 2>&1 || true
+	@touch $@
 
 run: $(VENV)/.runtime dashboard  ## everything on this machine, on loopback
 	$(BIN)/fitserve up
@@ -39,11 +42,11 @@ run: $(VENV)/.runtime dashboard  ## everything on this machine, on loopback
 demo: $(VENV)/.runtime  ## two real tables, from upload to prediction
 	$(BIN)/fitserve demo
 
-test: $(VENV)/.dev dashboard  ## the whole suite, with real services
-	$(BIN)/python -m pytest -n 5
+test: $(VENV)/.compiled dashboard  ## the whole suite, with real services
+	$(BIN)/python -m pytest -n 4
 
 .PHONY: test-fast test-tools
-test-fast: $(VENV)/.dev  ## about two minutes: no TensorFlow, no whole server, no PostgreSQL
+test-fast: $(VENV)/.compiled  ## about two minutes: no TensorFlow, no whole server, no PostgreSQL
 	$(BIN)/python -m pytest -n 3 --fast
 
 test-tools: $(VENV)/.dev  ## install what tests/needs.py lists and this machine lacks; needs root and network
@@ -102,16 +105,16 @@ lint-pages: $(VENV)/.dev $(PAGES)/node_modules/.ready
 	$(WITH_NODE) cd $(PAGES) && node node_modules/typescript/bin/tsc --noEmit
 	$(WITH_NODE) cd $(PAGES) && node node_modules/eslint/bin/eslint.js --max-warnings 0 src
 
-faults: $(VENV)/.dev  ## long fault tests: a thousand runs, hundreds of kills; models swapped under load; backups, upgrades
+faults: $(VENV)/.compiled  ## long fault tests: a thousand runs, hundreds of kills; models swapped under load; backups, upgrades
 	$(BIN)/python -m tests.faults
 	$(BIN)/python -m pytest -m long tests/predict/test_changes.py tests/faults tests/hosts tests/journey tests/layout tests/deploy
 
 FUZZ_SECONDS ?= 300
-fuzz: $(VENV)/.dev  ## the public suites in FITSERVE_TEST_SUITES, then FUZZ_SECONDS of fuzzing, coverage-guided if atheris is available
+fuzz: $(VENV)/.compiled  ## the public suites in FITSERVE_TEST_SUITES, then FUZZ_SECONDS of fuzzing, coverage-guided if atheris is available
 	-$(INSTALL) --only-binary :all: --require-hashes -r locks/fuzz.txt
 	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
 
-fuzz-api: $(VENV)/.dev  ## 20,000 schemathesis cases on the API, with all checks
+fuzz-api: $(VENV)/.compiled  ## 20,000 schemathesis cases on the API, with all checks
 	$(BIN)/python -m pytest -m long tests/fuzz
 
 audit: $(BIN)/python  ## known vulnerabilities of pinned dependencies, if the public data are reachable

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Generator, Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -69,19 +70,20 @@ def group_of(item: pytest.Item) -> str | None:
     if group := next((group for fixture, group in GROUP_OF_FIXTURE.items() if fixture in fixtures), None):
         return GROUP_OF_FOLDER.get(item.path.parent.name, group)
     if item.get_closest_marker("tensorflow"):
-        return f"tensorflow/{_path(item).with_suffix('').as_posix()}"
+        return f"tensorflow/{_path(item.path).removesuffix('.py')}"
     return None
 
 
-def _path(item: pytest.Item) -> Path:
-    """Return a test's file, seen from `tests`."""
-    return item.path.relative_to(TESTS) if item.path.is_relative_to(TESTS) else Path(item.path.name)
+@cache
+def _path(path: Path) -> str:
+    """Return a test's file, seen from `tests`. There are twenty tests to a file, and each asks several times."""
+    return path.relative_to(TESTS).as_posix() if path.is_relative_to(TESTS) else path.name
 
 
 def is_slow(item: pytest.Item) -> bool:
     """Whether `--fast` leaves a test out."""
-    path = _path(item)
-    left_out = not SLOW_FOLDERS.isdisjoint(path.parts[:1]) or path.as_posix() in SLOW_FILES
+    path = _path(item.path)
+    left_out = path.partition("/")[0] in SLOW_FOLDERS or path in SLOW_FILES
     left_out = left_out or item.get_closest_marker("tensorflow") is not None
     fixtures = set(getattr(item, "fixturenames", ()))
     parameters: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
@@ -91,7 +93,7 @@ def is_slow(item: pytest.Item) -> bool:
 
 def is_long_form(item: pytest.Item) -> bool:
     """Whether `tests/long_forms.py` names a test."""
-    return bool({item.name, item.name.partition("[")[0]} & set(LONG_FORMS.get(_path(item).as_posix(), ())))
+    return bool({item.name, item.name.partition("[")[0]} & set(LONG_FORMS.get(_path(item.path), ())))
 
 
 def _place(item: pytest.Item) -> int:

@@ -1,14 +1,24 @@
-"""The facts of a small table, and specs over it."""
+"""The facts of a small table, specs over it, and the schema of specs as a validator."""
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
+
+import jsonschema_rs
 
 from fitserve.dataset_facts import ColumnFacts, DatasetFacts
 from fitserve.spec.resolve import Resolved, resolve
+from fitserve.spec.schema import json_schema
 from fitserve.spec.spec import parse
 
 WIDTH = 12  # dense features
+
+
+@cache
+def schema() -> jsonschema_rs.Validator:
+    """Return the schema's validator, which takes most of a second to make: when a test asks, not in every process."""
+    return jsonschema_rs.validator_for(json_schema())
 
 
 def facts(rows: int = 400) -> DatasetFacts:

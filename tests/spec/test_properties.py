@@ -5,20 +5,17 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import jsonschema_rs
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from fitserve.errors import FitserveError
 from fitserve.spec.decode import parse_bytes
 from fitserve.spec.resolve import resolve
-from fitserve.spec.schema import json_schema
 from fitserve.spec.spec import SpecRefused, parse
 from tests.spec.strategies import specs
-from tests.spec.table import facts
+from tests.spec.table import facts, schema
 
 QUICK = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-SCHEMA = jsonschema_rs.validator_for(json_schema())
 
 
 def at(pointer: str, body: Any) -> Any:
@@ -50,8 +47,8 @@ def test_a_spec_is_refused_with_pointers_or_resolves_to_a_fixed_point(body: dict
     assert again.spec == resolved.spec
     assert again.spec.to_json() == written
     assert again.estimates == resolved.estimates
-    assert SCHEMA.is_valid(written)
-    assert SCHEMA.is_valid(body), list(SCHEMA.iter_errors(body))
+    assert schema().is_valid(written)
+    assert schema().is_valid(body), list(schema().iter_errors(body))
 
 
 @QUICK
@@ -61,7 +58,7 @@ def test_what_parses_is_what_the_schema_allows(body: dict[str, Any]) -> None:
         parse(body)
     except SpecRefused:
         return
-    assert SCHEMA.is_valid(body), [error.message for error in SCHEMA.iter_errors(body)]
+    assert schema().is_valid(body), [error.message for error in schema().iter_errors(body)]
 
 
 JSON = st.recursive(
