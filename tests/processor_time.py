@@ -46,6 +46,8 @@ class ProcessorTime:
         self.by_test |= getattr(node, "workeroutput", {}).get("processor_time", {})
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        terminalreporter.section(f"{sum(self.by_test.values()):.0f} s of processor time")
+        # Less than none: processes that another test started have ended, and their parent before them.
+        total = sum(taken for taken in self.by_test.values() if taken > 0)
+        terminalreporter.section(f"{total:.0f} s of processor time")
         for test, taken in sorted(self.by_test.items(), key=lambda pair: -pair[1])[: self.shown]:
             terminalreporter.write_line(f"{taken:7.2f} s  {test}")

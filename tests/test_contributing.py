@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.dashboard.sentences import templates_in
+from tests.encoding.test_adding_an_encoding import KERAS_HALF, add_sign_encoding
 
 PROJECT = Path(__file__).resolve().parent.parent
 MAX_FILES = {
@@ -196,6 +197,7 @@ def test_adding_an_optimizer_and_an_encoding(tree: Path) -> None:
     cls = "class Halving(Optimizer):\n    state_arrays = 0\n    patience: Positive = 3\n\n\n"
     edit(optimizers, listed, cls + listed)
     add_point_encoding(tree, "categorical")
+    add_sign_encoding(tree)
     check_files(tree, "an optimizer, a schedule", "an encoding")
     check = """
 import keras
@@ -236,7 +238,7 @@ for format in ("code", "onnx-raw"):  # which have no form of it
     with pytest.raises(BadInput, match=f"{format} cannot hold point, the encoding of the column 'c'"):
         exports.check(format, {"encoder": encoder.to_json(), "spec": None})
 """
-    run(tree, "-c", HERE + check)
+    run(tree, "-c", HERE + check + KERAS_HALF)
 
 
 def test_adding_a_column_kind(tree: Path) -> None:

@@ -8,8 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 PROJECT = Path(__file__).resolve().parents[2]
 
 MODULE = '''
@@ -107,27 +105,19 @@ np.testing.assert_array_equal(model(raw_values(encoder, table))["features"], enc
 )
 
 
-@pytest.fixture(scope="module")
-def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tree")
-    for package in ("fitserve", "workers"):
-        shutil.copytree(PROJECT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__", "*.tmp"))
-    (folder / "fitserve" / "encoding" / "sign.py").write_text(MODULE)
-    with (folder / "workers" / "trainer" / "export" / "keras_encoding.py").open("a") as file:
+def add_sign_encoding(tree: Path) -> None:
+    """Add the encoding to a copy of the product."""
+    (tree / "fitserve" / "encoding" / "sign.py").write_text(MODULE)
+    with (tree / "workers" / "trainer" / "export" / "keras_encoding.py").open("a") as file:
         file.write(KERAS_CLASS)
-    return folder
 
 
-def run(code: str, folder: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(folder), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
+def test_the_spec_the_encoder_drift_and_explanations_know_it(tmp_path: Path) -> None:
+    """`test_contributing.py` runs KERAS_HALF, in the process with TensorFlow in which it tries its own encoding."""
+    shutil.copytree(PROJECT / "fitserve", tmp_path / "fitserve", ignore=shutil.ignore_patterns("__pycache__", "*.tmp"))
+    (tmp_path / "workers" / "trainer" / "export").mkdir(parents=True)
+    add_sign_encoding(tmp_path)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-c", SPEC_AND_ENCODER]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-
-
-def test_the_spec_the_encoder_drift_and_explanations_know_it(copied: Path) -> None:
-    run(SPEC_AND_ENCODER, copied)
-
-
-@pytest.mark.tensorflow
-def test_its_keras_half_agrees(copied: Path) -> None:
-    run(KERAS_HALF, copied)

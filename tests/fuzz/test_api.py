@@ -23,6 +23,7 @@ from fitserve.settings import Limits
 from tests.conftest import PROJECT
 from tests.fuzz.servers import servers
 from tests.predict.toy_registry import ToyRegistry
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.xdist_group("api-fuzz")
 
@@ -61,11 +62,12 @@ def api(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterator[Ap
 def _create_objects(url: str, token: str, toys: ToyRegistry) -> dict[str, list[object]]:
     """Create an object for each kind of path parameter."""
     table = "a,b,y\n" + "".join(f"{n},{n % 7},{n % 2}\n" for n in range(60))
-    with httpx2.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=30) as client:
+    with httpx2.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=PATIENCE) as client:
         dataset = client.put("/api/v1/datasets/table", content=table).raise_for_status().json()
         spec = {"dataset": "table", "target": "y", "network": [{"Dense": 2}]}
         run = client.post("/api/v1/runs", json=spec).raise_for_status().json()
-        client.get("/api/v1/schemas/spec").raise_for_status()  # built at its first request, which may take its time
+        for built in ("schemas/spec", "openapi.json"):  # at their first request, which may take its time
+            client.get(f"/api/v1/{built}").raise_for_status()
         upload = client.post("/api/v1/uploads", headers={"Upload-Length": "5"}).raise_for_status()
     cancelled = create.create_run(
         toys.engine, create.NewRun("ada", dataset["id"], spec, run["resolved"], {}), Limits()
@@ -86,14 +88,22 @@ def _create_objects(url: str, token: str, toys: ToyRegistry) -> dict[str, list[o
 
 
 def fuzz(
-    api: Api, folder: Path, examples: int, seed: int, seconds: int, phases: str = PHASES, document: str = ""
+    api: Api,
+    folder: Path,
+    examples: int,
+    seed: int,
+    seconds: int,
+    phases: str = PHASES,
+    document: str = "",
+    answer_seconds: float = 2,
 ) -> tuple[int, str]:
     """Run schemathesis. Returns the number of cases and its output; fails if it found anything."""
     config = folder / "schemathesis.toml"
     config.write_text(CONFIG)
     command = [str(Path(sys.executable).with_name("schemathesis")), "--config-file", str(config), "run"]
     command += [document or f"{api.url}/api/v1/openapi.json", "-H", f"Authorization: Bearer {api.token}"]
-    command += ["--checks", "all", "--max-examples", str(examples), "--max-response-time", "2"]
+    command += ["--checks", "all", "--max-examples", str(examples), "--max-response-time", str(answer_seconds)]
+    command += ["--request-timeout", str(PATIENCE)]
     command += [
         "--phases",
         phases,
@@ -121,14 +131,16 @@ def fuzz(
 
 @pytest.mark.timeout(400)
 def test_every_operation_withstands_fuzzing(api: Api, tmp_path: Path) -> None:
-    cases, output = fuzz(api, tmp_path, examples=3, seed=1, seconds=380, phases="examples,fuzzing,stateful")
+    phases = "examples,fuzzing,stateful"
+    cases, output = fuzz(api, tmp_path, examples=2, seed=1, seconds=380, phases=phases, answer_seconds=PATIENCE)
     assert cases >= 300, output[-3000:]
 
 
 @pytest.mark.timeout(400)
 def test_predictions_withstand_fuzzing(api: Api, tmp_path: Path) -> None:
     document = f"{api.predict_url}/openapi.json"
-    cases, output = fuzz(api, tmp_path, examples=5, seed=1, seconds=380, phases="fuzzing", document=document)
+    patient = {"document": document, "answer_seconds": PATIENCE}
+    cases, output = fuzz(api, tmp_path, examples=5, seed=1, seconds=380, phases="fuzzing", **patient)
     assert cases >= 100, output[-3000:]
 
 
