@@ -37,6 +37,7 @@ from fitserve.errors import Conflict, Problem
 from fitserve.parsing import ColumnFormat
 from fitserve.settings import Limits
 from fitserve.tables import Dataset
+from fitserve.tables.json_columns import where_readable
 from fitserve.wire.datasets import UploadOptions
 
 JOIN_ROWS = 65_536  # rows copied at a time
@@ -83,7 +84,7 @@ def find_batch(session: Session, parent: Dataset, batch: str | None, sha256: str
     """Return the version that contains a batch. Raises Conflict if that batch had other rows."""
     if batch is None:
         return None
-    same = Dataset.source["appended"]["batch"].as_string() == batch
+    same = where_readable(Dataset.source, Dataset.source["appended"]["batch"].as_string()) == batch
     query = select(Dataset).where(Dataset.name == parent.name, Dataset.owner == parent.owner, same)
     row = session.scalar(query.order_by(Dataset.version).limit(1))
     if row is not None and row.source["appended"]["sha256"] != sha256:

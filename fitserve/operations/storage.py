@@ -9,6 +9,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from fitserve.tables import Blob, Dataset, Model, Run, UploadedWeights
+from fitserve.tables.json_columns import where_readable
 from fitserve.wire.operations import OwnerStorage
 
 
@@ -20,7 +21,7 @@ def by_owner(session: Session, owner: str | None = None) -> list[OwnerStorage]:
     """
     owners: defaultdict[str, dict[str, Any]] = defaultdict(dict)
     files = select(Dataset.owner, Dataset.blob).distinct().subquery()
-    artifact = Run.result["artifact"].as_string()
+    artifact = where_readable(Run.result, Run.result["artifact"].as_string())
     checkpoints = select(Run.owner, Run.checkpoint).where(Run.checkpoint.is_not(None)).distinct().subquery()
     queries = (
         ("datasets", select(Dataset.owner, func.count()).group_by(Dataset.owner), Dataset.owner),
@@ -38,7 +39,7 @@ def by_owner(session: Session, owner: str | None = None) -> list[OwnerStorage]:
         ),
         (
             "artifact_bytes",
-            select(Run.owner, func.sum(Run.result["bytes"].as_integer()))
+            select(Run.owner, func.sum(where_readable(Run.result, Run.result["bytes"].as_integer())))
             .where(artifact.is_not(None))
             .group_by(Run.owner),
             Run.owner,

@@ -21,6 +21,7 @@ from fitserve.runs.blob_references import add_references
 from fitserve.runs.history import CLAIMED, Report, add_event, record_reports
 from fitserve.states import INTERNAL_KINDS, WHOLE_TRAININGS, RunKind, RunState
 from fitserve.tables import GangMember, Run
+from fitserve.tables.json_columns import where_readable
 
 YIELDING_RUNS = select(GangMember.run_id).where(GangMember.run_id == GangMember.gang_id)
 
@@ -125,7 +126,7 @@ def _groups_in_order(kinds: Sequence[str], release: str | None) -> list[tuple[Se
     whole = [kind for kind in kinds if kind not in INTERNAL_KINDS]
     helpers = [kind for kind in kinds if kind == RunKind.helper]
     parts = [kind for kind in kinds if kind in INTERNAL_KINDS and kind != RunKind.helper]
-    same_release = true() if release is None else Run.spec["release"].as_string() == release
+    same_release = true() if release is None else where_readable(Run.spec, Run.spec["release"].as_string()) == release
     return [
         (whole, Run.id.not_in(YIELDING_RUNS)),
         (helpers, same_release),  # a gang waits for them

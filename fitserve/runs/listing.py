@@ -9,10 +9,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Select, String, and_, case, cast, func, literal, nulls_last, or_, select
-from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased, load_only
-from sqlalchemy.sql.functions import GenericFunction
-from sqlalchemy.types import Boolean
 
 from fitserve.errors import TooLarge
 from fitserve.excerpts import shorten
@@ -21,6 +18,7 @@ from fitserve.runs.scores import PARTS, scores_of
 from fitserve.settings import MB
 from fitserve.states import INTERNAL_KINDS, RunState
 from fitserve.tables import PLAYGROUND, Dataset, Run
+from fitserve.tables.json_columns import where_readable
 from fitserve.visibility import visible_to
 
 SortKey = Literal["created", "finished", "duration", "name", "dataset", "model", "state", "metric"]
@@ -145,11 +143,11 @@ def _filtered(query: Select[Any], wanted: RunFilter) -> Select[Any]:
         query = query.where(Run.model == wanted.model)
     if wanted.dataset_id is not None:
         query = query.where(
-            or_(Run.dataset_id == wanted.dataset_id, _imports(Run.result["dataset_id"], wanted.dataset_id))
+            or_(Run.dataset_id == wanted.dataset_id, _imports(Run.result, "dataset_id", wanted.dataset_id))
         )
     if wanted.dataset is not None:
         named = select(Dataset.id).where(Dataset.name == wanted.dataset)
-        query = query.where(or_(Run.dataset_id.in_(named), _imports(Run.resolved["name"], wanted.dataset)))
+        query = query.where(or_(Run.dataset_id.in_(named), _imports(Run.resolved, "name", wanted.dataset)))
     if wanted.since is not None:
         query = query.where(Run.created_at >= wanted.since)
     if not wanted.playground:
@@ -162,9 +160,9 @@ def _filtered(query: Select[Any], wanted: RunFilter) -> Select[Any]:
     return query
 
 
-def _imports(value: Any, wanted: str) -> ColumnElement[bool]:
+def _imports(column: Any, key: str, wanted: str) -> ColumnElement[bool]:
     """Return the SQL condition that a run imports a dataset; such a run reads none, so the partial index applies."""
-    return and_(Run.dataset_id.is_(None), value.as_string() == wanted)
+    return and_(Run.dataset_id.is_(None), where_readable(column, column[key].as_string()) == wanted)
 
 
 def _as_json(tag: str) -> str:
@@ -172,40 +170,14 @@ def _as_json(tag: str) -> str:
     return json.dumps(tag)
 
 
-class _IsReadable(GenericFunction[bool]):
-    """Whether the database can read members of a JSON column.
-
-    PostgreSQL reads none where any text has a NUL, as texts of rows from before NULs were refused may have.
-    """
-
-    type = Boolean()
-    inherit_cache = True
-
-
-@compiles(_IsReadable)
-def _always(_element: Any, _compiler: Any, **_options: Any) -> str:
-    return "1 = 1"
-
-
-@compiles(_IsReadable, "postgresql")
-def _without_nul(element: Any, compiler: Any, **options: Any) -> str:
-    (column,) = element.clauses
-    return str(compiler.process(func.strpos(cast(column, String), "\\u0000") == 0, **options))
-
-
-def _where_readable(column: Any, member: ColumnElement[Any]) -> ColumnElement[Any]:
-    """Return SQL for a member of a JSON column, NULL where the database cannot read it."""
-    return case((_IsReadable(column), member))
-
-
 def _mentions(word: str) -> ColumnElement[bool]:
     """Return the condition that a word is in one of the texts that a list shows."""
-    detail = _where_readable(Run.error, Run.error["detail"].as_string())
+    detail = where_readable(Run.error, Run.error["detail"].as_string())
     texts = [Run.name, Run.notes, Run.model, detail]
     if len(word) >= MIN_ID_PART:
         texts.append(Run.id)
     named = select(Dataset.id).where(Dataset.name.icontains(word, autoescape=True))
-    resolved = (_where_readable(Run.resolved, Run.resolved[key]) for key in ("target", "name"))
+    resolved = (where_readable(Run.resolved, Run.resolved[key]) for key in ("target", "name"))
     in_json = [cast(column, String) for column in (Run.tags, *resolved)]
     # Texts beyond ASCII are escaped in JSON columns.
     escaped = _as_json(word)[1:-1]
@@ -246,7 +218,9 @@ def _seconds(column: Any, dialect: str) -> ColumnElement[Any]:
 
 def metric_value(name: str) -> ColumnElement[float]:
     """Return SQL for one of a run's scores, or NULL; runs older than stored scores take it from the result."""
-    return func.coalesce(Run.scores[name].as_float(), *(Run.result["metrics"][part][name].as_float() for part in PARTS))
+    stored = where_readable(Run.scores, Run.scores[name].as_float())
+    parts = (where_readable(Run.result, Run.result["metrics"][part][name].as_float()) for part in PARTS)
+    return func.coalesce(stored, *parts)
 
 
 def describe(session: Session, runs: Sequence[Run], *, changes: bool = False) -> list[ListEntry]:
@@ -281,7 +255,7 @@ def _imported(run: Run) -> str:
 
 
 def _targets(session: Session, ids: Sequence[str]) -> Iterable[Any]:
-    target = _where_readable(Run.resolved, Run.resolved["target"])
+    target = where_readable(Run.resolved, Run.resolved["target"])
     return session.execute(select(Run.id, target).where(Run.id.in_(ids)))
 
 

@@ -15,6 +15,7 @@ from fitserve import db
 from fitserve.blobs import FolderStore
 from fitserve.datasets import store as datasets
 from fitserve.errors import Conflict, NotFound, TooLarge
+from fitserve.operations import storage
 from fitserve.runs import bulk, change, create, finish, listing, queries
 from fitserve.runs.listing import Order, RunFilter
 from fitserve.runs.scores import scores_by_part, scores_of
@@ -64,6 +65,20 @@ def test_a_row_with_a_nul_of_an_earlier_release_spoils_no_list(engine: Engine, r
         page = listing.list_runs(session, RunFilter())
         targets = {entry.run.id: entry.targets for entry in listing.describe(session, page)}
     assert targets[runs[1]] == ["pric\u00e9"]
+
+
+def test_no_filter_or_order_reads_members_of_a_row_with_a_nul(engine: Engine, runs: list[str]) -> None:
+    """Such a row is as if it had none of them."""
+    nul = {"name": "a\0", "dataset_id": "b\0", "metrics": {"validation": {"accuracy\0": 1.0}}, "bytes": 5}
+    with db.transaction(engine) as session:
+        session.execute(
+            update(Run).where(Run.id == runs[0]).values(resolved=nul, result=nul, scores=nul, spec=nul, dataset_id=None)
+        )
+    assert found(engine, dataset="c") == found(engine, dataset_id="c") == []
+    with db.reading(engine) as session:
+        ordered = listing.list_runs(session, RunFilter(), Order("metric", metric="accuracy"))
+        assert [run.id for run in ordered][-1] in (runs[0], runs[2])
+        assert storage.by_owner(session, "ann")[0].runs == 5
 
 
 def test_filters_and_search(engine: Engine, runs: list[str]) -> None:
