@@ -57,9 +57,17 @@ def token_of(request: Request) -> str | None:
 
 def check_same_origin(request: Request) -> None:
     """Raise Forbidden unless a request that carries the session cookie comes from a page of this server."""
-    origin = request.headers.get("origin")
-    if origin is None or urlsplit(origin).netloc != request.headers.get("host"):
+    origin, host = request.headers.get("origin"), request.headers.get("host")
+    if not host or origin is None or _host_of(origin) != host:
         raise Forbidden("A session cookie is accepted only from this server's own pages.", received=origin)
+
+
+def _host_of(origin: str) -> str:
+    """Return the host and port of an origin; empty if it cannot be read, as `http://[`."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return ""
 
 
 def caller_of(request: Request, _documented: Annotated[Any, Depends(_bearer)] = None) -> Caller:
@@ -130,7 +138,7 @@ def check_local(headers: Mapping[bytes, bytes]) -> None:
             fix="Turn keys on: FITSERVE_AUTH=true.",
         )
     origin = headers.get(b"origin")
-    if origin is not None and urlsplit(origin.decode("latin-1")).netloc.lower() != host.lower():
+    if origin is not None and _host_of(origin.decode("latin-1")).lower() != host.lower():
         raise Forbidden(
             "Without API keys, only this server's own pages are answered.", received=origin[:100].decode("latin-1")
         )

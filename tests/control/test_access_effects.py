@@ -457,6 +457,7 @@ FOREIGN_PAGES: list[dict[str, str]] = [
     {"Host": ""},
     {"Origin": "http://evil.example"},
     {"Origin": "null"},
+    {"Origin": "http://["},
     {"Origin": "http://127.0.0.1:3000"},
     {"Origin": "http://localhost"},
     {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"},

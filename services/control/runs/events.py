@@ -103,7 +103,7 @@ async def list_events(
 def _resume_after(header: str | None, cursor: int) -> int:
     if not header:
         return cursor
-    if not header.isascii() or not header.isdigit() or int(header[:20]) > _MAX_ID:
+    if not header.isascii() or not header.isdigit() or len(header) > 19 or int(header) > _MAX_ID:
         raise BadInput("Invalid Last-Event-ID.", received=header[:80], expected="the `id` of an event")
     return int(header)
 

@@ -33,7 +33,7 @@ from fitserve.wire.runs import (
     TrialInfo,
     Validation,
 )
-from services.control.deps import Context, Ctx, Cursor, IdempotencyKey, Reader, Trainer
+from services.control.deps import Context, Ctx, IdempotencyKey, NumberCursor, Reader, Trainer
 from services.control.models.access import check_batch_prediction
 from services.http import Caller, Router
 
@@ -176,10 +176,10 @@ def list_trials(
     caller: Reader,
     ctx: Ctx,
     limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
-    cursor: Cursor = None,
+    cursor: NumberCursor = None,
 ) -> Page[TrialInfo]:
     """In the order in which they were begun. Of a run with restarts: its networks, once it has ended."""
-    after = int(cursor) if cursor is not None and cursor.isdecimal() else -1
+    after = int(cursor) if cursor is not None else -1
     with db.reading(ctx.engine) as session:
         run = queries.get(session, run_id, caller.owner_filter)
         rows = queries.trials(session, run.id, after=after, limit=limit + 1)
