@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib.abc
+import os
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -22,6 +23,11 @@ def permanent_objects() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def hide_pandas() -> None:

@@ -26,6 +26,7 @@ import migrations
 from fitserve import blobs, db
 from fitserve.embedded_redis import EmbeddedRedis
 from fitserve.ids import new_id
+from fitserve.process_start import cores
 from tests.needs import MissingTools, need
 from tests.ports import free_ports, listens
 from tests.processor_time import ProcessorTime
@@ -35,6 +36,7 @@ from tests.waiting import PATIENCE, wait_until
 
 PROJECT = Path(__file__).resolve().parent.parent
 os.environ["FITSERVE_TEST_HOOKS"] = "1"  # of all processes that tests start: crash points, and commits without syncs
+os.environ.setdefault("OMP_NUM_THREADS", str(cores()))  # as trainers have it
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Engine
 
 from fitserve import telemetry
-from fitserve.automations import leading
+from fitserve.automations import leadership
 from fitserve.blobs import BlobStore
 from fitserve.errors import FitserveError
 from fitserve.ids import new_id
@@ -50,8 +50,8 @@ class AutomationDriver(threading.Thread):
 
     def _round(self) -> bool:
         """Do what is due. Return whether this process leads."""
-        if not leading.has_work(self.engine):
-            return leading.lead(self.engine, self.holder)
+        if not leadership.has_work(self.engine):
+            return leadership.lead(self.engine, self.holder)
         return self._scheduler.round()
 
     @cached_property

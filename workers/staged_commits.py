@@ -8,7 +8,7 @@ import threading
 from sqlalchemy import Engine
 
 from fitserve.blobs import BlobStore
-from fitserve.datasets import staged
+from fitserve.datasets import staged_batches
 from fitserve.errors import FitserveError
 from fitserve.settings import Settings
 
@@ -36,7 +36,7 @@ class StagedCommits(threading.Thread):
                 log.exception("staged rows cannot be appended")
 
     def _commit_due(self) -> int:
-        if not staged.names_due(self.engine, self.settings.append_commit_seconds):
+        if not staged_batches.names_due(self.engine, self.settings.append_commit_seconds):
             return 0
         # Imported once rows are due, because it brings all that reads tables: see `AutomationDriver`.
         from fitserve.datasets.staging import Stage

@@ -20,6 +20,7 @@ from pathlib import Path
 import psutil
 
 from fitserve.crash_points import hooks_allowed
+from fitserve.process_start import cores
 from fitserve.settings import Settings
 from workers.trainer.channel import Channel, ChannelClosed, Message
 from workers.trainer_output import TrainerOutput
@@ -44,6 +45,8 @@ def clean_environment(settings: Settings, folder: Path, in_gang: bool = False, n
         environment |= {name: os.environ[name] for name in _TEST_HOOKS if name in os.environ}
     environment["TRAINER_MEMORY_BYTES"] = str(memory_limit(settings))
     environment["TRAINER_THREADS"] = str(settings.trainer_threads)
+    # Without it scikit-learn starts programs that look for cores, and warns where they find none.
+    environment.setdefault("OMP_NUM_THREADS", str(settings.trainer_threads or cores()))
     environment["HOME"] = environment["TMPDIR"] = str(folder)
     environment["TRAINER_FOLDERS"] = json.dumps(
         {

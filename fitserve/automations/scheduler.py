@@ -18,7 +18,7 @@ from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from fitserve import api_keys, artifacts, db, events, registry, submission, telemetry
-from fitserve.automations import cron, gate, leading, store, triggers
+from fitserve.automations import cron, gate, leadership, store, triggers
 from fitserve.automations.inputs import columns_of, dataset_of, known_rows, trained_on, written_spec
 from fitserve.automations.table_report import compare
 from fitserve.blobs import BlobStore
@@ -51,7 +51,7 @@ class Scheduler:
 
     def round(self) -> bool:
         """Do what is due. Return whether this process leads."""
-        if not leading.lead(self.engine, self.holder):
+        if not leadership.lead(self.engine, self.holder):
             return False
         with db.reading(self.engine) as session:
             ids = list(session.scalars(select(Automation.id).where(Automation.enabled)))

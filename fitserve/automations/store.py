@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from fitserve import db, registry, visibility
 from fitserve.automations import cron
-from fitserve.automations.leading import LIVE
+from fitserve.automations.leadership import LIVE
 from fitserve.datasets import store as datasets
 from fitserve.errors import BadInput, Conflict, NotFound, TooMany
 from fitserve.ids import new_id

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session, defer
 
 from fitserve import db
 from fitserve.blobs import BlobStore
-from fitserve.datasets import appends, staged, store
+from fitserve.datasets import appends, staged_batches, store
 from fitserve.errors import Conflict, TooLarge
 from fitserve.ids import new_id
 from fitserve.settings import MB, Settings
@@ -89,7 +89,7 @@ class Stage:
 
     def commit_due(self) -> int:
         """Commit batches that have waited long enough, for every name. Returns the number of new versions."""
-        names = staged.names_due(self.engine, self.settings.append_commit_seconds)
+        names = staged_batches.names_due(self.engine, self.settings.append_commit_seconds)
         return sum(self.commit(name) is not None for name in names)
 
     def _append(self, parent: Dataset, waiting: list[StagedRows]) -> tuple[Dataset, bool]:

@@ -44,7 +44,8 @@ class FrozenHome:
 @pytest.fixture(params=RELEASES)
 def frozen(request: pytest.FixtureRequest, tmp_path: Path) -> FrozenHome:
     with tarfile.open(Path(__file__).with_name(f"{request.param}.tar.gz")) as pack:
-        pack.extractall(tmp_path / "home", filter="data")
+        pack.extraction_filter = getattr(tarfile, "data_filter", None)  # Python before 3.11.4 has none
+        pack.extractall(tmp_path / "home")
     frozen = FrozenHome(tmp_path / "home", json.loads((tmp_path / "home" / "answers.json").read_text()))
     migrations.upgrade(frozen.url)
     return frozen

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Engine, func, select, update
 
 from fitserve import api_keys, db, events, monitoring, registry, telemetry
-from fitserve.automations import cron, gate, leading, rehearsal
+from fitserve.automations import cron, gate, leadership, rehearsal
 from fitserve.automations import store as automations
 from fitserve.errors import BadInput, Conflict, NotFound
 from fitserve.rollouts import lifecycle
@@ -263,7 +263,7 @@ def test_failures_in_a_row_pause_it_and_enabling_ends_that(world: World) -> None
     assert "NaN" in (paused.paused_reason or "")
     with db.transaction(world.engine) as session:
         automations.change(session, session.get_one(Automation, row.id), enabled=True, policy=None, sees="ann")
-        assert leading.count_paused(session) == 0
+        assert leadership.count_paused(session) == 0
     again = world.row(row)
     assert (again.failures, again.paused_reason, again.next_at is not None) == (0, None, True)
 

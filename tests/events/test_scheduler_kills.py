@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Engine, func, select, update
 
 from fitserve import crash_points, db, events
-from fitserve.automations import leading
+from fitserve.automations import leadership
 from fitserve.settings import Settings
 from fitserve.tables import Automation, AutomationFiring, Run
 from tests.crash_fleet import CrashFleet
@@ -69,7 +69,7 @@ def _kill(engine: Engine, url: str, home: Path, times: int, count: int) -> None:
 def test_killed_schedulers_run_nothing_twice(
     engine: Engine, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(leading, "LEASE_SECONDS", 0.2)
+    monkeypatch.setattr(leadership, "LEASE_SECONDS", 0.2)
     _kill(engine, database_url, tmp_path, times=1, count=2)
 
 
@@ -78,5 +78,5 @@ def test_killed_schedulers_run_nothing_twice(
 def test_schedulers_killed_twenty_times_at_each_line_run_nothing_twice(
     engine: Engine, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
-    monkeypatch.setattr(leading, "LEASE_SECONDS", 0.2)
+    monkeypatch.setattr(leadership, "LEASE_SECONDS", 0.2)
     _kill(engine, database_url, tmp_path, times=20, count=count)

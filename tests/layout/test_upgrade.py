@@ -70,7 +70,8 @@ def old_code(tmp_path: Path) -> Path:
     for commit in previous_releases():
         folder = tmp_path / commit[:12]
         with tarfile.open(fileobj=io.BytesIO(git("archive", "--format=tar", commit))) as archive:
-            archive.extractall(folder, filter="data")
+            archive.extraction_filter = getattr(tarfile, "data_filter", None)  # Python before 3.11.4 has none
+            archive.extractall(folder)
         if can_be_imported(folder):
             return folder
     pytest.fail("no commit before the newest migration can be imported")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 
+from fitserve.process_start import cores
+from fitserve.settings import Settings
 from tests.waiting import wait_until
-from workers.trainer_process import START_SECONDS, StartWatch
+from workers.trainer_process import START_SECONDS, StartWatch, clean_environment
 
 
 def test_a_slow_start_is_awaited_while_it_works() -> None:
@@ -29,3 +32,11 @@ def test_a_slow_start_is_awaited_while_it_works() -> None:
         finally:
             process.kill()
     assert not watch.is_hung()  # it has exited
+
+
+def test_scikit_learn_in_a_trainer_starts_no_program_to_count_cores(tmp_path: Path) -> None:
+    """As on machines without lscpu: it would warn, and use one thread for each core that it is told of."""
+    environment = clean_environment(Settings(home=tmp_path), tmp_path) | {"PATH": str(tmp_path)}
+    count = "from sklearn.utils._openmp_helpers import _openmp_effective_n_threads as threads; print(threads())"
+    counted = subprocess.check_output([sys.executable, "-W", "error", "-c", count], env=environment, text=True)
+    assert int(counted) == cores()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,6 +17,7 @@ from fitserve.blobs import BlobStore
 from fitserve.datasets import store
 from fitserve.datasets.destinations import StoredPart, plain
 from fitserve.errors import BadInput, NotFound
+from fitserve.process_start import cores
 from fitserve.settings import Settings
 from fitserve.tables import Dataset
 from workers.batch.model import ArtifactModel
@@ -87,7 +87,7 @@ class PartPredictor:
         schema, first = self.schema(), number * self.rows_per_part
         last = min(first + self.rows_per_part, self.dataset.rows)
         path = self.folder / f"part-{number}.parquet"
-        threads = self.settings.trainer_threads or os.cpu_count() or 1
+        threads = self.settings.trainer_threads or cores()
         rows = 0
         with pq.ParquetWriter(path, schema) as writer:
             for predicted in in_order(lambda one: self._answer(*one), self._chunks(first, last), threads):

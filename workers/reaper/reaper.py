@@ -11,10 +11,10 @@ from collections.abc import Callable
 from sqlalchemy import Engine
 
 from fitserve import blobs, db, logs, telemetry, webhooks
-from fitserve.automations import leading
+from fitserve.automations import leadership
 from fitserve.blobs import BlobStore
 from fitserve.crash_points import crash_point
-from fitserve.datasets import staged
+from fitserve.datasets import staged_batches
 from fitserve.errors import FitserveError
 from fitserve.operations.alarms import AlarmWatch
 from fitserve.operations.sampler import Sampler
@@ -97,7 +97,7 @@ class Reaper:
                 telemetry.RUNS.labels(state).set(count)
             telemetry.QUEUE_AGE.set(queries.oldest_queued_seconds(session))
             pending, oldest, disabled = webhooks.standing(session)
-            paused = leading.count_paused(session)
+            paused = leadership.count_paused(session)
         telemetry.AUTOMATIONS_PAUSED.set(paused)
         telemetry.DELIVERIES_PENDING.set(pending)
         telemetry.DELIVERY_AGE.set(oldest)
@@ -110,7 +110,7 @@ class Reaper:
         )
         telemetry.BLOBS_COLLECTED.inc(removed)
         create.delete_old_idempotency_keys(self.engine)
-        staged.delete_old(self.engine)
+        staged_batches.delete_old(self.engine)
         webhooks.delete_old(self.engine, self.settings.event_seconds)
         if sealed := webhooks.reseal(self.engine, self.settings):
             log.info("secrets of webhooks are encrypted with the newest key", extra={"secrets": sealed})

@@ -10,13 +10,13 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-import sys
 from collections.abc import Iterator
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from fitserve.process_start import cores
 from fitserve.spec.training import Training
 from workers.trainer.interface import Reporter
 
@@ -51,11 +51,6 @@ def set_threads(count: int) -> None:
     if count:
         tf.config.threading.set_intra_op_parallelism_threads(count)
     os.environ["TF_NUM_INTEROP_THREADS"] = str(max(2, count or cores()))
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def warm_up(thread_count: int) -> None:
