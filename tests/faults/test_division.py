@@ -25,13 +25,18 @@ pytestmark = pytest.mark.xdist_group("faults")
 def idle_workers(cluster: Cluster, count: int, **environment: str) -> list[Member]:
     """Start `count` workers, and wait until they are idle."""
     members = [cluster.start("worker", **environment) for _ in range(count)]
+    wait_idle(cluster, count)
+    return members
+
+
+def wait_idle(cluster: Cluster, count: int) -> None:
+    """Wait until `count` workers are idle."""
 
     def idle() -> bool:
         with db.reading(cluster.engine) as session:
             return len(session.scalars(select(Worker.id).where(Worker.run_id.is_(None))).all()) == count
 
     wait_for(idle, 20, "idle workers")
-    return members
 
 
 def parts_of(cluster: Cluster, run_id: str) -> list[Run]:

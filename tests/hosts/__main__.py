@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from fitserve.ids import new_id
 from tests.faults.__main__ import LEASES
@@ -37,13 +38,12 @@ def _deployment(hosts: tuple[str, ...] = HOSTS, /, **environment: str) -> Iterat
         shutil.rmtree(home, ignore_errors=True)
 
 
-def _cuts(seconds: list[int], ways: list[str], victims: list[str]) -> None:
+def _cuts(seconds: list[int], ways: list[str], victims: list[Literal["leader", "helper"]]) -> None:
     for way, victim, length in itertools.product(ways, victims, seconds):
         incoming, outgoing = WAYS[way]
-        name = {"leader": "worker1", "helper": "worker2"}[victim]
         with _deployment(**LEASES) as deployed:
             for hosts in deployed:
-                found = gangs.cut_off(hosts, name, length, incoming=incoming, outgoing=outgoing)
+                found = gangs.cut_off(hosts, victim, length, incoming=incoming, outgoing=outgoing)
                 print(json.dumps({"cut": victim, "way": way, "seconds": length, **found}), flush=True)
 
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import select
 
@@ -22,29 +22,42 @@ from fitserve.tables import Epoch, GangMember, Run
 from tests.faults.__main__ import LEASES
 from tests.faults.checker import AcknowledgedRun, Verdict, check_runs
 from tests.faults.cluster import Member
+from tests.faults.test_division import wait_idle
 from tests.faults.test_gang import messages, parts_of
 from tests.hosts.conftest import Deployment
 from tests.waiting import wait_until
 
 EPOCHS = 200
+WORKERS = ("worker1", "worker2")
 TOGETHER = "2 workers train the network together"
 WEB_PORT = 8000
 INTERRUPTION = 3.0  # seconds between two epochs, from which on training was interrupted
 
 
-def begun(hosts: Deployment, *, epochs: int = EPOCHS, at_least: int = 1, wait: float = 15, **environment: str) -> str:
-    """Start two workers, the first of which leads, and a run that both train. Returns its id."""
-    run_id = ""
-    for name in ("worker1", "worker2"):
-        hosts.start("worker", name, FITSERVE_CLUSTER_HOST=hosts.network.hosts[name].address, **environment)
-        if not run_id:
-            workers = {"count": 2, "at_least": at_least, "wait": wait}
-            run_id = hosts.cluster.submit(seed=5, epochs=epochs, seconds=0.05, checkpoint_every=5, workers=workers)
-            hosts.cluster.wait_state(run_id, "running", 60)
+@dataclass(frozen=True)
+class Begun:
+    """A run that two workers train together, and the names of their hosts."""
+
+    run_id: str
+    leader: str
+    helper: str
+
+
+def begun(hosts: Deployment, *, epochs: int = EPOCHS, at_least: int = 1, wait: float = 15, **environment: str) -> Begun:
+    """Start two workers and, once both are idle, a run that both train."""
+    workers: dict[str, Member] = {}
+    for name in WORKERS:
+        address = hosts.network.hosts[name].address
+        workers[name] = hosts.start("worker", name, FITSERVE_CLUSTER_HOST=address, **environment)
+    wait_idle(hosts.cluster, len(workers))
+    together = {"count": 2, "at_least": at_least, "wait": wait}
+    run_id = hosts.cluster.submit(seed=5, epochs=epochs, seconds=0.05, checkpoint_every=5, workers=together)
     hosts.start("reaper", "data")
     hosts.cluster.wait_epoch(run_id, 10, 120 + wait)
-    assert TOGETHER in messages(hosts.cluster, run_id)
-    return run_id
+    assert TOGETHER in messages(hosts.cluster, run_id), _story(hosts, run_id)
+    leader = host_of(workers, hosts.cluster.run(run_id).worker)
+    (helper,) = set(WORKERS) - {leader}
+    return Begun(run_id, leader, helper)
 
 
 def check(hosts: Deployment, run_id: str, epochs: int = EPOCHS) -> Run:
@@ -56,14 +69,16 @@ def check(hosts: Deployment, run_id: str, epochs: int = EPOCHS) -> Run:
     return run
 
 
-def cut_off(hosts: Deployment, victim: str, seconds: float, *, incoming: bool, outgoing: bool) -> dict[str, Any]:
+def cut_off(
+    hosts: Deployment, victim: Literal["leader", "helper"], seconds: float, *, incoming: bool, outgoing: bool
+) -> dict[str, Any]:
     """Cut one of the gang off for so long. Returns the seconds until the run went on, and who trained on.
 
     The one that was cut off then trains in a gang again.
     """
-    run_id = begun(hosts)
-    last = max(epochs_at(hosts, run_id))
-    cut_at, host = time.monotonic(), hosts.network.hosts[victim]
+    gang = begun(hosts)
+    run_id, last = gang.run_id, max(epochs_at(hosts, gang.run_id))
+    cut_at, host = time.monotonic(), hosts.network.hosts[getattr(gang, victim)]
     host.cut(incoming, outgoing)
     mending = threading.Timer(seconds, host.mend)
     mending.start()
@@ -95,7 +110,7 @@ def _story(hosts: Deployment, run_id: str) -> str:
 def bad_line(hosts: Deployment) -> dict[str, Any]:
     """Train with a helper whose packets take 200 ms more, or are lost: one of five."""
     hosts.network.disturb("worker2", delay_ms=200, loss_percent=20)
-    run_id = begun(hosts, wait=120)
+    run_id = begun(hosts, wait=120).run_id
     began_at = time.monotonic()
     run, said = check(hosts, run_id), messages(hosts.cluster, run_id)
     took = round(time.monotonic() - began_at, 1)
@@ -129,8 +144,7 @@ def with_tensorflow(hosts: Deployment, fault: str) -> dict[str, Any]:
     hosts.start("api", "web", FITSERVE_PORT=str(WEB_PORT))
     hosts.start("reaper", "data")
     workers = {
-        name: hosts.start("worker", name, FITSERVE_CLUSTER_HOST=hosts.network.hosts[name].address)
-        for name in ("worker1", "worker2")
+        name: hosts.start("worker", name, FITSERVE_CLUSTER_HOST=hosts.network.hosts[name].address) for name in WORKERS
     }
     socket = hosts.network.unix_socket("web", WEB_PORT, hosts.cluster.home / "web.sock")
     wait_until(lambda: hosts.answers(socket, "/readyz"), "the API is ready")
