@@ -1,7 +1,7 @@
 """One network on two workers, each with one core, compared with one: the speed-up, and the share of the all-reduce.
 
 `make bench-scaling`. Every process is pinned to a core of its own and computes with one thread; the sides alternate,
-medians are taken. `speedup2` is of the largest network, `speedup2_T3` and `speedup2_T4` of those of `bench-training`;
+medians are taken. `speedup2` is of the largest case, `speedup2_T3` and `speedup2_T4` of those of `bench-training`;
 `allreduce_share` is the time of the exchange alone, on loopback, over a step's time on two workers, of the largest.
 
 Two further sides tell what this machine costs: `apart` is two processes that train half batches at once and exchange
@@ -24,6 +24,7 @@ from typing import Any
 
 from fitserve.spec.workers import step_seconds
 
+LARGE = {"large": 2_048, "large4096": 4_096}  # batches of the network of docs/how-to/several-workers.md
 WORKERS = (1, 2, 4, 8, 16, 64)
 BANDWIDTHS = {"1 Gbit/s": 125e6, "10 Gbit/s": 1.25e9}
 
@@ -51,10 +52,9 @@ def measure(case: str, rank: int, addresses: list[str], seconds: float, apart: b
         group = Collectives(addresses, rank)
         group.connect()
     dense = keras.layers.Dense
-    large = training.Case(
-        20_000, 200, 10, lambda: [dense(2048, "relu"), dense(2048, "relu"), dense(10, "softmax")], 2_048, 1
+    one = training.CASES.get(case) or training.Case(
+        20_000, 200, 10, lambda: [dense(2048, "relu"), dense(2048, "relu"), dense(10, "softmax")], LARGE[case], 1
     )
-    one = large if case == "large" else training.CASES[case]
     batch = one.batch // len(addresses) if apart else one.batch
     x, y, _, _ = one.data()
     rows = RowTensors.of(x, y)
@@ -140,7 +140,7 @@ def main() -> None:
     parser.add_argument("--apart", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, default=5.0, help="of training in each process")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--cases", nargs="+", default=["T3", "T4", "large"])
+    parser.add_argument("--cases", nargs="+", default=["T3", "T4", *LARGE])
     parser.add_argument("place", nargs="*", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.process:

@@ -219,7 +219,7 @@ class GangStorm:
                 self._submit()
             if (gang := self._gang()) is not None:
                 self.hit.add(gang.id)
-                time.sleep(self.random.uniform(0, 3))
+                self._let_train(str(gang.parent_id), self.random.choice([0, 5, 30]))
                 self._disturb(self._victim(gang))
             time.sleep(0.2)
         for timer in self.mending:
@@ -240,6 +240,12 @@ class GangStorm:
         where = (Run.kind == RunKind.helper, Run.state == RunState.running, GangMember.rank.is_not(None))
         with db.reading(self.hosts.cluster.engine) as session:
             return next((part for part in session.scalars(query.where(*where)) if part.id not in self.hit), None)
+
+    def _let_train(self, run_id: str, epochs: int) -> None:
+        """Wait until a run has trained so many epochs more, but not for long: its gang may be gone by itself."""
+        deadline, first = time.monotonic() + 20, len(epochs_at(self.hosts, run_id))
+        while time.monotonic() < deadline and len(epochs_at(self.hosts, run_id)) < first + epochs:
+            time.sleep(0.2)
 
     def _victim(self, part: Run) -> str:
         """The leader's host or the helper's, at times any."""

@@ -3,36 +3,48 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from fitserve.settings import MB
 from tests.faults.cluster import PROJECT
+from tests.hosts.network import Host, Network, missing
 from tests.ports import free_port
 from tests.trainer.gang_process import SPECS, logs_alone
+from tests.trainer.requests import request_of
 from tests.waiting import PATIENCE
 from workers.trainer.engine.checkpoint import Checkpoint
 
 pytestmark = pytest.mark.tensorflow
 
 
-def start(folder: Path, rank: int, addresses: list[str], *names: str) -> subprocess.Popen[str]:
+def start(
+    folder: Path, rank: int, addresses: list[str], *names: str, within: Sequence[str] = ()
+) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "tests.trainer.gang_process", str(folder), str(rank), ",".join(addresses), *names]
-    return subprocess.Popen(command, cwd=PROJECT, text=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    return subprocess.Popen([*within, *command], cwd=PROJECT, text=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
-def train_together(folder: Path, size: int, *names: str, files: bool = True) -> dict[str, Any]:
-    """Train specs in a group of processes. Returns the leader's logs by epoch of each, and its artifact's kinds.
+def train_together(
+    folder: Path, size: int, *names: str, files: bool = True, hosts: Sequence[Host] = ()
+) -> dict[str, Any]:
+    """Train specs in a group of processes, on loopback or on `hosts`.
 
-    Without `files` the leader makes none, which takes longer than to train.
+    Returns the leader's logs by epoch of each, and its artifact's kinds; without `files` the leader makes none, which
+    takes longer than to train.
     """
     names = names if files else ("--no-files", *names)
-    addresses = [f"127.0.0.1:{free_port()}" for _ in range(size)]
-    processes = [start(folder, rank, addresses, *names) for rank in range(size)]
+    addresses = [f"{host.address}:18600" for host in hosts] or [f"127.0.0.1:{free_port()}" for _ in range(size)]
+    within = [["ip", "netns", "exec", host.namespace] for host in hosts] or [[]] * size
+    processes = [start(folder, rank, addresses, *names, within=within[rank]) for rank in range(size)]
     for process in processes:
         _, errors = process.communicate(timeout=2 * PATIENCE)
         assert process.returncode == 0, errors[-4000:]
@@ -66,11 +78,59 @@ def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("size", [2, 3])
 def test_every_kind_of_network_trains_together(tmp_path: Path, size: int) -> None:
+    """On hosts that are really apart, where network namespaces can be made."""
     names = [name for name in SPECS if name not in ("lost", "adam")]
-    together = train_together(tmp_path, size, *names, "lost")
+    if missing():
+        together = train_together(tmp_path, size, *names, "lost")
+    else:
+        with Network(tuple(f"worker{rank}" for rank in range(size))) as network:
+            together = train_together(tmp_path, size, *names, "lost", hosts=list(network.hosts.values()))
     assert_as_alone(tmp_path, together, *names)
     assert all({"keras", "onnx"} <= set(together[name]["files"]) for name in names)
     assert together["lost"] == "GangBroken"  # the last process was lost in the middle of an epoch
+
+
+@pytest.mark.long
+@pytest.mark.timeout(0)
+def test_a_streamed_table_takes_as_little_memory_on_two_as_on_one(tmp_path: Path) -> None:
+    """Four times the rows, encoded 148 MB more, cost each process what they cost one alone: some numbers of rows.
+
+    The losses are the same too.
+    """
+    few, many = (stream(tmp_path / str(rows), rows) for rows in (300_000, 1_200_000))
+    print(json.dumps({"few": few, "many": many}))
+    for found in (few, many):
+        np.testing.assert_allclose(found["together"][0]["losses"], found["alone"]["losses"], rtol=1e-4)
+    alone = many["alone"]["grown"] - few["alone"]["grown"]
+    for before, after in zip(few["together"], many["together"], strict=True):
+        assert after["grown"] - before["grown"] < alone + 32 * MB
+
+
+def stream(folder: Path, rows: int) -> dict[str, Any]:
+    """Train on a streamed table, alone and by two. Returns what each process has printed."""
+    rng = np.random.default_rng(0)
+    table = pa.table({**{f"x{at}": rng.integers(0, 50, rows) for at in range(40)}, "y": rng.integers(0, 2, rows)})
+    spec = {
+        "target": "y",
+        "network": [{"Dense": 8}],
+        "training": {"epochs": 2, "batch_size": 5_000, "early_stopping": None},
+    }
+    request = request_of(table, spec, folder)
+    (folder / "request.json").write_text(json.dumps({"spec": request.spec, "facts": request.facts}))
+    found = []
+    for size in (1, 2):
+        addresses = ",".join(f"127.0.0.1:{free_port()}" for _ in range(size))
+        command = [sys.executable, "-m", "tests.trainer.gang_memory", str(folder)]
+        processes = [
+            subprocess.Popen([*command, str(rank), addresses], cwd=PROJECT, text=True, stdout=subprocess.PIPE)
+            for rank in range(size)
+        ]
+        for process in processes:
+            output, _ = process.communicate()
+            assert process.returncode == 0
+            found.append(json.loads(output.splitlines()[-1]))
+    shutil.rmtree(folder)
+    return {"alone": found[0], "together": found[1:]}
 
 
 @pytest.mark.long
