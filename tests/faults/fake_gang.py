@@ -9,22 +9,17 @@ import time
 from workers.trainer.interface import GangBroken, GangPlace, Reporter, TrainingStopped
 
 MEET_SECONDS = 60.0
+CONNECT_SECONDS = 1.0
 ANSWER_SECONDS = 4.0  # from the silence of another to its loss
 _NEXT, _END, _STAYS, _LEAVES = b"n", b"e", b"s", b"l"
 
 
 class Leader:
-    """The leader's side."""
+    """The leader's side. `meet`: seconds in which every helper must answer."""
 
-    def __init__(self, place: GangPlace) -> None:
-        self.helpers: list[socket.socket] = []
-        port = int(place.addresses[0].rpartition(":")[2])
-        with _broken(), socket.create_server(("", port)) as server:
-            server.settimeout(MEET_SECONDS)
-            for _ in place.addresses[1:]:
-                helper, _ = server.accept()
-                helper.settimeout(ANSWER_SECONDS)
-                self.helpers.append(helper)
+    def __init__(self, place: GangPlace, meet: float = MEET_SECONDS) -> None:
+        deadline = time.monotonic() + meet
+        self.helpers = [_connected(address, deadline) for address in place.addresses[1:]]
 
     def epoch(self) -> bool:
         """Exchange with every helper; return whether one wants to go. Raises GangBroken."""
@@ -41,22 +36,30 @@ class Leader:
 
 def follow(place: GangPlace, report: Reporter) -> None:
     """A helper's side, to its end. Raises GangBroken, TrainingStopped."""
-    host, _, port = place.addresses[0].rpartition(":")
-    deadline = time.monotonic() + MEET_SECONDS
-    while True:
-        try:
-            leader = socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS)
-            break
-        except OSError as error:
-            if time.monotonic() > deadline:
-                raise GangBroken("the leader is not there") from error
-            time.sleep(0.05)
+    port = int(place.addresses[place.rank].rpartition(":")[2])
+    with _broken(), socket.create_server(("", port)) as server:
+        server.settimeout(MEET_SECONDS)
+        leader, _ = server.accept()
+        leader.settimeout(ANSWER_SECONDS)
     with _broken(), leader:
         while _received(leader) != _END:
             report.progress()
             leader.sendall(_LEAVES if report.stop() else _STAYS)
     if reason := report.stop():
         raise TrainingStopped(reason)
+
+
+def _connected(address: str, deadline: float) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    while True:
+        try:
+            helper = socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS)
+            helper.settimeout(ANSWER_SECONDS)
+            return helper
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise GangBroken(f"nothing answers at {address}", [address]) from error
+            time.sleep(0.05)
 
 
 def _received(other: socket.socket) -> bytes:

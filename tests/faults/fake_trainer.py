@@ -99,7 +99,7 @@ def _train_trial(request: TrainingRequest, report: Reporter, state: dict[str, An
     """Train one trial, from `state` on."""
     fake: dict[str, Any] = request.spec.get("fake", {"epochs": 3, "seed": 1})
     state["trial"] = trial
-    gang = None if request.gang is None else fake_gang.Leader(request.gang)
+    gang = None if request.gang is None else fake_gang.Leader(request.gang, fake.get("meet", fake_gang.MEET_SECONDS))
     for epoch in range(state["epoch"] + 1, fake["epochs"] + 1):
         _misbehave(fake, epoch, request)
         _wait(fake.get("seconds", 0.0), report)

@@ -118,10 +118,10 @@ def test_a_helper_that_shuts_down_and_a_cancel(cluster: Cluster) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(0)
 def test_workers_that_cannot_help_keep_nobody_from_helping(cluster: Cluster) -> None:
-    """One has no free port, the name of another is unknown."""
+    """One has no free port, the name of another is unknown, and nothing answers at the address of a third."""
     patient = {"FITSERVE_LEASE_SECONDS": "60", "FITSERVE_HEARTBEAT_SECONDS": "2"}
     cluster.start("worker", **patient)
-    run_id = cluster.submit(epochs=10, workers=TWO)
+    run_id = cluster.submit(epochs=10, workers=TWO, meet=1)
     cluster.wait_state(run_id, "running", 60)
     with socket.create_server(("", 0)) as taken:
         cluster.start("worker", FITSERVE_CLUSTER_PORTS=str(taken.getsockname()[1]), **patient)
@@ -129,5 +129,8 @@ def test_workers_that_cannot_help_keep_nobody_from_helping(cluster: Cluster) -> 
         unknown = {"FITSERVE_CLUSTER_HOST": "no.such.host.invalid", "FITSERVE_CLUSTER_PUBLIC": "true"}
         cluster.start("worker", **unknown, **patient)
         wait_for(lambda: "cannot be reached from here" in messages(cluster, run_id), 60, "a helper out of reach")
+        cluster.start("worker", FITSERVE_CLUSTER_HOST="::1", **patient)  # the fake trainer listens to IPv4 alone
+        wait_for(lambda: "nothing answers at its address" in messages(cluster, run_id), 60, "a helper that is silent")
+        assert cluster.run(run_id).spent_attempts == 0
         cluster.start("worker", **patient)
         assert "2 workers train the network together" in check(cluster, run_id, 10)

@@ -27,7 +27,7 @@ from tests.faults.test_gang import messages, parts_of
 from tests.hosts.conftest import Deployment
 from tests.waiting import wait_until
 
-EPOCHS = 200
+EPOCHS = 600  # half a minute: a test that is slow to cut finds the run in training
 WORKERS = ("worker1", "worker2")
 TOGETHER = "2 workers train the network together"
 WEB_PORT = 8000
@@ -78,6 +78,7 @@ def cut_off(
     """
     gang = begun(hosts)
     run_id, last = gang.run_id, max(epochs_at(hosts, gang.run_id))
+    assert last < EPOCHS - 20, "the run is over before anything is cut"
     cut_at, host = time.monotonic(), hosts.network.hosts[getattr(gang, victim)]
     host.cut(incoming, outgoing)
     mending = threading.Timer(seconds, host.mend)
@@ -86,6 +87,7 @@ def cut_off(
         hosts.cluster.wait_epoch(run_id, min(EPOCHS, last + 20), 180)
         recovered = time.monotonic() - cut_at
         run = check(hosts, run_id)
+        assert run.attempt > 1 or "training resumes" in messages(hosts.cluster, run_id), "nobody has noticed"
     except AssertionError as error:
         raise AssertionError(f"{error}\n{_story(hosts, run_id)}\n{hosts.cluster.tail(20_000)}") from error
     finally:

@@ -26,7 +26,7 @@ from fitserve.spec.workers import Workers
 from fitserve.states import FailureCause, RunState
 from fitserve.tables import Run
 from workers.attempt.attempt import CHECK_SECONDS, TrainerAttempt
-from workers.attempt.gang_address import NoFreePort, free_address, reachable, why_no_gang
+from workers.attempt.gang_address import NoFreePort, free_address, host_of, reachable, why_no_gang
 from workers.attempt.outcome import RETRY_SECONDS, AttemptFailed, TrainerStopped
 from workers.installed import release
 from workers.trainer.channel import Message
@@ -34,6 +34,7 @@ from workers.trainer.interface import GangPlace
 
 log = logging.getLogger(__name__)
 
+AVOID_SECONDS = 120.0  # for which a worker is not asked whose address has not answered; others have time to join
 OFFER_AGAIN_SECONDS = 5.0  # between two checks for parts that helpers gave back
 ASK_SECONDS = 0.3  # between two checks for new helpers, or for the gang's start
 PATIENCE_SECONDS = 6.0  # for idle workers to claim queued runs; after that, these runs count as waiting for our workers
@@ -41,6 +42,7 @@ _FIXES = {
     FailureCause.gang_address: "Close the cluster's ports to the outside; FITSERVE_CLUSTER_PUBLIC",
     FailureCause.gang_broken: "Open FITSERVE_CLUSTER_PORTS between the workers, in both directions",
 }
+_SET_HOST = "Set FITSERVE_CLUSTER_HOST there to an address of that machine; open FITSERVE_CLUSTER_PORTS to the workers."
 _NO_PORT = "Give FITSERVE_CLUSTER_PORTS a wider range, or close what listens in it"
 BREAKS = 3  # losses in a row without a finished epoch; the leader then trains alone
 T = TypeVar("T")
@@ -93,6 +95,8 @@ class LeaderAttempt(_GangAttempt):
     _intact_at: float = 0.0
     _breaks: int = 0  # since the last epoch
     _reachable: dict[str, bool] = field(default_factory=dict)  # helpers' addresses
+    _avoided: dict[str, float] = field(default_factory=dict)  # until when, by host
+    _own_silent: str = ""  # this worker's address, if it did not answer either
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -121,6 +125,8 @@ class LeaderAttempt(_GangAttempt):
         If the run requires helpers, raise AttemptFailed instead, or NoFreePort after waiting for a port.
         """
         cause, why = FailureCause.gang_address, why_no_gang(self.settings)
+        if why is None and self._own_silent:
+            why = f"nothing answers at this worker's own address, {self._own_silent}"
         if why is None and self._breaks >= BREAKS:
             cause, why = FailureCause.gang_broken, f"{self._breaks} times a worker was lost before an epoch ended"
         if why is None:
@@ -132,7 +138,7 @@ class LeaderAttempt(_GangAttempt):
                 why = str(error)
         if self._at_least > 1:
             needs = f"The run needs {self._at_least} workers, and {why}"
-            raise AttemptFailed(cause, needs, {"fix": _FIXES[cause]}, final=True)
+            raise AttemptFailed(cause, needs, {"fix": _SET_HOST if self._own_silent else _FIXES[cause]}, final=True)
         self._report_event("warn", f"One worker trains the network alone: {why}.")
         return None
 
@@ -184,6 +190,8 @@ class LeaderAttempt(_GangAttempt):
         return there, len(helpers) - len(there), others
 
     def _is_reachable(self, address: str, helper: Helper) -> bool:
+        if self._avoided.get(host_of(helper.address), 0.0) > time.monotonic():
+            return False
         if helper.address not in self._reachable:
             own = platform.node()
             found = self._renewing_lease(lambda: reachable(address, own, helper.address, helper.hostname))
@@ -234,10 +242,23 @@ class LeaderAttempt(_GangAttempt):
         ended = self._train_to_end(trainer, replace(request, gang=GangPlace(addresses, 0) if helpers else None))
         self._helpers = ()
         if ended["type"] == "failed" and ended["cause"] == FailureCause.gang_broken:
+            self._avoid(ended["data"].get("silent", []), address, helpers)
             raise GangLost(ended["message"])
         if ended["type"] == "stopped" and self._stop_sent_at is None:
             raise GangLost("it shuts down")
         return self._finish(trainer, ended)
+
+    def _avoid(self, silent: Sequence[str], address: str, helpers: Sequence[Helper]) -> None:
+        """Ask other workers for a while than those at whose addresses nothing answered, though they hold their parts.
+
+        At this worker's own address, too, something must answer: otherwise no gang that it leads can meet.
+        """
+        self._own_silent = address if address in silent else ""
+        for helper in helpers:
+            if helper.address in silent and not self._own_silent:
+                self._avoided[host_of(helper.address)] = time.monotonic() + AVOID_SECONDS
+                message = f"{helper.hostname} cannot join: nothing answers at its address, {helper.address}."
+                self._report_event("warn", message, {"fix": _SET_HOST})
 
     def _handle(self, message: Message) -> None:
         if message["type"] == "epoch":

@@ -54,19 +54,24 @@ def free_address(settings: Settings) -> str:
     raise NoFreePort(f"every port of {settings.cluster_ports} is in use")
 
 
+def host_of(address: str) -> str:
+    """Return the host of `host:port`."""
+    return address.rpartition(":")[0].strip("[]")
+
+
 def reachable(own: str, own_hostname: str, other: str, other_hostname: str) -> bool:
     """Return whether two workers can reach each other: names resolve here; loopback only within one machine."""
     local = [_is_loopback(address) for address in (own, other)]
     if any(local) and own_hostname != other_hostname:
         return False
     try:
-        return bool(socket.getaddrinfo(other.rpartition(":")[0].strip("[]"), None, type=socket.SOCK_STREAM))
+        return bool(socket.getaddrinfo(host_of(other), None, type=socket.SOCK_STREAM))
     except OSError:
         return False
 
 
 def _is_loopback(address: str) -> bool:
-    host = address.rpartition(":")[0].strip("[]")
+    host = host_of(address)
     try:
         return ip_address(host).is_loopback
     except ValueError:

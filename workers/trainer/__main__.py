@@ -147,7 +147,8 @@ def answer_request(train: Train, request: TrainingRequest, reporter: Reporter) -
     except TrainingFailed as failed:
         return {"type": "failed", "cause": failed.cause, "message": str(failed), "data": failed.data}
     except GangBroken as broken:
-        return {"type": "failed", "cause": FailureCause.gang_broken, "message": str(broken), "data": {}}
+        data = {"silent": broken.silent}
+        return {"type": "failed", "cause": FailureCause.gang_broken, "message": str(broken), "data": data}
     except BaseException as error:
         traceback.print_exception(error)
         cause, message = FailureCause.internal_error, f"{type(error).__name__}: {error}"[:2000]

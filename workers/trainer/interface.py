@@ -120,7 +120,14 @@ class TrainingStopped(Exception):
 
 
 class GangBroken(Exception):
-    """A process of the gang was lost; training resumes from the last checkpoint."""
+    """A process of the gang was lost; training resumes from the last checkpoint.
+
+    `silent`: addresses at which nothing answered, if the processes never met.
+    """
+
+    def __init__(self, message: str, silent: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.silent = list(silent)
 
 
 class TrainingFailed(Exception):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,7 @@ from workers.trainer.interface import GangBroken
 START_SECONDS = 90.0  # for the slowest process to import TensorFlow and to connect
 CHECK_SECONDS = 4.0  # between two checks of the others
 ANSWER_SECONDS = 6.0  # for an answer to a check
+PROBE_SECONDS = 3.0  # for an address to accept a connection, once the group has failed to meet
 MISSED = 2  # unanswered checks in a row, after which a process is lost
 LOST_SECONDS = 30.0  # at most, from the loss of a process to the end of the step; the figures above add up to less
 _JOB = "/job:worker/replica:0/task:{}"
@@ -49,6 +51,7 @@ class Collectives:
         self._keys = itertools.count(1)  # keys of the collectives, which every process traces in the same order
         self._closed = threading.Event()
         self._lost = ""  # the lost process, and how that was noticed
+        self._silent: list[str] = []  # addresses at which nothing answered, if the group did not meet
 
     @property
     def leads(self) -> bool:
@@ -88,7 +91,8 @@ class Collectives:
         try:
             yield
         except _BROKEN as error:
-            raise GangBroken(self._lost or f"TensorFlow's exchange failed: {type(error).__name__}") from error
+            why = self._lost or f"TensorFlow's exchange failed: {type(error).__name__}"
+            raise GangBroken(why, self._silent) from error
 
     def least(self, numbers: Sequence[int]) -> list[int]:
         """Return the elementwise minimum of all processes' numbers. Raises GangBroken."""
@@ -138,7 +142,7 @@ class Collectives:
     def _watch(self, own: Any, met: threading.Event) -> None:
         others = [_JOB.format(rank) for rank in range(self.size) if rank != self.rank]
         missed = dict.fromkeys(others, 0)
-        lost = "" if met.wait(START_SECONDS) else "the group did not meet"
+        lost = "" if met.wait(START_SECONDS) else self._why_not_met()
         while not lost and not self._closed.wait(CHECK_SECONDS):
             for other in others:
                 asked_at = time.monotonic()
@@ -154,3 +158,17 @@ class Collectives:
         if lost and not self._closed.is_set():
             self._lost = lost
             own.abort_collective_ops(tf.errors.UNAVAILABLE, lost)
+
+    def _why_not_met(self) -> str:
+        """Find the addresses at which nothing answers, this process's own included, and return what to say of them."""
+        self._silent = [address for address in self._addresses if not _answers(address)]
+        return f"nothing answers at {', '.join(self._silent)}" if self._silent else "the group did not meet"
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), PROBE_SECONDS).close()
+    except OSError:
+        return False
+    return True
