@@ -106,6 +106,27 @@ def test_a_streamed_table_takes_as_little_memory_on_two_as_on_one(tmp_path: Path
         assert after["grown"] - before["grown"] < alone + 32 * MB
 
 
+_MEET = """
+import json, sys
+from workers.trainer.engine import collectives
+from workers.trainer.interface import GangBroken
+collectives.START_SECONDS = 1
+try:
+    collectives.Collectives(sys.argv[1].split(","), 0).connect()
+except GangBroken as broken:
+    print(json.dumps([str(broken), broken.silent]))
+"""
+
+
+@pytest.mark.long
+@pytest.mark.timeout(0)
+def test_the_address_at_which_nothing_answers_is_named() -> None:
+    own, other = (f"127.0.0.1:{free_port()}" for _ in range(2))
+    command = [sys.executable, "-c", _MEET, f"{own},{other}"]
+    found = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True, timeout=PATIENCE)
+    assert json.loads(found.stdout.splitlines()[-1]) == [f"nothing answers at {other}", [other]]
+
+
 def stream(folder: Path, rows: int) -> dict[str, Any]:
     """Train on a streamed table, alone and by two. Returns what each process has printed."""
     rng = np.random.default_rng(0)
