@@ -1,10 +1,13 @@
-"""Coverage of intervals and sets, and calibration before and after, on the tables of `bench-accuracy` and three more.
+"""Coverage of intervals and sets, and calibration before and after, on the tables of `bench-accuracy` and five more.
 
     python -m benchmarks.coverage [--tables iris wine] [--seeds 3] [--rows 3000] [--epochs 60] [--plain] [--kept FOLDER]
 
 A fifth of each table's rows is kept aside; the default recipe trains on the rest (`--plain`: the bare network of a
-first course). A coverage is within its bounds where a binomial distribution of so many rows is not further away in 99%
-of cases; that of sets may be above. The calibration rows are a sample as well, so their number widens the bounds.
+first course). With n rows aside and m calibration rows of which k lie within the limits, the rows covered follow a
+beta-binomial distribution (n, k, m + 1 - k): a binomial one whose probability varies as the calibration rows do. A
+table, seed and level (a cell) is within its bounds if this distribution is not further away in 99% of cases, so one in
+a hundred is outside by chance. `below_all` and `above_all` count those outside the bounds that all cells together keep
+in 99% of cases (Bonferroni). The coverage of sets may be above: their scores are tied, and none is empty.
 
 Calibration errors are of the rows kept aside, those of all seeds of a table together. Their difference, after minus
 before, has a 95% interval by a bootstrap of these rows. With `--kept`, each table and seed is written down there, and
@@ -23,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from scipy import stats
 
 from benchmarks.accuracy.tables import TABLES, Loaded, Table, load
 from fitserve import conformal
@@ -36,13 +40,15 @@ from workers.trainer.export.export import serve
 from workers.trainer.interface import TrainingRequest
 from workers.trainer.train import train
 
-MORE = (  # too wide or long for `bench-accuracy`
+MORE = (  # too wide or long for `bench-accuracy`, or another column of one of its tables
     Table("sms_spam", "type", "binary", False, (), "sms_spam.csv"),
     Table("mnist_10k", "label", "multiclass", False, (), "mnist_10k.csv.gz"),
     Table("imdb_train", "sentiment", "binary", False, (), "imdb_train.csv.gz"),
+    Table("kddcup99", "label", "multiclass", False, (), "kddcup99_10pct.csv.gz"),
+    Table("auto_mpg_origin", "origin", "multiclass", False, ("name",), "auto_mpg.csv"),
 )
 LEVELS = (0.8, 0.9, 0.95)
-BOUND = 2.576  # standard errors
+OUTSIDE = 0.01  # share of cells, or chance of any cell, beyond the bounds
 BINS, DRAWS = 10, 1000
 MAX_ASIDE = 5000  # rows
 
@@ -90,7 +96,7 @@ def measure(loaded: Loaded, seed: int, rows: int, spec: Mapping[str, Any], folde
 
 def covered(manifest: Mapping[str, Any], name: str, served: Any, y: Any, facts: RowFacts) -> dict[str, Any]:
     """Return the coverage of rows by level, and the ratio of the mean width to one width for all rows."""
-    kept, count = manifest["conformal"][name], len(y)
+    kept = manifest["conformal"][name]
     promises = conformal.Conformal(manifest)
     one_width = conformal.Conformal(
         {**manifest, "conformal": {name: {key: value for key, value in kept.items() if key != "by_row"}}}
@@ -98,17 +104,50 @@ def covered(manifest: Mapping[str, Any], name: str, served: Any, y: Any, facts: 
     found: dict[str, Any] = {"coverage": {}}
     for level in LEVELS:
         (bounds,) = promises.bounds(served, level, facts)
-        inside = bounds.covers(y)
-        scored = kept.get("by_row", kept)["rows"]
-        error = np.sqrt(level * (1 - level) * (1 / count + 1 / scored))
-        share, is_set = float(inside.mean()), bounds.members is not None
-        within = level - BOUND * error <= share and (is_set or share <= level + BOUND * error + 2 / scored)
-        found["coverage"][str(level)] = {"share": round(share, 4), "within": bool(within)}
+        inside, is_set = bounds.covers(y), bounds.members is not None
+        scored = kept.get("by_row", kept)
+        if scored["rows"] < conformal.rows_needed("binary" if is_set else "regression", level):
+            scored = kept  # one width for all rows
+        found["coverage"][str(level)] = {
+            "share": round(float(inside.mean()), 4),
+            "inside": int(inside.sum()),
+            "gaps": gaps_within(scored, level, is_set),
+            "scored": scored["rows"],
+            "is_set": is_set,
+        }
         if "by_row" in kept:
             (other,) = one_width.bounds(served, level)
             ratio = float(bounds.sizes().mean() / other.sizes().mean())
             found.setdefault("width_ratio", {})[str(level)] = round(ratio, 3)
     return found
+
+
+def gaps_within(scores: Mapping[str, Any], level: float, is_set: bool) -> int:
+    """Return how many of the gaps between calibration scores lie within a level's limits.
+
+    A new row's score falls into each gap equally often. A limit is rounded outwards to a score that is kept.
+    """
+    ranks, rows = np.asarray(scores["ranks"]), scores["rows"]
+    tail = 0.0 if is_set else (1 - level) / 2
+    high = np.ceil((rows + 1) * (level if is_set else 1 - tail) - 1e-9)
+    high = int(ranks[np.searchsorted(ranks, min(high, rows))])
+    if is_set:
+        return high
+    low = max(np.floor((rows + 1) * tail + 1e-9), 1)
+    return high - int(ranks[np.searchsorted(ranks, low, side="right") - 1])
+
+
+def outside(figures: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Count the cells below and above the bounds of each alone, and below and above those of all together."""
+    cells = [(figure["rows"], cell) for figure in figures for cell in figure["coverage"].values()]
+    counts = {"below": 0, "above": 0, "below_all": 0, "above_all": 0}
+    for rows, cell in cells:
+        covered_rows = stats.betabinom(rows, cell["gaps"], cell["scored"] + 1 - cell["gaps"])
+        below, above = covered_rows.cdf(cell["inside"]), covered_rows.sf(cell["inside"] - 1)
+        for end, share in (("", OUTSIDE / 2), ("_all", OUTSIDE / 2 / len(cells))):
+            counts["below" + end] += bool(below < share)
+            counts["above" + end] += bool(above < share and not cell["is_set"])
+    return counts
 
 
 def uncalibrated(shares: Any, entry: Mapping[str, Any]) -> Any:
@@ -198,15 +237,17 @@ def main() -> None:
     ]
     for one in tables:
         print(json.dumps(one), flush=True)
-    cells = [one for figure in figures for one in figure["coverage"].values()]
+    counts, cells = outside(figures), sum(len(figure["coverage"]) for figure in figures)
     narrower = [figure["width_ratio"]["0.9"] for figure in figures if "width_ratio" in figure]
     print(
         json.dumps(
             {
                 "by_row": len(narrower),
                 "width_ratio_90": round(float(np.mean(narrower)), 3) if narrower else None,
-                "coverage_cells": len(cells),
-                "coverage_within": sum(one["within"] for one in cells),
+                "coverage_tables": len({figure["table"] for figure in figures}),
+                "coverage_cells": cells,
+                "coverage_within": cells - counts["below"] - counts["above"],
+                **{f"coverage_{key}": value for key, value in counts.items()},
                 "classified": len(tables),
                 "ece_better": sum(one["change"] < 0 for one in tables),
                 "ece_worse": sum(one["interval"][0] > 0 for one in tables),

@@ -39,7 +39,7 @@ def find_source(
         again = select(Run.id).where(Run.owner == owner, Run.initial_weights == wanted.artifact).limit(1)
         if wanted.artifact is None or session.scalar(again) is None:
             raise
-        name = f"The deleted source {wanted.reference}"
+        name = f"the deleted source {wanted.reference}"
         artifact = artifacts.read(blobs, wanted.artifact)
         return source_of(artifact, name, {"run": wanted.run, "model": wanted.model, "upload": wanted.upload})
 
@@ -47,16 +47,16 @@ def find_source(
 def _source_named(session: Session, blobs: BlobStore, wanted: InitialWeights, sees: str | None) -> WeightsSource:
     if wanted.upload is not None:
         upload = uploaded_weights.get(session, wanted.upload, sees)
-        return source_of(artifacts.read(blobs, upload.artifact), f"The upload {upload.id}", {"upload": upload.id})
+        return source_of(artifacts.read(blobs, upload.artifact), f"the upload {upload.id}", {"upload": upload.id})
     if wanted.model is not None:
         version, number, candidates = _version(session, wanted.model, sees)
-        name, ids = f"The model {number}", {"model": number, "run": version.run_id}
+        name, ids = f"the model {number}", {"model": number, "run": version.run_id}
         run = session.get(Run, version.run_id)
         epochs = ((run.result or {}).get("kept_epochs") or {}).values() if run is not None else ()
         candidates = [*candidates, *epochs]
     else:
         run = _run(session, str(wanted.run), sees)
-        name, ids = f"The run {run.id}", {"run": run.id}
+        name, ids = f"the run {run.id}", {"run": run.id}
         candidates = [str((run.result or {})["artifact"])]
     chosen = wanted.artifact if wanted.artifact in candidates else candidates[0]
     return source_of(artifacts.read(blobs, chosen), name, ids)
@@ -64,7 +64,10 @@ def _source_named(session: Session, blobs: BlobStore, wanted: InitialWeights, se
 
 def _run(session: Session, run_id: str, sees: str | None) -> Run:
     """Return a run of the caller's that has a network. Raises NotFound, Forbidden, Conflict."""
-    run = queries.get(session, run_id, sees)
+    try:
+        run = queries.get(session, run_id, sees)
+    except NotFound as error:
+        raise NotFound(error.detail, pointer="/initial_weights/run", received=run_id[:64]) from None
     if not visibility.owns(sees, run):
         raise Forbidden(
             f"The run {run.id} is shared with you to read it, not to take its weights.",
@@ -118,7 +121,7 @@ def source_of(artifact: Artifact, name: str, ids: Mapping[str, str | None]) -> W
     entry: dict[str, Any] | None = artifact.manifest.get(uploaded_weights.WEIGHTS_BLOB)
     if entry is None:
         raise Conflict(
-            f"{name} was trained by an earlier release, which kept no weights by layer.",
+            f"{name[:1].upper()}{name[1:]} was trained by an earlier release, which kept no weights by layer.",
             pointer="/initial_weights",
             received=next(iter(one for one in ids.values() if one), None),
             fix="Train it again: POST /api/v1/runs/{id}/reproduce gives a run with the same weights.",

@@ -167,10 +167,10 @@ class Run(RunSummary, Handle):
 
     def best_spec(self) -> dict[str, Any]:
         """Return the spec of a search's best trial, ready to submit. Raises BadInput before the search has ended."""
-        best = (self.result or {}).get("best_spec")
-        if best is None:
+        result = self.result or {}
+        if "best_spec" not in result:
             raise BadInput("The run has no best trial.", received=self.state, fix="Wait for the end of a search.")
-        return dict(best)
+        return self.trial_spec(int(result["best_trial"]))
 
     def trial_spec(self, trial: int) -> dict[str, Any]:
         """Return the spec of trial `trial` (from 0) of a search, ready to submit. Raises NotFound."""

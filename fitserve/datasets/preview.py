@@ -23,23 +23,33 @@ BATCH_ROWS = 8_192
 def read_rows(path: Path, offset: int, limit: int) -> tuple[list[str], list[list[Any]]]:
     """Return the column names, and rows from `offset` on as JSON values."""
     file = pq.ParquetFile(path)
-    names = list(file.schema_arrow.names)
     rows: list[list[Any]] = []
-    first = 0  # first row of the row group, then of the batch
+    for batch in _slices(file, offset, limit):
+        rows += [list(row) for row in zip(*map(json_values, batch.columns), strict=True)]
+    return list(file.schema_arrow.names), rows
+
+
+def read_slice(path: Path, offset: int, limit: int) -> pa.Table:
+    """Return rows from `offset` on as they are stored."""
+    file = pq.ParquetFile(path)
+    return pa.Table.from_batches(_slices(file, offset, limit), file.schema_arrow)
+
+
+def _slices(file: pq.ParquetFile, offset: int, limit: int) -> Iterator[pa.RecordBatch]:
+    """Yield the parts of batches with `limit` rows from `offset` on."""
+    first, left = 0, limit  # first row of the row group, then of the batch
     for group in range(file.metadata.num_row_groups):
         end = first + file.metadata.row_group(group).num_rows
         if end <= offset:  # no requested row is in it, so it is not read
             first = end
             continue
-        for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=names, use_threads=False):
+        for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], use_threads=False):
             begin = min(max(0, offset - first), batch.num_rows)  # Arrow aborts on a slice beyond the end
-            part = batch.slice(begin, limit - len(rows))
-            columns = [json_values(column) for column in part.columns]
-            rows += [list(row) for row in zip(*columns, strict=True)]
-            first += batch.num_rows
-            if len(rows) >= limit:
-                return names, rows
-    return names, rows
+            part = batch.slice(begin, left)
+            first, left = first + batch.num_rows, left - part.num_rows
+            yield part
+            if left <= 0:
+                return
 
 
 def json_values(column: pa.Array) -> list[Any]:

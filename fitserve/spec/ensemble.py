@@ -123,9 +123,12 @@ def _most_folds(rows: int, held_out: ValidationSplit, facts: DatasetFacts) -> in
 
 
 def resolve_ensemble(
-    written: Ensemble, rows: int, held_out: ValidationSplit, facts: DatasetFacts, problems: list[Problem]
+    written: Ensemble, rows: int, held_out: ValidationSplit, facts: DatasetFacts, problems: list[Problem], pointer: str
 ) -> Ensemble | None:
-    """Return the ensemble that a spec states, checked and written out; None if it has a single member."""
+    """Return the ensemble that a spec states, checked and written out; None if it has a single member.
+
+    `pointer` is where the spec states it: `folds` are an ensemble too.
+    """
     none_held_out = held_out.validation == 0 and held_out.method != "column"
     share_stated = held_out.stated and not none_held_out
     validation = written.validation or ("holdout" if share_stated else "folds")
@@ -135,7 +138,8 @@ def resolve_ensemble(
         return None
 
     def refuse(detail: str, at: str, received: Any, expected: str | None = None, fix: str | None = None) -> None:
-        problems.append(Problem(detail, f"/ensemble/{at}", received=received, expected=expected, fix=fix))
+        place = pointer if pointer == "/folds" else f"{pointer}/{at}"
+        problems.append(Problem(detail, place, received=received, expected=expected, fix=fix))
 
     if validation == "holdout" and none_held_out:
         fix = "split: {validation: 0.2}, or validation: folds"

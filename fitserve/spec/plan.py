@@ -94,7 +94,8 @@ class Planner:
                 detail = "Restarts keep the best of several networks; an ensemble averages them."
                 fix = "Leave restarts out, or ensemble: false"
                 self.problems.append(Problem(detail, "/training/restarts", received=spec.training.restarts, fix=fix))
-            return [resolve_ensemble(spec.ensemble, rows, held_out, self.facts, self.problems)]
+            pointer = "/folds" if spec.folds is not None else "/ensemble"
+            return [resolve_ensemble(spec.ensemble, rows, held_out, self.facts, self.problems, pointer)]
         if (
             "ensemble" in spec.model_fields_set
             or not default_network.leaves_network_out(spec)

@@ -46,6 +46,11 @@ class WeightsSource:
     labels: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @property
+    def subject(self) -> str:
+        """Return its name as the first words of a sentence."""
+        return self.name[:1].upper() + self.name[1:]
+
+    @property
     def layers(self) -> list[str]:
         """Return its layers with weights, in order."""
         return list(dict.fromkeys(name.rpartition("/")[0] for name in self.tensors))
@@ -69,7 +74,7 @@ def with_source(spec: Spec, source: WeightsSource | None, facts: DatasetFacts) -
         raise _refused("Initial weights must be looked up first.", _POINTER, "Submit the spec to the server.")
     if wanted.artifact is not None and wanted.artifact != source.artifact:
         fix = "Leave artifact out, to begin with what is there now."
-        raise _refused(f"{source.name} is not what the spec names.", f"{_POINTER}/artifact", fix, wanted.artifact)
+        raise _refused(f"{source.subject} is not what the spec names.", f"{_POINTER}/artifact", fix, wanted.artifact)
     if spec.check is not None and spec.check.sanity:
         raise _refused("The sanity check is of untrained weights.", "/check", "check: range_test")
     stated = spec.model_fields_set
@@ -235,7 +240,7 @@ def _differences(
     if not theirs:
         return [
             Problem(
-                f"{source.name} has no layer {node.name!r}.",
+                f"{source.subject} has no layer {node.name!r}.",
                 node.pointer,
                 received=node.name,
                 expected=f"one of {_listed(source.layers)}",
@@ -268,7 +273,7 @@ def _members_differ(spec: Spec, source: WeightsSource, ensemble: Ensemble | None
         return []
     count = members_of(ensemble)
     if count != source.members:
-        detail = f"{source.name} is an ensemble of {source.members} networks; the spec trains {count}."
+        detail = f"{source.subject} is an ensemble of {source.members} networks; the spec trains {count}."
         fix = f"ensemble: {{members: {source.members}}}"
         return [Problem(detail, "/ensemble", received=count, expected=f"{source.members} members", fix=fix)]
     if spec.folds is not None and spec.folds.then == "refit":
@@ -311,8 +316,8 @@ def advice(
         advices.append(
             Advice(
                 code="rows-seen-before",
-                detail=f"{source.name} may have been trained on rows that validate or test here: their figures may be"
-                " too good.",
+                detail=f"{source.subject} may have been trained on rows that validate or test here: their figures may"
+                " be too good.",
                 pointer="/split",
                 fix="Split by time, or by a column that says which rows are new.",
             )

@@ -221,6 +221,38 @@ class Explanation(DataModel):
     reference: dict[str, Any]
 
 
+class WalkValue(DataModel):
+    """One of the network's inputs for a row."""
+
+    name: str
+    value: float
+
+
+class WalkLayer(DataModel):
+    """A Dense layer of the kept network."""
+
+    name: str
+    activation: str
+    kernel: list[list[float]] = Field(description="By input, then by unit")
+    bias: list[float]
+    l1: float = Field(description="Its kernel's penalty: l1 * sum of magnitudes + l2 * sum of squares")
+    l2: float
+
+
+class Walk(DataModel):
+    """A row as the network reads it, and the network: enough to go through a step of training by hand."""
+
+    row: int
+    rows: int = Field(description="Of the dataset")
+    inputs: list[WalkValue]
+    layers: list[WalkLayer]
+    target: list[float] = Field(description="One number for each unit of the output")
+    target_name: str
+    labels: list[str] | None
+    loss: Literal["binary", "categorical", "squared"]
+    learning_rate: float | None = Field(description="The optimizer's; null where it follows a schedule")
+
+
 class LayerSeries(DataModel):
     """The layers of a trial after each recorded epoch."""
 

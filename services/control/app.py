@@ -23,7 +23,7 @@ from services.control.datasets import batch_routes, import_routes, resumable
 from services.control.datasets import routes as datasets
 from services.control.deps import Context
 from services.control.events import automation_routes, webhook_routes
-from services.control.insight import fork_routes, plot_routes, slice_routes
+from services.control.insight import fork_routes, plot_routes, slice_routes, walk_routes
 from services.control.insight import routes as insight
 from services.control.models import (
     card_routes,
@@ -55,6 +55,7 @@ ROUTERS = (
         fork_routes,
         plot_routes,
         slice_routes,
+        walk_routes,
     ),
     *(models, card_routes, decision_routes, export_routes, rollout_routes, monitoring_routes),
     *(webhook_routes, automation_routes, system, operations, api_keys, audit),

@@ -255,7 +255,7 @@ def test_a_keras_models_weights_begin_a_run(client: Client, trained: Run, tmp_pa
     with pytest.raises(BadInput, match="has no weights"):
         client.runs.create(spec, network=[{"Dense": 3}], weights=True)
     wrong = {"body/0": np.ones((3, 3)), "body/1": np.ones(3), "end/0": np.ones((3, 1)), "end/1": np.ones(1)}
-    with pytest.raises(BadInput, match=r"is \[2, 3\]; in The upload .* it is \[3, 3\]"):
+    with pytest.raises(BadInput, match=r"is \[2, 3\]; in the upload .* it is \[3, 3\]"):
         client.runs.create(spec, network=Model(), initial_weights=client.weights.upload(wrong).id)
 
 

@@ -214,13 +214,19 @@ def test_slices_and_the_groups_of_protected_columns(client: Client, trained: Run
     assert client.models.fairness("client-circle", 1).items == []
 
 
-def test_a_search_lists_its_trials(client: Client, trained: Run) -> None:
-    spec = {"dataset": trained.dataset, "target": "side", "network": [{"Dense": {"units": {"search": [2, 3]}}}]}
-    run = client.runs.create(spec, training={"epochs": 2}, search={"trials": 2}).wait(PATIENCE)
+def test_a_trial_of_a_search_is_the_same_to_the_bit_as_a_run_of_its_own(client: Client, trained: Run) -> None:
+    spec = {"dataset": trained.dataset, "target": "side", "network": [{"Dense": 3}, {"Dropout": 0.2}]}
+    rates = {"Adam": {"learning_rate": {"search": [0.01, 0.1]}}}
+    run = client.runs.create(spec, training={"epochs": 2, "optimizer": rates}, search={"sampler": "grid"}).wait(
+        PATIENCE
+    )
     trials = run.trials()
     assert sorted(trial.state for trial in trials) == ["succeeded", "succeeded"]
     best = min(trials, key=lambda trial: trial.value or 0.0)
     assert client.runs.validate(run.trial_spec(best.trial)).resolved == client.runs.validate(run.best_spec()).resolved
+    alone = client.runs.create(run.trial_spec(1)).wait(PATIENCE)
+    own, again = ([row for row in one.history() if row["trial"] == trial] for one, trial in ((run, 1), (alone, 0)))
+    assert [{**row, "trial": 0, "seconds": 0} for row in own] == [{**row, "seconds": 0} for row in again]
 
 
 def test_a_resumable_upload_resumes_after_a_broken_connection(server: Server, tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ NOWHERE, NOT_FOUND = "/nowhere", "Page not found"
 PAGES = (
     *("/", "/datasets", "/datasets/browser-small", "/datasets/browser-small?tab=rows", "/runs", "/models", "/system"),
     *("/automations", "/automations?tab=webhooks", "/lessons", "/lessons?tab=glossary"),
-    *("/datasets/browser-small?tab=relations&target=kind", "/new?dataset=browser-small&target=kind", NOWHERE),
+    *("/datasets/browser-small?tab=relations&target=kind", "/datasets/browser-small?tab=history"),
+    *("/new?dataset=browser-small&target=kind", NOWHERE),
     *("/models/browser-small?as=python", "/models/browser-small?tab=versions", "/models/browser-small?tab=live"),
 )
 TABS = ("curves", "layers", "findings", "evaluation", "surface", "events", "spec")

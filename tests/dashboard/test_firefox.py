@@ -27,7 +27,7 @@ def pages(runs: list[str], dataset: str) -> dict[str, tuple[str, ...]]:
     return {
         "/": (),
         "/datasets": (),
-        f"/datasets/{dataset}": ("columns", "rows", "relations"),
+        f"/datasets/{dataset}": ("columns", "rows", "relations", "history"),
         f"/new?dataset={dataset}": (),
         "/runs": (),
         f"/runs/{runs[0]}": run_tabs,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import httpx2
@@ -9,7 +10,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from fitserve.spec.optimizers import OPTIMIZERS
-from tests.dashboard.conftest import wait_until_ended
+from tests.dashboard.conftest import submit, upload, wait_until_ended
 
 pytestmark = pytest.mark.xdist_group("dashboard")
 
@@ -49,3 +50,34 @@ def test_a_lesson_is_gone_through_and_its_run_is_forked(page: Page, api: httpx2.
     page.goto(f"/runs/{fork}?tab=events")
     expect(page.get_by_text("正在評估神經網路。")).to_be_visible()
     expect(page.get_by_text(re.compile("從第 4 個訓練週期起使用"))).to_be_visible()
+
+
+def test_a_row_is_walked_through_a_trained_network(page: Page, api: httpx2.Client) -> None:
+    rows = "".join(f"{x / 7 + 0.1},{(x * 37) % 101 / 9},{'abc'[x % 3]},{'uvw'[x % 9 // 3]}\n" for x in range(90))
+    ref = upload(api, "browser-walked", f"a,b,c,kind\n{rows}")
+    network = [{"Dense": {"units": 3, "activation": "tanh", "kernel_regularizer": {"L2": 0.01}}}, {"Dropout": 0.2}]
+    spec = {"dataset": ref, "target": "kind", "network": network, "calibrate": "none", "model": "browser-walked"}
+    run = submit(api, {**spec, "training": {"epochs": 3, "optimizer": {"SGD": {"learning_rate": 0.25}}}})
+    assert wait_until_ended(api, run) == "succeeded"
+    row = dict(zip(("a", "b", "c"), api.get(f"/datasets/{ref}/rows?offset=4&limit=1").json()["rows"][0], strict=False))
+    served = api.post(f"/runs/{run}/explain", json={"row": row, "label": "v"}).raise_for_status().json()["output"]
+    page.goto(f"/runs/{run}?tab=layers")
+    walk = page.locator("section", has=page.get_by_role("heading", name="One row, step by step"))
+    walk.get_by_role("textbox", name="Row").fill("5")
+    expect(walk).to_contain_text("kind = v")
+    for title in ("Forward: Layer 1", "Forward: Output", "The loss", "Backward: Output"):
+        walk.get_by_role("button", name="Next").click()
+        expect(walk.get_by_role("heading", level=3)).to_contain_text(title)
+        if title == "The loss":
+            loss = float(walk.locator(".walk-text strong").inner_text())
+            assert loss == pytest.approx(-math.log(served), abs=2e-3)  # the network that is served answers the same
+    expect(walk.locator(".walk-text")).to_contain_text("∂L/∂z = p − y")
+    walk.get_by_role("button", name="Next").click()
+    expect(walk.locator(".walk-text")).to_contain_text("from the penalty")
+    walk.get_by_role("button", name="Next").click()
+    expect(walk.locator(".walk-text")).to_contain_text("by the learning rate 0.25")
+    assert api.get(f"/runs/{run}/walk?row=91").status_code == 404
+    page.goto("/lessons?tab=glossary")
+    expect(page.get_by_role("tabpanel")).to_contain_text("backpropagation")
+    page.get_by_role("tab", name="Tutorial").click()
+    expect(page.get_by_role("tabpanel").get_by_role("heading").first).to_be_visible()

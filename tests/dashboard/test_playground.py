@@ -10,6 +10,7 @@ from playwright.sync_api import Page, expect
 from tests.dashboard.conftest import upload
 from tests.waiting import wait_until
 
+PICTURE = "(canvas) => canvas.toDataURL()"
 FRAMES = """() => new Promise((done) => {
   const times = []; let before = performance.now();
   const step = (now) => {
@@ -29,6 +30,12 @@ def test_it_learns_at_once_and_draws_every_frame(page: Page) -> None:
     expect(page.get_by_test_id("epoch")).not_to_have_text("0000")
     frames = sorted(page.evaluate(FRAMES))
     print(f"\nframes while it learns: median {frames[45]:.1f} ms, 90% {frames[81]:.1f} ms")
+    # What the pointer rests on is drawn anew as it learns, not as it was when the pointer came.
+    unit = page.get_by_role("img", name="Unit 1 of layer 1").first
+    unit.hover()
+    enlarged = page.get_by_role("img", name="Unit 1 of layer 1").last
+    early = enlarged.evaluate(PICTURE)
+    wait_until(lambda: enlarged.evaluate(PICTURE) != early, "the unit under the pointer changes")
     # The learning rate, and all that is no part of the network, changes while it plays.
     page.get_by_role("combobox", name="Learning rate").select_option("0.1")
     before = int(page.get_by_test_id("epoch").inner_text())

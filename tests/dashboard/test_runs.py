@@ -21,6 +21,12 @@ def test_runs_are_found_named_ordered_and_deleted(page: Page, api: httpx2.Client
     for run in runs:
         assert wait_until_ended(api, run) == "succeeded"
 
+    # All three against each other: a line for each, and the setting that differs against the figure
+    page.goto(f"/compare?runs={','.join(runs)}&metric=val_loss")
+    lines = page.get_by_role("img", name="Settings and result of each run")
+    expect(lines.locator("text").filter(has_text="training/epochs")).to_have_count(1)
+    points = page.get_by_role("img", name="One setting against the result")
+    expect(points.locator("circle")).to_have_count(3)
     page.goto("/runs")
     page.get_by_role("searchbox", name="Search runs").fill("browser-bench")
     expect(page.locator("tbody tr")).to_have_count(3)

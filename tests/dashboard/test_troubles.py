@@ -161,7 +161,8 @@ def test_the_wall_says_what_was_and_who_did_it(
         session.add(Alarm(id="alarm_0", name="queue_old", subject="", seen_at=at, ended_at=at, **facts))
     engine.dispose()
     page.goto("/system")
-    for title in ("Queue", "Predictions", "Errors", "Latency of predictions", "Processor", "Memory"):
+    shown = ("Queue", "Predictions", "Errors", "Latency of predictions", "Models loaded", "Processor", "Memory")
+    for title in shown:
         expect(page.get_by_role("img", name=re.compile(f"^{title}, ")).first).to_be_visible()
     processes = page.locator("section.card", has=page.get_by_role("heading", name="Processes"))
     for kind in ("API", "Worker", "Prediction service", "Reaper"):

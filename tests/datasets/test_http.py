@@ -239,6 +239,26 @@ def test_small_batches_wait_and_become_one_version_once(api: Api) -> None:
     assert mine.json()["batches"] == 1
 
 
+@pytest.mark.long  # the short form: fifty
+def test_a_thousand_small_batches_of_several_clients_become_one_version(api: Api) -> None:
+    api.ann.put("/datasets/thousand", content=b"a,b\n-1,x\n-2,y\n")
+
+    def stage(number: int) -> int:
+        headers = {"Idempotency-Key": f"b{number}"}
+        path = "/datasets/thousand/batches"
+        return api.ann.post(path, content=f"a,b\n{number},z\n".encode(), headers=headers).status_code
+
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(stage, [*range(1000), *range(0, 1000, 10)]))  # a tenth is sent twice
+    assert set(answers) == {202}
+    assert api.ann.get("/datasets/thousand").json()["version"] == 1
+    assert api.ann.post("/datasets/thousand/batches/commit").status_code == 201
+    newest = api.ann.get("/datasets/thousand").json()
+    rows = api.ann.get("/datasets/thousand/rows?limit=2000").json()["rows"]
+    assert (newest["version"], newest["rows"]) == (2, 1002)
+    assert sorted(row[0] for row in rows) == [-2, -1, *range(1000)]
+
+
 def test_what_has_waited_for_long_enough_is_appended(api: Api) -> None:
     api.ann.put("/datasets/waited", content=b"a,b\n1,x\n2,y\n")
     api.ann.post("/datasets/waited/batches", content=b"a,b\n3,z\n")

@@ -129,6 +129,7 @@ def test_checks_and_folds_are_resolved_or_refused() -> None:
         ({"check": {}}, "name what to check"),
         ({"check": {"range_test": {"low": 1, "high": 0.1}}}, "low must be below high"),
         ({"folds": 1}, "2"),
+        ({"folds": 59}, "/folds: 59 folds need more than"),
         ({"folds": 3, "ensemble": {"members": 5}}, "3 folds"),
         ({"folds": {"count": 3, "method": "group", "by": "c"}, "split": "stratified"}, "folds are group"),
         ({"folds": {"count": 3, "method": "group"}}, "`by`"),
@@ -138,4 +139,5 @@ def test_checks_and_folds_are_resolved_or_refused() -> None:
         with pytest.raises(BadInput) as found:
             resolved(**more)
         problems = found.value.problems or ()
-        assert says in str([found.value.detail, found.value.expected, [(one.detail, one.expected) for one in problems]])
+        said = [f"{one.pointer}: {one.detail} {one.expected}" for one in problems]
+        assert says in str([found.value.detail, found.value.expected, said])

@@ -24,7 +24,7 @@ def _source(**more: Any) -> WeightsSource:
     own = resolve(parse({**BODY, "features": FEATURES, "network": NETWORK, **more}), facts()).spec
     inputs = encoded_inputs(own.features or (), facts())
     tensors = tensors_of(build_graph(own.network, inputs, own.target))
-    return WeightsSource("The model house@2", "a" * 64, tensors, run="run_1", model="house@2", spec=own, inputs=inputs)
+    return WeightsSource("the model house@2", "a" * 64, tensors, run="run_1", model="house@2", spec=own, inputs=inputs)
 
 
 SOURCE = _source()
@@ -111,7 +111,7 @@ def test_new_labels_need_a_new_output_and_the_fix_gives_one() -> None:
         begin()
     target = {"column": "colour", "task": "multiclass"}
     assert "reinitialize: [colour]" in str(refused.value.fix)
-    with pytest.raises(SpecRefused, match="in The model house@2 it is"):
+    with pytest.raises(SpecRefused, match="in the model house@2 it is"):
         begin(target=target)
     found = begin(target=target, initial_weights={"model": "house", "reinitialize": ["colour"]}).spec.initial_weights
     assert found is not None
@@ -127,7 +127,7 @@ def test_an_ensemble_begins_with_as_many_members() -> None:
 
 
 def test_uploaded_weights_need_their_network() -> None:
-    upload = WeightsSource("The upload wts_1", "c" * 64, SOURCE.tensors, upload="wts_1")
+    upload = WeightsSource("the upload wts_1", "c" * 64, SOURCE.tensors, upload="wts_1")
     assert refused(upload, initial_weights="wts_1").pointer == "/network"
     found = begun(upload, initial_weights="wts_1", network=NETWORK, features=FEATURES).spec.initial_weights
     assert found is not None

@@ -48,7 +48,7 @@ class Trained:
         blobs = FolderStore(folder / "blobs")
         blobs.prepare()
         artifact, _ = artifacts.write(blobs, self.result.files, {**self.result.manifest, "run": "run_1"})
-        self.source: WeightsSource = source_of(artifact, "The run run_1", {"run": "run_1"})
+        self.source: WeightsSource = source_of(artifact, "the run run_1", {"run": "run_1"})
         self.files = {"source": blobs.local(artifact.sha256, folder), "weights": self.result.files["weights"]}
         self.weights = weights_file.read(self.files["weights"])
 

@@ -20,6 +20,13 @@ export const useDataset = (ref: string | null): UseQueryResult<DatasetDetail> =>
     enabled: ref !== null && ref !== "",
   });
 
+/** The versions of a name that the caller can read, the newest first. */
+export const useVersions = (name: string): UseQueryResult<DatasetInfo[]> =>
+  useQuery({
+    queryKey: ["datasets", "versions", name],
+    queryFn: async ({ signal }) => (await get<DatasetPage>(ROOT, { name, limit: 500 }, signal)).items,
+  });
+
 const PROFILED = 100; // columns of an answer, the most that the server gives
 
 /** The profiles of columns by their names; of a wide table, those at some places and their neighbours. */

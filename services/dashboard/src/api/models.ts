@@ -1,7 +1,8 @@
 import { keepPreviousData, useInfiniteQuery, useQuery, type UseQueryResult } from "@tanstack/react-query";
 import { call, del, get, patch, post, put, seg, ApiError, problemOf } from "./client";
 import { newId } from "./newId";
-import type { DecisionDetail, LabelInfo, ModelDetail, ModelHistory, ModelPage, PredictionRequest, RunInfo } from "./types";
+import { isLive } from "./runs";
+import type { DecisionDetail, ExportFormat, ExportInfo, LabelInfo, ModelDetail, ModelHistory, ModelPage, PredictionRequest, RunInfo } from "./types";
 
 const ROOT = "/api/v1/models";
 
@@ -144,3 +145,19 @@ export interface Explanation {
 
 export const explain = (name: string, version: number | null, row: unknown, signal?: AbortSignal): Promise<Explanation> =>
   call<Explanation>("POST", predictPath(name, version, "explain"), { body: { instances: [row] }, signal });
+
+const exportsOf = (name: string, version: number): string => `${ROOT}/${seg(name)}/versions/${version}/exports`;
+
+/** The newest export of each format; asked again while one is being made. */
+export const useExports = (name: string, version: number): UseQueryResult<ExportInfo[]> =>
+  useQuery({
+    queryKey: ["exports", name, version],
+    queryFn: ({ signal }) => get<ExportInfo[]>(exportsOf(name, version), undefined, signal),
+    refetchInterval: (query) => (query.state.data?.some(isLive) ? 1500 : false),
+    retry: false,
+  });
+
+/** Have a worker make an export; one that exists is not made again. */
+export const makeExport = (name: string, version: number, format: ExportFormat): Promise<RunInfo> => post<RunInfo>(exportsOf(name, version), { format });
+
+export const exportFile = (name: string, version: number, format: ExportFormat): string => `${exportsOf(name, version)}/${seg(format)}`;

@@ -2,7 +2,7 @@ import { keepPreviousData, useInfiniteQuery, useQuery, type UseQueryResult } fro
 import type { EpochRow } from "../charts/curves";
 import { ApiError, call, get, patch, post, seg } from "./client";
 import { newId } from "./newId";
-import type { BulkOutcome, IdPage, LayerSeries, RunDetail, RunInfo, RunPage, Validation } from "./types";
+import type { BulkOutcome, IdPage, LayerSeries, RowWalk, RunDetail, RunInfo, RunPage, Validation } from "./types";
 
 const ROOT = "/api/v1/runs";
 
@@ -15,6 +15,7 @@ export interface RunFilter {
   state?: string;
   model?: string;
   dataset?: string;
+  dataset_id?: string;
   playground?: string;
 }
 
@@ -85,6 +86,16 @@ export const useRunDetails = (ids: readonly string[]): UseQueryResult<RunDetail[
     enabled: ids.length > 0,
     placeholderData: keepPreviousData,
     refetchInterval: (query) => (query.state.data?.some(isLive) ? 2000 : false),
+  });
+
+/** A row and the weights of a small network. */
+export const useWalk = (id: string, row: number): UseQueryResult<RowWalk> =>
+  useQuery({
+    queryKey: ["walk", id, row],
+    queryFn: ({ signal }) => get<RowWalk>(`${ROOT}/${seg(id)}/walk`, { row }, signal),
+    staleTime: Number.POSITIVE_INFINITY,
+    placeholderData: keepPreviousData,
+    retry: false,
   });
 
 export const useRun = (id: string): UseQueryResult<RunDetail> =>

@@ -1036,6 +1036,28 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/runs/{run_id}/walk": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get a row and a small network's weights
+         * @description The encoded row, its target, and the kept network's weights, for a forward and a backward pass by hand.
+         *
+         *     Of one network of Dense layers that is small enough to draw, with one target and a loss of the usual kinds.
+         */
+        get: operations["get_walk_api_v1_runs__run_id__walk_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/models": {
         parameters: {
             query?: never;
@@ -6368,6 +6390,76 @@ export interface components {
              * @description Cumulative latency histogram, as in Prometheus
              */
             buckets: components["schemas"]["Bucket"][];
+        };
+        /**
+         * Walk
+         * @description A row as the network reads it, and the network: enough to go through a step of training by hand.
+         */
+        Walk: {
+            /** Row */
+            row: number;
+            /**
+             * Rows
+             * @description Of the dataset
+             */
+            rows: number;
+            /** Inputs */
+            inputs: components["schemas"]["WalkValue"][];
+            /** Layers */
+            layers: components["schemas"]["WalkLayer"][];
+            /**
+             * Target
+             * @description One number for each unit of the output
+             */
+            target: number[];
+            /** Target Name */
+            target_name: string;
+            /** Labels */
+            labels: string[] | null;
+            /**
+             * Loss
+             * @enum {string}
+             */
+            loss: "binary" | "categorical" | "squared";
+            /**
+             * Learning Rate
+             * @description The optimizer's; null where it follows a schedule
+             */
+            learning_rate: number | null;
+        };
+        /**
+         * WalkLayer
+         * @description A Dense layer of the kept network.
+         */
+        WalkLayer: {
+            /** Name */
+            name: string;
+            /** Activation */
+            activation: string;
+            /**
+             * Kernel
+             * @description By input, then by unit
+             */
+            kernel: number[][];
+            /** Bias */
+            bias: number[];
+            /**
+             * L1
+             * @description Its kernel's penalty: l1 * sum of magnitudes + l2 * sum of squares
+             */
+            l1: number;
+            /** L2 */
+            l2: number;
+        };
+        /**
+         * WalkValue
+         * @description One of the network's inputs for a row.
+         */
+        WalkValue: {
+            /** Name */
+            name: string;
+            /** Value */
+            value: number;
         };
         /**
          * WebhookInfo
@@ -13036,6 +13128,103 @@ export interface operations {
             };
             /** @description No such resource, or none that this key can read */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The request is invalid; `errors` lists the problems */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A quota or rate limit is exhausted; see `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A dependency of this server is unavailable; try again */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_walk_api_v1_runs__run_id__walk_get: {
+        parameters: {
+            query?: {
+                /** @description A row of the run's dataset, from 1 */
+                row?: number;
+            };
+            header?: never;
+            path: {
+                run_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Walk"];
+                };
+            };
+            /** @description The request cannot be parsed */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No valid key */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key lacks the scope, or the resource belongs to another owner */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No such resource, or none that this key can read */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The request conflicts with the current state */
+            409: {
                 headers: {
                     [name: string]: unknown;
                 };

@@ -2,7 +2,7 @@ import { memo, useCallback, useLayoutEffect, useMemo, useRef, useState } from "r
 import { FieldMap } from "../charts/FieldMap";
 import { number } from "../format";
 import { useText } from "../i18n";
-import { placeOf, sizesOf, toned, type Feature, type Form, FEATURES, type Plane } from "../spec/tinynet";
+import { placeOf, sizesOf, toned, type Feature, type Form, FEATURES, type Plane, type Squash } from "../spec/tinynet";
 import { NumberInput } from "./basics";
 import { FEATURE_NAMES } from "./featureNames";
 
@@ -20,17 +20,20 @@ export interface Wire {
   to: number;
 }
 
-/** A unit whose map is shown enlarged. */
+/** Outputs over the plane of every layer's units, the output layer last. */
+export type Maps = readonly (readonly Float32Array[])[];
+
+/** A unit whose map is shown enlarged; while the network learns, its map is a new one at each epoch. */
 export interface HoveredUnit {
   name: string;
-  values: Float32Array;
+  of: (maps: Maps | null, plane: Plane) => Float32Array | undefined;
 }
 
 interface Props {
   form: Form;
   plane: Plane;
-  /** Outputs over the plane of every layer's units, the output layer last; null while there is no network. */
-  maps: readonly (readonly Float32Array[])[] | null;
+  /** Null while there is no network. */
+  maps: Maps | null;
   weights: ArrayLike<number> | null;
   onFeature: ((feature: Feature, on: boolean) => void) | null;
   onEdit: ((place: number, value: number) => void) | null;
@@ -85,7 +88,7 @@ export function PlayNetwork({ form, plane, maps, weights, onFeature, onEdit, onH
               aria-pressed={on}
               disabled={onFeature === null || (on && form.features.length === 1)}
               onClick={() => onFeature?.(feature, !on)}
-              onPointerEnter={() => onHover({ name: FEATURE_NAMES[feature], values: toned(plane.feature(feature), "linear") })}
+              onPointerEnter={() => onHover({ name: FEATURE_NAMES[feature], of: (_, plane) => toned(plane.feature(feature), "linear") })}
               onPointerLeave={() => onHover(null)}
             >
               <span className="name">{FEATURE_NAMES[feature]}</span>
@@ -100,7 +103,7 @@ export function PlayNetwork({ form, plane, maps, weights, onFeature, onEdit, onH
             const name = layer === sizes.length - 1 ? t("play.output") : t("play.unit", { unit: unit + 1, layer: layer + 1 });
             const bias = { layer, from: null, to: unit };
             return (
-              <div key={`${layer}.${unit}`} className="node" style={{ left: place.x, top: place.y }} onPointerEnter={() => shades && onHover({ name, values: shades })} onPointerLeave={() => onHover(null)}>
+              <div key={`${layer}.${unit}`} className="node" style={{ left: place.x, top: place.y }} onPointerEnter={() => onHover({ name, of: (now) => tonedUnit(now, layer, unit, toning(layer)) })} onPointerLeave={() => onHover(null)}>
                 <FieldMap label={name} values={shades} size={NODE} />
                 {weights !== null && (
                   <span
@@ -156,6 +159,12 @@ interface Places {
   features: Spot[];
   units: Spot[][];
   wires: { wire: Wire; path: string; middle: Spot }[];
+}
+
+/** A unit's map in shades; none where the network has no such unit any more. */
+function tonedUnit(maps: Maps | null, layer: number, unit: number, squash: Squash): Float32Array | undefined {
+  const values = maps?.[layer]?.[unit];
+  return values && toned(values, squash);
 }
 
 /** Lay the nodes out: features on the left, the output on the right, each column centred vertically. */

@@ -10,7 +10,6 @@ import type { Training } from "../spec/usePlayground";
 import type { Points } from "../spec/usePoints";
 import { Card, Check, Notice, Segment } from "./basics";
 import { PLANE } from "./PlayData";
-import type { HoveredUnit } from "./PlayNetwork";
 
 const EVERY = 12; // epochs between two drawings of the curves
 const MOST_DRAWN = 600; // epochs: more than the chart has pixels
@@ -23,7 +22,8 @@ interface Props {
   points: Points;
   training: Training;
   output: Float32Array | null;
-  hovered: HoveredUnit | null;
+  /** A unit that the pointer is on. */
+  enlarged: { name: string; values: Float32Array } | null;
 }
 
 const Seek = memo(function Seek({ trained, epoch, seek }: { trained: number; epoch: number; seek: (epoch: number) => void }) {
@@ -48,18 +48,18 @@ const Choices = memo(function Choices({ view, setView, regression }: Pick<Props,
 });
 
 /** The network's output over the plane, its losses, and their curves. */
-export function PlayOutput({ controls, view, setView, form, points, training, output, hovered }: Props) {
+export function PlayOutput({ controls, view, setView, form, points, training, output, enlarged }: Props) {
   const t = useText();
   const { epoch, trained, losses, playing } = training;
   const regression = isRegression(controls);
   // While it plays, the curves are drawn every few epochs: a frame has sixteen milliseconds.
   const drawnTo = playing ? trained - (trained % EVERY) : trained;
   const grid = useMemo(() => {
-    const values = hovered?.values ?? (output && toned(output, form.output));
+    const values = enlarged?.values ?? (output && toned(output, form.output));
     if (!values) return null;
     const side = Math.sqrt(values.length);
     return Array.from({ length: side }, (_, row) => values.subarray(row * side, (row + 1) * side));
-  }, [hovered, output, form.output]);
+  }, [enlarged, output, form.output]);
   const drawn = useMemo(() => [...points.train, ...(view.test ? points.test : [])], [points.train, points.test, view.test]);
   const { x, curves } = useMemo(() => {
     const every = playing ? Math.ceil(drawnTo / MOST_DRAWN) : 1; // every epoch once it rests: no spike is hidden
@@ -78,7 +78,7 @@ export function PlayOutput({ controls, view, setView, form, points, training, ou
   const marks = useMemo(() => (epoch > 0 && !playing ? [{ x: epoch, label: "" }] : []), [epoch, playing]);
   const at = losses[epoch - 1];
   return (
-    <Card title={hovered?.name ?? t("play.output")}>
+    <Card title={enlarged?.name ?? t("play.output")}>
       <div className="stack">
         <div className="row between">
           <div className="stat">
@@ -91,7 +91,7 @@ export function PlayOutput({ controls, view, setView, form, points, training, ou
           </div>
         </div>
         {at && !Number.isFinite(at.train) && <Notice tone="bad">{t("play.diverged", { epoch })}</Notice>}
-        <HeatMap label={hovered?.name ?? t("play.surface")} grid={grid} points={drawn} x={PLANE} y={PLANE} size={300} discrete={view.discrete && !regression && hovered === null} />
+        <HeatMap label={enlarged?.name ?? t("play.surface")} grid={grid} points={drawn} x={PLANE} y={PLANE} size={300} discrete={view.discrete && !regression && enlarged === null} />
         <span className="small faint" data-testid="surface">
           {epoch === 0 ? t("play.start") : t("play.weights.epoch", { epoch })}
         </span>

@@ -8,6 +8,7 @@ import { number, percent } from "../format";
 import { useText, type Key } from "../i18n";
 import { useInAddress } from "../state/address";
 import { Card, Empty, Loading, Scroll, Select } from "./basics";
+import { RunWalk } from "./RunWalk";
 
 interface LayerRow {
   name: string;
@@ -94,6 +95,7 @@ export function RunLayers({ run }: { run: RunDetail }) {
           </table>
         </Scroll>
       </Card>
+      {run.state === "succeeded" && <RunWalk run={run} />}
     </div>
   );
 }

@@ -133,6 +133,7 @@ export const learningEn = {
   "lesson.start": "Start from a lesson…",
   "lesson.vanishing": "Vanishing gradients",
   "lesson.vanishing.text": "Eight sigmoid layers: watch the first ones learn nothing.",
+  "walk.run": "The kept network on one row of its table, without dropout; the update is one step of plain gradient descent.",
   "lineage.change": "Change",
   "lineage.data": "Where its data come from",
   "lineage.mean": "Mean validation loss (seeds)",

@@ -135,6 +135,7 @@ export const learningZh: Record<keyof typeof learningEn, string> = {
   "lesson.start": "從範例課程開始…",
   "lesson.vanishing": "梯度消失",
   "lesson.vanishing.text": "八個 sigmoid 層：觀察前幾層如何學不到東西。",
+  "walk.run": "以資料表的一列逐步檢視保留的神經網路（不含 dropout）；更新為一步普通的梯度下降。",
   "lineage.change": "修改",
   "lineage.data": "資料來源",
   "lineage.mean": "平均驗證損失（種子數）",

@@ -7,6 +7,7 @@ import { Bars } from "../charts/small";
 import { Button, Card, ErrorView, Loading, Notice, ProblemLine, Scroll, Select, Stat } from "../components/basics";
 import { AT_ONCE, useColumnWindow } from "../components/ColumnWindow";
 import { Columns } from "../components/DatasetColumns";
+import { DatasetHistory } from "../components/DatasetHistory";
 import { AddressTabs } from "../components/dialogs";
 import { PredictedBy } from "../components/PredictedBy";
 import { DatasetSharing } from "../components/Sharing";
@@ -100,6 +101,7 @@ export default function DatasetPage() {
           { id: "columns", title: t("columns"), content: () => <Columns dataset={data} /> },
           { id: "rows", title: t("rows"), content: () => <Rows reference={ref} /> },
           { id: "relations", title: t("relations"), content: () => <RelationsTab dataset={data} reference={ref} /> },
+          { id: "history", title: t("history.tab"), content: () => <DatasetHistory dataset={data} /> },
         ]}
       />
     </div>

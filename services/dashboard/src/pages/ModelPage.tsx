@@ -12,6 +12,7 @@ import { TryIt } from "../components/TryIt";
 import { Decisions } from "../components/ThresholdPanel";
 import { PredictTableButton } from "../components/PredictTable";
 import { MetricDifference } from "../components/MetricDifference";
+import { ModelExports } from "../components/ModelExports";
 import { ModelLive } from "../components/ModelLive";
 import { ModelRollout } from "../components/ModelRollout";
 import { ago, bytes, moment, number } from "../format";
@@ -197,6 +198,7 @@ function Versions({ model }: { model: ModelDetail }) {
         </Scroll>
       </Card>
       {open !== null && <VersionDetail name={model.name} version={open} />}
+      {open !== null && <ModelExports key={open} name={model.name} version={open} />}
       {open !== null && <Decisions name={model.name} version={open} />}
       <Confirm
         open={move !== null}

@@ -4,7 +4,7 @@ import { Button, Card, Check, ErrorView, Select } from "../components/basics";
 import { Icon } from "../components/icons";
 import { PlayData, type PanelProps } from "../components/PlayData";
 import { PlayNetwork, rounded, type HoveredUnit } from "../components/PlayNetwork";
-import { RowWalk } from "../components/play/RowWalk";
+import { PointWalk } from "../components/play/PointWalk";
 import { PlayOutput } from "../components/PlayOutput";
 import { WeightTable } from "../components/WeightTable";
 import { number } from "../format";
@@ -80,6 +80,10 @@ export default function Playground() {
   const penalty = useMemo(() => ({ kind: controls.regularizer, strength: controls.strength }), [controls.regularizer, controls.strength]);
   const spec = useMemo(() => (points.ref ? write(specOf(controls, points.ref)) : null), [controls, points.ref]);
   const [hovered, setHovered] = useState<HoveredUnit | null>(null);
+  const enlarged = useMemo(() => {
+    const values = hovered?.of(maps, plane);
+    return hovered && values ? { name: hovered.name, values } : null;
+  }, [hovered, maps, plane]);
   const edit = (place: number, value: number) => set({ start: Array.from(weights, (own, index) => (index === place ? value : rounded(own))) });
   const reset = useCallback(() => {
     const { controls, view, put } = now.current;
@@ -117,10 +121,10 @@ export default function Playground() {
             {weights.length > 0 && !view.hide.includes("weights") && <WeightTable form={form} weights={weights} onEdit={edit} />}
           </div>
         </Card>
-        <PlayOutput controls={controls} view={view} setView={setView} form={form} points={points} training={training} output={maps?.at(-1)?.[0] ?? null} hovered={hovered} />
+        <PlayOutput controls={controls} view={view} setView={setView} form={form} points={points} training={training} output={maps?.at(-1)?.[0] ?? null} enlarged={enlarged} />
       </div>
       {weights.length > 0 && !playing && (
-        <RowWalk form={form} weights={weights} rows={points.rows.train} rate={controls.rate} penalty={penalty} onApply={view.hide.includes("weights") ? null : (next) => set({ start: next.map(rounded) })} />
+        <PointWalk form={form} weights={weights} rows={points.rows.train} rate={controls.rate} penalty={penalty} onApply={view.hide.includes("weights") ? null : (next) => set({ start: next.map(rounded) })} />
       )}
       <Hiding view={view} setView={setView} spec={spec} />
     </div>

@@ -1,18 +1,26 @@
 import { useMemo, useState, type ReactNode } from "react";
 import { number } from "../../format";
 import { useText } from "../../i18n";
-import { sizesOf, type Form } from "../../spec/tinynet";
-import type { Penalty, Row } from "../../spec/trainer";
-import { updatedOf, walkOf, type UnitWalk, type Walk } from "../../spec/walk";
+import { updatedOf, walkOf, type Net, type UnitWalk, type Walk } from "../../spec/walk";
 import { Button, Card, NumberInput, Scroll } from "../basics";
-import { FEATURE_NAMES } from "../featureNames";
+
+/** A row as the network reads it, and what is said of it. */
+export interface WalkedRow {
+  inputs: readonly number[];
+  target: readonly number[];
+  text: string;
+}
 
 interface Props {
-  form: Form;
-  weights: ArrayLike<number>;
-  rows: readonly Row[];
+  net: Net;
+  /** The inputs' names. */
+  names: readonly string[];
+  /** Null while it is being read. */
+  row: WalkedRow | null;
+  rows: number;
+  place: number;
+  onPlace: (place: number) => void;
   rate: number;
-  penalty: Penalty;
   /** Null where weights may not be edited. */
   onApply: ((weights: number[]) => void) | null;
 }
@@ -29,23 +37,22 @@ const short = (value: number): string => number(value, 3);
 const factor = (value: number): string => (value < 0 ? `(${short(value)})` : short(value));
 
 /** One row, step by step: forward with the numbers on the edges, the loss, each factor of the chain rule, the update. */
-export function RowWalk({ form, weights, rows, rate, penalty, onApply }: Props) {
+export function RowWalk({ net, names, row, rows, place, onPlace, rate, onApply }: Props) {
   const t = useText();
-  const [place, setPlace] = useState(1);
   const [at, setAt] = useState(0);
   const [focus, setFocus] = useState(0);
-  const row = rows[Math.min(Math.max(1, place), rows.length) - 1];
+  const depth = net.layers.length;
   const steps = useMemo<Step[]>(() => {
-    const layers = sizesOf(form).map((_, layer) => layer);
-    return [{ phase: "inputs", layer: -1 }, ...layers.map((layer) => ({ phase: "forward" as const, layer })), { phase: "loss", layer: layers.length - 1 }, ...[...layers].reverse().map((layer) => ({ phase: "backward" as const, layer })), { phase: "update", layer: layers.length - 1 }];
-  }, [form]);
-  const walk = useMemo(() => (row ? walkOf(form, weights, row, rate, penalty) : null), [form, weights, row, rate, penalty]);
+    const layers = Array.from({ length: depth }, (_, layer) => layer);
+    return [{ phase: "inputs", layer: -1 }, ...layers.map((layer) => ({ phase: "forward" as const, layer })), { phase: "loss", layer: depth - 1 }, ...[...layers].reverse().map((layer) => ({ phase: "backward" as const, layer })), { phase: "update", layer: depth - 1 }];
+  }, [depth]);
+  const walk = useMemo(() => (row ? walkOf(net, row.inputs, row.target, rate) : null), [net, row, rate]);
   const step = steps[Math.min(at, steps.length - 1)];
   if (!walk || !row || !step) return null;
   const units = walk.layers[step.layer] ?? [];
   const chosen = Math.min(focus, Math.max(0, units.length - 1));
   const unit = units[chosen];
-  const title = step.phase === "forward" || step.phase === "backward" ? t(`walk.${step.phase}`, { layer: layerName(step.layer, form, t) }) : t(`walk.${step.phase}`);
+  const title = step.phase === "forward" || step.phase === "backward" ? t(`walk.${step.phase}`, { layer: layerName(step.layer, depth, t) }) : t(`walk.${step.phase}`);
   return (
     <Card
       title={t("walk.title")}
@@ -53,7 +60,7 @@ export function RowWalk({ form, weights, rows, rate, penalty, onApply }: Props) 
         <>
           <span className="small muted">{t("walk.row")}</span>
           <span className="walk-row">
-            <NumberInput small label={t("walk.row")} value={place} onChange={(next) => next !== null && setPlace(Math.round(Math.min(Math.max(1, next), rows.length)))} />
+            <NumberInput small label={t("walk.row")} value={place} onChange={(next) => next !== null && onPlace(Math.round(Math.min(Math.max(1, next), rows)))} />
           </span>
           <Button small disabled={at === 0} onPress={() => setAt(at - 1)}>
             {t("walk.back")}
@@ -69,14 +76,12 @@ export function RowWalk({ form, weights, rows, rate, penalty, onApply }: Props) 
           <h3>
             {Math.min(at, steps.length - 1) + 1}/{steps.length} · {title}
           </h3>
-          <span className="small muted num">
-            {t("walk.about", { x: short(row.x), y: short(row.y), target: short(row.target) })}
-          </span>
+          <span className="small muted num break">{row.text}</span>
         </div>
         <Scroll label={t("walk.title")}>
-          <Drawing form={form} walk={walk} step={step} chosen={chosen} onChoose={setFocus} />
+          <Drawing names={names} walk={walk} step={step} chosen={chosen} onChoose={setFocus} />
         </Scroll>
-        <div className="walk-text num">{unit ? <Explanation form={form} walk={walk} step={step} unit={unit} index={chosen} rate={rate} /> : <p>{t("walk.inputs.text")}</p>}</div>
+        <div className="walk-text num">{unit ? <Explanation net={net} names={names} walk={walk} step={step} unit={unit} index={chosen} rate={rate} /> : <p>{t("walk.inputs.text")}</p>}</div>
         {step.phase === "update" && onApply !== null && (
           <div className="row">
             <Button
@@ -95,10 +100,11 @@ export function RowWalk({ form, weights, rows, rate, penalty, onApply }: Props) 
   );
 }
 
-const layerName = (layer: number, form: Form, t: ReturnType<typeof useText>): string => (layer === form.layers.length ? t("play.output") : t("play.layer", { n: layer + 1 }));
+const layerName = (layer: number, depth: number, t: ReturnType<typeof useText>): string => (layer === depth - 1 ? t("play.output") : t("play.layer", { n: layer + 1 }));
 
 interface ExplanationProps {
-  form: Form;
+  net: Net;
+  names: readonly string[];
   walk: Walk;
   step: Step;
   unit: UnitWalk;
@@ -106,12 +112,14 @@ interface ExplanationProps {
   rate: number;
 }
 
-function Explanation({ form, walk, step, unit, index, rate }: ExplanationProps): ReactNode {
+function Explanation({ net, names, walk, step, unit, index, rate }: ExplanationProps): ReactNode {
   const t = useText();
-  const output = step.layer === form.layers.length;
-  const kind = output ? form.output : form.activation;
-  const name = output ? t("play.output") : t("play.unit", { unit: index + 1, layer: step.layer + 1 });
-  const from = (place: number) => (step.layer === 0 ? FEATURE_NAMES[form.features[place] ?? "x1"] : `a${place + 1}`);
+  const output = step.layer === net.layers.length - 1;
+  const kind = net.layers[step.layer]?.activation ?? "linear";
+  const several = (walk.layers.at(-1)?.length ?? 1) > 1;
+  const name = output ? `${t("play.output")}${several ? ` ${index + 1}` : ""}` : t("play.unit", { unit: index + 1, layer: step.layer + 1 });
+  const from = (place: number) => (step.layer === 0 ? names[place] : `a${place + 1}`);
+  const target = walk.target[index] ?? 0;
   switch (step.phase) {
     case "inputs":
       return null;
@@ -127,18 +135,16 @@ function Explanation({ form, walk, step, unit, index, rate }: ExplanationProps):
         </>
       );
     case "loss":
-      return form.output === "sigmoid" ? (
-        <p>
-          L = −ln({walk.target === 1 ? "p" : "1 − p"}) = −ln({short(walk.target === 1 ? unit.a : 1 - unit.a)}) = <strong>{short(walk.loss)}</strong>
-        </p>
-      ) : (
-        <p>
-          L = (a − y)² = ({short(unit.a)} − {short(walk.target)})² = <strong>{short(walk.loss)}</strong>
-        </p>
-      );
+      return <Loss net={net} walk={walk} unit={unit} index={index} />;
     case "backward":
       return (
         <>
+          {kind === "softmax" ? (
+          <p>
+            {name}: ∂L/∂z = p − y = {short(unit.a)} − {short(target)} = <strong>{short(unit.delta)}</strong>
+          </p>
+          ) : (
+          <>
           <p>
             {name}: ∂L/∂a = {output ? "" : `${(walk.layers[step.layer + 1] ?? []).map((next) => `${short(next.delta)}·${factor(next.terms[index]?.weight ?? 0)}`).join(" + ")} = `}
             {short(unit.byOutput)}, ∂a/∂z = {kind}′({short(unit.z)}) = {short(unit.slope)}
@@ -146,6 +152,8 @@ function Explanation({ form, walk, step, unit, index, rate }: ExplanationProps):
           <p>
             ∂L/∂z = {short(unit.byOutput)} · {factor(unit.slope)} = <strong>{short(unit.delta)}</strong>
           </p>
+          </>
+          )}
           {unit.terms.map((term, place) => (
             <p key={place}>
               ∂L/∂w({from(place)}) = {short(unit.delta)} · {factor(term.input)} = <strong>{short(unit.delta * term.input)}</strong>
@@ -174,8 +182,39 @@ function Explanation({ form, walk, step, unit, index, rate }: ExplanationProps):
   }
 }
 
+/** The row's loss, written out. */
+function Loss({ net, walk, unit, index }: { net: Net; walk: Walk; unit: UnitWalk; index: number }) {
+  const output = walk.layers.at(-1) ?? [];
+  const likely = walk.target.indexOf(1);
+  const target = walk.target[index] ?? 0;
+  const total = <strong>{short(walk.loss)}</strong>;
+  if (net.loss === "categorical") {
+    return (
+      <p>
+        L = −ln(p{likely + 1}) = −ln({short(output[likely]?.a ?? 0)}) = {total}
+      </p>
+    );
+  }
+  if (net.loss === "binary") {
+    return (
+      <p>
+        L = −ln({target === 1 ? "p" : "1 − p"}) = −ln({short(target === 1 ? unit.a : 1 - unit.a)}) = {total}
+      </p>
+    );
+  }
+  return output.length === 1 ? (
+    <p>
+      L = (a − y)² = ({short(unit.a)} − {factor(target)})² = {total}
+    </p>
+  ) : (
+    <p>
+      L = ({output.map((one, place) => `(${short(one.a)} − ${factor(walk.target[place] ?? 0)})²`).join(" + ")}) / {output.length} = {total}
+    </p>
+  );
+}
+
 interface DrawingProps {
-  form: Form;
+  names: readonly string[];
   walk: Walk;
   step: Step;
   chosen: number;
@@ -185,9 +224,9 @@ interface DrawingProps {
 const [COLUMN, LINE, RADIUS] = [150, 54, 21];
 
 /** The network with this row's numbers; the edges into the chosen unit carry theirs. */
-function Drawing({ form, walk, step, chosen, onChoose }: DrawingProps) {
+function Drawing({ names, walk, step, chosen, onChoose }: DrawingProps) {
   const t = useText();
-  const columns = [walk.inputs.length, ...sizesOf(form)];
+  const columns = [walk.inputs.length, ...walk.layers.map((units) => units.length)];
   const height = Math.max(...columns) * LINE + 24;
   const x = (column: number) => 50 + column * COLUMN;
   const y = (column: number, place: number) => height / 2 + (place - ((columns[column] ?? 1) - 1) / 2) * LINE;
@@ -221,7 +260,7 @@ function Drawing({ form, walk, step, chosen, onChoose }: DrawingProps) {
             {short(value)}
           </text>
           <text x={x(0) - RADIUS - 4} y={y(0, place) + 4} textAnchor="end" className="faint">
-            {FEATURE_NAMES[form.features[place] ?? "x1"]}
+            {names[place]}
           </text>
         </g>
       ))}
