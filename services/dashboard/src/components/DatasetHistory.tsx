@@ -105,8 +105,8 @@ function Changes({ changes }: { changes: readonly ColumnChange[] }) {
             <tr>
               <th scope="col">{t("column")}</th>
               <th scope="col">{t("history.what")}</th>
-              <th scope="col">{t("history.before")}</th>
-              <th scope="col">{t("history.after")}</th>
+              <th scope="col" className="num">{t("history.before")}</th>
+              <th scope="col" className="num">{t("history.after")}</th>
             </tr>
           </thead>
           <tbody>

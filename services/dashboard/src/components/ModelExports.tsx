@@ -60,12 +60,12 @@ function Format({ name, version, format, made }: Props) {
   const difference = made?.parity?.max_rel;
   return (
     <tr>
-      <th scope="row">
-        {t(`export.${format}`)}
+      <td>
+        <strong>{t(`export.${format}`)}</strong>
         <div className="small muted">{t(`export.${format}.text`)}</div>
         {refusal !== null && <ErrorView error={refusal} />}
         {made?.state === "failed" && <div className="small">{say(String(made.error?.detail ?? ""))}</div>}
-      </th>
+      </td>
       <td>
         {made && made.state !== "succeeded" && (
           <Link to={`/runs/${encodeURIComponent(made.run_id)}`}>

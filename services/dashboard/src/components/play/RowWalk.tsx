@@ -222,13 +222,17 @@ interface DrawingProps {
 }
 
 const [COLUMN, LINE, RADIUS] = [150, 54, 21];
+const [LETTER, MOST_LETTERS] = [7, 24]; // of the inputs' names
+
+const shortened = (name: string): string => (name.length > MOST_LETTERS ? `${name.slice(0, MOST_LETTERS - 1)}…` : name);
 
 /** The network with this row's numbers; the edges into the chosen unit carry theirs. */
 function Drawing({ names, walk, step, chosen, onChoose }: DrawingProps) {
   const t = useText();
   const columns = [walk.inputs.length, ...walk.layers.map((units) => units.length)];
   const height = Math.max(...columns) * LINE + 24;
-  const x = (column: number) => 50 + column * COLUMN;
+  const left = Math.max(50, RADIUS + 8 + LETTER * Math.max(...names.map((name) => shortened(name).length)));
+  const x = (column: number) => left + column * COLUMN;
   const y = (column: number, place: number) => height / 2 + (place - ((columns[column] ?? 1) - 1) / 2) * LINE;
   const known = (layer: number) => step.phase !== "inputs" && (step.phase !== "forward" || layer <= step.layer);
   const isBack = step.phase === "backward";
@@ -260,7 +264,7 @@ function Drawing({ names, walk, step, chosen, onChoose }: DrawingProps) {
             {short(value)}
           </text>
           <text x={x(0) - RADIUS - 4} y={y(0, place) + 4} textAnchor="end" className="faint">
-            {names[place]}
+            {shortened(names[place] ?? "")}
           </text>
         </g>
       ))}
