@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Literal
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from fitserve.data_model import DataModel
 from fitserve.errors import NotFound
@@ -65,6 +65,9 @@ class DatasetFacts(DataModel):
     sha256: str
     rows: int
     columns: tuple[ColumnFacts, ...]
+    csv: dict[str, str] = Field(
+        default_factory=dict
+    )  # the delimiter, quote and escape sign of its file, as `source` has them
 
     @cached_property
     def by_name(self) -> dict[str, ColumnFacts]:

@@ -167,8 +167,12 @@ def note_unread_numbers(name: str, texts: pa.Array, evidence: NumberEvidence | N
         return []
     if evidence.behind == evidence.numbers:
         return []
-    with_units = evidence.units and evidence.numbers >= SHARE * evidence.texts
-    if with_units and (units := list(_note_unread_units(name, texts, evidence))):
+    if evidence.triangles and evidence.triangles == evidence.numbers:
+        message = f"{name!r} is left as text: its values are numbers behind triangles, which mean rises or a minus."
+        why, option = f"such as {texts[0].as_py().strip()}", f"kinds.{name}=numeric"
+        return [Notice(code="number_like_text", message=message, column=name, evidence=why, option=option)]
+    units = list(_note_unread_units(name, texts, evidence)) if evidence.units else []
+    if units and evidence.numbers >= SHARE * evidence.texts:
         return units
     if evidence.bare < MOSTLY * evidence.texts:
         return []
@@ -181,6 +185,15 @@ def note_unread_numbers(name: str, texts: pa.Array, evidence: NumberEvidence | N
         values = len(texts) if may_be_missing(odd.strip()) else evidence.texts
         return [note_odd_values(name, "float64", odd, evidence.bare, values)]
     return [Notice(code="some_are_numbers", message=message, column=name, evidence=why, option=option)]
+
+
+def note_some_amounts(name: str, texts: pa.Array, evidence: NumberEvidence | None) -> Notice | None:
+    """Note a text column of which at least half are numbers with units that all values could have."""
+    if evidence is None or not evidence.units or not evidence.odd or evidence.numbers < HALF * evidence.texts:
+        return None
+    if not any(_note_unread_units(name, texts, evidence)):
+        return None
+    return note_odd_values(name, "float64", evidence.odd, evidence.numbers, evidence.texts)
 
 
 def _note_unread_units(name: str, texts: pa.Array, evidence: NumberEvidence) -> Iterable[Notice]:

@@ -22,6 +22,7 @@ from fitserve.wire.notices import Notice
 COMPACT = {
     1900_01: "months written 202401",
     1900_01_01: "dates written 20240131",
+    1900_01_01_00: "hours written 2024013123",
     1900_01_01_0000: "times written 202401312359",
     1900_01_01_000000: "times written 20240131235959",
 }
@@ -39,7 +40,7 @@ FEWEST_DATES = 4  # eight digits of fewer values may be dates by chance
 SMALLEST_EPOCH = 1e8  # seconds: smaller numbers are times since 1970 only where the request says so
 # A name that ends like a time's, in snake_case or camelCase, with or without a unit: created_at, eventTime, time (ms).
 _TIME_NAME = re.compile(
-    r"(?:^|[_\s.-]|(?<=[a-z])(?=[A-Z]))(?i:ts|time|timestamp|date|datetime|at|unixtime|unix|created|updated)"
+    r"(?:^|[_\s.-]|(?<=[a-z])(?=[A-Z]))(?i:ts|time|timestamp|date|datetime|datum|at|unixtime|unix|created|updated)"
     r"(?:[_\s.-]{0,2}[(\[]?(?i:s|sec|secs|seconds|ms|millis|us|micros|ns|nanos|utc|gmt)[)\]]?)?$"
 )
 _DATE_NAME = re.compile(r"(?:^|[\W_]|(?<=[a-z])(?=[A-Z]))(?i:date|datetime|datum|fecha|data)(?:$|[\W_])")
@@ -63,8 +64,10 @@ class NumbersAsTimes:
         compact = next(
             (form for first, form in COMPACT.items() if first <= low and high < first + 201 * (first // 1900)), ""
         )
-        if compact and (units or not whole or not self._all_read(ColumnFormat(time="ymd"))):
+        if compact and (not whole or not self._all_read(ColumnFormat(time="ymd"))):
             compact = ""
+        elif compact:
+            units = []  # seconds of 2030 to 2036, of which hardly one in a hundred is an hour written 2024013123
         if not units and not compact:
             return (self._early(parsed, plan) or self._mostly_dates(parsed, plan)) if whole else None
         what = " or ".join(EPOCH_UNITS[unit][0] for unit in units)

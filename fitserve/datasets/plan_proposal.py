@@ -27,6 +27,7 @@ from fitserve.datasets.column_notices import (
     note_packed_coordinates,
     note_placeholder,
     note_placeholder_date,
+    note_some_amounts,
     note_telephone_numbers,
     note_times,
     note_unread_numbers,
@@ -302,6 +303,8 @@ class ColumnSample:
         evidence = self.numbers or NumberEvidence()
         if not must and evidence.behind and evidence.behind == evidence.numbers:
             return None  # "50-", "55-", "60-" are ages from 50 on rather than a column of only negative numbers
+        if not must and evidence.triangles and evidence.triangles == evidence.numbers:
+            return None  # rises, rather than a column of only negative numbers
         if not must and len(evidence.units) > 1 and not self.stated.units:
             return None  # amounts of different currencies are not comparable
         if self.plain is not None and format.is_plain:
@@ -423,9 +426,11 @@ class ColumnSample:
             zeros = () if self.plain is None else note_leading_zeros(self.name, self.present)
             proposal = note_unread_times(self.name, self.times) or list(zeros)
             proposal = proposal or note_unread_numbers(self.name, self.present, self.numbers)
-            if not proposal and (quantities := note_quantities(self.name, self.present[:1000].to_pylist())) is not None:
-                proposal = [quantities]
-            notices += proposal
+            other = None
+            if not proposal:
+                other = note_quantities(self.name, self.present[:1000].to_pylist())
+                other = other or note_some_amounts(self.name, self.present, self.numbers)
+            notices += proposal if other is None else [other]
         return replace(plan, format=format, notices=tuple(notices))
 
 
@@ -436,8 +441,8 @@ def _counts(texts: pa.Array) -> dict[str, int]:
 
 
 def _have_odd_signs(texts: pa.Array) -> bool:
-    """Return whether a number is in accounting brackets or ends with a minus sign."""
-    return bool(pc.any(pc.match_substring_regex(texts, r"\(|-\s*$")).as_py())
+    """Return whether a number is in accounting brackets, ends with a minus sign, or has a triangle for one."""
+    return bool(pc.any(pc.match_substring_regex(texts, r"[(▲△]|-\s*$")).as_py())
 
 
 def _look_like_times(texts: Sequence[str]) -> bool:

@@ -458,6 +458,9 @@ def write_as_upload(table: pa.Table, folder: Path, name: str) -> ReceivedFile:
     return ReceivedFile(path, sha256_of(path), path.stat().st_size, f"{name}.arrow")
 
 
+CSV_SIGNS = ("delimiter", "quote", "escape")
+
+
 def facts_of(dataset: Dataset) -> DatasetFacts:
     """Return the dataset's facts, against which a spec is checked."""
     return DatasetFacts(
@@ -466,6 +469,7 @@ def facts_of(dataset: Dataset) -> DatasetFacts:
         sha256=dataset.sha256,
         rows=dataset.rows,
         columns=tuple(ColumnFacts.from_stored(column) for column in dataset.columns),
+        csv={sign: dataset.source[sign] for sign in CSV_SIGNS if dataset.source.get(sign)},
     )
 
 

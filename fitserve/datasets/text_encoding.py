@@ -35,6 +35,7 @@ _WESTERN = (
 _CENTRAL = ("ąćęłńóśźż", "áčďéěíňóřšťúůýž", "áäčďéíĺľňóôŕšťúýž", "áéíóöőúüű", "ăâîşţ", "čćđšž", "äöüßé")
 _LANGUAGES = {
     "cp1252": _WESTERN,
+    "iso8859-15": _WESTERN,
     "cp850": _WESTERN,
     "mac_roman": _WESTERN,
     "cp1250": _CENTRAL,
@@ -56,13 +57,54 @@ _WIDE = {"gb18030", "big5hkscs", "cp932", "euc_jp", "cp949"}
 _SINGLE = ("cp1253", "cp1255", "cp1256", "cp874")
 # Several of these often decode the bytes to the same text; the first one is reported.
 CANDIDATES = (
-    *("cp1252", "gb18030", "big5hkscs", "cp932", "cp949", "euc_jp", "cp1251", "koi8-r", "koi8-u", "cp866", "cp1250"),
+    *(
+        "cp1252",
+        "iso8859-15",
+        "gb18030",
+        "big5hkscs",
+        "cp932",
+        "cp949",
+        "euc_jp",
+        "cp1251",
+        "koi8-r",
+        "koi8-u",
+        "cp866",
+        "cp1250",
+    ),
     *("iso8859-2", "cp1254", "cp1253", "cp1255", "cp1256", "cp874", "cp1257", "cp1258", "mac_roman"),
     *("iso8859-5", "mac_cyrillic", "cp850", "cp852"),
 )
 # Rare nowadays: the rating must exceed the others by this much.
 _RARE = {"cp850": 0.12, "mac_roman": 0.12, "cp852": 0.15, "iso8859-5": 0.05, "mac_cyrillic": 0.05, "iso8859-2": 0.03}
 _RARE |= {"koi8-u": 0.01, "cp1257": 0.03, "cp1254": 0.01, "euc_jp": 0.01, "cp1258": 0.05}
+# The most frequent Chinese characters, simplified, and Japanese ones, with those of places and of tables' headers.
+_FREQUENT = {
+    "gb18030": frozenset(
+        "的一是在不了有和人这中大为上个国我以要他时来用们生到作地于出就分对成会可主发年动同工也能下过子说产种"
+        "面而方后多定行学法所民得经十三之进着等部度家电力里如水化高自二理起小物现实加量都两体制机当使点从业本"
+        "去把性好应开它合还因由其些然前外天政四日那社义事平形相全表间样与关各重新线内数正心反你明看原又么利比"
+        "或但质气第向道命此变条只没结解问意建月公无系军很情者最立代想已通并提直题党程展五果料象员革位入常文总"
+        "次品式活设及管特件长求老头基资边流路级少图山统接知较将组见计别她手角期根论运农指几九区强放决西被干做"
+        "必战先回则任取据处队南给色光门即保治北造百规热领七海口东导器压志世金增争济油思术极交受联认六共权收证"
+        "改清己美再采转更单风切打白教速花带安场身车例真务具万每目至达走积示议声报完类八离华名确才科张信马节话"
+        "米整空元况今集温传土许步群广石记需段研界拉林律叫究观越织装影算低持音众书布复容儿须际商非验连断深难近"
+        "矿千周委素技备半办青省列习响约支般史感劳便团往酸历市克何除消构府称太准精值号率族维划选标写存候毛亲快"
+        "效院查江型眼王按格养易置派层片始却专状育厂京识适属圆包火住调满县局照参红细引听该铁价姓备注"
+    ),
+    "euc_jp": frozenset(
+        "日一国会人年大十二本中長出三同時政事自行社見月分議後前民生連五発間対上部東者党地合市業内相方四定今回"
+        "新場金員九入選立開手米力学問高代明実円関決子動京全目表戦経通外最言氏現理調体化田当八六約主題下首意法"
+        "不来作性的要用制治度務強気小七成期公持野協取都和統以機平総加山思家話世受区領多県続進正安設保改数記院"
+        "女初北午指権心界支第産結百派点教報済書府活原先共得解名交資予川向際査勝面委告軍文反元重近千考判認画海"
+        "参売利組知案道信策集在件団別物側任引使求所次水半品昨論計死官増係感特情投示変打男基私各始島直両朝革価"
+        "式確村提運終挙果西勢減台広容必応演電歳住争談能無再位置企真流格有疑口過局少放税検藤町常校料沢裁状工建"
+        "語球営空職証土与急止送援供可役構木割聴身費付施切由説転食比難防補車優夫研収断井何南石足違消境神番規術"
+        "護展態導備宅害配副算視条幹独警宮究育席輸訪楽起万着乗店述残想線率病農州武声質念待試族象銀域助労例然早"
+        "張映限親額監環験追商葉義伝働形景落好退準賀訴辺造英被株頭技低毎医復仕去姿味負閣渡失移差衆個門写評課末"
+        "守若種美岡影命含福蔵量望松非撃佐核観察整段横型白深字答夜製票況音申様財港識注呼道埼玉奈阪神兵庫熊鹿児"
+        "崎縄徳愛媛香城栃群茨宿堺名古屋札幌仙横浜円備考番号氏区分単位合計商品顧客住所電話"
+    ),
+}
 COMPOSED = "cp1258"  # its accents are separate characters after their letters, so they are composed
 _THORN = b"\xfe"  # in Latin code pages; some files use it to separate or surround fields
 _SCRIPTS = ("LATIN", "CYRILLIC", "GREEK", "HEBREW", "ARABIC", "THAI", "CJK", "HIRAGANA", "KATAKANA", "HANGUL")
@@ -94,7 +136,10 @@ def guess(path: Path) -> tuple[Guess | None, list[Guess]]:
     if _has_thorns(path) and (read := _decoded(fields, "cp1252")) is not None:
         return Guess("cp1252", max(read[:20], key=len).strip()[:30]), []
     rated: list[_Rated] = []
+    has_euro = _has_euro(fields)
     for name in CANDIDATES:
+        if name == ("cp1252" if has_euro else "iso8859-15"):
+            continue
         texts = _decoded(fields, name)
         if texts is not None:
             rated.append((_rate(texts, name) - _RARE.get(name, 0), name, texts))
@@ -106,6 +151,15 @@ def guess(path: Path) -> tuple[Guess | None, list[Guess]]:
     best, _, texts = rated[0]
     rivals = [item for item in rated[1:] if best - item[0] < _margin(rated[0][1], item[1])]
     return (None if rivals else guesses[0]), guesses
+
+
+def _has_euro(fields: list[bytes]) -> bool:
+    """Return whether the bytes at which ISO 8859-15 differs from cp1252 read better under it: € for ¤, œ for ½."""
+    if any(0x80 <= byte < 0xA0 for field in fields for byte in field):  # cp1252 alone has characters there
+        return False
+    pairs = [(field.decode("cp1252"), field.decode("iso8859-15")) for field in fields]
+    ours, others = ([pair[at] for pair in pairs if pair[0] != pair[1]] for at in (0, 1))
+    return bool(ours) and _rate(others, "iso8859-15") > _rate(ours, "cp1252")
 
 
 def _of_distinct_texts(rated: list[_Rated]) -> list[_Rated]:
@@ -195,9 +249,18 @@ def _rate(texts: list[str], name: str) -> float:
                 total -= 0.1 * weight  # such as Spanish, of which ñ alone is another letter there
     if name == COMPOSED and not any("\u1ea0" <= letter <= "\u1ef9" for letter in letters):
         total -= 0.3 * weight  # Vietnamese has letters with two accents, or a dot below
-    if name == "euc_jp" and not any("\u3040" <= character <= "\u30ff" for text in texts for character in text):
-        total -= 0.1 * weight  # Japanese has kana; without them, these bytes are Chinese
+    if name in _FREQUENT:  # the same bytes are characters of both standards
+        beyond = "".join(character for text in texts for character in text if character > "\u3000")
+        if not any("\u3040" <= character <= "\u30ff" for character in beyond):  # with kana, it is Japanese
+            other = "euc_jp" if name == "gb18030" else "gb18030"
+            share, rival = _frequent(beyond, name), _frequent(beyond.encode(name).decode(other, "ignore"), other)
+            total += (0.2 * share - (0.1 if name == "euc_jp" or rival > share else 0.0)) * weight
     return total / weight if weight else 0.0
+
+
+def _frequent(text: str, name: str) -> float:
+    """Return the share of characters that are frequent in an encoding's language."""
+    return sum(character in _FREQUENT[name] for character in text) / max(1, len(text))
 
 
 def _rate_character(character: str, before: str, after: str, name: str) -> float:

@@ -179,10 +179,13 @@ def _digits_of_day(number: float, format: ColumnFormat) -> str | None:
 
 def _seconds_of_text(text: str, format: ColumnFormat) -> float:
     """Parse a text in the column's time format, or else as ISO 8601. Raises ValueError."""
+    bare = text.strip()
+    if format.time in ("dmy", "mdy") and len(bare) == 7 and bare.isdecimal():
+        bare = f"0{bare}"  # 1022024, as programs write 01022024 that take it for a number
     try:
-        return read_time(text, format)
+        return read_time(bare, format)
     except ValueError:
-        return as_seconds(datetime.fromisoformat(text.strip()))
+        return as_seconds(datetime.fromisoformat(bare))
 
 
 def int64_of(values: Iterable[int], count: int) -> np.ndarray:

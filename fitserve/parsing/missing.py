@@ -26,6 +26,7 @@ UNDISPUTED = tuple(word for word in MISSING if word not in DISPUTABLE)
 SOFT_MISSING = frozenset(
     (
         *(sign * count for sign in "-.*?~:_" for count in range(1, 9)),  # SAS, NASA and others fill a field's width
+        *(f".{letter}" for letter in "abcdefghijklmnopqrstuvwxyz_"),  # Stata and SAS
         *("na", "n.a.", "n.a", "n/a", "n/d", "nd", "nil", "none", "unk"),
         *("unknown", "missing", "not available", "not known", "no data", "null", "nan", "tbd", "inconnu"),
         *("(blank)", "(null)", "(none)", "(missing)", "<null>", "[null]", "1.#qnan", "1.#ind", "-1.#ind"),

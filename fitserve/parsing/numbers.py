@@ -33,6 +33,8 @@ _SIGNS: dict[str, str] = {
     "，": ",",
     "－": "-",
     "＋": "+",
+    "▲": "-",
+    "△": "-",
 }
 _BLANK: dict[str, str] = dict.fromkeys(BLANKS, " ")
 _SAME = {**str.maketrans({**_BLANK, **_SIGNS, "٫": ".", "٬": ","}), **str.maketrans(_DIGITS)}
@@ -48,6 +50,7 @@ _GROUPED = {
 }
 _PLAIN = r"(?i)^[+-]?(([0-9]+(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?|inf|infinity)$"
 _LONG = r"^\s*[+-]?[0-9]{16,}(\.[0-9]*)?\s*$"
+_TRIANGLES = ("▲", "△")
 _GROUP_SIGNS = (",", ".", " ", "'", "_")
 
 
@@ -311,6 +314,7 @@ class NumberEvidence:
     bare: int = 0  # numbers without a unit
     prefixed: bool = False  # a unit stands before a number
     negatives: list[str] = field(default_factory=list)  # negative numbers in brackets or with a trailing sign
+    triangles: int = 0  # numbers behind a triangle, which Japanese accounts have for a minus
     behind: int = 0  # integers with a trailing minus: "50-" may mean 50 and more
     dash: str = ""  # a unit and a dash: 0
     odd: str = ""  # the first text that is no number
@@ -352,6 +356,7 @@ def evidence_of(texts: Mapping[str, int]) -> NumberEvidence:
             evidence.prefixed |= not text.strip().endswith(unit)
         else:
             evidence.bare += count
+        evidence.triangles += count * (text.strip()[:1] in _TRIANGLES)
         evidence.behind += count * (bare[:-1].isdecimal() and bare[-1] == "-")
         if odd and len(evidence.negatives) < 3:
             evidence.negatives.append(text.strip())
@@ -363,7 +368,11 @@ def _parts(text: str) -> tuple[str, str, bool] | None:
     bare = text.strip().translate(_SAME).removesuffix("/-").removesuffix("/=")
     if not 0 < len(bare) <= 60:
         return None
-    odd = (bare[0] == "(" and bare[-1] == ")") or (bare[-1] == "-" and bare[-2:-1] not in (".", ","))
+    odd = (
+        text.strip()[0] in _TRIANGLES
+        or (bare[0] == "(" and bare[-1] == ")")
+        or (bare[-1] == "-" and bare[-2:-1] not in (".", ","))
+    )
     if bare[0] == "(" and bare[-1] == ")":
         bare = bare[1:-1].strip()
     elif bare[-1] == ")" and bare.count("(") == 1:  # €(5)

@@ -37,14 +37,16 @@ _CLOCK = (
 )
 _WEEKDAY = f"(?:[{_LETTERS}]{{2,10}}\\.?,? )?"
 _NAME = f"(?P<month>[{_LETTERS}]{{3,12}})\\.?"
+_OF_YEAR = r"(?: ?[гр]\.?| ?r\.| года| року| roku)?"  # "the year's", behind its number, in Slavic languages
 _DAY = r"(?P<day>\d{1,2})(?:st|nd|rd|th|er|\.)?"
 # Tried in this order. Arrow's and Python's engines both take them.
 NUMERIC = (
     rf"^{_WEEKDAY}(?P<first>\d{{1,4}})(?P<sign>[-/. ]) ?(?P<middle>\d{{1,2}})(?P<same>[-/. ]) ?(?P<last>\d{{1,4}})"
-    rf"\.?{_CLOCK}$"
+    rf"\.?{_OF_YEAR}{_CLOCK}$"
 )
 DAY_NAME_YEAR = (
-    rf"^{_WEEKDAY}{_DAY}(?:[-/ .,]|(?: of )|(?: de ))?{_NAME}(?:[-/ .,]| de |, )?(?P<year>\d{{4}}|\d{{2}}){_CLOCK}$"
+    rf"^{_WEEKDAY}{_DAY}(?:[-/ .,]|(?: of )|(?: de ))?{_NAME}(?:[-/ .,]| de |, )?(?P<year>\d{{4}}|\d{{2}}){_OF_YEAR}"
+    rf"{_CLOCK}$"
 )
 NAME_DAY_YEAR = rf"^{_WEEKDAY}{_NAME}[-/ .]? ?{_DAY}(?:, ?|[-/ .])(?P<year>\d{{4}}|\d{{2}}){_CLOCK}$"
 YEAR_NAME_DAY = rf"^(?P<year>\d{{4}})[-/ .]?{_NAME}[-/ .]?{_DAY}{_CLOCK}$"
@@ -56,16 +58,30 @@ YEAR_MONTH = r"^(?P<year>\d{4})[-/](?P<number>\d{2})$"
 MONTH_YEAR = r"^(?P<number>\d{1,2})[-/](?P<year>\d{4})$"
 COMPACT = (
     r"^(?P<year>\d{4})(?P<number>0[1-9]|1[0-2])(?P<day>0[1-9]|[12]\d|3[01])"
-    r"(?:[T ]?(?P<hour>\d{2})(?P<minute>\d{2})(?P<second>\d{2})?(?P<zone>Z)?)?$"
+    r"(?:[T _-]?(?P<hour>\d{2})(?::?(?P<minute>\d{2})(?::?(?P<second>\d{2})(?:[.,](?P<fraction>\d{1,9}))?)?)?"
+    r"(?P<zone>Z|[+-]\d{2}:?\d{2})?)?$"
 )
 COMPACT_MONTH = r"^(?P<year>(?:19|20)\d{2})(?P<number>0[1-9]|1[0-2])$"
 # 31012024; no such text has a month where COMPACT does.
 COMPACT_LAST = r"^(?P<first>\d{2})(?P<sign>)(?P<middle>\d{2})(?P<same>)(?P<last>(?:19|20)\d{2})$"
 EAST_ASIAN = rf"^(?P<year>\d{{4}}) ?[年년] ?(?P<number>\d{{1,2}}) ?[月월] ?(?P<day>\d{{1,2}}) ?[日일]{_CLOCK}$"
+EAST_ASIAN_CLOCK = (  # 2024年1月31日 7时05分
+    r"^(?P<year>\d{4}) ?[年년] ?(?P<number>\d{1,2}) ?[月월] ?(?P<day>\d{1,2}) ?[日일] ?"
+    r"(?P<half>上午|下午|午前|午後|오전|오후)? ?(?P<hour>\d{1,2}) ?[时時点點시](?: ?(?P<minute>\d{1,2}) ?[分분])?"
+    r"(?: ?(?P<second>\d{1,2}) ?[秒초])?$"
+)
+DB2 = (  # 2024-01-31-07.05.09.000000
+    r"^(?P<year>\d{4})-(?P<number>\d{2})-(?P<day>\d{2})-(?P<hour>\d{2})\.(?P<minute>\d{2})\.(?P<second>\d{2})"
+    r"(?:\.(?P<fraction>\d{1,12}))?$"
+)
 WEEK = r"^(?P<year>\d{4})-?W(?P<week>\d{2})(?:-?(?P<weekday>[1-7]))?$"
 C_TIME = (
     rf"^(?:[{_LETTERS}]{{2,10}},? )?{_NAME} {{1,2}}(?P<day>\d{{1,2}}) "
     r"(?P<hour>\d{2}):(?P<minute>\d{2}):(?P<second>\d{2})(?: (?P<zone>Z|[A-Z]{3,4}|[+-]\d{2}:?\d{2}))? (?P<year>\d{4})$"
+)
+C_TIME_ZONE = (  # as git writes it
+    rf"^[{_LETTERS}]{{2,10}},? {_NAME} {{1,2}}(?P<day>\d{{1,2}}) "
+    r"(?P<hour>\d{2}):(?P<minute>\d{2}):(?P<second>\d{2}) (?P<year>\d{4}) (?P<zone>[+-]\d{2}:?\d{2})$"
 )
 _NUMERIC = re.compile(NUMERIC, re.ASCII)
 _DAY_NAME_YEAR = re.compile(DAY_NAME_YEAR, re.ASCII)
@@ -80,11 +96,14 @@ _COMPACT = re.compile(COMPACT, re.ASCII)
 _COMPACT_MONTH = re.compile(COMPACT_MONTH, re.ASCII)
 _COMPACT_LAST = re.compile(COMPACT_LAST, re.ASCII)
 _EAST_ASIAN = re.compile(EAST_ASIAN, re.ASCII)
+_EAST_ASIAN_CLOCK = re.compile(EAST_ASIAN_CLOCK, re.ASCII)
+_DB2 = re.compile(DB2, re.ASCII)
 _WEEK = re.compile(WEEK, re.ASCII)
 _C_TIME = re.compile(C_TIME, re.ASCII)
+_C_TIME_ZONE = re.compile(C_TIME_ZONE, re.ASCII)
 # Seconds, milli-, micro- and nanoseconds since 1970 are distinguished by magnitude: seconds up to the year 5138.
 _UNITS = {"epoch_s": 1_000_000, "epoch_ms": 1_000, "epoch_us": 1}
-_COMPACT_NUMBERS = tuple((1900_01_01 * scale, 2101_01_01 * scale) for scale in (1, 10_000, 1_000_000))
+_COMPACT_NUMBERS = tuple((1900_01_01 * scale, 2101_01_01 * scale) for scale in (1, 100, 10_000, 1_000_000))
 EXCEL_1970 = 25_569  # days from Excel's day 0, 1899-12-30
 EXCEL_DAYS = (30_000, 55_154)  # 1982 to 2050: numbers in this range may be Excel's days
 _FROM_MILLIS, _FROM_MICROS, _FROM_NANOS = 1e11, 1e14, 1e17
@@ -137,7 +156,10 @@ def text_of_compact(number: float) -> str | None:
     """Return the digits of a number that is a day from 1900 to 2100, or a time on one, written 20240131; else None."""
     if number != number or number % 1 or not any(low <= number < high for low, high in _COMPACT_NUMBERS):
         return None
-    return str(int(number))
+    digits = str(int(number))
+    if len(digits) == 10 and not (_COMPACT.fullmatch(digits) and digits[8:] < "24"):
+        return None  # seconds since 1970, of 2030 to 2036
+    return digits
 
 
 def read_moment(text: str, order: str, first_year: int) -> datetime:
@@ -203,8 +225,11 @@ def match_time(text: str) -> dict[str, Any]:
         or _COMPACT_MONTH.fullmatch(text)
         or _COMPACT_LAST.fullmatch(text)
         or _EAST_ASIAN.fullmatch(text)
+        or _EAST_ASIAN_CLOCK.fullmatch(text)
+        or _DB2.fullmatch(text)
         or _WEEK.fullmatch(text)
         or _C_TIME.fullmatch(text)
+        or _C_TIME_ZONE.fullmatch(text)
     )
     if match is None:
         raise ValueError("not a time")
@@ -269,7 +294,7 @@ def parse_times(texts: pa.Array, format: ColumnFormat) -> tuple[pa.Array, np.nda
         for pattern in (
             *(NUMERIC, DAY_NAME_YEAR, NAME_DAY_YEAR, YEAR_NAME_DAY),
             *(NAME_YEAR, YEAR_NAME, NAME_SHORT_YEAR, YEAR_MONTH, MONTH_YEAR, COMPACT, COMPACT_MONTH, COMPACT_LAST),
-            *(EAST_ASIAN, WEEK, C_TIME),
+            *(EAST_ASIAN, EAST_ASIAN_CLOCK, DB2, WEEK, C_TIME, C_TIME_ZONE),
         ):
             if not len(left):
                 break

@@ -43,6 +43,7 @@ SEMICOLONS = TABLE.replace(",", ";")
         (TABLE + "(20 rows)\n", ["footer_skipped"]),
         (TABLE + "\n20 records selected.\n", ["footer_skipped"]),
         (TABLE + "Total,190,\n", ["footer_skipped"]),
+        (TABLE + ",,\nTotal,190,\n" + ",,\n" * 40, ["footer_skipped"]),
         (TABLE + "\nSource: the office of records\n", ["footer_skipped"]),
         (TABLE + "Fuente: la oficina,,\n", ["footer_skipped"]),
         (TABLE + "EOF\n", ["footer_skipped"]),
@@ -170,6 +171,8 @@ def test_a_quote_that_is_never_closed_joins_no_rows(api: Api) -> None:
     text = f'a,b,c\n{usual}11,"John, Doe,25\n12,"Bob",35\n13,"Joe",45\n'
     (error,) = refusal(api, text.encode())["errors"]
     assert (error["row"], error["line"], error["received"]) == (11, 12, '11,"John, Doe,25')
+    (error,) = refusal(api, f'a,b,c\n{usual}11,12" pipe,25,1\n'.encode())["errors"]  # quotes that join nothing
+    assert (error["row"], error["line"]) == (11, 12)
     body, rows = stored(api, text.encode(), lenient="true")
     assert (body["rows"], rows[-2:]) == (12, [[12, "Bob", 35], [13, "Joe", 45]])
 
@@ -509,6 +512,13 @@ def test_one_column_is_said_where_something_may_separate_fields(api: Api, text: 
     assert [notice["evidence"] for notice in notices] == ([shown] if shown else [])
 
 
+def test_rows_at_the_end_without_values_are_kept_and_said(api: Api) -> None:
+    body, rows = stored(api, (TABLE + ",,\n" * 3).encode())
+    assert (codes(body), body["notices"][0]["option"], rows[-3:]) == (["empty_rows"], "footer=3", [[None] * 3] * 3)
+    body, rows = stored(api, b'a,b\n0,"x;\n; A b"\n')  # what looks like prose below the table ends a field
+    assert (codes(body), rows) == ([], [[0, "x;\n; A b"]])
+
+
 def test_names_lose_what_is_not_seen(api: Api) -> None:
     assert names(stored(api, "\u200ba\u200b,\u00a0b,c\n1,2,3\n4,5,6\n".encode())[0]) == ["a", "b", "c"]
 
@@ -524,3 +534,4 @@ def test_names_lose_what_is_not_seen(api: Api) -> None:
 def test_the_questions_of_a_survey_are_no_rows(api: Api, header: str, code: str, expected: list[str]) -> None:
     body, rows = stored(api, (header + "".join(f"{n},{n * 1.5},{'ab'[n % 2]}\n" for n in range(30))).encode())
     assert (names(body), codes(body), len(rows), rows[1]) == (expected, [code], 30, [1, 1.5, "b"])
+    assert ("Lines 2 to 3" in body["notices"][0]["message"]) == ("ImportId" in header)

@@ -228,6 +228,7 @@ def test_a_prediction_reads_texts_as_the_column_was_written() -> None:
     dates = ColumnFormat(time="dmy")
     assert as_seconds("01/02/2024", dates) == as_seconds("2024-02-01", dates) == as_seconds("2024-02-01")
     assert as_seconds(1022024, dates) == as_seconds("01022024", dates) == as_seconds("2024-02-01")
+    assert as_seconds("1022024", dates) == as_seconds("2024-02-01")
     assert as_seconds(2012024, ColumnFormat(time="mdy")) == as_seconds("2024-02-01")
     assert math.isnan(as_seconds("NA", dates))
 

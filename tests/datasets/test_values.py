@@ -106,6 +106,16 @@ CASES_OF_NUMBERS = {
     "a word among few codes": Case(
         us(*["1", "2", "3"] * 40, "G", "G", "G", "G"), ["1", "2"], "categorical", {"some_are_numbers"}
     ),
+    "amounts beside words": Case(
+        us("19M", "8.7M", "201k", "Varies with device"), ["19M", "8.7M"], "categorical", {"some_are_numbers"}
+    ),
+    "triangles of Japanese accounts": Case(
+        us("1,234.5", "▲500", "△7"), [1234.5, -500, -7], "numeric", {"accounting_negatives"}
+    ),
+    "triangles of rises": Case(us("▲500", "▲20", "▲7"), ["▲500"], "categorical", {"number_like_text"}),
+    "missing values of Stata": Case(
+        us(*TENS, ".", ".a", ".z"), [*NUMBERS, None, None, None], "numeric", {"read_as_missing"}
+    ),
     "thousands and millions": Case(us("1.2K", "3M", "850"), ["1.2K", "3M", "850"], "categorical", {"magnitudes"}),
     "one column of amounts": Case(lines("Value", "68,527.00", "1.50"), [68527, 1.5], "numeric"),
     "one column of decimal commas": Case(lines("foo", "12,5", "145,00"), [12.5, 145], "numeric"),
@@ -384,6 +394,29 @@ CASES_OF_TIMES = {
         {"epoch"},
     ),
     "quarters": Case(us("2023 Q1", "Q2 2023", "2023-Q3"), ["2023 Q1", "Q2 2023"], "categorical", {"number_like_text"}),
+    "weeks of a year": Case(us("KW 01/2024", "KW 12/2024"), ["KW 01/2024"], "categorical", {"number_like_text"}),
+    "years of the Republic": Case(us("113/01/05", "113/12/31"), ["113/01/05"], "categorical", {"number_like_text"}),
+    "hours of a day": Case(
+        lines("MESS_DATUM,b", "2024010107,x", "2024020712,y"),
+        ["2024-01-01T07:00", "2024-02-07T12:00"],
+        "datetime",
+        {"epoch"},
+    ),
+    "minutes of a day": Case(
+        lines("MESS_DATUM,b", "202401010705,x", "202402071212,y"), ["2024-01-01T07:05"], "datetime", {"epoch"}
+    ),
+    "seconds that are no hours": Case(
+        lines("created_at,b", "2024010107,x", "2024999999,y"), ["2034-02-20T01:01:47"], "datetime", {"epoch"}
+    ),
+    "a time behind an underscore": Case(us("20240101_070509", "20240207 12:12"), ["2024-01-01T07:05:09"], "datetime"),
+    "times of DB2": Case(
+        us("2024-01-01-07.05.09.000250", "2024-02-07-12.12.09"), ["2024-01-01T07:05:09.000250"], "datetime"
+    ),
+    "times of git": Case(us("Mon Jan 1 07:05:09 2024 +0200"), ["2024-01-01T05:05:09"], "datetime"),
+    "hours in Chinese and Korean": Case(
+        us("2024年01月31日 07时05分", "2024년 2월 1일 오후 1시"), ["2024-01-31T07:05", "2024-02-01T13:00"], "datetime"
+    ),
+    "the year's in Russian": Case(us("7 января 2024 г.", "31.01.2024 г."), ["2024-01-07", "2024-01-31"], "datetime"),
     "days of a year": Case(us("2023-045", "2023-360"), ["2023-045", "2023-360"], "categorical", {"number_like_text"}),
     "twelve hours": Case(
         us("1/1/2023 1:00 AM", "2/2/2023 12:30 PM", "3/3/2023 12:15 AM"),

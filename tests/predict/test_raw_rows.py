@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
@@ -25,6 +26,7 @@ from fitserve.spec.resolve import resolve
 from fitserve.spec.spec import parse
 from fitserve.states import RunState
 from fitserve.wire.datasets import UploadOptions
+from services.predict.protocols.csv_body import read_csv
 from tests.predict.toy_registry import RunningService, ToyRegistry, run_service
 from tests.trainer.requests import RecordingReporter
 from tests.waiting import PATIENCE
@@ -159,6 +161,33 @@ def test_the_files_own_lines_as_csv(case: Case) -> None:
     case.check(
         case.post("/v1/models/raw:predict", out.getvalue(), **{"Content-Type": "text/csv"}).json()["predictions"]
     )
+
+
+@pytest.mark.parametrize(
+    ("signs", "text"),
+    [
+        ({"delimiter": ";", "quote": "'"}, "a;'b'\n1;'x; ''y'''\n"),
+        ({"delimiter": ";", "quote": "'"}, "a,b\n1,\"x; 'y'\"\n"),
+        ({"delimiter": "\t", "quote": "none"}, "a\tb\n1\tx; 'y'\n"),
+        ({"delimiter": ",", "escape": "\\"}, "a,b\n1,\"x; 'y'\"\n"),
+        ({"delimiter": "::"}, "a::b\n1::x; 'y'\n"),
+        ({"delimiter": "  "}, "a    b\n1    x; 'y'\n"),
+        ({"delimiter": "^"}, "a^b\n1^x; 'y'\n"),
+        ({"delimiter": " "}, "a   b\n1  \"x; 'y'\"\n"),
+        ({"delimiter": ","}, ",a,b\n7,1,x; 'y'\n"),
+        ({"delimiter": ","}, "a,b,\n1,x; 'y',\n"),
+        ({"delimiter": ","}, "a,b\nr1,1,x; 'y'\n"),
+    ],
+)
+def test_a_csv_body_has_the_signs_of_the_tables_file(signs: dict[str, str], text: str) -> None:
+    has_index = text.startswith(",") or "r1" in text
+    columns = SimpleNamespace(
+        names=("a", "b"), others=frozenset(("index", "", "row")), csv=signs, fitted=(), table=("a", "b"),
+        input_named=lambda name: name if name in ("a", "b") else None,
+    )  # fmt: skip
+    columns.table = ("index", "a", "b") if has_index else ("a", "b")
+    rows = read_csv(SimpleNamespace(columns=columns), text.encode())  # type: ignore[arg-type]
+    assert [list(column) for column in rows.columns or ()] == [["1"], ["x; 'y'"]]
 
 
 def test_examples(case: Case) -> None:

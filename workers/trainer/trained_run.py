@@ -328,6 +328,7 @@ class TrainedRun(CompiledRun):
             "encoder": encoding.encoder.to_json(),
             "targets": encoding.targets.to_json(),
             "table_columns": [column.name for column in self.facts.columns],  # rows may contain the other columns too
+            "table_csv": self.facts.csv,
             **exported.entries,
             "training_distribution": training_distribution(encoding.encoder.leading, table.take(train)),
             "prediction_distribution": prediction_distribution(exported.entries["outputs"], predictions),

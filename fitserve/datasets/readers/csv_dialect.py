@@ -257,7 +257,10 @@ class _Detection:
             return None
         line = self.skipped + records[1].line + 1
         if second.code == "units_skipped":
+            last = self.skipped + records[second.records].line + 1
             message = f"Line {line} describes the columns; it is no row."
+            if last > line:
+                message = f"Lines {line} to {last} describe the columns; they are no rows."
         else:
             message = f"The header has {second.records + 1} lines: line {line} is the second part of the names."
         self._add(second.code, message, "header=true", f"above numbers it has {second.shown}")

@@ -306,10 +306,31 @@ def find_end(
         body = [record.fields for record in rows]
         left_out, first, lines = find_footer(tail.decode("utf-8", "surrogateescape"), body, grammar, width)
     if not left_out:
-        return end, notices
+        return end, [*notices, *_note_empty_rows(tail.decode("utf-8", "surrogateescape"), grammar, width)]
     message = f"{lines} lines after the table are no rows." if lines > 1 else "The last line is no row of the table."
     notice = Notice(code="footer_skipped", message=message, evidence=f"the first is {first[:80]!r}", option="footer=0")
     return begin + len(tail) - left_out, [*notices, notice]
+
+
+def _is_empty_row(line: str, record: Record, grammar: Grammar) -> bool:
+    """Return whether a line is delimiters alone, and no end of a field that began on another line."""
+    return record.is_blank and len(record.fields) > 1 and not (grammar.quote and line.count(grammar.quote) % 2)
+
+
+def _note_empty_rows(tail: str, grammar: Grammar, width: int) -> list[Notice]:
+    """Note rows at a file's end that are delimiters alone, as where cells of a spreadsheet were cleared."""
+    count = 0
+    for line in reversed(lines_of(tail)):
+        if not line.strip():
+            continue
+        record = next(iter(parse(line, grammar, whole=True).records), None)
+        if record is None or len(record.fields) != width or not _is_empty_row(line, record, grammar):
+            break
+        count += 1
+    if not count:
+        return []
+    message = f"The last {count} rows have no values." if count > 1 else "The last row has no values."
+    return [Notice(code="empty_rows", message=message, evidence="only delimiters", option=f"footer={count}")]
 
 
 def _stated_footer(tail: bytes, stated: int) -> tuple[int, str, int]:
@@ -341,18 +362,25 @@ def find_footer(tail: str, body: list[list[str]], grammar: Grammar, width: int) 
     if not lines or (grammar.quote and tail.count(grammar.quote) % 2) or width < 2:
         return 0, "", 0
     numeric = any(is_numeric(body[:100], index) for index in range(width))
-    cut = len(lines)
-    for index in range(len(lines) - 1, max(-1, len(lines) - 1 - MAX_AFTER), -1):
-        text = lines[index].strip()
-        if not text:
+    cut = begin = len(lines)
+    seen = 0
+    for index in range(len(lines) - 1, -1, -1):
+        if not lines[index].strip():
             continue
-        fields = next(iter(parse(lines[index], grammar, whole=True).records), None)
-        if fields is None or not _is_footer(fields.fields, lines[index], body, numeric, width):
+        record = next(iter(parse(lines[index], grammar, whole=True).records), None)
+        if record is not None and _is_empty_row(lines[index], record, grammar):  # part of a footer below it
+            begin = index
+            continue
+        if grammar.quote and lines[index].count(grammar.quote) % 2:  # the end of a field that began further up
             break
-        cut = index
-    footer = [line.strip() for line in lines[cut:] if line.strip()]
-    if not footer:
+        seen += 1
+        if seen > MAX_AFTER or record is None or not _is_footer(record.fields, lines[index], body, numeric, width):
+            break
+        cut = begin = index
+    if cut == len(lines):
         return 0, "", 0
+    cut = min(cut, begin)
+    footer = [line.strip() for line in lines[cut:] if line.strip()]
     return len("".join(lines[cut:]).encode("utf-8", "surrogateescape")), footer[0], len(footer)
 
 

@@ -94,6 +94,7 @@ class CsvReader(TableReader):
         self._quotes_are_sure = options.quote is not None
         self._has_doubled_quotes = False
         self._before_doubling: Path | None = None  # the file whose stray quotes were doubled
+        self._counted: Path | None = None  # the file with its unquoted fields that hold a quote quoted, to find lines
         with path.open("rb") as file:
             head = file.read(MB)
         whole = len(head) == path.stat().st_size
@@ -121,6 +122,8 @@ class CsvReader(TableReader):
         }
         if self.dialect.quote != '"':
             self.description["quote"] = self.dialect.quote or NO_CHARACTER
+        if self.dialect.escape is not None:
+            self.description["escape"] = self.dialect.escape
         if options.quote is None and self.dialect.quote != '"':
             self._say_quote()
         if rewrite is not None:
@@ -278,7 +281,7 @@ class CsvReader(TableReader):
     def _transcode(self) -> None:
         """Transcode a text that turned out not to be UTF-8; its lines may then begin at other bytes."""
         text = transcode_guessed(self.path, first_invalid_utf8(self.path) or 0, self.folder, self.limits)
-        self.path, self.description["encoding"] = text.path, text.encoding
+        self.path, self.description["encoding"], self._counted = text.path, text.encoding, None
         with self.path.open("rb") as file:
             self.region = self._find_region(file.read(MB))
         if text.notice is not None:
@@ -388,6 +391,7 @@ class CsvReader(TableReader):
         target = self.folder / "quotes"
         found = double_stray_quotes(self.path, target, self.region, self.dialect)
         if not found.count:
+            self._counted = target
             return
         if found.joined >= self._fewest_joined and not self._quotes_are_sure and self._reads_without_quotes():
             raise _QuotesAreText
@@ -504,7 +508,11 @@ class CsvReader(TableReader):
             raise refuse(self.locate([problem]))
 
     def locate(self, problems: Sequence[Problem]) -> list[Problem]:
-        lines = lines_of_rows(self.path, self.region, len(self.names), [problem.row or 0 for problem in problems])
+        path, region = self.path, self.region
+        if self._counted is not None:
+            path, grown = self._counted, self._counted.stat().st_size - self.path.stat().st_size
+            region = replace(region, end=None if region.end is None else region.end + grown)
+        lines = lines_of_rows(path, region, len(self.names), [problem.row or 0 for problem in problems])
         if self._before_doubling is not None:  # say what the client wrote
             shown = lines_at(self._before_doubling, {line for line in lines if line})
             problems = [

@@ -107,9 +107,11 @@ class Columns:
         self.known = frozenset(self.names)
         self._pack_floats = struct.Struct(f"{len(self.names)}d").pack
         self._pack_integers = struct.Struct(f"{len(self.names)}q").pack
-        self._table = tuple(manifest.get("table_columns") or ())  # all columns of the training table, in its order
+        self.table = tuple(manifest.get("table_columns") or ())  # all columns of the training table, in its order
+        self.csv: Mapping[str, str] = manifest.get("table_csv") or {}  # signs of the training table's file
         targets = (name for one in (manifest.get("targets") or {}).get("targets", ()) for name in one["columns"])
-        self.others = frozenset((*self._table, *targets)) - self.known
+        # A column without a name is the index that pandas and R write, or what follows a delimiter at a line's end.
+        self.others = frozenset((*self.table, *targets, *("",)[: len(self.table)])) - self.known
         self.plain_numbers = self.encoder.plain_numbers
         self.read_numbers = None if self.plain_numbers is None else numbers_reader(self.names)
         # Groups of `coverage_by` are named by the text of their values, so integers must not become floats.
@@ -163,12 +165,12 @@ class Columns:
             return rows
         if rows.count >= FEW_ROWS and (columns := self.encoder.columns_of(rows.values)) is not None:
             return InputRows.by_column(self.names, columns, rows.left_out)  # every row has these columns and no others
-        known, width, whole = self.known, len(self.names), len(self._table)
+        known, width, whole = self.known, len(self.names), len(self.table)
         left_out = dict(rows.left_out)
         values: list[Any] = list(rows.values)
         for index, row in enumerate(values):
             if type(row) is list and len(row) == whole != width:
-                row = dict(zip(self._table, row, strict=True))
+                row = dict(zip(self.table, row, strict=True))
             elif type(row) is not dict or row.keys() <= known:
                 continue
             values[index] = self._without_others(row, left_out)

@@ -22,7 +22,6 @@ import numpy.typing as npt
 from fitserve.conformal import Bounds
 from fitserve.errors import Malformed
 from fitserve.excerpts import escape_formula
-from fitserve.parsing.stray_quotes import double_stray_quotes
 from services.predict.catalog.columns import InputRows
 from services.predict.catalog.loaded_model import LoadedModel, Prediction
 from services.predict.protocols.stepwise_json import read_stepwise
@@ -117,71 +116,7 @@ def read_cell(value: Any) -> Any:
     return value
 
 
-# CSV: a header of column names, a line for each row, an empty field where a value is missing
-
-
-def read_csv(model: LoadedModel, body: bytes) -> InputRows:
-    """Return the rows of a CSV body. Raises Malformed."""
-    try:
-        text = body.decode("utf-8-sig")
-        delimiter = _delimiter(model, text)
-        try:
-            lines = _fields(text, delimiter)
-        except csv.Error:
-            lines = _fields(double_stray_quotes(text, delimiter), delimiter)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise Malformed(f"The body is not CSV in UTF-8: {error}.") from None
-    lines = [line for line in lines if line]
-    if len(lines) < 2:
-        raise Malformed("The body needs a header and at least one row.")
-    header, *data = lines
-    inputs = [_csv_input(model, name) for name in header]
-    named = [name for name in inputs if name is not None]
-    if len(set(named)) != len(named):
-        raise Malformed("The header names a column twice.")
-    # Numbers in the usual form are read here, which is fast; all other fields are read as in an uploaded table.
-    plain = {column.name for column in model.columns.fitted if column.kind == "numeric" and column.format.is_plain}
-    for number, line in enumerate(data, 1):
-        if len(line) != len(header):
-            raise Malformed(f"Row {number} has {len(line)} fields; the header has {len(header)}.")
-    fields = dict(zip(inputs, zip(*data, strict=True), strict=True))
-    columns: list[Sequence[Any]] = [
-        list(map(_number, fields[name])) if name in plain and name in fields else fields.get(name, [None] * len(data))
-        for name in model.columns.names
-    ]
-    left_out = {name: len(data) for name, own in zip(header, inputs, strict=True) if own is None}
-    return InputRows.by_column(model.columns.names, columns, left_out)
-
-
-def _fields(text: str, delimiter: str) -> list[list[str]]:
-    return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
-
-
-def _csv_input(model: LoadedModel, name: str) -> str | None:
-    try:
-        return model.columns.input_named(name)
-    except KeyError:
-        expected = ", ".join(model.columns.names[:50])
-        raise Malformed(f"The header has an unknown column {name[:63]!r}.", expected=expected) from None
-
-
-def _delimiter(model: LoadedModel, text: str) -> str:
-    """Return the delimiter under which most of the header's names are columns of the table."""
-
-    def known(delimiter: str) -> int:
-        header = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [])
-        return sum(name.strip() in model.columns.names or name.strip() in model.columns.others for name in header)
-
-    return max((",", ";", "\t", "|"), key=known)  # on a tie, the first
-
-
-def _number(field: str) -> Any:
-    """Return the field as a number if it has the usual form; else the text, which the encoder reads or refuses."""
-    field = field.strip()
-    try:
-        return int(field) if field.lstrip("+-").isdecimal() else float(field.replace("_", "x"))
-    except ValueError:
-        return field
+# CSV
 
 
 def write_csv(

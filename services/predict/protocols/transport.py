@@ -91,6 +91,12 @@ class HttpRequest(ProtocolRequest):
         return (self.header(b"content-type") or "").partition(";")[0].strip().lower()
 
     @property
+    def charset(self) -> str | None:
+        """The encoding that the content type declares for the body; None for none."""
+        match = re.search(r"charset\s*=\s*\"?([\w.:-]{1,40})", self.header(b"content-type") or "", re.IGNORECASE)
+        return match[1] if match else None
+
+    @property
     def answer_encoding(self) -> str | None:
         """The compression that the client accepts for its answer; None for none."""
         asked = self.headers.get(b"accept-encoding")

@@ -16,7 +16,8 @@ from fitserve.errors import BadInput, Malformed, NotFound
 from services.predict.catalog.catalog import CatalogEntry, Pointer, Selector, Servable, State
 from services.predict.catalog.columns import InputRows
 from services.predict.catalog.loaded_model import LoadedModel, ModelOutput, Prediction
-from services.predict.protocols.formats import read_cell, read_csv, write_csv, write_json, written_rows
+from services.predict.protocols.csv_body import read_csv
+from services.predict.protocols.formats import read_cell, write_csv, write_json, written_rows
 from services.predict.protocols.tfserving.predict_body import SIGNATURES, read_object, read_predict
 from services.predict.protocols.transport import (
     POST,
@@ -88,7 +89,7 @@ async def _predict(request: HttpRequest) -> HttpResponse:
             )
         )
     interval_level = request.interval_level
-    rows = await request.in_thread_if_large(len(body), read_csv, model, body)
+    rows = await request.in_thread_if_large(len(body), read_csv, model, body, request.charset)
     prediction = await request.service.predict(request, model, rows)
     if "text/csv" in (request.header(b"accept") or ""):
         decided = await request.service.decide(prediction, rows, decided_outputs(model)) if model.deciders else {}
@@ -137,7 +138,7 @@ async def _examples(request: HttpRequest, model: LoadedModel) -> tuple[InputRows
     """Return the rows of a classify or regress request (JSON or CSV) and the signature it names. Raises Malformed."""
     body = await request.body()
     if request.media_type == "text/csv":
-        return await request.in_thread_if_large(len(body), read_csv, model, body), ""
+        return await request.in_thread_if_large(len(body), read_csv, model, body, request.charset), ""
     return await request.in_thread_if_large(len(body), read_examples, body)
 
 
@@ -145,7 +146,7 @@ async def _explain(request: HttpRequest) -> HttpResponse:
     model = await request.resolve(request.selector)
     body = await request.body()
     if request.media_type == "text/csv":
-        rows = await request.in_thread_if_large(len(body), read_csv, model, body)
+        rows = await request.in_thread_if_large(len(body), read_csv, model, body, request.charset)
     else:
         rows, *_ = await request.in_thread_if_large(len(body), read_predict, model, body, request.check_count)
     return await explain_response(request, model, rows)
