@@ -65,14 +65,12 @@ function Format({ name, version, format, made }: Props) {
         <div className="small muted">{t(`export.${format}.text`)}</div>
         {refusal !== null && <ErrorView error={refusal} />}
         {made?.state === "failed" && <div className="small">{say(String(made.error?.detail ?? ""))}</div>}
-      </td>
-      <td>
+        {typeof difference === "number" && <div className="small muted">{t("export.parity", { value: number(difference, 1) })}</div>}
         {made && made.state !== "succeeded" && (
           <Link to={`/runs/${encodeURIComponent(made.run_id)}`}>
             <StateBadge state={made.state} />
           </Link>
         )}
-        {typeof difference === "number" && <span className="small muted">{t("export.parity", { value: number(difference, 1) })}</span>}
       </td>
       <td className="right">
         {made?.state === "succeeded" ? (
