@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import difflib
+from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -16,6 +18,8 @@ from fitserve.errors import BadInput, Problem, json_pointer
 from fitserve.excerpts import excerpt
 
 MAX_LISTED = 100  # allowed names that an error lists
+MAX_COMPARED = 100  # names that one word is compared with, character by character
+MAX_TRANSLATED = 100  # errors of one model that become problems: each is compared with all allowed names
 
 
 class InvalidValue(ValueError):
@@ -50,8 +54,22 @@ def did_you_mean(word: Any, allowed: Iterable[str]) -> str | None:
         return None
     by_case = {name.lower(): name for name in allowed}
     lower = word.lower()
-    close = difflib.get_close_matches(lower, by_case, n=1, cutoff=0.55) or _containing(lower, by_case)
+    close = difflib.get_close_matches(lower, _likely(lower, by_case), n=1, cutoff=0.55) or _containing(lower, by_case)
     return f"Did you mean {by_case[close[0]]}?" if close else None
+
+
+def _likely(word: str, names: Collection[str]) -> Collection[str]:
+    """Return the names that begin or end most like `word`: to compare it with thousands of them takes a second."""
+    if len(names) <= MAX_COMPARED:
+        return names
+    likely: dict[str, None] = {}
+    for step in (1, -1):  # as written, and read backwards
+        ordered = [name[::step] for name in names]
+        ordered.sort()
+        place = bisect_left(ordered, word[::step])
+        around = ordered[max(0, place - MAX_COMPARED // 4) : place + MAX_COMPARED // 4]
+        likely.update(dict.fromkeys(name[::step] for name in around))
+    return likely
 
 
 def _containing(word: str, allowed: Iterable[str]) -> list[str]:
@@ -85,13 +103,13 @@ def unknown_name(
 def problems_from(
     errors: Iterable[Mapping[str, Any]], model: type[BaseModel] | None = None, body: Any = None
 ) -> list[Problem]:
-    """Translate Pydantic's errors (`ValidationError.errors()`) to problems.
+    """Translate Pydantic's errors (`ValidationError.errors()`) to problems, the first MAX_TRANSLATED of them.
 
     `model` is what was validated: its fields are suggested for unknown names. With `body`, pointers lead to what is
     in it, without Pydantic's union tags and without what a shorthand left out; else they are the errors' locations.
     """
     problems: list[Problem] = []
-    for item in errors:
+    for item in islice(errors, MAX_TRANSLATED):
         path, value = (list(item["loc"]), None) if body is None else _existing(item["loc"], body)
         pointer, cause = json_pointer(path), item.get("ctx", {}).get("error")
         if isinstance(cause, InvalidValue) or (isinstance(cause, BadInput) and cause.problems):

@@ -22,6 +22,7 @@ METHODS = frozenset({"match", "fullmatch", "search", "sub", "split", "findall", 
 STEP = 4  # from one size to the next; the first ones are small, because the time of some doubles with each character
 SIZES = (12, 18, 24, 30, 1_000, 4_000, 16_000, 64_000)  # what is quadratic takes seconds for the last one
 LONGEST = 256_000  # in the long form: minutes
+MEGABYTE = 1_000_000  # there too: what is linear takes a tenth of a second, what is quadratic minutes
 NOTICEABLE = 0.02  # seconds of CPU below which a growth says nothing
 GROWTH = 9  # of the time over one step: 4 where it is linear, 16 where it is quadratic
 
@@ -286,6 +287,8 @@ def test_a_pattern_that_older_pythons_match_wrongly_is_found(pattern: str, wrong
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_pattern_takes_linear_time_for_longer_texts(path: Path) -> None:
     assert not [what for use in _uses(path) if (what := superlinear(use, LONGEST))]
+    hostile_texts = ((use, text) for use in _uses(path) for text in dict.fromkeys(hostile(use.pattern, MEGABYTE)))
+    assert not [f"{use.where}: {text[:20]!r}" for use, text in hostile_texts if _seconds(use, text) > 1]
 
 
 @pytest.mark.parametrize(

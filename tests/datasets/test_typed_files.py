@@ -152,6 +152,30 @@ def test_an_encrypted_file_is_named(api: Api) -> None:
     assert (problem["status"], problem["detail"]) == (415, "This Parquet file is encrypted.")
 
 
+LONGEST_BATCH = 2**31 - 1  # rows
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.nulls(LONGEST_BATCH),
+        pa.RunEndEncodedArray.from_arrays(pa.array([LONGEST_BATCH], pa.int32()), pa.array([1])),
+        pa.RunEndEncodedArray.from_arrays(pa.array([4_000], pa.int32()), pa.array(["x" * 500_000])),
+    ],
+    ids=["nulls", "numbers", "texts"],
+)
+def test_what_takes_no_bytes_in_a_file_counts_as_what_it_expands_to(api: Api, column: pa.Array) -> None:
+    """A few hundred bytes of Arrow are billions of rows, of which a hundred million were read before."""
+    data = arrow({"a": column})
+    assert len(data) < 600_000
+    assert refusal(api, data)["status"] == 413
+
+
+def test_runs_are_read(api: Api) -> None:
+    runs = pa.RunEndEncodedArray.from_arrays(pa.array([2, 5], pa.int32()), pa.array(["x", None]))
+    assert [row[0] for row in stored(api, arrow({"a": runs, "b": range(5)}))[1]] == ["x", "x", None, None, None]
+
+
 def test_a_file_whose_rows_are_all_left_out_is_refused(api: Api) -> None:
     problem = refusal(api, parquet({"t": as_string(pa.array([b"\xff"]))}), lenient="true")
     assert problem["errors"][0]["row"] == 1

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 import tracemalloc
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ from fitserve.settings import Limits
 from fitserve.spec.decode import parse_bytes
 from fitserve.spec.resolve import resolve
 from fitserve.spec.spec import SpecRefused, parse
-from fitserve.validation import problems_from
+from fitserve.validation import did_you_mean, problems_from
 from fitserve.wire.datasets import UploadOptions
 from tests.spec.table import FEATURES, facts, resolved
 
@@ -83,6 +85,45 @@ def test_an_unknown_name_is_refused_with_the_closest_one(
     assert found.received == received
     assert nearest in str(found.fix)
     assert found.expected
+
+
+def calls_of(action: Callable[[], Any]) -> int:
+    """Return how many Python functions an action calls, which does not depend on the machine's speed."""
+    count = 0
+
+    def called(_frame: Any, event: str, _argument: Any) -> None:
+        nonlocal count
+        count += event == "call"
+
+    sys.setprofile(called)
+    try:
+        action()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def refuse(body: dict[str, Any]) -> None:
+    with pytest.raises(SpecRefused):
+        parse(body)
+
+
+def test_thousands_of_unknown_members_cost_what_a_hundred_do() -> None:
+    def unknown(count: int) -> dict[str, Any]:
+        return {**BODY, **{f"trainig{number}": 1 for number in range(count)}}
+
+    hundred, thousands = (calls_of(lambda count=count: refuse(unknown(count))) for count in (100, 5_000))
+    assert thousands < 1.5 * hundred
+
+
+def test_a_word_is_compared_with_the_likeliest_of_thousands() -> None:
+    names = [f"some_column_name_{number}" for number in range(5_000)]
+    hundred, thousands = (
+        calls_of(lambda count=count: did_you_mean("some_colum_nme_7", names[:count])) for count in (100, 5_000)
+    )
+    assert thousands < 1.5 * hundred
+    assert did_you_mean("some_colum_nme_7", names) == "Did you mean some_column_name_7?"
+    assert did_you_mean("sme_column_name_4321", names) == "Did you mean some_column_name_4321?"
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ from fitserve.settings import MB, Limits
 from fitserve.wire.datasets import UploadOptions
 
 BATCH_ROWS = 65_536
+_NUMBER_BYTES = 8
 _DAMAGED = (pa.ArrowException, OSError, ValueError, OverflowError, EOFError)  # raised for damaged files
 
 
@@ -168,11 +169,11 @@ class ColumnarReader(TableReader):
             for batch in self._raw_batches():
                 expanded += sum(_expanded_bytes(column) for column in batch.columns)
                 self.check_expansion(expanded)
+                self.check_length(rows + batch.num_rows)
                 for start in range(0, batch.num_rows, BATCH_ROWS):
                     part = batch.slice(start, BATCH_ROWS)
                     numbers = np.arange(rows + 1, rows + 1 + part.num_rows)
                     rows += part.num_rows
-                    self.check_length(rows)
                     yield self._read(part, numbers, as_text)
         except _DAMAGED as error:
             raise self._unreadable(error) from None
@@ -372,11 +373,21 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _expanded_bytes(column: pa.Array) -> int:
-    """Return the bytes of a column once its dictionary is decoded, without decoding it."""
+    """Return the bytes of a column once its dictionary or its runs are decoded, without decoding them."""
+    if pa.types.is_null(column.type):  # takes no byte in a file, however long it is
+        return len(column) * _NUMBER_BYTES
+    if pa.types.is_run_end_encoded(column.type):
+        begin = column.offset
+        ends = np.clip(column.run_ends.to_numpy().astype(np.int64), begin, begin + len(column))
+        return int(np.dot(np.diff(ends, prepend=begin).astype(float), _bytes_of_each(column.values)))
     if not pa.types.is_dictionary(column.type):
         return int(column.nbytes)
-    values = column.dictionary
-    if not (_is_text(values.type) or pa.types.is_binary(values.type)):
-        return len(column) * 8
-    lengths = pc.binary_length(values).fill_null(0)
-    return int(pc.sum(lengths.take(column.indices.drop_null())).as_py() or 0) + 4 * len(column)
+    each = _bytes_of_each(column.dictionary)[column.indices.drop_null().to_numpy()]
+    return int(each.sum()) + 4 * int(column.null_count)
+
+
+def _bytes_of_each(values: pa.Array) -> np.ndarray:
+    """Return how many bytes each value takes in a column of its own."""
+    if not (_is_text(values.type) or pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type)):
+        return np.full(len(values), float(_NUMBER_BYTES))
+    return np.asarray(pc.binary_length(values).fill_null(0), float) + 4

@@ -21,7 +21,7 @@ import pyarrow.ipc
 from fitserve.blobs import disk_full_is_507
 from fitserve.datasets import TableEmpty
 from fitserve.datasets.readers import READERS, ReadAgain, TableReader, open_reader
-from fitserve.datasets.readers.columnar_reader import ColumnarReader
+from fitserve.datasets.readers.columnar_reader import BATCH_ROWS, ColumnarReader
 from fitserve.datasets.readers.jsonl_reader import JsonLinesReader
 from fitserve.datasets.sources.arrow_file import ArrowFile
 from fitserve.datasets.sources.connections import SourceRefused
@@ -230,8 +230,11 @@ def _join_typed(tables: Sequence[PartTable], place: Place, folders: FolderColumn
 
 
 def _batches(table: PartTable) -> Iterator[pa.RecordBatch]:
+    """Yield a part's rows, few at a time: one batch of a small Arrow file may have two billion, in one run."""
     columnar = None if table.format is None else _columnar(table.format)
-    return columnar.stored_batches(table.local()) if columnar else read_stream(table.local())
+    for batch in columnar.stored_batches(table.local()) if columnar else read_stream(table.local()):
+        for start in range(0, batch.num_rows, BATCH_ROWS):
+            yield batch.slice(start, BATCH_ROWS)
 
 
 def _join_texts(tables: Sequence[PartTable], place: Place, folders: FolderColumns) -> tuple[Path, list[Notice]]:
