@@ -53,8 +53,13 @@ def _called() -> dict[str, set[str]]:
     return called
 
 
-def _uses(path: Path) -> Iterator[Use]:
-    """Yield every use of a regular expression in a file."""
+@cache
+def _uses(path: Path) -> tuple[Use, ...]:
+    """Return every use of a regular expression in a file."""
+    return tuple(_find_uses(path))
+
+
+def _find_uses(path: Path) -> Iterator[Use]:
     nodes = list(ast.walk(ast.parse(_sources()[path])))
     named = {id(node.value): node.targets[0] for node in nodes if isinstance(node, ast.Assign)}
     named |= {id(node.value): node.target for node in nodes if isinstance(node, ast.AnnAssign)}
