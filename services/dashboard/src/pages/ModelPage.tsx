@@ -18,6 +18,7 @@ import { ModelRollout } from "../components/ModelRollout";
 import { ago, bytes, moment, number } from "../format";
 import { useText, type Translate } from "../i18n";
 import { useInAddress } from "../state/address";
+import { columnsOf } from "../spec/prediction";
 import { metricLine, versionsLine } from "./Models";
 
 export default function ModelPage() {
@@ -307,7 +308,7 @@ function VersionDetail({ name, version }: { name: string; version: number }) {
       }
     >
       <div className="stats">
-        <Stat name={t("columns")} value={number(data.encoder.columns.length)} />
+        <Stat name={t("columns")} value={number(columnsOf(data).length)} />
         <Stat name={t("models.outputs")} value={data.outputs.map((output) => output.name).join(", ")} />
         <Stat name={t("models.parity")} value={number(data.parity?.max_rel)} note={t("models.parity.note", { n: number(data.parity?.rows) })} />
       </div>

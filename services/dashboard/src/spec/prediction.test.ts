@@ -20,6 +20,11 @@ describe("a model's form", () => {
     expect(fieldsOf(whole as unknown as Manifest)[0]?.typical).toBe("1"); // a number that rows have
   });
 
+  it("has a column with two encodings once", () => {
+    const twice = { ...manifest, encoder: { columns: manifest.encoder.columns.flatMap((column) => [column, column]) } };
+    expect(fieldsOf(twice).map((field) => field.name)).toEqual(["gre", "rank", "day"]);
+  });
+
   it("writes a time as the server reads it", () => {
     const fields = fieldsOf(manifest);
     expect(rowOf(fields, { gre: "600", rank: "1", day: timeText(90061.4) })).toMatchObject({ day: "1970-01-02T01:01:01Z" });

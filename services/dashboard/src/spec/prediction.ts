@@ -1,6 +1,6 @@
 /** A model's form fields and predictions, read from its manifest. */
 
-import type { Distribution, Manifest } from "../api/models";
+import type { Distribution, Manifest, ManifestColumn } from "../api/models";
 
 export interface FieldSpec {
   name: string;
@@ -14,9 +14,12 @@ export interface FieldSpec {
 
 const text = (value: unknown): string => (value === null || value === undefined ? "" : String(value));
 
+/** The raw columns, each once: a column may have several encodings, as numbers have by default. */
+export const columnsOf = (manifest: Manifest): ManifestColumn[] => [...new Map(manifest.encoder.columns.map((column) => [column.name, column])).values()];
+
 /** One field per raw column, filled from a typical row. */
 export function fieldsOf(manifest: Manifest): FieldSpec[] {
-  return manifest.encoder.columns.map(({ name, kind }) => {
+  return columnsOf(manifest).map(({ name, kind }) => {
     const distribution = manifest.training_distribution[name] ?? null;
     const choices = Object.entries(distribution?.frequencies ?? {})
       .sort((a, b) => b[1] - a[1])
