@@ -16,6 +16,7 @@ import pytest
 
 from fitserve.datasets.parquet_batches import batches_of
 from fitserve.datasets.profile import DistinctCounter
+from fitserve.datasets.readers.arrow_lengths import expanded_bytes
 from fitserve.settings import MB
 from tests.datasets.conftest import Api
 from tests.datasets.uploads import refusal, stored
@@ -169,6 +170,37 @@ def test_what_takes_no_bytes_in_a_file_counts_as_what_it_expands_to(api: Api, co
     data = arrow({"a": column})
     assert len(data) < 600_000
     assert refusal(api, data)["status"] == 413
+
+
+@pytest.mark.parametrize("compression", ["zstd", "lz4"])
+@pytest.mark.parametrize("opened", [pa.ipc.new_file, pa.ipc.new_stream], ids=["file", "stream"])
+@pytest.mark.parametrize("repeated", [False, True], ids=["values", "dictionary"])
+def test_compressed_arrow_is_refused_before_it_is_expanded(
+    api: Api, compression: str, opened: Any, repeated: bool
+) -> None:
+    """pyarrow expands a whole batch: a few kilobytes took gigabytes before they were counted."""
+    column, sink = pa.array(np.zeros(10_000)), io.BytesIO()
+    if repeated:
+        column = pa.DictionaryArray.from_arrays(pa.array([0, 1]), column)
+    batch = pa.record_batch({"a": column})
+    with opened(sink, batch.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
+        writer.write_batch(batch)
+    length, longer = ((count).to_bytes(8, "little") for count in (80_000, 2**33))
+    assert sink.getvalue().count(length) == 1
+    assert refusal(api, sink.getvalue().replace(length, longer))["status"] == 413
+
+
+@pytest.mark.parametrize("compression", [None, "zstd", "lz4"])
+def test_compressed_arrow_is_counted_and_read(api: Api, tmp_path: Path, compression: str | None) -> None:
+    batch = pa.record_batch({"a": pa.array(["x", None, "y"] * 1000).dictionary_encode(), "b": range(3000)})
+    for opened in (pa.ipc.new_file, pa.ipc.new_stream):
+        path = tmp_path / "table.arrow"
+        with opened(str(path), batch.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
+            writer.write_batch(batch)
+            writer.write_batch(batch)
+        expected = 2 * (3000 * 8 + 3000 * 4 + 375) + 3 * 4 + 2 if compression else 0
+        assert expanded_bytes(path) == pytest.approx(expected, abs=16)
+        assert len(stored(api, path.read_bytes())[1]) == 6000
 
 
 def test_runs_are_read(api: Api) -> None:

@@ -24,6 +24,7 @@ from fitserve.datasets.kinds import POSSIBLE
 from fitserve.datasets.parquet_batches import batches_of
 from fitserve.datasets.plan_proposal import propose_plans
 from fitserve.datasets.readers import Batches, ReadAgain, TableReader
+from fitserve.datasets.readers.arrow_lengths import expanded_bytes
 from fitserve.datasets.readers.plain_values import Overflow, readings_of
 from fitserve.errors import Problem, TooLarge, UnsupportedMedia
 from fitserve.parsing.column_format import PLAIN
@@ -320,7 +321,9 @@ class ArrowReader(ColumnarReader):
                 yield from reader
 
     def _schema(self) -> pa.Schema:
-        return self.stored_schema(self.path)
+        schema = self.stored_schema(self.path)
+        self.check_expansion(expanded_bytes(self.path))
+        return schema
 
     def _raw_batches(self) -> Iterator[pa.RecordBatch]:
         for batch in self.stored_batches(self.path):
