@@ -115,7 +115,7 @@ def _inputs(encoder: Encoder, table: pa.Table) -> list[WalkValue]:
         if isinstance(column, CategoryColumn) and not column.integer:
             labels = {column.place_of(label): label for label in column.fitted["labels"]}
         for place in range(column.width):
-            own = f" = {labels[place]}" if place in labels else f" [{place + 1}]"
+            own = f" = {labels[place]}" if place in labels else " (any other)" if labels else f" [{place + 1}]"
             names[column.offset + place] = column.name + (own if column.width > 1 else "")
     return [WalkValue(name=names.get(at, ""), value=float(value)) for at, value in enumerate(values[0])]
 
