@@ -27,6 +27,7 @@ NOT_IN_CLIENT = {
     "/api/v1/models/{name}/versions": "part of GET /api/v1/models/{name}",
     "/api/v1/models/{name}/versions/{number}": "part of GET /api/v1/models/{name}",
     "/api/v1/models/{name}/labels": "part of GET /api/v1/models/{name}",
+    "/api/v1/runs/{run_id}/walk": "what a page draws; programs download the weights",
     "/v1/models": "TensorFlow Serving's list; models.list is fitserve's own",
     "/v2/*": "the Open Inference Protocol's own clients",
     "/livez": "a load balancer",

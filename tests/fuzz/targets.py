@@ -24,7 +24,8 @@ from fitserve.spec.spec import parse
 from fitserve.wire.datasets import UploadOptions
 from services.predict.catalog.columns import InputRows
 from services.predict.catalog.loaded_model import LoadedModel, Prediction
-from services.predict.protocols.formats import read_csv, rows_of, write_csv
+from services.predict.protocols.csv_body import read_csv
+from services.predict.protocols.formats import rows_of, write_csv
 from services.predict.protocols.oip import grpc as oip_grpc
 from services.predict.protocols.oip import inference as oip
 from services.predict.protocols.proto import inference_pb2, tensorflow_serving_pb2
