@@ -45,7 +45,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    hypothesis.settings.register_profile("suite", deadline=None)  # by default 200 ms an example, too few beside others
+    # A change is not refused for an example that another change would have met too: the long forms look for new ones.
+    # The default deadline is 200 ms for an example, too few beside others.
+    same = "long" not in config.getoption("markexpr").removeprefix("not long")
+    hypothesis.settings.register_profile("suite", deadline=None, derandomize=same)
     hypothesis.settings.load_profile("suite")
     gc.disable()  # importing is what a collection of tests does, and going through what it leaves takes a tenth of it
     for plugin in (ServerLogs(), MissingTools(), Scheduling(config)):

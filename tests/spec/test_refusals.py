@@ -166,6 +166,36 @@ def test_a_name_in_the_wrong_place_is_answered_with_the_right_one(
         ({"network": [{"Add": {}}]}, "/network/0", "two or more inputs"),
         ({"network": [{"Dense": {"units": 3, "bias_initializer": "Orthogonal"}}]}, "/network/0", "rank at least 2"),
         (
+            {"network": [{"Dense": {"units": 3, "bias_regularizer": "OrthogonalRegularizer"}}]},
+            "/network/0",
+            "the bias of this Dense",
+        ),
+        (
+            {
+                "network": [
+                    {"Reshape": [4, 3]},
+                    {"Conv1D": {"filters": 2, "kernel_size": 1, "kernel_regularizer": "OrthogonalRegularizer"}},
+                ]
+            },
+            "/network/1",
+            "compares the rows of a matrix",
+        ),
+        (
+            {
+                "network": [
+                    {"Reshape": [4, 3]},
+                    {"Dense": {"units": 2, "activity_regularizer": "OrthogonalRegularizer"}},
+                ]
+            },
+            "/network/1",
+            "the activity of this Dense",
+        ),
+        (
+            {"network": [{"Dense": {"units": 3, "kernel_constraint": {"MaxNorm": {"axis": [0, 2]}}}}]},
+            "/network/0",
+            "axis 2 is none of the kernel",
+        ),
+        (
             {"network": [{"Dense": {"units": 3, "bias_initializer": {"Constant": [[1, 2, 3]]}}}]},
             "/network/0",
             "has the shape [3]",

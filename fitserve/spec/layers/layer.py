@@ -11,7 +11,7 @@ from fitserve.spec.activations import Activation
 from fitserve.spec.argument_types import Flag, Positive, shape_of
 from fitserve.spec.component import Component
 from fitserve.spec.initializers import AnyInitializer, Constant, GlorotUniform, Initializer, Zeros
-from fitserve.spec.regularizers import AnyConstraint, AnyRegularizer
+from fitserve.spec.regularizers import AnyConstraint, AnyRegularizer, OrthogonalRegularizer
 
 Shape = tuple[int, ...]  # without the batch
 
@@ -90,6 +90,9 @@ class Layer(Component, abstract=True):
         output = self.output_shape(inputs)
         for weight in self.weights(inputs):
             self._check_initializer(weight)
+            self._check_regularizer(weight.name, len(weight.shape), format_shape(weight.shape))
+            self._check_constraint(weight)
+        self._check_regularizer("activity", len(output) + 1, format_shape(output))
         return output
 
     def _check_initializer(self, weight: Weight) -> None:
@@ -107,6 +110,26 @@ class Layer(Component, abstract=True):
             raise ShapeRefused(
                 f"{type(initializer).__name__} fills weights of rank {initializer.matrices_only}; the {weight.name} of"
                 f" this {type(self).__name__} is {format_shape(weight.shape)}."
+            )
+
+    def _check_regularizer(self, name: str, rank: int, shape: str) -> None:
+        regularizer = getattr(self, f"{name}_regularizer", None)
+        if isinstance(regularizer, OrthogonalRegularizer) and rank != 2:
+            raise ShapeRefused(
+                f"OrthogonalRegularizer compares the rows of a matrix; the {name} of this {type(self).__name__} is"
+                f" {shape}.",
+                "Use L1, L2 or L1L2 there.",
+            )
+
+    def _check_constraint(self, weight: Weight) -> None:
+        axes = getattr(getattr(self, f"{weight.name}_constraint", None), "axis", [])
+        rank = len(weight.shape)
+        wrong = [axis for axis in ([axes] if isinstance(axes, int) else axes) if not -rank <= axis < rank]
+        if wrong:
+            raise ShapeRefused(
+                f"The constraint's axis {wrong[0]} is none of the {weight.name} of this {type(self).__name__}, whose"
+                f" shape is {list(weight.shape)}.",
+                f"Give an axis from 0 to {rank - 1}.",
             )
 
 
