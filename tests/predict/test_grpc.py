@@ -225,15 +225,38 @@ def connected(port: int) -> socket.socket:
 
 def begun_call(port: int, token: str) -> socket.socket:
     """Connect, and send all of a call but its message."""
-    headers = {":method": "POST", ":scheme": "http", ":path": INFER, ":authority": "a", "te": "trailers"}
-    headers |= {"content-type": "application/grpc", "authorization": f"Bearer {token}"}
-    block = b"".join(  # fields with new names, none of them indexed
+    connection = connected(port)
+    connection.sendall(h2_frame(1, 4, 1, h2_head(INFER, authorization=f"Bearer {token}")))
+    return connection
+
+
+def h2_head(path: str, **more: str) -> bytes:
+    """A call's header fields, with new names, none of them indexed."""
+    headers = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "a", "te": "trailers"}
+    headers |= {"content-type": "application/grpc", **more}
+    return b"".join(
         b"\0" + b"".join(bytes((len(text),)) + text for text in (name.encode(), value.encode()))
         for name, value in headers.items()
     )
-    connection = connected(port)
-    connection.sendall(h2_frame(1, 4, 1, block))
-    return connection
+
+
+def test_a_watcher_that_leaves_while_its_answer_waits_gives_back_its_place(
+    channel: grpc.Channel, served: RunningService
+) -> None:
+    """A generator that was left at a `yield` ends when gRPC has freed the call: the process died of asking it more."""
+    nothing_may_be_sent = h2_frame(4, 0, 0, (4).to_bytes(2, "big") + (0).to_bytes(4, "big"))
+    head = h2_head("/grpc.health.v1.Health/Watch")
+    for _ in range(3):
+        with connected(served.grpc_port) as connection:
+            connection.sendall(nothing_may_be_sent)
+            streams = range(1, 2 * grpc_server.MAX_WATCHING_OF_ADDRESS, 2)
+            connection.sendall(b"".join(h2_frame(1, 4, stream, head) for stream in streams))
+            read_until_closed(connection, b"application/grpc")
+            time.sleep(0.2)
+        watch = channel.stream_stream("/grpc.health.v1.Health/Watch")
+        eventually(lambda watch=watch: _is_answered(watch(iter(()), timeout=PATIENCE)))
+    logged = (served.toys.home / f"services.predict-{served.port}.log").read_text()
+    assert "Health/Watch" not in logged, logged
 
 
 def read_until_closed(connection: socket.socket, expected: bytes) -> bytes:

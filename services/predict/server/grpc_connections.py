@@ -122,24 +122,22 @@ class Places:
         self._most, self._most_of_address = most, most_of_address
         self._taken: Counter[str] = Counter()
 
-    def take(self, context: Any) -> bool:
-        """Take a place for a call, until `give_back`; False if there is none."""
-        address = _address_of(context)
-        if self._taken.total() >= self._most or self._taken[address] >= self._most_of_address:
-            return False
-        self._taken[address] += 1
-        return True
+    def take(self, context: Any) -> str | None:
+        """Take a place for a call and return its address, for `give_back`; None if there is no place.
 
-    def give_back(self, context: Any) -> None:
-        address = _address_of(context)
+        Its end may be noticed after gRPC has freed the call, of which nothing may be asked then: the process dies.
+        """
+        peer = peer_of(context)
+        address = peer[0] if peer is not None else ""
+        if self._taken.total() >= self._most or self._taken[address] >= self._most_of_address:
+            return None
+        self._taken[address] += 1
+        return address
+
+    def give_back(self, address: str) -> None:
         self._taken[address] -= 1
         if not self._taken[address]:
             del self._taken[address]
-
-
-def _address_of(context: Any) -> str:
-    peer = peer_of(context)
-    return peer[0] if peer is not None else ""
 
 
 @dataclass(eq=False, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -43,6 +44,7 @@ STOP_SECONDS = 5.0  # grace period for calls at shutdown
 async def grpc_server(service: PredictionService, settings: Settings) -> AsyncIterator[None]:
     """Serve within the block. Raises RuntimeError where the port is taken."""
     waiting = WaitingCalls(settings, Connections(settings))
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_ours_to_cure)
     server = _make_server(service, settings, waiting)
     await server.start()
     watching = asyncio.create_task(waiting.watch())
@@ -53,6 +55,11 @@ async def grpc_server(service: PredictionService, settings: Settings) -> AsyncIt
         with suppress(asyncio.CancelledError):
             await watching
         await server.stop(grace=STOP_SECONDS)
+
+
+def _is_ours_to_cure(record: logging.LogRecord) -> bool:
+    """Leave out what gRPC logs, with a traceback, where a client has left before its answer could be sent."""
+    return "ExecuteBatchError" not in record.getMessage()
 
 
 def _make_server(service: PredictionService, settings: Settings, waiting: WaitingCalls) -> grpc.aio.Server:
@@ -105,8 +112,9 @@ class _Reflection(reflection.aio.ReflectionServicer):
     ) -> AsyncIterator[Any]:
         """Answer the requests of one reflection stream."""
         context = unused_context  # the library's name
-        if not self._places.take(context):
+        if (place := self._places.take(context)) is None:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Too many streams of server reflection are open.")
+            return
         try:
             async for answer in super().ServerReflectionInfo(_prompt(request_iterator), context):
                 yield answer
@@ -114,7 +122,7 @@ class _Reflection(reflection.aio.ReflectionServicer):
             message = f"Nothing was asked for {REFLECTION_SECONDS:g} s."
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, message)
         finally:
-            self._places.give_back(context)
+            self._places.give_back(place)
 
 
 async def _prompt(messages: AsyncIterator[Any]) -> AsyncIterator[Any]:
@@ -204,8 +212,9 @@ def _watching(
     places = Places(MAX_WATCHING, MAX_WATCHING_OF_ADDRESS)
 
     async def answers(_messages: Any, context: Any) -> AsyncIterator[Any]:
-        if not places.take(context):
+        if (place := places.take(context)) is None:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Too many calls watch the health. Use Check.")
+            return
         request, last = GrpcRequest(service, context), None
         request.count(protocol, method.operation, "OK")
         try:
@@ -216,7 +225,7 @@ def _watching(
                     yield answer
                 await asyncio.sleep(WATCH_SECONDS)
         finally:
-            places.give_back(context)
+            places.give_back(place)
 
     return answers
 
