@@ -138,7 +138,7 @@ def gaps_within(scores: Mapping[str, Any], level: float, is_set: bool) -> int:
 
 
 def outside(figures: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Count the cells below and above the bounds of each alone, and below and above those of all together."""
+    """Count the cells below and above their own bounds, and below and above the joint bounds of all cells."""
     cells = [(figure["rows"], cell) for figure in figures for cell in figure["coverage"].values()]
     counts = {"below": 0, "above": 0, "below_all": 0, "above_all": 0}
     for rows, cell in cells:

@@ -65,9 +65,8 @@ class DatasetFacts(DataModel):
     sha256: str
     rows: int
     columns: tuple[ColumnFacts, ...]
-    csv: dict[str, str] = Field(
-        default_factory=dict
-    )  # the delimiter, quote and escape sign of its file, as `source` has them
+    # The delimiter, quote and escape sign of a CSV file, as the dataset's `source` has them.
+    csv: dict[str, str] = Field(default_factory=dict)
 
     @cached_property
     def by_name(self) -> dict[str, ColumnFacts]:

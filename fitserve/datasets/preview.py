@@ -36,7 +36,7 @@ def read_slice(path: Path, offset: int, limit: int) -> pa.Table:
 
 
 def _slices(file: pq.ParquetFile, offset: int, limit: int) -> Iterator[pa.RecordBatch]:
-    """Yield the parts of batches with `limit` rows from `offset` on."""
+    """Yield `limit` rows from `offset` on, as slices of the batches that hold them."""
     first, left = 0, limit  # first row of the row group, then of the batch
     for group in range(file.metadata.num_row_groups):
         end = first + file.metadata.row_group(group).num_rows

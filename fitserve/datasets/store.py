@@ -458,9 +458,6 @@ def write_as_upload(table: pa.Table, folder: Path, name: str) -> ReceivedFile:
     return ReceivedFile(path, sha256_of(path), path.stat().st_size, f"{name}.arrow")
 
 
-CSV_SIGNS = ("delimiter", "quote", "escape")
-
-
 def facts_of(dataset: Dataset) -> DatasetFacts:
     """Return the dataset's facts, against which a spec is checked."""
     return DatasetFacts(
@@ -469,7 +466,7 @@ def facts_of(dataset: Dataset) -> DatasetFacts:
         sha256=dataset.sha256,
         rows=dataset.rows,
         columns=tuple(ColumnFacts.from_stored(column) for column in dataset.columns),
-        csv={sign: dataset.source[sign] for sign in CSV_SIGNS if dataset.source.get(sign)},
+        csv={sign: dataset.source[sign] for sign in ("delimiter", "quote", "escape") if dataset.source.get(sign)},
     )
 
 

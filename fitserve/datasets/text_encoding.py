@@ -57,27 +57,15 @@ _WIDE = {"gb18030", "big5hkscs", "cp932", "euc_jp", "cp949"}
 _SINGLE = ("cp1253", "cp1255", "cp1256", "cp874")
 # Several of these often decode the bytes to the same text; the first one is reported.
 CANDIDATES = (
-    *(
-        "cp1252",
-        "iso8859-15",
-        "gb18030",
-        "big5hkscs",
-        "cp932",
-        "cp949",
-        "euc_jp",
-        "cp1251",
-        "koi8-r",
-        "koi8-u",
-        "cp866",
-        "cp1250",
-    ),
+    *("cp1252", "iso8859-15", "gb18030", "big5hkscs", "cp932", "cp949", "euc_jp"),
+    *("cp1251", "koi8-r", "koi8-u", "cp866", "cp1250"),
     *("iso8859-2", "cp1254", "cp1253", "cp1255", "cp1256", "cp874", "cp1257", "cp1258", "mac_roman"),
     *("iso8859-5", "mac_cyrillic", "cp850", "cp852"),
 )
 # Rare nowadays: the rating must exceed the others by this much.
 _RARE = {"cp850": 0.12, "mac_roman": 0.12, "cp852": 0.15, "iso8859-5": 0.05, "mac_cyrillic": 0.05, "iso8859-2": 0.03}
 _RARE |= {"koi8-u": 0.01, "cp1257": 0.03, "cp1254": 0.01, "euc_jp": 0.01, "cp1258": 0.05}
-# The most frequent Chinese characters, simplified, and Japanese ones, with those of places and of tables' headers.
+# Frequent characters of Chinese (simplified) and of Japanese, including those in place names and table headers.
 _FREQUENT = {
     "gb18030": frozenset(
         "的一是在不了有和人这中大为上个国我以要他时来用们生到作地于出就分对成会可主发年动同工也能下过子说产种"
@@ -253,7 +241,8 @@ def _rate(texts: list[str], name: str) -> float:
         beyond = "".join(character for text in texts for character in text if character > "\u3000")
         if not any("\u3040" <= character <= "\u30ff" for character in beyond):  # with kana, it is Japanese
             other = "euc_jp" if name == "gb18030" else "gb18030"
-            share, rival = _frequent(beyond, name), _frequent(beyond.encode(name).decode(other, "ignore"), other)
+            share = _frequent(beyond, name)
+            rival = _frequent(beyond.encode(name, "ignore").decode(other, "ignore"), other)
             total += (0.2 * share - (0.1 if name == "euc_jp" or rival > share else 0.0)) * weight
     return total / weight if weight else 0.0
 

@@ -16,6 +16,7 @@ from fitserve.blobs import CHUNK, disk_full_is_507
 from fitserve.datasets import TableUnreadable, text_encoding
 from fitserve.datasets.text_encoding import TYPOGRAPHY, Guess
 from fitserve.errors import Problem, TooLarge
+from fitserve.parsing.charsets import charset_named
 from fitserve.settings import MB, Limits
 from fitserve.wire.notices import Notice
 
@@ -23,25 +24,6 @@ SEARCHED_BYTES = MB // 4  # bytes searched for marks of 7-bit encodings
 CHECKED_BYTES = 4 * MB  # checked to be UTF-8 before parsing; the parser checks the rest
 # after this many non-ASCII UTF-8 characters, an invalid byte is damage rather than another encoding
 SURE_CHARACTERS = 12
-# Names that `encoding` accepts, besides the families iso8859-, cp (code pages), mac- and koi8-.
-TEXT_ENCODINGS = frozenset(
-    {"ascii", "utf-7", "utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-16-le", "utf-32", "utf-32-be", "utf-32-le"}
-    | {
-        "big5",
-        "big5hkscs",
-        "gb2312",
-        "gbk",
-        "gb18030",
-        "hz",
-        "euc_jp",
-        "euc_jis_2004",
-        "euc_jisx0213",
-        "euc_kr",
-        "johab",
-    }
-    | {"shift_jis", "shift_jis_2004", "shift_jisx0213", "iso2022_jp", "iso2022_jp_1", "iso2022_jp_2", "iso2022_jp_3"}
-    | {"iso2022_jp_2004", "iso2022_jp_ext", "iso2022_kr", "tis-620", "hp-roman8", "kz1048", "ptcp154"}
-)
 MAX_UTF7_BYTES = MB  # UTF-7 letters without a break, which are decoded again with each chunk
 REPLACED = "\ufffd"
 BYTE_ORDER_MARKS = (
@@ -262,22 +244,10 @@ def _damage(path: Path, position: int, expected: str = "UTF-8, as the lines befo
 
 def _stated_encoding(stated: str) -> str:
     try:
-        return _text_encoding(stated)
+        return charset_named(stated)
     except (LookupError, ValueError):
         expected = "a name such as utf-8 or gb18030"
         raise TableUnreadable(f"The encoding {stated!r} is not known.", received=stated, expected=expected) from None
-
-
-def _text_encoding(stated: str) -> str:
-    """Return a character encoding's name in Python. Raises LookupError, ValueError.
-
-    Python's codecs include others: archives (zip, base64, uu), and some whose decoders take quadratic time (punycode).
-    """
-    codec = codecs.lookup(stated)
-    allowed = codec.name in TEXT_ENCODINGS or codec.name.startswith(("iso8859-", "cp", "mac-", "koi8-"))
-    if not allowed:
-        raise LookupError(stated)
-    return codec.name
 
 
 def first_invalid_utf8(path: Path, most: int | None = None) -> int | None:

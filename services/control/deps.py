@@ -54,7 +54,7 @@ VersionNumber = Annotated[int, Path(ge=1, le=MAX_INTEGER)]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 # One line of printable text each, because PostgreSQL refuses NUL.
 Cursor = Annotated[str | None, Query(max_length=40, pattern=PRINTABLE)]
-# The id of a row that the database has numbered, and that its integers hold
+# The id of a row that the database numbers; 18 digits fit its integers.
 NumberCursor = Annotated[str | None, Query(pattern=r"^[0-9]{1,18}$")]
 TargetName = Annotated[str | None, Query(max_length=1000, description="The first target if omitted")]
 Label = Annotated[str | None, Query(max_length=63, pattern=PRINTABLE)]

@@ -47,7 +47,7 @@ def test_every_integer_of_a_request_is_bounded(sqlite_url: str, tmp_path: Path) 
 
 
 def test_a_text_that_is_read_as_a_number_is_bounded_too(scenario: Scenario) -> None:
-    """A cursor or a header is a string in the document, whatever it holds."""
+    """The OpenAPI document types cursors and headers as strings, so their bounds are not in it."""
     number = "0" * 20 + "9" * 30  # its first digits are a small number
     document = scenario.app.openapi()
     key = {"Authorization": f"Bearer {scenario.token('ada', 'admin')}"}

@@ -225,7 +225,7 @@ def test_every_pattern_takes_linear_time(path: Path) -> None:
 
 
 def _fixed(node: Any) -> bool:
-    """Tell whether a parsed pattern is a row of single characters, such as an escape and what it escapes."""
+    """Tell whether a parsed pattern matches a fixed number of single characters, such as a backslash and one more."""
     return all(operation in (sre.LITERAL, sre.NOT_LITERAL, sre.ANY, sre.IN) for operation, _ in node)
 
 

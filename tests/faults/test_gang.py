@@ -118,7 +118,7 @@ def test_a_helper_that_shuts_down_and_a_cancel(cluster: Cluster) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(0)
 def test_workers_that_cannot_help_keep_nobody_from_helping(cluster: Cluster) -> None:
-    """One has no free port, the name of another is unknown, and nothing answers at the address of a third."""
+    """The first has no free port, the second an unknown host name, the third an address that does not answer."""
     patient = {"FITSERVE_LEASE_SECONDS": "60", "FITSERVE_HEARTBEAT_SECONDS": "2"}
     cluster.start("worker", **patient)
     run_id = cluster.submit(epochs=10, workers=TWO, meet=1)

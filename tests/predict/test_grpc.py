@@ -243,7 +243,7 @@ def h2_head(path: str, **more: str) -> bytes:
 def test_a_watcher_that_leaves_while_its_answer_waits_gives_back_its_place(
     channel: grpc.Channel, served: RunningService
 ) -> None:
-    """A generator that was left at a `yield` ends when gRPC has freed the call: the process died of asking it more."""
+    """The stream's generator ends after gRPC has freed the call; asking that call for its peer killed the process."""
     nothing_may_be_sent = h2_frame(4, 0, 0, (4).to_bytes(2, "big") + (0).to_bytes(4, "big"))
     head = h2_head("/grpc.health.v1.Health/Watch")
     for _ in range(3):

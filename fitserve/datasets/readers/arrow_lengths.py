@@ -20,7 +20,7 @@ from flatbuffers.table import Table
 
 _MAGIC = b"ARROW1"
 _BLOCK_BYTES = 24
-# Where a table has the offset of its field number n: 4 + 2 * n.
+# A FlatBuffers table keeps the offset of its field number n at 4 + 2 * n.
 _HEADER = 4 + 2 * 2  # of Message
 _DATA = 4 + 2 * 1  # of DictionaryBatch: a RecordBatch
 _BUFFERS, _COMPRESSION = 4 + 2 * 2, 4 + 2 * 3  # of RecordBatch
@@ -40,7 +40,7 @@ def expanded_bytes(path: Path) -> int:
 
 
 def _messages(file: pa.MemoryMappedFile) -> Iterator[Any]:
-    """Yield all messages of a file or a stream. Their bodies are not copied."""
+    """Yield the messages of a file or a stream, without copying their bodies."""
     if bytes(file.read(len(_MAGIC))) == _MAGIC:
         for offset in _block_offsets(file):
             file.seek(offset)

@@ -5,7 +5,6 @@ Lines of the file that a model was trained on are accepted as they stand there, 
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 import re
@@ -13,21 +12,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fitserve.errors import Malformed
+from fitserve.parsing.charsets import charset_named
 from fitserve.parsing.stray_quotes import double_stray_quotes
+from fitserve.wire.datasets import NO_CHARACTER
 from services.predict.catalog.columns import InputRows
 from services.predict.catalog.loaded_model import LoadedModel
 
-NO_CHARACTER = "none"  # instead of a quote: nothing is quoted
 SEPARATOR = "\x1f"  # ASCII's unit separator
-_NO_CHARSETS = frozenset({"punycode", "idna", "unicode_escape", "raw_unicode_escape", "utf-7", "undefined"})
 
 
 def read_csv(model: LoadedModel, body: bytes, charset: str | None = None) -> InputRows:
     """Return the rows of a CSV body, in UTF-8 unless its content type declares otherwise. Raises Malformed."""
     try:
-        name = codecs.lookup(charset or "utf-8").name
-        if name in _NO_CHARSETS:
-            raise LookupError(name)
+        name = charset_named(charset or "utf-8")
         text, delimiter = _delimited(model, body.decode("utf-8-sig" if name == "utf-8" else name))
         lines = _lines(text, delimiter, model.columns.csv)
     except (UnicodeError, csv.Error) as error:
@@ -126,9 +123,9 @@ def _csv_input(model: LoadedModel, name: str) -> str | None:
 
 
 def _delimited(model: LoadedModel, text: str) -> tuple[str, str]:
-    """Return the text and the delimiter under which most of the header's names are columns of the table.
+    """Return the text, and the delimiter that splits its header into the most names of the table's columns.
 
-    A delimiter of several characters, or of the blanks that align columns, becomes one character.
+    A delimiter of several characters, or of the blanks that align columns, is replaced by a single character.
     """
     own, quote = model.columns.csv.get("delimiter", ","), model.columns.csv.get("quote", '"')
     of_table = {*model.columns.names, *model.columns.others} - {""}
@@ -145,7 +142,10 @@ def _delimited(model: LoadedModel, text: str) -> tuple[str, str]:
         return text, best
     sign = r"[ \t]+" if own == " " else r"[ \t]{2,}" if own.isspace() else re.escape(own)
     parts = re.compile(rf'("[^"\n]*")|{sign}')
-    lines = [parts.sub(lambda part: part[1] or SEPARATOR, line.strip()) for line in text.splitlines()]
+    lines = [
+        parts.sub(lambda part: part[1] or SEPARATOR, line.strip() if own.isspace() else line)
+        for line in text.splitlines()
+    ]
     header = lines[0].replace('"', "").split(SEPARATOR) if lines else []
     return ("\n".join(lines), SEPARATOR) if len(of_table.intersection(header)) > known(best) else (text, best)
 

@@ -125,7 +125,8 @@ class Places:
     def take(self, context: Any) -> str | None:
         """Take a place for a call and return its address, for `give_back`; None if there is no place.
 
-        Its end may be noticed after gRPC has freed the call, of which nothing may be asked then: the process dies.
+        `give_back` needs no context: the call's end may be noticed after gRPC has freed it, and asking a freed call for
+        its peer is a segmentation fault.
         """
         peer = peer_of(context)
         address = peer[0] if peer is not None else ""

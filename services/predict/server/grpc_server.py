@@ -44,7 +44,7 @@ STOP_SECONDS = 5.0  # grace period for calls at shutdown
 async def grpc_server(service: PredictionService, settings: Settings) -> AsyncIterator[None]:
     """Serve within the block. Raises RuntimeError where the port is taken."""
     waiting = WaitingCalls(settings, Connections(settings))
-    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_ours_to_cure)
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_departure)
     server = _make_server(service, settings, waiting)
     await server.start()
     watching = asyncio.create_task(waiting.watch())
@@ -57,8 +57,8 @@ async def grpc_server(service: PredictionService, settings: Settings) -> AsyncIt
         await server.stop(grace=STOP_SECONDS)
 
 
-def _is_ours_to_cure(record: logging.LogRecord) -> bool:
-    """Leave out what gRPC logs, with a traceback, where a client has left before its answer could be sent."""
+def _is_no_departure(record: logging.LogRecord) -> bool:
+    """Filter out the tracebacks that gRPC logs for clients that left before their answer could be sent."""
     return "ExecuteBatchError" not in record.getMessage()
 
 
