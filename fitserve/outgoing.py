@@ -30,6 +30,9 @@ Resolve = Callable[[str, int], Sequence[str]]
 MAX_URL = 2048  # characters
 CHUNK = 65_536  # bytes of a response that are read at a time
 CONNECT_SECONDS = 10.0  # for each address of a name
+_WITHOUT_SECRETS = frozenset(
+    {"user-agent", "accept", "accept-encoding", "content-type", "range", "if-range", "if-none-match"}
+)  # headers; of any other name, `X-Api-Key` or `PRIVATE-TOKEN`, the value may be a key
 _PORTS = {"https": 443, "http": 80}
 
 # Not the public Internet, by IANA's registries of special-purpose addresses. Python's `is_global` differs between its
@@ -174,7 +177,7 @@ class Outgoing:
         """Make a request, and yield its response; all of it takes at most `seconds`, of which `silence` without a byte.
 
         Each of up to `redirects` redirects is checked like the first address; one more, or any with `redirects=0`, is
-        answered as it is. `Authorization` and cookies are not sent on to another origin. Raises ForbiddenAddress,
+        answered as it is. Headers that may hold a secret are not sent on to another origin. Raises ForbiddenAddress,
         NoAnswer.
         """
         deadline = _Deadline(seconds, silence)
@@ -192,7 +195,7 @@ class Outgoing:
                     connection.close()
                 url = _redirected(target, location, pointer)
                 if parse(url, pointer).host_header != target.host_header:
-                    sent = {k: v for k, v in sent.items() if k.lower() not in ("authorization", "cookie")}
+                    sent = {name: value for name, value in sent.items() if name.lower() in _WITHOUT_SECRETS}
                 if raw.status == 303:
                     method, body = "GET", None
 
@@ -281,7 +284,10 @@ def _forbidden(url: str, pointer: str | None, why: str) -> ForbiddenAddress:
 
 
 def _redirected(target: OutgoingUrl, location: str, pointer: str | None) -> str:
-    url = urljoin(target.url, location)
+    try:
+        url = urljoin(target.url, location)
+    except ValueError:  # `https://[`
+        raise _forbidden(location, pointer, "It redirects to what cannot be read.") from None
     if target.scheme == "https" and parse(url, pointer).scheme != "https":
         raise _forbidden(url, pointer, "An https address redirects to a plain one.")
     return url

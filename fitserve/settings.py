@@ -34,6 +34,10 @@ class Limits(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="FITSERVE_LIMIT_", extra="ignore")
 
     upload_bytes: int = Field(20 * GB, description="Bytes of one upload, as sent")
+    unfinished_uploads: int = Field(100, description="Resumable uploads of one owner that are unfinished")
+    unfinished_upload_bytes: int = Field(
+        100 * GB, description="Bytes that the unfinished resumable uploads of one owner announce together"
+    )
     weights_bytes: int = Field(1 * GB, description="Bytes of one file of weights that is uploaded")
     stored_weights_bytes: int = Field(10 * GB, description="Bytes of uploaded weights that one owner keeps")
     expanded_bytes: int = Field(100 * GB, description="Bytes of one upload after decompression")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -91,7 +92,9 @@ def create_app(settings: Settings) -> FastAPI:
         )
         for thread in watchers:
             thread.start()
+        expiry = asyncio.create_task(resumable.delete_expired_regularly(app.state.context))
         yield
+        expiry.cancel()
         for thread in watchers:
             await run_in_threadpool(thread.stop)
         await app.state.predict_client.aclose()

@@ -11,13 +11,16 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from safetensors.numpy import save
+from sqlalchemy import update
 
 from fitserve import api_keys, db
 from fitserve.runs import lease
 from fitserve.settings import Limits, Settings
-from fitserve.tables import Run
+from fitserve.tables import Run, Upload
 from fitserve.wire.admin import Quotas
 from services.control.app import create_app
+from services.control.datasets import resumable
+from tests.waiting import wait_until
 
 TABLE = "a,y\n" + "".join(f"{n},{n % 2}\n" for n in range(40))
 SPEC = {"dataset": "table", "target": "y", "network": [{"Dense": 2}]}
@@ -175,3 +178,41 @@ def test_uploaded_weights_are_bounded_and_kept_once(sqlite_url: str, redis_url: 
         assert stored["bytes"] == stored["weights_bytes"] == len(weights(400))
         assert client.delete(path, headers=ada).status_code == 204
         assert send(weights(400, 2.0)).status_code == 201
+
+
+def test_unfinished_uploads_are_bounded_by_owner_and_expire(
+    sqlite_url: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resumable, "EXPIRY_SECONDS", 0.05)
+    limits = Limits(unfinished_uploads=2, unfinished_upload_bytes=1000)
+    with ExitStack() as stack:
+        (client,) = clients(stack, sqlite_url, redis_url, tmp_path, 1, limits=limits)
+        ada, bob = (create_key(client, ["read", "upload"], owner=owner) for owner in ("ada", "bob"))
+
+        def begin(length: int, key: dict[str, str] = ada) -> Any:
+            return client.post("/api/v1/uploads", headers={**key, "Upload-Length": str(length)})
+
+        assert client.options("/api/v1/uploads").headers["tus-max-size"] == "1000"
+        assert begin(1001).status_code == 413
+        first = begin(600).headers["location"]
+        bytes_full = begin(401)
+        assert (bytes_full.status_code, bytes_full.json()["received"]) == (429, 1001)
+        assert bytes_full.json()["expected"] == "at most 1000 bytes together"
+        assert first in bytes_full.json()["fix"]
+        assert 86_000 < int(bytes_full.headers["retry-after"]) <= 86_400
+        sent = {**ada, "Upload-Offset": "0", "Content-Type": "application/offset+octet-stream"}
+        second = begin(len(TABLE)).headers["location"]
+        count_full = begin(0).json()
+        assert (count_full["status"], count_full["expected"]) == (429, "fewer than 2 unfinished uploads")
+        assert begin(1000, bob).status_code == 201  # another owner's are its own
+        assert client.patch(second, headers=sent, content=TABLE).status_code == 204
+        third = begin(300).headers["location"]  # a finished upload does not count
+        assert client.delete(third, headers=ada).status_code == 204
+        assert begin(400).status_code == 201
+
+        with db.transaction(client.app.state.context.engine) as session:
+            session.execute(update(Upload).where(Upload.owner == "ada").values(expires_at=Upload.created_at))
+        # Nobody begins another: the server itself deletes rows and bytes.
+        wait_until(lambda: client.get(first, headers=ada).status_code == 404, "the deletion of what has expired")
+        assert len(list((tmp_path / "scratch" / "uploads").iterdir())) == 1  # bob's
+        assert begin(1000).status_code == 201

@@ -217,6 +217,8 @@ def test_a_name_that_rebinds_after_its_check_is_refused_at_the_request() -> None
         "//2852039166/",
         "http://10.0.0.1:{port}/",
         "file:///etc/passwd",
+        "https://[",
+        "//a]b/",
     ],
 )
 def test_a_redirect_is_checked_like_the_first_address(location: str) -> None:
@@ -237,14 +239,11 @@ def test_redirects_end_and_take_no_credentials_to_another_origin() -> None:
 
     with served(reply) as (port, seen):
         gate = Outgoing(**LOOPBACK)
-        headers = {"Authorization": "Bearer x", "If-None-Match": "y"}
+        headers = {"Authorization": "Bearer x", "If-None-Match": "y", "X-Api-Key": "z", "Private-Token": "z"}
         with gate.request("GET", f"http://hooks.example:{port}/start", headers=headers, redirects=1) as response:
             assert b"".join(response) == b"done"
-        assert ("Authorization" in seen[0][1], "Authorization" in seen[1][1], "If-None-Match" in seen[1][1]) == (
-            True,
-            False,
-            True,
-        )
+        assert seen[0][1].items() >= headers.items()
+        assert {name: seen[1][1].get(name) for name in headers} == {**dict.fromkeys(headers), "If-None-Match": "y"}
         with gate.request("GET", f"http://hooks.example:{port}/loop", redirects=4) as response:
             assert response.status == 302
         assert len(seen) == 2 + 5

@@ -130,6 +130,8 @@ def test_a_store_that_gives_nothing_is_refused_or_away(api: Api, lake: Callable[
         ("lake", "never/*.csv", 422, "no object"),
         ("lake", "folder", 422, "folder"),
         ("lake", "../other/x.csv", 422, "below"),
+        ("lake", "%2e%2e/other/x.csv", 422, "below"),
+        ("lake", "a/.%252E/..%2fother/x.csv", 422, "below"),
         ("lake", "bad/*", 422, "several formats"),
         ("lake", "bad/*.csv", 422, "2.csv"),
         ("lake", "bad/***/x", 422, "folders"),
@@ -278,17 +280,26 @@ class BreakingFiles:
         if to.path == "/private.csv" and to.headers.get("Authorization") != "Bearer t0ken":
             to.send_error(403)
             return
-        if to.path == "/away.csv":
-            to.send_error(503)
+        if to.path in ("/away.csv", "/odd-pause.csv"):
+            to.send_response(503)
+            if to.path == "/odd-pause.csv":
+                to.send_header("Retry-After", "²")  # a digit to Python, and no number
+            to.end_headers()
+            return
+        if to.path == "/odd-length.csv":
+            to.send_response(200)
+            to.send_header("Content-Length", "9" * 5_000)  # more digits than Python reads
+            to.end_headers()
+            to.wfile.write(data)
             return
         if to.path == "/packed.csv":
             to.send_response(200)
             to.send_header("Content-Encoding", "br")
             to.end_headers()
             return
-        if to.path == "/inside.csv":
+        if to.path in ("/inside.csv", "/nowhere.csv"):
             to.send_response(302)
-            to.send_header("Location", "http://127.0.0.9/x.csv")
+            to.send_header("Location", "http://127.0.0.9/x.csv" if to.path == "/inside.csv" else "https://[")
             to.end_headers()
             return
         if to.headers.get("If-None-Match") == etag:
@@ -398,7 +409,10 @@ def test_what_an_address_does_not_give_is_said(api: Api, files: BreakingFiles) -
     for url, more, status, says in (
         (f"{files.url}/private.csv", {}, 422, "403"),
         (f"{files.url}/away.csv", {}, 503, "503"),
+        (f"{files.url}/odd-pause.csv", {}, 503, "503"),
         (f"{files.url}/inside.csv", {}, 422, "not allowed"),
+        (f"{files.url}/nowhere.csv", {}, 422, "not allowed"),
+        (f"{files.url}/%2e%2e/x.csv", {"connection": "partner"}, 422, "other addresses"),
         (f"{files.url}/packed.csv", {}, 422, "packed as br"),
         ("http://169.254.169.254/latest", {}, 422, "not allowed"),
         ("http://2130706433/x.csv", {}, 422, "not allowed"),
@@ -416,6 +430,7 @@ def test_what_an_address_does_not_give_is_said(api: Api, files: BreakingFiles) -
     named = ask(api, "private", https={"url": f"{files.url}/private.csv", "connection": "partner"})
     assert named.status_code == 201, named.text
     assert "t0ken" not in named.text
+    assert ask(api, "odd", https={"url": f"{files.url}/odd-length.csv"}).json()["rows"] == 20_000  # read to its end
 
 
 # --- a Delta table -------------------------------------------------------------------------------------------------

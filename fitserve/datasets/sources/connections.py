@@ -98,7 +98,7 @@ class Connection(DataModel):
 
     def below(self, path: str, pointer: str) -> str:
         """Return the address of a path below the connection's folder. Raises BadInput for a path that leaves it."""
-        if path.startswith("/") or "\\" in path or any(part in ("", ".", "..") for part in path.rstrip("/").split("/")):
+        if path.startswith("/") or "" in path.rstrip("/").split("/") or leaves_its_folder(path):
             what = "A path is below the connection's folder: it has neither `..` nor empty parts."
             raise BadInput(what, problems=[Problem(what, pointer, received=path[:120], expected="2026/*.parquet")])
         return f"{self.url.get_secret_value().rstrip('/')}/{path.rstrip('/')}"
@@ -150,6 +150,13 @@ def driver_missing(connection: Connection, module: str | None) -> Unavailable:
     written = f", and the connection's url begins with {url}" if url else ""
     fix = f"Ask the operator to install a driver beside fitserve (pip install {package}){written}."
     return Unavailable(f"The driver of {connection.scheme} is not installed: {module}.", fix=fix)
+
+
+def leaves_its_folder(path: str) -> bool:
+    """Return whether a part is `.` or `..`, or holds a backslash, also after unquoting, which some stores do."""
+    while (plain := unquote(path)) != path:
+        path = plain
+    return "\\" in path or not {".", ".."}.isdisjoint(path.split("/"))
 
 
 def _flat(options: Any, name: str = "") -> list[tuple[str, str]]:

@@ -6,11 +6,10 @@ import hashlib
 import re
 import time
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from fitserve.blobs import disk_full_is_507
-from fitserve.datasets.sources.connections import Connection, SourceRefused
+from fitserve.datasets.sources.connections import Connection, SourceRefused, leaves_its_folder
 from fitserve.datasets.sources.fetched import Fetched, Place, SourceAway, Unchanged
 from fitserve.errors import BadInput, Problem, TooLarge
 from fitserve.outgoing import NoAnswer, Outgoing, Response
@@ -22,7 +21,7 @@ SLOWEST = 1_000  # least bytes per second after that time, because only few file
 REDIRECTS = 5
 MAX_STALLS = 3  # consecutive attempts without a byte
 POINTER = "/source/https/url"
-_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 # Of the other encodings, gzip and zstd are unpacked as files of that kind are, and what some stores send changes no
 # byte: aws-chunked, utf-8, none.
 _FOREIGN_PACKINGS = frozenset({"br", "deflate", "compress", "x-compress"})
@@ -47,7 +46,11 @@ def _headers(source: HttpsSource, connection: Connection | None) -> dict[str, st
         return {}
     base, own = urlsplit(connection.url.get_secret_value()), urlsplit(source.url)
     folder = base.path.rstrip("/") + "/"
-    if (own.scheme, own.netloc) != (base.scheme, base.netloc) or not own.path.startswith(folder) or ".." in own.path:
+    if (
+        (own.scheme, own.netloc) != (base.scheme, base.netloc)
+        or not own.path.startswith(folder)
+        or leaves_its_folder(own.path)
+    ):
         what = f"The connection {source.connection!r} is for other addresses."
         raise BadInput(what, problems=[Problem(what, POINTER, received=source.url[:200])])
     return {str(name): str(value) for name, value in connection.options.get("headers", {}).items()}
@@ -111,7 +114,7 @@ class _Download:
                 raise SourceRefused(what, problems=[problem])
             return
         if status in _TRY_LATER:
-            raise SourceAway(f"The address answers {status}.", retry_after=_seconds(response))
+            raise SourceAway(f"The address answers {status}.", retry_after=_pause(response))
         what = f"The address answers {status}."
         fix = "Name credentials: connection." if status in (401, 403) else None
         raise SourceRefused(what, problems=[Problem(what, POINTER, received=self.url[:200], fix=fix)])
@@ -123,8 +126,7 @@ class _Download:
         """
         marks = _marks(response)
         if response.status == 200:  # the whole file: it has changed meanwhile, or the server does not resume
-            length = response.headers.get("Content-Length", "")
-            self.marks, self._total = marks, int(length) if length.isdigit() else None
+            self.marks, self._total = marks, _number_in(response, "Content-Length")
             return 0, None
         match = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
         total = int(match[3]) if match and match[3] != "*" else None
@@ -137,9 +139,9 @@ class _Download:
 
     def _write(self, response: Response, path: Path, start: int) -> None:
         most = self.place.limits.upload_bytes
-        length = response.headers.get("Content-Length", "")
-        if length.isdigit() and start + int(length) > most:
-            raise TooLarge("The file is larger than the limit.", received=int(length), expected=f"at most {most} bytes")
+        length = _number_in(response, "Content-Length")
+        if length is not None and start + length > most:
+            raise TooLarge("The file is larger than the limit.", received=length, expected=f"at most {most} bytes")
         began_at, first = time.monotonic(), start
         with disk_full_is_507(), path.open("r+b") as file:
             file.seek(start)
@@ -162,6 +164,13 @@ def _marks(response: Response) -> dict[str, str]:
     return {"last_modified": modified} if modified else {}
 
 
-def _seconds(response: Any) -> float | None:
-    text = response.headers.get("Retry-After", "")
-    return float(text) if text.isdigit() and len(text) < 6 else None
+def _number_in(response: Response, name: str) -> int | None:
+    """Return the number that a header states; None for what is none, such as `²`."""
+    text = response.headers.get(name, "").strip()
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
+
+
+def _pause(response: Response) -> float | None:
+    """Return the seconds of Retry-After, of up to a day."""
+    seconds = _number_in(response, "Retry-After")
+    return None if seconds is None else float(min(seconds, 86_400))

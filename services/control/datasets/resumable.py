@@ -28,9 +28,10 @@ from fitserve import db, telemetry
 from fitserve.blobs import disk_full_is_507, sha256_of
 from fitserve.data_model import DataModel
 from fitserve.datasets import store
-from fitserve.errors import Conflict, FitserveError, Malformed, NotFound, TooLarge, UnsupportedMedia
+from fitserve.errors import Conflict, FitserveError, Malformed, NotFound, TooLarge, TooMany, UnsupportedMedia
 from fitserve.ids import new_id
-from fitserve.settings import MB
+from fitserve.runs import quotas
+from fitserve.settings import MB, Limits
 from fitserve.tables import Upload
 from services.control.datasets.upload_request import NO_BODY_LIMIT, BodyWriter, parse_options, run_ingest
 from services.control.deps import Context, Ctx, Uploader
@@ -39,6 +40,7 @@ from services.http import Caller, Router
 router = Router(tags=["uploads"])
 TUS_VERSION = "1.0.0"
 LIFETIME = timedelta(hours=24)
+EXPIRY_SECONDS = 600.0  # between two rounds that delete what has expired
 BYTES_TYPE = "application/offset+octet-stream"
 _METADATA_NAMES = ("name", "filename", "filetype")  # metadata that is not an upload option
 _PARTS = ""  # key in `Upload.metadata_` of the shared parts' blobs; no client can set it: tus has no empty names
@@ -139,7 +141,7 @@ def _metadata_header(request: Request) -> dict[str, str]:
 
 @router.options("/uploads", status_code=204, summary="What of tus is supported")
 def capabilities(response: Response, ctx: Ctx) -> None:
-    most = ctx.settings.limits.upload_bytes
+    most = _most_bytes(ctx.settings.limits)
     _set_headers(response, Tus_Version=TUS_VERSION, Tus_Extension="creation,termination,expiration", Tus_Max_Size=most)
 
 
@@ -149,13 +151,13 @@ def capabilities(response: Response, ctx: Ctx) -> None:
     summary="Begin a resumable upload",
     response_class=Response,
     response_model=None,
-    responses={status: {} for status in (412, 413, 507)},
+    responses={status: {} for status in (412, 413, 429, 507)},
     openapi_extra={"parameters": [UPLOAD_LENGTH, UPLOAD_METADATA, TUS_RESUMABLE]},
 )
 def begin(request: Request, response: Response, caller: Uploader, ctx: Ctx) -> Response:
     """`Upload-Length`, and in `Upload-Metadata` `filename`, `name` and any option of an upload, in base 64."""
     _check_version(request)
-    length, most = _bytes_header(request, "Upload-Length"), ctx.settings.limits.upload_bytes
+    length, most = _bytes_header(request, "Upload-Length"), _most_bytes(ctx.settings.limits)
     if length > most:
         raise TooLarge("The upload is larger than the limit.", received=length, expected=f"{most}")
     metadata = _metadata_header(request)
@@ -165,7 +167,9 @@ def begin(request: Request, response: Response, caller: Uploader, ctx: Ctx) -> R
         store.check_name(others["name"])
     folder = _folder(ctx)
     with db.transaction(ctx.engine) as session:
+        quotas.lock_owner(session, caller.owner)
         _delete_expired(session, folder)
+        _check_room(session, caller.owner, length, ctx.settings.limits)
         moment = db.now(session)
         row = Upload(
             id=new_id("up"),
@@ -257,6 +261,36 @@ def terminate(upload_id: str, request: Request, response: Response, caller: Uplo
         raise UploadBusy(retry_after=1)
     _delete(ctx, row, path)
     _set_headers(response)
+
+
+def _most_bytes(limits: Limits) -> int:
+    """Return the most bytes of one upload."""
+    return min(limits.upload_bytes, limits.unfinished_upload_bytes)
+
+
+def _check_room(session: Session, owner: str, length: int, limits: Limits) -> None:
+    """Raise TooMany where an owner's unfinished uploads, with one more of `length` bytes, exceed a limit."""
+    moment = db.now(session)
+    unfinished = session.execute(
+        select(Upload.id, Upload.length, Upload.expires_at)
+        .where(Upload.owner == owner, Upload.dataset_id.is_(None), Upload.expires_at >= moment)
+        .order_by(Upload.expires_at)
+    ).all()
+    announced = sum(row.length or 0 for row in unfinished)
+    if len(unfinished) >= limits.unfinished_uploads:
+        received, expected = len(unfinished), f"fewer than {limits.unfinished_uploads} unfinished uploads"
+    elif announced + length > limits.unfinished_upload_bytes:
+        received, expected = announced + length, f"at most {limits.unfinished_upload_bytes} bytes together"
+    else:
+        return
+    oldest = unfinished[0]
+    raise TooMany(
+        f"You have {len(unfinished)} unfinished uploads, of {announced} bytes together.",
+        received=received,
+        expected=expected,
+        fix=f"Finish or cancel some: DELETE /api/v1/uploads/{oldest.id} cancels the oldest.",
+        retry_after=(oldest.expires_at - moment).total_seconds(),
+    )
 
 
 # --- bytes ---------------------------------------------------------------------------------------------------------
@@ -380,6 +414,19 @@ def _delete(ctx: Context, row: Upload, path: Path) -> None:
         path.unlink(missing_ok=True)
     with db.transaction(ctx.engine) as session:
         session.execute(delete(Upload).where(Upload.id == row.id))
+
+
+async def delete_expired_regularly(ctx: Context) -> None:
+    """Delete expired uploads of this machine for ever, also where nobody begins another."""
+
+    def delete() -> None:
+        with db.transaction(ctx.engine) as session:
+            _delete_expired(session, _folder(ctx))
+
+    while True:
+        with contextlib.suppress(FitserveError, OSError):  # tried again in the next round
+            await anyio.to_thread.run_sync(delete)
+        await asyncio.sleep(EXPIRY_SECONDS)
 
 
 def _delete_expired(session: Session, folder: Path) -> None:

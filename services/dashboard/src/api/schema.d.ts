@@ -3938,6 +3938,18 @@ export interface components {
              */
             upload_bytes: number;
             /**
+             * Unfinished Uploads
+             * @description Resumable uploads of one owner that are unfinished
+             * @default 100
+             */
+            unfinished_uploads: number;
+            /**
+             * Unfinished Upload Bytes
+             * @description Bytes that the unfinished resumable uploads of one owner announce together
+             * @default 107374182400
+             */
+            unfinished_upload_bytes: number;
+            /**
              * Weights Bytes
              * @description Bytes of one file of weights that is uploaded
              * @default 1073741824

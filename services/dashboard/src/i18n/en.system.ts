@@ -181,6 +181,8 @@ export const systemEn = {
   "problem.of.sample-missing": "Sample not available",
   "problem.of.tus-version": "Version of tus not supported",
   "limit.weights_bytes": "Uploaded weights",
+  "limit.unfinished_uploads": "Unfinished uploads of an owner",
+  "limit.unfinished_upload_bytes": "Unfinished uploads of an owner together",
   "limit.stored_weights_bytes": "Stored weights of an owner",
   "auto.on.schedule": "schedule",
   "auto.on.appended": "appended rows",

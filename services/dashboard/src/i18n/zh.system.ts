@@ -183,6 +183,8 @@ export const systemZh: Record<keyof typeof systemEn, string> = {
   "problem.of.sample-missing": "範例無法使用",
   "problem.of.tus-version": "不支援的 tus 版本",
   "limit.weights_bytes": "上傳的權重",
+  "limit.unfinished_uploads": "擁有者未完成的上傳",
+  "limit.unfinished_upload_bytes": "擁有者未完成的上傳合計",
   "limit.stored_weights_bytes": "擁有者保存的權重",
   "auto.on.schedule": "排程",
   "auto.on.appended": "新增資料列",
