@@ -21,7 +21,7 @@ from fitserve.settings import Settings
 from services.predict.protocols.proto import health_pb2 as health
 from services.predict.protocols.proto import inference_pb2 as pb
 from services.predict.protocols.transport import GrpcMethod
-from services.predict.server import grpc_server
+from services.predict.server import grpc_lane, grpc_server
 from services.predict.server.grpc_connections import Connections, WaitingCalls
 from services.predict.server.grpc_server import _streaming
 from services.predict.serving.counters import Counters
@@ -146,6 +146,21 @@ def test_the_fast_lane_answers_as_the_ordinary_way(channel: grpc.Channel, served
     with pytest.raises(grpc.RpcError) as refused:
         infer(messages[0].SerializeToString(), metadata=(("authorization", "Bearer wrong.key"),), timeout=PATIENCE)
     assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_what_the_fast_lane_remembers_is_small() -> None:
+    form = grpc_lane.Form(SimpleNamespace(), "<f4", b"")  # type: ignore[arg-type]
+    caller, whole = grpc_lane.KnownCaller(), request(ROWS)
+    numbers = whole.raw_input_contents[0]
+    for junk in range(0, 200_000, 1_000):  # of a field that nobody knows, which is skipped
+        head = b"\xa2\x06" + grpc_lane._varint(junk) + bytes(junk)
+        caller.learn(head + whole.SerializeToString(), form, numbers)
+    assert [len(head) < 2_048 for head in caller.forms] == [True]
+    for rows in range(1, 300):
+        message = request(ROWS[:1] * rows)
+        caller.learn(message.SerializeToString(), form, message.raw_input_contents[0])
+    assert len(caller.forms) <= grpc_lane.MAX_FORMS
+    assert len(caller.numbers) <= grpc_lane.MAX_FORMS
 
 
 def test_calls_without_a_message_keep_nobody_waiting(channel: grpc.Channel, served: RunningService) -> None:

@@ -26,6 +26,8 @@ from services.predict.serving.protocol_request import ProtocolRequest
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 PROTOCOL = "oip_grpc"
 MAX_KNOWN, MAX_FORMS = 2048, 64
+MAX_FORM_BYTES = 1024  # of a message without its numbers: fields that Protocol Buffers skips may fill 32 MB
+MAX_METADATA_BYTES = 2048
 RAW_CONTENTS = bytes((7 << 3 | 2,))  # the tag of `raw_input_contents`, the last field of a message
 _HARMLESS = frozenset({"authorization", "user-agent", "x-forwarded-for", "grpc-accept-encoding", "accept-encoding"})
 _TYPES = {"FP32": "<f4", "FP64": "<f8"}
@@ -59,13 +61,14 @@ class KnownCaller:
     def learn(self, data: bytes, form: Form, numbers: bytes) -> None:
         """Remember the form of a message, if the message is complete and ends with these numbers."""
         end = RAW_CONTENTS + _varint(len(numbers)) + numbers
-        if not data.endswith(end):
+        if len(data) - len(numbers) > MAX_FORM_BYTES or not data.endswith(end):
             return
         with contextlib.suppress(DecodeError):
             if pb.ModelInferRequest.FromString(data[: len(data) - len(end)]).raw_input_contents:
                 return
             if len(self.forms) >= MAX_FORMS:
                 self.forms.clear()
+                self.numbers.clear()
             self.numbers[len(data)] = len(numbers)
             self.forms[data[: len(data) - len(numbers)]] = form
 
@@ -86,6 +89,8 @@ class GrpcLane:
         """Remember the caller and model of a call that the ordinary path answered, if later calls may use this lane."""
         model, entry = request.model, request.entry
         if model is None or entry is None or not all(key in _HARMLESS for key, _ in metadata):
+            return
+        if sum(len(value) for _, value in metadata) > MAX_METADATA_BYTES:
             return
         if entry.shadows or entry.canaries or not model.answers_numbers_only or model.label:
             return
