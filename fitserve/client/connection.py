@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from threading import Event
 from typing import Any, Literal, Self, TypedDict, TypeVar, Unpack
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 import httpx2
 from pydantic import ConfigDict, PrivateAttr
@@ -209,7 +209,7 @@ class Connection:
                 all_headers["Content-Length"] = str(content.size)
         return self.http.build_request(
             method,
-            self.address.base(service) + path,
+            self.address.base(service) + _unmoved(path),
             params={key: value for key, value in (query or {}).items() if value is not None},
             headers=all_headers,
             json=json,
@@ -274,6 +274,13 @@ class Connection:
             address.predict_url = address.base_url
         except FitserveError:
             pass  # any response shows that it is reachable
+
+
+def _unmoved(path: str) -> str:
+    """Return a path that no id or name in it has turned into another one, as `../keys` would. Raises BadInput."""
+    if not {".", ".."}.isdisjoint(unquote(path).split("/")) or not path.isprintable() or set(path) & set("?#\\"):
+        raise BadInput("An id or a name has signs that no id or name has.", received=path[:200])
+    return path
 
 
 def chunks(response: httpx2.Response) -> Iterator[bytes]:

@@ -14,7 +14,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from fitserve.client import AsyncClient, Unreachable
+from fitserve.client import AsyncClient, Client, Unreachable
 from fitserve.client.connection import Address, Connection, RetryPolicy
 from fitserve.client.errors import retry_after
 from fitserve.client.events import ServerEvent, follow
@@ -280,3 +280,13 @@ def test_retry_after_is_read_in_both_forms() -> None:
     assert retry_after({"retry-after": "7"}) == 7
     assert retry_after({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0
     assert retry_after({"retry-after": "soon"}) is None
+
+
+@pytest.mark.parametrize(
+    "id", ["../keys", "..", "a/../../keys", "%2e%2e/keys", "a?limit=1", "a#b", "a\\b", "a\nb", "."]
+)
+def test_an_id_cannot_lead_to_another_path(id: str) -> None:
+    client = Client("http://127.0.0.1:1", "id.secret", retries=0)
+    for ask in (client.runs.get, client.keys.revoke, client.webhooks.delete):
+        with pytest.raises(BadInput, match="An id or a name"):
+            ask(id)
