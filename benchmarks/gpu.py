@@ -1,7 +1,8 @@
 """Training on this machine's GPU: our loop, with and without mixed precision, against the CPU and Keras's `fit`.
 
-`make bench-gpu`. Ends with a sentence, and without a figure, where TensorFlow finds no GPU. Each ratio is the other
-side's seconds over ours on the GPU, medians of alternating repeats, on traced networks.
+`make bench-gpu`. Ends with a sentence, and without a figure, where TensorFlow finds no GPU. Where there are several,
+`all` is all of them together. Each ratio is the other side's seconds over ours on the GPU, medians of alternating
+repeats, on traced networks.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ import tensorflow as tf
 from benchmarks.training import CASES, Case
 from workers.trainer.data.feeds import Resident, shuffled
 from workers.trainer.engine.compiled import Compiled, RowTensors
+from workers.trainer.engine.device import gpus
 from workers.trainer.engine.loop import Loop
+from workers.trainer.engine.mirrored_steps import MirroredCompiled
 
 NO_GPU = "TensorFlow finds no GPU on this machine: there is nothing to measure."
 _DENSE = keras.layers.Dense
@@ -42,7 +45,8 @@ def seconds(case: Case, data: Any, side: str) -> float:
                 model.fit(x, y, batch_size=case.batch, epochs=case.epochs, verbose=0)
                 return time.perf_counter() - began_at
             rows = RowTensors.of(x, y)
-            compiled = Compiled(model, rows, rows, case.batch, case.batch)
+            arguments = (model, rows, rows, case.batch, case.batch)
+            compiled = MirroredCompiled(gpus(), case.model, *arguments) if side == "all" else Compiled(*arguments)
             Loop(compiled, Resident(rows, shuffled(0)), None, 1).run()
             began_at = time.perf_counter()
             Loop(compiled, Resident(rows, shuffled(0)), None, case.epochs).run()
@@ -59,10 +63,10 @@ def main() -> None:
         print(NO_GPU)
         return
     figures: dict[str, float] = {}
-    print(f"{'case':>8} {'gpu s':>8} {'mixed':>8} {'cpu':>8} {'fit':>8}")
+    sides = ("gpu", "mixed", "cpu", "fit", *(("all",) if len(gpus()) > 1 else ()))
+    print(f"{'case':>8} " + " ".join(f"{side:>8}" for side in sides) + "  (seconds)")
     for name, case in {"T2": CASES["T2"], "T4": CASES["T4"], "large": LARGE}.items():
         data = case.data()
-        sides = ("gpu", "mixed", "cpu", "fit")
         rounds = [{side: seconds(case, data, side) for side in sides} for _ in range(args.repeats)]
         medians = {side: statistics.median(one[side] for one in rounds) for side in sides}
         print(f"{name:>8} " + " ".join(f"{medians[side]:>8.2f}" for side in sides))

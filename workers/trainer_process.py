@@ -32,7 +32,9 @@ log = logging.getLogger(__name__)
 START_SECONDS = 180.0
 # All that a trainer inherits: no database URL, no broker, no key, no cloud credentials.
 _INHERITED = frozenset({"PATH", "USER", "LANG", "TZ", "VIRTUAL_ENV"})
-_INHERITED_PREFIXES = ("LC_", "LD_", "PYTHON", "TF_", "KERAS_", "XLA_", "CUDA_", "NVIDIA_", "OMP_", "MALLOC_", "COV_")
+_INHERITED_PREFIXES = (
+    *("LC_", "LD_", "PYTHON", "TF_", "KERAS_", "XLA_", "CUDA_", "NVIDIA_", "NCCL_", "OMP_", "MALLOC_", "COV_"),
+)
 _TEST_HOOKS = ("FITSERVE_TEST_HOOKS", "FITSERVE_TRAINER_MODULE", "FITSERVE_CRASH_AT", "FITSERVE_CRASH_TOKENS")
 
 
@@ -58,19 +60,21 @@ def clean_environment(settings: Settings, folder: Path, in_gang: bool = False, n
     )
     if in_gang:
         environment["TRAINER_IN_GANG"] = "1"
-    if (gpu := gpu_of(settings, number)) is not None:
-        environment["CUDA_VISIBLE_DEVICES"] = gpu
+    if (gpus := gpus_of(settings, number)) is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = gpus
     return environment
 
 
-def gpu_of(settings: Settings, number: int) -> str | None:
-    """Return the GPU for a worker's trainer `number` if there are several of both.
+def gpus_of(settings: Settings, number: int) -> str | None:
+    """Return the GPUs of a worker's trainer `number` if there are several of both: every trainer has its share of them.
 
     Without this, each trainer would take the memory of all GPUs. None: use whatever there is.
     """
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = named.split(",") if named else [str(index) for index, _ in enumerate(_DRIVERS_GPUS.glob("*"))]
-    return gpus[number % len(gpus)] if settings.trainers > 1 and len(gpus) > 1 else None
+    if settings.trainers == 1 or len(gpus) < 2:
+        return None
+    return ",".join(gpus[number % len(gpus) :: settings.trainers])
 
 
 def data_folders(settings: Settings) -> list[Path]:

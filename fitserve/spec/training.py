@@ -246,7 +246,9 @@ class Training(DataModel):
     seed: Seed = Field(0, description="Of split, initial weights, order of rows, dropout; trial i has seed + i")
 
     workers: AnyWorkers = Field(None, description="Workers that train the network together, such as 4; left out: one")
-    device: Literal["auto", "cpu", "gpu"] = Field("auto", description="auto: a GPU where the worker has one")
+    device: Literal["auto", "cpu", "gpu"] = Field(
+        "auto", description="auto: a GPU where the worker has one; gpu: all that it has"
+    )
     threads: Natural = Field(0, description="0: the worker's setting")
     jit_compile: Literal["auto"] | Flag = Field("auto", description="XLA; auto: no, because it gains little")
     mixed_precision: Flag = Field(False, description="Compute in 16 bits, keep weights in 32")

@@ -74,6 +74,12 @@ def worthwhile(alone: float, parameters: int, batch_size: int) -> int:
     return best
 
 
+def whole_batch_losses(training: Any) -> list[str]:
+    """Return the names of the losses that are no means over rows, so that shares of a batch do not add up to them."""
+    losses = training.loss.values() if isinstance(training.loss, dict) else (training.loss,)
+    return [type(loss).__name__ for loss in losses if isinstance(loss, Loss) and isinstance(loss, (Dice, Tversky))]
+
+
 def undividable(training: Any, networks: str | None) -> Iterator[Problem]:
     """Yield why training cannot be divided among workers. `networks`: pointer to the key that asks for several."""
     workers = training.workers
@@ -90,11 +96,9 @@ def undividable(training: Any, networks: str | None) -> Iterator[Problem]:
         yield Problem(detail, "/training/switches", fix="Leave switches out, or workers.")
     if training.jit_compile is True:
         yield Problem("XLA compiles no exchange between workers.", "/training/jit_compile", fix="jit_compile: auto")
-    losses = training.loss.values() if isinstance(training.loss, dict) else (training.loss,)
-    for loss in losses:
-        if isinstance(loss, Loss) and isinstance(loss, (Dice, Tversky)):
-            detail = f"{type(loss).__name__} is of a whole batch, not a mean over its rows: it cannot be divided."
-            yield Problem(detail, at, received=workers.count, fix="Leave workers out, or use BinaryCrossentropy.")
+    for name in whole_batch_losses(training):
+        detail = f"{name} is of a whole batch, not a mean over its rows: it cannot be divided."
+        yield Problem(detail, at, received=workers.count, fix="Leave workers out, or use BinaryCrossentropy.")
     size = training.batch_size
     if size != "full" and workers.count != "auto" and size < workers.count:
         detail = f"A batch of {size} rows has no row for each of {workers.count} workers."

@@ -38,7 +38,7 @@ TABLES = ("_SENTENCES", "TYPES")  # dictionaries of sentences, or of what has on
 # Functions that return sentences, or parts of them.
 RETURNS = (
     *("_cause_of_stagnation", "left_out", "explain_added", "_says", "open_question", "_written", "_sentence"),
-    *("why_not_stacked", "stacking_obstacle", "described", "_nothing_learned"),
+    *("why_not_stacked", "why_one_device", "stacking_obstacle", "described", "_nothing_learned"),
 )
 # Errors, by the class or function that makes them: the detail comes first.
 PROBLEMS = (

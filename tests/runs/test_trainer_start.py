@@ -7,11 +7,23 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
 
 from fitserve.process_start import cores
 from fitserve.settings import Settings
 from tests.waiting import wait_until
-from workers.trainer_process import START_SECONDS, StartWatch, clean_environment
+from workers.trainer_process import START_SECONDS, StartWatch, clean_environment, gpus_of
+
+
+@pytest.mark.parametrize(
+    ("trainers", "shares"),
+    [(1, [None]), (2, ["0,2", "1,3"]), (3, ["0,3", "1", "2"]), (4, ["0", "1", "2", "3"]), (5, [*"0123", "0"])],
+)
+def test_trainers_share_the_gpus_of_a_worker(
+    trainers: int, shares: list[str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    assert [gpus_of(Settings(trainers=trainers), number) for number in range(trainers)] == shares
 
 
 def test_a_slow_start_is_awaited_while_it_works() -> None:

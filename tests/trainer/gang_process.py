@@ -69,13 +69,13 @@ SPECS: dict[str, dict[str, Any]] = {
 def logs_alone(name: str, folder: Path, checkpoint: Path | None = None) -> list[dict[str, float]]:
     """The logs of a spec that one process trains, or trains on."""
     reporter = RecordingReporter()
-    with _memory_for(name):
+    with memory_for(name):
         train_only(request_of(table(), SPECS[name], folder, checkpoint=checkpoint), reporter)
     return [row["logs"] for row in reporter.epochs]
 
 
 @contextlib.contextmanager
-def _memory_for(name: str, fits: bool = False) -> Iterator[None]:
+def memory_for(name: str, fits: bool = False) -> Iterator[None]:
     """So little memory that the rows are streamed; `fits`: those who have less decide."""
     from workers.trainer.data import preparation
 
@@ -105,12 +105,12 @@ def main() -> None:
     folder, rank, addresses = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3].split(",")
     sys.modules["matplotlib"] = None  # type: ignore[assignment]
     from workers.trainer import train as training
-    from workers.trainer.engine import loop, shared_steps
+    from workers.trainer.engine import collectives, loop
     from workers.trainer.engine.collectives import Collectives
     from workers.trainer.interface import GangBroken, TrainingResult
     from workers.trainer.ready_run import ReadyRun
 
-    shared_steps.FUSED_BYTES = 256  # some of these small networks' gradients are exchanged one by one
+    collectives.FUSED_BYTES = 256  # some of these small networks' gradients are exchanged one by one
     group = Collectives(addresses, rank)
     group.connect()
     group.connect = group.close = lambda: None  # type: ignore[method-assign]
@@ -151,7 +151,7 @@ def _trained(name: str, folder: Path, addresses: list[str], rank: int, broken: t
         request = replace(request, checkpoint=folder / "checkpoint.npz")
         (folder / "checkpoint.npz").write_bytes(_CHECKPOINTS[name][int(number)])
     try:
-        with _memory_for(name, fits=rank == 0):
+        with memory_for(name, fits=rank == 0):
             result = train(request, reporter)
     except broken as error:
         return type(error).__name__

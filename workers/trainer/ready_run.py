@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,7 @@ from workers.trainer.data.preparation import (
     make_feeds,
     prepare,
 )
+from workers.trainer.engine import device
 from workers.trainer.engine.collectives import Collectives
 from workers.trainer.engine.compact_rows import Compact
 from workers.trainer.engine.compiled import Compiled, RowTensors
@@ -38,6 +39,7 @@ from workers.trainer.engine.gang import GangLeader, LeadersReporter
 from workers.trainer.engine.given_weights import GivenWeights
 from workers.trainer.engine.initial_values import InitialValues, State, set_seeds, values_of
 from workers.trainer.engine.kept_networks import KEPT, KeptNetwork, signature
+from workers.trainer.engine.mirrored_steps import MirroredCompiled, why_one_device
 from workers.trainer.engine.network import (
     build_callbacks,
     build_losses,
@@ -98,7 +100,8 @@ def make_ready(
     compact = _compact(spec, prepared)
     dense = {name: as_tensors(spec, part) for name, part in encoded.items()} if compact is None else {}
     rows = dense or {part: as_tensors(spec, prepared.encode(part, compact)) for part in PARTS}
-    network = _network(spec, rows, count, compact, group)
+    devices = _devices(spec, size, group, report) if data is None else []
+    network = _network(spec, rows, count, compact, group, devices)
     initial = _given_weights(request, spec, report)
     if initial is not None:
         initial.assign(network.compiled.model)
@@ -142,8 +145,26 @@ def _compact(spec: Spec, prepared: PreparedData) -> Compact | None:
     return compact if compact and (prepared.streamed is not None or not together) else None
 
 
+def _devices(spec: Spec, batch_size: int, group: Collectives | None, report: Reporter) -> list[str]:
+    """Return the GPUs that train the network together, if the spec asks for them and there are several."""
+    there = device.gpus() if spec.training.device == "gpu" else []
+    if len(there) < 2:
+        return []
+    why = why_one_device(spec, batch_size, len(there), shared=group is not None)
+    if why is not None:
+        report.event("info", f"One of {len(there)} GPUs trains: {why}.")
+        return []
+    report.event("info", f"{len(there)} GPUs train the network together.", {"gpus": len(there)})
+    return there
+
+
 def _network(
-    spec: Spec, rows: Mapping[str, RowTensors], count: int, compact: Compact | None, group: Collectives | None
+    spec: Spec,
+    rows: Mapping[str, RowTensors],
+    count: int,
+    compact: Compact | None,
+    group: Collectives | None,
+    devices: Sequence[str],
 ) -> KeptNetwork:
     """Return the spec's network for `count` training rows, compiled, with the initial weights of its seed."""
     training, size = spec.training, batch_size(spec, count)
@@ -156,7 +177,9 @@ def _network(
         if compact is not None:
             compact.look_up(model)
         jit = training.jit_compile is True
-        kind = Compiled if group is None else partial(SharedCompiled, group)
+        kind: Callable[..., Compiled] = Compiled if group is None else partial(SharedCompiled, group)
+        if devices:
+            kind = partial(MirroredCompiled, devices, partial(build_model, spec, training.seed, count))
         compiled = kind(model, rows["train"], held_out, size, size, jit, compact=compact)
         return KeptNetwork(compiled, values)
 

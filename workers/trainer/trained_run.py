@@ -88,7 +88,8 @@ class TrainedRun(CompiledRun):
         files, figures = self._analysed(exported, calibration)
         self.setup.report.progress()
         split, seed = fingerprint(self.prepared.whole), self.spec.training.seed
-        receipt = make_receipt(self.request.spec, self.facts.sha256, split, seed, self.request.threads)
+        gpus = self.setup.compiled.devices
+        receipt = make_receipt(self.request.spec, self.facts.sha256, split, seed, self.request.threads, gpus)
         receipt["weights"] = weights_digest(self._network)
         if self.spec.initial_weights is not None:
             receipt["initial_weights"] = self.spec.initial_weights.model_dump(mode="json")
@@ -110,6 +111,7 @@ class TrainedRun(CompiledRun):
             "parameters": int(self._network.count_params()),
             "parity": exported.entries["parity"],
             "decisions": decisions,
+            **({"gpus": gpus} if gpus > 1 else {}),
             **self._additional_results(),
             "seconds": {**self.seconds, "finish": time.perf_counter() - began_at},
         }

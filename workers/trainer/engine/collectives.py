@@ -28,6 +28,7 @@ CHECK_SECONDS = 4.0  # between two checks of the others
 ANSWER_SECONDS = 6.0  # for an answer to a check
 PROBE_SECONDS = 3.0  # for an address to accept a connection, once the group has failed to meet
 MISSED = 2  # unanswered checks in a row, after which a process is lost
+FUSED_BYTES = 2**20  # tensors smaller than this are summed together; a larger one alone, without a copy
 LOST_SECONDS = 30.0  # at most, from the loss of a process to the end of the step; the figures above add up to less
 _JOB = "/job:worker/replica:0/task:{}"
 _GROUP = 1
@@ -61,7 +62,9 @@ class Collectives:
         """Start this process's server and connect to the others. Raises GangBroken."""
         own = eager_context.context()
         own.configure_collective_ops(
-            collective_leader=_JOB.format(0), device_filters=(f"/job:worker/task:{self.rank}",)
+            collective_leader=_JOB.format(0),
+            use_nccl_communication=True,  # between GPUs; processors exchange by gRPC
+            device_filters=(f"/job:worker/task:{self.rank}",),
         )
         config = own.config
         config.experimental.collective_group_leader = _JOB.format(0)
@@ -122,6 +125,27 @@ class Collectives:
             communication_hint="auto",
             max_subdivs_per_device=1,  # pieces of pieces are slower: by a fifth for 4.6 million weights on loopback
         )
+
+    def sums(self, tensors: Sequence[Any]) -> list[Any]:
+        """Return the sums of several tensors: each large one by itself, the last one first, then the small ones.
+
+        A large gradient is exchanged as soon as it is known, while those of earlier layers are computed. One exchange
+        at a time, in one order: on GPUs, NCCL needs that.
+        """
+        sums: dict[int, Any] = {}
+        for index in reversed(range(len(tensors))):
+            size = tensors[index].shape.num_elements()
+            if size is not None and 4 * size >= FUSED_BYTES:
+                with tf.control_dependencies(list(sums.values())):
+                    sums[index] = self.sum(tensors[index])
+        small = [index for index in range(len(tensors)) if index not in sums]
+        if small:
+            with tf.control_dependencies(list(sums.values())):
+                flat = self.sum(tf.concat([tf.reshape(tensors[index], [-1]) for index in small], 0))
+            pieces = tf.split(flat, tf.stack([tf.size(tensors[index]) for index in small]), num=len(small))
+            for index, piece in zip(small, pieces, strict=True):
+                sums[index] = tf.reshape(piece, tf.shape(tensors[index]))
+        return [sums[index] for index in range(len(tensors))]
 
     def differentiable_sum(self, tensor: Any) -> Any:
         """`sum`, through which gradients pass: each process's share of the gradient is summed as well."""

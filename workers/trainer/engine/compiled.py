@@ -76,6 +76,8 @@ class StepPlan:
 class Compiled:
     """The training and test steps of a compiled model, traced once for rows like `train` and `validation`."""
 
+    devices = 1  # that train it together
+
     def __init__(
         self,
         model: keras.Model,
@@ -156,11 +158,11 @@ class Compiled:
     def _fall_back(self, reason: str) -> None:
         self._trains, self._fallback = True, reason
         self._report_fallback()
-        train_step, test_step = (
-            tf.function(partial(self._one_step, step), reduce_retracing=True, jit_compile=self._jit)
-            for step in (self.model.train_step, self.model.test_step)
-        )
-        self._call = partial(self._run_stepwise, train_step, test_step)
+        steps = (self._one_step_function(step) for step in (self.model.train_step, self.model.test_step))
+        self._call = partial(self._run_stepwise, *steps)
+
+    def _one_step_function(self, step: Callable[[Any], Any]) -> Any:
+        return tf.function(partial(self._one_step, step), reduce_retracing=True, jit_compile=self._jit)
 
     def _report_fallback(self) -> None:
         """Report why training runs step by step, if it does; only once."""
@@ -217,11 +219,11 @@ class Compiled:
 
     def _run_step(self, step: Callable[[Any], Any], start: Any, stop: Any, rows: Callable[[Any, Any], Any]) -> None:
         """Trace a step of Keras's on the batch of the rows from `start` to `stop`."""
-        with _without_results(self.model):
+        with without_results(self.model):
             step(self.expanded(rows(start, stop)))
 
     def _one_step(self, step: Callable[[Any], Any], batch: Any) -> Any:
-        with _without_results(self.model):
+        with without_results(self.model):
             return step(self.expanded(batch))
 
     def expanded(self, batch: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -265,7 +267,7 @@ class Compiled:
 
 
 @contextmanager
-def _without_results(model: keras.Model) -> Iterator[None]:
+def without_results(model: keras.Model) -> Iterator[None]:
     """Have a step update its metrics without computing their results, which nobody reads after a single step."""
     model.get_metrics_result = dict
     try:

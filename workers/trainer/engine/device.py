@@ -24,8 +24,8 @@ from workers.trainer.interface import Reporter
 @contextlib.contextmanager
 def placed(training: Training, report: Reporter) -> Iterator[None]:
     """Context in which the spec's device computes; report if this worker does not have it."""
-    gpus = tf.config.list_logical_devices("GPU")
-    if training.device == "gpu" and not gpus:
+    there = gpus()
+    if training.device == "gpu" and not there:
         report.event("warn", "This worker has no GPU: training runs on the CPU.")
     if training.threads and training.threads != threads():
         report.event(
@@ -33,8 +33,13 @@ def placed(training: Training, report: Reporter) -> Iterator[None]:
             f"This trainer has {threads()} threads, set when it started (FITSERVE_TRAINER_THREADS);"
             f" the spec's {training.threads} cannot be set any more.",
         )
-    with tf.device("/CPU:0") if gpus and training.device == "cpu" else contextlib.nullcontext():
+    with tf.device("/CPU:0") if there and training.device == "cpu" else contextlib.nullcontext():
         yield
+
+
+def gpus() -> list[str]:
+    """Return the names of the GPUs that this trainer may use."""
+    return [device.name for device in tf.config.list_logical_devices("GPU")]
 
 
 def threads() -> int:

@@ -20,15 +20,17 @@ import tensorflow as tf
 from workers.installed import versions
 
 
-def make_receipt(spec: Mapping[str, Any], dataset: str, split: str, seed: int, threads: int) -> dict[str, Any]:
-    """Make a receipt. `spec` is resolved; `dataset` and `split` are SHA-256s."""
+def make_receipt(
+    spec: Mapping[str, Any], dataset: str, split: str, seed: int, threads: int, gpus: int = 1
+) -> dict[str, Any]:
+    """Make a receipt. `spec` is resolved; `dataset` and `split` are SHA-256s; `gpus` train together."""
     return {
         "dataset": dataset,
         "split": split,
         "spec": digest_of(spec),
         "seed": seed,
         "versions": versions(),
-        "device": {**_device(), "threads": threads},
+        "device": {**_device(), "threads": threads, **({"gpus": gpus} if gpus > 1 else {})},
     }
 
 
