@@ -20,10 +20,11 @@ from pydantic import Field
 
 from fitserve import __version__
 from fitserve.client import Client, WaitedTooLong
+from fitserve.client.connection import is_this_machine
 from fitserve.client.errors import render
 from fitserve.client.runs import Run
 from fitserve.client.trained import standings_of
-from fitserve.errors import BadInput, FitserveError, Unauthenticated
+from fitserve.errors import BadInput, FitserveError, Forbidden, Unauthenticated
 
 MAX_CHARACTERS = 6_000  # in an answer
 MAX_ROWS = 200  # in one prediction request
@@ -329,8 +330,29 @@ def run_stdio(base_url: str | None) -> None:
 
 
 def run_http(base_url: str | None, host: str, port: int) -> None:
-    """Serve clients over streamable HTTP at `http://host:port/mcp`, each with its own API key."""
+    """Serve clients over streamable HTTP at `http://host:port/mcp`, each with its own API key.
+
+    Raises Forbidden if other machines would reach a server that asks for no key.
+    """
+    check_exposure(base_url, host)
     make_server(base_url, over_http=True).run("streamable-http", host=host, port=port, stateless_http=True)
+
+
+def check_exposure(base_url: str | None, host: str) -> None:
+    """Raise Forbidden if this address is reachable from other machines and the server behind it asks for no key.
+
+    That server answers requests of its own machine alone, and ours would be such. Raises Unreachable.
+    """
+    if is_this_machine(f"http://[{host}]" if ":" in host else f"http://{host}"):
+        return
+    with suppress(Unauthenticated), Client(base_url, "nobody.nothing") as client:
+        client._connection.get("/api/v1/session")
+        raise Forbidden(
+            f"{host} is reachable from other machines, and the server asks for no API key.",
+            received=host,
+            expected="a loopback address",
+            fix="Turn keys on: FITSERVE_AUTH=true.",
+        )
 
 
 def _local_client(base_url: str | None) -> Callable[[Context], Client]:

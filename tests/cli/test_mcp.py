@@ -21,8 +21,10 @@ from mcp.client.streamable_http import streamable_http_client
 
 from fitserve.cli.session import Exit
 from fitserve.client import Client
-from fitserve.mcp import MAX_CHARACTERS, MAX_WAIT, TOOLS
+from fitserve.errors import Forbidden
+from fitserve.mcp import MAX_CHARACTERS, MAX_WAIT, TOOLS, check_exposure
 from tests.cli.conftest import Fitserve
+from tests.client.scripted_server import json_reply, scripted_server
 from tests.conftest import Server, free_ports, listens
 from tests.waiting import PATIENCE, wait_until
 
@@ -136,6 +138,16 @@ def test_over_http_each_request_brings_its_key(server: Server, tmp_path: Path) -
             assert "csv text" in text
         finally:
             process.terminate()
+
+
+def test_a_server_without_keys_is_not_passed_on_to_other_machines() -> None:
+    with scripted_server() as server:
+        server.script = [json_reply(200, {"owner": "admin"}), json_reply(401, {"detail": "No key."})]
+        for host in ("127.0.0.1", "localhost", "::1"):
+            check_exposure(server.url, host)
+        with pytest.raises(Forbidden, match="asks for no API key"):
+            check_exposure(server.url, "0.0.0.0")
+        check_exposure(server.url, "::")
 
 
 def test_without_the_package_the_command_says_what_to_install(
