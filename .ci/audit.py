@@ -16,12 +16,13 @@ SECONDS = 240  # time limit for one lock
 
 def tool(folder: Path, lock: str) -> Path | None:
     """Return pip-audit in its own environment; None if it cannot be installed."""
-    command = folder / "bin" / "pip-audit"
+    command, uv = folder / "bin" / "pip-audit", [sys.executable, "-m", "uv"]
     if not command.exists():
-        install = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        install = [*uv, "pip", "install", "--quiet", "--python", folder / "bin" / "python", "--require-hashes"]
         try:
-            subprocess.run([sys.executable, "-m", "venv", folder], check=True, timeout=SECONDS)
-            subprocess.run([*install, "--require-hashes", "-r", lock], check=True, timeout=SECONDS, capture_output=True)
+            make = [*uv, "venv", "--quiet", "--clear", "--python", sys.executable, folder]
+            subprocess.run(make, check=True, timeout=SECONDS, capture_output=True)
+            subprocess.run([*install, "-r", lock], check=True, timeout=SECONDS, capture_output=True)
         except (subprocess.SubprocessError, OSError) as error:
             print(f"audit: SKIPPED, pip-audit cannot be installed here: {type(error).__name__}")
             return None
