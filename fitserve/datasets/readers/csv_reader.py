@@ -27,14 +27,18 @@ from fitserve.datasets.readers import Batches, ReadAgain, TableReader
 from fitserve.datasets.readers.batch_buffer import BatchBuffer
 from fitserve.datasets.readers.csv_dialect import detect_dialect
 from fitserve.datasets.readers.csv_layout import Grammar, find_end
-from fitserve.datasets.readers.csv_region import Region, RegionReader, each_line_has, lines_of_rows
-from fitserve.datasets.readers.csv_rewrites import end_lines_as_usual, find_rewrite, unusual_line_end, write_anew
-from fitserve.datasets.readers.csv_stray_quotes import (
+from fitserve.datasets.readers.csv_quotes import (
     double_stray_quotes,
+    fewest_joined,
+    has_quoted_words,
+    joins_rows,
     lines_at,
     note_stray_quotes,
+    open_field,
     watch_quotes,
 )
+from fitserve.datasets.readers.csv_region import Region, RegionReader, each_line_has, lines_of_rows
+from fitserve.datasets.readers.csv_rewrites import end_lines_as_usual, find_rewrite, unusual_line_end, write_anew
 from fitserve.datasets.utf8 import first_invalid_utf8, transcode_guessed
 from fitserve.errors import Problem, TooLarge
 from fitserve.excerpts import excerpt_of_cell
@@ -50,7 +54,6 @@ PIECE_BYTES = 128 * 1024
 HEAD_BYTES = 64 * 1024  # bytes that decide whether lines are rewritten
 SHOWN_RAGGED = 3  # rows shown per wrong number of fields
 END_OF_FILE = "\x1a\0"  # DOS's mark, and padding
-_NEWLINE = re.compile(rb"\n")
 _MARK = re.compile(rb"\xef\xbb\xbf")
 _LINE_ENDS = re.compile(rb"\r\n|\n|\r")
 
@@ -105,7 +108,7 @@ class CsvReader(TableReader):
         rows = head[self.region.start :]
         # Where some fields are quoted and others are not, a quoted NA is a text and an unquoted one is missing.
         by_column = any(format.missing is not None or format.keep for format in options.formats.values())
-        self.quoted_words = options.missing is None and not by_column and self._has_quoted_words(rows)
+        self.quoted_words = options.missing is None and not by_column and has_quoted_words(path, self.dialect, rows)
         self.missing: tuple[str, ...]
         if by_column:
             self.missing = ("",)  # each column's parser applies its own spellings
@@ -177,25 +180,6 @@ class CsvReader(TableReader):
             quoted=self.quoted_words,
             european=dialect.delimiter != "," and len(self.names) > 1,
         )
-
-    def _has_quoted_words(self, head: bytes) -> bool:
-        """Return whether a spelling of missing is quoted somewhere in a file of which not all fields are quoted."""
-        if self.dialect.quote is None:
-            return False
-        quote, delimiter = self.dialect.quote.encode(), self.dialect.delimiter.encode()
-        lines = [line for line in head.splitlines()[:50] if line]
-        fields = [field.strip() for line in lines for field in line.split(delimiter)]
-        if all(field[:1] == quote or field[-1:] == quote for field in fields):
-            return False
-        words = [quote + word.encode() + quote for word in MISSING if word]
-        longest, tail = max(map(len, words)), b""
-        with self.path.open("rb") as file:
-            while read := file.read(4 * MB):
-                data = tail + read
-                if any(word in data for word in words):
-                    return True
-                tail = data[-longest:]
-        return False
 
     def _sample_pieces(self) -> Iterator[pa.Table | None]:
         """Yield the rows of the region's first megabyte and of some pieces of the rest."""
@@ -365,23 +349,10 @@ class CsvReader(TableReader):
 
     def _check_quotes(self, batch: pa.RecordBatch) -> None:
         """Raise _QuotesAreText where quotes joined lines that are rows each: a quote is a character of such a file."""
-        enough = len(self.names) - 1
-        delimiter = self.dialect.delimiter
-        for column in batch.columns:
-            texts = column.buffers()[2]
-            if texts is None or _NEWLINE.search(texts) is None:
-                continue
-            joined = column.filter(pc.match_substring(column, "\n").fill_null(False)).to_pylist()
-            if enough and sum(text.count(delimiter) >= enough for text in joined) >= self._fewest_joined:
-                self._quotes_are_sure = True  # asked once
-                if self._reads_without_quotes():
-                    raise _QuotesAreText
-                return
-
-    @property
-    def _fewest_joined(self) -> int:
-        """The least number of rows joined by quotes by which these may be text. Between tabs, quotes are rare."""
-        return 1 if self.dialect.delimiter == "\t" else 2
+        if joins_rows(batch, self.dialect):
+            self._quotes_are_sure = True  # asked once
+            if self._reads_without_quotes():
+                raise _QuotesAreText
 
     def _double_stray_quotes(self, watch: QuoteWatch | None) -> None:
         """Where a quote may be stray, look through the file. Raises _QuotesDoubled if one is, or _QuotesAreText."""
@@ -393,7 +364,7 @@ class CsvReader(TableReader):
         if not found.count:
             self._counted = target
             return
-        if found.joined >= self._fewest_joined and not self._quotes_are_sure and self._reads_without_quotes():
+        if found.joined >= fewest_joined(self.dialect) and not self._quotes_are_sure and self._reads_without_quotes():
             raise _QuotesAreText
         self._before_doubling, self.path = self.path, target
         with target.open("rb") as file:
@@ -490,22 +461,14 @@ class CsvReader(TableReader):
         return TableUnreadable(f"This cannot be read as CSV: {shown}")
 
     def _refuse_open_quote(self, last_batch: pa.RecordBatch, row: int) -> None:
-        """Raise TableRefused where the last field's quote is never closed: the parser closes it in silence."""
-        value = last_batch.column(last_batch.num_columns - 1)[last_batch.num_rows - 1].as_py()
-        quote = self.dialect.quote
-        if value is None or quote is None or self.region.is_filtered:
+        """Raise TableRefused where the last field's quote is never closed."""
+        value = open_field(self.path, self.region, self.dialect, last_batch)
+        if value is None:
             return
-        tail = (quote + value.replace(quote, quote + quote)).encode()
-        with self.path.open("rb") as file:
-            size = self.path.stat().st_size if self.region.end is None else self.region.end
-            file.seek(max(self.region.start, size - len(tail) - 1))
-            end = file.read(size - file.tell())
-        if end.endswith(tail) and end[: len(end) - len(tail)] in (b"", b"\n", self.dialect.delimiter.encode()):
-            if not self._quotes_are_sure and self.dialect.delimiter == "\t" and self._reads_without_quotes():
-                raise _QuotesAreText
-            name = self.names[-1]
-            problem = bad_value(row, name, value, "a field whose quote is closed", " The file ends within it.")
-            raise refuse(self.locate([problem]))
+        if not self._quotes_are_sure and self.dialect.delimiter == "\t" and self._reads_without_quotes():
+            raise _QuotesAreText
+        expected = "a field whose quote is closed"
+        raise refuse(self.locate([bad_value(row, self.names[-1], value, expected, " The file ends within it.")]))
 
     def locate(self, problems: Sequence[Problem]) -> list[Problem]:
         path, region = self.path, self.region
