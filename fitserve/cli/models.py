@@ -283,7 +283,7 @@ def card(
     session.show(value, f"{output}: card of version {number} of {model}")
 
 
-class ExportFormat(StrEnum):
+class ExportFormatName(StrEnum):
     """Formats beside those of `download`."""
 
     onnx_raw = "onnx-raw"
@@ -302,7 +302,7 @@ def export(
     session: Session,
     model: ModelName,
     format: Annotated[
-        ExportFormat,
+        ExportFormatName,
         typer.Option(
             help="onnx-raw: with the preprocessing; mlflow; saved-model: for TensorFlow Serving; code: script."
         ),

@@ -20,7 +20,7 @@ from pydantic import SecretStr
 from fitserve.datasets.ingest import ingest
 from fitserve.datasets.joined_types import common_type
 from fitserve.datasets.sources import objects
-from fitserve.datasets.sources.connections import Connection
+from fitserve.datasets.sources.connections import NamedConnection
 from fitserve.datasets.sources.fetched import Fetched, Place, SourceAway
 from fitserve.settings import Limits
 from fitserve.wire.datasets import UploadOptions
@@ -53,7 +53,7 @@ def fetch(
     for name, data in parts.items():
         store.pipe(f"{root}/{name}", data)
     monkeypatch.setattr(objects, "open_store", lambda *_: (store, f"{root}/{path}"))
-    connection = Connection(url=SecretStr("s3://bucket"))
+    connection = NamedConnection(url=SecretStr("s3://bucket"))
     place = Place(folder, Limits(), UploadOptions())
     return objects.fetch("s3", ObjectSource(connection="lake", path=path), connection, place)
 

@@ -182,7 +182,7 @@ def test_a_version_that_cannot_be_loaded_fails_for_the_guard_and_for_no_client(r
     assert reason["guard"] == "errors"
 
 
-class TakenBack(NamedTuple):
+class RollbackSeconds(NamedTuple):
     """Seconds by the database's clock: from when its counts were seen to breach a guard, and, longer, from before."""
 
     rollback: float
@@ -190,7 +190,7 @@ class TakenBack(NamedTuple):
     known_by_every_process: float
 
 
-def _take_back(served: RunningService, name: str) -> TakenBack:
+def _roll_back(served: RunningService, name: str) -> RollbackSeconds:
     """Roll out a version that cannot be loaded, driven as by a worker, until nobody is sent to it any more."""
     toys = served.toys
     toys.register(name, toy(1))
@@ -242,20 +242,20 @@ def _take_back(served: RunningService, name: str) -> TakenBack:
     eventually(lambda: {ask(served, key, name) for key in KEYS[:40]} == {"1"})
     note("known")
     spans = [(row.finished_at, "breached"), (row.finished_at, "before"), (times["known"], "before")]
-    return TakenBack(*((end - times[since]).total_seconds() for end, since in spans))
+    return RollbackSeconds(*((end - times[since]).total_seconds() for end, since in spans))
 
 
-def test_a_breach_is_taken_back_within_five_seconds(running: RunningService) -> None:
+def test_a_breach_is_rolled_back_within_five_seconds(running: RunningService) -> None:
     whole = COUNT_SECONDS + WRITE_SECONDS + TICK_SECONDS + Settings().registry_poll_seconds
     assert whole < 4.0, "from the request that breaches to the last process, where nothing else takes time"
-    assert _take_back(running, "late").rollback < 5.0
+    assert _roll_back(running, "late").rollback < 5.0
 
 
 @pytest.mark.long
-def test_breaches_are_taken_back_within_five_seconds_on_postgresql(postgres_url: str, tmp_path: Path) -> None:
+def test_breaches_are_rolled_back_within_five_seconds_on_postgresql(postgres_url: str, tmp_path: Path) -> None:
     toys = ToyRegistry(tmp_path / "pg", postgres_url)
     with run_service(toys, FITSERVE_PREDICT_PROCESSES="4", FITSERVE_REGISTRY_POLL_SECONDS="1") as served:
-        measured = [_take_back(served, f"late{number}") for number in range(6)]
+        measured = [_roll_back(served, f"late{number}") for number in range(6)]
     print(*measured, sep="\n")
     assert all(one.rollback < 5.0 for one in measured)
     toys.engine.dispose()

@@ -15,7 +15,7 @@ from workers.trainer.calibration.calibrator import Calibrator
 from workers.trainer.calibration.fit import CalibrationRows, FittedCalibration, Source
 from workers.trainer.data.feeds import EncodedRows
 from workers.trainer.insight import reliability
-from workers.trainer.insight.analysis import Prediction
+from workers.trainer.insight.analysis import PredictedOutput
 from workers.trainer.insight.ensemble import EnsembleOutputs
 
 FEWEST_UNSEEN = 30  # rows on which members are compared; with fewer, the held-out rows are used
@@ -100,7 +100,7 @@ class CalibratedOutputs:
         `after` are the served outputs by part.
         """
         report: dict[str, Any] = {}
-        for prediction in Prediction.all_of(self.targets):
+        for prediction in PredictedOutput.all_of(self.targets):
             fitted = self.fitted.get(prediction.target.name)
             if fitted is None:
                 continue

@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 
-def find_connection(settings: Settings, destination: Destination, owner: str) -> connections.Connection:
+def find_connection(settings: Settings, destination: Destination, owner: str) -> connections.NamedConnection:
     """Return the connection that a destination refers to. Raises BadInput if it is unknown or not writable."""
     kind, name = destination.kind, destination.stated.connection
     connection = connections.find(settings, name, kind, owner, f"/destination/{kind}/connection")

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from fitserve.datasets.destinations.target import ATTEMPTS, DestinationAway, StoredPart, refused
-from fitserve.datasets.sources.connections import Connection, SourceRefused
+from fitserve.datasets.sources.connections import NamedConnection, SourceRefused
 from fitserve.datasets.sources.fetched import SourceAway, try_again
 from fitserve.datasets.sources.objects import open_store, translated
 from fitserve.wire.destinations import ObjectDestination
@@ -28,7 +28,7 @@ _OURS = re.compile(r"part-run_\w+-\d{5}\.parquet|_manifest-run_\w+\.json|_SUCCES
 class ObjectTarget:
     """A run's objects in one folder."""
 
-    def __init__(self, kind: str, stated: ObjectDestination, connection: Connection, run_id: str) -> None:
+    def __init__(self, kind: str, stated: ObjectDestination, connection: NamedConnection, run_id: str) -> None:
         self._kind, self._stated, self._connection, self._run = kind, stated, connection, run_id
         self._address = connection.below(stated.path, f"/destination/{kind}/path")
         self._manifest = f"_manifest-{run_id}.json"

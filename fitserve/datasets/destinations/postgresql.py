@@ -11,7 +11,7 @@ from adbc_driver_postgresql import dbapi
 
 from fitserve.datasets.destinations.target import refused
 from fitserve.datasets.parquet_batches import batches_of
-from fitserve.datasets.sources.connections import Connection
+from fitserve.datasets.sources.connections import NamedConnection
 from fitserve.datasets.sources.fetched import SourceAway
 from fitserve.datasets.sources.postgresql import AWAY, ENDED, SERVER_MESSAGE, uri
 
@@ -19,7 +19,7 @@ BATCH_ROWS = 65_536
 
 
 def copy_part(
-    connection: Connection, schema: str | None, staging: str, line: tuple[str, str, int, int, str], path: Path
+    connection: NamedConnection, schema: str | None, staging: str, line: tuple[str, str, int, int, str], path: Path
 ) -> None:
     """Write a part's rows and its ledger row (table, run, part, rows, sha256) in one transaction, at most once.
 

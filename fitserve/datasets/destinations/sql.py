@@ -21,7 +21,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModu
 
 from fitserve.datasets.destinations.target import ATTEMPTS, DestinationAway, DestinationRefused, StoredPart, refused
 from fitserve.datasets.parquet_batches import batches_of
-from fitserve.datasets.sources.connections import BadConnections, Connection, driver_missing
+from fitserve.datasets.sources.connections import BadConnections, NamedConnection, driver_missing
 from fitserve.datasets.sources.fetched import SourceAway, try_again
 from fitserve.errors import Problem
 from fitserve.wire.destinations import SqlDestination
@@ -44,7 +44,7 @@ _BUSY = re.compile(
 class SqlTarget:
     """A run's rows in one table."""
 
-    def __init__(self, stated: SqlDestination, connection: Connection, run_id: str) -> None:
+    def __init__(self, stated: SqlDestination, connection: NamedConnection, run_id: str) -> None:
         schema, _, self._name = stated.table.rpartition(".")
         self._schema, self._stated, self._connection, self._run = schema or None, stated, connection, run_id
         self._staging = f"fitserve_{run_id}"

@@ -100,7 +100,7 @@ class Importer:
     def _place(self, folder: Path, options: UploadOptions, known: dict[str, Any] | None) -> Place:
         return Place(folder, self.settings.limits, options, known, self.raise_if_stopped)
 
-    def _connection(self, source: Source) -> connections.Connection | None:
+    def _connection(self, source: Source) -> connections.NamedConnection | None:
         """Return the connection that a source names. Raises BadInput for one that the owner does not have."""
         name = source.stated.connection
         return None if name is None else connections.find(self.settings, name, source.kind, self.owner)

@@ -48,7 +48,7 @@ class SourceRefused(BadInput):
     title = "Source refused"
 
 
-class Connection(DataModel):
+class NamedConnection(DataModel):
     """A connection as the operator has configured it."""
 
     model_config = ConfigDict(extra="forbid")
@@ -144,7 +144,7 @@ _DRIVERS = {
 }
 
 
-def driver_missing(connection: Connection, module: str | None) -> Unavailable:
+def driver_missing(connection: NamedConnection, module: str | None) -> Unavailable:
     """Return the error of a database whose driver is not installed, with the command that brings one."""
     url, package = _DRIVERS.get(connection.scheme, ("", module or "its driver"))
     written = f", and the connection's url begins with {url}" if url else ""
@@ -165,7 +165,7 @@ def _flat(options: Any, name: str = "") -> list[tuple[str, str]]:
     return [(name, options)] if isinstance(options, str) else []
 
 
-def load(settings: Settings) -> dict[str, Connection]:
+def load(settings: Settings) -> dict[str, NamedConnection]:
     """Return all connections by name. Raises BadConnections, which shows no value."""
     texts = [] if settings.connections is None else [settings.connections.get_secret_value()]
     if settings.connections_file is not None:
@@ -173,7 +173,7 @@ def load(settings: Settings) -> dict[str, Connection]:
             texts.append(settings.connections_file.read_text())
         except OSError as error:
             raise BadConnections(f"FITSERVE_CONNECTIONS_FILE cannot be read: {error.strerror}.") from None
-    connections: dict[str, Connection] = {}
+    connections: dict[str, NamedConnection] = {}
     for text in texts:
         try:
             stated = yaml.safe_load(text) or {}
@@ -183,7 +183,7 @@ def load(settings: Settings) -> dict[str, Connection]:
             raise BadConnections("The connections are a mapping of names.", expected="{warehouse: {url: ...}}")
         for name, value in stated.items():
             try:
-                connections[str(name)] = Connection.model_validate(value)
+                connections[str(name)] = NamedConnection.model_validate(value)
             except ValidationError as error:
                 first = error.errors(include_input=False, include_url=False)[0]
                 where = ".".join(str(key) for key in first["loc"])
@@ -200,7 +200,7 @@ def visible(settings: Settings, owner: str | None) -> list[ConnectionInfo]:
     ]
 
 
-def find(settings: Settings, name: str, kind: str, owner: str, pointer: str | None = None) -> Connection:
+def find(settings: Settings, name: str, kind: str, owner: str, pointer: str | None = None) -> NamedConnection:
     """Return the connection of a name for a kind of source or destination. Raises BadInput with a pointer."""
     pointer = pointer or f"/source/{kind}/connection"
     allowed = {key: one for key, one in load(settings).items() if one.is_open_to(owner)}

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 
 from fitserve.datasets.sources.arrow_file import ArrowFile
-from fitserve.datasets.sources.connections import Connection, SourceRefused
+from fitserve.datasets.sources.connections import NamedConnection, SourceRefused
 from fitserve.datasets.sources.fetched import Fetched, Place, SourceAway, Unchanged
 from fitserve.datasets.sources.parts import TablePart, joined_rows, unify
 from fitserve.errors import FitserveError, Problem, Unavailable
@@ -39,7 +39,7 @@ _S3_OPTIONS = {
 }
 
 
-def fetch(source: DeltaSource, connection: Connection, place: Place) -> Fetched:
+def fetch(source: DeltaSource, connection: NamedConnection, place: Place) -> Fetched:
     """Read the table's rows to a file. Raises SourceRefused, SourceAway, TooLarge, Unchanged."""
     try:
         from deltalake import DeltaTable
@@ -80,7 +80,7 @@ def _batches(fragment: Any, schema: Any) -> Any:
     return fragment.to_batches(schema=schema, batch_size=BATCH_ROWS, use_threads=False)
 
 
-def _options(connection: Connection) -> dict[str, str]:
+def _options(connection: NamedConnection) -> dict[str, str]:
     stated = {**connection.options, **connection.options.get("client_kwargs", {})}
     options = {_S3_OPTIONS.get(name, name): str(value) for name, value in stated.items() if not isinstance(value, dict)}
     if options.get("aws_endpoint_url", "").startswith("http://"):

@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from fitserve.blobs import disk_full_is_507
-from fitserve.datasets.sources.connections import Connection, SourceRefused, leaves_its_folder
+from fitserve.datasets.sources.connections import NamedConnection, SourceRefused, leaves_its_folder
 from fitserve.datasets.sources.fetched import Fetched, Place, SourceAway, Unchanged
 from fitserve.errors import BadInput, Problem, TooLarge
 from fitserve.outgoing import NoAnswer, Outgoing, Response
@@ -28,7 +28,7 @@ _FOREIGN_PACKINGS = frozenset({"br", "deflate", "compress", "x-compress"})
 _TRY_LATER = (408, 425, 429, 500, 502, 503, 504)
 
 
-def fetch(source: HttpsSource, connection: Connection | None, outgoing: Outgoing, place: Place) -> Fetched:
+def fetch(source: HttpsSource, connection: NamedConnection | None, outgoing: Outgoing, place: Place) -> Fetched:
     """Fetch the file. Raises ForbiddenAddress, SourceRefused, SourceAway, TooLarge, Unchanged."""
     download = _Download(source.url, _headers(source, connection), outgoing, place)
     path = place.folder / "body"
@@ -40,7 +40,7 @@ def fetch(source: HttpsSource, connection: Connection | None, outgoing: Outgoing
     return Fetched(path, sha256, size, {**download.marks, "bytes": size}, stem=name)
 
 
-def _headers(source: HttpsSource, connection: Connection | None) -> dict[str, str]:
+def _headers(source: HttpsSource, connection: NamedConnection | None) -> dict[str, str]:
     """Return the headers of a named connection, for addresses below its own. Raises BadInput."""
     if connection is None:
         return {}

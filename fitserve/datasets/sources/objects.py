@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fitserve.blobs import CHUNK, disk_full_is_507
-from fitserve.datasets.sources.connections import Connection, SourceRefused
+from fitserve.datasets.sources.connections import NamedConnection, SourceRefused
 from fitserve.datasets.sources.fetched import Fetched, Place, SourceAway, SourceChanged, Stopped, Unchanged
 from fitserve.datasets.sources.part_files import PartFile, PartTable, join, read_parts
 from fitserve.datasets.sources.part_folders import has_columns
@@ -67,7 +67,7 @@ class Listing:
         return snapshot == self.snapshot and all(one.mark for one in self.objects)
 
 
-def list_objects(kind: str, source: ObjectSource, connection: Connection, limits: Limits) -> Listing:
+def list_objects(kind: str, source: ObjectSource, connection: NamedConnection, limits: Limits) -> Listing:
     """List the object, or all parts. Raises SourceRefused, SourceAway, TooLarge."""
     with _opened(kind, source, connection) as (store, path, pointer):
         listing = Listing(_find(store, path, pointer, source.path))
@@ -77,7 +77,7 @@ def list_objects(kind: str, source: ObjectSource, connection: Connection, limits
     return listing
 
 
-def fetch(kind: str, source: ObjectSource, connection: Connection, place: Place) -> Fetched:
+def fetch(kind: str, source: ObjectSource, connection: NamedConnection, place: Place) -> Fetched:
     """Fetch the object, or all parts. Raises SourceRefused, SourceAway, TooLarge, Unchanged."""
     listing = list_objects(kind, source, connection, place.limits)
     if listing.is_known(place.known):
@@ -90,7 +90,7 @@ def fetch(kind: str, source: ObjectSource, connection: Connection, place: Place)
 
 
 def read_objects(
-    kind: str, source: ObjectSource, connection: Connection, place: Place, objects: Sequence[ListedObject]
+    kind: str, source: ObjectSource, connection: NamedConnection, place: Place, objects: Sequence[ListedObject]
 ) -> list[PartTable]:
     """Fetch objects that were listed, some or all of a source's, and read each by itself.
 
@@ -100,7 +100,7 @@ def read_objects(
 
 
 def _download_all(
-    kind: str, source: ObjectSource, connection: Connection, place: Place, objects: Sequence[ListedObject]
+    kind: str, source: ObjectSource, connection: NamedConnection, place: Place, objects: Sequence[ListedObject]
 ) -> list[PartFile]:
     paths = [place.folder / f"part-{index}" for index in range(len(objects))]
     with (
@@ -112,7 +112,7 @@ def _download_all(
 
 
 @contextmanager
-def _opened(kind: str, source: ObjectSource, connection: Connection) -> Iterator[tuple[Any, str, str]]:
+def _opened(kind: str, source: ObjectSource, connection: NamedConnection) -> Iterator[tuple[Any, str, str]]:
     """Yield the store, the source's path in it, and the pointer at it; the store's errors are translated."""
     pointer = f"/source/{kind}/path"
     address = connection.below(source.path, pointer)
@@ -120,7 +120,7 @@ def _opened(kind: str, source: ObjectSource, connection: Connection) -> Iterator
         yield *open_store(kind, connection, address), pointer
 
 
-def open_store(kind: str, connection: Connection, address: str) -> tuple[Any, str]:
+def open_store(kind: str, connection: NamedConnection, address: str) -> tuple[Any, str]:
     """Return fsspec's file system, and the address's path in it."""
     import fsspec
 
@@ -254,7 +254,7 @@ def _download(store: Any, raise_if_stopped: Callable[[], None], listed: ListedOb
 
 
 @contextmanager
-def translated(kind: str, connection: Connection, pointer: str, path: str) -> Iterator[None]:
+def translated(kind: str, connection: NamedConnection, pointer: str, path: str) -> Iterator[None]:
     """Translate a store's own errors, which have no common class."""
     try:
         yield

@@ -22,7 +22,7 @@ from sqlalchemy.pool import NullPool
 
 from fitserve.blobs import disk_full_is_507
 from fitserve.datasets.sources.arrow_file import TableSize
-from fitserve.datasets.sources.connections import BadConnections, Connection, SourceRefused, driver_missing
+from fitserve.datasets.sources.connections import BadConnections, NamedConnection, SourceRefused, driver_missing
 from fitserve.datasets.sources.fetched import SourceAway
 from fitserve.datasets.sources.parts import TablePart, joined_rows, read_stream, unify
 from fitserve.datasets.sources.query import QueryResult, query_refused
@@ -46,7 +46,7 @@ _ALLOWED_IN_SQLITE = {
 
 
 @contextmanager
-def open_query(connection: Connection, query: str, folder: Path, limits: Limits) -> Iterator[QueryResult]:
+def open_query(connection: NamedConnection, query: str, folder: Path, limits: Limits) -> Iterator[QueryResult]:
     """Run a query in a transaction that is never committed, and is read-only if the database supports that.
 
     Raises SourceRefused, SourceAway, TooLarge.
@@ -124,7 +124,7 @@ class _OddTimes:
         ]
 
 
-def _engine(connection: Connection, odd_times: _OddTimes) -> Engine:
+def _engine(connection: NamedConnection, odd_times: _OddTimes) -> Engine:
     try:
         url = make_url(connection.full_url)
         if url.get_backend_name() == "sqlite" and url.database:
@@ -154,7 +154,7 @@ def _guard_sqlite(opened: Opened, deadline: float) -> None:
     raw.set_progress_handler(lambda: int(time.monotonic() > deadline), 100_000)
 
 
-def _raise(error: DBAPIError, connection: Connection, *, late: bool) -> NoReturn:
+def _raise(error: DBAPIError, connection: NamedConnection, *, late: bool) -> NoReturn:
     """Translate a driver's error, and raise it."""
     detail = connection.redact(str(error.orig))
     if late or "max_statement_time" in detail or "maximum statement execution time" in detail:

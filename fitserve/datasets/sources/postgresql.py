@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fitserve.datasets.sources.connections import BadConnections, Connection, SourceRefused
+from fitserve.datasets.sources.connections import BadConnections, NamedConnection, SourceRefused
 from fitserve.datasets.sources.fetched import SourceAway
 from fitserve.datasets.sources.query import QueryResult, query_refused
 from fitserve.errors import Unavailable
@@ -29,7 +29,7 @@ SERVER_MESSAGE = re.compile(r"(?:ERROR|FATAL):\s+(.*?)(?:\n|$)")
 
 
 @contextmanager
-def open_query(connection: Connection, query: str) -> Iterator[QueryResult]:
+def open_query(connection: NamedConnection, query: str) -> Iterator[QueryResult]:
     """Run a query in a read-only transaction. Raises SourceRefused, SourceAway."""
     try:
         from adbc_driver_postgresql import dbapi
@@ -59,14 +59,14 @@ def open_query(connection: Connection, query: str) -> Iterator[QueryResult]:
         _raise(error, connection)
 
 
-def _next(reader: pa.RecordBatchReader, connection: Connection) -> pa.RecordBatch | None:
+def _next(reader: pa.RecordBatchReader, connection: NamedConnection) -> pa.RecordBatch | None:
     try:
         return next(reader, None)
     except (pa.ArrowException, OSError) as error:  # the driver's errors, as Arrow passes them on
         _raise(error, connection)
 
 
-def uri(connection: Connection) -> str:
+def uri(connection: NamedConnection) -> str:
     """Return the address that libpq takes, with bounds on waiting."""
     scheme, _, rest = connection.full_url.partition("://")
     address, _, query = rest.partition("?")
@@ -75,7 +75,7 @@ def uri(connection: Connection) -> str:
     return f"postgresql://{address}?{'&'.join([*([query] if query else []), *added])}" if scheme else rest
 
 
-def _raise(error: Exception, connection: Connection) -> NoReturn:
+def _raise(error: Exception, connection: NamedConnection) -> NoReturn:
     """Translate the driver's error, and raise it."""
     text, state = str(error), getattr(error, "sqlstate", None) or ""
     match = SERVER_MESSAGE.search(text)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 
 from fitserve.datasets.sources.arrow_file import ArrowFile
-from fitserve.datasets.sources.connections import Connection
+from fitserve.datasets.sources.connections import NamedConnection
 from fitserve.datasets.sources.fetched import Fetched, Place
 from fitserve.datasets.sources.query import QueryResult, checked_query, order_notice, query_refused
 from fitserve.wire.sources import SqlSource
 
 
-def fetch(source: SqlSource, connection: Connection, place: Place) -> Fetched:
+def fetch(source: SqlSource, connection: NamedConnection, place: Place) -> Fetched:
     """Run the query and write its rows to a file. Raises SourceRefused, SourceAway, TooLarge."""
     query = checked_query(source.query)
     path = place.folder / "rows.arrow"
@@ -24,7 +24,7 @@ def fetch(source: SqlSource, connection: Connection, place: Place) -> Fetched:
         return Fetched(path, file.sha256, path.stat().st_size, result.snapshot, notices)
 
 
-def _open(connection: Connection, query: str, place: Place) -> AbstractContextManager[QueryResult]:
+def _open(connection: NamedConnection, query: str, place: Place) -> AbstractContextManager[QueryResult]:
     # Their drivers are extras, and take long to import.
     if connection.scheme == "postgresql":
         from fitserve.datasets.sources import postgresql

@@ -73,7 +73,7 @@ class TrainedNetwork:
 
 
 @dataclass(frozen=True, slots=True)
-class Prediction:
+class PredictedOutput:
     """One prediction of the network: a target, or one column of a multi-label target (a binary prediction)."""
 
     name: str
@@ -82,7 +82,7 @@ class Prediction:
     unit: int = 0  # for a multi-label target, the column of the serving graph's output
 
     @classmethod
-    def all_of(cls, targets: Sequence[FittedTarget]) -> list[Prediction]:
+    def all_of(cls, targets: Sequence[FittedTarget]) -> list[PredictedOutput]:
         predictions = []
         for target in targets:
             if target.task == "multilabel":
@@ -172,7 +172,7 @@ def analyse(trained: TrainedNetwork, folder: Path) -> tuple[dict[str, Path], dic
         insight["final"] = recorder.final(trained.kept_epoch)
     places = references.simple_places(encoder)
     designs = {name: references.design(encoder.inputs, part.x, places) for name, part in parts.items()}
-    predictions = Prediction.all_of(targets)[:MAX_PREDICTIONS]
+    predictions = PredictedOutput.all_of(targets)[:MAX_PREDICTIONS]
     sliced = _SlicedRows(trained, parts)
     for prediction in predictions:
         analysis = _Analysis(trained, prediction, parts, designs, sliced, budget / len(predictions))
@@ -235,7 +235,7 @@ class _Analysis:
     def __init__(
         self,
         trained: TrainedNetwork,
-        prediction: Prediction,
+        prediction: PredictedOutput,
         parts: Mapping[str, _Part],
         designs: Mapping[str, Any],
         sliced: _SlicedRows,

@@ -17,7 +17,7 @@ from fitserve.target_encoder import FittedTarget
 from workers.trainer.engine.compiled import RowTensors
 from workers.trainer.engine.network import outputs_of
 from workers.trainer.insight import evaluation
-from workers.trainer.insight.analysis import Prediction
+from workers.trainer.insight.analysis import PredictedOutput
 
 CHUNK = 8_192  # rows predicted at once
 GAIN_ROWS = 20_000  # rows on which the ensemble is compared with its members
@@ -103,7 +103,7 @@ class EnsembleOutputs:
             for member in range(len(self.weights))
         ]
         gains: dict[str, Any] = {}
-        for prediction in Prediction.all_of(targets):
+        for prediction in PredictedOutput.all_of(targets):
             truth = prediction.truth(y)
             own = prediction.losses(truth, prediction.predicted(together))
             theirs = np.mean([prediction.losses(truth, prediction.predicted(one)) for one in apart], axis=0)
