@@ -53,3 +53,9 @@ def count_idle(session: Session, excluding: str) -> int:
     """Return how many live workers have no run, not counting `excluding`."""
     alive = Worker.heartbeat_at > db.now(session) - timedelta(seconds=WORKER_TIMEOUT)
     return session.scalar(select(func.count()).where(alive, Worker.run_id.is_(None), Worker.id != excluding)) or 0
+
+
+def idle_hosts(session: Session) -> list[str]:
+    """Return the hosts that have a live worker without a run."""
+    alive = Worker.heartbeat_at > db.now(session) - timedelta(seconds=WORKER_TIMEOUT)
+    return sorted(set(session.scalars(select(Worker.hostname).where(alive, Worker.run_id.is_(None)))))

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 from sqlalchemy import Engine
 
-from fitserve.runs import finish, gangs, lease
+from fitserve.runs import finish, gangs, lease, worker_registry
 from tests.runs.conftest import Submit
+from workers.attempt.gang import LeaderAttempt
+from workers.installed import versions
 
 OURS, OTHERS = "ours", "others"
 
@@ -41,3 +46,19 @@ def test_a_part_that_was_given_back_is_offered_again(engine: Engine, leads: leas
     assert helper.run.id not in again
     assert set(again) & set(first)
     assert len(gangs.offer_again(engine, leads, again, 3, OURS)) == 3, "one more, beside a worker out of reach"
+
+
+def test_idle_workers_of_other_versions_are_named(engine: Engine, leads: lease.Lease) -> None:
+    offered = gangs.offer(engine, leads, 1, OURS)
+    for worker, run in (("a", None), ("b", leads.run_id)):
+        worker_registry.register(engine, worker, f"host-{worker}", 1)
+        worker_registry.report_alive(engine, worker, run)
+    said: list[tuple[Any, ...]] = []
+    leader: Any = SimpleNamespace(engine=engine, _report_event=lambda *event: said.append(event))
+    assert LeaderAttempt._explain_absence(leader, offered)
+    ((level, message, data),) = said
+    assert (level, data["hosts"]) == ("warn", ["host-a"])
+    assert "Idle workers have not joined, on host-a:" in message
+    assert f"keras {versions()['keras']}" in data["fix"]
+    claimed(engine, OURS)
+    assert not LeaderAttempt._explain_absence(leader, offered), "nobody is waited for"

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -101,15 +102,32 @@ class LostAfterSteps(RecordingReporter):
             os._exit(0)
 
 
+def slow_down() -> None:
+    """Have each step of this process take longer than the others'."""
+    import tensorflow as tf
+
+    from workers.trainer.engine import shared_steps
+
+    weighted = shared_steps.weighted
+
+    def late(loss: Any) -> Any:
+        pause = tf.numpy_function(lambda: np.float32(time.sleep(0.05) or 0.0), [], tf.float32)
+        with tf.control_dependencies([pause]):
+            return tf.identity(weighted(loss))
+
+    shared_steps.weighted = late
+
+
 def main() -> None:
     folder, rank, addresses = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3].split(",")
     sys.modules["matplotlib"] = None  # type: ignore[assignment]
     from workers.trainer import train as training
-    from workers.trainer.engine import collectives, loop
+    from workers.trainer.engine import collectives, gang, loop
     from workers.trainer.engine.collectives import Collectives
     from workers.trainer.interface import GangBroken, TrainingResult
     from workers.trainer.ready_run import ReadyRun
 
+    gang.SLOW_SECONDS = 0.0
     collectives.FUSED_BYTES = 256  # some of these small networks' gradients are exchanged one by one
     group = Collectives(addresses, rank)
     group.connect()
@@ -133,6 +151,7 @@ def _digest(ready: Any) -> str:
     return hashlib.sha256(weights).hexdigest()
 
 
+SLOW = "everything"  # the last process is slow
 _CHECKPOINTS: dict[str, list[bytes]] = {}  # of the leader's trainings, by spec
 
 
@@ -144,7 +163,10 @@ def _trained(name: str, folder: Path, addresses: list[str], rank: int, broken: t
 
     KEPT.clear()
     name, _, number = name.partition("@")
-    reporter = LostAfterSteps() if name == "lost" and rank == len(addresses) - 1 else RecordingReporter()
+    last = rank == len(addresses) - 1
+    reporter = LostAfterSteps() if name == "lost" and last else RecordingReporter()
+    if name == SLOW and last:
+        slow_down()
     request = request_of(table(), SPECS[name], folder, gang=GangPlace(addresses, rank))
     request = replace(request, checkpoint_seconds=-1.0 if name in ("everything", "adam") else 30.0)
     if number and rank == 0:
@@ -163,6 +185,7 @@ def _trained(name: str, folder: Path, addresses: list[str], rank: int, broken: t
         "epochs": list(epochs.values()),
         "first": min(epochs, default=1),
         "files": sorted(result.files),
+        "warnings": [message for level, message, _ in reporter.events if level == "warn"],
         "weights": result.result.get("weights"),
     }
 

@@ -64,11 +64,14 @@ def assert_as_alone(folder: Path, together: dict[str, Any], *names: str) -> None
 def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
     """Weights, batch normalisation, dropout, an embedding; a last batch of one row; early stopping.
 
-    Two that go on from the middle of an epoch end where two undisturbed ones do, to the bit.
+    One of them is slow, which is said. Two that go on from the middle of an epoch end where two undisturbed ones do, to
+    the bit.
     """
     together = train_together(tmp_path, 2, "everything", "everything@3", files=False)
     assert_as_alone(tmp_path, together, "everything")
     whole, resumed = together["everything"], together["everything@3"]
+    (warning,) = whole["warnings"]
+    assert "is slower than the others, which wait for it" in warning
     assert resumed["first"] == 2, "epochs counted from 1"
     assert resumed["epochs"] == whole["epochs"][1:]
     assert resumed["weights"] == whole["weights"]

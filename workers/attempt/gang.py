@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeVar
 
 from fitserve import db
 from fitserve.errors import StorageFull, Unavailable
-from fitserve.runs import finish, gangs
+from fitserve.runs import finish, gangs, worker_registry
 from fitserve.runs.gangs import GangOver, Helper
 from fitserve.runs.history import EventReport
 from fitserve.spec.workers import Workers
@@ -28,7 +28,7 @@ from fitserve.tables import Run
 from workers.attempt.attempt import CHECK_SECONDS, TrainerAttempt
 from workers.attempt.gang_address import NoFreePort, free_address, host_of, reachable, why_no_gang
 from workers.attempt.outcome import RETRY_SECONDS, AttemptFailed, TrainerStopped
-from workers.installed import release
+from workers.installed import release, versions
 from workers.trainer.channel import Message
 from workers.trainer.interface import GangPlace
 
@@ -162,6 +162,7 @@ class LeaderAttempt(_GangAttempt):
         self._publish(offered)
         offered_at = time.monotonic()
         deadline, others_since, announced = offered_at + self._wait_seconds, float("inf"), False
+        explained = False
         self.trainer = self.slot.trainer(self._housekeep, in_gang=True)
         while True:
             self._pause()
@@ -169,6 +170,7 @@ class LeaderAttempt(_GangAttempt):
             now, enough = time.monotonic(), 1 + len(helpers) >= self._at_least
             if 1 + len(helpers) >= self._count:
                 return helpers
+            explained = explained or (now >= deadline and self._explain_absence(offered))
             others_since = min(others_since, now) if others else float("inf")
             if others_since + PATIENCE_SECONDS <= now and not enough:
                 raise OtherRunsWait
@@ -180,6 +182,16 @@ class LeaderAttempt(_GangAttempt):
                 self._report_event("info", f"Waiting for {missing} more worker{'s' if missing > 1 else ''}.")
             if now - offered_at >= OFFER_AGAIN_SECONDS:
                 offered_at, offered = now, self._offer_again(offered, useless)
+
+    def _explain_absence(self, offered: Sequence[str]) -> bool:
+        """Report why idle workers may not have joined, if there are any while parts wait for them."""
+        with db.reading(self.engine) as session:
+            hosts = worker_registry.idle_hosts(session) if gangs.wait_for_workers(session, offered) else []
+        if hosts:
+            same = ", ".join(f"{name} {number}" for name, number in versions().items())
+            message = f"Idle workers have not joined, on {', '.join(hosts[:5])}: only those with the versions here can."
+            self._report_event("warn", message, {"fix": f"Install there: {same}.", "hosts": hosts})
+        return bool(hosts)
 
     def _check_helpers(self, offered: Sequence[str], address: str) -> tuple[list[Helper], int, bool]:
         """Return the helpers that can be reached, the number that cannot, and whether other runs are waiting."""

@@ -255,7 +255,7 @@ def _trial_setup(
 
     leader = None
     if isinstance(compiled, SharedCompiled) and compiled.group.leads:
-        leader, report = GangLeader(compiled), cast(Reporter, LeadersReporter(report, compiled))
+        leader, report = GangLeader(compiled, report), cast(Reporter, LeadersReporter(report, compiled))
 
     streamed = ["streamed"] if prepared.streamed is not None else []
     return TrialSetup(

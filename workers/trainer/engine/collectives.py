@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import socket
 import threading
 import time
@@ -30,6 +31,7 @@ PROBE_SECONDS = 3.0  # for an address to accept a connection, once the group has
 MISSED = 2  # unanswered checks in a row, after which a process is lost
 FUSED_BYTES = 2**20  # tensors smaller than this are summed together; a larger one alone, without a copy
 LOST_SECONDS = 30.0  # at most, from the loss of a process to the end of the step; the figures above add up to less
+CHUNK_BYTES = str(2**16)  # TensorFlow's 4 KB take an eighth more processor time for an exchange
 _JOB = "/job:worker/replica:0/task:{}"
 _GROUP = 1
 _BROKEN = (
@@ -48,10 +50,11 @@ class Collectives:
 
     def __init__(self, addresses: Sequence[str], rank: int) -> None:
         self.size, self.rank = len(addresses), rank
-        self._addresses = list(addresses)
+        self.addresses = list(addresses)
         self._keys = itertools.count(1)  # keys of the collectives, which every process traces in the same order
         self._closed = threading.Event()
         self._lost = ""  # the lost process, and how that was noticed
+        self.waited: Any = None  # a variable: seconds that a step has waited for its exchanges
         self._silent: list[str] = []  # addresses at which nothing answered, if the group did not meet
 
     @property
@@ -60,6 +63,7 @@ class Collectives:
 
     def connect(self) -> None:
         """Start this process's server and connect to the others. Raises GangBroken."""
+        os.environ.setdefault("TF_RECV_BUF_MAX_CHUNK", CHUNK_BYTES)
         own = eager_context.context()
         own.configure_collective_ops(
             collective_leader=_JOB.format(0),
@@ -69,12 +73,12 @@ class Collectives:
         config = own.config
         config.experimental.collective_group_leader = _JOB.format(0)
         server = tensorflow_server_pb2.ServerDef(
-            cluster=tf.train.ClusterSpec({"worker": self._addresses}).as_cluster_def(),
+            cluster=tf.train.ClusterSpec({"worker": self.addresses}).as_cluster_def(),
             default_session_config=config,
             job_name="worker",
             task_index=self.rank,
             protocol="grpc",
-            port=int(self._addresses[self.rank].rpartition(":")[2]),
+            port=int(self.addresses[self.rank].rpartition(":")[2]),
         )
         with self.failing_together():
             own.enable_collective_ops(server)
@@ -110,7 +114,7 @@ class Collectives:
         with self.failing_together():
             leaders = [int(number) for number in broadcast(tf.constant(own, tf.int64)).numpy()]
         if leaders != own:
-            raise GangBroken(f"{what} of {self._addresses[self.rank]} are not the leader's")
+            raise GangBroken(f"{what} of {self.addresses[self.rank]} are not the leader's")
 
     def sum(self, tensor: Any, merge: str = "Add") -> Any:
         """Return the sum of all processes' tensors, bit for bit the same in each process."""
@@ -132,6 +136,9 @@ class Collectives:
         A large gradient is exchanged as soon as it is known, while those of earlier layers are computed. One exchange
         at a time, in one order: on GPUs, NCCL needs that.
         """
+        return self._timed(tensors, lambda: self._sums(tensors))
+
+    def _sums(self, tensors: Sequence[Any]) -> list[Any]:
         sums: dict[int, Any] = {}
         for index in reversed(range(len(tensors))):
             size = tensors[index].shape.num_elements()
@@ -152,9 +159,22 @@ class Collectives:
 
         @tf.custom_gradient
         def summed(value: Any) -> tuple[Any, Callable[[Any], Any]]:
-            return self.sum(value), self.sum
+            return timed(value), timed
+
+        def timed(value: Any) -> Any:
+            (total,) = self._timed([value], lambda: [self.sum(value)])
+            return total
 
         return summed(tensor)
+
+    def _timed(self, tensors: Sequence[Any], exchange: Callable[[], list[Any]]) -> list[Any]:
+        """Exchange tensors, and count in `waited` how long after all of them are known that ends."""
+        with tf.control_dependencies(tensors):
+            began_at = tf.timestamp()
+        results = exchange()
+        with tf.control_dependencies([*results, began_at]):
+            self.waited.assign_add(tf.timestamp() - began_at)
+        return results
 
     def from_leader(self, tensor: Any) -> Any:
         """Return the leader's tensor in every process; other processes' tensors only give its type and shape."""
@@ -177,7 +197,7 @@ class Collectives:
                     refused = time.monotonic() - asked_at < ANSWER_SECONDS / 2  # it has exited, or another took over
                     missed[other] += MISSED if refused else 1
                     if missed[other] >= MISSED:
-                        lost = f"{self._addresses[int(other.rpartition(':')[2])]} is lost ({type(error).__name__})"
+                        lost = f"{self.addresses[int(other.rpartition(':')[2])]} is lost ({type(error).__name__})"
                         break
         if lost and not self._closed.is_set():
             self._lost = lost
@@ -185,7 +205,7 @@ class Collectives:
 
     def _why_not_met(self) -> str:
         """Find the addresses at which nothing answers, this process's own included, and return what to say of them."""
-        self._silent = [address for address in self._addresses if not _answers(address)]
+        self._silent = [address for address in self.addresses if not _answers(address)]
         return f"nothing answers at {', '.join(self._silent)}" if self._silent else "the group did not meet"
 
 

@@ -22,6 +22,8 @@ from workers.trainer.engine.loop import Block, Feed
 from workers.trainer.engine.shared_steps import SharedCompiled
 from workers.trainer.interface import Reporter, StopReason, TrainingStopped
 
+SLOW_SECONDS = 10.0  # of training, after which a process can be called slow
+SLOW_SHARE = 0.3  # of that time, which every other process spends on waiting for it
 NO_BLOCK = -1  # number of the missing block, in a call that only trains or only validates
 
 
@@ -66,11 +68,12 @@ class _Exchange:
 
 
 class GangLeader(keras.callbacks.Callback):
-    """The leader's side: a callback of its loop, which announces the loop's calls."""
+    """The leader's side: a callback of its loop, which announces the loop's calls, and names a process that is slow."""
 
-    def __init__(self, compiled: SharedCompiled) -> None:
+    def __init__(self, compiled: SharedCompiled, report: Reporter) -> None:
         super().__init__()
-        self._compiled, self._exchange = compiled, _Exchange(compiled)
+        self._compiled, self._exchange, self._report = compiled, _Exchange(compiled), report
+        self._reported = False
 
     def announce(self, epoch: int, block: int, validation_block: int, plan: StepPlan) -> None:
         """Announce the next call. Raises GangBroken."""
@@ -80,6 +83,19 @@ class GangLeader(keras.callbacks.Callback):
         """Raises GangBroken."""
         self._exchange.announcement([_Next.take_state] + [0] * 9)
         self._exchange.share_state()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Report, once, that the others wait for one process: the one that itself waits least."""
+        compiled = self._compiled
+        if self._reported or compiled.seconds < SLOW_SECONDS:
+            return
+        slowest = int(compiled.waits.argmin())
+        lost = float(np.delete(compiled.waits, slowest).min() - compiled.waits[slowest]) / compiled.seconds
+        if lost >= SLOW_SHARE:
+            self._reported = True
+            address = compiled.group.addresses[slowest]
+            message = f"The worker at {address} is slower than the others, which wait for it {lost:.0%} of the time."
+            self._report.event("warn", message, {"address": address, "waiting": round(lost, 3)})
 
     def end(self) -> None:
         """Dismiss the followers. Raises GangBroken."""

@@ -6,10 +6,12 @@ At the end of a call the metrics' variables are summed, and the leader keeps the
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from fitserve.states import FailureCause
@@ -32,6 +34,11 @@ class SharedCompiled(Compiled):
         self.group = group
         self.leaving = tf.Variable(0.0)  # 1 if this process wants to leave
         self._leaving = tf.Variable(0.0)  # number of processes that wanted to leave at the end of the last call
+        group.waited = tf.Variable(0.0, trainable=False, dtype=tf.float64)
+        self._waits = tf.Variable(tf.zeros([group.size], tf.float64))  # seconds that each process has waited so far
+        self._waits_before = np.zeros(group.size)
+        self.waits = np.zeros(group.size)  # seconds of waiting in all calls but those that were traced, and
+        self.seconds = 0.0  # how long these calls took
         self._alone = False
         self._executor = contextlib.nullcontext  # on one thread, TensorFlow runs no collective inside a loop
         _share_gradients(self.model.optimizer, self.batch_size, group)
@@ -47,8 +54,17 @@ class SharedCompiled(Compiled):
 
     def __call__(self, train: RowTensors, order: Any, validation: RowTensors, plan: StepPlan) -> tuple[Logs, Logs]:
         """Run `plan`, on this process's share of each batch. The logs are those of all rows. Raises GangBroken."""
-        with contextlib.nullcontext() if self._alone else self.group.failing_together():
+        if self._alone:
             return super().__call__(train, order, validation, plan)
+        with self.group.failing_together():
+            began_at, traced = time.perf_counter(), self._call is not None
+            logs = super().__call__(train, order, validation, plan)
+        waits = self._waits.numpy()
+        if traced:  # otherwise the processes have waited for each other's traces
+            self.seconds += time.perf_counter() - began_at
+            self.waits += waits - self._waits_before
+        self._waits_before = waits
+        return logs
 
     def _fall_back(self, reason: str) -> None:
         message = f"Several workers cannot train this network together: {reason}"
@@ -66,9 +82,11 @@ class SharedCompiled(Compiled):
         if self._alone:
             return super()._results()
         metrics = [variable.value for variable in self.model.metrics_variables]
-        parts = [tf.reshape(tf.cast(variable, tf.float64), [-1]) for variable in [*metrics, self.leaving]]
+        waited = self.group.waited * tf.one_hot(self.group.rank, self.group.size, dtype=tf.float64)
+        every = [*metrics, self.leaving, waited]
+        parts = [tf.reshape(tf.cast(variable, tf.float64), [-1]) for variable in every]
         totals = tf.split(self.group.sum(tf.concat(parts, 0)), [part.shape[0] for part in parts])
-        for variable, value in zip([*metrics, self._leaving], totals, strict=True):
+        for variable, value in zip([*metrics, self._leaving, self._waits], totals, strict=True):
             variable.assign(tf.reshape(tf.cast(value, variable.dtype), variable.shape))
         results = super()._results()
         if not self.group.leads:
