@@ -43,6 +43,13 @@ def test_compose_refuses_a_misspelt_key(tmp_path: Path) -> None:
     assert subprocess.run([*compose(), "config", "-q"], cwd=tmp_path, capture_output=True).returncode != 0
 
 
+def test_workers_of_a_gang_reach_each_other_by_name_and_publish_no_port(services: dict[str, Any]) -> None:
+    worker = services["worker"]
+    assert worker["environment"]["FITSERVE_CLUSTER_HOST"] == "hostname"
+    assert not worker.get("ports")
+    assert worker.get("network_mode") != "host"
+
+
 def test_mounted_files_exist(services: dict[str, Any]) -> None:
     for name, service in services.items():
         for volume in service.get("volumes", []):

@@ -89,6 +89,22 @@ def test_selectors_find_their_pods() -> None:
         assert rule["backend"]["service"]["port"]["name"] in {port["name"] for port in service["spec"]["ports"]}
 
 
+def test_workers_of_a_gang_reach_each_other_and_nobody_else_reaches_them() -> None:
+    (container,) = pod(by_name("Deployment")["fitserve-worker"])["containers"]
+    env = {one["name"]: one for one in container["env"]}
+    assert env["FITSERVE_CLUSTER_HOST"]["valueFrom"]["fieldRef"]["fieldPath"] == "status.podIP"
+    ports = Settings(cluster_ports=env["FITSERVE_CLUSTER_PORTS"]["value"]).cluster_ports
+    members = by_name("Service")["fitserve-worker"]["spec"]
+    assert members["clusterIP"] == "None"
+    workers = {"matchLabels": members["selector"]}
+    policy = by_name("NetworkPolicy")["fitserve-worker"]["spec"]
+    assert policy["podSelector"] == workers
+    metrics, gang = policy["ingress"]
+    assert metrics == {"ports": [{"port": 9101}]}
+    assert gang["from"] == [{"podSelector": workers}]
+    assert [f"{one['port']}-{one['endPort']}" for one in gang["ports"]] == [ports]
+
+
 def test_workers_scale_on_queue_age_and_predictions_on_cpu() -> None:
     scalers = by_name("HorizontalPodAutoscaler")
     (worker,) = scalers["fitserve-worker"]["spec"]["metrics"]
