@@ -102,7 +102,7 @@ lint-code: $(VENV)/.dev
 	$(BIN)/mypy
 
 lint-pages: $(VENV)/.dev $(PAGES)/node_modules/.ready
-	$(WITH_NODE) cd $(PAGES) && node node_modules/typescript/bin/tsc --noEmit
+	$(WITH_NODE) cd $(PAGES) && node node_modules/typescript-7/bin/tsc --noEmit
 	$(WITH_NODE) cd $(PAGES) && node node_modules/eslint/bin/eslint.js --max-warnings 0 src
 
 faults: $(VENV)/.compiled  ## long fault tests: a thousand runs, hundreds of kills; models swapped under load; backups, upgrades
