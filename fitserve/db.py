@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,15 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine, Row, create_engine, event, func, make_url, select, text
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from fitserve.crash_points import hooks_allowed
-from fitserve.errors import Conflict, StorageFull, Unavailable
+from fitserve.errors import BadInput, Conflict, StorageFull, Unavailable
 
 if TYPE_CHECKING:
     import psycopg
+
+log = logging.getLogger(__name__)
 
 # Notice a peer that vanishes without closing the connection within 15 s, before a lease of 30 s expires.
 _TCP = {
@@ -130,9 +133,10 @@ def reading(engine: Engine) -> Iterator[Session]:
 
 @contextmanager
 def translate_errors() -> Iterator[None]:
-    """Translate database errors: Unavailable (503) if it is unreachable or busy, StorageFull (507), Conflict.
+    """Translate database errors: Unavailable (503) if it is unreachable or busy, StorageFull (507), Conflict, BadInput.
 
-    Conflict means that a row was deleted between being read and being referenced.
+    Conflict means that a row was deleted between being read and being referenced; BadInput, that no row can have such a
+    value, which is checked nowhere else only by mistake.
     """
     try:
         yield
@@ -147,7 +151,21 @@ def translate_errors() -> Iterator[None]:
         if isinstance(error, IntegrityError) and "foreign key" in message:
             detail = "What this refers to was deleted at the same moment, or something refers to this by now."
             raise Conflict(detail, fix="Look at it again, then repeat the request.") from error
+        if isinstance(error, DataError):
+            raise _no_value(error) from error
         raise
+    except (OverflowError, UnicodeEncodeError) as error:  # sqlite3 raises these itself, psycopg the second
+        if "SQLite INTEGER" in str(error) or "surrogates" in str(error):
+            raise _no_value(error) from error
+        raise
+
+
+def _no_value(error: Exception) -> BadInput:
+    log.warning("a value that no row can have", exc_info=error)
+    return BadInput(
+        "It holds a value that the database cannot hold.",
+        expected="text without NUL and without half of a surrogate pair, whole numbers of 64 bits",
+    )
 
 
 def now(session: Session) -> datetime:

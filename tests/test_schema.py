@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -12,8 +13,9 @@ from sqlalchemy.exc import DBAPIError
 
 import migrations
 from fitserve import api_keys, db
+from fitserve.errors import BadInput
 from fitserve.runs import create
-from fitserve.tables import Base, Key, UtcTime
+from fitserve.tables import Base, Key, Upload, UtcTime
 
 
 def test_migrations_create_the_schema_of_the_orm(engine: Engine) -> None:
@@ -144,3 +146,18 @@ def test_a_commit_is_on_the_disk_except_in_tests(
         monkeypatch.delenv("FITSERVE_TEST_HOOKS")
     with db.reading(db.make_engine(sqlite_url)) as session:
         assert session.scalar(text("PRAGMA synchronous")) == synchronous
+
+
+@pytest.mark.parametrize("value", ["\ud800", 2**63, -(2**70)])
+def test_a_value_that_no_row_can_have_is_bad_input(engine: Engine, value: Any) -> None:
+    with pytest.raises(BadInput, match="cannot hold"), db.transaction(engine) as session:
+        row = {"owner": "a", "length": 1, "offset": 0, "metadata_": {}, "created_at": db.now(session)}
+        more = {"id": value} if isinstance(value, str) else {"id": "up_x", "offset": value}
+        session.add(Upload(**{**row, "expires_at": row["created_at"], **more}))
+
+
+def test_text_with_nul_is_bad_input_where_no_row_can_have_it(postgres_url: str) -> None:
+    engine = db.make_engine(postgres_url)
+    with pytest.raises(BadInput, match="cannot hold"), db.reading(engine) as session:
+        session.get(Upload, "up_\0")
+    engine.dispose()
