@@ -13,7 +13,8 @@ from sqlalchemy.exc import DBAPIError
 
 import migrations
 from fitserve import api_keys, db
-from fitserve.errors import BadInput
+from fitserve.datasets import store
+from fitserve.errors import BadInput, NotFound
 from fitserve.runs import create
 from fitserve.tables import Base, Key, Upload, UtcTime
 
@@ -160,4 +161,6 @@ def test_text_with_nul_is_bad_input_where_no_row_can_have_it(postgres_url: str) 
     engine = db.make_engine(postgres_url)
     with pytest.raises(BadInput, match="cannot hold"), db.reading(engine) as session:
         session.get(Upload, "up_\0")
+    with pytest.raises(NotFound), db.reading(engine) as session:
+        store.get(session, None, "a\0b")
     engine.dispose()

@@ -377,7 +377,7 @@ def get(session: Session, owner: str | None, ref: str) -> Dataset:
         query = query.where(or_(Dataset.id == ref, Dataset.name == ref))
     else:
         query = query.where(Dataset.name == name)
-    row = session.scalar(query.order_by(Dataset.version.desc()).limit(1))
+    row = session.scalar(query.order_by(Dataset.version.desc()).limit(1)) if ref.isprintable() else None
     if row is None:
         raise NotFound(f"No dataset {ref[:120]!r}.", received=ref[:120])
     return row

@@ -383,7 +383,7 @@ def _folder(ctx: Context) -> Path:
 def _find(ctx: Context, caller: Caller, upload_id: str) -> tuple[Upload, Path]:
     """Return an upload's row and file. Raises NotFound, UploadGone."""
     with db.reading(ctx.engine) as session:
-        row = session.get(Upload, upload_id)
+        row = session.get(Upload, upload_id) if upload_id.isprintable() else None
         if row is None or not caller.owns(row):
             raise NotFound(f"No upload {upload_id[:64]!r}.")
         if row.expires_at < db.now(session):
