@@ -1,4 +1,6 @@
-"""JSON as the control API reads it: bounded depth, no duplicate keys, no NaN, no number beyond a float, no NUL.
+"""JSON as the control API reads it: bounded depth, no duplicate keys, no NaN, no number beyond a float, only text.
+
+Text has neither NUL nor half of a surrogate pair, which UTF-8 cannot write.
 
 RFC 8259 leaves all of these to the receiver; two readers that disagree about them let an attacker bypass a filter.
 """
@@ -16,6 +18,7 @@ from fitserve.errors import Malformed
 _STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _NOT_BRACKETS = re.compile(rb"[^\[\]{}]++")
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*+\\u0000")  # preceded by an even number of backslashes
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _MAX_DIGITS = 400  # digits of a number: more than any float or 64-bit integer needs
 
 
@@ -30,7 +33,7 @@ def loads(data: bytes, max_depth: int = 64) -> Any:
         raise no_nul()
     try:
         text = data.decode("utf-8")
-        return json.loads(
+        value = json.loads(
             text, object_pairs_hook=_no_duplicates, parse_constant=_refuse_constant, parse_float=_float, parse_int=_int
         )
     except UnicodeDecodeError as error:
@@ -38,6 +41,21 @@ def loads(data: bytes, max_depth: int = 64) -> Any:
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise Malformed(f"The body is not JSON: {error.msg} at {where}.", expected="a JSON text (RFC 8259)") from None
+    if _SURROGATE.search(data):
+        _check_pairs(value)
+    return value
+
+
+def _check_pairs(value: Any) -> None:
+    """Raise Malformed where a text has half of a surrogate pair."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise Malformed(
+            "A text has half of a surrogate pair.",
+            received=f"\\u{ord(error.object[error.start]):04x}",
+            expected="texts that UTF-8 can write",
+        ) from None
 
 
 def no_nul(**where: Any) -> Malformed:

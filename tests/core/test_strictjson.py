@@ -12,12 +12,16 @@ from hypothesis import strategies as st
 from fitserve import strictjson
 from fitserve.errors import Malformed
 
-texts = st.text(st.characters(exclude_characters="\0")) | st.text('\\u0"')
+texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])) | st.text('\\u0"')
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
     max_leaves=20,
 )
+
+
+def test_both_halves_of_a_pair_are_one_character() -> None:
+    assert strictjson.loads(rb'["\ud83d\ude00", "\\ud800"]') == ["\U0001f600", "\\ud800"]
 
 
 @given(values)
@@ -48,6 +52,9 @@ def test_any_bytes_are_a_value_or_malformed(data: bytes) -> None:
         b"[1,]",
         rb'["\u0000"]',
         rb'{"a\\\u0000": 1}',
+        rb'["\ud800"]',
+        rb'{"\uDfff": {"a": 1}}',
+        rb'{"a": ["\ude00\ud83d"]}',
         b"",
         b'{"a": 1} trailing',
         b"\xef\xbb\xbf{}",
