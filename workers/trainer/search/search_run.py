@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +44,7 @@ from workers.trainer.ready_run import ReadyRun, make_ready, prepare_data, run_tr
 from workers.trainer.search.pruning import EarlyEnd, behind, rungs
 from workers.trainer.search.study import Study
 from workers.trainer.search.summary import ENDED, Row, no_trial, summarize
-from workers.trainer.search.trial_ensemble import (
-    POOL,
-    Candidate,
-    assign,
-    choose_by_metric,
-    seconds_of_a_row,
-    side_by_side,
-)
+from workers.trainer.search.trial_ensemble import POOL, Candidate, average, seconds_of_a_row
 from workers.trainer.search.trial_reporter import TrialReporter
 from workers.trainer.trials.stacked import StackedTrials, why_not_stacked
 from workers.trainer.trials.trial import (
@@ -473,17 +467,13 @@ class SearchRun:
         # The weights first: of a trial that was trained before a crash they bring its spec with them.
         candidates = [Candidate(index, weights=self._weights_of(index), spec=self._specs[index]) for index in numbers]
         name = self._metric.removeprefix("val_")
-        chosen, report = choose_by_metric(candidates, self._settings.ensemble, ready, name, self._sign)
+        reporter = self._reporter([number], quiet=True)
+        make = partial(self._ready, reporter=reporter)
+        ready, report = average(candidates, self._settings.ensemble, ready, name, self._sign, make)
         several, single = report["together"], report["best_trial"]
-        message = f"{len(chosen)} trials are averaged: {name} {several:.4g}, the best alone {single:.4g}."
+        message = f"{len(report['trials'])} trials are averaged: {name} {several:.4g}, the best alone {single:.4g}."
         self._report.event("info", message, report)
-        if len(chosen) == 1:
-            return ready, {"averaged": report}
-        spec, names = side_by_side(chosen, ready.spec)
-        combined = self._ready(spec, self._reporter([number], quiet=True))
-        assign(combined.setup.compiled.model, chosen, names)
-        setup = replace(combined.setup, recorder=None)
-        return replace(combined, spec=ready.spec, setup=setup), {"averaged": report}
+        return ready, {"averaged": report}
 
     def _weights_of(self, number: int) -> Weights:
         """Return a trial's weights; one that was trained before a crash is trained once more."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +126,24 @@ def choose_by_metric(
     chosen, report = choose(candidates, wanted, rows, measure)
     values = {name: sign * report[name] for name in ("together", "best_trial")}
     return chosen, {**report, "metric": metric, **values}
+
+
+def average(
+    candidates: Sequence[Candidate],
+    wanted: Any,
+    ready: ReadyRun,
+    metric: str,
+    sign: float,
+    make_ready: Callable[[Spec], ReadyRun],
+) -> tuple[ReadyRun, dict[str, Any]]:
+    """Return a run with the average of several trials as its network, and those trials; `ready` if none helps."""
+    chosen, report = choose_by_metric(candidates, wanted, ready, metric, sign)
+    if len(chosen) == 1:
+        return ready, report
+    spec, names = side_by_side(chosen, ready.spec)
+    combined = make_ready(spec)
+    assign(combined.setup.compiled.model, chosen, names)
+    return replace(combined, spec=ready.spec, setup=replace(combined.setup, recorder=None)), report
 
 
 def select_greedily(outputs: Mapping[int, Outputs], first: int, measure: Measure) -> Counter[int]:
