@@ -44,6 +44,30 @@ _TIME_NAME = re.compile(
     r"(?:[_\s.-]{0,2}[(\[]?(?i:s|sec|secs|seconds|ms|millis|us|micros|ns|nanos|utc|gmt)[)\]]?)?$"
 )
 _DATE_NAME = re.compile(r"(?:^|[\W_]|(?<=[a-z])(?=[A-Z]))(?i:date|datetime|datum|fecha|data)(?:$|[\W_])")
+# A name of days that are counted: date, day, obs_day, datenum. Those of times may hold any but the small counts.
+_DAY_NAME = re.compile(
+    r"(?:^|[\W_]|(?<=[a-z])(?=[A-Z]))(?i:date|datetime|datum|fecha|dates|days?|dia|jour|tag|datenum|serialdate|julian"
+    r"|yearday|jday|jd|mjd|doy)(?:$|[\W_])"
+)
+# Days as programs count them, from 1900 to 2100: what counts them, the first and the last number.
+COUNTED_DAYS = (
+    ("days from the year 0 or 1, as MATLAB and Python count them", 693_596, 767_011),
+    ("Julian days", 2_415_020, 2_488_071),
+    ("days from 1960, 1970 or another year, as SAS, Stata and R count them", 7_000, times.EXCEL_DAYS[0]),
+    ("days as Excel counts them, from 1899-12-30, or another program from 1960 or 1970", *times.EXCEL_DAYS),
+    ("modified Julian days", times.EXCEL_DAYS[1], 88_070),
+)
+SMALL_COUNTS = 100_000  # smaller numbers below a time's name may be seconds
+DISTINCT_ORDINALS = 10  # of five digits, fewer may end in 001 to 366 by chance
+AS_DATES = "to have them read as times, write them as 2024-01-31"
+
+
+def may_count_days(name: str, largest: float) -> bool:
+    """Return whether numbers up to the largest one may be days that are counted, or years with a day, by their name."""
+    is_day = _DAY_NAME.search(name) is not None
+    return (is_day and 1_000 < largest < 3_000_000) or (
+        SMALL_COUNTS < largest < 3_000_000 and _TIME_NAME.search(name) is not None
+    )
 
 
 class NumbersAsTimes:
@@ -60,6 +84,8 @@ class NumbersAsTimes:
         whole = pa.types.is_integer(parsed.type)
         if (of_excel := self._excel_days(parsed, plan)) is not None:
             return of_excel
+        if (of_days := self._counted_days(parsed, plan)) is not None:
+            return of_days
         units = _epochs_of(parsed)
         compact = next(
             (form for first, form in COMPACT.items() if first <= low and high < first + 201 * (first // 1900)), ""
@@ -164,6 +190,20 @@ class NumbersAsTimes:
         evidence = f"from {low} to {high}, and the name is a date's"
         return self._read_as_times(plan, self.stated.change(time="excel"), seen, evidence)
 
+    def _counted_days(self, parsed: pa.Array, plan: ColumnPlan) -> ColumnPlan | None:
+        """Return a plan for numbers, with a notice, if the name is a day's and they are days as programs count them."""
+        low, high = (value.as_py() for value in pc.min_max(parsed).values())
+        if not may_count_days(self.name, high):
+            return None
+        evidence = f"from {low} to {high}, and the name is a date's; {AS_DATES}"
+        if (written := _ordinal_dates(parsed, low, high)) is not None:
+            return self._could_be_times(plan, written, evidence, None)
+        for seen, first, last in COUNTED_DAYS:
+            if first <= low and high < last:
+                option = f"formats.{self.name}.time=excel" if first == times.EXCEL_DAYS[0] else None
+                return self._could_be_times(plan, seen, evidence, option)
+        return None
+
     def _read_as_times(
         self, plan: ColumnPlan, format: ColumnFormat, seen: str, evidence: str, otherwise: str = "numeric"
     ) -> ColumnPlan:
@@ -172,7 +212,7 @@ class NumbersAsTimes:
         notice = Notice(code="epoch", message=message, column=self.name, evidence=evidence, option=option)
         return replace(plan, storage="timestamp", format=format, notices=(notice,), evidence=seen)
 
-    def _could_be_times(self, plan: ColumnPlan, seen: str, evidence: str, option: str) -> ColumnPlan:
+    def _could_be_times(self, plan: ColumnPlan, seen: str, evidence: str, option: str | None) -> ColumnPlan:
         """Return a plan for numbers, and add a notice that they could be times."""
         message = f"{self.name!r} is read as numbers; they could be times: {seen}."
         notice = Notice(code="looks_like_time", message=message, column=self.name, evidence=evidence, option=option)
@@ -192,6 +232,19 @@ class NumbersAsTimes:
 
     def _all_read(self, format: ColumnFormat) -> bool:
         return not times.parse_times(self.present[:10_000], format)[1].any()
+
+
+def _ordinal_dates(parsed: pa.Array, low: float, high: float) -> str | None:
+    """Return how numbers are written that are a year and its day: 2024031, 24031; None: they are not."""
+    values = parsed.drop_null().to_numpy(zero_copy_only=False)
+    in_year = values % 1000
+    if not ((values == np.floor(values)) & (in_year >= 1) & (in_year <= 366)).all():
+        return None
+    if low >= 1900_001 and high <= 2099_366:
+        return "dates written 2024031, the year and its day"
+    if low >= 1_001 and high <= 99_366 and len(np.unique(values)) >= DISTINCT_ORDINALS:
+        return "dates written 24031, the year and its day"
+    return None
 
 
 def _epochs_of(numbers: pa.Array) -> list[TimeFormat]:

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from fitserve.datasets.column_notices import note_placeholder
 from fitserve.datasets.column_plan import ColumnPlan, FilePrior
-from fitserve.datasets.numbers_as_times import COMPACT
+from fitserve.datasets.numbers_as_times import COMPACT, may_count_days
 from fitserve.datasets.plan_proposal import ColumnSample
 from fitserve.parsing import times
 from fitserve.wire.notices import Notice
@@ -31,7 +31,8 @@ def note_typed_values(name: str, values: pa.ChunkedArray, largest: float | None)
     notices: list[Notice] = []
     if not is_text:
         notices = _note_numbers(name, present, largest or 0)
-        is_days = times.EXCEL_DAYS[0] <= (largest or 0) < times.EXCEL_DAYS[1]
+        in_excel = times.EXCEL_DAYS[0] <= (largest or 0) < times.EXCEL_DAYS[1]
+        is_days = in_excel or may_count_days(name, largest or 0)
         if not is_days and (types.is_float64(values.type) or (largest or 0) < SMALLEST_TIME):
             return notices
     chosen = np.linspace(0, len(present) - 1, min(len(present), MAX_VALUES)).astype(np.int64)

@@ -230,6 +230,21 @@ CASES_OF_TIMES = {
         lines("created,b", "45000,x", "45000.5,y"), [45000, 45000.5], "numeric", {"looks_like_time"}
     ),
     "days of Excel by option": Case(us("45000"), ["2023-03-15"], "datetime", options={"formats.a.time": "excel"}),
+    "a year and its day": Case(
+        lines("obs_date,b", *[f"2024{n:03},x" for n in range(1, 300, 30)]), [2024001], "numeric", {"looks_like_time"}
+    ),
+    "a year of two digits and its day": Case(
+        lines("date,b", *[f"24{n:03},x" for n in range(1, 300, 20)]), [24001], "numeric", {"looks_like_time"}
+    ),
+    "days of MATLAB": Case(
+        lines("time,b", "738886.25,x", "738887.5,y"), [738886.25, 738887.5], "numeric", {"looks_like_time"}
+    ),
+    "days of SAS": Case(lines("visit_date,b", "23376,x", "23400,y"), [23376, 23400], "numeric", {"looks_like_time"}),
+    "Julian days": Case(lines("jd,b", "2460310.5,x", "2460312.5,y"), [2460310.5], "numeric", {"looks_like_time"}),
+    "days of Excel below a day's name": Case(
+        lines("day,b", "45000,x", "45002,y"), [45000, 45002], "numeric", {"looks_like_time"}
+    ),
+    "days of a trial": Case(lines("day,b", "0,x", "6000,y", "2024,z"), [0, 6000, 2024], "numeric"),
     "months without signs": Case(us("202311", "202401"), [202311, 202401], "numeric", {"looks_like_time"}),
     "months without signs by kind": Case(
         us("202311", "202401"), ["2023-11-01", "2024-01-01"], "datetime", options={"kinds.a": "datetime"}

@@ -37,6 +37,7 @@ UNSEEN = "\ufeff\u200b\u200c\u200d\u200e\u200f\u2060"
 FIELDS = "Fields:"  # before the names in a comment of the W3C's logs
 FEW_LINES = 100  # lines of a single column searched for a separator
 _NO_SEPARATOR = ".,-+_@'\"()"  # characters also frequent in numbers, names, dates and addresses
+FIXED_WIDTH = "if its columns have fixed widths, save it with a character between them, as CSV"
 INDEX = "index"  # name for a first column whose header is empty
 _WIDE_BLANKS = re.compile(r"\S {2,}+\S")
 _COMMA_NUMBER = re.compile(r"\s*+[+-]?(\d{1,3}(?>(\.\d{3})+)|\d++),\d++\s*+")
@@ -261,6 +262,9 @@ class _Detection:
             message = f"Line {line} describes the columns; it is no row."
             if last > line:
                 message = f"Lines {line} to {last} describe the columns; they are no rows."
+        elif second.code == "rule_skipped":
+            self._add(second.code, f"Line {line} only rules off the names; it is no row.", "header=true", second.shown)
+            return second
         else:
             message = f"The header has {second.records + 1} lines: line {line} is the second part of the names."
         self._add(second.code, message, "header=true", f"above numbers it has {second.shown}")
@@ -328,7 +332,9 @@ def _possible_separator(texts: list[str]) -> str | None:
         if count and lines >= 0.9 * len(texts):
             return f"{sign!r} stands {'once' if count == 1 else f'{count} times'} in {lines} of {len(texts)} lines"
     wide = sum(_WIDE_BLANKS.search(text) is not None for text in texts)
-    return f"{wide} of {len(texts)} lines have several blanks side by side" if wide >= 0.9 * len(texts) else None
+    if wide < 0.9 * len(texts):
+        return None
+    return f"{wide} of {len(texts)} lines have several blanks side by side; {FIXED_WIDTH}"
 
 
 def unique_names(header: list[str]) -> tuple[tuple[str, ...], list[int]]:

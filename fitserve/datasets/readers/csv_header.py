@@ -16,13 +16,16 @@ MANY_NUMBERS = 10  # least numbers that are names because they ascend and no row
 MAX_COMPARED = 100  # most rows compared with a header
 FEW_COMPARED = 5  # least texts whose shapes are compared
 FEW_SHAPES = 3
+MOST_REPEATED = 0.2  # share of a column's texts that may be its name
 WORDS = ("a", "A", "Aa", "Aa a", "Aa Aa", "a a")
 MAX_UNIT = 20  # characters
+ANSWERS = ("response", "open-ended response")  # what SurveyMonkey writes below a question that has no choices
 QUESTION_ID = '{"ImportId":'  # marks Qualtrics files, which have three lines before their rows
 _NUMBER = re.compile(r"\s*+[+-]?(\d++[.,]?\d*+|[.,]\d++)([eE][+-]?\d++)?\s*+")
 _DIGITS = re.compile(r"\d++")
 _LOWER = re.compile(r"[a-z]++")
 _UPPER = re.compile(r"[A-Z]++")
+_RULE = re.compile(r":?([-=_─═])\1*+:?")
 _BRACKETED = re.compile(r"\(.*\)|\[.*\]|\{.*\}|<.*>")
 
 
@@ -68,7 +71,9 @@ def is_header(first: list[str], body: list[list[str]], *, surely: bool = False) 
     repeated = sum(
         name in {fields[index] for fields in body if index < len(fields)} for index, name in enumerate(first)
     )
-    return repeated * 2 < len(first)
+    return repeated * 2 < len(first) and not any(
+        _below(rows, index).count(name) > MOST_REPEATED * len(rows) for index, name in enumerate(first)
+    )
 
 
 def has_a_number_above_numbers(first: list[str], body: list[list[str]]) -> bool:
@@ -159,25 +164,30 @@ def _are_unlike_whole(below: list[str]) -> bool:
 
 @dataclass(frozen=True)
 class SecondHeader:
-    """A second header: records below the names that describe the columns."""
+    """A second header: records below the names that describe the columns, or only rule them off."""
 
     records: int  # records that are not rows: one, or two with pandas' index names
     names: list[str]
-    code: Literal["units_skipped", "names_joined"]
+    code: Literal["units_skipped", "names_joined", "rule_skipped"]
     shown: str  # an excerpt of their content, for the notice
 
 
 def find_second_header(names: list[str], body: list[list[str]]) -> SecondHeader | None:
-    """Find units, types or the second part of the names below a header.
+    """Find units, types, the second part of the names or a drawn line below a header.
 
     Such a line has no numbers above columns of numbers, and its texts do not occur again.
     """
+    if len(body) > 1 and len(body[0]) == len(names) and _is_rule(body[0], body[1:MAX_COMPARED]):
+        return SecondHeader(1, names, "rule_skipped", ", ".join(body[0])[:80])
     if len(body) <= FEW_NUMBERS or any(len(fields) != len(names) for fields in body[:2]):
         return None
     if all(text.strip().startswith(QUESTION_ID) for text in body[1]):  # below the questions of a survey
         return SecondHeader(2, names, "units_skipped", ", ".join(body[0])[:80])
     second, rows = [text.strip() for text in body[0]], body[1:MAX_COMPARED]
-    if any(begins_as_number(text) and _is_numeric(rows, index) for index, text in enumerate(second)):
+    if any(
+        begins_as_number(text) and _is_numeric(rows, index) and not _is_answer(names, rows, index, text)
+        for index, text in enumerate(second)
+    ):
         return None  # as in almost all tables
     numeric = [index for index in range(len(names)) if _is_numeric(rows, index)]
     above = [second[index] for index in numeric]
@@ -210,6 +220,17 @@ def find_second_header(names: list[str], body: list[list[str]]) -> SecondHeader 
     return SecondHeader(1, names, "units_skipped", shown)
 
 
+def _is_rule(fields: list[str], rows: list[list[str]]) -> bool:
+    """Return whether a record only draws a line below the names: `---,-----`, where no row has such a field."""
+    texts = [text.strip() for text in fields]
+    if not all(map(_RULE.fullmatch, texts)) or max(map(len, texts)) < 2:
+        return False
+    return not any(
+        len(text) > 1 and text in (row[index].strip() for row in rows if index < len(row))
+        for index, text in enumerate(texts)
+    )
+
+
 def _is_numeric(rows: list[list[str]], index: int) -> bool:
     present = [fields[index] for fields in rows if index < len(fields) and fields[index].strip()]
     return len(present) >= FEW_NUMBERS and all(map(begins_as_number, present))
@@ -221,7 +242,12 @@ def _is_missing(text: str) -> bool:
 
 def _is_unit(text: str) -> bool:
     lower = text.strip().lower()
-    return lower in ("-", "–", "—") or lower in TYPES or lower in UNITS or _BRACKETED.fullmatch(lower) is not None
+    return (
+        lower in ("-", "–", "—", *ANSWERS)
+        or lower in TYPES
+        or lower in UNITS
+        or _BRACKETED.fullmatch(lower) is not None
+    )
 
 
 def _repeats(names: list[str], index: int) -> bool:
@@ -231,6 +257,11 @@ def _repeats(names: list[str], index: int) -> bool:
 def _is_choice(names: list[str], index: int) -> bool:
     """Return whether a name stands above several columns: a question with an answer in each of them."""
     return not names[index].strip() or (index + 1 < len(names) and not names[index + 1].strip())
+
+
+def _is_answer(names: list[str], rows: list[list[str]], index: int, text: str) -> bool:
+    """Return whether a text stands below a question with several answers, and is all that its column holds."""
+    return _is_choice(names, index) and set(_below(rows, index)) <= {text}
 
 
 def _joined(names: list[str], second: list[str]) -> list[str] | None:

@@ -1,8 +1,9 @@
 """CSV files whose lines are rewritten before they are parsed, because no single character separates their fields.
 
 Fields between two signs (`1::Toy Story::5`, `a||b`) or beyond ASCII (`1þ2`), columns that blanks align
-(`Ann Lee   31`), lines that are quoted as a whole (`"1,2,x"`), as spreadsheets save what they took for one column,
-fields that name their column (`a=1, b=2`), and lines that end in another character than usual.
+(`Ann Lee   31`) or that stand at the same places, lines that are quoted as a whole (`"1,2,x"`), as spreadsheets save
+what they took for one column, fields that name their column (`a=1, b=2`), and lines that end in another character than
+usual.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import csv
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +23,7 @@ from fitserve.wire.datasets import UploadOptions
 SEPARATOR = "\x1f"  # the unit separator of ASCII, for which no delimiter is taken that fields may hold
 MAX_LINES = 200  # lines from which a rewrite is detected
 FEW_LINES = 3
+FEW_ALIGNED = 5  # least lines in which blanks at the same places separate columns
 DOUBLED = ("::", "||", ";;", ",,", "~~", "^^", "##", "@@", "$$")
 WITH_TABS = (",\t", ";\t", "|\t")
 BEYOND_ASCII = ("þ", "¦", "¬", "¶", "§", "｜", "│", "，", "；")
@@ -31,6 +34,8 @@ _THORN, _BETWEEN_THORNS = "þ", "þ\x14þ"
 LINE_ENDS = {"U+0085": "\x85", "U+2028": "\u2028", "U+2029": "\u2029", "U+001E": "\x1e"}
 _SINGLE = (",", ";", "\t", "|")
 _QUOTED = re.compile(rb'("[^"\n]*+")')
+_WIDE_BLANKS = re.compile(r"\S {2,}+\S")
+_FILLED = re.compile(r"x++(?> x++)*+")  # places with a sign in some line; single blanks among them separate nothing
 _BLANKS = re.compile(rb'"[^"\n]*+"|[ \t]{2,}+')
 
 
@@ -96,7 +101,7 @@ def find_rewrite(head: str, options: UploadOptions) -> Rewrite | None:
     is_usual = any(_are_alike([line.count(one) for line in lines]) for one in _SINGLE if one * 2 not in lines[0])
     if is_usual and not (lines[0].count("::") > 1 and _are_alike([line.count("::") for line in lines])):
         return None
-    return _doubled(lines) or _beyond_ascii(lines) or _aligned(lines)
+    return _doubled(lines) or _beyond_ascii(lines) or _aligned(lines) or _at_places(lines)
 
 
 def _are_alike(counts: list[int]) -> bool:
@@ -215,6 +220,34 @@ def _aligned(lines: list[str]) -> Rewrite | None:
         return _BLANKS.sub(SEPARATOR.encode(), line.strip())
 
     return Rewrite(separated, SEPARATOR, "  ", "aligned_columns", "Columns are separated by two or more blanks.")
+
+
+def _at_places(lines: list[str]) -> Rewrite | None:
+    """Find columns that stand at the same places in all lines, two or more blanks apart: a field may be empty."""
+    if len(lines) < FEW_ALIGNED or any("\t" in line or '"' in line for line in lines):
+        return None
+    width = max(map(len, lines))
+    is_filled = "".join("x" if any(line[at : at + 1].strip() for line in lines) else " " for at in range(width))
+    spans = [match.span() for match in _FILLED.finditer(is_filled)]
+    if len(spans) < 2 or not all(lines[0][begin:end].strip() for begin, end in spans[1:]):
+        return None  # text, or a header that is not above its columns
+    if any(_WIDE_BLANKS.search(line[begin:end]) for line in lines for begin, end in spans):
+        return None  # columns whose fields touch in some lines
+    if all(line[begin:end].strip() for line in lines for begin, end in spans):
+        return None  # no field is empty: what blanks separate is seen by itself
+    begins = [0, *(begin for begin, _ in spans[1:])]
+    ends = [*begins[1:], None]
+    between = [(end, begin) for (_, end), (begin, _) in pairwise(spans)]
+
+    def separated(line: bytes) -> bytes:
+        text = line.decode("utf-8", "surrogateescape")
+        if any(text[begin:end].strip() for begin, end in between):
+            return line.strip() + SEPARATOR.encode() * len(begins)  # too many fields, which is refused
+        fields = [text[begin:end].strip() for begin, end in zip(begins, ends, strict=True)]
+        return SEPARATOR.join(fields).encode("utf-8", "surrogateescape") if any(fields) else b""
+
+    message = "Columns stand at the same places in each line; blanks there are an empty field."
+    return Rewrite(separated, SEPARATOR, "  ", "columns_at_places", message)
 
 
 def write_anew(path: Path, target: Path, rewrite: Rewrite) -> Path:
