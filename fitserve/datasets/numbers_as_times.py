@@ -49,17 +49,21 @@ _DAY_NAME = re.compile(
     r"(?:^|[\W_]|(?<=[a-z])(?=[A-Z]))(?i:date|datetime|datum|fecha|dates|days?|dia|jour|tag|datenum|serialdate|julian"
     r"|yearday|jday|jd|mjd|doy)(?:$|[\W_])"
 )
-# Days as programs count them, from 1900 to 2100: what counts them, the first and the last number.
-COUNTED_DAYS = (
-    ("days from the year 0 or 1, as MATLAB and Python count them", 693_596, 767_011),
-    ("Julian days", 2_415_020, 2_488_071),
-    ("days from 1960, 1970 or another year, as SAS, Stata and R count them", 7_000, times.EXCEL_DAYS[0]),
-    ("days as Excel counts them, from 1899-12-30, or another program from 1960 or 1970", *times.EXCEL_DAYS),
-    ("modified Julian days", times.EXCEL_DAYS[1], 88_070),
+# Days as programs count them, from 1900 to 2100: the format, what counts them, the first and the last number.
+COUNTED_DAYS: tuple[tuple[TimeFormat, str, int, int], ...] = (
+    ("matlab", "days from the year 0, as MATLAB counts them; Python's are 366 fewer", 693_596, 767_011),
+    ("julian", "Julian days", 2_415_020, 2_488_071),
+    (
+        "days_1970",
+        "days from 1970, as R counts them, or (days_1960) from 1960, as SAS does",
+        7_000,
+        times.EXCEL_DAYS[0],
+    ),
+    ("excel", "days as Excel counts them, from 1899-12-30", *times.EXCEL_DAYS),
+    ("mjd", "modified Julian days", times.EXCEL_DAYS[1], 88_070),
 )
 SMALL_COUNTS = 100_000  # smaller numbers below a time's name may be seconds
 DISTINCT_ORDINALS = 10  # of five digits, fewer may end in 001 to 366 by chance
-AS_DATES = "to have them read as times, write them as 2024-01-31"
 
 
 def may_count_days(name: str, largest: float) -> bool:
@@ -191,17 +195,21 @@ class NumbersAsTimes:
         return self._read_as_times(plan, self.stated.change(time="excel"), seen, evidence)
 
     def _counted_days(self, parsed: pa.Array, plan: ColumnPlan) -> ColumnPlan | None:
-        """Return a plan for numbers, with a notice, if the name is a day's and they are days as programs count them."""
+        """Return a plan for years with a day, or one for numbers with a notice of days as programs count them.
+
+        None if the name is not a day's.
+        """
         low, high = (value.as_py() for value in pc.min_max(parsed).values())
         if not may_count_days(self.name, high):
             return None
-        evidence = f"from {low} to {high}, and the name is a date's; {AS_DATES}"
-        if (written := _ordinal_dates(parsed, low, high)) is not None:
-            return self._could_be_times(plan, written, evidence, None)
-        for seen, first, last in COUNTED_DAYS:
+        evidence = f"from {low} to {high}, and the name is a date's"
+        if (written := _year_days(parsed, low, high)) is not None:
+            if high > SMALL_COUNTS and _DATE_NAME.search(self.name) and self._all_read(ColumnFormat(time="year_day")):
+                return self._read_as_times(plan, self.stated.change(time="year_day"), written, evidence)
+            return self._could_be_times(plan, written, evidence, f"formats.{self.name}.time=year_day")
+        for time, seen, first, last in COUNTED_DAYS:
             if first <= low and high < last:
-                option = f"formats.{self.name}.time=excel" if first == times.EXCEL_DAYS[0] else None
-                return self._could_be_times(plan, seen, evidence, option)
+                return self._could_be_times(plan, seen, evidence, f"formats.{self.name}.time={time}")
         return None
 
     def _read_as_times(
@@ -212,7 +220,7 @@ class NumbersAsTimes:
         notice = Notice(code="epoch", message=message, column=self.name, evidence=evidence, option=option)
         return replace(plan, storage="timestamp", format=format, notices=(notice,), evidence=seen)
 
-    def _could_be_times(self, plan: ColumnPlan, seen: str, evidence: str, option: str | None) -> ColumnPlan:
+    def _could_be_times(self, plan: ColumnPlan, seen: str, evidence: str, option: str) -> ColumnPlan:
         """Return a plan for numbers, and add a notice that they could be times."""
         message = f"{self.name!r} is read as numbers; they could be times: {seen}."
         notice = Notice(code="looks_like_time", message=message, column=self.name, evidence=evidence, option=option)
@@ -234,7 +242,7 @@ class NumbersAsTimes:
         return not times.parse_times(self.present[:10_000], format)[1].any()
 
 
-def _ordinal_dates(parsed: pa.Array, low: float, high: float) -> str | None:
+def _year_days(parsed: pa.Array, low: float, high: float) -> str | None:
     """Return how numbers are written that are a year and its day: 2024031, 24031; None: they are not."""
     values = parsed.drop_null().to_numpy(zero_copy_only=False)
     in_year = values % 1000

@@ -55,7 +55,8 @@ def note_typed_values(name: str, values: pa.ChunkedArray, largest: float | None)
         ]
     if plan.storage != "timestamp":
         return notices + [notice for notice in plan.notices if notice.code == "looks_like_time"]
-    option = f"formats.{name}.time=excel" if plan.format.time == "excel" else f"kinds.{name}=datetime"
+    is_stated = plan.format.time in ("excel", "year_day")  # a kind alone does not say so
+    option = f"formats.{name}.time={plan.format.time}" if is_stated else f"kinds.{name}=datetime"
     message = f"{name!r} is read as numbers, as its type says; they could be times: {plan.evidence}."
     why = f"such as {example}, and the name is a time's"
     return [*notices, Notice(code="looks_like_time", message=message, column=name, evidence=why, option=option)]

@@ -18,6 +18,7 @@ from fitserve.parsing.words import FALSE_IN_ANY_LANGUAGE, TRUE_IN_ANY_LANGUAGE
 TimeFormat = Literal[
     "ymd", "dmy", "mdy", "week", "epoch", "epoch_s", "epoch_ms", "epoch_us", "epoch_ns", "excel",
     "yymmdd", "ddmmyy", "mmddyy", "ddmmyyyy", "mmddyyyy",
+    "days_1960", "days_1970", "matlab", "julian", "mjd", "year_day",
 ]  # fmt: skip
 BLANKS = "\u00a0\u2007\u2009\u202f"  # blanks between thousands, besides the ordinary one
 MAX_MERGED = 1_000  # a column with more labels than this is not searched for two spellings of one label
@@ -57,7 +58,8 @@ class ColumnFormat(DataModel):
         None,
         description="Order of day, month and year where all are numbers; week: 2024-W05-3; epoch: a number since 1970,"
         " its unit told by its size, or stated: epoch_s, epoch_ms, epoch_us, epoch_ns; excel: Excel's numbers of days;"
-        " yymmdd, ddmmyy, mmddyy, ddmmyyyy, mmddyyyy: dates of six or eight digits without separators",
+        " yymmdd, ddmmyy, mmddyy, ddmmyyyy, mmddyyyy: dates of six or eight digits without separators; days_1960 (SAS,"
+        " Stata), days_1970 (R), matlab, julian, mjd: days as these count them; year_day: 2024031 or 24031",
     )
     first_year: int | None = Field(
         None, ge=1, le=9900, description="The first of the hundred years that two digits stand for; left out: 1969"

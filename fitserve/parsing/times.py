@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fitserve.parsing.column_format import ColumnFormat, TimeFormat
+from fitserve.parsing.counted_days import DAYS_AT_1970, microseconds_of_days, read_year_day
 from fitserve.parsing.short_dates import PLACES, read_short_date
 from fitserve.parsing.words import MONTHS, ZONES
 
@@ -104,7 +105,6 @@ _C_TIME_ZONE = re.compile(C_TIME_ZONE, re.ASCII)
 # Seconds, milli-, micro- and nanoseconds since 1970 are distinguished by magnitude: seconds up to the year 5138.
 _UNITS = {"epoch_s": 1_000_000, "epoch_ms": 1_000, "epoch_us": 1}
 _COMPACT_NUMBERS = tuple((1900_01_01 * scale, 2101_01_01 * scale) for scale in (1, 100, 10_000, 1_000_000))
-EXCEL_1970 = 25_569  # days from Excel's day 0, 1899-12-30
 EXCEL_DAYS = (30_000, 55_154)  # 1982 to 2050: numbers in this range may be Excel's days
 _FROM_MILLIS, _FROM_MICROS, _FROM_NANOS = 1e11, 1e14, 1e17
 
@@ -127,6 +127,8 @@ def microseconds_of_number(number: float, format: ColumnFormat) -> int:
     if format.time in PLACES:
         day = read_short_date(number, format.time, format.first_year or FIRST_YEAR)
         return (day - _EPOCH.date()).days * DAY
+    if format.time == "year_day":
+        return (read_year_day(number, format.first_year or FIRST_YEAR) - _EPOCH.date()).days * DAY
     return microseconds_of_epoch(number, format.time)
 
 
@@ -135,8 +137,8 @@ def microseconds_of_epoch(number: float, time: TimeFormat | None = None) -> int:
     if number != number or number in (float("inf"), float("-inf")):
         raise ValueError("not a time")
     size = abs(number)
-    if time == "excel":
-        micros = round((number - EXCEL_1970) * 86_400_000) * 1000  # float64 resolves milliseconds, but no more
+    if time in DAYS_AT_1970:
+        micros = microseconds_of_days(number, time)
     elif time == "epoch_ns" or (time not in _UNITS and size >= _FROM_NANOS):
         micros = int(number) // 1000
     else:

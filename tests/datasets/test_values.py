@@ -231,16 +231,35 @@ CASES_OF_TIMES = {
     ),
     "days of Excel by option": Case(us("45000"), ["2023-03-15"], "datetime", options={"formats.a.time": "excel"}),
     "a year and its day": Case(
-        lines("obs_date,b", *[f"2024{n:03},x" for n in range(1, 300, 30)]), [2024001], "numeric", {"looks_like_time"}
+        lines("obs_date,b", "2024001,x", "2024031,y", "2023365,z"),
+        ["2024-01-01", "2024-01-31", "2023-12-31"],
+        "datetime",
+        {"epoch"},
+    ),
+    "a year and its day, perhaps": Case(
+        lines("time,b", "2024001,x", "2024366,y"), [2024001, 2024366], "numeric", {"looks_like_time"}
+    ),
+    "a year and a day that it lacks": Case(
+        lines("date,b", "2023001,x", "2023366,y"), [2023001, 2023366], "numeric", {"looks_like_time"}
     ),
     "a year of two digits and its day": Case(
         lines("date,b", *[f"24{n:03},x" for n in range(1, 300, 20)]), [24001], "numeric", {"looks_like_time"}
     ),
+    "a year of two digits and its day, by option": Case(
+        us("24001", "68366"), ["2024-01-01", "2068-12-31"], "datetime", options={"formats.a.time": "year_day"}
+    ),
     "days of MATLAB": Case(
         lines("time,b", "738886.25,x", "738887.5,y"), [738886.25, 738887.5], "numeric", {"looks_like_time"}
     ),
+    "days of MATLAB by option": Case(
+        us("738886.25"), ["2023-01-01T06:00"], "datetime", options={"formats.a.time": "matlab"}
+    ),
     "days of SAS": Case(lines("visit_date,b", "23376,x", "23400,y"), [23376, 23400], "numeric", {"looks_like_time"}),
+    "days of SAS by option": Case(us("23376"), ["2024-01-01"], "datetime", options={"formats.a.time": "days_1960"}),
+    "days of R by option": Case(us("19723"), ["2024-01-01"], "datetime", options={"formats.a.time": "days_1970"}),
     "Julian days": Case(lines("jd,b", "2460310.5,x", "2460312.5,y"), [2460310.5], "numeric", {"looks_like_time"}),
+    "Julian days by option": Case(us("2460310.5"), ["2024-01-01"], "datetime", options={"formats.a.time": "julian"}),
+    "modified Julian days by option": Case(us("60310"), ["2024-01-01"], "datetime", options={"formats.a.time": "mjd"}),
     "days of Excel below a day's name": Case(
         lines("day,b", "45000,x", "45002,y"), [45000, 45002], "numeric", {"looks_like_time"}
     ),
