@@ -69,6 +69,21 @@ def test_at_most_twenty_problems_are_shown(read: Ingest) -> None:
     assert len(lenient.ingested.refused["problems"]) == 3
 
 
+def test_the_same_value_is_said_once_with_its_rows(read: Ingest) -> None:
+    rows = [f"{n},{'other' if n % 100 == 50 else n}" for n in range(2000)]
+    error = refusal(read, ("a,b\n" + "\n".join(rows) + "\n").encode())
+    assert [(problem.row, problem.column, problem.received) for problem in error.problems] == [(51, "b", "other")]
+    assert "The same is in rows 151, 251, 351, 451, 551 and more." in error.problems[0].detail
+    assert "(20 problems.)" in error.detail
+
+
+def test_first_rows_that_are_a_header_are_said_once(read: Ingest) -> None:
+    head = "region,1,1,2\nnode,1,2,1\nside,left,right,left\n"
+    error = refusal(read, (head + "".join(f"{n},{n}.5,{n}.1,{n}.2\n" for n in range(90))).encode())
+    assert [problem.row for problem in error.problems] == [1, 2, 3]
+    assert all("Are rows 1 to 3 part of the header?" in str(problem.fix) for problem in error.problems)
+
+
 def test_ragged_lines_and_bad_numbers_are_reported_together(read: Ingest) -> None:
     data = b"a,b\n" + b"1,2\n" * 1000 + b"1,2,3\n" + b"x,2\n" + b"1,2\n" * 1000
     error = refusal(read, data)

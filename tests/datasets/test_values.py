@@ -252,7 +252,7 @@ CASES_OF_TIMES = {
         lines("time,b", "738886.25,x", "738887.5,y"), [738886.25, 738887.5], "numeric", {"looks_like_time"}
     ),
     "days of MATLAB by option": Case(
-        us("738886.25"), ["2023-01-01T06:00"], "datetime", options={"formats.a.time": "matlab"}
+        us("738887.25"), ["2023-01-01T06:00"], "datetime", options={"formats.a.time": "matlab"}
     ),
     "days of SAS": Case(lines("visit_date,b", "23376,x", "23400,y"), [23376, 23400], "numeric", {"looks_like_time"}),
     "days of SAS by option": Case(us("23376"), ["2024-01-01"], "datetime", options={"formats.a.time": "days_1960"}),
