@@ -16,6 +16,7 @@ MANY_NUMBERS = 10  # least numbers that are names because they ascend and no row
 MAX_COMPARED = 100  # most rows compared with a header
 FEW_COMPARED = 5  # least texts whose shapes are compared
 FEW_SHAPES = 3
+LINE_SIGNS = "-=_─═"  # of which lines are drawn
 MOST_REPEATED = 0.2  # share of a column's texts that may be its name
 WORDS = ("a", "A", "Aa", "Aa a", "Aa Aa", "a a")
 MAX_UNIT = 20  # characters
@@ -25,7 +26,6 @@ _NUMBER = re.compile(r"\s*+[+-]?(\d++[.,]?\d*+|[.,]\d++)([eE][+-]?\d++)?\s*+")
 _DIGITS = re.compile(r"\d++")
 _LOWER = re.compile(r"[a-z]++")
 _UPPER = re.compile(r"[A-Z]++")
-_RULE = re.compile(r":?([-=_─═])\1*+:?")
 _BRACKETED = re.compile(r"\(.*\)|\[.*\]|\{.*\}|<.*>")
 
 
@@ -220,10 +220,16 @@ def find_second_header(names: list[str], body: list[list[str]]) -> SecondHeader 
     return SecondHeader(1, names, "units_skipped", shown)
 
 
+def _is_drawn(text: str) -> bool:
+    """Return whether a text is one sign of a line, repeated; Markdown has colons around it."""
+    signs = set(text.strip(":"))
+    return len(signs) == 1 and signs <= set(LINE_SIGNS)
+
+
 def _is_rule(fields: list[str], rows: list[list[str]]) -> bool:
     """Return whether a record only draws a line below the names: `---,-----`, where no row has such a field."""
     texts = [text.strip() for text in fields]
-    if not all(map(_RULE.fullmatch, texts)) or max(map(len, texts)) < 2:
+    if not all(map(_is_drawn, texts)) or max(map(len, texts)) < 2:
         return False
     return not any(
         len(text) > 1 and text in (row[index].strip() for row in rows if index < len(row))

@@ -35,7 +35,7 @@ LINE_ENDS = {"U+0085": "\x85", "U+2028": "\u2028", "U+2029": "\u2029", "U+001E":
 _SINGLE = (",", ";", "\t", "|")
 _QUOTED = re.compile(rb'("[^"\n]*+")')
 _WIDE_BLANKS = re.compile(r"\S {2,}+\S")
-_FILLED = re.compile(r"x++(?> x++)*+")  # places with a sign in some line; single blanks among them separate nothing
+_FILLED = re.compile(r"x++(?>( x++)*)")  # places with a sign in some line; single blanks among them separate nothing
 _BLANKS = re.compile(rb'"[^"\n]*+"|[ \t]{2,}+')
 
 
