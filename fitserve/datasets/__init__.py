@@ -69,12 +69,11 @@ def _of_a_header(problems: list[Problem]) -> list[Problem] | None:
         return None
     if last > 1 and len(by_row[last]) < 2:  # a few bad values, which happen to be the first ones
         return None
-    rows = (
-        "Is row 1 part of the header? Take it" if last == 1 else f"Are rows 1 to {last} part of the header? Take them"
-    )
-    fix = f"{rows} out of the file, or upload with lenient=true, which leaves {'it' if last == 1 else 'them'} out."
     if last == 1:
+        fix = "Is row 1 part of the header? Take it out of the file, or upload with lenient=true, which leaves it out."
         return [replace(problem, fix=fix) for problem in problems]
+    lenient = "upload with lenient=true, which leaves them out."
+    fix = f"Are rows 1 to {last} part of the header? Take them out of the file, or {lenient}"
     found = []
     for first, *others in by_row.values():
         more = f" {len(others)} more of its values do not fit their columns." if others else ""

@@ -171,7 +171,7 @@ def test_kinds_are_corrected_in_a_new_version(api: Api) -> None:
         "column": "zip",
         "received": "00123",
         "expected": "a date or time",
-        "detail": "Row 1, column 'zip': '00123' is not a date or time.",
+        "detail": "Row 1, column 'zip': '00123' is not a date or time. The same is in rows 3, 5, 7, 9, 11 and more.",
         "fix": "",
     }
     assert api.ann.patch("/datasets/corrected", json={"kinds": {"no": "text"}}).status_code == 422
