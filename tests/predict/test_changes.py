@@ -172,7 +172,10 @@ def test_a_corrupt_version_leaves_the_old_one_serving(running: RunningService) -
 
 
 def test_swaps_under_load(running: RunningService) -> None:
-    """16 clients, a new version every 0.3 s: every answer is 200, with the values of the version that it names."""
+    """16 clients, a new version every 0.3 s: every answer is 200, with the values of the version that it names.
+
+    Another one names the newest version in its address: it is answered by that one or, until it serves, not at all.
+    """
     swap_under_load(running, "swapped", swaps=8, pause=0.3)
 
 
@@ -199,14 +202,35 @@ def swap_under_load(served: RunningService, model: str, swaps: int, pause: float
                 count, versions = count + 1, versions | {name}
         return count, versions
 
-    with ThreadPoolExecutor(16) as pool:
+    newest = ["1"]
+
+    def naming_client() -> set[str]:
+        versions = set()
+        with httpx2.Client(headers=served.headers, timeout=PATIENCE) as session:
+            while not stop.is_set():
+                name = newest[0]
+                answer = session.post(
+                    f"{served.url}/v1/models/{model}/versions/{name}:predict", json={"instances": ROW}
+                )
+                if answer.status_code != 404:
+                    assert answer.status_code == 200, answer.text
+                    assert answer.headers["x-model-version"] == name
+                    assert answer.json()["predictions"] == wanted[name]
+                    versions.add(name)
+        return versions
+
+    with ThreadPoolExecutor(17) as pool:
         clients = [pool.submit(client, number) for number in range(16)]
-        for toy in toys[1:]:
+        naming = pool.submit(naming_client)
+        for number, toy in enumerate(toys[1:], start=2):
             served.toys.register(model, toy)
+            newest[0] = str(number)
             time.sleep(pause)
         eventually(lambda: version(served, model) == str(len(toys)))
+        eventually(lambda: ask(served, model, f"/versions/{len(toys)}").status_code == 200)
         stop.set()
         results = [one.result() for one in clients]
+    assert len(naming.result()) > 1
     assert sum(count for count, _ in results) > 50
     assert len(set.union(*(versions for _, versions in results))) > len(toys) // 2
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from tests.trainer.requests import RecordingReporter, request_of, train_only
+from tests.waiting import PATIENCE
 from workers.trainer import ready_run as training
 from workers.trainer.engine import stacked_network
 from workers.trainer.engine.checkpoint import Checkpoint
@@ -187,7 +188,7 @@ def test_a_loss_that_is_no_number_fails_the_run_and_names_epoch_and_layer(tmp_pa
 def test_a_cancelled_run_stops_without_a_checkpoint(tmp_path: Path) -> None:
     reporter = RecordingReporter(stop_after=2, reason="cancel")
     with pytest.raises(TrainingStopped) as stopped:
-        train(request_of(_table(), _spec(), tmp_path), reporter)
+        train(replace(request_of(_table(), _spec(), tmp_path), checkpoint_seconds=PATIENCE), reporter)
     assert stopped.value.reason == "cancel"
     assert len(reporter.epochs) == 2
     assert not reporter.checkpoints
