@@ -87,7 +87,7 @@ class GangLeader(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Report, once, that the others wait for one process: the one that itself waits least."""
         compiled = self._compiled
-        if self._reported or compiled.seconds < SLOW_SECONDS:
+        if self._reported or compiled.seconds <= SLOW_SECONDS:
             return
         slowest = int(compiled.waits.argmin())
         lost = float(np.delete(compiled.waits, slowest).min() - compiled.waits[slowest]) / compiled.seconds
