@@ -50,6 +50,8 @@ def pytest_configure(config: pytest.Config) -> None:
     same = "long" not in config.getoption("markexpr").removeprefix("not long")
     hypothesis.settings.register_profile("suite", deadline=None, derandomize=same)
     hypothesis.settings.load_profile("suite")
+    # Keras imports it where it is installed: a third of a second of each process, for what few tests need.
+    sys.modules["matplotlib"] = None  # type: ignore[assignment]
     gc.disable()  # importing is what a collection of tests does, and going through what it leaves takes a tenth of it
     for plugin in (ServerLogs(), MissingTools(), Scheduling(config)):
         config.pluginmanager.register(plugin)
@@ -59,6 +61,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_finish() -> None:
     """What is imported stays: a full collection need not go through it, 0.25 s each with TensorFlow."""
+    del sys.modules["matplotlib"]
     gc.freeze()
     gc.enable()
 

@@ -1,8 +1,8 @@
 """Which tests run, in which order and in which process.
 
-Tests that share something expensive (a whole server, a file's trained networks) form a group, which one process runs.
-The processes take the groups in the order below, and then single tests: with the longest first, all of them are busy to
-the end.
+Tests that share something expensive (a whole server, a module's API, a file's trained networks) form a group, which one
+process runs. The processes take the groups in the order below, and then single tests: with the longest first, all of
+them are busy to the end.
 """
 
 from __future__ import annotations
@@ -20,13 +20,12 @@ from tests.long_forms import LONG_FORMS
 
 # By processor time. A group that is not listed follows them.
 LONGEST_FIRST = (
-    *("server", "readers", "dashboard", "faults", "telemetry_running", "s3", "killed_worker", "lessons", "served"),
+    *("server", "readers", "dashboard", "faults", "telemetry_running", "s3", "killed_worker", "served", "access"),
     *("up", "wheel", "layout", "tensorflow/predict/test_parity", "running"),
 )
 # Servers that are started once a process: the tests of each are one process's.
 GROUP_OF_FIXTURE = {
     "reader_server": "readers",
-    "lesson_server": "lessons",
     "main_server": "server",
     "served": "served",
     "own": "served",
@@ -38,6 +37,8 @@ GROUP_OF_FIXTURE = {
 }
 # Half of the tests of `main_server` start a second one, so that two processes share them.
 GROUP_OF_FOLDER = {"dashboard": "dashboard"}
+# Fixtures of every module, which take no time.
+FOR_ALL = frozenset(("frozen_leftovers",))
 # What `--fast` leaves out: folders that start whole systems, and fixtures that do.
 SLOW_FOLDERS = frozenset(
     ("compatibility", "dashboard", "deploy", "docs", "examples", "faults", "fresh", "fuzz", "hosts", "journey")
@@ -51,18 +52,17 @@ SLOW_FILES = frozenset(
     )
 )
 SLOW_FIXTURES = frozenset(
-    ("browser", "cluster", "lesson_server", "main_server", "postgres", "reader_server", "s3_environment", "served")
+    ("browser", "cluster", "main_server", "postgres", "reader_server", "s3_environment", "served")
 )
-SLOW_GROUPS = frozenset(
-    ("dashboard", "faults", "layout", "lessons", "node", "readers", "server", "telemetry_running", "up")
-)
+SLOW_GROUPS = frozenset(("dashboard", "faults", "layout", "node", "readers", "server", "telemetry_running", "up"))
 TESTS = Path(__file__).resolve().parent
 
 
 def group_of(item: pytest.Item) -> str | None:
-    """Return the group of a test: its mark's, that of the server that it uses, or its file's, where that trains.
+    """Return the group of a test: its mark's, that of the server that it uses, or its file's.
 
-    Each process has TensorFlow, because it collects all tests; what a file trains is shared within the file alone.
+    A file is a group where it trains, and where its tests share a fixture: else each process would set that up. Each
+    process has TensorFlow, because it collects all tests; what a file trains is shared within the file alone.
     """
     if mark := item.get_closest_marker("xdist_group"):
         return str(mark.args[0] if mark.args else mark.kwargs["name"])
@@ -71,7 +71,14 @@ def group_of(item: pytest.Item) -> str | None:
         return GROUP_OF_FOLDER.get(item.path.parent.name, group)
     if item.get_closest_marker("tensorflow"):
         return f"tensorflow/{_path(item.path).removesuffix('.py')}"
-    return None
+    return _path(item.path).removesuffix(".py") if shares_fixtures(item) else None
+
+
+def shares_fixtures(item: pytest.Item) -> bool:
+    """Whether a test uses what is set up once for its file."""
+    info: Any = getattr(item, "_fixtureinfo", None)
+    used = info.name2fixturedefs if info is not None else {}
+    return any(name not in FOR_ALL and found[-1].scope == "module" for name, found in used.items())
 
 
 @cache

@@ -10,6 +10,8 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from fitserve import states
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -29,6 +31,7 @@ def module_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@pytest.fixture(scope="module")
 def import_graph() -> dict[str, set[str]]:
     """Each module's imports of our modules, including those within functions and for type checking."""
     paths = {module_of(path): path for path in SOURCES}
@@ -80,8 +83,8 @@ def test_cycles_are_found() -> None:
     assert cycles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a", "d"}}) == [["b", "c"]]
 
 
-def test_there_are_no_import_cycles() -> None:
-    assert cycles(import_graph()) == []
+def test_there_are_no_import_cycles(import_graph: dict[str, set[str]]) -> None:
+    assert cycles(import_graph) == []
 
 
 def test_the_layers_in_the_document_are_those_of_the_contracts() -> None:
@@ -97,13 +100,12 @@ def test_the_layers_in_the_document_are_those_of_the_contracts() -> None:
     assert [re.sub(r"(?<=\S)   +.*", "", line) for line in block[1].splitlines()] == lines, "as in pyproject.toml"
 
 
-def test_a_wire_protocol_is_imported_by_none_but_itself() -> None:
+def test_a_wire_protocol_is_imported_by_none_but_itself(import_graph: dict[str, set[str]]) -> None:
     folder = PROJECT / "services" / "predict" / "protocols"
     packages = {module_of(path) for path in folder.glob("*/__init__.py") if path.parent.name != "proto"}
-    graph = import_graph()
-    protocol_of = {module: own for module in graph for own in packages if f"{module}.".startswith(f"{own}.")}
+    protocol_of = {module: own for module in import_graph for own in packages if f"{module}.".startswith(f"{own}.")}
     assert len(packages) >= 2
-    for module, imported in graph.items():
+    for module, imported in import_graph.items():
         assert {protocol_of[other] for other in imported & protocol_of.keys()} <= {protocol_of.get(module)}, module
 
 

@@ -3,34 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx2
 import pytest
 
-pytest.importorskip("mcp")
-from mcp import Client as McpClient
-from mcp import StdioServerParameters
-from mcp.client.streamable_http import streamable_http_client
-
 from fitserve.cli.session import Exit
 from fitserve.client import Client
 from fitserve.errors import Forbidden
-from fitserve.mcp import MAX_CHARACTERS, MAX_WAIT, TOOLS, check_exposure
 from tests.cli.conftest import Fitserve
 from tests.client.scripted_server import json_reply, scripted_server
 from tests.conftest import Server, free_ports, listens
 from tests.waiting import PATIENCE, wait_until
 
+if TYPE_CHECKING:  # half a second, which only the process of these tests takes
+    from mcp import Client as McpClient
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("mcp") is None, reason="needs the extra mcp")
 ROWS = "\n".join(f"{x},{x * x % 7},{'big' if x > 30 else 'small'}" for x in range(60))
-MAX_SECONDS = min(PATIENCE, MAX_WAIT)  # that the tool `wait` takes
 NETWORK = [{"Dense": {"units": 4, "activation": "relu"}}]
+
+
+def max_seconds() -> float:
+    """Return how long to wait for an answer, at most as long as the tool `wait` does."""
+    from fitserve.mcp import MAX_WAIT
+
+    return min(PATIENCE, MAX_WAIT)
 
 
 class Asking:
@@ -40,6 +45,8 @@ class Asking:
         self.client = client
 
     async def __call__(self, tool: str, **arguments: Any) -> Any:
+        from fitserve.mcp import MAX_CHARACTERS
+
         result = await self.client.call_tool(tool, arguments)
         assert not result.is_error, result.content[0].text
         text = result.content[0].text
@@ -54,17 +61,21 @@ class Asking:
 
 def over_stdio(server: Server, work: Callable[[Asking], Awaitable[None]], key: str | None = None) -> None:
     """Start `fitserve mcp` with a key, and do some work with it."""
+    from mcp import Client as McpClient
+    from mcp import StdioServerParameters
 
     async def main() -> None:
         environment = {**os.environ, "FITSERVE_URL": server.base_url, "FITSERVE_API_KEY": key or server.token}
         command = StdioServerParameters(command=sys.executable, args=["-m", "fitserve.cli", "mcp"], env=environment)
-        async with McpClient(command, read_timeout_seconds=MAX_SECONDS) as client:
+        async with McpClient(command, read_timeout_seconds=max_seconds()) as client:
             await work(Asking(client))
 
     asyncio.run(main())
 
 
 def test_a_whole_journey_over_stdio(server: Server, tmp_path: Path) -> None:
+    from fitserve.mcp import TOOLS
+
     (tmp_path / "sizes.csv").write_text("x,y,size\n" + ROWS)
 
     async def journey(ask: Asking) -> None:
@@ -82,13 +93,13 @@ def test_a_whole_journey_over_stdio(server: Server, tmp_path: Path) -> None:
         assert checked["features"] == ["x", "y"]
         spec = {"dataset": "mcp-sizes", "target": "size", "network": NETWORK, "training": {"epochs": 3}}
         started = await ask("train", **spec, model="mcp-sizes")
-        run = (await ask("wait", run=started["run"], seconds=MAX_SECONDS))["run"]
+        run = (await ask("wait", run=started["run"], seconds=max_seconds()))["run"]
         assert (await ask("wait", run=run, seconds=0))["state"] == "succeeded"
         assert "accuracy" in (await ask("evaluate", run=run))["models"]["size"]["this network"]
         found = (await ask("findings", run=run))["findings"]
         patched = next(one for one in found if one.get("patch"))
         child = (await ask("apply_finding", run=run, n=patched["n"]))["run"]
-        assert (await ask("wait", run=child, seconds=MAX_SECONDS))["state"] == "succeeded"
+        assert (await ask("wait", run=child, seconds=max_seconds()))["state"] == "succeeded"
         compared = await ask("compare", runs=[run, child])
         assert compared["differences of the specs, in this order"]
         promoted = await ask("promote", model="mcp-sizes", version=1)
@@ -108,6 +119,9 @@ def test_a_whole_journey_over_stdio(server: Server, tmp_path: Path) -> None:
 
 
 def test_over_http_each_request_brings_its_key(server: Server, tmp_path: Path) -> None:
+    from mcp import Client as McpClient
+    from mcp.client.streamable_http import streamable_http_client
+
     with Client(server.base_url, server.token) as client:
         reader = str(client.keys.create("mcp-reader", ["read"]).token)
     (port,) = free_ports(1)
@@ -119,7 +133,7 @@ def test_over_http_each_request_brings_its_key(server: Server, tmp_path: Path) -
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         async with httpx2.AsyncClient(headers=headers, timeout=PATIENCE) as http:
             transport = streamable_http_client(f"http://127.0.0.1:{port}/mcp", http_client=http)
-            async with McpClient(transport, read_timeout_seconds=MAX_SECONDS) as client:
+            async with McpClient(transport, read_timeout_seconds=max_seconds()) as client:
                 result = await client.call_tool(tool, arguments)
                 return bool(result.is_error), str(result.content[0].text)
 
@@ -141,6 +155,8 @@ def test_over_http_each_request_brings_its_key(server: Server, tmp_path: Path) -
 
 
 def test_a_server_without_keys_is_not_passed_on_to_other_machines() -> None:
+    from fitserve.mcp import check_exposure
+
     with scripted_server() as server:
         server.script = [json_reply(200, {"owner": "admin"}), json_reply(401, {"detail": "No key."})]
         for host in ("127.0.0.1", "localhost", "::1"):
@@ -172,7 +188,7 @@ def test_twenty_tasks_from_a_table_to_a_model(server: Server) -> None:
             await ask("profile_table", dataset=dataset, target=target)
             training = {"epochs": 10 + task, "seed": task}
             started = await ask("train", dataset=dataset, target=target, network=NETWORK, training=training, model=name)
-            run = await ask("wait", run=started["run"], seconds=MAX_SECONDS)
+            run = await ask("wait", run=started["run"], seconds=max_seconds())
             assert run["state"] == "succeeded", run
             assert (await ask("evaluate", run=run["run"]))["models"]
             await ask("findings", run=run["run"])

@@ -53,6 +53,7 @@ from services.http.app import make_server
 from tests.control.test_access_matrix import Scenario, operations
 from tests.predict.toy_registry import ToyRegistry, numeric
 
+pytestmark = pytest.mark.xdist_group("access")
 # What the scope may add to or change in, of its own owner; reads write nothing but the audit log and `last_used_at`
 MAY_WRITE: dict[str, set[type[Base]]] = {
     "read": set(),
@@ -114,7 +115,7 @@ def test_a_scope_changes_only_what_it_is_for(server: Server, scope: str) -> None
     """Every operation of the document with a key of one scope: only the rows of that scope may have changed."""
     token = server.key(scope)
     before = rows_of(server)
-    for operation in operations(server.scenario.app):
+    for operation in operations():
         server.scenario.request(operation, token)
     after = rows_of(server)
     changed = {table for table in WATCHED if before[table] != after[table]}
@@ -143,7 +144,7 @@ def test_another_owners_key_of_every_scope_changes_nothing(server: Server) -> No
         server.ask("PATCH", server.scenario.url(path), ada, json=body).raise_for_status()
     bob = server.key("read", "upload", "train", "predict", "keys", owner="bob")
     before = rows_of(server)
-    for operation in operations(server.scenario.app):
+    for operation in operations():
         server.scenario.request(operation, bob)
     after = rows_of(server)
     with db.reading(server.engine) as session:

@@ -10,22 +10,26 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import pytest
 from fastapi import FastAPI
 from fastapi.routing import APIRoute, iter_route_contexts
 from fastapi.testclient import TestClient
 from safetensors.numpy import save
 
+from docs.make_api import documents
 from fitserve import api_keys, db, registry
 from fitserve.settings import Settings
 from services.control.app import create_app
 from services.control.openapi import METHODS
 from tests.predict.toy_registry import ToyRegistry, numeric
 
+pytestmark = pytest.mark.xdist_group("access")
 OPEN = "open"  # needs no key
 ANY = "any"  # needs a valid key of any scope: everybody sees their own
 
@@ -220,12 +224,16 @@ def create_resources(scenario: Scenario) -> None:
     }
 
 
-def operations(app: FastAPI) -> list[str]:
+@cache
+def document() -> dict[str, Any]:
+    """Return the OpenAPI document. Every API has the same, and it takes a second to make."""
+    return documents()[0]
+
+
+def operations() -> list[str]:
     """Return every operation of the document; those that delete come last."""
-    document = app.openapi()
-    names = [
-        f"{method.upper()} {path}" for path, item in document["paths"].items() for method in METHODS if method in item
-    ]
+    paths = document()["paths"].items()
+    names = [f"{method.upper()} {path}" for path, item in paths for method in METHODS if method in item]
     assert len(names) > 60
     # Deeper paths first, deletions last.
     return sorted(names, key=lambda name: (name.startswith("DELETE"), -name.count("/"), name))
@@ -256,7 +264,7 @@ def is_owned(operation: str) -> bool:
 
 
 def test_undocumented_routes_are_listed_here(scenario: Scenario) -> None:
-    documented = {operation.split(" ", 1)[1] for operation in operations(scenario.app)}
+    documented = {operation.split(" ", 1)[1] for operation in operations()}
     hidden = {
         str(route.path)
         for route in iter_route_contexts(scenario.app.routes)
@@ -276,7 +284,7 @@ def test_missing_expired_and_revoked_keys_are_401(scenario: Scenario) -> None:
         dead, revoked = api_keys.create(session, owner="ada", name="gone", scopes=["admin"])
         api_keys.revoke(session, dead.id)
     bad = {"none": None, "expired": expired, "revoked": revoked, "made up": "key_x.secret"}
-    for operation, (kind, token) in itertools.product(operations(scenario.app), bad.items()):
+    for operation, (kind, token) in itertools.product(operations(), bad.items()):
         answer = scenario.request(operation, token)
         if scope_of(operation) == OPEN:
             continue
@@ -286,7 +294,7 @@ def test_missing_expired_and_revoked_keys_are_401(scenario: Scenario) -> None:
 
 
 def test_a_wrong_scope_is_403(scenario: Scenario) -> None:
-    for operation in operations(scenario.app):
+    for operation in operations():
         wanted = scope_of(operation)
         for scope in () if wanted in (OPEN, ANY) else api_keys.Scope:
             if scope not in (wanted.split("+")[0], "admin") or (operation in NEEDS_BOTH and scope != "admin"):
@@ -296,7 +304,7 @@ def test_a_wrong_scope_is_403(scenario: Scenario) -> None:
 
 def test_other_owners_see_only_what_is_shared_and_change_nothing(scenario: Scenario) -> None:
     """Not shared: 404 as if it did not exist. Shared: readable as far as it is shared, but not changeable."""
-    owned = [operation for operation in operations(scenario.app) if is_owned(operation)]
+    owned = [operation for operation in operations() if is_owned(operation)]
     assert len(owned) > 35
     for operation in owned:
         scope = scope_of(operation)
@@ -354,7 +362,7 @@ def test_a_predict_key_may_be_limited_to_models(scenario: Scenario) -> None:
 
 def test_owners_and_admins_get_through(scenario: Scenario) -> None:
     """A key of the owner with the right scope gets an answer about the resource itself, and so does an admin's."""
-    for operation in operations(scenario.app):
+    for operation in operations():
         scope = scope_of(operation)
         answer = scenario.request(operation, scenario.token("ada", {OPEN: "read", ANY: "read"}.get(scope, scope)))
         context = (operation, answer.status_code, answer.text[:300])

@@ -3,45 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from fitserve.settings import Settings
-from services.control.app import create_app
-from tests.control.test_access_matrix import SPECIAL_PARAMETERS as SPECIAL
-from tests.control.test_access_matrix import UNAVAILABLE, Scenario
+import pytest
 
+from tests.control.test_access_matrix import SPECIAL_PARAMETERS as SPECIAL
+from tests.control.test_access_matrix import UNAVAILABLE, Scenario, document
+
+pytestmark = pytest.mark.xdist_group("access")
 LARGEST = 2**63 - 1  # of ids; versions, epochs and trials have 32 bits
 
 
-def integers(schema: Any, document: dict[str, Any], where: str, seen: frozenset[str] = frozenset()) -> Iterator[str]:
+def integers(schema: Any, where: str, seen: frozenset[str] = frozenset()) -> Iterator[str]:
     """Yield where a schema has an integer without a bound."""
     if isinstance(schema, list):
         for item in schema:
-            yield from integers(item, document, where, seen)
+            yield from integers(item, where, seen)
     if not isinstance(schema, dict):
         return
     reference = schema.get("$ref")
     if isinstance(reference, str) and reference not in seen:
-        target = document["components"]["schemas"][reference.rpartition("/")[2]]
-        yield from integers(target, document, f"{where} {reference.rpartition('/')[2]}", seen | {reference})
+        target = document()["components"]["schemas"][reference.rpartition("/")[2]]
+        yield from integers(target, f"{where} {reference.rpartition('/')[2]}", seen | {reference})
     if schema.get("type") == "integer" and not {"const", "enum"} & schema.keys():
         largest = schema.get("maximum", schema.get("exclusiveMaximum"))
         if largest is None or largest > LARGEST:
             yield where
     for key, item in schema.items():
-        yield from integers(item, document, f"{where}/{key}", seen)
+        yield from integers(item, f"{where}/{key}", seen)
 
 
-def test_every_integer_of_a_request_is_bounded(sqlite_url: str, tmp_path: Path) -> None:
-    settings = Settings(home=tmp_path, database_url=sqlite_url, redis_url="redis://127.0.0.1:1/0")
-    document = create_app(settings).openapi()
+def test_every_integer_of_a_request_is_bounded() -> None:
     unbounded: list[str] = []
-    for path, operations in document["paths"].items():
+    for path, operations in document()["paths"].items():
         for method, operation in operations.items():
             for parameter in operation.get("parameters", []):
-                unbounded += integers(parameter["schema"], document, f"{method} {path} {parameter['name']}")
-            unbounded += integers(operation.get("requestBody", {}), document, f"{method} {path}")
+                unbounded += integers(parameter["schema"], f"{method} {path} {parameter['name']}")
+            unbounded += integers(operation.get("requestBody", {}), f"{method} {path}")
     predictions = [where for where in unbounded if " /v1/" in where or " /v2/" in where]
     assert sorted(set(unbounded) - set(predictions)) == []
 
@@ -49,10 +47,9 @@ def test_every_integer_of_a_request_is_bounded(sqlite_url: str, tmp_path: Path) 
 def test_a_text_that_is_read_as_a_number_is_bounded_too(scenario: Scenario) -> None:
     """The OpenAPI document types cursors and headers as strings, so their bounds are not in it."""
     number = "0" * 20 + "9" * 30  # its first digits are a small number
-    document = scenario.app.openapi()
     key = {"Authorization": f"Bearer {scenario.token('ada', 'admin')}"}
     failed = []
-    for path, operations in document["paths"].items():
+    for path, operations in document()["paths"].items():
         for parameter in operations.get("get", {}).get("parameters", []):
             name, place = parameter["name"], parameter["in"]
             url = scenario.url(path, {name: number} if place == "path" else SPECIAL.get(f"GET {path}", {}))

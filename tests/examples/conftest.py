@@ -1,4 +1,4 @@
-"""The server of the lessons, and a client of it."""
+"""A client of the server that tests share. Their tables have names that no lesson uses."""
 
 from __future__ import annotations
 
@@ -7,20 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from fitserve.client import Client
-from tests.conftest import Server, start_server, stop_server
-
-
-@pytest.fixture(scope="package")
-def lesson_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One of their own: the documentation's pages give tables the names that lessons use, too."""
-    running = start_server(tmp_path_factory.mktemp("lessons") / "home")
-    yield running
-    stop_server(running)
-
-
-@pytest.fixture(scope="package")
-def server(lesson_server: Server) -> Server:
-    return lesson_server
+from tests.conftest import Server
 
 
 @pytest.fixture(scope="package")

@@ -13,7 +13,6 @@ import pytest
 from PIL import Image
 
 from services.control.insight.plot_routes import Kind
-from services.control.insight.plots import DRAWERS, render
 
 pytestmark = pytest.mark.xdist_group("server")
 
@@ -34,7 +33,16 @@ EXPECTED: dict[str, tuple[list[str], int]] = {
 }
 
 
+def render(kind: str, data: Any, form: str) -> bytes:
+    """Draw in this process. Only the process of these tests imports matplotlib."""
+    from services.control.insight import plots
+
+    return plots.render(kind, data, form)
+
+
 def test_every_kind_has_expectations() -> None:
+    from services.control.insight.plots import DRAWERS
+
     assert set(EXPECTED) == set(DRAWERS) == set(get_args(Kind))
 
 

@@ -5,29 +5,27 @@ Every answer must have a status, a content type and a body that the specificatio
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-import schemathesis
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from schemathesis import GenerationMode
-from schemathesis.checks import (
-    content_type_conformance,
-    negative_data_rejection,
-    not_a_server_error,
-    response_schema_conformance,
-    status_code_conformance,
-)
 
+from services.control.openapi import METHODS
 from tests.predict.toy_registry import NUMBERS, RunningService
 
 FOLDER = Path(__file__).parent / "specifications"
-OIP = schemathesis.openapi.from_path(FOLDER / "open_inference_rest.yaml")
-TFS = schemathesis.openapi.from_path(FOLDER / "tensorflow_serving_rest.yaml")
-OPERATIONS = {f"{one.ok().method} {one.ok().path}": one.ok() for s in (OIP, TFS) for one in s.get_all_operations()}
-CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+SPECIFICATIONS = (FOLDER / "open_inference_rest.yaml", FOLDER / "tensorflow_serving_rest.yaml")
+NAMES = [
+    f"{method} {path}"
+    for specification in SPECIFICATIONS
+    for path, item in yaml.safe_load(specification.read_text())["paths"].items()
+    for method in item
+    if method in METHODS
+]
 
 COLUMNS = {
     "m1": {name: st.floats(-50, 50) for name in NUMBERS},
@@ -81,6 +79,29 @@ def limited(examples: int) -> Any:
     )
 
 
+@cache
+def operations() -> dict[str, Any]:
+    """Read both specifications with schemathesis, half a second that only the process of these tests takes."""
+    from schemathesis import openapi
+
+    every = (one.ok() for path in SPECIFICATIONS for one in openapi.from_path(path).get_all_operations())
+    by_name = {f"{one.method} {one.path}": one for one in every}
+    assert list(by_name) == NAMES
+    return by_name
+
+
+def validate(case: Any, served: RunningService, *, forbidden: bool = False) -> Any:
+    """Send a case, and check the answer by the specification. Return the answer."""
+    from schemathesis import checks
+
+    by_specification = [
+        *(checks.not_a_server_error, checks.status_code_conformance),
+        *(checks.content_type_conformance, checks.response_schema_conformance),
+        *([checks.negative_data_rejection] if forbidden else []),
+    ]
+    return case.call_and_validate(base_url=served.url, headers=served.headers, checks=by_specification)
+
+
 def known(operation: Any, values: dict[str, Any]) -> dict[str, Any]:
     """Return the parameters that the path has."""
     return {name: value for name, value in values.items() if f"{{{name}}}" in operation.path}
@@ -91,33 +112,35 @@ HOW_OFTEN = pytest.mark.parametrize("times", [1, pytest.param(20, marks=pytest.m
 
 
 @HOW_OFTEN
-@pytest.mark.parametrize("name", list(OPERATIONS))
+@pytest.mark.parametrize("name", NAMES)
 def test_what_the_specification_allows(served: RunningService, name: str, times: int) -> None:
-    operation = OPERATIONS[name]
+    operation = operations()[name]
 
     @limited(times * (7 if operation.method == "post" else 3))
     @given(case=operation.as_strategy(), path_parameters=st.one_of(st.none(), parameters()))
     def ask(case: Any, path_parameters: dict[str, Any] | None) -> None:
         if path_parameters is not None:
             case.path_parameters = known(operation, path_parameters)
-        case.call_and_validate(base_url=served.url, headers=served.headers, checks=CHECKS)
+        validate(case, served)
 
     ask()
 
 
-POSTS = [name for name in OPERATIONS if name.startswith("post")]
+POSTS = [name for name in NAMES if name.startswith("post")]
 
 
 @HOW_OFTEN
 @pytest.mark.parametrize("name", POSTS)
 def test_what_the_specification_forbids(served: RunningService, name: str, times: int) -> None:
-    operation = OPERATIONS[name]
+    from schemathesis import GenerationMode
+
+    operation = operations()[name]
     real = known(operation, {"model": "adm", "version": 1, "label": "champion"})
 
     @limited(times * 5)
     @given(case=operation.as_strategy(GenerationMode.NEGATIVE, path_parameters=real))
     def ask(case: Any) -> None:
-        case.call_and_validate(base_url=served.url, headers=served.headers, checks=[*CHECKS, negative_data_rejection])
+        validate(case, served, forbidden=True)
 
     ask()
 
@@ -125,7 +148,7 @@ def test_what_the_specification_forbids(served: RunningService, name: str, times
 @HOW_OFTEN
 @pytest.mark.parametrize("name", POSTS)
 def test_bodies_that_models_understand(served: RunningService, name: str, times: int) -> None:
-    operation = OPERATIONS[name]
+    operation = operations()[name]
     answered: list[int] = []
 
     @limited(times * 35)
@@ -134,8 +157,7 @@ def test_bodies_that_models_understand(served: RunningService, name: str, times:
         values = data.draw(parameters())
         body = data.draw(plausible(operation.path, values["model"]))
         case = operation.Case(path_parameters=known(operation, values), body=body, media_type="application/json")
-        answer = case.call_and_validate(base_url=served.url, headers=served.headers, checks=CHECKS)
-        answered.append(answer.status_code)
+        answered.append(validate(case, served).status_code)
 
     ask()
     if "labels" not in name and "regress" not in name:  # these models have no such label, and one such output

@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from google.protobuf import descriptor_pb2
 
-from tests.predict.toy_registry import PROJECT, THREE, mixed, numeric
-from tests.waiting import PATIENCE
+from tests.predict.toy_registry import THREE, mixed, numeric
 
 ADM = {"gre": 700, "gpa": 3.5, "rank": 3, "city": "Rom"}
 
 
 @pytest.mark.tensorflow
 def test_the_stubs_of_tensorflow_serving_api(served) -> None:
-    command = [sys.executable, "-m", "tests.predict.tfserving_client", str(served.grpc_port), served.toys.token]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=PATIENCE)
-    assert done.returncode == 0, done.stderr[-3000:]
-    report = json.loads(done.stdout.splitlines()[-1])
+    from tests.predict.tfserving_stubs import answers
+
+    report = answers(served.grpc_port, served.toys.token)
     rows = np.arange(12, dtype=float).reshape(2, 6).tolist()
     assert report["predict"] == numeric().answer(rows)["y"].tolist()
     assert report["version"] == 1

@@ -216,15 +216,18 @@ def kill_the_worker(on: Running) -> None:
     """Kill the worker in the middle of a run, which another worker process takes over."""
     on.submit("long", spec("side", "long", 4_000), "request-long")
     eventually(lambda: len(on.api.get(f"/runs/{on.run_ids['long']}/epochs").json()["items"]) > 3)
+    (worker,) = [
+        one for one in psutil.Process(on.server.process.pid).children() if one.cmdline()[-2:] == ["-m", "workers"]
+    ]
+    for trainer in worker.children(recursive=True):
+        if "workers.trainer" in trainer.cmdline():
+            trainer.suspend()  # what follows waits for Prometheus, and it would train for as long
     attempts = 'fitserve_run_attempts_total{job="worker"}'
     eventually(lambda: on.prometheus.total(attempts) == on.sent.runs, 20, "Prometheus has not seen the attempt")
     eventually(lambda: on.prometheus.query('fitserve_run_last_loss{model="long"}'), 20, "no loss of the running model")
     on.submit("queued", spec("side", None, 1), "request-queued")
     assert on.api.post(f"/runs/{on.run_ids['queued']}/cancel").json()["state"] == "cancelled"
     on.prometheus.wait_for_scrapes()  # what the worker has counted until now
-    (worker,) = [
-        one for one in psutil.Process(on.server.process.pid).children() if one.cmdline()[-2:] == ["-m", "workers"]
-    ]
     os.kill(worker.pid, signal.SIGKILL)
     eventually(lambda: on.api.get(f"/runs/{on.run_ids['long']}").json()["attempt"] == 2, 60)
     on.api.post(f"/runs/{on.run_ids['long']}/cancel")
