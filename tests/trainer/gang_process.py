@@ -120,7 +120,7 @@ def slow_down() -> None:
 
 def main() -> None:
     folder, rank, addresses = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3].split(",")
-    sys.modules["matplotlib"] = sys.modules["pandas"] = None  # type: ignore[assignment]
+    sys.modules["matplotlib"] = None  # type: ignore[assignment]
     from workers.trainer import train as training
     from workers.trainer.engine import collectives, gang, loop
     from workers.trainer.engine.collectives import Collectives
