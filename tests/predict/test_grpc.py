@@ -284,7 +284,7 @@ def read_until_closed(connection: socket.socket, expected: bytes) -> bytes:
 
 
 def test_a_message_that_drips_is_cut_off_though_bytes_come(served: RunningService) -> None:
-    limits = {"FITSERVE_HEAD_SECONDS": "2", "FITSERVE_BODY_BYTES_PER_SECOND": "10000"}
+    limits = {"FITSERVE_HEAD_SECONDS": "2", "FITSERVE_BODY_BYTES_PER_SECOND": "2000"}
     with run_service(served.toys, **limits) as strict:
         with begun_call(strict.grpc_port, served.toys.token) as dripping:
             dripping.sendall(h2_frame(0, 0, 1, b"\x00" + (1_000_000).to_bytes(4, "big")))
@@ -297,10 +297,10 @@ def test_a_message_that_drips_is_cut_off_though_bytes_come(served: RunningServic
 
             thread = threading.Thread(target=drip)
             thread.start()
-            answer = read_until_closed(dripping, b"more slowly than 10000 bytes a second")
+            answer = read_until_closed(dripping, b"more slowly than 2000 bytes a second")
             stop.set()
             thread.join()
-        assert b"more slowly than 10000 bytes a second" in answer, answer
+        assert b"more slowly than 2000 bytes a second" in answer, answer
         with begun_call(strict.grpc_port, served.toys.token) as brisk:  # for longer than a head may take
             whole = request(ROWS * 1_000).SerializeToString()
             message = b"\x00" + len(whole).to_bytes(4, "big") + whole
