@@ -51,7 +51,7 @@ def as_dataset(url: str, scratch: Path) -> float:
     """Return the seconds of fetching, hashing, parsing and profiling; what is left is to store one file."""
     from fitserve.datasets.ingest import ingest
     from fitserve.datasets.sources import sql
-    from fitserve.datasets.sources.connections import Connection
+    from fitserve.datasets.sources.connections import NamedConnection
     from fitserve.datasets.sources.fetched import Place
     from fitserve.settings import Limits
     from fitserve.wire.datasets import UploadOptions
@@ -60,7 +60,7 @@ def as_dataset(url: str, scratch: Path) -> float:
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         started = time.perf_counter()
         place = Place(Path(folder), Limits(), UploadOptions())
-        connection = Connection.model_validate({"url": url})
+        connection = NamedConnection.model_validate({"url": url})
         fetched = sql.fetch(SqlSource(connection="bench", query=QUERY), connection, place)
         ingest(fetched.path, UploadOptions(), Limits(), Path(folder))
         return time.perf_counter() - started

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from fitserve import states
 
 PROJECT = Path(__file__).resolve().parent.parent
 SOURCES = [path for top in ("fitserve", "services", "workers", "migrations") for path in (PROJECT / top).rglob("*.py")]
+OURS = ("fitserve", "services", "workers", "migrations", "benchmarks", "tests", "docs")
 CONTRACTS = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
 
 
@@ -85,6 +87,38 @@ def test_cycles_are_found() -> None:
 
 def test_there_are_no_import_cycles(import_graph: dict[str, set[str]]) -> None:
     assert cycles(import_graph) == []
+
+
+@cache
+def names_in(module: str) -> set[str]:
+    """The names at the top of one of our modules, and those of a package's modules."""
+    path = PROJECT / module.replace(".", "/")
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    names = {one.stem for one in path.iterdir()} if path.is_dir() else set()
+    for node in ast.walk(ast.parse(file.read_text()) if file.exists() else ast.Module([], [])):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+    return names
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "tests", "docs", "deploy", "examples", ".ci"])
+def test_what_is_imported_exists_also_where_no_type_checker_looks(folder: str) -> None:
+    """An import within a function fails only when the function is called, such as in a benchmark or a long test."""
+    missing = []
+    for path in (PROJECT / folder).rglob("*.py"):
+        text = path.read_text()
+        if folder == "tests" and not re.search(r"^ +from \w", text, re.MULTILINE):
+            continue  # at its top an import fails when tests are collected
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in OURS:
+                known = names_in(node.module)
+                lost = [alias.name for alias in node.names if alias.name not in known and "__getattr__" not in known]
+                missing += [f"{path.relative_to(PROJECT)}:{node.lineno}: {node.module}.{name}" for name in lost]
+    assert not missing
 
 
 def test_the_layers_in_the_document_are_those_of_the_contracts() -> None:
