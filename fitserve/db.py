@@ -135,8 +135,8 @@ def reading(engine: Engine) -> Iterator[Session]:
 def translate_errors() -> Iterator[None]:
     """Translate database errors: Unavailable (503) if it is unreachable or busy, StorageFull (507), Conflict, BadInput.
 
-    Conflict means that a row was deleted between being read and being referenced; BadInput, that no row can have such a
-    value, which is checked nowhere else only by mistake.
+    Conflict means that a row was deleted between being read and being referenced. BadInput means that the database
+    cannot store a value; requests are checked before, so this catches what a check has missed, and logs it.
     """
     try:
         yield

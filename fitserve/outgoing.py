@@ -30,9 +30,10 @@ Resolve = Callable[[str, int], Sequence[str]]
 MAX_URL = 2048  # characters
 CHUNK = 65_536  # bytes of a response that are read at a time
 CONNECT_SECONDS = 10.0  # for each address of a name
+# Headers that hold no secret. Any other one, such as `X-Api-Key` or `PRIVATE-TOKEN`, may.
 _WITHOUT_SECRETS = frozenset(
     {"user-agent", "accept", "accept-encoding", "content-type", "range", "if-range", "if-none-match"}
-)  # headers; of any other name, `X-Api-Key` or `PRIVATE-TOKEN`, the value may be a key
+)
 _PORTS = {"https": 443, "http": 80}
 
 # Not the public Internet, by IANA's registries of special-purpose addresses. Python's `is_global` differs between its

@@ -243,7 +243,7 @@ class NumbersAsTimes:
 
 
 def _year_days(parsed: pa.Array, low: float, high: float) -> str | None:
-    """Return how numbers are written that are a year and its day: 2024031, 24031; None: they are not."""
+    """Return how the numbers are written if each is a year and its day (2024031 or 24031); None if not."""
     values = parsed.drop_null().to_numpy(zero_copy_only=False)
     in_year = values % 1000
     if not ((values == np.floor(values)) & (in_year >= 1) & (in_year <= 366)).all():

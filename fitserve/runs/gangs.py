@@ -80,7 +80,7 @@ def _add_parts(session: Session, run: Run, lease: Lease, count: int, release: st
     return ids
 
 
-def wait_for_workers(session: Session, offered: Sequence[str]) -> bool:
+def any_unclaimed(session: Session, offered: Sequence[str]) -> bool:
     """Return whether any of these parts has not been claimed."""
     query = select(Run.id).where(Run.id.in_(offered), Run.state == RunState.queued)
     return session.scalar(query.limit(1)) is not None

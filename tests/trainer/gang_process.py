@@ -103,7 +103,7 @@ class LostAfterSteps(RecordingReporter):
 
 
 def slow_down() -> None:
-    """Have each step of this process take longer than the others'."""
+    """Make every training step of this process slow."""
     import tensorflow as tf
 
     from workers.trainer.engine import shared_steps

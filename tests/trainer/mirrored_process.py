@@ -41,7 +41,7 @@ def spec_of(name: str) -> dict[str, Any]:
 
 
 def trained(name: str, folder: Path, device: str, checkpoint: Path | None = None) -> dict[str, Any]:
-    """Train a spec, `device: gpu` on all devices; the third of its checkpoints is written beside its table."""
+    """Train a spec on `device`, and save its third checkpoint in the folder."""
     spec = spec_of(name)
     spec = {**spec, "training": {**spec["training"], "device": device}}
     from workers.trainer.train import train

@@ -186,7 +186,7 @@ class LeaderAttempt(_GangAttempt):
     def _explain_absence(self, offered: Sequence[str]) -> bool:
         """Report why idle workers may not have joined, if there are any while parts wait for them."""
         with db.reading(self.engine) as session:
-            hosts = worker_registry.idle_hosts(session) if gangs.wait_for_workers(session, offered) else []
+            hosts = worker_registry.idle_hosts(session) if gangs.any_unclaimed(session, offered) else []
         if hosts:
             same = ", ".join(f"{name} {number}" for name, number in versions().items())
             message = f"Idle workers have not joined, on {', '.join(hosts[:5])}: only those with the versions here can."

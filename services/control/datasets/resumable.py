@@ -417,7 +417,7 @@ def _delete(ctx: Context, row: Upload, path: Path) -> None:
 
 
 async def delete_expired_regularly(ctx: Context) -> None:
-    """Delete expired uploads of this machine for ever, also where nobody begins another."""
+    """Delete this machine's expired uploads every EXPIRY_SECONDS, until cancelled."""
 
     def delete() -> None:
         with db.transaction(ctx.engine) as session:

@@ -53,7 +53,7 @@ class Mirrors:
         self.size, self.rank = size, rank
 
     def sum(self, tensor: Any) -> Any:
-        """Return the sum of all replicas' tensors; gradients pass through it, and are summed likewise."""
+        """Return the sum over all replicas. It is differentiable: the gradients are summed too."""
         return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tensor)
 
     differentiable_sum = sum
@@ -95,7 +95,7 @@ class _Mirror:
         return self.gradients
 
     def apply(self) -> None:
-        """Apply the gradients, by now those of all replicas."""
+        """Apply the gradients, which have been summed over all replicas."""
         if self.gradients:
             with tf.device(self.device):
                 self._apply(self.gradients, self.model.trainable_variables)

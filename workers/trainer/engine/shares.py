@@ -47,13 +47,12 @@ class Replicas(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A replica's rows of a batch of `rows`: from `start` to `stop`; the first has the number `first` in the batch."""
+    """The part of a batch that one replica trains on."""
 
-    rows: Any
-
-    start: Any
+    rows: Any  # number of rows in the whole batch
+    start: Any  # the share's rows in the table: from `start` to before `stop`
     stop: Any
-    first: Any
+    first: Any  # place of the share's first row in the batch, from 0
     weight: Any  # weight of the share's loss
     counts: Any  # whether this replica's metrics count
     holders: Any  # number of replicas that have each row
