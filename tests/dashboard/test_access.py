@@ -123,7 +123,7 @@ def show(page: Page, path: str) -> None:
 
 def test_language_and_theme_survive_a_reload(page: Page) -> None:
     page.goto("/datasets")
-    page.get_by_label("Language").select_option("zh-Hant")
+    page.get_by_label("Language", exact=True).select_option("zh-Hant")
     expect(page.get_by_role("heading", level=1)).to_have_text("資料集")
     page.get_by_role("button", name="深色").click()
     page.reload()
@@ -147,14 +147,14 @@ def test_signing_in_and_out(browser: Browser, server: Server) -> None:
     context = browser.new_context(base_url=server.base_url, locale="en-US")
     page = context.new_page()
     page.goto("/runs")
-    page.get_by_label("API key").fill("key_x.wrong")
+    page.get_by_label("API key", exact=True).fill("key_x.wrong")
     page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_role("alert")).to_be_visible()
-    page.get_by_label("API key").fill(server.token)
+    page.get_by_label("API key", exact=True).fill(server.token)
     page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Runs")
     page.get_by_role("button", name="Sign out").click()
-    expect(page.get_by_label("API key")).to_be_visible()
+    expect(page.get_by_label("API key", exact=True)).to_be_visible()
     context.close()
 
 
@@ -169,7 +169,7 @@ def test_a_revoked_key_ends_the_session(browser: Browser, server: Server, api: h
     page.evaluate("""document.querySelector('a[href="/models"]')?.click()""")  # gone if a list was read meanwhile
     expect(page.get_by_text("Your session ended: the key expired or was revoked.")).to_be_visible()
     left = page.url
-    page.get_by_label("API key").fill(server.token)
+    page.get_by_label("API key", exact=True).fill(server.token)
     page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Models" if left.endswith("/models") else "Runs")
     assert page.url == left  # the page that was open
@@ -182,7 +182,7 @@ def test_the_owner_says_what_others_may_do_with_a_model_and_a_dataset(
     page.goto("/models/browser-small")
     page.get_by_role("button", name="Share", exact=True).click()
     sheet = page.get_by_role("dialog")
-    sheet.get_by_label("Other people may").select_option("inspect")
+    sheet.get_by_label("Other people may", exact=True).select_option("inspect")
     expect(sheet).to_contain_text("quantiles and categories of the training rows")
     sheet.get_by_text("Count the ground truth that others send").click()
     sheet.get_by_role("button", name="Save").click()
@@ -190,7 +190,7 @@ def test_the_owner_says_what_others_may_do_with_a_model_and_a_dataset(
     model = api.get("/models/browser-small").json()
     assert (model["sharing"], model["open_feedback"]) == ("inspect", True)
     page.get_by_role("button", name="Shared:").click()
-    sheet.get_by_label("Other people may").select_option("not use it")
+    sheet.get_by_label("Other people may", exact=True).select_option("not use it")
     sheet.get_by_role("button", name="Save").click()
     expect(page.get_by_role("button", name="Share", exact=True)).to_be_visible()
     assert api.get("/models/browser-small").json()["shared"] is False
@@ -216,7 +216,7 @@ def test_nothing_to_press_is_lost_on_a_narrow_screen(page: Page, trained: list[s
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= 390
     page.goto("/runs")
-    assert box_of(page.get_by_label("Metric shown"))["right"] <= 390  # beside the name
+    assert box_of(page.get_by_label("Metric shown", exact=True))["right"] <= 390  # beside the name
     for filtered in ("State", "Tags"):
         assert box_of(page.get_by_role("combobox", name=filtered))["width"] > 100
     page.goto(f"/runs/{trained[0]}")

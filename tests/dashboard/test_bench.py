@@ -43,7 +43,7 @@ def test_columns_of_a_wide_table_are_chosen_by_pattern(page: Page, api: httpx2.C
     ref = upload(api, "browser-digits", ",".join(names) + ",digit\n" + rows)
     page.goto(f"/new?dataset={ref}&target=digit")
     page.get_by_text("Features: 784 of 784 columns").click()
-    yaml = page.get_by_label("Spec (YAML)")
+    yaml = page.get_by_label("Spec (YAML)", exact=True)
     search = page.get_by_role("searchbox", name="Search columns")
     page.get_by_role("button", name="None", exact=True).click()
     search.fill("pixel7*")

@@ -71,7 +71,7 @@ def test_a_threshold_moves_its_counts_along_and_is_used(page: Page, api: httpx2.
         expect(figures.locator(".confusion td.num")).to_have_text([str(cell) for cell in cells])
         page.keyboard.press("ArrowRight")
     # The cheapest threshold follows the costs.
-    card.get_by_label("Cost of a false negative").fill("9")
+    card.get_by_label("Cost of a false negative", exact=True).fill("9")
     card.get_by_role("button", name="Lowest cost").click()
     costs = [
         false + 9 * (curve["positives"] - true)
@@ -144,7 +144,7 @@ def test_an_answer_has_an_interval_and_a_set_at_the_chosen_level(page: Page, dec
     answer = page.get_by_test_id("answer")
     expect(answer.locator(".answer")).to_have_count(3)
     expect(page.get_by_test_id("bounds")).to_have_count(0)
-    page.get_by_label("Interval or set").select_option("0.9")
+    page.get_by_label("Interval or set", exact=True).select_option("0.9")
     expect(page.get_by_test_id("bounds")).to_have_text(
         [re.compile("90% set:"), re.compile(r"90% interval: .+ – "), re.compile("90% set:")]
     )

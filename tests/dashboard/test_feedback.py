@@ -26,7 +26,7 @@ def test_outcomes_are_recorded_and_counted(page: Page, api: httpx2.Client, serve
     form = page.get_by_test_id("what-happened")
     record = form.get_by_role("button", name="Record it")
     expect(record).to_be_disabled()
-    form.get_by_label("The outcome").select_option("high")
+    form.get_by_label("The outcome", exact=True).select_option("high")
     record.click()
     expect(form.get_by_text("Recorded. What version 1")).to_be_visible()
     expect(form.get_by_test_id("live-figures")).to_contain_text(f"{before + 1} row")
@@ -44,14 +44,14 @@ def test_outcomes_are_recorded_and_counted(page: Page, api: httpx2.Client, serve
     dialog = page.get_by_role("dialog")
     lines = ["\ufeffID;row;kind", "order-7;0;low", "order-7;1;high", "order-8;0;", "order-9;0;low"]
     file = {"name": "outcomes.csv", "mimeType": "text/csv", "buffer": "\r\n".join(lines).encode()}
-    dialog.get_by_label("CSV file").set_input_files(file)  # type: ignore[arg-type]
+    dialog.get_by_label("CSV file", exact=True).set_input_files(file)  # type: ignore[arg-type]
     expect(dialog.get_by_text("3 outcomes to send.")).to_be_visible()
     dialog.get_by_role("button", name="Send").click()
     sent = dialog.get_by_test_id("truths-sent")
     expect(sent).to_contain_text(re.compile("1 outcome recorded. 1 was there already. 1 id has no .*: order-9"))
     wrong = "id,truth\norder-7,low\norder-7,medium\n"
     file = {"name": "outcomes.csv", "mimeType": "text/csv", "buffer": wrong.encode()}
-    dialog.get_by_label("CSV file").set_input_files(file)  # type: ignore[arg-type]
+    dialog.get_by_label("CSV file", exact=True).set_input_files(file)  # type: ignore[arg-type]
     dialog.get_by_role("button", name="Send").click()
     expect(dialog.get_by_role("alert")).to_contain_text(re.compile("row 2.*not a label of the target"))
     check_accessibility(page)

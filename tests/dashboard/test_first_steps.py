@@ -54,9 +54,9 @@ def test_the_link_signs_in_once_and_the_first_page_offers_four_beginnings(
     page.goto(f"/?again#key={token}")  # used, but this browser is still signed in
     expect(steps).to_be_visible()
 
-    page.get_by_label("Language").select_option("zh-Hant")
+    page.get_by_label("Language", exact=True).select_option("zh-Hant")
     expect(page.get_by_role("region", name="想從哪裡開始？")).to_contain_text("範例課程")
-    page.get_by_label("語言").select_option("en")
+    page.get_by_label("語言", exact=True).select_option("en")
 
     steps.get_by_role("button", name="The course").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("New run")

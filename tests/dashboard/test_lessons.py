@@ -33,12 +33,14 @@ def test_a_lesson_is_gone_through_and_its_run_is_forked(page: Page, api: httpx2.
     run.click()
     page.get_by_role("button", name="Fork…").click()
     form = page.get_by_role("dialog", name="Go on from an epoch")
-    form.get_by_label("Go on after epoch").fill("100000")
+    form.get_by_label("Go on after epoch", exact=True).fill("100000")
     expect(form.get_by_text(re.compile("A whole number from 1 to"))).to_be_visible()
     expect(form.get_by_role("button", name="Start the fork")).to_be_disabled()
-    expect(form.get_by_label("Optimizer").locator("option")).to_have_count(len(OPTIMIZERS.classes))  # of the schema
-    form.get_by_label("Go on after epoch").fill("3")
-    form.get_by_label("Epochs in all").fill("6")
+    expect(form.get_by_label("Optimizer", exact=True).locator("option")).to_have_count(
+        len(OPTIMIZERS.classes)
+    )  # of the schema
+    form.get_by_label("Go on after epoch", exact=True).fill("3")
+    form.get_by_label("Epochs in all", exact=True).fill("6")
     form.get_by_role("button", name="Start the fork").click()
     expect(page.get_by_text("Dashed: the run it goes on from")).to_be_visible()
     expect(page.get_by_role("img", name=re.compile("^loss.*without the fork: validation")).first).to_be_visible()

@@ -70,8 +70,8 @@ def test_edited_weights_answer_at_once_and_a_row_is_walked(page: Page) -> None:
     page.keyboard.press("Enter")
     expect(page.get_by_text("Weights edited")).to_be_visible()
     page.get_by_text("All weights and biases as numbers").click()
-    expect(page.get_by_label("Output 1, x₁²")).to_have_value("-1.5")
-    page.get_by_label("Output 1, Bias").fill("2.25")
+    expect(page.get_by_label("Output 1, x₁²", exact=True)).to_have_value("-1.5")
+    page.get_by_label("Output 1, Bias", exact=True).fill("2.25")
     page.wait_for_url(re.compile(r"start=[-\d._e]*_-1.5_[-\d._e]*_2.25"))
 
     # One row: inputs, forward, loss, backward, update; the applied update is the weights' new beginning.
@@ -93,8 +93,8 @@ def test_two_columns_of_a_table_are_learned(page: Page, api: httpx2.Client) -> N
     ref = upload(api, "browser-two-columns", f"a,b,kind\n{rows}")
     page.goto("/playground?epochs=100")
     page.get_by_role("combobox", name="Data").select_option("A table of yours")
-    page.get_by_label("Dataset").select_option(ref)
-    page.get_by_label("Target").select_option("kind")
+    page.get_by_label("Dataset", exact=True).select_option(ref)
+    page.get_by_label("Target", exact=True).select_option("kind")
     page.get_by_role("button", name="Learn this").click()
     page.get_by_role("button", name="60/s").click()
     page.get_by_role("button", name="Play", exact=True).click()

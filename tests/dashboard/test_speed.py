@@ -122,7 +122,7 @@ def test_first_paint_of_list_and_comparison(visitor: Page, many: tuple[str, list
     grid = visitor.locator(".run-grid")
     grid.evaluate("box => box.scrollTo(0, box.scrollHeight)")
     visitor.get_by_role("link", name="attempt 0", exact=True).wait_for()
-    visitor.get_by_label("Metric shown").select_option("accuracy")
+    visitor.get_by_label("Metric shown", exact=True).select_option("accuracy")
     visitor.get_by_role("button", name="Sort by accuracy").click()
     visitor.locator("tbody td.num", has_text="0.9999").first.wait_for()
     assert visitor.locator("tbody tr").count() < 60
@@ -178,7 +178,7 @@ def test_ten_thousand_runs_are_worked_with(visitor: Page, many: tuple[str, list[
     sevens = f"{sum('77' in str(index) for index in range(RUNS))} runs"
     timed("search", lambda: (search.fill("attempt 77"), visitor.get_by_text(sevens, exact=True).wait_for()))
     visitor.get_by_role("button", name="Views").click()
-    visitor.get_by_label("Name of the view").fill("sevens")
+    visitor.get_by_label("Name of the view", exact=True).fill("sevens")
     visitor.get_by_role("button", name="Save view").click()
     visitor.keyboard.press("Escape")
     timed("all again", lambda: (search.fill(""), visitor.get_by_text("10,000 runs", exact=True).wait_for()))

@@ -82,7 +82,9 @@ def killed_beside_a_slow_database(home: Path, url: str, delay: float, epochs: in
         worker.kill()
         cluster.start("worker", FITSERVE_DATABASE_URL=slow)
         run = cluster.wait_over(run_id, 120)
-        assert (run.state, run.attempt, run.spent_attempts) == ("succeeded", 2, 1), run.error
+        lost = cluster.lost_leases(run_id)  # the killed worker's, and any that a pausing machine cost
+        assert (run.state, run.attempt, run.spent_attempts) == ("succeeded", 1 + lost, lost), run.error
+        assert lost >= 1
         with db.reading(cluster.engine) as session:
             numbers = session.scalars(select(Epoch.epoch).where(Epoch.run_id == run_id).order_by(Epoch.epoch)).all()
         assert numbers == list(range(1, epochs + 1))
@@ -125,7 +127,8 @@ def test_a_worker_cut_off_hands_its_run_over_and_works_again(tmp_path: Path, pos
         frozen.set()
         other = cluster.start("worker")
         run = cluster.wait_over(run_id, 120)
-        assert (run.state, run.attempt) == ("succeeded", 2), run.error
+        assert (run.state, run.attempt) == ("succeeded", 1 + cluster.lost_leases(run_id)), run.error
+        assert run.attempt >= 2, run.error
         other.kill()
         frozen.clear()
         assert worker.alive

