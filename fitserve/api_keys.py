@@ -117,6 +117,7 @@ def create(
     at = db.now(session)
     if expires_at is not None and expires_at <= at:
         raise BadInput("This time is in the past.", pointer="/expires_at", received=expires_at.isoformat())
+    db.serialise(session, "keys", owner)
     namesakes = session.scalars(select(Key).where(Key.owner == owner, Key.name == name, Key.revoked_at.is_(None)))
     if sum(is_live(key, at) for key in namesakes) >= MAX_LIVE_KEYS:
         raise Conflict(

@@ -31,6 +31,7 @@ _IS_SESSION = BrowserSession.id.startswith(PREFIX, autoescape=True)
 
 def begin(session: Session, key_id: str, seconds: float) -> str:
     """Begin a session with the rights of a key, and return its token. Deletes expired ones."""
+    db.serialise(session, "sessions", key_id)
     at = _now_without_expired(session)
     others = select(BrowserSession.id).where(BrowserSession.key_id == key_id, _IS_SESSION)
     others = others.order_by(BrowserSession.id.desc())

@@ -124,6 +124,17 @@ def transaction(engine: Engine) -> Iterator[Session]:
             add(session)
 
 
+def serialise(session: Session, what: str, whose: str) -> None:
+    """Wait for other transactions that serialise the same, until they end: then what is counted stays what it is.
+
+    Whatever counts rows before it adds one needs this, or two requests at once exceed the limit. On SQLite a
+    transaction holds the only write lock.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        query = text("SELECT pg_advisory_xact_lock(hashtext(:name))")
+        session.execute(query, {"name": f"{what}:{whose}"})
+
+
 @contextmanager
 def reading(engine: Engine) -> Iterator[Session]:
     """Run a reading transaction, which takes no write lock on SQLite."""

@@ -168,7 +168,8 @@ def store_predictions(engine: Engine, rows: Sequence[dict[str, Any]], most: int)
     with db.transaction(engine) as session:
         at = db.now(session)
         room: dict[str, int] = {}
-        for owner in {row["owner"] for row in rows}:
+        for owner in sorted({row["owner"] for row in rows}):  # in one order, so that no two wait for each other
+            db.serialise(session, "predictions", owner)
             stored = select(StoredPrediction.id).where(StoredPrediction.owner == owner).limit(most).subquery()
             room[owner] = most - (session.scalar(select(func.count()).select_from(stored)) or 0)
         new_rows = []

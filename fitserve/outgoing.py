@@ -21,11 +21,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from urllib.parse import SplitResult, urljoin, urlsplit
 
+from fitserve import lookups
 from fitserve.errors import BadInput, FitserveError
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-Resolve = Callable[[str, int], Sequence[str]]
+Resolve = Callable[[str, int, float], Sequence[str]]  # host, port, seconds
 
 MAX_URL = 2048  # characters
 CHUNK = 65_536  # bytes of a response that are read at a time
@@ -121,7 +122,7 @@ class Outgoing:
     """Makes requests to addresses that clients name, and refuses those that they must not reach."""
 
     networks: str = ""  # allowed private networks, comma-separated
-    resolve: Resolve = field(default=lambda host, port: _resolve(host, port))
+    resolve: Resolve = field(default=lambda *asked: _resolve(*asked))
 
     @cached_property
     def allowed(self) -> tuple[Network, ...]:
@@ -140,10 +141,10 @@ class Outgoing:
         except NoAnswer:
             return
 
-    def addresses(self, target: OutgoingUrl, pointer: str | None = None) -> list[str]:
+    def addresses(self, target: OutgoingUrl, pointer: str | None = None, seconds: float = lookups.SECONDS) -> list[str]:
         """Return the addresses to connect to. Raises ForbiddenAddress where one is forbidden, NoAnswer without any."""
         literal = _literal(target.host)
-        addresses = [str(literal)] if literal is not None else list(self.resolve(target.host, target.port))
+        addresses = [str(literal)] if literal is not None else list(self.resolve(target.host, target.port, seconds))
         if not addresses:
             raise NoAnswer(f"The name {target.host} has no address.", received=target.host)
         for text in addresses:
@@ -210,7 +211,7 @@ class Outgoing:
         pointer: str | None,
     ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
         with deadline.explained():
-            addresses = self.addresses(target, pointer)
+            addresses = self.addresses(target, pointer, min(lookups.SECONDS, deadline.left()))
             connection = _Pinned(target, addresses, self._tls if target.scheme == "https" else None, deadline)
             try:
                 connection.request(method, target.path, body, {"Host": target.host_header, **headers})
@@ -294,13 +295,13 @@ def _redirected(target: OutgoingUrl, location: str, pointer: str | None) -> str:
     return url
 
 
-def _resolve(host: str, port: int) -> list[str]:
+def _resolve(host: str, port: int, seconds: float) -> list[str]:
     """Return every address of a name. Raises NoAnswer."""
     try:
-        entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        raise NoAnswer(f"The name {host} cannot be resolved.", received=host) from error
-    return list(dict.fromkeys(str(entry[4][0]) for entry in entries))
+        return lookups.addresses(host, port, seconds)
+    except OSError as error:
+        why = f" within {seconds:.3g} s" if isinstance(error, TimeoutError) else ""
+        raise NoAnswer(f"The name {host} cannot be resolved{why}.", received=host) from error
 
 
 class _Deadline:

@@ -95,6 +95,7 @@ def create(
         )
     if request.all_owners and not is_admin:
         raise Forbidden("Only an admin may receive every owner's changes.", pointer="/all_owners", received=True)
+    db.serialise(session, "webhooks", owner)
     count = session.scalar(select(func.count()).select_from(Webhook).where(Webhook.owner == owner)) or 0
     if count >= settings.limits.webhooks:
         raise TooMany(

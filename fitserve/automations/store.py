@@ -27,6 +27,7 @@ def create(
     session: Session, request: AutomationRequest, limits: Limits, *, owner: str, key_id: str | None, sees: str | None
 ) -> Automation:
     """Create an automation. Raises BadInput, Conflict, NotFound, TooMany."""
+    db.serialise(session, "automations", owner)
     count = session.scalar(select(func.count()).select_from(Automation).where(Automation.owner == owner)) or 0
     if count >= limits.automations:
         raise TooMany(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, and_, func, or_, select, text
+from sqlalchemy import ColumnElement, and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from fitserve import db
@@ -19,9 +19,8 @@ _DAY = timedelta(hours=24)
 
 
 def lock_owner(session: Session, owner: str) -> None:
-    """Serialise the checks of an owner's quotas. On SQLite the transaction holds the only write lock."""
-    if session.get_bind().dialect.name == "postgresql":
-        session.execute(text("SELECT pg_advisory_xact_lock(hashtext('runs:' || :owner))"), {"owner": owner})
+    """Serialise the checks of an owner's quotas."""
+    db.serialise(session, "runs", owner)
 
 
 def check(session: Session, owner: str, key_id: str | None, quotas: Quotas, limits: Limits) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,9 +14,12 @@ from typing import Any
 
 import pytest
 
-from fitserve import outgoing
+from fitserve import lookups, outgoing
+from fitserve.datasets.sources.connections import NamedConnection
+from fitserve.datasets.sources.fetched import SourceAway, look_up
 from fitserve.outgoing import ForbiddenAddress, NoAnswer, Outgoing
 from tests.tls.certificate import make_certificate
+from tests.waiting import PATIENCE
 
 # Each host in a way in which somebody has written an address that a filter let pass.
 FORBIDDEN_HOSTS = {
@@ -145,6 +149,75 @@ def test_a_name_without_an_address_may_be_registered_but_not_reached() -> None:
     gate.check("https://hooks.example.com/")
     with pytest.raises(NoAnswer), gate.request("GET", "https://hooks.example.com/"):
         pass
+
+
+@pytest.fixture
+def silent_resolver(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A resolver that waits for servers that never answer, until the test ends."""
+    ended = threading.Event()
+
+    def wait(host: str, *_: Any, **__: Any) -> Any:
+        ended.wait(PATIENCE)
+        raise socket.gaierror(socket.EAI_AGAIN, host)
+
+    monkeypatch.setattr(socket, "getaddrinfo", wait)
+    yield
+    ended.set()
+
+
+@pytest.mark.usefixtures("silent_resolver")
+def test_a_silent_resolver_costs_no_more_than_the_requests_time() -> None:
+    began = time.monotonic()
+    with (
+        pytest.raises(NoAnswer, match="cannot be resolved within"),
+        Outgoing().request("GET", "https://silent.example/", seconds=0.2),
+    ):
+        pass
+    assert time.monotonic() - began < PATIENCE / 2  # the resolver's own time is far longer
+
+
+@pytest.mark.usefixtures("silent_resolver")
+def test_names_that_are_looked_up_in_vain_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookups, "_free", threading.BoundedSemaphore(2))
+    before = threading.active_count()
+    for number in range(5):
+        with pytest.raises(TimeoutError):
+            lookups.addresses(f"n{number}.example", 443, 0.05)
+    assert threading.active_count() - before <= 2
+
+
+@pytest.mark.usefixtures("silent_resolver")
+@pytest.mark.parametrize(
+    "connection",
+    [
+        {"url": "postgresql://reader@db.example/sales"},
+        {"url": "mysql+pymysql://reader@db.example:3307/sales"},
+        {"url": "s3://bucket/folder", "options": {"endpoint_url": "https://store.example"}},
+    ],
+)
+def test_a_connection_waits_no_longer_for_a_silent_resolver(
+    connection: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lookups, "SECONDS", 0.05)
+    with pytest.raises(SourceAway, match="host name was not resolved") as caught:
+        look_up(NamedConnection.model_validate(connection))
+    assert "example" not in caught.value.detail  # clients see no address
+
+
+@pytest.mark.parametrize(
+    ("url", "hosts"),
+    [
+        ("postgresql://u:p%40w@a.example:5432,b.example/x", ["a.example", "b.example"]),
+        ("postgresql://u@[fd00::7]:5432/x", ["fd00::7"]),
+        ("postgresql://u@%2Fvar%2Frun/x", []),
+        ("sqlite:////data/x.db", []),
+        ("file:///data", []),
+        ("s3://bucket/folder", []),
+        ("https://reader.example/tables", ["reader.example"]),
+    ],
+)
+def test_the_hosts_of_a_connection(url: str, hosts: list[str]) -> None:
+    assert NamedConnection.model_validate({"url": url}).hosts == hosts
 
 
 # --- over real sockets ---

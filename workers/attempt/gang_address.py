@@ -13,6 +13,7 @@ from ipaddress import ip_address
 
 import psutil
 
+from fitserve import lookups
 from fitserve.settings import Settings
 
 
@@ -29,12 +30,12 @@ def why_no_gang(settings: Settings) -> str | None:
             if one.family in (socket.AF_INET, socket.AF_INET6) and _is_public(one.address):
                 return f"this machine has the public address {one.address}"
     try:
-        entries = socket.getaddrinfo(settings.resolved_cluster_host, None, type=socket.SOCK_STREAM)
+        own = lookups.addresses(settings.resolved_cluster_host, None)
     except OSError:
         return f"FITSERVE_CLUSTER_HOST: no address for {settings.resolved_cluster_host!r}"
-    for *_, address in entries:
-        if _is_public(str(address[0])):
-            return f"FITSERVE_CLUSTER_HOST is the public address {address[0]}"
+    for address in own:
+        if _is_public(address):
+            return f"FITSERVE_CLUSTER_HOST is the public address {address}"
     return None
 
 
@@ -65,7 +66,7 @@ def reachable(own: str, own_hostname: str, other: str, other_hostname: str) -> b
     if any(local) and own_hostname != other_hostname:
         return False
     try:
-        return bool(socket.getaddrinfo(host_of(other), None, type=socket.SOCK_STREAM))
+        return bool(lookups.addresses(host_of(other), None))
     except OSError:
         return False
 

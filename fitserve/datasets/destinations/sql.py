@@ -22,7 +22,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModu
 from fitserve.datasets.destinations.target import ATTEMPTS, DestinationAway, DestinationRefused, StoredPart, refused
 from fitserve.datasets.parquet_batches import batches_of
 from fitserve.datasets.sources.connections import BadConnections, NamedConnection, driver_missing
-from fitserve.datasets.sources.fetched import SourceAway, try_again
+from fitserve.datasets.sources.fetched import SourceAway, look_up, try_again
 from fitserve.errors import Problem
 from fitserve.wire.destinations import SqlDestination
 
@@ -283,6 +283,7 @@ class SqlTarget:
         """Call `work`; retry while the database is unavailable."""
 
         def once() -> Any:
+            look_up(self._connection)
             try:
                 return work()
             except DBAPIError as error:

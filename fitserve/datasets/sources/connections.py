@@ -115,6 +115,20 @@ class NamedConnection(DataModel):
         return urlunsplit(parts._replace(netloc=f"{user}:{quote(password, safe='')}@{host}"))
 
     @property
+    def hosts(self) -> list[str]:
+        """The machines that it names, in its URL or as an object store's endpoint."""
+        address = self.url.get_secret_value()
+        if self.scheme in FILE_SCHEMES:
+            client = self.options.get("client_kwargs")
+            named = self.options.get("endpoint_url") or (client if isinstance(client, dict) else {}).get("endpoint_url")
+            address = named if isinstance(named, str) else ""
+        elif self.scheme == "sqlite" or "://" not in address:
+            return []
+        authority = urlsplit(address).netloc.rpartition("@")[2]
+        found = [match[1].strip("[]") for host in authority.split(",") if (match := _HOST.fullmatch(host))]
+        return [host for host in found if host and "%" not in host]  # %2F begins the path of a socket
+
+    @property
     def _password(self) -> str | None:
         if self.password_file is not None:
             try:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from fitserve.datasets.sources.arrow_file import ArrowFile
 from fitserve.datasets.sources.connections import NamedConnection, SourceRefused
-from fitserve.datasets.sources.fetched import Fetched, Place, SourceAway, Unchanged
+from fitserve.datasets.sources.fetched import Fetched, Place, SourceAway, Unchanged, look_up
 from fitserve.datasets.sources.parts import TablePart, joined_rows, unify
 from fitserve.errors import FitserveError, Problem, Unavailable
 from fitserve.wire.sources import DeltaSource
@@ -46,6 +46,7 @@ def fetch(source: DeltaSource, connection: NamedConnection, place: Place) -> Fet
         from deltalake.exceptions import DeltaError, DeltaProtocolError, TableNotFoundError
     except ImportError:
         raise Unavailable("Delta tables need a package: pip install 'fitserve[delta]'.") from None
+    look_up(connection)
     address = connection.below(source.path, f"{POINTER}/path")
     address = urlsplit(address).path if connection.scheme == "file" else address
     try:

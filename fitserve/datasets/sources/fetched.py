@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fitserve import lookups
+from fitserve.datasets.sources.connections import NamedConnection
 from fitserve.errors import Unavailable
 from fitserve.settings import Limits
 from fitserve.wire.datasets import UploadOptions
@@ -31,6 +33,20 @@ class SourceAway(Unavailable):
 
 class SourceChanged(SourceAway):
     """A part of a source is not what it was when the source was listed."""
+
+
+def look_up(connection: NamedConnection) -> None:
+    """Look up the hosts of a connection, because drivers wait for their names without a limit. Raises SourceAway.
+
+    A name without an address is the driver's to report.
+    """
+    for host in connection.hosts:
+        try:
+            lookups.addresses(host, None, lookups.SECONDS)
+        except TimeoutError:
+            raise SourceAway(f"Its host name was not resolved within {lookups.SECONDS:g} s.") from None
+        except OSError:
+            continue
 
 
 class Stopped(Exception):

@@ -14,7 +14,15 @@ from typing import Any, NamedTuple
 
 from fitserve.blobs import CHUNK, disk_full_is_507
 from fitserve.datasets.sources.connections import NamedConnection, SourceRefused
-from fitserve.datasets.sources.fetched import Fetched, Place, SourceAway, SourceChanged, Stopped, Unchanged
+from fitserve.datasets.sources.fetched import (
+    Fetched,
+    Place,
+    SourceAway,
+    SourceChanged,
+    Stopped,
+    Unchanged,
+    look_up,
+)
 from fitserve.datasets.sources.part_files import PartFile, PartTable, join, read_parts
 from fitserve.datasets.sources.part_folders import has_columns
 from fitserve.errors import FitserveError, Problem, TooLarge, Unavailable
@@ -124,6 +132,7 @@ def open_store(kind: str, connection: NamedConnection, address: str) -> tuple[An
     """Return fsspec's file system, and the address's path in it."""
     import fsspec
 
+    look_up(connection)
     options = connection.options
     try:
         if kind == "s3":

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 
 from fitserve.datasets.sources.arrow_file import ArrowFile
 from fitserve.datasets.sources.connections import NamedConnection
-from fitserve.datasets.sources.fetched import Fetched, Place
+from fitserve.datasets.sources.fetched import Fetched, Place, look_up
 from fitserve.datasets.sources.query import QueryResult, checked_query, order_notice, query_refused
 from fitserve.wire.sources import SqlSource
 
@@ -25,6 +25,7 @@ def fetch(source: SqlSource, connection: NamedConnection, place: Place) -> Fetch
 
 
 def _open(connection: NamedConnection, query: str, place: Place) -> AbstractContextManager[QueryResult]:
+    look_up(connection)
     # Their drivers are extras, and take long to import.
     if connection.scheme == "postgresql":
         from fitserve.datasets.sources import postgresql
