@@ -329,13 +329,12 @@ def run_stdio(base_url: str | None) -> None:
     make_server(base_url).run("stdio")
 
 
-def run_http(base_url: str | None, host: str, port: int) -> None:
-    """Serve clients over streamable HTTP at `http://host:port/mcp`, each with its own API key.
+def make_http_app(base_url: str | None, host: str) -> Any:
+    """Return the ASGI application of streamable HTTP at `/mcp`, whose clients have an API key each.
 
-    Raises Forbidden if other machines would reach a server that asks for no key.
+    On a loopback `host` it checks the headers `Host` and `Origin`.
     """
-    check_exposure(base_url, host)
-    make_server(base_url, over_http=True).run("streamable-http", host=host, port=port, stateless_http=True)
+    return make_server(base_url, over_http=True).streamable_http_app(stateless_http=True, host=host)
 
 
 def check_exposure(base_url: str | None, host: str) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fitserve.cli.server import NotInstalled
+from fitserve.cli.server import NotInstalled, exec_module
 from fitserve.cli.session import Session, command
 
 group = typer.Typer()
@@ -26,12 +26,16 @@ def mcp(
 
     Over stdio the key is FITSERVE_API_KEY: give a model one with the scopes that it needs, from `fitserve keys create`.
     """
-    if find_spec("mcp") is None:
-        raise NotInstalled("The package mcp is not installed here.", fix="Install it: pip install 'fitserve[mcp]'")
+    for package in ("mcp", *(("httptools", "uvicorn") if http else ())):
+        if find_spec(package) is None:
+            fix = "Install it: pip install 'fitserve[mcp]'"
+            raise NotInstalled(f"The package {package} is not installed here.", fix=fix)
     from fitserve import mcp as server
 
-    if http:
-        session.hint(f"MCP over HTTP: http://{host}:{port}/mcp")
-        server.run_http(session.url, host, port)
-    else:
+    if not http:
         server.run_stdio(session.url)
+        return
+    server.check_exposure(session.url, host)
+    session.hint(f"MCP over HTTP: http://{host}:{port}/mcp")
+    url = [] if session.url is None else ["--url", session.url]
+    exec_module("services.mcp", *url, "--host", host, "--port", str(port))

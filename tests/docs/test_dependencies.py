@@ -41,6 +41,7 @@ def declared() -> dict[str, set[str]]:
     for extra, requirements in extras.items():
         if extra != "all":
             assert {name_of(one) for one in requirements} <= set().union(*named.values()), extra
+    named["Where they are wanted"] -= named["The server"]  # what `fitserve mcp --http` listens with
     named["For development"] -= named["The server"] | named["Where they are wanted"]  # psutil, mcp
     return {**named, "The pages": {*pages["dependencies"], *pages["devDependencies"]}}
 

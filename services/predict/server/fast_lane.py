@@ -18,7 +18,7 @@ import numpy as np
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from fitserve.errors import FitserveError
-from services.http.connections import LimitedProtocol, limited
+from services.connections import LimitedProtocol, limited
 from services.predict.catalog.columns import InputRows
 from services.predict.catalog.loaded_model import LoadedModel
 from services.predict.catalog.row_buffer import RowBuffer

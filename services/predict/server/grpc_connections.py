@@ -20,7 +20,7 @@ import grpc.aio
 
 from fitserve.errors import DeadlineExceeded, Malformed, TooMany
 from fitserve.settings import Settings
-from services.http.connections import is_within
+from services.connections import is_within
 
 LOOK_SECONDS = 1.0  # between two checks
 _DESCRIPTORS = "/proc/self/fd"

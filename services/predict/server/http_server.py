@@ -13,9 +13,9 @@ from fastapi import FastAPI
 from fitserve import logs, tracing
 from fitserve.errors import FitserveError
 from fitserve.settings import Settings
+from services.connections import limited
 from services.http.app import Server, make_server
 from services.http.auth import check_local
-from services.http.connections import limited
 from services.http.instrumentation import valid_request_id
 from services.predict.protocols import find_protocol
 from services.predict.protocols.transport import (

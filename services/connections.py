@@ -15,6 +15,7 @@ from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from typing import Any
 
+import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from fitserve.settings import Settings
@@ -198,6 +199,19 @@ def sweep(connections: Iterable[Any], now: float, elapsed: float) -> None:
     for connection in list(connections):
         if isinstance(connection, LimitedProtocol):
             connection.check(now, elapsed)
+
+
+class SweepingServer(uvicorn.Server):
+    """A uvicorn server that sweeps its connections; its configuration has `limited` as `http`."""
+
+    swept_at = 0.0
+
+    async def on_tick(self, counter: int) -> bool:
+        now = asyncio.get_running_loop().time()
+        if now - self.swept_at >= 1.0:
+            sweep(self.server_state.connections, now, min(2.0, now - self.swept_at))
+            self.swept_at = now
+        return await super().on_tick(counter)
 
 
 def limited(settings: Settings, base: type[LimitedProtocol] = LimitedProtocol) -> type[LimitedProtocol]:
