@@ -68,11 +68,17 @@ def find_missing(
         in_any_case: texts that match in any case, with or without blanks around them.
         trim: whether to remove blanks around a text before comparing it with `spellings`.
     """
+    import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
 
     trimmed = pc.utf8_trim_whitespace(values) if trim or in_any_case else values
-    missing = pc.is_in(trimmed if trim else values, pa.array(sorted(spellings), pa.string()))
+    texts = trimmed if trim else values
+    if not in_any_case:  # a look at the lengths takes a tenth of the time of a look at the texts
+        shortest = pc.min(pc.binary_length(texts)).as_py()
+        if shortest is None or shortest > max((len(text.encode()) for text in spellings), default=-1):
+            return pa.array(np.zeros(len(values), bool))
+    missing = pc.is_in(texts, pa.array(sorted(spellings), pa.string()))
     if in_any_case:
         lowered = pa.array(sorted({text.strip().lower() for text in in_any_case}), pa.string())
         missing = pc.or_(missing, pc.is_in(pc.utf8_lower(trimmed), lowered))
