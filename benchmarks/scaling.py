@@ -24,7 +24,8 @@ from typing import Any
 
 from fitserve.spec.workers import step_seconds
 
-LARGE = {"large": 2_048, "large4096": 4_096}  # batches of the network of docs/how-to/several-workers.md
+# Batches of the network of docs/how-to/several-workers.md
+LARGE = {"large": 2_048, "large4096": 4_096, "large8192": 8_192, "large16384": 16_384}
 WORKERS = (1, 2, 4, 8, 16, 64)
 BANDWIDTHS = {"1 Gbit/s": 125e6, "10 Gbit/s": 1.25e9}
 
@@ -36,7 +37,6 @@ def measure(case: str, rank: int, addresses: list[str], seconds: float, apart: b
     """
     os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[rank % len(os.sched_getaffinity(0))]})
     sys.modules["matplotlib"] = None  # type: ignore[assignment]
-    import keras
     import tensorflow as tf
 
     from benchmarks import training
@@ -51,10 +51,7 @@ def measure(case: str, rank: int, addresses: list[str], seconds: float, apart: b
     if len(addresses) > 1 and not apart:
         group = Collectives(addresses, rank)
         group.connect()
-    dense = keras.layers.Dense
-    one = training.CASES.get(case) or training.Case(
-        20_000, 200, 10, lambda: [dense(2048, "relu"), dense(2048, "relu"), dense(10, "softmax")], LARGE[case], 1
-    )
+    one = training.CASES.get(case) or _large(LARGE[case])
     batch = one.batch // len(addresses) if apart else one.batch
     x, y, _, _ = one.data()
     rows = RowTensors.of(x, y)
@@ -75,6 +72,17 @@ def measure(case: str, rank: int, addresses: list[str], seconds: float, apart: b
     if group is not None:
         found["exchange"] = _exchange(group, parameters, steps)
     return found
+
+
+def _large(batch: int) -> Any:
+    from keras.layers import Dense
+
+    from benchmarks import training
+
+    def layers() -> list[Any]:
+        return [Dense(2048, "relu"), Dense(2048, "relu"), Dense(10, "softmax")]
+
+    return training.Case(max(20_000, 4 * batch), 200, 10, layers, batch, 1)
 
 
 def _exchange(group: Any, parameters: int, times: int) -> float:
