@@ -74,7 +74,8 @@ TYPES: Final[Mapping[str, EventType]] = {
     "alarm.ended": EventType("It is over: alarm, name, subject, severity, detail, since."),
     "webhook.test": EventType("Someone asked for a test: webhook, message."),
     "webhook.disabled": EventType(
-        "A webhook was disabled because its deliveries kept failing: webhook, reason, failing_since.", is_trouble=True
+        "A webhook was disabled, because its deliveries kept failing or its key ended: webhook, reason, failing_since.",
+        is_trouble=True,
     ),
 }
 

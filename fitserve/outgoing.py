@@ -31,6 +31,8 @@ Resolve = Callable[[str, int, float], Sequence[str]]  # host, port, seconds
 MAX_URL = 2048  # characters
 CHUNK = 65_536  # bytes of a response that are read at a time
 CONNECT_SECONDS = 10.0  # for each address of a name
+CHECK_SECONDS = 2.0  # for the name of a URL that is only checked
+_checks = threading.BoundedSemaphore(8)  # names that are looked up at once for that
 # Headers that hold no secret. Any other one, such as `X-Api-Key` or `PRIVATE-TOKEN`, may.
 _WITHOUT_SECRETS = frozenset(
     {"user-agent", "accept", "accept-encoding", "content-type", "range", "if-range", "if-none-match"}
@@ -134,12 +136,19 @@ class Outgoing:
         return ssl.create_default_context()  # verifies chain and host name; SSL_CERT_FILE names other authorities
 
     def check(self, url: str, pointer: str | None = None) -> None:
-        """Raise ForbiddenAddress unless the URL may be requested. A name without an address passes."""
+        """Raise ForbiddenAddress unless the URL may be requested.
+
+        A name without an address passes, and one that is not found in a moment: each request is checked again.
+        """
         target = parse(url, pointer)
+        if not _checks.acquire(blocking=False):  # whoever asks with slow names shall not hold the threads of others
+            return
         try:
-            self.addresses(target, pointer)
+            self.addresses(target, pointer, CHECK_SECONDS)
         except NoAnswer:
             return
+        finally:
+            _checks.release()
 
     def addresses(self, target: OutgoingUrl, pointer: str | None = None, seconds: float = lookups.SECONDS) -> list[str]:
         """Return the addresses to connect to. Raises ForbiddenAddress where one is forbidden, NoAnswer without any."""

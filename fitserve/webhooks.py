@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Engine, and_, delete, func, or_, select
+from sqlalchemy import ColumnElement, Engine, and_, delete, exists, func, not_, or_, select
 from sqlalchemy.orm import Session
 from standardwebhooks.webhooks import Webhook as Signer
 
@@ -26,7 +26,7 @@ from fitserve.errors import BadInput, Conflict, Forbidden, NotFound, Problem, To
 from fitserve.ids import new_id
 from fitserve.outgoing import Outgoing
 from fitserve.settings import Settings
-from fitserve.tables import Delivery, OutboxEvent, Webhook
+from fitserve.tables import Delivery, Key, OutboxEvent, Webhook
 from fitserve.visibility import owned_by, owns
 from fitserve.wire.webhooks import PREFIX, DeliveryInfo, WebhookPatch, WebhookRequest
 
@@ -171,8 +171,10 @@ def listing(session: Session, owner: str | None) -> list[Webhook]:
     return list(session.scalars(query))
 
 
-def change(session: Session, row: Webhook, patch: WebhookPatch, settings: Settings) -> Webhook:
-    """Change a webhook; `patch.url` was checked before. Raises BadInput, Conflict."""
+def change(
+    session: Session, row: Webhook, patch: WebhookPatch, settings: Settings, *, key_id: str | None, is_admin: bool
+) -> Webhook:
+    """Change a webhook; enabling it gives it the caller's key. `patch.url` was checked. Raises BadInput, Conflict."""
     at = db.now(session)
     if row.url is None and (patch.url is not None or patch.secret is not None):
         raise Conflict("A channel's webhook has neither an address nor a secret.", fix="Create another webhook.")
@@ -190,6 +192,8 @@ def change(session: Session, row: Webhook, patch: WebhookPatch, settings: Settin
     if patch.enabled is not None:
         row.enabled, row.failing_since = patch.enabled, None
         row.disabled_reason = None if patch.enabled else "by hand"
+        if patch.enabled and (is_admin or not row.all_owners):
+            row.key_id = key_id
     row.updated_at = at
     session.flush()
     return row
@@ -280,9 +284,12 @@ def _new_delivery(row: Webhook, event: OutboxEvent, at: datetime) -> Delivery:
 def dispatch(engine: Engine, limit: int = 100) -> int:
     """Create deliveries of waiting events to subscribed webhooks. Return the number of events."""
     with db.reading(engine) as session:
-        if session.scalar(select(OutboxEvent.id).where(OutboxEvent.dispatched_at.is_(None)).limit(1)) is None:
+        undispatched = select(OutboxEvent.id).where(OutboxEvent.dispatched_at.is_(None)).limit(1)
+        keyless = select(Webhook.id).where(Webhook.enabled, _key_has_ended(db.now(session))).limit(1)
+        if session.scalar(undispatched) is None and session.scalar(keyless) is None:
             return 0
     with db.transaction(engine) as session:
+        _disable_with_their_keys(session)
         waiting = select(OutboxEvent).where(OutboxEvent.dispatched_at.is_(None)).order_by(OutboxEvent.id).limit(limit)
         waiting_events = session.scalars(waiting.with_for_update(skip_locked=True)).all()
         wanting = session.scalars(select(Webhook).where(Webhook.enabled)).all() if waiting_events else []
@@ -296,6 +303,18 @@ def dispatch(engine: Engine, limit: int = 100) -> int:
         crash_point("webhooks.before_dispatched")
     crash_point("webhooks.after_dispatched")
     return len(waiting_events)
+
+
+def _key_has_ended(at: datetime) -> ColumnElement[bool]:
+    """Return whether the key that a webhook has is revoked or has expired: what a key set up ends with it."""
+    return exists().where(Key.id == Webhook.key_id, or_(Key.revoked_at.is_not(None), Key.expires_at <= at))
+
+
+def _disable_with_their_keys(session: Session) -> None:
+    at = db.now(session)
+    keyless = select(Webhook).where(Webhook.enabled, _key_has_ended(at)).with_for_update()
+    for row in session.scalars(keyless).all():
+        _disable(session, row, "the key that created it is revoked or has expired", at)
 
 
 def _wants(row: Webhook, event: OutboxEvent) -> bool:
@@ -341,7 +360,8 @@ def _is_free(at: datetime) -> Any:
 
 def _due(at: datetime) -> Any:
     due = select(Delivery.id).join(Webhook, Webhook.id == Delivery.webhook_id)
-    return due.where(_is_free(at), Delivery.next_at <= at, Webhook.enabled).order_by(Delivery.next_at)
+    due = due.where(_is_free(at), Delivery.next_at <= at, Webhook.enabled, not_(_key_has_ended(at)))
+    return due.order_by(Delivery.next_at)
 
 
 def _claimed(row: Delivery, webhook: Webhook, event_id: str, session: Session, at: datetime) -> ClaimedDelivery:
@@ -432,8 +452,13 @@ def _note_failure(
     if not webhook.enabled or not (outcome.gone or failed_for >= settings.webhook_disable_seconds):
         return
     reason = "the receiver answered 410 Gone" if outcome.gone else f"it failed for {failed_for / 3600:.0f} hours"
+    _disable(session, webhook, reason, at)
+
+
+def _disable(session: Session, webhook: Webhook, reason: str, at: datetime) -> None:
     webhook.enabled, webhook.disabled_reason, webhook.updated_at = False, reason, at
-    data = {"webhook": webhook.id, "reason": reason, "failing_since": webhook.failing_since.isoformat()}
+    since = webhook.failing_since.isoformat() if webhook.failing_since is not None else None
+    data = {"webhook": webhook.id, "reason": reason, "failing_since": since}
     events.record(session, "webhook.disabled", owner=webhook.owner, data=data, at=at)
 
 

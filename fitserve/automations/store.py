@@ -160,9 +160,15 @@ def listing(session: Session, owner: str | None) -> list[Automation]:
 
 
 def change(
-    session: Session, row: Automation, *, enabled: bool | None, policy: Policy | None, sees: str | None
+    session: Session,
+    row: Automation,
+    *,
+    enabled: bool | None,
+    policy: Policy | None,
+    sees: str | None,
+    key_id: str | None,
 ) -> Automation:
-    """Change an automation; enabling it ends a pause. Raises BadInput, NotFound."""
+    """Change an automation; enabling it ends a pause, and gives it the caller's key. Raises BadInput, NotFound."""
     at = db.now(session)
     if policy is not None:
         row.model = check(session, policy, row.owner, sees)
@@ -172,7 +178,7 @@ def change(
     if enabled is not None:
         row.enabled = enabled
         if enabled:
-            row.paused_reason, row.failures = None, 0
+            row.paused_reason, row.failures, row.key_id = None, 0, key_id
     row.next_at = cron.next_after(read(row).on, at) if row.enabled else None
     row.updated_at = at
     session.flush()

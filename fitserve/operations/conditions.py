@@ -207,7 +207,8 @@ def _deliveries(look: _Look) -> Iterator[Condition]:
         Webhook.enabled.is_(False), Webhook.disabled_reason.is_not(None), Webhook.updated_at > hour
     )
     if count := look.session.scalar(disabled) or 0:
-        detail = f"{count} webhooks were disabled within the last hour, because their deliveries kept failing."
+        why = "because their deliveries kept failing or their keys ended"
+        detail = f"{count} webhooks were disabled within the last hour, {why}."
         yield Condition("webhooks_disabled", "warning", detail, figures={"count": count})
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
@@ -20,6 +22,8 @@ from fitserve.tables import Run, Upload
 from fitserve.wire.admin import Quotas
 from services.control.app import create_app
 from services.control.datasets import resumable
+from services.control.runs import events
+from services.http import Caller
 from tests.waiting import wait_until
 
 TABLE = "a,y\n" + "".join(f"{n},{n % 2}\n" for n in range(40))
@@ -216,3 +220,27 @@ def test_unfinished_uploads_are_bounded_by_owner_and_expire(
         wait_until(lambda: client.get(first, headers=ada).status_code == 404, "the deletion of what has expired")
         assert len(list((tmp_path / "scratch" / "uploads").iterdir())) == 1  # bob's
         assert begin(1000).status_code == 201
+
+
+def test_one_key_does_not_take_all_event_streams(
+    sqlite_url: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ExitStack() as stack:
+        (client,) = clients(stack, sqlite_url, redis_url, tmp_path, 1)
+        ada = create_key(client, ["upload", "train", "read"])
+        client.put("/api/v1/datasets/table", content=TABLE, headers={**ada, "Content-Type": "text/csv"})
+        run = client.post("/api/v1/runs", json=SPEC, headers=ada).json()["id"]
+        key = ada["Authorization"].split()[1].split(".")[0]
+        monkeypatch.setattr(events, "_open_streams", Counter({key: events.MAX_STREAMS_OF_KEY}))
+        refused = client.get(f"/api/v1/runs/{run}/events", headers={**ada, "Accept": events.STREAM})
+        assert (refused.status_code, refused.json()["detail"]) == (429, "This key has 250 event streams open.")
+        assert client.get(f"/api/v1/runs/{run}/events", headers=ada).status_code == 200
+        # Many requests at once pass that check before the first stream begins.
+        caller = Caller(key, "ada", frozenset({"read"}), None)
+        request: Any = None
+
+        async def frames() -> list[str]:
+            return [frame async for frame in events._stream(request, client.app.state.context, run, caller, 0)]
+
+        assert asyncio.run(frames()) == ["retry: 10000\n\n"]
+        assert events._open_streams == {key: events.MAX_STREAMS_OF_KEY}

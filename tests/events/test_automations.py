@@ -44,7 +44,9 @@ def served(world: World) -> World:
     assert world.train() == 1
     world.rounds(1)
     with db.transaction(world.engine) as session:
-        automations.change(session, session.get_one(Automation, first.id), enabled=False, policy=None, sees="ann")
+        automations.change(
+            session, session.get_one(Automation, first.id), enabled=False, policy=None, sees="ann", key_id=None
+        )
     assert world.champion() == 1
     return world
 
@@ -262,10 +264,13 @@ def test_failures_in_a_row_pause_it_and_enabling_ends_that(world: World) -> None
     assert (paused.enabled, paused.next_at) == (False, None)
     assert "NaN" in (paused.paused_reason or "")
     with db.transaction(world.engine) as session:
-        automations.change(session, session.get_one(Automation, row.id), enabled=True, policy=None, sees="ann")
+        automations.change(
+            session, session.get_one(Automation, row.id), enabled=True, policy=None, sees="ann", key_id="key_b"
+        )
         assert leadership.count_paused(session) == 0
     again = world.row(row)
     assert (again.failures, again.paused_reason, again.next_at is not None) == (0, None, True)
+    assert again.key_id == "key_b"
 
 
 def test_a_revoked_key_ends_what_it_started(world: World) -> None:

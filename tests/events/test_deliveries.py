@@ -16,10 +16,10 @@ from sqlalchemy import Engine, select, update
 from standardwebhooks.webhooks import Webhook as Verifier
 from standardwebhooks.webhooks import WebhookVerificationError
 
-from fitserve import db, events, webhooks
+from fitserve import api_keys, db, events, webhooks
 from fitserve.errors import BadInput, Conflict, Forbidden, TooMany
 from fitserve.settings import Limits, Settings
-from fitserve.tables import Delivery, OutboxEvent, Webhook
+from fitserve.tables import Delivery, Key, OutboxEvent, Webhook
 from fitserve.wire.webhooks import WebhookPatch, WebhookRequest
 from tests.events.receiver import Receiver, receiving
 from tests.waiting import wait_until
@@ -100,6 +100,39 @@ def test_an_event_is_signed_and_sent_to_those_who_want_it(
     ]
     assert [one.event for one in logged(engine, operator)] == [drift]
     assert deliver(engine, settings) == []
+
+
+def test_what_a_key_set_up_ends_with_it(engine: Engine, settings: Settings, receiver: Receiver) -> None:
+    webhook = subscribe(engine, settings, receiver.url)
+    owners = subscribe(engine, settings, receiver.url, owner="admin", all_owners=True, events=["run.*"])
+    with db.transaction(engine) as session:
+        for number, row in enumerate((webhook, owners)):
+            api_keys.ensure(session, f"key_{number}.secret", owner=row.owner, name="one", scopes=["admin"])
+            session.execute(update(Webhook).where(Webhook.id == row.id).values(key_id=f"key_{number}"))
+    receiver.answers = [500, 500]
+    happen(engine)
+    deliver(engine, settings)
+    with db.transaction(engine) as session:
+        api_keys.revoke(session, "key_0")
+        session.execute(update(Key).where(Key.id == "key_1").values(expires_at=db.now(session)))
+    make_due(engine)
+    assert webhooks.claim(engine, 8, 60) == []  # what waits is not sent either, however soon
+    happen(engine)
+    deliver(engine, settings)
+    assert len(receiver.requests) == 2
+    receiver.answers = [204]
+    with db.transaction(engine) as session:
+        row = webhooks.get(session, webhook.id, "ann")
+        assert (row.enabled, row.disabled_reason) == (False, "the key that created it is revoked or has expired")
+        told = select(OutboxEvent.owner).where(OutboxEvent.type == "webhook.disabled")
+        assert sorted(session.scalars(told)) == ["admin", "ann"]
+        webhooks.change(session, row, WebhookPatch(enabled=True), settings, key_id="key_2", is_admin=False)
+        everybodys = webhooks.get(session, owners.id, None)
+        webhooks.change(session, everybodys, WebhookPatch(enabled=True), settings, key_id="key_2", is_admin=False)
+    deliver(engine, settings)
+    assert {one.webhook for one in logged(engine, webhook) if one.state == "delivered"} == {webhook.id}
+    with db.reading(engine) as session:
+        assert not webhooks.get(session, owners.id, None).enabled  # no admin has given it a key
 
 
 def test_a_failed_delivery_is_tried_with_growing_pauses_under_one_id(
@@ -184,7 +217,14 @@ def test_a_webhook_that_only_fails_is_disabled_with_an_event(
     with db.transaction(one_engine) as session:
         with pytest.raises(Conflict):
             webhooks.send_test(session, session.get_one(Webhook, webhook.id))
-        webhooks.change(session, session.get_one(Webhook, webhook.id), WebhookPatch(enabled=True), settings)
+        webhooks.change(
+            session,
+            session.get_one(Webhook, webhook.id),
+            WebhookPatch(enabled=True),
+            settings,
+            key_id=None,
+            is_admin=True,
+        )
     receiver.answers = [200]
     deliver(one_engine, settings)
     assert {one.state for one in logged(one_engine, webhook)} == {"delivered"}
@@ -194,7 +234,14 @@ def test_a_replaced_secret_signs_beside_the_new_one(one_engine: Engine, settings
     webhook = subscribe(one_engine, settings, receiver.url)
     newer = webhooks.new_secret()
     with db.transaction(one_engine) as session:
-        webhooks.change(session, session.get_one(Webhook, webhook.id), WebhookPatch(secret=newer), settings)
+        webhooks.change(
+            session,
+            session.get_one(Webhook, webhook.id),
+            WebhookPatch(secret=newer),
+            settings,
+            key_id=None,
+            is_admin=True,
+        )
     happen(one_engine)
     deliver(one_engine, settings)
     headers, body = receiver.requests[0]
@@ -232,7 +279,9 @@ def test_secrets_are_encrypted_where_the_operator_has_keys(
     assert held()[:2] == [None, None]
     newer = webhooks.new_secret()
     with db.transaction(engine) as session:
-        webhooks.change(session, session.get_one(Webhook, webhook.id), WebhookPatch(secret=newer), keyed)
+        webhooks.change(
+            session, session.get_one(Webhook, webhook.id), WebhookPatch(secret=newer), keyed, key_id=None, is_admin=True
+        )
     assert [one is None for one in held()] == [True, True, False, False]
     assert not any(SECRET in str(one) or newer in str(one) for one in held())
     for known in (keyed, rotating):
@@ -355,7 +404,14 @@ def test_old_events_go_and_waiting_ones_stay(engine: Engine, settings: Settings,
     with db.transaction(engine) as session:
         pending, oldest, _ = webhooks.standing(session)
         assert (pending, oldest >= 1) == (1, True)
-        webhooks.change(session, session.get_one(Webhook, webhook.id), WebhookPatch(enabled=False), settings)
+        webhooks.change(
+            session,
+            session.get_one(Webhook, webhook.id),
+            WebhookPatch(enabled=False),
+            settings,
+            key_id=None,
+            is_admin=True,
+        )
         assert webhooks.standing(session) == (0, 0.0, 1)
         webhooks.remove(session, session.get_one(Webhook, webhook.id))
 

@@ -58,7 +58,9 @@ def patch_automation(automation_id: AutomationId, body: AutomationPatch, caller:
         row = store.get(session, automation_id, caller.owner_filter)
         if body.policy is not None:
             _check_may_read(caller)
-        changed = store.change(session, row, enabled=body.enabled, policy=body.policy, sees=row.owner)
+        changed = store.change(
+            session, row, enabled=body.enabled, policy=body.policy, sees=row.owner, key_id=caller.key_id
+        )
         return AutomationInfo.model_validate(changed)
 
 

@@ -93,7 +93,8 @@ def patch_webhook(webhook_id: WebhookId, body: WebhookPatch, caller: Trainer, ct
         webhooks.outgoing(ctx.settings).check(body.url, "/url")
     with db.transaction(ctx.engine) as session:
         row = webhooks.get(session, webhook_id, caller.owner_filter)
-        return WebhookInfo.model_validate(webhooks.change(session, row, body, ctx.settings))
+        changed = webhooks.change(session, row, body, ctx.settings, key_id=caller.key_id, is_admin=caller.is_admin)
+        return WebhookInfo.model_validate(changed)
 
 
 @router.delete("/webhooks/{webhook_id}", status_code=204, summary="Delete a webhook and its log")

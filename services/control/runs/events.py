@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Annotated
 
@@ -19,19 +20,20 @@ from fitserve.tables import Event, Run
 from fitserve.wire import Page
 from fitserve.wire.runs import EpochInfo, EventInfo
 from services.control.deps import MAX_INTEGER, Context, Ctx, Limit, Reader
-from services.http import Router
+from services.http import Caller, Router
 from services.http.auth import token_of
 
 router = Router(tags=["runs"])
 
 STREAM = "text/event-stream"
 MAX_STREAMS = 1000  # streams open at the same time in one process
+MAX_STREAMS_OF_KEY = 250  # of one key, which would leave the others none
 POLL_SECONDS = (0.1, 1.0)  # pauses between queries: right after an event, and the longest
 HEARTBEAT_SECONDS = 10.0  # between keep-alive comments, which stop proxies from closing a silent connection
 CHECK_KEY_SECONDS = 5.0
 _BATCH = 500
 _MAX_ID = 2**63 - 1
-_open_streams = 0
+_open_streams: Counter[str] = Counter()  # by key
 _stream_threads = CapacityLimiter(8)  # separate, so that streams do not use up the threads of other routes
 
 
@@ -94,10 +96,23 @@ async def list_events(
     events, ended = await anyio.to_thread.run_sync(_read_events, ctx, run_id, owner, after_id, 1)
     if ended and not events:
         return Response(status_code=204)  # makes a browser's EventSource stop reconnecting
-    if _open_streams >= MAX_STREAMS:
-        raise TooMany(f"{_open_streams} event streams are open already.", retry_after=10)
+    _check_room(caller.key_id)
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-    return StreamingResponse(_stream(request, ctx, run_id, owner, after_id), media_type=STREAM, headers=headers)
+    return StreamingResponse(_stream(request, ctx, run_id, caller, after_id), media_type=STREAM, headers=headers)
+
+
+def _check_room(key_id: str) -> None:
+    """Raise TooMany unless another stream of this key may be opened."""
+    if _open_streams.total() >= MAX_STREAMS:
+        raise TooMany(f"{_open_streams.total()} event streams are open already.", retry_after=10)
+    if _open_streams[key_id] >= MAX_STREAMS_OF_KEY:
+        raise TooMany(
+            f"This key has {_open_streams[key_id]} event streams open.",
+            received=_open_streams[key_id],
+            expected=f"fewer than {MAX_STREAMS_OF_KEY} in one process",
+            fix="Close some, or list events.",
+            retry_after=10,
+        )
 
 
 def _resume_after(header: str | None, cursor: int) -> int:
@@ -115,20 +130,24 @@ def _read_events(ctx: Context, run_id: str, owner: str | None, after: int, limit
         return queries.events_after(session, run.id, after, limit), run.state in TERMINAL
 
 
-async def _stream(request: Request, ctx: Context, run_id: str, owner: str | None, after: int) -> AsyncIterator[str]:
+async def _stream(request: Request, ctx: Context, run_id: str, caller: Caller, after: int) -> AsyncIterator[str]:
     """Yield events as they are committed, until the run has ended, the key is revoked, or a peer goes away.
 
     A server that shuts down ends its streams: clients resume elsewhere, and it need not wait for them.
     """
-    global _open_streams
-    _open_streams += 1
+    try:
+        _check_room(caller.key_id)  # again: others may have begun since
+    except TooMany:
+        yield "retry: 10000\n\n"
+        return
+    _open_streams[caller.key_id] += 1
     min_pause, max_pause = POLL_SECONDS
     pause, sent_at, checked_at = min_pause, time.monotonic(), time.monotonic()
     try:
         yield "retry: 1000\n\n"
         while not request.app.state.stopping:
             events, _ = await anyio.to_thread.run_sync(
-                _read_events, ctx, run_id, owner, after, _BATCH, limiter=_stream_threads
+                _read_events, ctx, run_id, caller.owner_filter, after, _BATCH, limiter=_stream_threads
             )
             for event in events:
                 yield _frame(event)
@@ -150,7 +169,9 @@ async def _stream(request: Request, ctx: Context, run_id: str, owner: str | None
     except FitserveError:
         return  # the database is unavailable or the key is revoked: a client that reconnects gets the error
     finally:
-        _open_streams -= 1
+        _open_streams[caller.key_id] -= 1
+        if not _open_streams[caller.key_id]:
+            del _open_streams[caller.key_id]
 
 
 def _frame(event: Event) -> str:

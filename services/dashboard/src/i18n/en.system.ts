@@ -23,7 +23,7 @@ export const systemEn = {
   "condition.queue_old": "The oldest queued run has waited for {seconds} ({queued} queued): more workers would help.",
   "condition.runs_failing": "{failed} of the {total} runs that ended in the last half hour failed.",
   "condition.version_broken": "{model} version {version} cannot be loaded; the version before it still serves.",
-  "condition.webhooks_disabled": "{count} {count:webhook was|webhooks were} disabled within the last hour, because deliveries kept failing.",
+  "condition.webhooks_disabled": "{count} {count:webhook was|webhooks were} disabled within the last hour, because deliveries kept failing or their keys ended.",
   "condition.workers_lost": "{lost} {lost:worker has|workers have} stopped answering; their runs go on elsewhere when the lease ends.",
   "limit.activation_bytes": "Activations of a batch",
   "limit.automations": "Automations of an owner",

@@ -25,7 +25,7 @@ export const systemZh: Record<keyof typeof systemEn, string> = {
   "condition.queue_old": "最早的排隊訓練已等了 {seconds}（{queued} 個排隊中）：增加工作程序會有幫助。",
   "condition.runs_failing": "最近半小時結束的 {total} 個訓練中有 {failed} 個失敗。",
   "condition.version_broken": "{model} 第 {version} 版無法載入；先前的版本仍在服務。",
-  "condition.webhooks_disabled": "最近一小時有 {count} 個 webhook 因傳送持續失敗而停用。",
+  "condition.webhooks_disabled": "最近一小時有 {count} 個 webhook 因傳送持續失敗或其金鑰失效而停用。",
   "condition.workers_lost": "{lost} 個工作程序停止回應；租約到期後，其訓練會在別處繼續。",
   "limit.activation_bytes": "一批的激活值",
   "limit.automations": "擁有者的自動化",
