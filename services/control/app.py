@@ -75,7 +75,7 @@ Creating POSTs take an `Idempotency-Key`. Predictions are served by the predicti
 
 @cache
 def _routes() -> tuple[BaseRoute, ...]:
-    """Return the routes of every app of this process: to analyse them takes FastAPI 0.13 s of an app's first request."""
+    """Return the routes of every app of this process: FastAPI analyses them for 0.13 s of an app's first request."""
     router = APIRouter()
     for module in ROUTERS:  # each at once: of a router that includes others FastAPI analyses every route twice
         router.include_router(module.router, prefix="/api/v1")
