@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -10,7 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from fitserve.dataset_facts import MAX_LABELS, ColumnFacts
-from fitserve.encoding.coercion import Column, as_label, bad_value, by_value, int64_of, labels_of
+from fitserve.encoding.coercion import Column, as_label, bad_value, by_value, has_booleans, labels_of, looked_up
 from fitserve.encoding.encoding import Encoding, FittedColumn, Row, Unusual, ValueWarning, ValueWriter
 from fitserve.errors import BadInput
 from fitserve.excerpts import excerpt_of_cell
@@ -20,18 +21,6 @@ _SIMPLE = frozenset({str, int, float, bool})  # types whose values can be looked
 MAX_EXACT = 1e15  # up to here, an integer and the equal float have the same label
 _USUAL, _MISSING, _UNKNOWN, _REFUSED = range(4)  # states of a value
 _NOT_FOUND = -2  # stands for no place
-
-
-class _Places(dict[Any, int]):
-    """A mapping from values to places; a value without one maps to `_NOT_FOUND`."""
-
-    def __missing__(self, value: Any) -> int:
-        return _NOT_FOUND
-
-    @cached_property
-    def has_truths(self) -> bool:
-        """Whether true or false would match a place, through the equal numbers 1 and 0."""
-        return 0 in self or 1 in self
 
 
 class LabelColumn(FittedColumn):
@@ -102,9 +91,9 @@ class LabelColumn(FittedColumn):
         return write
 
     @cached_property
-    def _usual_places(self) -> _Places:
+    def _usual_places(self) -> dict[Any, int]:
         """The places of the values that `known_values` names: 1 and 1.0 have one."""
-        places = _Places()
+        places: dict[Any, int] = {}
         for kind, of_kind in self.known_values().items():
             if kind is not bool:  # true equals 1 in Python, but has another label
                 places.update(of_kind)
@@ -130,11 +119,12 @@ class LabelColumn(FittedColumn):
     def _looked_up(self, values: Sequence[Any]) -> np.ndarray:
         """Look up each value without parsing it: places, `_NOT_FOUND` for others; int64 (rows,)."""
         usual = self._usual_places
-        if usual and not (usual.has_truths and bool in set(map(type, values))):
-            try:
-                return int64_of(map(usual.__getitem__, values), len(values))
-            except TypeError:  # a list or an object
-                pass
+        if usual and not ((0 in usual or 1 in usual) and has_booleans(values)):
+            with contextlib.suppress(TypeError):  # a list or an object
+                try:
+                    return looked_up(usual, values)
+                except KeyError:
+                    return np.array([usual.get(value, _NOT_FOUND) for value in values], np.int64)
         return np.full(len(values), _NOT_FOUND, np.int64)
 
     def _places_and_states(self, values: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:

@@ -85,18 +85,19 @@ class NumericColumn(FittedColumn):
 
     def encode_values(self, values: Sequence[Any], out: np.ndarray) -> Unusual:
         numbers, refused = self._read_values(values)
-        missing = np.isnan(numbers)
-        refused |= np.isinf(numbers)
-        if self.encoding.missing == "refuse":
-            refused |= missing
+        unusual, missing = Unusual(), ~np.isfinite(numbers)
+        if missing.any():
+            refused |= np.isinf(numbers)
+            missing = np.isnan(numbers)
+            if self.encoding.missing == "refuse":
+                refused |= missing
+            if self.encoding.indicator:
+                out[:, -1] = missing
+            elif missing.any():
+                unusual.warned["missing_value"] = np.flatnonzero(missing)
         if refused.any():
             return Unusual(refused=np.flatnonzero(refused))
         self.write_numbers(numbers, missing, out)
-        unusual = Unusual()
-        if self.encoding.indicator:
-            out[:, -1] = missing
-        elif missing.any():
-            unusual.warned["missing_value"] = np.flatnonzero(missing)
         outside = self.outside(numbers)
         if outside is not None and outside.any():
             unusual.warned["out_of_range"] = np.flatnonzero(outside)
