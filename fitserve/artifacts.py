@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import onnxruntime
 
 FORMAT = 1
+ROWS_DIMENSION = "batch"  # what serving graphs call the number of rows
+ONE_ROW_PROPERTY = "fitserve_one_row"  # metadata of a serving graph that has operators of its own for one row
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +65,11 @@ def read(blobs: BlobStore, sha256: str, run: str | None = None) -> Artifact:
     return Artifact(sha256, manifest)
 
 
-def onnx_session(graph: bytes | Path, threads: int = 1) -> onnxruntime.InferenceSession:
+def onnx_session(graph: bytes | Path, threads: int = 1, rows: int | None = None) -> onnxruntime.InferenceSession:
     """Open an ONNX graph on the CPU. Every process that runs a network runs it with these options.
 
-    One thread by default: requests run in parallel, and a small network is slower on several threads.
+    One thread by default: requests run in parallel, and a small network is slower on several threads. A session for a
+    fixed number of `rows` has no branches for other numbers.
     """
     # imported here because it takes a third of a second, and most users of this module never run a graph
     import onnxruntime
@@ -75,5 +78,7 @@ def onnx_session(graph: bytes | Path, threads: int = 1) -> onnxruntime.Inference
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors only
+    if rows is not None:
+        options.add_free_dimension_override_by_name(ROWS_DIMENSION, rows)
     source = graph if isinstance(graph, bytes) else str(graph)
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])

@@ -47,7 +47,7 @@ class PiecewiseLinearColumn(BinnedColumn):
             share = (half - edges[at]) / widths[at]
             if at:
                 row[parts[at]] = below[at]
-            row[start + at] = 0.0 if share <= 0.0 else min(share, 1.0)
+            row[start + at] = 0.0 if share <= 0.0 else share if share < 1.0 else 1.0  # noqa: FURB136  (`min` takes longer)
 
         return write
 

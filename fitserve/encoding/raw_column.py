@@ -144,6 +144,7 @@ def _with_missing(other: ValueWriter, parts: Sequence[slice], blocks: Sequence[R
 def _with_numbers(other: ValueWriter, low: float, high: float, writers: Sequence[NumberWriter]) -> ValueWriter:
     """Wrap `other` to handle numbers in the usual range first."""
     first, *more = writers
+    second = more[0] if len(more) == 1 else None
 
     def write(value: Any, row: Row) -> bool:
         kind = type(value)
@@ -154,6 +155,9 @@ def _with_numbers(other: ValueWriter, low: float, high: float, writers: Sequence
         elif kind is not float or not low <= value <= high:
             return other(value, row)
         first(value, row)
+        if second is not None:  # the usual number of encodings, without a loop
+            second(value, row)
+            return True
         for one in more:
             one(value, row)
         return True

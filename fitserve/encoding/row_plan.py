@@ -33,7 +33,7 @@ class RowPlan:
         self._inputs = [index for _, index, _ in steps]
         places = [place for place, _, _ in steps]
         self._repeated = None if places == list(range(len(columns))) else _getter(places)
-        self._by_name = _getter(self.names)
+        self._by_name, self._count = _getter(self.names), len(self.names)
 
     def views_of_rows(self, arrays: Sequence[np.ndarray]) -> list[RowViews]:
         """Return, for each row of the inputs (each (rows, *shape)), the target for `write`."""
@@ -47,13 +47,13 @@ class RowPlan:
         overwritten and unusable.
         """
         if type(row) is dict:
-            if len(row) != len(self.names):
+            if len(row) != self._count:
                 return False
             try:
                 row = self._by_name(row)
             except KeyError:
                 return False
-        elif (type(row) is not list and type(row) is not tuple) or len(row) != len(self.names):
+        elif (type(row) is not list and type(row) is not tuple) or len(row) != self._count:
             return False
         if self._repeated is not None:
             row = self._repeated(row)

@@ -36,7 +36,11 @@ def tokenize(text: str, how: Tokens) -> list[str]:
 
 def token_bytes(text: str, how: Tokens) -> list[bytes]:
     """Return the same tokens as UTF-8 bytes."""
-    cleaned = text.encode("utf-8", "replace").translate(_LOWER, _PUNCTUATION)
+    try:
+        encoded = text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair; naming the handler each time costs more than encoding
+        encoded = text.encode("utf-8", "replace")
+    cleaned = encoded.translate(_LOWER, _PUNCTUATION)
     if how == "character":
         return [character.encode("utf-8") for character in cleaned.decode("utf-8")]
     return cleaned.split()

@@ -12,7 +12,7 @@ import onnx
 import pyarrow as pa
 import pytest
 
-from fitserve.artifacts import onnx_session
+from fitserve.artifacts import ONE_ROW_PROPERTY, onnx_session
 from fitserve.encoder import Encoder
 from fitserve.spec.spec import parse
 from tests.trainer.requests import RecordingReporter, request_of
@@ -127,9 +127,14 @@ def test_a_row_of_many_zeros_is_served_by_the_others(tmp_path: Path) -> None:
         starts = range(0, min(len(together), 20 * size), size)
         parts = np.concatenate([serve(session, encoder, rows.slice(at, size))["y"] for at in starts])
         np.testing.assert_allclose(parts, together[: len(parts)], rtol=1e-5, atol=1e-6)
-    for count in (1, 2):
+    assert ONE_ROW_PROPERTY in session.get_modelmeta().custom_metadata_map
+    one_row = onnx_session(result.files["onnx"], rows=1)
+    for at in range(20):
+        encoded = encoder.encode(rows.slice(at, 1))
+        assert one_row.run(None, encoded)[0].tobytes() == session.run(None, encoded)[0].tobytes()
+    for own, count in ((session, 1), (session, 2), (one_row, 1)):
         zeros = {one.name: np.zeros((count, *one.shape[1:]), np.float32) for one in session.get_inputs()}
-        assert np.isfinite(session.run(None, zeros)[0]).all()
+        assert np.isfinite(own.run(None, zeros)[0]).all()
 
 
 @pytest.mark.parametrize("epochs", [60, 8])  # stopped, and not

@@ -142,10 +142,12 @@ class LoadedModel:
         self.level = self.conformal.level  # default level, for requests that name none
         self.moved_levels: dict[str, float] = {}  # for each output, adjusted to ground truth
         self.session = artifacts.onnx_session(onnx)
+        own = artifacts.ONE_ROW_PROPERTY in self.session.get_modelmeta().custom_metadata_map
+        self._row_session = artifacts.onnx_session(onnx, rows=1) if own else self.session
         produced = {value.name for value in self.session.get_outputs()}
         if missing := [name for name in self.output_names if name not in produced]:
             raise ValueError(f"The graph has no outputs {missing}.")
-        self.bytes = len(onnx) * 2 + SESSION_BYTES
+        self.bytes = (len(onnx) * 2 + SESSION_BYTES) * (2 if own else 1)
         self.version_text = str(version)
         headers = f"\r\nx-model-version: {version}" + (f"\r\nx-model-label: {label}" if label else "")
         self.response_head_end = f"{headers}\r\n\r\n".encode()  # heads of the fast lane's responses
@@ -227,7 +229,7 @@ class LoadedModel:
             return None
         self._may_make_buffer = False
         try:
-            return RowBuffer(self.columns.encoder, self.session, self.output_names)
+            return RowBuffer(self.columns.encoder, self.session, self._row_session, self.output_names)
         except ValueError:
             return None
 

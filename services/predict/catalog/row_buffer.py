@@ -6,7 +6,7 @@ costs as much as running the network.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,11 +22,17 @@ MAX_BYTES = 1 << 20  # most bytes of the inputs; wide inputs have room for fewer
 class RowBuffer:
     """Room for up to `rows` rows of a model's inputs, and their answers. One thread at a time may use it.
 
-    Raises ValueError where the graph's outputs are not of shape (rows, units).
+    `row_session` infers a single row. Raises ValueError where the graph's outputs are not of shape (rows, units).
     """
 
-    def __init__(self, encoder: Encoder, session: onnxruntime.InferenceSession, outputs: Sequence[str]) -> None:
-        self.plan, self._session = encoder.row_plan, session
+    def __init__(
+        self,
+        encoder: Encoder,
+        session: onnxruntime.InferenceSession,
+        row_session: onnxruntime.InferenceSession,
+        outputs: Sequence[str],
+    ) -> None:
+        self.plan, self._session, self._row_session = encoder.row_plan, session, row_session
         row_bytes = sum(4 * int(np.prod(one.shape)) for one in encoder.inputs)
         self.rows = max(1, min(MAX_ROWS, MAX_BYTES // max(1, row_bytes)))
         self.arrays = {one.name: np.zeros((self.rows, *one.shape), one.dtype) for one in encoder.inputs}
@@ -37,6 +43,7 @@ class RowBuffer:
         ]
         self._bytes = [one.cast("B") for one in flat]
         self._zeros = [bytes(len(part) // self.rows) for part in self._bytes]
+        self._first_row = [(part[: len(zeros)], zeros) for part, zeros in zip(self._bytes, self._zeros, strict=True)]
         self._numbers, self._flat = encoder.plain_numbers, flat[0]
         self._rows = rows_of(next(iter(self.arrays.values())))  # of the only input, where `_numbers` is one
         self._known = {one.name for one in session.get_inputs()}
@@ -63,6 +70,9 @@ class RowBuffer:
 
     def write(self, rows: Sequence[Any]) -> bool:
         """Write rows, named or positional; False if one is unusual (see `RowPlan.write`), or if there are too many."""
+        if len(rows) == 1:
+            self._clear(1)
+            return self.plan.write(rows[0], self.row_views[0])
         if len(rows) > self.rows:
             return False
         self._clear(len(rows))
@@ -86,19 +96,20 @@ class RowBuffer:
 
     def _clear(self, rows: int) -> None:
         """Make the first rows zeros."""
+        if rows == 1:
+            for row, zeros in self._first_row:
+                row[:] = zeros
+            return
         for part, zeros in zip(self._bytes, self._zeros, strict=True):
-            if rows == 1:
-                part[: len(zeros)] = zeros
-            else:
-                part[: len(zeros) * rows] = zeros * rows
+            part[: len(zeros) * rows] = zeros * rows
 
     def infer(self, rows: int) -> dict[str, np.ndarray]:
         """Infer the first rows. Returns views of `outputs`, which the next call overwrites."""
         binding = self._bindings.get(rows)
         if binding is None:
             binding = self._bindings[rows] = self._bind(rows)
-        bound, views = binding
-        self._session.run_with_iobinding(bound)
+        run, bound, views = binding
+        run(bound)
         return views
 
     def feeds(self, rows: int) -> dict[str, np.ndarray]:
@@ -109,8 +120,9 @@ class RowBuffer:
         """Return the same tensors as views of the buffer's memory, which the next rows overwrite."""
         return {name: array[:rows] for name, array in self.arrays.items()}
 
-    def _bind(self, rows: int) -> tuple[Any, dict[str, np.ndarray]]:
-        bound = self._session.io_binding()
+    def _bind(self, rows: int) -> tuple[Callable[[Any], None], Any, dict[str, np.ndarray]]:
+        session = self._row_session if rows == 1 else self._session
+        bound = session.io_binding()
         arrays = []  # the binding itself holds no reference to these arrays
         for name, array in self.arrays.items():
             if name in self._known:
@@ -121,4 +133,4 @@ class RowBuffer:
             arrays.append(onnxruntime.OrtValue.ortvalue_from_numpy(view))
             bound.bind_ortvalue_output(name, arrays[-1])
         bound.arrays = arrays
-        return bound, views
+        return session.run_with_iobinding, bound, views

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from fitserve.artifacts import ROWS_DIMENSION
 from workers.trainer.engine.network import inputs_of, outputs_of
 
 OPSET, IR_VERSION = 18, 9
@@ -113,7 +114,7 @@ def _value_info(name: str, tensor: Any, is_wide: bool = False) -> Any:
     if tensor.dtype not in DTYPES:
         raise NotWritten(f"the dtype {tensor.dtype}")
     dtype = onnx.TensorProto.DOUBLE if is_wide else DTYPES[tensor.dtype]
-    return helper.make_tensor_value_info(name, dtype, ["batch", *tensor.shape[1:]])
+    return helper.make_tensor_value_info(name, dtype, [ROWS_DIMENSION, *tensor.shape[1:]])
 
 
 def _write_output(graph: Graph, source: str, name: str, form: OutputForm) -> None:

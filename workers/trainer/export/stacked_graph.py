@@ -21,6 +21,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
+from fitserve.artifacts import ONE_ROW_PROPERTY
 from workers.trainer.engine.network import inputs_of, nodes_of, outputs_of
 from workers.trainer.export import serving_graph
 from workers.trainer.export.onnx_graph import Graph, NotWritten, OutputForm, finish, new_graph
@@ -82,7 +83,10 @@ class _Writer:
         for source, tensor in outputs_of(member).items():
             end = self._stack.ends.get(source)
             results[source] = serving_graph.activation(graph, end or "linear", self._mean(self._tensors[id(tensor)]))
-        return finish(graph, member, results, outputs)
+        written = finish(graph, member, results, outputs)
+        if any(node.op_type == "If" for node in graph.nodes):
+            helper.set_model_props(written, {ONE_ROW_PROPERTY: "yes"})
+        return written
 
     def _mean(self, tensor: _Tensor) -> str:
         if not tensor.stacked:
@@ -131,12 +135,11 @@ class _Writer:
         zero, whole = graph.constant([0], np.int64), graph.constant([-1], np.int64)
         row, few, many, own = Graph(), Graph(), Graph(), f"t{len(graph.nodes)}"  # names are shared with the branches
 
-        flat = row.add("Reshape", [x, whole], f"{own}_flat")
-        nonzero = row.add("NonZero", [flat], f"{own}_found")  # (1, numbers that are not 0)
-        values = row.add("Gather", [flat, nonzero], f"{own}_values")
-        kernels = row.add("Gather", [inputs[1], nonzero], f"{own}_kernels", axis=0)
-        of_row = row.add("MatMul", [values, kernels], f"{own}_product")  # (1, 1, members * units)
-        of_row = of_row if bias is None else row.add("Add", [of_row, bias], f"{own}_one")
+        found = row.add("Cast", [x], f"{own}_found", to=onnx.TensorProto.BOOL)  # whether a number is not 0
+        nonzero = row.add("Reshape", [found, whole], f"{own}_nonzero")
+        values = row.add("Compress", [x, nonzero], f"{own}_values", axis=1)
+        kernels = row.add("Compress", [inputs[1], nonzero], f"{own}_kernels", axis=0)
+        of_row = row.add("Gemm", [values, kernels, *inputs[2:]], f"{own}_one")
 
         sizes = few.add("ReduceL1", [x, zero], f"{own}_sizes", keepdims=0)  # not 0 where any row has a number
         used = few.add("Reshape", [few.add("NonZero", [sizes], f"{own}_places"), whole], f"{own}_used")
