@@ -34,6 +34,7 @@ LONG_FORMS: dict[str, tuple[str, ...]] = {
     # The commands of these pages are tested by the area that they are about; the other pages run every time.
     "docs/test_blocks.py": (
         "test_a_page[docs/explanation/architecture.md]",
+        "test_a_page[docs/explanation/parity.md]",
         "test_a_page[docs/how-to/batch.md]",
         "test_a_page[docs/how-to/canary.md]",
         "test_a_page[docs/how-to/clients.md]",
@@ -134,6 +135,8 @@ LONG_FORMS: dict[str, tuple[str, ...]] = {
         "test_a_scope_changes_only_what_it_is_for[keys]",
         "test_a_scope_changes_only_what_it_is_for[upload]",
     ),
+    # On SQLite every time; that a run goes on and is made once is tested on both.
+    "datasets/test_import_runs.py": ("test_holders_and_helpers_die_at_each_line[postgresql]",),
     # An object of the other format.
     "datasets/test_file_sources.py": ("test_an_object_that_changes_midway_is_never_half_of_a_dataset[parquet]",),
     # Trials of a divided run are the same; a stack of members resumes to the bit.

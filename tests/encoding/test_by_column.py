@@ -56,7 +56,7 @@ def value_by_value(encoder: Encoder, rows: list[Any]) -> tuple[dict[str, np.ndar
     return arrays, warnings
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(case=cases(), data=st.data())
 def test_columns_are_read_as_rows_are_to_the_bit(case: tuple[pa.Table, list[Feature]], data: st.DataObject) -> None:
     table, features = case

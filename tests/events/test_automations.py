@@ -309,7 +309,7 @@ def test_drift_and_a_live_metric_are_answered_once_a_day(served: World, monkeypa
     assert [len(served.history(row)) for row in (by_drift, by_metric)] == [2, 2]
 
 
-@pytest.mark.parametrize("count", [2, 5])
+@pytest.mark.parametrize("count", [pytest.param(2, marks=pytest.mark.long), 5])
 def test_no_tick_runs_twice_with_several_schedulers(both_world: World, count: int) -> None:
     """Without the leader's lease, too: each scheduler believes to lead."""
     both_world.upload(rows(200, 0.0))

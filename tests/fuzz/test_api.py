@@ -132,16 +132,16 @@ def fuzz(
 @pytest.mark.timeout(400)
 def test_every_operation_withstands_fuzzing(api: Api, tmp_path: Path) -> None:
     phases = "examples,fuzzing,stateful"
-    cases, output = fuzz(api, tmp_path, examples=2, seed=1, seconds=380, phases=phases, answer_seconds=PATIENCE)
-    assert cases >= 300, output[-3000:]
+    cases, output = fuzz(api, tmp_path, examples=1, seed=1, seconds=380, phases=phases, answer_seconds=PATIENCE)
+    assert cases >= 200, output[-3000:]
 
 
 @pytest.mark.timeout(400)
 def test_predictions_withstand_fuzzing(api: Api, tmp_path: Path) -> None:
     document = f"{api.predict_url}/openapi.json"
     patient = {"document": document, "answer_seconds": PATIENCE}
-    cases, output = fuzz(api, tmp_path, examples=5, seed=1, seconds=380, phases="fuzzing", **patient)
-    assert cases >= 100, output[-3000:]
+    cases, output = fuzz(api, tmp_path, examples=3, seed=1, seconds=380, phases="fuzzing", **patient)
+    assert cases >= 60, output[-3000:]
 
 
 @pytest.mark.long

@@ -48,7 +48,7 @@ def _chosen(asked: dict[str, Any], rows: list[tuple[float, bool]]) -> tuple[Any,
 
 
 @given(ROWS, st.sampled_from(sorted(MEASURES)))
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 def test_no_threshold_is_better(rows: list[tuple[float, bool]], name: str) -> None:
     truth, chosen, every = _chosen({"maximize": name}, rows)
     measure = MEASURES[name]
@@ -56,7 +56,7 @@ def test_no_threshold_is_better(rows: list[tuple[float, bool]], name: str) -> No
 
 
 @given(ROWS, st.floats(0.01, 100), st.floats(0.01, 100))
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 def test_no_threshold_is_cheaper(rows: list[tuple[float, bool]], false: float, missed: float) -> None:
     truth, chosen, every = _chosen({"cost": {"false_positive": false, "false_negative": missed}}, rows)
 
@@ -67,7 +67,7 @@ def test_no_threshold_is_cheaper(rows: list[tuple[float, bool]], false: float, m
 
 
 @given(ROWS, st.floats(0.01, 1), st.sampled_from(["recall", "precision"]))
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 def test_a_bound_is_kept_at_the_least_price(rows: list[tuple[float, bool]], bound: float, name: str) -> None:
     def both(truth: Any, answers: Any) -> tuple[float, float]:
         scores = [f(truth, answers, zero_division=0.0) for f in (metrics.recall_score, metrics.precision_score)]

@@ -15,7 +15,7 @@ from fitserve.spec.spec import SpecRefused, parse
 from tests.spec.strategies import specs
 from tests.spec.table import facts, schema
 
-QUICK = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+QUICK = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def at(pointer: str, body: Any) -> Any:

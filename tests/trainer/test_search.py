@@ -81,7 +81,7 @@ def test_a_stacked_trial_is_what_it_is_alone(tmp_path: Path, what: str) -> None:
     table, reporter = _table(), RecordingReporter()
     body = {**SEARCHED[what], "search": {"sampler": "grid"}}
     request = request_of(table, body, tmp_path / "search")
-    result = train(request, reporter)
+    result = train_only(request, reporter)
     assert any("stacked" in message for _, message, _ in reporter.events), reporter.events
     search = search_of(request.spec)
     assert search is not None
@@ -109,7 +109,7 @@ def test_a_stacked_trial_is_what_it_is_alone(tmp_path: Path, what: str) -> None:
 def test_a_stacked_trial_is_reproduced_to_the_bit(tmp_path: Path, what: str) -> None:
     table, reporter = _table(), RecordingReporter()
     request = request_of(table, {**SEARCHED[what], "search": {"sampler": "grid"}}, tmp_path / "search")
-    train(request, reporter)
+    train_only(request, reporter)
     (stack,) = [data for _, _, data in reporter.events if data and STACKED_TRIALS in data]
     rows = {row["trial"]: row for row in reporter.search_trials if row["state"] == "succeeded"}
     assert stack[STACKED_TRIALS] == list(rows)
@@ -134,7 +134,7 @@ def test_a_trial_is_the_same_to_the_bit_in_any_stack(tmp_path: Path) -> None:
         body = _spec(network, {"trials": 6, "sampler": "random", "parallel": at_once}, **rates, metrics=["auc"])
         body["training"]["epochs"] = 2
         reporter = RecordingReporter()
-        train(request_of(_table(), body, tmp_path / str(at_once)), reporter)
+        train_only(request_of(_table(), body, tmp_path / str(at_once)), reporter)
         return {(row["trial"], row["epoch"]): row["logs"] for row in reporter.epochs}
 
     whole = histories(6)
@@ -150,15 +150,15 @@ def test_a_search_goes_on_from_its_rows(tmp_path: Path) -> None:
     )
     whole = RecordingReporter()
     request = request_of(table, body, tmp_path / "whole")
-    undisturbed = train(request, whole)
+    undisturbed = train_only(request, whole)
     first = RecordingReporter(stop_after=6, reason="release")
     (tmp_path / "first").mkdir()
     with pytest.raises(TrainingStopped):
-        train(replace(request, folder=tmp_path / "first"), first)
+        train_only(replace(request, folder=tmp_path / "first"), first)
     rows = {row["trial"]: row for row in first.search_trials}
     again = RecordingReporter()
     (tmp_path / "again").mkdir()
-    resumed = train(replace(request, folder=tmp_path / "again", trials=list(rows.values())), again)
+    resumed = train_only(replace(request, folder=tmp_path / "again", trials=list(rows.values())), again)
 
     def ended(*reporters: RecordingReporter) -> list[Any]:
         rows = [row for one in reporters for row in one.search_trials if row["state"] != "running"]
@@ -175,7 +175,7 @@ def test_trials_that_are_behind_end_at_a_rung(tmp_path: Path) -> None:
         epochs=9,
         **_adam(learning_rate=_of({"low": 0.0001, "high": 0.3, "log": True})),
     )
-    result = train(request_of(_table(), body, tmp_path), reporter)
+    result = train_only(request_of(_table(), body, tmp_path), reporter)
     ended = {row["trial"]: row for row in reporter.search_trials if row["state"] != "running"}
     assert sorted(row["epochs"] for row in ended.values()) == [1, 1, 1, 1, 1, 1, 3, 3, 9]
     assert result.result["search"]["pruned"] == 8
@@ -187,7 +187,7 @@ def test_an_invalid_or_diverging_trial_fails_alone(tmp_path: Path) -> None:
     reporter = RecordingReporter()
     kernels = _of([{"Dense": 4}, {"Conv1D": {"filters": 2, "kernel_size": 3}}])
     body = _spec([kernels], {"sampler": "grid"}, optimizer={"SGD": {"learning_rate": _of([0.1, 1e30])}})
-    result = train(request_of(_table(), body, tmp_path), reporter)
+    result = train_only(request_of(_table(), body, tmp_path), reporter)
     reasons = {row["trial"]: row.get("reason") for row in reporter.search_trials if row["state"] == "failed"}
     assert result.result["best_trial"] == 0
     assert sorted(reasons) == [1, 2, 3]
@@ -195,7 +195,7 @@ def test_an_invalid_or_diverging_trial_fails_alone(tmp_path: Path) -> None:
     assert "invalid" in reasons[3]
     broken = _spec(search={"sampler": "grid"}, optimizer={"SGD": {"learning_rate": _of([1e30, 1e31])}})
     with pytest.raises(TrainingFailed, match="No trial of 2 succeeded"):
-        train(request_of(_table(), broken, tmp_path / "broken"), RecordingReporter())
+        train_only(request_of(_table(), broken, tmp_path / "broken"), RecordingReporter())
 
 
 def test_a_search_goes_on_within_a_group(tmp_path: Path) -> None:
@@ -203,16 +203,16 @@ def test_a_search_goes_on_within_a_group(tmp_path: Path) -> None:
     sgd = {"optimizer": {"SGD": {"learning_rate": _of({"low": 0.001, "high": 0.3, "log": True}), "momentum": 0.9}}}
     body = _spec(search={"trials": 6, "sampler": "random", "pruner": "asha"}, epochs=9, **sgd)
     whole = RecordingReporter()
-    undisturbed = train(request_of(table, body, tmp_path / "whole"), whole)
+    undisturbed = train_only(request_of(table, body, tmp_path / "whole"), whole)
     first = RecordingReporter(stop_after=6 + 6 + 2 + 2, reason="release")  # after the first rung, before the second
     with pytest.raises(TrainingStopped):
-        train(request_of(table, body, tmp_path / "first"), first)
+        train_only(request_of(table, body, tmp_path / "first"), first)
     rows = {row["trial"]: row for row in first.search_trials}
     path = tmp_path / "checkpoint"
     path.write_bytes(first.checkpoints[-1][0])
     again = RecordingReporter()
     request = request_of(table, body, tmp_path / "again", trials=list(rows.values()), checkpoint=path)
-    resumed = train(request, again)
+    resumed = train_only(request, again)
     assert first.epochs + again.epochs == whole.epochs  # no epoch is trained twice
     assert resumed.manifest["receipt"]["weights"] == undisturbed.manifest["receipt"]["weights"]
     ended = [
@@ -224,7 +224,7 @@ def test_a_search_goes_on_within_a_group(tmp_path: Path) -> None:
 
 def test_blocks_of_layers_and_what_trials_that_were_never_begun_say(tmp_path: Path) -> None:
     blocks = [{"Dense": 4}, _of([None, [{"Dense": {"units": _of([2, 3])}}, {"Dropout": 0.1}], {"Dense": 5}])]
-    result = train(
+    result = train_only(
         request_of(_table(), _spec(blocks, {"sampler": "grid"}, epochs=1), tmp_path / "blocks"),
         (r := RecordingReporter()),
     )
@@ -253,7 +253,7 @@ def test_an_ablated_column_of_noise_has_no_effect_and_a_copy_of_the_target_has(t
         "training": {"epochs": 25, "batch_size": 16, "optimizer": {"Adam": {"learning_rate": 0.03}}},
         "ablate": {"parts": ["feature:noise", "feature:copy"], "seeds": 4},
     }
-    result = train(request_of(table, body, tmp_path), RecordingReporter()).result
+    result = train_only(request_of(table, body, tmp_path), RecordingReporter()).result
     noise, copy = result["ablation"]["parts"]
     assert (noise["part"], noise["says"], noise["pairs"]) == ("feature:noise", "no effect", 4)
     assert noise["low"] < 0 < noise["high"]

@@ -50,7 +50,7 @@ def _train_interrupted(
     path.write_bytes(first.checkpoints[-1][0])
     reporter = RecordingReporter()
     (folder / "second").mkdir()
-    result = train(replace(request, folder=folder / "second", checkpoint=path), reporter)
+    result = train_only(replace(request, folder=folder / "second", checkpoint=path), reporter)
     assert any("Resumed" in message for _, message, _ in reporter.events)
     reporter.epochs = first.epochs + reporter.epochs
     return result, reporter
