@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import threading
@@ -29,6 +30,7 @@ from fitserve.tables import Dataset, Run
 from tests.crash_fleet import CrashFleet
 from tests.datasets.conftest import Api
 from tests.datasets.test_file_sources import parquet
+from tests.faults.cluster import wait_for
 from tests.waiting import PATIENCE, wait_until
 from workers.batch.division import Assignment, PartDivision
 from workers.batch.import_run import ImportAttempt, part_attempt
@@ -502,7 +504,8 @@ def _work(url: str, home: Path) -> None:
     worker_registry.register(engine, runner._worker, "here", 1)
     runner.start()
     while True:
-        finish.expire_leases(engine, 10_000)
+        with contextlib.suppress(Unavailable):
+            finish.expire_leases(engine, 10_000)
         runner.wake()
         threading.Event().wait(0.1)
 
@@ -520,7 +523,8 @@ def _import_under_kills(
         while again(fleet) or len(made) < 2:
             resolved = {"name": f"killed-{len(made)}", "source": source, "options": {"lenient": True}, "known": None}
             new = create.NewRun("ann", None, {}, resolved, {}, kind=RunKind.import_)
-            run_id = create.create_run(engine, new, Settings().limits)[0].id
+            # Processes that are killed or slow may hold SQLite's lock for longer than a transaction waits for it.
+            run_id = wait_for(lambda new=new: create.create_run(engine, new, Settings().limits), what="a run")[0].id
 
             def ended(run_id: str = run_id) -> Run | None:
                 fleet.replace_dead()
@@ -528,7 +532,7 @@ def _import_under_kills(
                     run = session.get_one(Run, run_id)
                 return run if run.state in TERMINAL else None
 
-            made.append(wait_until(ended, "the import's end"))
+            made.append(wait_for(ended, what="the import's end"))
         print(f"{fleet.deaths} kills in {len(made)} imports")
         fleet.assert_all_died()
     assert [(run.state, run.error) for run in made] == [("succeeded", None)] * len(made)

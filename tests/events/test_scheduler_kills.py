@@ -15,7 +15,7 @@ from fitserve.settings import Settings
 from fitserve.tables import Automation, AutomationFiring, Run
 from tests.crash_fleet import CrashFleet
 from tests.events.world import World, rows
-from tests.waiting import wait_until
+from tests.faults.cluster import wait_for
 from workers.automation_driver import AutomationDriver
 
 POINTS = tuple(point for point in crash_points.POINTS if point.startswith("automations."))
@@ -49,12 +49,16 @@ def _kill(engine: Engine, url: str, home: Path, times: int, count: int) -> None:
                 state = (AutomationFiring.state == "done", AutomationFiring.automation_id == row.id)
                 return session.scalar(select(func.count()).where(*state)) == ticks
 
-        while schedulers.crashes_to_come:
-            ticks += 1
+        def make_due() -> bool:
             with db.transaction(engine) as session:
                 due = db.now(session) - timedelta(seconds=1) + timedelta(microseconds=ticks)
                 session.execute(update(Automation).where(Automation.id == row.id).values(next_at=due))
-            wait_until(over, f"tick {ticks}")
+            return True
+
+        while schedulers.crashes_to_come:
+            ticks += 1
+            wait_for(make_due, what=f"tick {ticks} due")
+            wait_for(over, what=f"tick {ticks}")
     history = world.history(row)
     assert [one.state for one in history] == ["done"] * ticks
     assert len({one.tick for one in history}) == len({one.run_id for one in history}) == ticks

@@ -13,6 +13,7 @@ from fitserve.rollouts import evidence, lifecycle
 from fitserve.rollouts.guards import ArmCounts, StepCounts
 from fitserve.tables import Rollout
 from tests.crash_fleet import CrashFleet
+from tests.faults.cluster import wait_for
 from tests.waiting import wait_until
 from workers.rollout_driver import RolloutDriver
 
@@ -26,12 +27,18 @@ def _drive(url: str) -> None:
 
 def _roll_out(engine: Engine, to: int, bad: bool, drivers: CrashFleet) -> Rollout:
     """Start a rollout whose requests are there already, and return it once it has ended."""
-    with db.transaction(engine) as session:
-        rollout = lifecycle.start(session, "m", to, hold=0.0, min_requests=10, guards={"errors": 0.01})
+
+    def begun() -> Rollout:
+        with db.transaction(engine) as session:
+            return lifecycle.start(session, "m", to, hold=0.0, min_requests=10, guards={"errors": 0.01})
+
+    # Drivers that are killed or slow may hold SQLite's lock for longer than a transaction waits for it.
+    rollout = wait_for(begun, what="a rollout")
     errors = 900 if bad else 20
     counts = StepCounts(ArmCounts(4_000, 20), ArmCounts(4_000, errors))
     step = {(rollout.id, number): counts for number in range(4)}
-    evidence.write_counts(engine, "p", step if not bad else {(rollout.id, 0): StepCounts(), **step})
+    counted = step if not bad else {(rollout.id, 0): StepCounts(), **step}
+    wait_for(lambda: evidence.write_counts(engine, "p", counted) is None, what="counts")
 
     def ended() -> Rollout | None:
         drivers.replace_dead()
@@ -39,7 +46,7 @@ def _roll_out(engine: Engine, to: int, bad: bool, drivers: CrashFleet) -> Rollou
             row = lifecycle.get(session, "m", rollout.id)
         return row if row.finished_at is not None else None
 
-    return wait_until(ended, "the rollout's end")  # type: ignore[no-any-return]
+    return wait_for(ended, what="the rollout's end")  # type: ignore[no-any-return]
 
 
 def _crash(engine: Engine, url: str, folder: Path, times: int, count: int) -> None:
