@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import struct
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -149,7 +150,7 @@ def test_the_fast_lane_answers_as_the_ordinary_way(channel: grpc.Channel, served
 
 
 def test_what_the_fast_lane_remembers_is_small() -> None:
-    form = grpc_lane.Form(SimpleNamespace(), "<f4", b"")  # type: ignore[arg-type]
+    form = grpc_lane.Form(SimpleNamespace(), struct.Struct("<f"), 1, b"", ())  # type: ignore[arg-type]
     caller, whole = grpc_lane.KnownCaller(), request(ROWS)
     numbers = whole.raw_input_contents[0]
     for junk in range(0, 200_000, 1_000):  # of a field that nobody knows, which is skipped

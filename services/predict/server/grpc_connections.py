@@ -10,6 +10,7 @@ import contextlib
 import os
 import socket
 import struct
+import time
 from collections import Counter
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
@@ -159,26 +160,27 @@ class WaitingCalls:
         self._most, self._seconds = settings.grpc_waiting_calls, settings.grpc_message_seconds
         self._head_seconds, self._bytes_per_second = settings.head_seconds, settings.body_bytes_per_second
         self._connections = connections
-        self._counts: Counter[Hashable] = Counter()
+        self._counts: dict[Hashable, int] = {}
         self._calls: dict[WaitingCall, None] = {}  # the oldest first
 
     def enter(self, caller: Hashable) -> None:
         """Count a waiting call, until `leave`. Raises TooMany."""
-        if self._counts[caller] >= self._most:
+        waiting = self._counts.get(caller, 0)
+        if waiting >= self._most:
             raise TooMany("Too many calls of this caller wait for their messages.", retry_after=1)
-        self._counts[caller] += 1
+        self._counts[caller] = waiting + 1
 
     def leave(self, caller: Hashable) -> None:
-        self._counts[caller] -= 1
-        if not self._counts[caller]:
-            del self._counts[caller]
+        waiting = self._counts.pop(caller) - 1
+        if waiting:
+            self._counts[caller] = waiting
 
     async def message(self, caller: Hashable, context: Any) -> bytes:
         """Return a call's message as bytes. Raises TooMany, Malformed, DeadlineExceeded."""
         self.enter(caller)
         task = asyncio.current_task()
         assert task is not None
-        call = WaitingCall(task, context, asyncio.get_running_loop().time())
+        call = WaitingCall(task, context, time.monotonic())
         self._calls[call] = None
         try:
             data = await context.read()
@@ -196,11 +198,10 @@ class WaitingCalls:
 
     async def watch(self) -> None:
         """Check connections and calls about once a second, until cancelled."""
-        loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             self._connections.look()
-            self._check(loop.time())
+            self._check(time.monotonic())
 
     def _check(self, now: float) -> None:
         """Abort the calls whose message arrives too late or too slowly."""

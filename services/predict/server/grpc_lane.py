@@ -9,6 +9,7 @@ with the very same bytes, which produces all errors and warnings.
 from __future__ import annotations
 
 import contextlib
+import struct
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +31,8 @@ MAX_FORM_BYTES = 1024  # of a message without its numbers: fields that Protocol 
 MAX_METADATA_BYTES = 2048
 RAW_CONTENTS = bytes((7 << 3 | 2,))  # the tag of `raw_input_contents`, the last field of a message
 _HARMLESS = frozenset({"authorization", "user-agent", "x-forwarded-for", "grpc-accept-encoding", "accept-encoding"})
-_TYPES = {"FP32": "<f4", "FP64": "<f8"}
+_TYPES = {"FP32": "f", "FP64": "d"}  # of `struct`
+_DTYPES: dict[str, Any] = {"FP32": np.dtype("<f4"), "FP64": np.dtype("<f8")}
 
 Metadata = tuple[Any, ...]
 
@@ -40,8 +42,10 @@ class Form:
     """Messages that differ only in their numbers: the requested model and outputs, the answer without its numbers."""
 
     model: LoadedModel
-    dtype: str  # NumPy's dtype
+    numbers: struct.Struct  # its numbers, little-endian
+    rows: int
     answer: bytes
+    trailing: tuple[tuple[str, str], ...]  # metadata of its answer
 
 
 class KnownCaller:
@@ -52,11 +56,11 @@ class KnownCaller:
         self.numbers: dict[int, int] = {}
         self.forms: dict[bytes, Form] = {}
 
-    def form_of(self, data: bytes) -> tuple[Form, Any] | None:
+    def form_of(self, data: bytes) -> tuple[Form, tuple[float, ...]] | None:
         """Return the form of a message and its numbers; None if the form is not known."""
         start = len(data) - self.numbers.get(len(data), 0)
         form = self.forms.get(data[:start])
-        return None if form is None else (form, np.frombuffer(data, form.dtype, offset=start))
+        return None if form is None else (form, form.numbers.unpack_from(data, start))
 
     def learn(self, data: bytes, form: Form, numbers: bytes) -> None:
         """Remember the form of a message, if the message is complete and ends with these numbers."""
@@ -81,9 +85,9 @@ class GrpcLane:
         self._callers: dict[Metadata, KnownCaller] = {}
         service.updates.on_change.append(self._callers.clear)
 
-    def knows(self, metadata: Metadata) -> bool:
-        """Return whether an earlier call with these metadata was answered."""
-        return metadata in self._callers
+    def caller(self, metadata: Metadata) -> KnownCaller | None:
+        """Return the caller whose earlier call with these metadata was answered; None if there was none."""
+        return self._callers.get(metadata)
 
     def remember(self, metadata: Metadata, request: ProtocolRequest, message: Any) -> None:
         """Remember the caller and model of a call that the ordinary path answered, if later calls may use this lane."""
@@ -101,37 +105,37 @@ class GrpcLane:
         caller = self._callers.setdefault(metadata, KnownCaller())
         caller.models[message.model_name, message.model_version] = model
 
-    def answer(self, metadata: Metadata, data: bytes) -> tuple[bytes, LoadedModel] | None:
-        """Return the response to a message and the model that gave it; None if it must take the ordinary path."""
+    def answer(self, caller: KnownCaller, data: bytes) -> tuple[bytes, Form] | None:
+        """Return the response to a message, and its form; None if it must take the ordinary path."""
         started = time.perf_counter()
-        caller = self._callers.get(metadata)
-        if caller is None:
-            return None
         known = caller.form_of(data) or _read(caller, data)
         if known is None:
             return None
         form, numbers = known
-        values = self._infer(form.model, numbers)
+        values = self._infer(form, numbers)
         if values is None:
             return None
-        self._count(form.model, numbers, values, started)
-        return form.answer + values.tobytes(), form.model
+        self._count(form, numbers, values, started)
+        return form.answer + values.tobytes(), form
 
-    def _infer(self, model: LoadedModel, flat: Any) -> Any:
+    def _infer(self, form: Form, numbers: tuple[float, ...]) -> Any:
+        """Return the outputs in the answer's datatype; None if a row is not clean."""
+        model = form.model
         buffer = model.take_buffer()
         if buffer is None:
             return None
         try:
-            if not buffer.write_numbers(flat.tolist()):
+            if not buffer.write_numbers(numbers):
                 return None
-            (values,) = buffer.infer(len(flat) // len(model.columns.names)).values()
-            return values.astype(_TYPES[model.outputs[0].datatype])
+            (values,) = buffer.infer(form.rows).values()
+            return values.astype(_DTYPES[model.outputs[0].datatype])
         finally:
             model.return_buffer(buffer)
 
-    def _count(self, model: LoadedModel, flat: Any, values: Any, started: float) -> None:
+    def _count(self, form: Form, numbers: tuple[float, ...], values: Any, started: float) -> None:
+        model, rows = form.model, form.rows
         counters = model.counters.get(PROTOCOL) or self._service.counters.of_version(model, PROTOCOL)
-        now, rows = time.perf_counter(), len(values)
+        now = time.perf_counter()
         counters.requests += 1
         counters.rows += rows
         counters.batches += 1
@@ -142,10 +146,10 @@ class GrpcLane:
             counters.sizes.observe(rows)
         model.last_used = time.monotonic()
         if model.sampler is not None and now > model.sampler.next_sample_at:
-            model.sampler.sample(now, [flat.astype(np.float64).tolist()], True, rows, [values])
+            model.sampler.sample(now, [list(numbers)], True, rows, [values])
 
 
-def _read(caller: KnownCaller, data: bytes) -> tuple[Form, Any] | None:
+def _read(caller: KnownCaller, data: bytes) -> tuple[Form, tuple[float, ...]] | None:
     """Return a message's form, and remember it, and its numbers; None if it asks for more than the plain answer."""
     try:
         message = pb.ModelInferRequest.FromString(data)
@@ -155,18 +159,20 @@ def _read(caller: KnownCaller, data: bytes) -> tuple[Form, Any] | None:
     if model is None or message.outputs or message.parameters or len(message.inputs) != 1:
         return None
     (tensor,), raw = message.inputs, message.raw_input_contents
-    dtype, shape = _TYPES.get(tensor.datatype), list(tensor.shape)
-    if dtype is None or tensor.name not in MATRIX_NAMES or len(raw) != 1 or tensor.parameters:
+    shape = list(tensor.shape)
+    if tensor.datatype not in _TYPES or tensor.name not in MATRIX_NAMES or len(raw) != 1 or tensor.parameters:
         return None
     if len(shape) != 2 or shape[0] < 1 or shape[1] != len(model.columns.names) or tensor.HasField("contents"):
         return None
     numbers = raw[0]
-    if len(numbers) != shape[0] * shape[1] * int(dtype[2]):
+    if len(numbers) != shape[0] * shape[1] * struct.calcsize(_TYPES[tensor.datatype]):
         return None
-    form = Form(model, dtype, _answer_before_numbers(model, message.id, shape[0]))
+    layout = struct.Struct(f"<{shape[0] * shape[1]}{_TYPES[tensor.datatype]}")
+    answer = _answer_before_numbers(model, message.id, shape[0])
+    form = Form(model, layout, shape[0], answer, (("x-model-version", model.version_text),))
     if not message.id:  # the next message has another id
         caller.learn(data, form, numbers)
-    return form, np.frombuffer(numbers, dtype)
+    return form, layout.unpack(numbers)
 
 
 def _answer_before_numbers(model: LoadedModel, id: str, rows: int) -> bytes:
@@ -174,7 +180,7 @@ def _answer_before_numbers(model: LoadedModel, id: str, rows: int) -> bytes:
     response = pb.ModelInferResponse(model_name=model.name, model_version=model.version_text, id=id)
     output = model.outputs[0]
     response.outputs.add(name=output.name, datatype=output.datatype, shape=(rows, output.units))
-    numbers = bytes(rows * output.units * int(_TYPES[output.datatype][2]))
+    numbers = bytes(rows * output.units * struct.calcsize(_TYPES[output.datatype]))
     response.raw_output_contents.append(numbers)
     whole = response.SerializeToString(deterministic=True)
     return bytes(whole[: len(whole) - len(numbers)])

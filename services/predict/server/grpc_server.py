@@ -239,17 +239,18 @@ def _unary(
         metadata, data = context.invocation_metadata() if may_be_fast else (), None
         error: FitserveError | None = None
         response = message = None
-        if may_be_fast and lane.knows(metadata):
+        known = lane.caller(metadata) if may_be_fast else None
+        if known is not None:
             try:
-                data = await waiting.message(metadata, context)
+                data = await waiting.message(known, context)
             except FitserveError as refusal:
                 error = refusal
             else:
                 left = context.time_remaining()
-                answered = lane.answer(metadata, data) if left is None or left > 0 else None
+                answered = lane.answer(known, data) if left is None or left > 0 else None
                 if answered is not None:
-                    response, model = answered
-                    context.set_trailing_metadata((("x-model-version", model.version_text),))
+                    response, form = answered
+                    context.set_trailing_metadata(form.trailing)
                     return response
         request = GrpcRequest(service, context)
         try:
