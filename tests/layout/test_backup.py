@@ -14,10 +14,11 @@ import httpx2
 import pytest
 
 from fitserve.blobs import open_store
+from fitserve.client import Client
 from services.copy_blobs import copy_blobs
 from tests.conftest import PROJECT, _run_sql, _with_database, start_server, stop_server
 from tests.docs.blocks import blocks_of
-from tests.journey.test_journey import wait
+from tests.journey.test_journey import circle, wait
 from tests.layout.layout import Layout
 from tests.layout.test_layout import SHORT as SPEC
 from tests.layout.test_layout import finish, layout, predict_points, submit, upload  # noqa: F401  (a fixture)
@@ -82,7 +83,8 @@ def test_the_embedded_folder_with_a_run_in_training(tmp_path: Path) -> None:
     try:
         token = first.token
         with httpx2.Client(base_url=first.base_url, headers=first.headers, timeout=PATIENCE) as http:
-            upload(http)
+            with Client(first.base_url, token) as client:  # waits out 503, as while a slow disk holds the database
+                client.datasets.upload(circle().encode(), name="circle")
             finish(http, submit(http, SPEC))
         with httpx2.Client(base_url=first.predict_url, headers=first.headers, timeout=PATIENCE) as http:
             before = predict_points(http, 1)
