@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 from tests.conftest import PROJECT, Server
 from tests.needs import need
@@ -35,8 +35,6 @@ FLAGS = [
     f"--disable-features={','.join(OFF)}",
 ]
 
-SEEN = "cookies,local_storage,indexeddb,websql,service_workers,cache_storage"  # all but the scripts in its cache
-
 
 def node() -> str:
     """Return the path of the Node that the Makefile builds with."""
@@ -56,21 +54,11 @@ def browser() -> Iterator[Browser]:
         launched.close()
 
 
-@pytest.fixture(scope="package")
-def context(browser: Browser, server: Server) -> Iterator[BrowserContext]:
-    """A browser's profile. Of a new one, reading and compiling the pages' scripts is half of what a page takes."""
-    opened = browser.new_context(viewport={"width": 1400, "height": 900}, base_url=server.base_url, locale="en-US")
-    yield opened
-    opened.close()
-
-
 @pytest.fixture
-def page(context: BrowserContext, server: Server) -> Iterator[Page]:
-    """A signed-in page, as of a browser that was never here; the test fails if the page logged an error."""
+def page(browser: Browser, server: Server) -> Iterator[Page]:
+    """A signed-in page; the test fails if the page logged an error."""
+    context = browser.new_context(viewport={"width": 1400, "height": 900}, base_url=server.base_url, locale="en-US")
     opened = context.new_page()
-    devtools = context.new_cdp_session(opened)
-    devtools.send("Storage.clearDataForOrigin", {"origin": server.base_url, "storageTypes": SEEN})
-    devtools.detach()
     console_errors: list[str] = []
     opened.on("pageerror", lambda error: console_errors.append(str(error)))
     opened.on("console", lambda message: _collect_error(message, console_errors))
@@ -78,7 +66,7 @@ def page(context: BrowserContext, server: Server) -> Iterator[Page]:
     opened.goto(f"/#key={server.token}")
     opened.get_by_role("heading", level=1).wait_for()
     yield opened
-    opened.close()
+    context.close()
     assert console_errors == []
 
 
