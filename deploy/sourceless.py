@@ -1,7 +1,7 @@
 """Replace sources with byte code without docstrings: `sourceless.py FOLDER [PACKAGE...]`, run within the build.
 
 Tracebacks still show file and line, but not the line's text. Assertions are kept. The given packages keep their
-docstrings.
+docstrings. Files that their packages read as text remain.
 """
 
 import ast
@@ -10,6 +10,8 @@ import os
 import sys
 from importlib._bootstrap_external import _code_to_timestamp_pyc  # as py_compile does
 from pathlib import Path
+
+READ_AS_TEXT = {"_static_version.py"}  # by miniver, which ADBC's drivers have
 
 
 def without_docstrings(tree: ast.Module) -> ast.Module:
@@ -26,6 +28,8 @@ def main(folder: Path, documented: list[str]) -> None:
     for cached in list(folder.rglob("__pycache__/*.pyc")):
         cached.unlink()
     for source in list(folder.rglob("*.py")):
+        if source.name in READ_AS_TEXT:
+            continue
         try:
             tree = ast.parse(importlib.util.decode_source(source.read_bytes()), str(source))
         except SyntaxError:  # a template, or code for another Python version

@@ -9,6 +9,7 @@ The last line is JSON.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import time
@@ -45,11 +46,16 @@ class Deployment:
     def up(self) -> None:
         started = time.monotonic()
         self.engine.compose("up", "-d", "--no-build")
-        until(lambda: httpx2.get(f"{self.base}/api/v1/limits").status_code == 401, 60, "the API behind the proxy")
+        until(self._asks_for_a_key, 60, "the API behind the proxy")
         self.figures["up_s"] = round(time.monotonic() - started, 1)
         printed = self.engine.compose("logs", "--no-color", "secrets")
         token = printed.split("first key (shown only once):")[1].split()[0]
         self.http = httpx2.Client(base_url=self.base, headers={"Authorization": f"Bearer {token}"}, timeout=30)
+
+    def _asks_for_a_key(self) -> bool:
+        with contextlib.suppress(httpx2.TransportError):  # the proxy may not listen yet
+            return httpx2.get(f"{self.base}/api/v1/limits").status_code == 401
+        return False
 
     def get(self, path: str) -> Any:
         return self.http.get(path).raise_for_status().json()

@@ -6,10 +6,10 @@ set -eu
 work=$1
 mkdir -p "$work"
 mkdir -p "$work/debs"
-make_root() { # folder, packages
+make_root() { # folder, packages, release
   [ -e "$1/.done" ] && return
   rm -rf "$1"
-  debootstrap --variant=minbase --cache-dir="$work/debs" --include="$2" bookworm "$1"
+  debootstrap --variant=minbase --cache-dir="$work/debs" --include="$2" "${3:-bookworm}" "$1"
   rm -rf "$1"/var/cache/apt/archives/*.deb "$1"/var/lib/apt/lists/*
   # This machine's certificates, for pip, uv and npm inside the builds.
   cp /etc/ssl/certs/ca-certificates.crt "$1/etc/ssl/certs/ca-certificates.crt"
@@ -23,7 +23,9 @@ make_root() { # folder, packages
 # Our images use a small one without the files that Debian's slim images omit, so that their sizes are meaningful.
 make_root "$work/python" ca-certificates,python3,python3-venv
 rm -rf "$work"/python/usr/share/doc/* "$work"/python/usr/share/man/* "$work"/python/usr/share/locale/* "$work"/python/usr/share/info/*
-make_root "$work/rootfs" ca-certificates,binutils,python3,python3-venv,postgresql-15,redis-server,redis-tools,nginx-light,prometheus,procps
+make_root "$work/rootfs" ca-certificates,binutils,python3,python3-venv,postgresql-15,redis-server,redis-tools,prometheus,procps
+# The upstreams' `resolve` needs nginx 1.27.3, which Debian's stable release does not have.
+make_root "$work/nginx" ca-certificates,python3,nginx-light,procps sid
 root=$work/rootfs
 
 cat > "$root/usr/local/bin/postgres-entrypoint" <<'SH'
@@ -46,7 +48,7 @@ exec runuser -u postgres -- $bin/postgres -D "$data" -c listen_addresses='*' "$@
 SH
 chmod +x "$root/usr/local/bin/postgres-entrypoint"
 ln -sf /usr/lib/postgresql/15/bin/pg_isready "$root/usr/local/bin/pg_isready"
-cat > "$root/usr/local/bin/nginx-entrypoint" <<'PY'
+cat > "$work/nginx/usr/local/bin/nginx-entrypoint" <<'PY'
 #!/usr/bin/python3
 """Fill in templates from the environment and resolvers from resolv.conf, as the official image does."""
 import os, pathlib, re, subprocess, sys
@@ -62,15 +64,16 @@ for template in pathlib.Path("/etc/nginx/templates").glob("*.template"):
     pathlib.Path("/etc/nginx/conf.d", template.stem).write_text(text)
 os.execvp(sys.argv[1], sys.argv[1:])
 PY
-chmod +x "$root/usr/local/bin/nginx-entrypoint"
+chmod +x "$work/nginx/usr/local/bin/nginx-entrypoint"
 # The official image has only conf.d; Debian's also has a default site.
-rm -f "$root/etc/nginx/sites-enabled/default"
+rm -f "$work/nginx/etc/nginx/sites-enabled/default"
 
 import_root() { # folder, image
   tar -C "$1" --exclude=./proc/* --exclude=./sys/* --exclude=./dev/* --exclude=./.done -c . | podman import --quiet - "$2"
 }
 import_root "$root" localhost/debian-standin
 import_root "$work/python" localhost/python-standin
+import_root "$work/nginx" localhost/nginx-standin
 tag() { # official name, the stand-in, then the lines of its Dockerfile
   name=$1; from=$2; shift 2
   printf 'FROM localhost/%s\n' "$from" > "$work/Dockerfile"
@@ -81,7 +84,7 @@ tag docker.io/library/python:3.12-slim-bookworm python-standin 'CMD ["python3"]'
 tag docker.io/library/python:3.12-bookworm debian-standin 'CMD ["python3"]'
 tag docker.io/library/postgres:17-bookworm debian-standin 'ENTRYPOINT ["postgres-entrypoint"]'
 tag docker.io/library/redis:7-bookworm debian-standin 'CMD ["redis-server"]'
-tag docker.io/library/nginx:1.28-bookworm debian-standin 'RUN ln -sf /dev/stderr /var/log/nginx/error.log' 'ENTRYPOINT ["nginx-entrypoint"]' 'CMD ["nginx", "-g", "daemon off;"]'
+tag docker.io/library/nginx:1.28-bookworm nginx-standin 'RUN ln -sf /dev/stderr /var/log/nginx/error.log' 'ENTRYPOINT ["nginx-entrypoint"]' 'CMD ["nginx", "-g", "daemon off;"]'
 tag docker.io/prom/prometheus:v3.5.0 debian-standin 'ENTRYPOINT ["prometheus"]'
 # Node from this machine.
 mkdir -p "$work/node/usr/bin" "$work/node/usr/lib/node_modules"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -57,3 +59,15 @@ def test_byte_code_runs_without_docstrings_and_with_assertions(folder: Path) -> 
     assert done.stdout.strip() == "None None None A module. Half of it. 1.5", done.stderr
     assert "AssertionError: more than nothing" in done.stderr
     assert f'File "{folder}/bare/__init__.py", line 15, in half' in done.stderr
+
+
+def test_a_driver_that_reads_a_source_of_its_own_can_be_imported(tmp_path: Path) -> None:
+    for name in ("adbc_driver_manager", "adbc_driver_postgresql"):
+        found = find_spec(name)
+        assert found is not None
+        assert found.origin is not None
+        shutil.copytree(Path(found.origin).parent, tmp_path / name)
+    subprocess.run([sys.executable, PROJECT / "deploy" / "sourceless.py", tmp_path], check=True)
+    probe = "import adbc_driver_postgresql.dbapi as found; print(found.__file__)"
+    done = subprocess.run([sys.executable, "-c", probe], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == str(tmp_path / "adbc_driver_postgresql" / "dbapi.pyc"), done.stderr
