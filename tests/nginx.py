@@ -34,8 +34,8 @@ def configuration(
     release = version(nginx)
     upstreams = _read("upstreams.conf.template").replace("${NGINX_LOCAL_RESOLVERS}", "127.0.0.1")
     for name, several in addresses.items():
-        listed = " ".join(f"server {one} max_fails=0;" for one in several)
-        upstreams = upstreams.replace(f"server ${{FITSERVE_{name.upper()}_ADDRESS}} resolve max_fails=0;", listed)
+        listed = " ".join(f"server {one} fail_timeout=3s;" for one in several)
+        upstreams = upstreams.replace(f"server ${{FITSERVE_{name.upper()}_ADDRESS}} resolve fail_timeout=3s;", listed)
     server = _read(f"{kind}.conf.template").replace("${FITSERVE_PROXY_PORT}", listen[0])
     if release < (1, 25, 1):
         secure = " ssl" if kind == "https" else ""
