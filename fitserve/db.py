@@ -125,10 +125,10 @@ def transaction(engine: Engine) -> Iterator[Session]:
 
 
 def serialise(session: Session, what: str, whose: str) -> None:
-    """Wait for other transactions that serialise the same, until they end: then what is counted stays what it is.
+    """Let transactions that name the same `what` and `whose` run one after the other, from here to their ends.
 
-    Whatever counts rows before it adds one needs this, or two requests at once exceed the limit. On SQLite a
-    transaction holds the only write lock.
+    Code that counts rows before it adds one needs this, or two requests at once exceed the limit. On SQLite a
+    transaction holds the only write lock anyway.
     """
     if session.get_bind().dialect.name == "postgresql":
         query = text("SELECT pg_advisory_xact_lock(hashtext(:name))")

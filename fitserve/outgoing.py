@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from urllib.parse import SplitResult, urljoin, urlsplit
 
-from fitserve import lookups
+from fitserve import name_resolution
 from fitserve.errors import BadInput, FitserveError
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -31,8 +31,8 @@ Resolve = Callable[[str, int, float], Sequence[str]]  # host, port, seconds
 MAX_URL = 2048  # characters
 CHUNK = 65_536  # bytes of a response that are read at a time
 CONNECT_SECONDS = 10.0  # for each address of a name
-CHECK_SECONDS = 2.0  # for the name of a URL that is only checked
-_checks = threading.BoundedSemaphore(8)  # names that are looked up at once for that
+CHECK_SECONDS = 2.0  # to resolve the name of a URL that is checked but not requested
+_checks = threading.BoundedSemaphore(8)  # such checks at once
 # Headers that hold no secret. Any other one, such as `X-Api-Key` or `PRIVATE-TOKEN`, may.
 _WITHOUT_SECRETS = frozenset(
     {"user-agent", "accept", "accept-encoding", "content-type", "range", "if-range", "if-none-match"}
@@ -138,10 +138,10 @@ class Outgoing:
     def check(self, url: str, pointer: str | None = None) -> None:
         """Raise ForbiddenAddress unless the URL may be requested.
 
-        A name without an address passes, and one that is not found in a moment: each request is checked again.
+        A name passes if no address is found within CHECK_SECONDS, because each request is checked again.
         """
         target = parse(url, pointer)
-        if not _checks.acquire(blocking=False):  # whoever asks with slow names shall not hold the threads of others
+        if not _checks.acquire(blocking=False):  # slow names must not hold the threads of other clients
             return
         try:
             self.addresses(target, pointer, CHECK_SECONDS)
@@ -150,7 +150,9 @@ class Outgoing:
         finally:
             _checks.release()
 
-    def addresses(self, target: OutgoingUrl, pointer: str | None = None, seconds: float = lookups.SECONDS) -> list[str]:
+    def addresses(
+        self, target: OutgoingUrl, pointer: str | None = None, seconds: float = name_resolution.SECONDS
+    ) -> list[str]:
         """Return the addresses to connect to. Raises ForbiddenAddress where one is forbidden, NoAnswer without any."""
         literal = _literal(target.host)
         addresses = [str(literal)] if literal is not None else list(self.resolve(target.host, target.port, seconds))
@@ -220,7 +222,7 @@ class Outgoing:
         pointer: str | None,
     ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
         with deadline.explained():
-            addresses = self.addresses(target, pointer, min(lookups.SECONDS, deadline.left()))
+            addresses = self.addresses(target, pointer, min(name_resolution.SECONDS, deadline.left()))
             connection = _Pinned(target, addresses, self._tls if target.scheme == "https" else None, deadline)
             try:
                 connection.request(method, target.path, body, {"Host": target.host_header, **headers})
@@ -307,7 +309,7 @@ def _redirected(target: OutgoingUrl, location: str, pointer: str | None) -> str:
 def _resolve(host: str, port: int, seconds: float) -> list[str]:
     """Return every address of a name. Raises NoAnswer."""
     try:
-        return lookups.addresses(host, port, seconds)
+        return name_resolution.addresses(host, port, seconds)
     except OSError as error:
         why = f" within {seconds:.3g} s" if isinstance(error, TimeoutError) else ""
         raise NoAnswer(f"The name {host} cannot be resolved{why}.", received=host) from error

@@ -200,7 +200,7 @@ def looked_up(places: dict[Any, int], values: Sequence[Any]) -> np.ndarray:
 
 
 def has_booleans(values: Sequence[Any]) -> bool:
-    """Return whether a JSON value is a boolean, which Python takes for a number: true equals 1."""
+    """Return whether any of these JSON values is a boolean. To Python it equals a number: true is 1."""
     import msgspec  # the client's wheel does not depend on it
 
     try:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from fitserve import lookups, outgoing
+from fitserve import name_resolution, outgoing
 from fitserve.datasets.sources.connections import NamedConnection
 from fitserve.datasets.sources.fetched import SourceAway, look_up
 from fitserve.outgoing import ForbiddenAddress, NoAnswer, Outgoing
@@ -153,7 +153,7 @@ def test_a_name_without_an_address_may_be_registered_but_not_reached() -> None:
 
 @pytest.fixture
 def silent_resolver(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A resolver that waits for servers that never answer, until the test ends."""
+    """A resolver whose servers never answer: each look-up waits until the test ends."""
     ended = threading.Event()
 
     def wait(host: str, *_: Any, **__: Any) -> Any:
@@ -191,11 +191,11 @@ def test_checks_of_slow_names_hold_few_threads(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.usefixtures("silent_resolver")
 def test_names_that_are_looked_up_in_vain_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lookups, "_free", threading.BoundedSemaphore(2))
+    monkeypatch.setattr(name_resolution, "_free", threading.BoundedSemaphore(2))
     before = threading.active_count()
     for number in range(5):
         with pytest.raises(TimeoutError):
-            lookups.addresses(f"n{number}.example", 443, 0.05)
+            name_resolution.addresses(f"n{number}.example", 443, 0.05)
     assert threading.active_count() - before <= 2
 
 
@@ -211,7 +211,7 @@ def test_names_that_are_looked_up_in_vain_do_not_pile_up(monkeypatch: pytest.Mon
 def test_a_connection_waits_no_longer_for_a_silent_resolver(
     connection: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lookups, "SECONDS", 0.05)
+    monkeypatch.setattr(name_resolution, "SECONDS", 0.05)
     with pytest.raises(SourceAway, match="host name was not resolved") as caught:
         look_up(NamedConnection.model_validate(connection))
     assert "example" not in caught.value.detail  # clients see no address

@@ -13,6 +13,7 @@ import pytest
 from cryptography.fernet import Fernet
 from pydantic import SecretStr
 from sqlalchemy import Engine, select, update
+from sqlalchemy.orm import Session
 from standardwebhooks.webhooks import Webhook as Verifier
 from standardwebhooks.webhooks import WebhookVerificationError
 
@@ -71,6 +72,12 @@ def deliver(engine: Engine, settings: Settings) -> list[str]:
 def make_due(engine: Engine) -> None:
     with db.transaction(engine) as session:
         session.execute(update(Delivery).values(next_at=db.now(session) - timedelta(seconds=1)))
+
+
+def change(session: Session, webhook: Webhook, patch: WebhookPatch, settings: Settings) -> None:
+    """Change a webhook as an admin."""
+    row = session.get_one(Webhook, webhook.id)
+    webhooks.change(session, row, patch, settings, key_id=None, is_admin=True)
 
 
 def logged(engine: Engine, webhook: Webhook) -> list[Any]:
@@ -217,14 +224,7 @@ def test_a_webhook_that_only_fails_is_disabled_with_an_event(
     with db.transaction(one_engine) as session:
         with pytest.raises(Conflict):
             webhooks.send_test(session, session.get_one(Webhook, webhook.id))
-        webhooks.change(
-            session,
-            session.get_one(Webhook, webhook.id),
-            WebhookPatch(enabled=True),
-            settings,
-            key_id=None,
-            is_admin=True,
-        )
+        change(session, webhook, WebhookPatch(enabled=True), settings)
     receiver.answers = [200]
     deliver(one_engine, settings)
     assert {one.state for one in logged(one_engine, webhook)} == {"delivered"}
@@ -234,14 +234,7 @@ def test_a_replaced_secret_signs_beside_the_new_one(one_engine: Engine, settings
     webhook = subscribe(one_engine, settings, receiver.url)
     newer = webhooks.new_secret()
     with db.transaction(one_engine) as session:
-        webhooks.change(
-            session,
-            session.get_one(Webhook, webhook.id),
-            WebhookPatch(secret=newer),
-            settings,
-            key_id=None,
-            is_admin=True,
-        )
+        change(session, webhook, WebhookPatch(secret=newer), settings)
     happen(one_engine)
     deliver(one_engine, settings)
     headers, body = receiver.requests[0]
@@ -404,14 +397,7 @@ def test_old_events_go_and_waiting_ones_stay(engine: Engine, settings: Settings,
     with db.transaction(engine) as session:
         pending, oldest, _ = webhooks.standing(session)
         assert (pending, oldest >= 1) == (1, True)
-        webhooks.change(
-            session,
-            session.get_one(Webhook, webhook.id),
-            WebhookPatch(enabled=False),
-            settings,
-            key_id=None,
-            is_admin=True,
-        )
+        change(session, webhook, WebhookPatch(enabled=False), settings)
         assert webhooks.standing(session) == (0, 0.0, 1)
         webhooks.remove(session, session.get_one(Webhook, webhook.id))
 

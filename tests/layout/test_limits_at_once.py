@@ -61,7 +61,7 @@ def engine(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engin
 
 
 def _meanwhile(engine: Engine, work: Callable[[], object]) -> tuple[threading.Thread, list[FitserveError]]:
-    """Begin `work` on a thread; return once it has ended, or waits for a transaction of this database."""
+    """Start `work` on a thread, and return once it has ended or waits for another transaction of this database."""
     errors: list[FitserveError] = []
 
     def run() -> None:

@@ -13,7 +13,7 @@ from ipaddress import ip_address
 
 import psutil
 
-from fitserve import lookups
+from fitserve import name_resolution
 from fitserve.settings import Settings
 
 
@@ -30,7 +30,7 @@ def why_no_gang(settings: Settings) -> str | None:
             if one.family in (socket.AF_INET, socket.AF_INET6) and _is_public(one.address):
                 return f"this machine has the public address {one.address}"
     try:
-        own = lookups.addresses(settings.resolved_cluster_host, None)
+        own = name_resolution.addresses(settings.resolved_cluster_host, None)
     except OSError:
         return f"FITSERVE_CLUSTER_HOST: no address for {settings.resolved_cluster_host!r}"
     for address in own:
@@ -66,7 +66,7 @@ def reachable(own: str, own_hostname: str, other: str, other_hostname: str) -> b
     if any(local) and own_hostname != other_hostname:
         return False
     try:
-        return bool(lookups.addresses(host_of(other), None))
+        return bool(name_resolution.addresses(host_of(other), None))
     except OSError:
         return False
 

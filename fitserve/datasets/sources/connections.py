@@ -116,7 +116,7 @@ class NamedConnection(DataModel):
 
     @property
     def hosts(self) -> list[str]:
-        """The machines that it names, in its URL or as an object store's endpoint."""
+        """The hosts that its URL names, or for an object store its endpoint."""
         address = self.url.get_secret_value()
         if self.scheme in FILE_SCHEMES:
             client = self.options.get("client_kwargs")

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fitserve import lookups
+from fitserve import name_resolution
 from fitserve.datasets.sources.connections import NamedConnection
 from fitserve.errors import Unavailable
 from fitserve.settings import Limits
@@ -42,9 +42,9 @@ def look_up(connection: NamedConnection) -> None:
     """
     for host in connection.hosts:
         try:
-            lookups.addresses(host, None, lookups.SECONDS)
+            name_resolution.addresses(host, None, name_resolution.SECONDS)
         except TimeoutError:
-            raise SourceAway(f"Its host name was not resolved within {lookups.SECONDS:g} s.") from None
+            raise SourceAway(f"Its host name was not resolved within {name_resolution.SECONDS:g} s.") from None
         except OSError:
             continue
 

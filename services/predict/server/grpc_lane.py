@@ -86,7 +86,7 @@ class GrpcLane:
         service.updates.on_change.append(self._callers.clear)
 
     def caller(self, metadata: Metadata) -> KnownCaller | None:
-        """Return the caller whose earlier call with these metadata was answered; None if there was none."""
+        """Return the caller of an earlier call with the same metadata; None for the first such call."""
         return self._callers.get(metadata)
 
     def remember(self, metadata: Metadata, request: ProtocolRequest, message: Any) -> None:

@@ -1,4 +1,4 @@
-"""Addresses of names, within a time of ours: the system's resolver asks silent servers for half a minute and more."""
+"""Addresses of host names, found within a limit of time, which the system's resolver does not have."""
 
 from __future__ import annotations
 
