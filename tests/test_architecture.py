@@ -197,8 +197,8 @@ STARTS_WITHOUT = {
 def test_processes_start_without_what_they_may_never_need() -> None:
     script = (
         "import importlib, sys\n"
-        "from fitserve.process_start import hide_pandas\n"
-        "hide_pandas()\n"
+        "from fitserve.process_start import hide_unused_modules\n"
+        "hide_unused_modules()\n"
         f"for process, without in {STARTS_WITHOUT!r}.items():\n"
         "    importlib.import_module(process)\n"
         "    print(process, sorted(without & set(sys.modules)))"

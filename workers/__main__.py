@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from fitserve.process_start import hide_pandas, permanent_objects
+from fitserve.process_start import hide_unused_modules, permanent_objects
 
 
 def main() -> None:
     """Run until SIGTERM or SIGINT."""
-    hide_pandas()
+    hide_unused_modules()
     with permanent_objects():
         from workers.worker import run
     run()

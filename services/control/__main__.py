@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from fitserve.process_start import hide_pandas, permanent_objects
+from fitserve.process_start import hide_unused_modules, permanent_objects
 
 
 def main() -> int:
-    hide_pandas()
+    hide_unused_modules()
     with permanent_objects():
         from services.http.memory import stay_small
 

@@ -15,7 +15,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import sqlalchemy as sa
-from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import Connection as Opened
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
@@ -323,12 +322,16 @@ def _fills_itself(column: Mapping[str, Any]) -> bool:
 
 def _sql_type(field: pa.Field) -> Any:
     """Return the SQL type for a new column with a field's values."""
+    from sqlalchemy.dialects import mysql  # imported here to save memory, as the API and workers rarely need it
+
     kind = field.type
     if pa.types.is_decimal(kind):
         return sa.Numeric(kind.precision, kind.scale)
     if pa.types.is_timestamp(kind):
         zoned = sa.DateTime(timezone=kind.tz is not None)
         return zoned.with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
+    if pa.types.is_string(kind):
+        return sa.Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
     for is_kind, made in _TYPES:
         if is_kind(kind):
             return made
@@ -343,7 +346,6 @@ _TYPES: Sequence[tuple[Any, Any]] = (
     (pa.types.is_int64, sa.BigInteger()),
     (pa.types.is_float32, sa.REAL()),
     (pa.types.is_float64, sa.Double()),
-    (pa.types.is_string, sa.Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")),
     (pa.types.is_date, sa.Date()),
     (pa.types.is_time, sa.Time()),
     (pa.types.is_binary, sa.LargeBinary()),
