@@ -183,6 +183,7 @@ LONG_FORMS: dict[str, tuple[str, ...]] = {
         "test_the_serving_graph_is_small_and_gives_what_keras_gives[sum]",
         "test_the_serving_graph_is_small_and_gives_what_keras_gives[target2]",
         "test_all_members_stop_together_and_keep_their_best_weights[60]",
+        "test_a_row_of_many_zeros_is_served_by_the_others[usual]",
     ),
     "trainer/test_search.py": (
         "test_a_stacked_trial_is_what_it_is_alone[dropout]",

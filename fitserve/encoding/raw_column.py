@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from fitserve.encoding.encoding import FittedColumn, Row, Unusual, ValueWarning,
 from fitserve.encoding.number import NumberWriter, NumericColumn, RangedColumn
 from fitserve.encoding.row_warnings import joined
 from fitserve.errors import BadInput
+
+MAX_KEPT = 64  # whole numbers of a column, whose encodings are kept
 
 
 def raw_columns(columns: Iterable[FittedColumn]) -> tuple[RawColumn, ...]:
@@ -107,7 +110,8 @@ class RawColumn:
         if len(numeric) < len(parts):
             return write_value
         if self.plain_range is not None:
-            return _with_numbers(write_value, *self.plain_range, [part.number_writer() for part in numeric])
+            places = [part.part for part in numeric]
+            return _with_numbers(write_value, *self.plain_range, places, [part.number_writer() for part in numeric])
         if numeric[0].kind == "datetime":
             ranges = [part.usual_range for part in numeric if isinstance(part, RangedColumn)]
             usual = [one for one in ranges if one is not None]
@@ -141,25 +145,40 @@ def _with_missing(other: ValueWriter, parts: Sequence[slice], blocks: Sequence[R
     return write
 
 
-def _with_numbers(other: ValueWriter, low: float, high: float, writers: Sequence[NumberWriter]) -> ValueWriter:
-    """Wrap `other` to handle numbers in the usual range first."""
+def _with_numbers(
+    other: ValueWriter, low: float, high: float, parts: Sequence[slice], writers: Sequence[NumberWriter]
+) -> ValueWriter:
+    """Wrap `other` to handle numbers in the usual range first, `writers[i]` writing `parts[i]` of a row.
+
+    Several encodings side by side are kept for some whole numbers, which often repeat: counts, years, grades.
+    """
     first, *more = writers
     second = more[0] if len(more) == 1 else None
+    whole = slice(parts[0].start, parts[-1].stop)
+    keeps = len(parts) > 1 and all(one.stop == next.start for one, next in pairwise(parts))
+    kept: dict[int, Row] = {}
 
     def write(value: Any, row: Row) -> bool:
         kind = type(value)
         if kind is int:
+            if value in kept:
+                row[whole] = kept[value]
+                return True
             if not low <= value <= high:
                 return other(value, row)
-            value = float(value)
+            number = float(value)
         elif kind is not float or not low <= value <= high:
             return other(value, row)
-        first(value, row)
+        else:
+            number = value
+        first(number, row)
         if second is not None:  # the usual number of encodings, without a loop
-            second(value, row)
-            return True
-        for one in more:
-            one(value, row)
+            second(number, row)
+        else:
+            for one in more:
+                one(number, row)
+        if keeps and kind is int and len(kept) < MAX_KEPT:
+            kept[value] = memoryview(np.array(row[whole]))  # type: ignore[arg-type]
         return True
 
     return write

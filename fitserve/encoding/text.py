@@ -109,17 +109,18 @@ class TextColumn(FittedColumn):
 
     def value_writer(self) -> ValueWriter:
         as_it_is, other, format = self.format is PLAIN, super().value_writer(), self.format
-        tokens_of, find, unknown, write_places = (
-            self.tokens_of,
-            self._places.get,
-            self.unknown_place,
-            self.places_writer(),
-        )
+        find, unknown, write_places = self._places.get, self.unknown_place, self.places_writer()
+        tokens_of, kept, missing = self.tokens_of, format.keeps_texts, format.missing_spellings
 
         def write(value: Any, row: Row) -> bool:
             text = None
             if type(value) is str:
-                text = (value or None) if as_it_is else as_label(value, format)
+                if as_it_is:
+                    text = value or None
+                elif kept:  # as `as_label`, which takes longer than all of the rest
+                    text = None if value.strip() in missing else value
+                else:
+                    text = as_label(value, format)
             if text is None:
                 return other(value, row)
             write_places([find(token, unknown) for token in tokens_of(text)], row)

@@ -140,6 +140,12 @@ class ColumnFormat(DataModel):
         """Whether numbers have only their usual spellings, and no number means a missing value."""
         return self.decimal in (None, ".") and not self.thousands and not self.units and not self.missing_numbers
 
+    @property
+    def keeps_texts(self) -> bool:
+        """Whether each text is its own label, unless its bare form is one of `missing_spellings`."""
+        changes = self.also_missing or self.keep or self.trim or self.labels
+        return self.decimal is None and self.time is None and not changes
+
     @cached_property
     def missing_spellings(self) -> frozenset[str]:
         """Spellings of a missing value that must match exactly."""

@@ -114,24 +114,37 @@ def test_an_embedding_is_stacked_too(tmp_path: Path) -> None:
     assert [one.op_type for one in onnx.load(result.files["onnx"]).graph.node].count("Gather") == 1
 
 
-def test_a_row_of_many_zeros_is_served_by_the_others(tmp_path: Path) -> None:
+MANY_KINDS = [
+    *({"Dense": {"units": 48, "activation": "relu"}}, {"Dropout": 0.1}, {"Dense": {"units": 48}, "name": "second"}),
+    *({"ReLU": {}}, {"Dense": {"units": 6, "activation": "softmax"}}, {"BatchNormalization": {}, "name": "scaled"}),
+    {"Concatenate": {}, "inputs": ["scaled", "second", "features"]},
+    {"Dense": {"units": 5, "activation": "relu"}},
+]
+
+
+@pytest.mark.parametrize(("network", "target"), [([DENSE], "y"), (MANY_KINDS, ["y", "z"])], ids=["usual", "many_kinds"])
+def test_a_row_of_many_zeros_is_served_by_the_others(tmp_path: Path, network: list[Any], target: Any) -> None:
     rng = np.random.default_rng(7)
     names = [f"n{at}" for at in rng.integers(0, 300, 900)]
-    rows = pa.table({"name": names, "x": rng.normal(size=900), "y": [str(name < "n2") for name in names]})
-    body = {**spec(3, target="y"), "features": [{"name": {"one_hot": {"max_categories": 300}}}, "x"]}
+    numbers = rng.normal(size=(2, 900))
+    rows = pa.table({"name": names, "x": numbers[0], "y": [str(name < "n2") for name in names], "z": numbers[1]})
+    features = [{"name": {"one_hot": {"max_categories": 300}}}, "x"]
+    body = {**spec(3, target=target), "features": features, "network": network}
     result = train(request_of(rows, body, tmp_path), RecordingReporter())
     assert [one.op_type for one in onnx.load(result.files["onnx"]).graph.node].count("If") == 1
     session, encoder = onnx_session(result.files["onnx"]), Encoder.from_json(result.manifest["encoder"])
-    together = serve(session, encoder, rows)["y"]  # each number of rows has its own operators: one, a few, many
+    together = serve(session, encoder, rows)  # each number of rows has its own operators: one, a few, many
     for size in (1, 20, 64, 65):
-        starts = range(0, min(len(together), 20 * size), size)
-        parts = np.concatenate([serve(session, encoder, rows.slice(at, size))["y"] for at in starts])
-        np.testing.assert_allclose(parts, together[: len(parts)], rtol=1e-5, atol=1e-6)
+        served = [serve(session, encoder, rows.slice(at, size)) for at in range(0, min(900, 20 * size), size)]
+        for output, whole in together.items():
+            parts = np.concatenate([one[output] for one in served])
+            np.testing.assert_allclose(parts, whole[: len(parts)], rtol=1e-5, atol=1e-6)
     assert ONE_ROW_PROPERTY in session.get_modelmeta().custom_metadata_map
     one_row = onnx_session(result.files["onnx"], rows=1)
     for at in range(20):
         encoded = encoder.encode(rows.slice(at, 1))
-        assert one_row.run(None, encoded)[0].tobytes() == session.run(None, encoded)[0].tobytes()
+        for alone, usual in zip(one_row.run(None, encoded), session.run(None, encoded), strict=True):
+            assert alone.tobytes() == usual.tobytes()
     for own, count in ((session, 1), (session, 2), (one_row, 1)):
         zeros = {one.name: np.zeros((count, *one.shape[1:]), np.float32) for one in session.get_inputs()}
         assert np.isfinite(own.run(None, zeros)[0]).all()

@@ -5,6 +5,7 @@ Operators and their attributes: https://github.com/onnx/onnx/blob/main/docs/Oper
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +33,8 @@ class Graph:
     nodes: list[Any] = field(default_factory=list)
     constants: list[Any] = field(default_factory=list)
     reserved: frozenset[str] = frozenset()  # names of the graph's inputs and outputs
+    prefix: str = "t"  # of the names of operators' outputs
+    known: dict[tuple[str, tuple[int, ...], bytes], str] = field(default_factory=dict)  # constants, by their content
 
     def add(self, operator: str, inputs: Sequence[str], output: str | None = None, **attributes: Any) -> str:
         """Add an operator with one output. Returns the output's name."""
@@ -40,16 +43,24 @@ class Graph:
         return name
 
     def constant(self, value: Any, dtype: Any = np.float32) -> str:
-        """Add a constant. Returns its name."""
-        name = self._free(f"c{len(self.constants)}")
-        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value, dtype), name))
-        return name
+        """Add a constant, once for several uses. Returns its name."""
+        array = np.ascontiguousarray(value, dtype)
+        key = (array.dtype.str, array.shape, hashlib.sha256(array.tobytes()).digest())
+        if key not in self.known:
+            self.known[key] = self.free(f"c{len(self.constants)}")
+            self.constants.append(numpy_helper.from_array(array, self.known[key]))
+        return self.known[key]
 
     def free_name(self) -> str:
         """Return a name for the output of the next operator."""
-        return self._free(f"t{len(self.nodes)}")
+        return self.free(f"{self.prefix}{len(self.nodes)}")
 
-    def _free(self, name: str) -> str:
+    def part(self, prefix: str) -> Graph:
+        """Return an empty graph for operators of a branch: it has the same constants, and other names."""
+        return Graph(constants=self.constants, reserved=self.reserved, prefix=prefix, known=self.known)
+
+    def free(self, name: str) -> str:
+        """Return a name that is no input's or output's, as close to this one as possible."""
         while name in self.reserved:
             name += "_"
         return name
