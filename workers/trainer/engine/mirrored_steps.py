@@ -19,9 +19,7 @@ import tensorflow as tf
 from fitserve.spec.layers.normalization import BatchNormalization
 from fitserve.spec.spec import Spec
 from fitserve.spec.workers import whole_batch_losses
-from workers.trainer.engine.compiled import Compiled, RowTensors, build, without_results
-from workers.trainer.engine.metric_kernels import fuse_metrics
-from workers.trainer.engine.optimizer_kernels import fuse
+from workers.trainer.engine.compiled import Compiled, RowTensors, build, shorten, without_results
 from workers.trainer.engine.shares import Share, normalise_by_batch, summed, training_on, weighted
 
 
@@ -135,8 +133,7 @@ class MirroredCompiled(Compiled):
         if self.compact is not None:
             self.compact.look_up(model)
         build(model, train)
-        fuse(model.optimizer)
-        fuse_metrics(model._compile_metrics)
+        shorten(model)
         return model
 
     def _trace(self, trains: bool, train: Any, order: Any, validation: Any, plan: Any) -> Any:

@@ -53,9 +53,9 @@ def fuse(optimizer: keras.optimizers.Optimizer) -> bool:
 
 def _adam(optimizer: Any, learning_rate: Any) -> Update:
     step = tf.cast(optimizer.iterations + 1, tf.float32)
-    beta1_power, beta2_power = (
-        tf.pow(tf.constant(beta, tf.float32), step) for beta in (optimizer.beta_1, optimizer.beta_2)
-    )
+    numbers = (optimizer.beta_1, optimizer.beta_2, optimizer.epsilon)
+    beta1, beta2, epsilon = (tf.constant(number, tf.float32) for number in numbers)
+    beta1_power, beta2_power = tf.pow(beta1, step), tf.pow(beta2, step)
 
     def update(gradient: Any, variable: Any) -> None:
         index = optimizer._get_variable_index(variable)
@@ -66,9 +66,9 @@ def _adam(optimizer: Any, learning_rate: Any) -> Update:
             beta1_power=beta1_power,
             beta2_power=beta2_power,
             lr=learning_rate,
-            beta1=optimizer.beta_1,
-            beta2=optimizer.beta_2,
-            epsilon=optimizer.epsilon,
+            beta1=beta1,
+            beta2=beta2,
+            epsilon=epsilon,
             grad=gradient,
         )
 

@@ -16,6 +16,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from workers.trainer.engine.compiled import RowTensors, executor, row_specs
+from workers.trainer.engine.loss_kernels import loss_of
 from workers.trainer.engine.network import functional_of, spec_name
 from workers.trainer.engine.stacked_network import StackedNetwork
 
@@ -106,8 +107,8 @@ class ModelProbe(LayerProbe):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(flat)
             predicted, hidden = self._forward(x)
-            loss = self._model.compute_loss(x=x, y=y, y_pred=predicted, sample_weight=weight, training=False)
-        gradients = [_dense(gradient) for gradient in tape.gradient(loss, flat)]
+            loss = loss_of(self._model, tape, (x, y, weight), predicted)
+        gradients = [_dense(gradient) for gradient in loss.gradients(tape, flat)]
         penalty = tf.add_n([tf.cast(p, tf.float32) for p in self._model.losses] or [tf.zeros(())])
         return penalty, gradients, hidden
 
