@@ -14,23 +14,27 @@ from fitserve.settings import Limits
 from fitserve.spec.assessment import Estimates, SummaryRow
 from fitserve.spec.ensemble import Ensemble, members_of
 from fitserve.spec.graph import GraphNode, NetworkGraph
-from fitserve.spec.layers.core import Embedding, Input
+from fitserve.spec.layers.core import Dense, Embedding, Input
 from fitserve.spec.layers.recurrent import Bidirectional, Recurrent
 from fitserve.spec.training import Training
 
 FLOAT_BYTES = 4
-# Measured on two cores with AVX-512; a busy or older machine is slower.
-STARTUP_SECONDS = 3.0  # a trainer's overhead once TensorFlow is loaded: build, trace, export, parity gate
-STEP_SECONDS = 60e-6  # an empty step of the compiled loop
-LAYER_SECONDS = 18e-6  # added by each layer, whatever its size
+# Measured on two cores with AVX-512: default, single and plain networks of 14 public tables, each estimated within a
+# factor of 1.5 (`benchmarks.estimates`). Runs that succeeded set the pace of other machines.
+STARTUP_SECONDS = 0.95  # before and after training, once TensorFlow is loaded: build, trace, export, parity gate
+ROW_SECONDS = 9e-6  # added to it by each training row: read, encode
+CHECKED_ROWS = 20_000  # rows that the evaluation looks at, at most
+CHECKED_SECONDS = 1.15e-7  # of the evaluation, per looked-at row, input and output: trees and a linear model learn them
+MEMBER_STARTUP_SECONDS = 0.15  # of each further member
+MEMBER_CHECKED_SECONDS = 2.5e-5  # of each further member, per looked-at row
+EPOCH_SECONDS = 1.7e-3  # fixed cost of an epoch: the call, the validation
+TRAINED_ROW_SECONDS = 1.1e-6  # per row and epoch: gather, validate, record
+LAYER_SECONDS = 63e-6  # of a layer in a step, forward and backward, whatever its size
 SEQUENCE_SECONDS = 60e-6  # added by each step of a recurrent layer's sequence, forward and backward
-EPOCH_SECONDS = 1.2e-3  # fixed cost of an epoch: the call, the validation
-MULTIPLY_ADDS_PER_SECOND = 2.0e10
-EMBEDDED_SECONDS = 3.4e-9  # per step and embedding weight: the optimizer updates all of them
-# Each further member of a stacked ensemble adds this share of a step: one larger product replaces several small ones.
-MEMBER_SHARE = 0.26
-STACKED_SPEEDUP = 1.6
-MEMBER_STARTUP_SECONDS = 0.3
+UPDATE_SECONDS = 2.8e-9  # per step and weight: the optimizer updates all of them
+PRODUCTS_PER_SECOND = 6.0e10  # multiply-adds of dense layers
+MULTIPLY_ADDS_PER_SECOND = 2.0e10  # of others
+MEMBER_SHARE = 0.19  # each further member of a stacked ensemble adds this share of LAYER_SECONDS
 # Layers that the trainer can stack over members; the trainer itself decides whether to.
 STACKED = {
     *("Input", "Dense", "Activation", "LeakyReLU", "ReLU", "ELU", "Identity", "Rescaling", "Concatenate"),
@@ -73,9 +77,11 @@ def estimate(
     parameters, trainable = (sum(row.parameters for row in rows), sum(row.trainable for row in rows))
     parameters, trainable = parameters * members, trainable * members
     forward = sum(row.multiply_adds for row in rows)
-    embedded = sum(row.trainable for row in rows if isinstance(graph.nodes[row.name].layer, Embedding))
     multiply_adds = 3 * forward * batch * all_steps * members
-    startup = STARTUP_SECONDS + MEMBER_STARTUP_SECONDS * (members - 1)
+    startup = _startup_seconds(graph, training_rows, members)
+    step = _step_seconds(graph, rows, batch, members)
+    epoch = EPOCH_SECONDS + TRAINED_ROW_SECONDS * batch * steps * members
+    trained = all_steps * step + training.epochs * training.restarts * epoch
     activation_bytes = members * batch * _saved_activations(graph) * FLOAT_BYTES
     return Estimates(
         parameters=parameters,
@@ -88,7 +94,7 @@ def estimate(
         activation_bytes=activation_bytes,
         training_bytes=_training_bytes(parameters, trainable, training) + activation_bytes,
         artifact_bytes=parameters * FLOAT_BYTES,
-        seconds=_rounded(pace * (startup + _seconds(graph, training, multiply_adds, all_steps, members, embedded))),
+        seconds=_rounded(pace * (startup + trained)),
         startup_seconds=_rounded(pace * startup),
         epochs=training.epochs * training.restarts,
         pace=_rounded(pace),
@@ -123,22 +129,28 @@ def _rounded(seconds: float) -> float:
     return float(f"{seconds:.3g}")
 
 
-def _seconds(
-    graph: NetworkGraph, training: Training, multiply_adds: int, steps: int, members: int, embedded: int
-) -> float:
-    """Return the seconds of training alone. `embedded` is the size of a member's embeddings."""
-    layers = sequence = 0
-    for node in graph.nodes.values():
-        layers += not isinstance(node.layer, (Input, Embedding))
+def _startup_seconds(graph: NetworkGraph, rows: int, members: int) -> float:
+    """Return the seconds before and after training."""
+    inputs = sum(math.prod(node.shape) for node in graph.nodes.values() if isinstance(node.layer, Input))
+    outputs = sum(math.prod(node.shape) for node in graph.nodes.values() if node.target)
+    looked_at = min(rows, CHECKED_ROWS)
+    evaluation = looked_at * (CHECKED_SECONDS * inputs * outputs + MEMBER_CHECKED_SECONDS * (members - 1))
+    return STARTUP_SECONDS + MEMBER_STARTUP_SECONDS * (members - 1) + ROW_SECONDS * rows + evaluation
+
+
+def _step_seconds(graph: NetworkGraph, rows: Sequence[SummaryRow], batch: int, members: int) -> float:
+    """Return the seconds of a step of all members, which train side by side where their layers can be stacked."""
+    arithmetic = overhead = 0.0
+    for row in rows:
+        node = graph.nodes[row.name]
+        rate = PRODUCTS_PER_SECOND if isinstance(node.layer, Dense) else MULTIPLY_ADDS_PER_SECOND
+        arithmetic += UPDATE_SECONDS * row.trainable + 3 * batch * row.multiply_adds / rate
+        overhead += LAYER_SECONDS * (not isinstance(node.layer, (Input, Embedding)))
         if isinstance(node.layer, (Recurrent, Bidirectional)):
-            sequence += graph.input_shapes(node)[0][0] * (2 if isinstance(node.layer, Bidirectional) else 1)
-    step = STEP_SECONDS + LAYER_SECONDS * layers + SEQUENCE_SECONDS * sequence
-    epochs = training.epochs * training.restarts
-    step += EMBEDDED_SECONDS * embedded
-    if members > 1 and all(type(node.layer).__name__ in STACKED for node in graph.nodes.values()):
-        step *= 1 + MEMBER_SHARE * (members - 1)
-        return EPOCH_SECONDS * epochs + step * steps + multiply_adds / (STACKED_SPEEDUP * MULTIPLY_ADDS_PER_SECOND)
-    return members * (EPOCH_SECONDS * epochs + step * steps) + multiply_adds / MULTIPLY_ADDS_PER_SECOND
+            both = 2 if isinstance(node.layer, Bidirectional) else 1
+            overhead += SEQUENCE_SECONDS * graph.input_shapes(node)[0][0] * both
+    stacked = all(type(node.layer).__name__ in STACKED for node in graph.nodes.values())
+    return members * arithmetic + overhead * (1 + (MEMBER_SHARE if stacked else 1.0) * (members - 1))
 
 
 def over_limits(estimates: Estimates, training: Training, ensemble: Ensemble | None, limits: Limits) -> list[Problem]:
