@@ -62,8 +62,8 @@ def main() -> None:
                 run = train(api, table)
                 estimated, taken = seconds(run)
                 figures[table.name] = round(estimated / taken, 2)
-                line = f"{table.name:16} {run['result']['trials'][0]['epochs']:3d} epochs, estimated {estimated:6.1f} s"
-                print(f"{line}, taken {taken:6.1f} s: {estimated / taken:5.2f}, pace {run['estimates']['pace']}", flush=True)
+                line = f"{table.name:16} estimated {estimated:6.1f} s, taken {taken:6.1f} s"
+                print(f"{line}: {estimated / taken:5.2f}, pace {run['estimates']['pace']}", flush=True)
         finally:
             stop_server(server)
     print(json.dumps({**figures, "worst": max(max(ratio, round(1 / ratio, 2)) for ratio in figures.values())}))
