@@ -114,9 +114,10 @@ def check(
     """Check a spec like the server does: layers, shapes, columns, cost. Nothing is queued."""
     body = read_spec(path, set_ or [])
     if offline:
+        from fitserve.settings import Limits
         from fitserve.spec.spec import parse
 
-        parse(body)
+        parse(body, Limits())
         session.show({"valid": True, "offline": True}, f"{path} is a valid spec. Columns and cost were not checked.")
         return
     with session.client() as client:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -243,11 +244,14 @@ class Spec(DataModel):
 
 
 def parse(body: Any, limits: Limits | None = None) -> Spec:
-    """Return a spec from JSON values. Raises SpecRefused with every problem."""
+    """Return a spec from JSON values. Raises SpecRefused with every problem.
+
+    `limits` are for what a user wrote; a stored spec passed those of its time, and has none.
+    """
     if not isinstance(body, dict):
         raise SpecRefused("A spec is a mapping.", pointer="", received=excerpt(body), expected="a mapping")
     try:
-        return Spec.model_validate(body, context={"layers": (limits or Limits()).layers})
+        return Spec.model_validate(body, context={"layers": limits.layers if limits is not None else sys.maxsize})
     except ValidationError as error:
         raise SpecRefused.because(problems_from(error.errors(include_url=False), Spec, body)) from None
     except InvalidValue as error:

@@ -358,6 +358,13 @@ def test_limits_are_named() -> None:
         parse({**BODY, "network": ["Flatten"] * 3}, Limits(layers=2))
 
 
+def test_a_stored_spec_is_read_under_higher_limits_than_the_defaults() -> None:
+    """A worker reads specs that its deployment's limits allowed, and does not read those settings."""
+    layers = Limits().layers + 1
+    written = parse({**BODY, "network": ["Flatten"] * layers}, Limits(layers=layers))
+    assert parse(written.to_json()) == written
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 RESAMPLES = 200
 MAX_DRAWN = 2_000_000  # rows, over all resamples
 MAX_ROWS = 20_000  # resampled
+AT_ONCE = 8  # resamples whose curves are computed at once, so that their arrays fit into the processor's cache
 MAX_LABELS = 30  # with intervals of their own figures
 
 Floats = NDArray[np.floating[Any]]
@@ -105,7 +106,13 @@ def areas(drawn: Resamples, positive: NDArray[np.bool_], share: Floats) -> tuple
     order = np.argsort(-share[drawn.picked], kind="stable")
     score, ones = share[drawn.picked][order], positive[drawn.picked][order].astype(np.float64)
     ends = np.flatnonzero(np.append(np.diff(score) != 0, True))  # thresholds: equal scores share one
-    weights = drawn.weights[:, order]
+    several = (drawn.weights[first : first + AT_ONCE, order] for first in range(0, len(drawn.weights), AT_ONCE))
+    roc, precision = zip(*(_areas_of(weights, ones, ends) for weights in several), strict=True)
+    return np.concatenate(roc), np.concatenate(precision)
+
+
+def _areas_of(weights: Floats, ones: Floats, ends: Ints) -> tuple[Floats, Floats]:
+    """Return both areas of some resamples: their weights in the order of scores, which rows are positive, thresholds."""
     true, every = np.cumsum(weights * ones, axis=1)[:, ends], np.cumsum(weights, axis=1)[:, ends]
     recall = _or_nan(true, true[:, -1:])
     false = _or_nan(every - true, every[:, -1:] - true[:, -1:])
