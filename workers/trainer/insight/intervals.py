@@ -112,7 +112,7 @@ def areas(drawn: Resamples, positive: NDArray[np.bool_], share: Floats) -> tuple
 
 
 def _areas_of(weights: Floats, ones: Floats, ends: Ints) -> tuple[Floats, Floats]:
-    """Return both areas of some resamples: their weights in the order of scores, which rows are positive, thresholds."""
+    """Return both areas of some resamples, from their weights in the order of scores. `ends` are the thresholds."""
     true, every = np.cumsum(weights * ones, axis=1)[:, ends], np.cumsum(weights, axis=1)[:, ends]
     recall = _or_nan(true, true[:, -1:])
     false = _or_nan(every - true, every[:, -1:] - true[:, -1:])
