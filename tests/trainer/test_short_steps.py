@@ -13,6 +13,7 @@ from keras import layers as L
 
 from workers.trainer.engine import compiled
 from workers.trainer.engine.compiled import Compiled, RowTensors
+from workers.trainer.engine.dropout import seed_by_element
 from workers.trainer.engine.loss_kernels import loss_of
 
 pytestmark = pytest.mark.tensorflow
@@ -104,6 +105,24 @@ def test_a_small_network_is_traced_in_few_operations() -> None:
     graph = traced._call.graph.as_graph_def()
     operations = len(graph.node) + sum(len(function.node_def) for function in graph.library.function)
     assert operations < 350, operations  # 560 with Keras's own steps and metrics
+
+
+def test_dropout_s_gradient_passes_where_its_mask_does_in_few_operations() -> None:
+    model = keras.Sequential([keras.Input((3,)), L.Dropout(0.5, seed=1)])
+    seed_by_element(model)
+
+    @tf.function(autograph=False)
+    def dropped(x: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = model(x, training=True)
+        return y, tape.gradient(y, x)
+
+    kept, slopes = dropped(tf.constant(X[1:]))
+    np.testing.assert_array_equal(slopes, (kept.numpy() != 0) * np.float32(2))
+    assert 0.3 < np.mean(kept.numpy() != 0) < 0.7
+    operations = len(dropped.get_concrete_function(tf.TensorSpec((None, 3))).graph.get_operations())
+    assert operations < 160, operations  # 190 by `tf.where`, with an axis for replicas
 
 
 def test_a_small_network_s_graph_is_not_rewritten_and_a_large_one_s_is() -> None:

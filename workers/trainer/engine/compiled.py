@@ -7,7 +7,7 @@ such as one whose trials were stacked, has its test steps traced alone, which ta
 
 from __future__ import annotations
 
-import dataclasses
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -18,6 +18,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from fitserve.encoder import ALIGNMENT, MANY_BYTES
 from workers.trainer.engine.compact_rows import Compact
@@ -72,6 +73,11 @@ class StepPlan:
     validation_first: int = 0
     validation_last: int = 0
     close_validation: bool = False
+
+    def numbers(self) -> NDArray[np.int32]:
+        """Return it as the traced function takes it."""
+        training = (self.first, self.last, self.close)
+        return np.array([*training, self.validation_first, self.validation_last, self.close_validation], np.int32)
 
 
 class Compiled:
@@ -175,8 +181,7 @@ class Compiled:
 
         `order` is an int32 permutation of the rows of `train`: batch i is `order[i * size:(i + 1) * size]`.
         """
-        steps = np.array(dataclasses.astuple(plan), np.int32)
-        arguments = (train.as_tuple(), order, validation.as_tuple(), tf.constant(steps))
+        arguments = (train.as_tuple(), order, validation.as_tuple(), tf.constant(plan.numbers()))
         with self._executor():
             self.trace(trains=plan.last > plan.first or plan.close)
             values = self._call(*arguments).numpy()
@@ -184,7 +189,7 @@ class Compiled:
         for _ in ("training", "validation"):
             row: Logs = {}
             for name, shape in self._names:
-                size = int(np.prod(shape))
+                size = math.prod(shape)
                 row[name] = float(values[0]) if shape == () else values[:size].reshape(shape)
                 values = values[size:]
             logs.append(row)
@@ -377,24 +382,22 @@ def executor(model: keras.Model, batch_size: int) -> Callable[[], AbstractContex
     """
     if work(model, batch_size) > MULTITHREADED_STEP or tf.config.list_logical_devices("GPU"):
         return nullcontext
-    return _on_one_thread
-
-
-@contextmanager
-def _on_one_thread() -> Iterator[None]:
     try:
         from tensorflow.python.eager.context import FunctionCallOptions, context
     except ImportError:  # private names; the default options give the same results
-        yield
-        return
-    own = context()
-    before, config = own.function_call_options, own.config
+        return nullcontext
+    config = context().config
     config.graph_options.rewrite_options.disable_meta_optimizer = True
-    own.function_call_options = FunctionCallOptions("SINGLE_THREADED_EXECUTOR", config)
+    return partial(_called_with, context(), FunctionCallOptions("SINGLE_THREADED_EXECUTOR", config))
+
+
+@contextmanager
+def _called_with(context: Any, options: Any) -> Iterator[None]:
+    before, context.function_call_options = context.function_call_options, options
     try:
         yield
     finally:
-        own.function_call_options = before
+        context.function_call_options = before
 
 
 def work(model: keras.Model, batch_size: int) -> float:

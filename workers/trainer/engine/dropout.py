@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 _GOLDEN = 0x9E3779B9  # odd, 2^32 over the golden ratio: a Weyl sequence visits every word
@@ -24,18 +25,34 @@ FIRST_ROW: ContextVar[Any] = ContextVar("first_row", default=0)
 def drop(x: Any, rate: Any, state: Any, first_row: Any = 0) -> Any:
     """Drop elements of `x`, `(replicas, ...)`, at rates `(replicas,)`, by seed generators' states `(replicas, 2)`."""
     shape = tf.shape(x)
-    ones = tf.ones_like(shape[1:])
+    of_replica = tf.concat([shape[:1], tf.ones_like(shape[1:])], 0)
+    threshold = tf.reshape(tf.cast(tf.round(rate * 65_536.0), tf.uint16), of_replica)
+    scale = tf.reshape(tf.cast(1.0 / (1.0 - rate), x.dtype), of_replica)
+    return _kept(_bits(shape, state, first_row) >= threshold, x * scale)
+
+
+def _drop_in_one(x: Any, rate: float, state: Any, first_row: Any) -> Any:
+    """Drop elements of one network's `x`, as `drop` does for one replica."""
+    shape, share = tf.shape(x), np.float32(rate)
+    bits = tf.reshape(_bits(tf.concat([[1], shape], 0), state[None], first_row), shape)
+    threshold = tf.cast(tf.round(tf.constant(share * np.float32(65_536.0))), tf.uint16)
+    return _kept(bits >= threshold, x * tf.constant(1 / (np.float32(1.0) - share), x.dtype))
+
+
+def _bits(shape: Any, state: Any, first_row: Any) -> Any:
+    """Return 16 random bits for each element of a tensor of this shape, the replicas first."""
     size = tf.reduce_prod(shape[1:])
-    first = first_row * tf.reduce_prod(shape[2:])
+    first = 0 if isinstance(first_row, int) and not first_row else first_row * tf.reduce_prod(shape[2:])
     words = tf.cast(tf.range(first // 2, (first + size + 1) // 2), tf.uint32) * tf.constant(_GOLDEN, tf.uint32)
     state = tf.cast(tf.bitwise.bitwise_and(tf.cast(state, tf.int64), 0xFFFFFFFF), tf.uint32)
     keys = _mixed(state[:, 0] + _mixed(state[:, 1] + tf.constant(_GOLDEN, tf.uint32)))
     bits = tf.bitcast(_mixed(words[None, :] + keys[:, None]), tf.uint16)  # (replicas, words, 2)
-    bits = tf.reshape(tf.reshape(bits, [shape[0], -1])[:, first % 2 : first % 2 + size], shape)
-    of_replica = tf.concat([shape[:1], ones], 0)
-    threshold = tf.reshape(tf.cast(tf.round(rate * 65_536.0), tf.uint16), of_replica)
-    scale = tf.reshape(tf.cast(1.0 / (1.0 - rate), x.dtype), of_replica)
-    return tf.where(bits >= threshold, x * scale, tf.zeros_like(x))
+    return tf.reshape(tf.reshape(bits, [shape[0], -1])[:, first % 2 : first % 2 + size], shape)
+
+
+def _kept(condition: Any, x: Any) -> Any:
+    """Return `x` where the condition holds, else 0: the gradient takes fewer operations than that of `tf.where`."""
+    return tf.raw_ops.Select(condition=condition, x=x, y=tf.zeros_like(x))
 
 
 def _mixed(words: Any) -> Any:
@@ -57,6 +74,6 @@ def _call_of(layer: Any) -> Any:
         if not training or layer.rate <= 0:
             return inputs
         state = tf.convert_to_tensor(layer.seed_generator.next())
-        return drop(inputs[None], tf.constant([layer.rate], tf.float32), state[None], FIRST_ROW.get())[0]
+        return _drop_in_one(inputs, layer.rate, state, FIRST_ROW.get())
 
     return call
