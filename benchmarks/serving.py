@@ -153,6 +153,7 @@ def measure(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
         **calls,
         **bounds,
         **rows.figures(),
+        **rows.one_row(ensemble, passenger),
         **batch.figures(work / "batch"),
         "p50_over_echo_us": round(median(over), 1),
         "mb_200_models": round(mb, 1),
