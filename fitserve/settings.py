@@ -143,7 +143,10 @@ class Settings(BaseSettings):
         300.0, gt=0, description="gRPC: seconds that a client has to send the message of a call"
     )
     grpc_waiting_calls: int = Field(
-        1_000, gt=0, description="gRPC: calls of one caller that may wait for their messages at once, and open streams"
+        1_000,
+        gt=0,
+        description="gRPC: calls of one caller that may wait for their messages at once, and open streams; each "
+        "holds a thread",
     )
     connections_per_address: int = Field(
         1_000,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import socket
 import struct
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,16 +19,15 @@ import pytest
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
+from fitserve import api_keys
+from fitserve.errors import TooMany
 from fitserve.settings import Settings
 from services.predict.protocols.proto import health_pb2 as health
 from services.predict.protocols.proto import inference_pb2 as pb
-from services.predict.protocols.transport import GrpcMethod
-from services.predict.server import grpc_lane, grpc_server
-from services.predict.server.grpc_connections import Connections, WaitingCalls
-from services.predict.server.grpc_server import _streaming
-from services.predict.serving.counters import Counters
-from services.predict.serving.prediction_service import PredictionService
-from tests.predict.toy_registry import RunningService, eventually, run_service
+from services.predict.server import grpc_connections, grpc_lane, grpc_server
+from services.predict.server.grpc_connections import Connections, WaitingCall, WaitingCalls
+from services.predict.server.grpc_threads import Threads
+from tests.predict.toy_registry import RunningService, eventually, numeric, run_service
 from tests.waiting import PATIENCE
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -103,18 +103,51 @@ def _is_answered(call: Any) -> bool:
 
 
 def test_a_silent_stream_of_reflection_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grpc_server, "REFLECTION_SECONDS", 0.01)
+    monkeypatch.setattr(grpc_server, "REFLECTION_SECONDS", 0.0)
+    monkeypatch.setattr(grpc_connections, "LOOK_SECONDS", 0.01)
+    waiting = WaitingCalls(Settings(), Connections(Settings()))
+    reflector = grpc_server._Reflection(["inference.GRPCInferenceService"], waiting, Threads(20, 20))
+    gate = threading.Event()
 
-    async def silent() -> AsyncIterator[bytes]:
-        yield b"one"
-        await asyncio.Event().wait()
+    def silent() -> Iterator[bytes]:
+        yield reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
+        gate.wait(PATIENCE)
 
-    async def read() -> None:
-        async for _ in grpc_server._prompt(silent()):
-            pass
+    def end_of(call: Any) -> grpc.StatusCode:
+        with contextlib.suppress(grpc.RpcError):
+            list(call)
+        return call.code()
 
-    with pytest.raises(TimeoutError):
-        asyncio.run(read())
+    async def code() -> grpc.StatusCode:
+        watching = asyncio.create_task(waiting.watch(lambda: None))
+        try:
+            return await asyncio.to_thread(lambda: end_of(ask(silent(), timeout=PATIENCE)))
+        finally:
+            watching.cancel()
+
+    handler = grpc.stream_stream_rpc_method_handler(
+        reflector.ServerReflectionInfo,
+        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    with own_server({"/any/method": handler}) as channel:
+        ask = channel.stream_stream("/any/method")
+        assert asyncio.run(code()) == grpc.StatusCode.DEADLINE_EXCEEDED
+        gate.set()
+
+
+@contextlib.contextmanager
+def own_server(handlers: dict[str, grpc.RpcMethodHandler]) -> Iterator[grpc.Channel]:
+    """Serve some methods in this process."""
+    threads = Threads(20, 20)
+    server = grpc.server(threads)
+    server.add_generic_rpc_handlers((grpc_server._Methods(handlers, threads),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield channel
+    server.stop(None).wait(PATIENCE)
+    threads.stop()
 
 
 def test_the_fast_lane_answers_as_the_ordinary_way(channel: grpc.Channel, served: RunningService) -> None:
@@ -150,8 +183,8 @@ def test_the_fast_lane_answers_as_the_ordinary_way(channel: grpc.Channel, served
 
 
 def test_what_the_fast_lane_remembers_is_small() -> None:
-    form = grpc_lane.Form(SimpleNamespace(), struct.Struct("<f"), 1, b"", ())  # type: ignore[arg-type]
-    caller, whole = grpc_lane.KnownCaller(), request(ROWS)
+    form = grpc_lane.Form(SimpleNamespace(), struct.Struct("<f"), 1, b"", (), SimpleNamespace())  # type: ignore[arg-type]
+    caller, whole = grpc_lane.KnownCaller(None, None), request(ROWS)
     numbers = whole.raw_input_contents[0]
     for junk in range(0, 200_000, 1_000):  # of a field that nobody knows, which is skipped
         head = b"\xa2\x06" + grpc_lane._varint(junk) + bytes(junk)
@@ -164,22 +197,131 @@ def test_what_the_fast_lane_remembers_is_small() -> None:
     assert len(caller.numbers) <= grpc_lane.MAX_FORMS
 
 
-def test_calls_without_a_message_keep_nobody_waiting(channel: grpc.Channel, served: RunningService) -> None:
-    gate = threading.Event()
+def test_calls_that_wait_keep_nobody_else_waiting(channel: grpc.Channel, served: RunningService) -> None:
+    """Each holds a thread: calls without a message, streams that pause, watches."""
+    log = served.toys.home / f"services.predict-{served.port}.log"
+    gate, before = threading.Event(), len(log.read_text())
 
-    def nothing() -> Iterator[bytes]:
-        gate.wait(120)
-        yield b""
+    def silent(*messages: bytes) -> Iterator[bytes]:
+        yield from messages
+        gate.wait(PATIENCE)
 
     metadata = (("authorization", f"Bearer {served.toys.token}"),)
-    open_calls = [channel.stream_unary(INFER).future(nothing(), metadata=metadata) for _ in range(30)]
+    whole = request(ROWS).SerializeToString()
+    infer = channel.unary_unary(INFER, response_deserializer=pb.ModelInferResponse.FromString)
+    infer(whole, metadata=metadata, timeout=PATIENCE)  # the fast lane knows the caller of half of the calls
+    half = channel.stream_unary(INFER)
+    more = (*metadata, ("x-other", "y"))
+    waiting = [half.future(silent(), metadata=data, timeout=PATIENCE) for data in (metadata, more) for _ in range(20)]
+    stream = channel.stream_stream(INFER.replace("ModelInfer", "ModelStreamInfer"))
+    streams = [stream(silent(whole), metadata=metadata, timeout=PATIENCE) for _ in range(20)]
+    watch = channel.stream_stream("/grpc.health.v1.Health/Watch")
+    streams += [watch(silent(), timeout=PATIENCE) for _ in range(20)]
     try:
-        infer = channel.unary_unary(INFER, response_deserializer=pb.ModelInferResponse.FromString)
-        assert infer(request(ROWS).SerializeToString(), metadata=metadata, timeout=PATIENCE).outputs[0].shape == [2, 2]
+        assert all(next(one) for one in streams)
+        for _ in range(10):
+            assert infer(whole, metadata=metadata, timeout=PATIENCE).outputs[0].shape == [2, 2]
+            assert infer(whole, metadata=more, timeout=PATIENCE).outputs[0].shape == [2, 2]
     finally:
-        gate.set()
-        for call in open_calls:
+        for call in (*waiting, *streams):
             call.cancel()
+        gate.set()
+    assert infer(whole, metadata=metadata, timeout=PATIENCE).outputs[0].shape == [2, 2]
+    logged = log.read_text()[before:]
+    assert "Traceback" not in logged, logged
+
+
+def test_calls_at_once_get_their_own_answers_and_each_is_counted(channel: grpc.Channel, served: RunningService) -> None:
+    infer = channel.unary_unary(INFER, response_deserializer=pb.ModelInferResponse.FromString)
+    metadata = (("authorization", f"Bearer {served.toys.token}"),)
+    rows = np.random.default_rng(1).uniform(-90, 90, (300, 6)).astype("<f4")
+    infer(request([rows[0].tolist()]).SerializeToString(), metadata=metadata, timeout=PATIENCE)
+
+    def answered() -> float:
+        return served.telemetry("fitserve_predict_fast_lane_requests_total")
+
+    before = answered()
+    calls = [
+        infer.future(request([row.tolist()]).SerializeToString(), metadata=metadata, timeout=PATIENCE) for row in rows
+    ]
+    answers = [np.frombuffer(call.result().raw_output_contents[0], "<f4") for call in calls]
+    expected = numeric().answer(rows.tolist())["y"]
+    assert np.allclose(answers, expected, rtol=1e-5, atol=1e-5)
+    assert answered() - before == len(rows)
+
+
+def test_a_key_that_was_revoked_while_its_message_was_awaited_is_refused(
+    channel: grpc.Channel, served: RunningService
+) -> None:
+    token = served.toys.create_key(["predict"], models=["m1"])
+    metadata, gate = (("authorization", f"Bearer {token}"),), threading.Event()
+    whole = request(ROWS).SerializeToString()
+
+    def late() -> Iterator[bytes]:
+        gate.wait(PATIENCE)
+        yield whole
+
+    infer = channel.unary_unary(INFER)
+
+    def code() -> grpc.StatusCode:
+        call = infer.future(whole, metadata=metadata, timeout=PATIENCE)
+        return call.code()
+
+    eventually(lambda: code() == grpc.StatusCode.OK)
+    assert code() == grpc.StatusCode.OK  # the fast lane knows the caller
+    call = channel.stream_unary(INFER).future(late(), metadata=metadata, timeout=PATIENCE)
+    served.toys.change(api_keys.revoke, token.split(".")[0])
+    eventually(lambda: code() == grpc.StatusCode.UNAUTHENTICATED)
+    gate.set()
+    assert call.code() == grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_what_the_event_loop_does_for_a_call_ends_with_it_and_is_forgotten() -> None:
+    callbacks: list[Any] = []
+
+    def abort(code: grpc.StatusCode, details: str) -> None:
+        raise InterruptedError(details)
+
+    async def check() -> None:
+        context = SimpleNamespace(add_callback=lambda callback: callbacks.append(callback) or True, abort=abort)
+        work = grpc_server._LoopWork(asyncio.get_running_loop(), Threads(20, 20), context)
+        for number in range(5):
+            assert await asyncio.to_thread(work.run, asyncio.sleep(0, number)) == number
+        assert len(callbacks) == 1  # gRPC keeps them until the call ends
+        begun = asyncio.Event()
+
+        async def endless() -> None:
+            begun.set()
+            await asyncio.Event().wait()
+
+        waiting = asyncio.create_task(asyncio.to_thread(work.run, endless()))
+        await begun.wait()
+        callbacks[0]()
+        for _ in range(2):  # what is begun later ends too
+            with pytest.raises(InterruptedError):
+                await waiting
+            waiting = asyncio.create_task(asyncio.to_thread(work.run, endless()))
+        with pytest.raises(InterruptedError):
+            await waiting
+
+    asyncio.run(check())
+
+
+def test_no_caller_takes_all_places() -> None:
+    settings = Settings(grpc_waiting_calls=1_500)
+    waiting = WaitingCalls(settings, Connections(settings))
+
+    def enter(caller: str, most: int) -> int:
+        for count in range(most):
+            try:
+                waiting.enter(WaitingCall(caller, None, math.inf, 0.0))
+            except TooMany:
+                return count
+        return most
+
+    assert enter("one", 2_000) == 1_500
+    assert 500 < enter("two", 2_000) < 1_500
+    assert all(enter(f"further {number}", 16) == 16 for number in range(100))
 
 
 def test_settings_say_how_long_and_how_many_calls_wait_for_a_message(served: RunningService) -> None:
@@ -201,30 +343,20 @@ def test_settings_say_how_long_and_how_many_calls_wait_for_a_message(served: Run
     assert codes == ["DEADLINE_EXCEEDED"] * 2 + ["RESOURCE_EXHAUSTED"] * 3
 
 
-def test_a_streams_message_that_cannot_be_read_takes_no_place_from_others() -> None:
-    waiting = WaitingCalls(Settings(), Connections(Settings()))
-    context: Any = SimpleNamespace(invocation_metadata=lambda: (), time_remaining=lambda: None)
-
-    async def answered() -> tuple[list[str], int]:
-        service: Any = SimpleNamespace(loop=asyncio.get_running_loop(), counters=Counters())
-        service.access = SimpleNamespace(identify_header=lambda header: SimpleNamespace(key_id="one"))
-        service.admit = lambda: PredictionService.admit(service)
-
-        async def messages() -> AsyncIterator[bytes]:
-            for _ in range(3):
-                yield b"\xff\xff"
-
-        async def unasked(request: Any, message: Any) -> None:
-            raise AssertionError("nothing was read")
-
-        method = GrpcMethod("infer", pb.ModelInferRequest, unasked)
-        respond = _streaming(service, "oip_grpc", method, lambda answer, error: error, waiting)
-        return [error async for error in respond(messages(), context)], service.counters.in_flight
-
-    errors, in_flight = asyncio.run(answered())
-    assert len(errors) == 3
-    assert all("ModelInferRequest" in error for error in errors)
-    assert in_flight == 0
+def test_a_streams_message_that_cannot_be_read_takes_no_place_from_others(
+    channel: grpc.Channel, served: RunningService
+) -> None:
+    stream = channel.stream_stream(
+        INFER.replace("ModelInfer", "ModelStreamInfer"),
+        response_deserializer=pb.ModelStreamInferResponse.FromString,
+    )
+    metadata = (("authorization", f"Bearer {served.toys.token}"),)
+    messages = [b"\xff\xff", b"\xff\xff", request(ROWS).SerializeToString()]
+    *refused, last = stream(iter(messages), metadata=metadata, timeout=PATIENCE)
+    assert len(refused) == 2
+    assert all("ModelInferRequest" in one.error_message for one in refused)
+    assert last.infer_response.model_name == "m1"
+    assert served.telemetry("fitserve_predict_requests_in_flight") == 0
 
 
 def h2_frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:

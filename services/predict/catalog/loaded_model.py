@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 SESSION_BYTES = 230_000  # memory of a session beside its weights, measured with ONNX Runtime 1.32
 INLINE_SECONDS_PER_ROW = 250e-6  # a model that takes at most this long is inferred on the event loop
+ROW_BUFFERS = 2  # one for the event loop, one for gRPC's threads
 _WARM_UP_ROWS = (1, 16, 1, 1, 1)
 _DTYPES = {
     "tensor(float)": np.float32,
@@ -125,7 +126,7 @@ class LoadedModel:
         self.manifest = manifest
         self.columns = Columns(manifest)
         self._buffers: list[RowBuffer] = []  # row buffers that no request is using
-        self._may_make_buffer = True  # made when it is first needed
+        self._buffers_to_make = ROW_BUFFERS  # made when they are first needed
         self.outputs = tuple(
             ModelOutput(
                 o["name"],
@@ -220,14 +221,14 @@ class LoadedModel:
         return self.runs_inline and self.single_output and self.level is None
 
     def take_buffer(self) -> RowBuffer | None:
-        """Borrow memory for a few rows; None if the model has none, or another thread is using it."""
+        """Borrow memory for a few rows; None if the model has none, or other threads are using it."""
         try:
             return self._buffers.pop()
         except IndexError:
             pass
-        if not self._may_make_buffer:
+        if self._buffers_to_make <= 0:
             return None
-        self._may_make_buffer = False
+        self._buffers_to_make -= 1
         try:
             return RowBuffer(self.columns.encoder, self.session, self._row_session, self.output_names)
         except ValueError:

@@ -45,6 +45,7 @@ GRPC_CODES = {  # by HTTP status
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
+LONGEST_DEADLINE = 1e9  # seconds; gRPC says that more are left where a call has no deadline
 _TIMEOUT_UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -290,14 +291,15 @@ async def explain_response(request: HttpRequest, model: LoadedModel, rows: Input
 
 
 class GrpcRequest(ProtocolRequest):
-    """A gRPC call. `context` is the `grpc.aio.ServicerContext`."""
+    """A gRPC call, or one message of a stream. `context` is the `grpc.ServicerContext`."""
 
     def __init__(self, service: PredictionService, context: Any) -> None:
         metadata = dict(context.invocation_metadata() or ())
         super().__init__(service, metadata.get("authorization"), metadata.get("x-prediction-id"))
         self.interval = metadata.get("x-interval")
         self._sticky_key = metadata.get("x-sticky-key")
-        self._seconds_left: float | None = context.time_remaining()
+        left = context.time_remaining()
+        self._seconds_left: float | None = None if left is None or left > LONGEST_DEADLINE else left
 
     @property
     def sticky_key(self) -> str | None:

@@ -7,23 +7,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import socket
 import struct
+import threading
 import time
 from collections import Counter
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
-
-import grpc.aio
 
 from fitserve.errors import DeadlineExceeded, Malformed, TooMany
 from fitserve.settings import Settings
 from services.connections import is_within
 
 LOOK_SECONDS = 1.0  # between two checks
+MIN_PLACES = 2_048  # for calls that wait for their messages, and for open streams
+FEW_CALLS = 16  # a caller always has this many places
 _DESCRIPTORS = "/proc/self/fd"
 _INTERNET = (socket.AF_INET, socket.AF_INET6)
 _TCP_INFO_BYTES, _RECEIVED = 136, struct.Struct("@128xQ")  # `tcpi_bytes_received` of Linux's struct tcp_info
@@ -121,106 +123,136 @@ class Places:
 
     def __init__(self, most: int, most_of_address: int) -> None:
         self._most, self._most_of_address = most, most_of_address
+        self._lock = threading.Lock()
         self._taken: Counter[str] = Counter()
 
     def take(self, context: Any) -> str | None:
-        """Take a place for a call and return its address, for `give_back`; None if there is no place.
-
-        `give_back` needs no context: the call's end may be noticed after gRPC has freed it, and asking a freed call for
-        its peer is a segmentation fault.
-        """
+        """Take a place for a call and return its address, for `give_back`; None if there is no place."""
         peer = peer_of(context)
         address = peer[0] if peer is not None else ""
-        if self._taken.total() >= self._most or self._taken[address] >= self._most_of_address:
-            return None
-        self._taken[address] += 1
+        with self._lock:
+            if self._taken.total() >= self._most or self._taken[address] >= self._most_of_address:
+                return None
+            self._taken[address] += 1
         return address
 
     def give_back(self, address: str) -> None:
-        self._taken[address] -= 1
-        if not self._taken[address]:
-            del self._taken[address]
+        with self._lock:
+            self._taken[address] -= 1
+            if not self._taken[address]:
+                del self._taken[address]
 
 
 @dataclass(eq=False, slots=True)
 class WaitingCall:
-    """A call whose message has not arrived yet."""
+    """A call whose message has not arrived yet, or an open stream."""
 
-    task: asyncio.Task[Any]
+    caller: Hashable
     context: Any
+    seconds: float  # that its client has
     began: float
     received: int | None = None  # bytes over its connection at the first check
     refusal: str = ""  # why it was ended
 
 
 class WaitingCalls:
-    """Calls whose message has not arrived yet, with limits on their number per caller, their time and their speed."""
+    """Calls whose message has not arrived yet, with limits on their number per caller, their time and their speed.
+
+    Open streams count among their caller's calls.
+    """
 
     def __init__(self, settings: Settings, connections: Connections) -> None:
         self._most, self._seconds = settings.grpc_waiting_calls, settings.grpc_message_seconds
         self._head_seconds, self._bytes_per_second = settings.head_seconds, settings.body_bytes_per_second
         self._connections = connections
-        self._counts: dict[Hashable, int] = {}
-        self._calls: dict[WaitingCall, None] = {}  # the oldest first
+        self.places = max(MIN_PLACES, 2 * self._most)  # of all callers together: each place is a thread
+        self._lock = threading.Lock()
+        self._few = min(FEW_CALLS, self._most)
+        self._calls: dict[Hashable, dict[WaitingCall, None]] = {}  # by caller, each one's oldest first
 
-    def enter(self, caller: Hashable) -> None:
-        """Count a waiting call, until `leave`. Raises TooMany."""
-        waiting = self._counts.get(caller, 0)
-        if waiting >= self._most:
-            raise TooMany("Too many calls of this caller wait for their messages.", retry_after=1)
-        self._counts[caller] = waiting + 1
+    def enter(self, call: WaitingCall) -> None:
+        """Add a call, until `leave`. Raises TooMany."""
+        with self._lock:
+            own = self._calls.get(call.caller)
+            if own is None:
+                own = self._calls[call.caller] = {}
+            elif len(own) >= self._few:
+                # A caller leaves as many places free as it takes, so that none takes them all.
+                free = self.places - sum(map(len, self._calls.values()))
+                if len(own) >= min(self._most, free):
+                    raise TooMany("Too many calls of this caller wait for their messages.", retry_after=1)
+            own[call] = None
 
-    def leave(self, caller: Hashable) -> None:
-        waiting = self._counts.pop(caller) - 1
-        if waiting:
-            self._counts[caller] = waiting
+    def leave(self, call: WaitingCall) -> None:
+        """Remove a call."""
+        with self._lock:
+            del self._calls[call.caller][call]
 
-    async def message(self, caller: Hashable, context: Any) -> bytes:
-        """Return a call's message as bytes. Raises TooMany, Malformed, DeadlineExceeded."""
-        self.enter(caller)
-        task = asyncio.current_task()
-        assert task is not None
-        call = WaitingCall(task, context, time.monotonic())
-        self._calls[call] = None
-        try:
-            data = await context.read()
-        except asyncio.CancelledError:
-            if not call.refusal:  # the client has left, or the server stops
-                raise
-            task.uncancel()
-            raise DeadlineExceeded(call.refusal) from None
-        finally:
-            del self._calls[call]
-            self.leave(caller)
-        if data is grpc.aio.EOF:
+    def message(self, caller: Hashable, messages: Iterator[bytes], context: Any) -> bytes:
+        """Return a call's message as bytes. Raises TooMany, Malformed, DeadlineExceeded, and RpcError."""
+        data: bytes | None = self.next_of(messages, WaitingCall(caller, context, self._seconds, time.monotonic()))
+        if data is None:
             raise Malformed("The call has no message.")
-        return bytes(data)
+        return data
 
-    async def watch(self) -> None:
-        """Check connections and calls about once a second, until cancelled."""
+    def next_of(self, messages: Iterator[Any], call: WaitingCall) -> Any:
+        """Return a call's next message, None if it has no more. Raises TooMany, DeadlineExceeded.
+
+        Raises RpcError, which is gRPC's own, if the client has left: let it pass.
+        """
+        self.enter(call)
+        try:
+            message = next(messages, None)
+        finally:
+            self.leave(call)
+        if call.refusal:
+            raise DeadlineExceeded(call.refusal)
+        return message
+
+    async def watch(self, look: Callable[[], None]) -> None:
+        """Check connections and calls, and call `look`, about once a second, until cancelled."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             self._connections.look()
             self._check(time.monotonic())
+            look()
 
     def _check(self, now: float) -> None:
-        """Abort the calls whose message arrives too late or too slowly."""
+        """End the calls whose message arrives too late or too slowly."""
         received: dict[Peer | None, int | None] = {}  # calls share connections
-        for call in self._calls:
+        with self._lock:
+            self._calls = {caller: own for caller, own in self._calls.items() if own}
+            calls = [call for own in self._calls.values() for call in own]
+        for call in calls:
             waited = now - call.began
-            if waited < LOOK_SECONDS:
-                return
-            if call.refusal:
-                continue
-            peer = peer_of(call.context)
-            if peer not in received:
-                received[peer] = self._connections.received(peer)
-            bytes_now = received[peer]
-            if call.received is None or bytes_now is None:
-                call.received = bytes_now
-            elif waited > self._head_seconds + (bytes_now - call.received) / self._bytes_per_second:
-                call.refusal = f"The message came more slowly than {self._bytes_per_second} bytes a second."
-            if waited > self._seconds:
-                call.refusal = f"The message did not come within {self._seconds:g} s."
-            if call.refusal:
-                call.task.cancel()
+            if waited >= LOOK_SECONDS and call.seconds < math.inf and not call.refusal:
+                self._check_one(call, waited, received)
+
+    def _check_one(self, call: WaitingCall, waited: float, received: dict[Peer | None, int | None]) -> None:
+        peer = peer_of(call.context)
+        if peer not in received:
+            received[peer] = self._connections.received(peer)
+        bytes_now = received[peer]
+        if call.received is None or bytes_now is None:
+            call.received = bytes_now
+        elif waited > self._head_seconds + (bytes_now - call.received) / self._bytes_per_second:
+            call.refusal = f"The message came more slowly than {self._bytes_per_second} bytes a second."
+        if waited > call.seconds:
+            call.refusal = f"The message did not come within {call.seconds:g} s."
+        if call.refusal:
+            _end_wait(call.context)
+
+
+def _end_wait(context: Any) -> None:
+    """Let a thread that waits for a call's message go on without it.
+
+    gRPC has no function for this: the only one that ends a wait from elsewhere cancels the call, and then the client
+    is not told why. So this sets what gRPC sets when a message comes, and cancels where a release of gRPC differs.
+    """
+    try:
+        state = context._state
+        with state.condition:
+            state.request = b""
+            state.condition.notify_all()
+    except AttributeError:
+        context.cancel()

@@ -1,16 +1,18 @@
 """The fast lane of gRPC: ModelInfer with one raw tensor of all columns, for a known caller and model.
 
-A call's metadata and model are checked once, on the ordinary path, and its message is parsed once: a message of the
-same length that differs only in the numbers at its end parses alike. The numbers of later calls go straight to the
-network, and its outputs are appended to an answer that was serialized before. Anything unusual takes the ordinary path
-with the very same bytes, which produces all errors and warnings.
+It runs in gRPC's threads, one call at a time. A call's metadata and model are checked once, on the ordinary path, and
+its message is parsed once: a message of the same length that differs only in the numbers at its end parses alike. The
+numbers of later calls go straight to the network, and its outputs are appended to an answer that was serialized before.
+Anything unusual takes the ordinary path with the very same bytes, which produces all errors and warnings.
 """
 
 from __future__ import annotations
 
 import contextlib
 import struct
+import threading
 import time
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +22,7 @@ from google.protobuf.message import DecodeError
 from services.predict.catalog.loaded_model import LoadedModel
 from services.predict.protocols.formats import MATRIX_NAMES
 from services.predict.protocols.proto import inference_pb2 as pb
-from services.predict.serving.counters import DIRECT_ROWS
+from services.predict.serving.counters import DIRECT_ROWS, Counters, VersionCounters
 from services.predict.serving.prediction_service import PredictionService
 from services.predict.serving.protocol_request import ProtocolRequest
 
@@ -46,12 +48,14 @@ class Form:
     rows: int
     answer: bytes
     trailing: tuple[tuple[str, str], ...]  # metadata of its answer
+    counters: VersionCounters
 
 
 class KnownCaller:
     """The forms of one caller's messages, by the length of their numbers and by the bytes before these."""
 
-    def __init__(self) -> None:
+    def __init__(self, key_id: Hashable, generation: object) -> None:
+        self.key_id, self.generation = key_id, generation
         self.models: dict[tuple[str, str], LoadedModel] = {}
         self.numbers: dict[int, int] = {}
         self.forms: dict[bytes, Form] = {}
@@ -81,17 +85,28 @@ class GrpcLane:
     """Known callers, by the metadata of their earlier calls."""
 
     def __init__(self, service: PredictionService) -> None:
-        self._service = service
+        self._counters = service.counters
         self._callers: dict[Metadata, KnownCaller] = {}
-        service.updates.on_change.append(self._callers.clear)
+        self.generation = object()  # another one after each change of keys, labels or models
+        self._lock = threading.Lock()
+        service.updates.on_change.append(self._forget)
+
+    def _forget(self) -> None:
+        self.generation = object()
+        self._callers.clear()
 
     def caller(self, metadata: Metadata) -> KnownCaller | None:
         """Return the caller of an earlier call with the same metadata; None for the first such call."""
         return self._callers.get(metadata)
 
-    def remember(self, metadata: Metadata, request: ProtocolRequest, message: Any) -> None:
-        """Remember the caller and model of a call that the ordinary path answered, if later calls may use this lane."""
+    def remember(self, generation: object, metadata: Metadata, request: ProtocolRequest, message: Any) -> None:
+        """Remember the caller and model of a call that the ordinary path answered, if later calls may use this lane.
+
+        `generation` is that of the call's beginning. Belongs to the event loop's thread.
+        """
         model, entry = request.model, request.entry
+        if generation is not self.generation:
+            return
         if model is None or entry is None or not all(key in _HARMLESS for key, _ in metadata):
             return
         if sum(len(value) for _, value in metadata) > MAX_METADATA_BYTES:
@@ -102,54 +117,60 @@ class GrpcLane:
             return
         if len(self._callers) >= MAX_KNOWN:
             self._callers.clear()
-        caller = self._callers.setdefault(metadata, KnownCaller())
+        caller = self._callers.setdefault(metadata, KnownCaller(request.identify().key_id, generation))
         caller.models[message.model_name, message.model_version] = model
 
     def answer(self, caller: KnownCaller, data: bytes) -> tuple[bytes, Form] | None:
         """Return the response to a message, and its form; None if it must take the ordinary path."""
         started = time.perf_counter()
-        known = caller.form_of(data) or _read(caller, data)
-        if known is None:
-            return None
-        form, numbers = known
-        values = self._infer(form, numbers)
-        if values is None:
-            return None
-        self._count(form, numbers, values, started)
-        return form.answer + values.tobytes(), form
-
-    def _infer(self, form: Form, numbers: tuple[float, ...]) -> Any:
-        """Return the outputs in the answer's datatype; None if a row is not clean."""
-        model = form.model
-        buffer = model.take_buffer()
-        if buffer is None:
-            return None
-        try:
-            if not buffer.write_numbers(numbers):
+        with self._lock:
+            if caller.generation is not self.generation:  # changed while its message was awaited
                 return None
-            (values,) = buffer.infer(form.rows).values()
-            return values.astype(_DTYPES[model.outputs[0].datatype])
-        finally:
-            model.return_buffer(buffer)
-
-    def _count(self, form: Form, numbers: tuple[float, ...], values: Any, started: float) -> None:
-        model, rows = form.model, form.rows
-        counters = model.counters.get(PROTOCOL) or self._service.counters.of_version(model, PROTOCOL)
-        now = time.perf_counter()
-        counters.requests += 1
-        counters.rows += rows
-        counters.batches += 1
-        counters.durations.observe(now - started)
-        if rows < DIRECT_ROWS:
-            counters.sizes.direct[rows] += 1
-        else:
-            counters.sizes.observe(rows)
-        model.last_used = time.monotonic()
-        if model.sampler is not None and now > model.sampler.next_sample_at:
-            model.sampler.sample(now, [list(numbers)], True, rows, [values])
+            known = caller.form_of(data) or _read(caller, data, self._counters)
+            if known is None:
+                return None
+            form, numbers = known
+            values = _infer(form, numbers)
+            if values is None:
+                return None
+            _count(form, numbers, values, started)
+        return form.answer + values, form
 
 
-def _read(caller: KnownCaller, data: bytes) -> tuple[Form, tuple[float, ...]] | None:
+def _infer(form: Form, numbers: tuple[float, ...]) -> bytes | None:
+    """Return the outputs in the answer's datatype; None if a row is not clean."""
+    model = form.model
+    buffer = model.take_buffer()
+    if buffer is None:
+        return None
+    try:
+        if not buffer.write_numbers(numbers):
+            return None
+        (values,) = buffer.infer(form.rows).values()
+        dtype = _DTYPES[model.outputs[0].datatype]
+        return (values if values.dtype is dtype else values.astype(dtype)).tobytes()
+    finally:
+        model.return_buffer(buffer)
+
+
+def _count(form: Form, numbers: tuple[float, ...], values: bytes, started: float) -> None:
+    model, rows, counters = form.model, form.rows, form.counters
+    now = time.perf_counter()
+    counters.requests += 1
+    counters.rows += rows
+    counters.batches += 1
+    counters.durations.observe(now - started)
+    if rows < DIRECT_ROWS:
+        counters.sizes.direct[rows] += 1
+    else:
+        counters.sizes.observe(rows)
+    model.last_used = time.monotonic()
+    if model.sampler is not None and now > model.sampler.next_sample_at:
+        answers = np.frombuffer(values, _DTYPES[model.outputs[0].datatype]).reshape(rows, -1)
+        model.sampler.sample(now, [list(numbers)], True, rows, [answers])
+
+
+def _read(caller: KnownCaller, data: bytes, counters: Counters) -> tuple[Form, tuple[float, ...]] | None:
     """Return a message's form, and remember it, and its numbers; None if it asks for more than the plain answer."""
     try:
         message = pb.ModelInferRequest.FromString(data)
@@ -169,7 +190,8 @@ def _read(caller: KnownCaller, data: bytes) -> tuple[Form, tuple[float, ...]] | 
         return None
     layout = struct.Struct(f"<{shape[0] * shape[1]}{_TYPES[tensor.datatype]}")
     answer = _answer_before_numbers(model, message.id, shape[0])
-    form = Form(model, layout, shape[0], answer, (("x-model-version", model.version_text),))
+    trailing = (("x-model-version", model.version_text),)
+    form = Form(model, layout, shape[0], answer, trailing, counters.of_lane(model, PROTOCOL))
     if not message.id:  # the next message has another id
         caller.learn(data, form, numbers)
     return form, layout.unpack(numbers)

@@ -1,6 +1,7 @@
 """Telemetry of the data plane: plain integers on the hot path, turned into metrics when Prometheus scrapes.
 
-One `+=` costs a tenth of a prometheus_client counter. Only the event loop's thread changes them.
+One `+=` costs a tenth of a prometheus_client counter. Only the event loop's thread changes them; `lanes` is changed by
+gRPC's threads instead.
 """
 
 from __future__ import annotations
@@ -53,6 +54,11 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += times
         self.total += value * times
 
+    def add(self, other: Histogram) -> None:
+        """Add the counts of a histogram with the same bounds."""
+        self.counts = [a + b for a, b in zip(self.counts, other.counts, strict=True)]
+        self.total += other.total
+
     def buckets(self) -> Iterator[tuple[str, float]]:
         """Yield upper bound and cumulative count, as Prometheus expects them."""
         yield from zip([*map(str, self.bounds), "+Inf"], itertools.accumulate(self.counts), strict=True)
@@ -91,7 +97,17 @@ class VersionCounters:
     def __init__(self, sizes: BatchSizes) -> None:
         self.requests = self.rows = self.batches = 0
         self.durations = Histogram()
-        self.sizes = sizes  # sizes of the version's inference calls, over all protocols
+        self.sizes = sizes  # sizes of the version's inference calls; in `Counters.versions` over all protocols
+
+    def added(self, other: VersionCounters) -> VersionCounters:
+        """Return the sum of both, except for the sizes."""
+        whole = VersionCounters(self.sizes)
+        for one in (self, other):
+            whole.requests += one.requests
+            whole.rows += one.rows
+            whole.batches += one.batches
+            whole.durations.add(one.durations)
+        return whole
 
 
 class Counters:
@@ -99,6 +115,7 @@ class Counters:
 
     def __init__(self) -> None:
         self.versions: dict[tuple[str, str, str], VersionCounters] = {}  # protocol, model, version
+        self.lanes: dict[tuple[str, str, str], VersionCounters] = {}  # the same, counted by one thread at a time
         self.sizes: defaultdict[tuple[str, str], BatchSizes] = defaultdict(BatchSizes)  # model, version
         self.phases: defaultdict[tuple[str, str], Histogram] = defaultdict(Histogram)  # lane, phase
         self.refused: defaultdict[str, int] = defaultdict(int)  # reason: rows
@@ -126,6 +143,27 @@ class Counters:
                 self.versions[key] = VersionCounters(self.sizes[model.name, model.version_text])
             known = model.counters[protocol] = self.versions[key]
         return known
+
+    def of_lane(self, model: LoadedModel, protocol: str) -> VersionCounters:
+        """Return the counters of a version's answers over a protocol by threads other than the event loop's."""
+        key = (protocol, model.name, model.version_text)
+        if key not in self.lanes:
+            self.lanes[key] = VersionCounters(BatchSizes())
+        return self.lanes[key]
+
+    def answered(self) -> dict[tuple[str, str, str], VersionCounters]:
+        """Return the counters of all answers, by all threads, by protocol, model and version."""
+        whole = self.versions.copy()
+        for key, lane in self.lanes.copy().items():
+            whole[key] = whole[key].added(lane) if key in whole else lane
+        return whole
+
+    def batch_sizes(self) -> dict[tuple[str, str], Histogram]:
+        """Return the sizes of all inference calls, by model and version."""
+        whole = {key: sizes.histogram() for key, sizes in self.sizes.copy().items()}
+        for (_, model, version), lane in self.lanes.copy().items():
+            whole.setdefault((model, version), Histogram(telemetry.SIZES)).add(lane.sizes.histogram())
+        return whole
 
     def count_prediction(self, model: LoadedModel, rows: int, warnings: Mapping[str, int], left_out: int = 0) -> None:
         """Count the rows of one answer of the ordinary path, and their warnings by code. `left_out`: unused columns."""
@@ -174,7 +212,7 @@ class Collector:
 
     def collect(self) -> Iterator[Metric]:
         c = self.counters
-        versions = list(c.versions.values())
+        versions = list(c.answered().values())
         loaded = self.catalog.loaded_models()
         failed = {
             (servable.model, str(servable.version)): 1
@@ -212,7 +250,7 @@ class Collector:
         c = self.counters
         requests, rows = Counter(c.requests), Counter(c.rows)
         durations = {(protocol, "", ""): histogram for protocol, histogram in list(c.durations.items())}
-        for (protocol, model, version), counters in list(c.versions.items()):
+        for (protocol, model, version), counters in c.answered().items():
             if counters.requests:
                 requests[protocol, "predict" if protocol == "tfserving" else "infer", "200"] += counters.requests
             rows[model, version] += counters.rows
@@ -221,7 +259,7 @@ class Collector:
         yield _family("rows", rows)
         yield _family("seconds", durations)
         yield _family("phases", c.phases)
-        yield _family("sizes", {key: sizes.histogram() for key, sizes in list(c.sizes.items())})
+        yield _family("sizes", c.batch_sizes())
 
     def _sampled_answers(self) -> Iterator[Metric]:
         """Yield the classes, scores and values that drift has sampled since this process started."""
@@ -287,10 +325,11 @@ def sample_predictions(counters: Counters, catalog: Catalog) -> Reading:
     traffic = _traffic(counters)
     reading.traffic = traffic
     durations = [0] * (len(telemetry.FAST) + 1)
-    for histogram in [one.durations for one in list(counters.versions.values())] + list(counters.durations.values()):
+    answered = list(counters.answered().values())
+    for histogram in [one.durations for one in answered] + list(counters.durations.values()):
         durations = [a + b for a, b in zip(durations, histogram.counts, strict=True)]
     reading.buckets["predictions"] = durations
-    fast = sum(one.requests for one in list(counters.versions.values()))
+    fast = sum(one.requests for one in answered)
     reading.counts = {"requests": fast, "refused": 0, "errors": 0, "rows": sum(one.rows for one in traffic.values())}
     for (_, _, status), count in counters.requests.copy().items():
         reading.counts["requests"] += count
@@ -316,7 +355,7 @@ def sample_predictions(counters: Counters, catalog: Catalog) -> Reading:
 
 def _traffic(counters: Counters) -> dict[tuple[str, int], VersionCounts]:
     counts: dict[tuple[str, int], VersionCounts] = {}
-    for (_, model, version), answered in list(counters.versions.items()):
+    for (_, model, version), answered in counters.answered().items():
         one = counts.setdefault((model, int(version)), VersionCounts())
         one.requests += sum(answered.durations.counts)
         one.rows += answered.rows

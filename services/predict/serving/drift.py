@@ -26,7 +26,11 @@ _Sample = tuple[list[Any], bool, list[Any]]  # rows by request, whether each is 
 
 
 class DriftSampler:
-    """Requests and answers of one model. The sampling methods belong to the event loop, the others to the thread."""
+    """Requests and answers of one model.
+
+    The sampling methods belong to the event loop and to gRPC's threads, the others to the thread that counts. Two that
+    sample at the same moment may exceed the rate by one request.
+    """
 
     def __init__(self, model: LoadedModel, slice_seconds: int) -> None:
         self.model, self.version, self.artifact = model.name, model.version, model.artifact

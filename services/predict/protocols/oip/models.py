@@ -85,12 +85,12 @@ def statistics(request: ProtocolRequest, entries: Iterable[CatalogEntry], select
 
 
 def _version_statistics(counters: Counters, name: str, version: str) -> dict[str, Any]:
-    own = [one for (_, model, of), one in counters.versions.items() if (model, of) == (name, version)]
+    own = [one for (_, model, of), one in counters.answered().items() if (model, of) == (name, version)]
     answered = sum(sum(one.durations.counts) for one in own)
     nanoseconds = round(sum(one.durations.total for one in own) * 1e9)
     rows = sum(one.rows for one in own) + counters.rows.get((name, version), 0)
-    sizes = counters.sizes.get((name, version))
-    calls = sum(sizes.histogram().counts) if sizes else 0
+    sizes = counters.batch_sizes().get((name, version))
+    calls = sum(sizes.counts) if sizes else 0
     success = {"count": answered, "ns": nanoseconds}
     return {
         "name": name,
