@@ -128,7 +128,7 @@ audit-from: $(VENV)/.dev  ## every lock against the advisories in FITSERVE_ADVIS
 compose-test: $(VENV)/.dev  ## the images and docker-compose.yml in operation; needs docker or podman
 	$(BIN)/python -m tests.compose
 
-bench-%: $(VENV)/.dev  ## bench-startup, bench-ingest, bench-training, bench-estimates, bench-accuracy, bench-coverage, bench-serving, bench-intervals, bench-served, bench-claims, bench-wide, bench-search, bench-scaling, bench-gpu, bench-soak
+bench-%: $(VENV)/.dev  ## bench-startup, bench-ingest, bench-training, bench-estimates, bench-accuracy, bench-coverage, bench-serving, bench-intervals, bench-served, bench-claims, bench-wide, bench-search, bench-scaling, bench-side_by_side, bench-gpu, bench-soak
 	$(BIN)/python -m benchmarks.$*
 
 fresh:  ## make run and make test on bare Debian 12 and 13, as an ordinary user; needs root and debootstrap

@@ -79,7 +79,7 @@ def run(body: dict[str, Any], folder: str, rows: int, names: int, answer: Any) -
 
     warm_up(0)
     request = request_of(table(rows, names), body, Path(folder))
-    reporter = RecordingReporter()
+    reporter = RecordingReporter(keep_checkpoints=False)
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     reset_peak()
     before = psutil.Process().memory_info().rss

@@ -35,6 +35,7 @@ class RecordingReporter:
     checkpoints: list[tuple[bytes, int]] = field(default_factory=list)
     checkpoint_paths: list[Path] = field(default_factory=list)
     search_trials: list[dict[str, Any]] = field(default_factory=list)
+    keep_checkpoints: bool = True
     stop_after: int | None = None  # epochs
     reason: StopReason = "cancel"
 
@@ -51,7 +52,8 @@ class RecordingReporter:
         pass
 
     def checkpoint(self, path: Path, epoch: int) -> None:
-        self.checkpoints.append((path.read_bytes(), epoch))
+        if self.keep_checkpoints:
+            self.checkpoints.append((path.read_bytes(), epoch))
         self.checkpoint_paths.append(path)
 
     def next_trial(self, remaining: Sequence[int]) -> TrialAssignment:

@@ -14,6 +14,7 @@ from keras import layers as L
 from workers.trainer.engine import compiled
 from workers.trainer.engine.compiled import Compiled, RowTensors
 from workers.trainer.engine.dropout import seed_by_element
+from workers.trainer.engine.executors import Executor
 from workers.trainer.engine.loss_kernels import loss_of
 
 pytestmark = pytest.mark.tensorflow
@@ -135,9 +136,9 @@ def test_a_small_network_s_graph_is_not_rewritten_and_a_large_one_s_is() -> None
     small = _model(*LOSSES["binary"][:2])
     large = keras.Sequential([keras.Input((1_000,)), L.Dense(1_000)])
     before = context.function_call_options.as_attrs()
-    with compiled.executor(small, 32)():
+    with Executor(small, 32)():
         assert not rewritten()
         assert context.function_call_options.executor_type == "SINGLE_THREADED_EXECUTOR"
     assert context.function_call_options.as_attrs() == before
-    with compiled.executor(large, 1_000)():
+    with Executor(large, 1_000)():
         assert rewritten()

@@ -15,7 +15,7 @@ from tests.waiting import PATIENCE
 from workers.trainer import ready_run as training
 from workers.trainer.engine import stacked_network
 from workers.trainer.engine.checkpoint import Checkpoint
-from workers.trainer.engine.compiled import MULTITHREADED_STEP
+from workers.trainer.engine.executors import MULTITHREADED_STEP
 from workers.trainer.interface import TrainingFailed, TrainingResult, TrainingStopped
 from workers.trainer.train import train
 from workers.trainer.trials import stacked as stacked_trials

@@ -29,7 +29,7 @@ from fitserve.states import FailureCause
 from fitserve.strictjson import finite_json
 from fitserve.target_encoder import TargetEncoder
 from workers.trainer.data.preparation import columns_of, read_columns, split_rows, usable_rows
-from workers.trainer.engine.compiled import MULTITHREADED_STEP
+from workers.trainer.engine.executors import MULTITHREADED_STEP
 from workers.trainer.export import keras_encoding, mlflow_model, plain_code, raw_graph
 from workers.trainer.export.export import NOISE_FACTOR, PARITY_LIMIT, largest_difference, raw_values, serve
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from fitserve.encoder import ALIGNMENT, MANY_BYTES
 from workers.trainer.engine.compact_rows import Compact
+from workers.trainer.engine.executors import Executor
 from workers.trainer.engine.loss_kernels import shorten_steps
 from workers.trainer.engine.metric_kernels import fuse_metrics
 from workers.trainer.engine.network import functional_of
@@ -74,6 +75,10 @@ class StepPlan:
     validation_last: int = 0
     close_validation: bool = False
 
+    def steps(self) -> float:
+        """Return its work in training steps; a validation step is about a third of one, having no backward pass."""
+        return self.last - self.first + (self.validation_last - self.validation_first) / 3
+
     def numbers(self) -> NDArray[np.int32]:
         """Return it as the traced function takes it."""
         training = (self.first, self.last, self.close)
@@ -119,7 +124,7 @@ class Compiled:
         self._call: Any = None
         self._trains = False  # whether `_call` has training steps
         self._others: dict[int, tuple[Any, Any, bool]] = {}  # optimizers that were used before, each with its trace
-        self._executor = executor(model, batch_size)
+        self._executor: Callable[[float], AbstractContextManager[Any]] = Executor(model, batch_size)
 
     def switch_optimizer(self, optimizer: keras.optimizers.Optimizer) -> None:
         """Continue with another optimizer. One of the same class takes over the state, except the learning rate."""
@@ -182,7 +187,7 @@ class Compiled:
         `order` is an int32 permutation of the rows of `train`: batch i is `order[i * size:(i + 1) * size]`.
         """
         arguments = (train.as_tuple(), order, validation.as_tuple(), tf.constant(plan.numbers()))
-        with self._executor():
+        with self._executor(plan.steps()):
             self.trace(trains=plan.last > plan.first or plan.close)
             values = self._call(*arguments).numpy()
         logs: list[Logs] = []
@@ -364,49 +369,3 @@ def _repeat(first: Any, last: Any, step: Callable[[Any], None]) -> None:
 def row_specs(parts: Any) -> Any:
     """Return the signature to trace a function with, for tensors like these with any number of rows."""
     return tf.nest.map_structure(lambda t: tf.TensorSpec((None, *t.shape[1:]), t.dtype), parts)
-
-
-MULTITHREADED_STEP = 2e7  # multiply-adds of a step above which spreading its operations over threads pays off
-
-
-def executor(model: keras.Model, batch_size: int) -> Callable[[], AbstractContextManager[Any]]:
-    """Run a small network's operations on the calling thread: a context manager for tracing and for each call.
-
-    A small network spends its time handing operations between threads: on one thread, 200 epochs of 400 rows took
-    0.37 s instead of 0.60 s. A larger one gains from computing two gradients at once: 50,000 rows took 0.33 s on
-    several threads instead of 0.45 s. Each operation uses every core either way, and the results are the same. On a
-    GPU operations are asynchronous anyway.
-
-    Nor are a small network's graphs rewritten by TensorFlow's optimizers (Grappler): at the first call that takes a
-    tenth of a second, and what it gains is less than can be measured.
-    """
-    if work(model, batch_size) > MULTITHREADED_STEP or tf.config.list_logical_devices("GPU"):
-        return nullcontext
-    try:
-        from tensorflow.python.eager.context import FunctionCallOptions, context
-    except ImportError:  # private names; the default options give the same results
-        return nullcontext
-    config = context().config
-    config.graph_options.rewrite_options.disable_meta_optimizer = True
-    return partial(_called_with, context(), FunctionCallOptions("SINGLE_THREADED_EXECUTOR", config))
-
-
-@contextmanager
-def _called_with(context: Any, options: Any) -> Iterator[None]:
-    before, context.function_call_options = context.function_call_options, options
-    try:
-        yield
-    finally:
-        context.function_call_options = before
-
-
-def work(model: keras.Model, batch_size: int) -> float:
-    """Estimate a training step's multiply-adds: three for each weight, row, and position that the weight is used at."""
-    total = 0.0
-    for layer in model.layers:
-        kernels = sum(int(np.prod(v.shape)) for v in layer.trainable_variables if len(v.shape) > 1)
-        output: Any = getattr(layer, "output", None)
-        positions = [size or 1 for size in output.shape[1:-1]] if hasattr(output, "shape") else []
-        if not isinstance(layer, keras.layers.Embedding):
-            total += kernels * float(np.prod(positions))
-    return 3.0 * total * batch_size

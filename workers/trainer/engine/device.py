@@ -2,7 +2,7 @@
 
 Defaults, as measured on two cores: no XLA (its compilation takes seconds, and small networks were
 slower with it); TensorFlow's own threads, with small networks' operations run one after the other
-(`workers.trainer.engine.compiled.executor`); 32-bit floats.
+(`workers.trainer.engine.executors`); 32-bit floats.
 """
 
 from __future__ import annotations

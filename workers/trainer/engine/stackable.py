@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from fitserve.spec import optimizers
-from workers.trainer.engine.compiled import work
+from workers.trainer.engine.executors import work
 from workers.trainer.engine.network import nodes_of, outputs_of
 from workers.trainer.engine.tabular_layers import Periodic
 

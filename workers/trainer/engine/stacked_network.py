@@ -23,18 +23,10 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from workers.trainer.engine.compiled import (
-    MULTITHREADED_STEP,
-    Logs,
-    RowTensors,
-    build,
-    executor,
-    row_specs,
-    take_over,
-    work,
-)
+from workers.trainer.engine.compiled import Logs, RowTensors, build, row_specs, take_over
 from workers.trainer.engine.device import threads
 from workers.trainer.engine.dropout import drop
+from workers.trainer.engine.executors import MULTITHREADED_STEP, Executor, work
 from workers.trainer.engine.initial_values import State, state_of
 from workers.trainer.engine.network import inputs_of, nodes_of, outputs_of, spec_name
 from workers.trainer.engine.optimizer_kernels import fuse
@@ -164,7 +156,7 @@ class StackedNetwork:
         self._seeds = [v for v in of_others if id(v) not in masked]
         self._first = [variable.value.numpy() for variable in self.optimizer.variables]
         self._traced: dict[str, Any] = {}  # traced functions, by the signature of their arguments
-        self._executor = executor(model, self.batch_size * self.replicas)
+        self._executor = Executor(model, self.batch_size * self.replicas)
         self._groups = _groups(model, self.replicas, self.batch_size)
         self._names: list[str] = []
         self._cached = []
@@ -206,7 +198,7 @@ class StackedNetwork:
     def epoch(self, train: RowTensors, order: NDArray[np.int32], validation: RowTensors | None) -> list[Logs]:
         """Train all replicas for an epoch. `order` is int32 `(replicas, rows)`. Returns the logs of each."""
         held_out = () if validation is None else validation.as_tuple()
-        with self._executor():
+        with self._executor(order.shape[1] / self.batch_size):
             values = self._run(self._trace, train.as_tuple(), tf.constant(order), held_out).numpy()
         self._cached = []
         return [{name: float(v) for name, v in zip(self._names, row, strict=True)} for row in values]
@@ -240,7 +232,7 @@ class StackedNetwork:
         arguments: tuple[Any, ...] = ()
         if held_out is not None:
             arguments = (held_out.rows.as_tuple(), tf.constant(held_out.order), tf.constant(held_out.known))
-        with self._executor():
+        with self._executor(order.shape[1] / self.batch_size):
             values, losses = self._run(self._trace_pooled, train.as_tuple(), tf.constant(order), arguments)
         self._cached = []
         logs = {name: float(value) for name, value in zip(self._names, values.numpy(), strict=True)}

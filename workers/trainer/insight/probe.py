@@ -15,7 +15,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from workers.trainer.engine.compiled import RowTensors, executor, row_specs
+from workers.trainer.engine.compiled import RowTensors, row_specs
+from workers.trainer.engine.executors import Executor
 from workers.trainer.engine.loss_kernels import loss_of
 from workers.trainer.engine.network import functional_of, spec_name
 from workers.trainer.engine.stacked_network import StackedNetwork
@@ -60,6 +61,7 @@ class LayerProbe:
         """`value_of` maps a variable of the model to the variable that holds its current values."""
         self._model, self._rows = model, _probed_rows(rows)
         self.layers = probed_layers(model)
+        self._executor = Executor(model, PROBE_ROWS)
         self._variables = [[value_of(variable) for variable in layer.variables] for layer in self.layers]
         self._hidden = [layer.layer.output for layer in self.layers if layer.activation is not None]
         self._call: Any = None
@@ -73,7 +75,7 @@ class LayerProbe:
         return [[self._replicas_first(v.value.numpy()) for v in variables] for variables in self._variables]
 
     def run(self) -> ProbeResult:
-        with executor(self._model, PROBE_ROWS)():
+        with self._executor():
             parts = (self._rows.x, self._rows.y, self._rows.weight)
             if self._call is None:
                 specs = [None if part is None else row_specs(part) for part in parts]

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from fitserve.states import FailureCause
 from workers.trainer.engine import checkpoint
 from workers.trainer.engine.checkpoint import Checkpoint, Unusable
-from workers.trainer.engine.compiled import Logs, RowTensors, work
+from workers.trainer.engine.compiled import Logs, RowTensors
 from workers.trainer.engine.divergence import first_broken_layer
+from workers.trainer.engine.executors import work
 from workers.trainer.engine.stackable import stacking_obstacle
 from workers.trainer.engine.stacked_network import StackedNetwork
 from workers.trainer.insight.recording import StackedTrialRecorder
