@@ -153,7 +153,7 @@ def recorder(repeats: int) -> float:
         compiled = Compiled(model, train, train, case.batch, case.batch)
         watch = TrialRecorder(model, train, case.epochs, -(-train.count // case.batch))
         watch.begin()
-        looking = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs, w=watch: w.look(epoch + 1))
+        looking = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs, w=watch: w.record(epoch + 1))
         Loop(compiled, Resident(train, shuffled(0)), None, case.epochs, [looking]).run()
         shares.append(watch.seconds / (time.perf_counter() - begun - watch.seconds))
     share = statistics.median(shares)
