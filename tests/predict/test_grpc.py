@@ -10,6 +10,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -197,6 +198,39 @@ def test_what_the_fast_lane_remembers_is_small() -> None:
     assert len(caller.numbers) <= grpc_lane.MAX_FORMS
 
 
+def test_a_large_message_is_not_parsed_where_others_wait() -> None:
+    lane = grpc_lane.GrpcLane(SimpleNamespace(counters=None, updates=SimpleNamespace(on_change=[])))  # type: ignore[arg-type]
+    caller = grpc_lane.KnownCaller(None, lane.generation)
+    caller.models["m1", ""] = SimpleNamespace(columns=SimpleNamespace(names=["x"] * 6))  # type: ignore[assignment]
+    with lane._lock:
+        assert lane.answer(caller, request(ROWS * 1_000).SerializeToString()) is None
+
+
+def test_metadata_that_is_not_utf_8_is_not_logged(served: RunningService) -> None:
+    log = served.toys.home / f"services.predict-{served.port}.log"
+    before = len(log.read_text())
+    with connected(served.grpc_port) as connection:
+        head = h2_head(INFER, authorization="Bearer secret \xff\xfe")
+        connection.sendall(h2_frame(1, 4, 1, head))
+        answer = read_until_closed(connection, b"not an API key")
+    assert b"not an API key" in answer
+    logged = log.read_text()[before:]
+    assert "secret" not in logged, logged
+
+
+@pytest.mark.long  # the short form: test_calls_at_once_get_their_own_answers_and_each_is_counted
+def test_thousands_of_calls_at_once_are_all_answered_by_few_threads(
+    channel: grpc.Channel, served: RunningService
+) -> None:
+    infer = channel.unary_unary(INFER)
+    whole, token = request(ROWS).SerializeToString(), ("authorization", f"Bearer {served.toys.token}")
+    for metadata in ((token,), (token, ("x-other", "y")), ()):  # the fast lane, the ordinary path, refused
+        calls = [infer.future(whole, metadata=metadata, timeout=PATIENCE) for _ in range(6_000)]
+        codes = {call.code() for call in calls}
+        assert codes == {grpc.StatusCode.OK if metadata else grpc.StatusCode.UNAUTHENTICATED}
+        assert len(list(Path(f"/proc/{served.process.pid}/task").iterdir())) < 1_000
+
+
 def test_calls_that_wait_keep_nobody_else_waiting(channel: grpc.Channel, served: RunningService) -> None:
     """Each holds a thread: calls without a message, streams that pause, watches."""
     log = served.toys.home / f"services.predict-{served.port}.log"
@@ -286,7 +320,7 @@ def test_what_the_event_loop_does_for_a_call_ends_with_it_and_is_forgotten() -> 
         context = SimpleNamespace(add_callback=lambda callback: callbacks.append(callback) or True, abort=abort)
         work = grpc_server._LoopWork(asyncio.get_running_loop(), Threads(20, 20), context)
         for number in range(5):
-            assert await asyncio.to_thread(work.run, asyncio.sleep(0, number)) == number
+            assert await asyncio.to_thread(work.run, asyncio.sleep, 0, number) == number
         assert len(callbacks) == 1  # gRPC keeps them until the call ends
         begun = asyncio.Event()
 
@@ -294,13 +328,13 @@ def test_what_the_event_loop_does_for_a_call_ends_with_it_and_is_forgotten() -> 
             begun.set()
             await asyncio.Event().wait()
 
-        waiting = asyncio.create_task(asyncio.to_thread(work.run, endless()))
+        waiting = asyncio.create_task(asyncio.to_thread(work.run, endless))
         await begun.wait()
         callbacks[0]()
         for _ in range(2):  # what is begun later ends too
             with pytest.raises(InterruptedError):
                 await waiting
-            waiting = asyncio.create_task(asyncio.to_thread(work.run, endless()))
+            waiting = asyncio.create_task(asyncio.to_thread(work.run, endless))
         with pytest.raises(InterruptedError):
             await waiting
 
@@ -383,7 +417,7 @@ def h2_head(path: str, **more: str) -> bytes:
     headers = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "a", "te": "trailers"}
     headers |= {"content-type": "application/grpc", **more}
     return b"".join(
-        b"\0" + b"".join(bytes((len(text),)) + text for text in (name.encode(), value.encode()))
+        b"\0" + b"".join(bytes((len(text),)) + text for text in (name.encode(), value.encode("latin-1")))
         for name, value in headers.items()
     )
 

@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from services.predict.server.grpc_server import _Methods
-from services.predict.server.grpc_threads import FREE, Threads
+from services.predict.server.grpc_threads import FREE, Threads, Wait
 from tests.predict.toy_registry import eventually
 from tests.waiting import PATIENCE
 
@@ -41,6 +41,32 @@ def test_calls_that_are_held_up_are_replaced(is_declared: bool) -> None:
             threads.submit(others.release)
             assert others.acquire(timeout=PATIENCE)
             threads.trim()  # ends none of those that are left for others
+    eventually(lambda: not threads.count)
+
+
+def test_calls_that_only_lack_a_processor_are_not_replaced() -> None:
+    threads, begun, waits = Threads(200, 1_000), threading.Semaphore(0), list[Wait]()
+    with stopped_at_end(threads) as gate:
+
+        def wait() -> None:
+            waits.append(threads.wait())
+            begun.release()
+            gate.wait(PATIENCE)
+
+        for _ in range(100):
+            threads.submit(wait)
+        assert all(begun.acquire(timeout=PATIENCE) for _ in range(FREE))
+        assert not begun.acquire(timeout=0.1)
+        for one in waits[:5]:
+            for _ in range(2):  # each counts once
+                one.begin()
+        assert all(begun.acquire(timeout=PATIENCE) for _ in range(5))
+        for one in waits[:FREE]:
+            for _ in range(2):
+                one.end()
+            one.begin()  # too late
+        assert not begun.acquire(timeout=0.1)
+        assert threads.count == FREE + 5
     eventually(lambda: not threads.count)
 
 

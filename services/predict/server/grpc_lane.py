@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from google.protobuf.message import DecodeError
 
+from fitserve.encoder import FEW_NUMBERS
 from services.predict.catalog.loaded_model import LoadedModel
 from services.predict.protocols.formats import MATRIX_NAMES
 from services.predict.protocols.proto import inference_pb2 as pb
@@ -30,6 +31,7 @@ METHOD = "/inference.GRPCInferenceService/ModelInfer"
 PROTOCOL = "oip_grpc"
 MAX_KNOWN, MAX_FORMS = 2048, 64
 MAX_FORM_BYTES = 1024  # of a message without its numbers: fields that Protocol Buffers skips may fill 32 MB
+MAX_MESSAGE_BYTES = MAX_FORM_BYTES + 8 * FEW_NUMBERS  # a larger one is not parsed here, where all others would wait
 MAX_METADATA_BYTES = 2048
 RAW_CONTENTS = bytes((7 << 3 | 2,))  # the tag of `raw_input_contents`, the last field of a message
 _HARMLESS = frozenset({"authorization", "user-agent", "x-forwarded-for", "grpc-accept-encoding", "accept-encoding"})
@@ -122,6 +124,8 @@ class GrpcLane:
 
     def answer(self, caller: KnownCaller, data: bytes) -> tuple[bytes, Form] | None:
         """Return the response to a message, and its form; None if it must take the ordinary path."""
+        if len(data) > MAX_MESSAGE_BYTES:
+            return None
         started = time.perf_counter()
         with self._lock:
             if caller.generation is not self.generation:  # changed while its message was awaited

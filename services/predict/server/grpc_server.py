@@ -7,6 +7,7 @@ HTTP server runs in, which the thread waits for.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import threading
 import time
@@ -38,6 +39,7 @@ from services.predict.server.grpc_threads import FREE, Threads
 from services.predict.serving.prediction_service import MAX_IN_FLIGHT, PredictionService
 
 MAX_CALLS = 65_536  # calls of a process that wait for a thread at once
+MAX_PENDING = 16_384  # and calls that gRPC has not handed over yet
 WATCH_SECONDS = 1.0
 # Streams at once in a process for which no key is asked: in all, and of one address.
 MAX_WATCHING, MAX_WATCHING_OF_ADDRESS = 256, 64
@@ -70,6 +72,14 @@ async def grpc_server(service: PredictionService, settings: Settings) -> AsyncIt
         threads.stop()
 
 
+def _names_no_key(record: logging.LogRecord) -> bool:
+    """Filter out the tracebacks, with the bytes, that gRPC logs for metadata and methods that are not UTF-8."""
+    return not record.getMessage().startswith("Invalid encoding on ")
+
+
+logging.getLogger("grpc._cython.cygrpc").addFilter(_names_no_key)
+
+
 def _make_server(
     service: PredictionService, settings: Settings, waiting: WaitingCalls, threads: Threads
 ) -> grpc.Server:
@@ -80,6 +90,9 @@ def _make_server(
             ("grpc.max_send_message_length", -1),
             ("grpc.so_reuseport", int(settings.predict_processes > 1)),
             ("grpc.max_metadata_size", 16 * 1024),
+            # By default, gRPC cancels some calls, whoever's they are, once a thousand have come at once.
+            ("grpc.server.max_pending_requests", MAX_PENDING),
+            ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING),
             ("grpc.server_handshake_timeout_ms", int(settings.head_seconds * 1000)),
             ("grpc.max_connection_idle_ms", 300_000),
             ("grpc.keepalive_time_ms", 60_000),
@@ -190,17 +203,28 @@ class _LoopWork:
         if self._future is not None:
             self._future.cancel()
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
+    def run(self, function: Callable[..., Coroutine[Any, Any, T]], *arguments: Any) -> T:
         """Run a coroutine in the event loop. Raises what it raises, and gRPC's own exception if the call has ended."""
-        self._future = future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        wait = self._threads.wait()
+
+        async def work() -> T:
+            # Only this: while the loop is busy with others, further threads would bring it still more to do.
+            wait.begin()
+            try:
+                return await function(*arguments)
+            finally:
+                wait.end()
+
+        self._future = future = asyncio.run_coroutine_threadsafe(work(), self._loop)
         if self._has_ended:
             future.cancel()
         try:
-            with self._threads.held_up():
-                return future.result()
+            return future.result()
         except CancelledError:
             self._context.abort(grpc.StatusCode.CANCELLED, "The call has ended.")
             raise
+        finally:
+            wait.end()
 
 
 class _Calls:
@@ -277,7 +301,7 @@ class _Calls:
                 answered(request, message)
             return answer, refusal
 
-        answer, error = self.loop_work(context).run(work())
+        answer, error = self.loop_work(context).run(work)
         if error is not None:
             if error.retry_after is not None:
                 context.set_trailing_metadata((("retry-after", str(max(1, round(error.retry_after)))),))
@@ -333,7 +357,7 @@ def _streaming(calls: _Calls, respond: Callable[[Any, str], Any]) -> Callable[[I
             message = calls.decoded(data)
         except FitserveError as refusal:
             error = refusal
-        answer, error = loop_work.run(calls.answer(request, message, error))
+        answer, error = loop_work.run(calls.answer, request, message, error)
         return respond(answer, "" if error is None else error_line(error))
 
     def answers(messages: Iterator[bytes], context: Any) -> Iterator[Any]:
@@ -373,9 +397,9 @@ def _watching(calls: _Calls) -> Callable[[Iterator[bytes], Any], Iterator[Any]]:
                 return
             loop_work = calls.loop_work(context)
             with calls.threads.held_up():
-                loop_work.run(count(request))
+                loop_work.run(count, request)
                 while not left.is_set():
-                    answer = loop_work.run(request.run(method.handle, method.request_type()))
+                    answer = loop_work.run(request.run, method.handle, method.request_type())
                     if answer != last:
                         last = answer
                         yield answer

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from typing import Any
 FREE = 8  # threads that are not held up
 LOOK_SECONDS = 0.01  # a call that has run for longer holds up its thread
 IDLE = math.inf  # when the call of a thread without one began
+BUSY = sys.float_info.max  # the same of a call that has all it needs but a processor, for however long
 
 log = logging.getLogger(__name__)
 Task = tuple[Callable[..., Any], tuple[Any, ...]]
@@ -35,6 +37,24 @@ class _Worker(threading.Thread):
     began = IDLE  # when its call began; 0 while it is declared to be held up
 
 
+class Wait:
+    """One wait of a thread for something else than a processor. Any thread may begin and end it, once each."""
+
+    __slots__ = ("_threads", "has_ended", "is_counted", "thread")
+
+    def __init__(self, threads: Threads, thread: threading.Thread) -> None:
+        self._threads, self.thread = threads, thread
+        self.is_counted = self.has_ended = False
+
+    def begin(self) -> None:
+        """Let another thread run; nothing happens after the end."""
+        self._threads.begin_wait(self)
+
+    def end(self) -> None:
+        """Count the thread as running; nothing happens the second time."""
+        self._threads.end_wait(self)
+
+
 class Threads(Executor):
     """An executor of up to `most` threads. `is_full` and `submit` are called by one thread, gRPC's own."""
 
@@ -45,7 +65,8 @@ class Threads(Executor):
         self._tasks: SimpleQueue[Task | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._workers: set[_Worker] = set()
-        self._held_up = 0  # threads within `held_up`
+        self._held_up = 0  # threads that are within a `Wait`
+        self._finished = 0  # calls; two that end at the same moment may count as one
         self._is_watched = False
         self._wake = threading.Event()
         self._stopped = False
@@ -82,22 +103,40 @@ class Threads(Executor):
     @contextlib.contextmanager
     def held_up(self) -> Iterator[None]:
         """Declare that the current thread waits for something else than a processor, so that another may run."""
-        worker: Any = threading.current_thread()
-        if not isinstance(worker, _Worker) or not worker.began:
+        wait = self.wait()
+        wait.begin()
+        try:
             yield
-            return
-        worker.began = 0.0
+        finally:
+            wait.end()
+
+    def wait(self) -> Wait:
+        """Return a wait of the current thread, which another thread may begin. Until then, it counts as running."""
+        wait = Wait(self, threading.current_thread())
+        if isinstance(wait.thread, _Worker) and wait.thread.began:
+            wait.thread.began = BUSY
+        return wait
+
+    def begin_wait(self, wait: Wait) -> None:
+        """Count a wait, if it has not ended and its thread is not within another one."""
+        worker = wait.thread
         with self._lock:
+            if wait.has_ended or not isinstance(worker, _Worker) or not worker.began:
+                return
+            wait.is_counted, worker.began = True, 0.0
             self._held_up += 1
             lacking = FREE - (len(self._workers) - self._held_up)
         if lacking > 0:
             self._start(lacking)
-        try:
-            yield
-        finally:
-            with self._lock:
+
+    def end_wait(self, wait: Wait) -> None:
+        """End a wait, whether or not it has begun or ended."""
+        with self._lock:
+            wait.has_ended = True
+            if wait.is_counted:
+                wait.is_counted = False
                 self._held_up -= 1
-            worker.began = time.monotonic()
+                wait.thread.began = BUSY  # type: ignore[attr-defined]
 
     def stop(self) -> None:
         """End the threads once they have finished their calls."""
@@ -141,6 +180,7 @@ class Threads(Executor):
             except Exception:  # gRPC's function answers errors itself
                 log.exception("unexpected error of gRPC")
             worker.began = IDLE
+            self._finished += 1
             del task, function, arguments  # they hold the call
 
     def _watch(self) -> None:
@@ -148,20 +188,23 @@ class Threads(Executor):
         while not self._stopped:
             self._wake.wait()
             self._wake.clear()
+            finished = self._finished
             time.sleep(LOOK_SECONDS)
             while not self._tasks.empty() and not self._stopped:
-                self._replace_held_up()
+                self._replace_held_up(self._finished > finished)
+                finished = self._finished
                 time.sleep(LOOK_SECONDS)
             self._is_watched = False
             if not self._tasks.empty():  # submitted before this was written
                 self._is_watched = True
                 self._wake.set()
 
-    def _replace_held_up(self) -> None:
+    def _replace_held_up(self, are_some_finished: bool) -> None:
         with self._lock:
             workers = list(self._workers)
         before = time.monotonic() - LOOK_SECONDS
         held_up = sum(worker.began < before for worker in workers)
         if len(workers) - held_up < FREE:
-            # Doubled, as those who come next may wait for as long: a thousand take a tenth of a second.
-            self._start(min(max(FREE, held_up), self._tasks.qsize()))
+            # While calls end, the others may wait for a processor, of which more threads would take still more. Else
+            # doubled, as those who come next may wait for as long: a thousand take a tenth of a second.
+            self._start(min(1 if are_some_finished else max(FREE, held_up), self._tasks.qsize()))
