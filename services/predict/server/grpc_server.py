@@ -264,7 +264,7 @@ class _Calls:
                 request.admit()
             answer = await request.run(self.method.handle, message)
         except FitserveError as refusal:
-            error = refusal
+            error = _without_frames(refusal)
             self.service.counters.count_refusal(self.method.operation, error)
         request.count(self.protocol, self.method.operation, _code(error).name)
         return answer, error
@@ -293,7 +293,7 @@ class _Calls:
                     data = self.waiting.message(caller.key_id, messages, context)
                 message = self.decoded(data)
         except FitserveError as refusal:
-            error = refusal
+            error = _without_frames(refusal)
 
         async def work() -> tuple[Any, FitserveError | None]:
             answer, refusal = await self.answer(request, message, error)
@@ -312,6 +312,12 @@ class _Calls:
         return bytes(answer.SerializeToString())
 
 
+def _without_frames(error: FitserveError) -> FitserveError:
+    """Return an error without its traceback: a frame that keeps it would keep the call's message until a collection."""
+    error.__traceback__ = None
+    return error
+
+
 def _code(error: FitserveError | None) -> grpc.StatusCode:
     return grpc.StatusCode.OK if error is None else GRPC_CODES.get(error.status, grpc.StatusCode.INTERNAL)
 
@@ -328,7 +334,7 @@ def _fast(calls: _Calls, lane: GrpcLane) -> Callable[[Iterator[bytes], Any], byt
             try:
                 data = message(known.key_id, messages, context)
             except FitserveError as refusal:
-                error = refusal
+                error = _without_frames(refusal)
             else:
                 left = context.time_remaining()
                 answered = lane.answer(known, data) if left is None or left > 0 else None
@@ -356,7 +362,7 @@ def _streaming(calls: _Calls, respond: Callable[[Any, str], Any]) -> Callable[[I
         try:
             message = calls.decoded(data)
         except FitserveError as refusal:
-            error = refusal
+            error = _without_frames(refusal)
         answer, error = loop_work.run(calls.answer, request, message, error)
         return respond(answer, "" if error is None else error_line(error))
 
