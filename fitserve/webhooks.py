@@ -306,7 +306,7 @@ def dispatch(engine: Engine, limit: int = 100) -> int:
 
 
 def _key_has_ended(at: datetime) -> ColumnElement[bool]:
-    """Return the condition that a webhook's key is revoked or has expired: what a key has set up ends with it."""
+    """Return the condition that the key which created a webhook is revoked or has expired: the webhook ends with it."""
     return exists().where(Key.id == Webhook.key_id, or_(Key.revoked_at.is_not(None), Key.expires_at <= at))
 
 

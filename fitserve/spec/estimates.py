@@ -19,8 +19,9 @@ from fitserve.spec.layers.recurrent import Bidirectional, Recurrent
 from fitserve.spec.training import Training
 
 FLOAT_BYTES = 4
-# Measured on two cores with AVX-512: default, single and plain networks of 14 public tables, each estimated within a
-# factor of 1.5 (`benchmarks.estimates`). Runs that succeeded set the pace of other machines.
+# Fitted to runs of 14 public tables on two cores with AVX-512: default, single and plain networks.
+# `benchmarks.estimates` compares the default ones with what they take. On another machine, the pace of finished runs
+# corrects the seconds.
 STARTUP_SECONDS = 0.95  # before and after training, once TensorFlow is loaded: build, trace, export, parity gate
 ROW_SECONDS = 9e-6  # added to it by each training row: read, encode
 CHECKED_ROWS = 20_000  # rows that the evaluation looks at, at most

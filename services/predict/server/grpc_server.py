@@ -73,7 +73,7 @@ async def grpc_server(service: PredictionService, settings: Settings) -> AsyncIt
 
 
 def _names_no_key(record: logging.LogRecord) -> bool:
-    """Filter out the tracebacks, with the bytes, that gRPC logs for metadata and methods that are not UTF-8."""
+    """Return False for what gRPC logs about metadata that are not UTF-8: their bytes, which may hold a key."""
     return not record.getMessage().startswith("Invalid encoding on ")
 
 

@@ -38,7 +38,7 @@ class _Worker(threading.Thread):
 
 
 class Wait:
-    """One wait of a thread for something else than a processor. Any thread may begin and end it, once each."""
+    """A thread's wait for something other than a processor. Any thread may begin it and end it, once."""
 
     __slots__ = ("_threads", "has_ended", "is_counted", "thread")
 
@@ -47,11 +47,11 @@ class Wait:
         self.is_counted = self.has_ended = False
 
     def begin(self) -> None:
-        """Let another thread run; nothing happens after the end."""
+        """Count the thread as waiting, and start another one if too few run. Does nothing once the wait has ended."""
         self._threads.begin_wait(self)
 
     def end(self) -> None:
-        """Count the thread as running; nothing happens the second time."""
+        """Count the thread as running again. Does nothing the second time."""
         self._threads.end_wait(self)
 
 
@@ -102,7 +102,7 @@ class Threads(Executor):
 
     @contextlib.contextmanager
     def held_up(self) -> Iterator[None]:
-        """Declare that the current thread waits for something else than a processor, so that another may run."""
+        """Context in which the current thread waits for something other than a processor, so that another may run."""
         wait = self.wait()
         wait.begin()
         try:

@@ -43,7 +43,7 @@ class Executor:
 
     @contextmanager
     def __call__(self, steps: float = 0.0) -> Iterator[None]:
-        """Context for one call. `steps` are what it trains, a validation step as a third of one; 0 measures nothing."""
+        """Context for one call. `steps` is its work in training steps, as `StepPlan.steps`; 0: it is not measured."""
         way = self._ways.get(self.several)
         if way is None:
             yield

@@ -34,7 +34,7 @@ class Loss:
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """A loss by row, `(rows,)`, and the gradient of its sum by `outputs`: logits, or predictions."""
+    """The loss of each row, `(rows,)`, and the gradient of their sum for `outputs`, which are logits or predictions."""
 
     losses: Any
     outputs: Any

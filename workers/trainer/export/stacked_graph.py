@@ -306,7 +306,7 @@ class _RowWriter(_Writer):
         return super()._mean(self._one_by_one(tensor))
 
     def _one_by_one(self, x: _Tensor) -> _Tensor:
-        """Return a tensor stacked, where the members lie side by side."""
+        """Return a tensor with members side by side as a stacked one, and any other as it is."""
         if x.units is None:
             return x
         shape = self.graph.constant([self._members, 1, x.units], np.int64)
