@@ -172,7 +172,8 @@ class FolderStore(BlobStore):
     def listing(self) -> Iterator[tuple[str, float]]:
         for path in self.root.glob("??/*"):
             if len(path.name) == 64:
-                yield path.name, path.stat().st_mtime
+                with suppress(FileNotFoundError):  # deleted since the folder was read
+                    yield path.name, path.stat().st_mtime
 
 
 class RemoteStore(BlobStore):

@@ -19,6 +19,7 @@ from fitserve.errors import BadInput, FitserveError
 from fitserve.ids import new_id
 from tests.client.conftest import circle
 from tests.conftest import Server
+from tests.live_files import files_under
 from tests.waiting import PATIENCE
 
 SECRET = "s3kret/never shown"
@@ -135,6 +136,6 @@ def test_what_cannot_come_in_or_go_out_is_refused_without_a_secret(
             client.models.predict_dataset("client-circle", trained.dataset, destination=target)
     assert {one.ref for one in client.datasets.list()} == before
     assert shop.execute("SELECT a FROM inout.kept").fetchall() == [(1,)]
-    logs = [server.log, *(path for path in (server.home / "logs").rglob("*") if path.is_file())]
+    logs = [server.log, *files_under(server.home / "logs")]
     assert len(logs) > 2
     assert not any(SECRET in path.read_text(errors="replace") for path in logs)

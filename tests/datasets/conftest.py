@@ -20,6 +20,7 @@ from fitserve.datasets.ingest import IngestedTable, ingest
 from fitserve.settings import Limits, Settings
 from fitserve.wire.datasets import UploadOptions
 from services.control.app import create_app
+from tests.live_files import files_under
 from tests.needs import need
 from tests.waiting import PATIENCE
 
@@ -79,11 +80,8 @@ class Api:
 
     def leftovers(self) -> list[str]:
         """Return the files in the scratch folder, without resumable uploads and verified copies."""
-        found = []
-        for path in self.settings.scratch.rglob("*"):
-            if path.is_file() and path.parent.name not in ("uploads", "blobs"):
-                found.append(path.name)
-        return found
+        files = files_under(self.settings.scratch)
+        return [path.name for path in files if path.parent.name not in ("uploads", "blobs")]
 
     def connect(self, **connections: dict[str, Any]) -> None:
         """Name connections, as the operator does in a file; others stay as they are."""
@@ -94,7 +92,7 @@ class Api:
 
     def blobs(self) -> set[str]:
         """Return the names of all blobs."""
-        return {path.name for path in (self.settings.home / "blobs").rglob("*") if path.is_file()}
+        return {path.name for path in files_under(self.settings.home / "blobs")}
 
 
 def _serve(settings: Settings) -> tuple[uvicorn.Server, threading.Thread]:

@@ -7,7 +7,6 @@ import gzip
 import io
 import socket
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -435,7 +434,7 @@ def test_a_broken_connection_leaves_nothing(api: Api) -> None:
     with socket.create_connection((host, int(port))) as raw:
         head = f"PUT /api/v1/datasets/cut HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {api.token}\r\n"
         raw.sendall(head.encode() + b"Content-Length: 4000000\r\n\r\n" + CSV * 300)
-        time.sleep(0.2)
+        wait_until(api.leftovers, "a part of it is on the disk")
     wait_until(lambda: not api.leftovers(), "nothing is left over")
     assert api.blobs() == before
     assert api.ann.get("/datasets/cut").status_code == 404

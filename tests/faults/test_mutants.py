@@ -15,6 +15,7 @@ from fitserve import db
 from fitserve.errors import Unavailable
 from tests.faults.checker import AcknowledgedRun, Verdict, check_runs
 from tests.faults.cluster import Cluster, Member, wait_for
+from tests.live_files import files_under
 
 
 def cluster_with(home: Path, mutant: str, **environment: str) -> Cluster:
@@ -25,6 +26,14 @@ def worker_of(cluster: Cluster, run_id: str, workers: list[Member]) -> Member:
     """The member that holds a run."""
     holder = wait_for(lambda: cluster.run(run_id).worker, 20, "a claim")
     return next(member for member in workers if f"-{member.process.pid}-" in holder)
+
+
+def _size(path: Path) -> int:
+    """Return the bytes of a file, 0 once it is renamed or deleted."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def pause_between_writes(cluster: Cluster, holder: Member) -> None:
@@ -84,7 +93,7 @@ def killed_while_it_stores(home: Path, mutant: str) -> Verdict:
         run_id = cluster.submit(seed=3, epochs=1, bytes=40_000)
         cluster.wait_epoch(run_id, 1)
         blobs = cluster.home / "blobs"
-        wait_for(lambda: [p for p in blobs.rglob("*") if p.is_file() and p.stat().st_size > 1000], 10, "a blob")
+        wait_for(lambda: any(_size(path) > 1000 for path in files_under(blobs)), 10, "a blob")
         worker.kill()
         cluster.start("worker")
         cluster.wait_over(run_id)

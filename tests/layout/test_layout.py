@@ -16,6 +16,7 @@ from fitserve.ids import new_id
 from tests.conftest import _run_sql, _with_database
 from tests.journey.test_journey import SPEC, circle
 from tests.layout.layout import LEASES, Layout, Member, until
+from tests.live_files import files_under
 from tests.needs import need
 from tests.tls.certificate import make_certificate
 from tests.waiting import PATIENCE
@@ -190,5 +191,5 @@ def test_https(layout: Layout, tmp_path: Path) -> None:
 def test_no_state_is_left_on_a_members_disk(layout: Layout) -> None:
     """A machine's disk may be lost with it."""
     for member in layout.members.values():
-        files = [path for path in member.home.rglob("*") if path.is_file() and "scratch" not in path.parts]
+        files = [path for path in files_under(member.home) if "scratch" not in path.parts]
         assert files == [], member.name
