@@ -20,7 +20,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import tensorflow as tf
 
-from benchmarks.training import CASES, Case
+from benchmarks.plain_fit import CASES, Case
 from workers.trainer.data.feeds import Resident, shuffled
 from workers.trainer.engine.compiled import Compiled, RowTensors
 from workers.trainer.engine.device import gpus

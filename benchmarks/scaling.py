@@ -39,7 +39,7 @@ def measure(case: str, rank: int, addresses: list[str], seconds: float, apart: b
     sys.modules["matplotlib"] = None  # type: ignore[assignment]
     import tensorflow as tf
 
-    from benchmarks import training
+    from benchmarks import plain_fit
     from workers.trainer.data.feeds import Resident, shuffled
     from workers.trainer.engine.collectives import Collectives
     from workers.trainer.engine.compiled import Compiled, RowTensors, StepPlan
@@ -51,7 +51,7 @@ def measure(case: str, rank: int, addresses: list[str], seconds: float, apart: b
     if len(addresses) > 1 and not apart:
         group = Collectives(addresses, rank)
         group.connect()
-    one = training.CASES.get(case) or _large(LARGE[case])
+    one = plain_fit.CASES.get(case) or _large(LARGE[case])
     batch = one.batch // len(addresses) if apart else one.batch
     x, y, _, _ = one.data()
     rows = RowTensors.of(x, y)
@@ -77,12 +77,12 @@ def measure(case: str, rank: int, addresses: list[str], seconds: float, apart: b
 def _large(batch: int) -> Any:
     from keras.layers import Dense
 
-    from benchmarks import training
+    from benchmarks import plain_fit
 
     def layers() -> list[Any]:
         return [Dense(2048, "relu"), Dense(2048, "relu"), Dense(10, "softmax")]
 
-    return training.Case(max(20_000, 4 * batch), 200, 10, layers, batch, 1)
+    return plain_fit.Case(max(20_000, 4 * batch), 200, 10, layers, batch, 1)
 
 
 def _exchange(group: Any, parameters: int, times: int) -> float:

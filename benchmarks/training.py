@@ -1,4 +1,4 @@
-"""Our training loop compared with plain `Model.fit`: the same networks and data, alternating in one process.
+"""Our training loop compared with plain `Model.fit`: the same networks and data, in two processes that take turns.
 
 `make bench-training`, or `python -m benchmarks.training --cases T1 T2 --repeats 1` for some cases. Each ratio is
 plain `fit`'s seconds over ours, medians of paired repeats; `streaming_ratio` is the stream's seconds over the
@@ -21,7 +21,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks import floor
+from benchmarks.plain_fit import CASES, Case, PlainFit
 from fitserve.spec.resolve import resolve
 from fitserve.spec.spec import parse
 from tests.trainer.requests import RecordingReporter, facts_of, request_of
@@ -42,6 +42,7 @@ from workers.trainer.data import preparation
 from workers.trainer.data.feeds import Resident, Streamed, shuffled
 from workers.trainer.engine import checkpoint
 from workers.trainer.engine.compiled import Compiled, RowTensors
+from workers.trainer.engine.dropout import seed_by_element
 from workers.trainer.engine.kept_networks import tidy_up
 from workers.trainer.engine.loop import Loop
 from workers.trainer.engine.stacked_network import StackedNetwork
@@ -49,83 +50,14 @@ from workers.trainer.insight.recording import TrialRecorder
 from workers.trainer.ready_run import build_model
 from workers.trainer.train import train
 
-L = keras.layers
-TO_REACH = {"T1_cold": 12, "T1_warm": 25, "T2": 2.5, "T3": 3, "T4": 2, "restarts16": 60}
-
-
-@dataclass(frozen=True)
-class Case:
-    """A network and a generated table of `rows` by `columns`, with `validation` additional rows."""
-
-    rows: int
-    columns: int
-    labels: int
-    layers: Callable[[], list[Any]]
-    batch: int
-    epochs: int
-    validation: int = 0
-    multi_hot: bool = False
-
-    def data(self) -> tuple[Any, Any, Any, Any]:
-        rng = np.random.default_rng(0)
-        rows = self.rows + self.validation
-        if self.multi_hot:
-            x = (rng.random((rows, self.columns), np.float32) < 0.1).astype(np.float32)
-        else:
-            x = rng.normal(size=(rows, self.columns)).astype(np.float32)
-        score = x @ rng.normal(size=(self.columns, max(2, self.labels))).astype(np.float32)
-        y = score.argmax(axis=1).astype(np.int32)
-        if self.labels == 1:
-            y = y.astype(np.float32)[:, None]
-        return x[: self.rows], y[: self.rows], x[self.rows :], y[self.rows :]
-
-    def model(self) -> keras.Model:
-        keras.utils.set_random_seed(0)
-        model = keras.Sequential([keras.Input((self.columns,)), *self.layers()])
-        binary = self.labels == 1
-        loss = keras.losses.BinaryCrossentropy() if binary else keras.losses.SparseCategoricalCrossentropy()
-        model.compile("adam", loss, metrics=["accuracy"])
-        return model
-
-
-CASES = {
-    "T1": Case(
-        400,
-        6,
-        2,
-        lambda: [L.Dense(128, "relu"), L.Dropout(0.2), L.Dense(64, "relu"), L.Dropout(0.2), L.Dense(2, "softmax")],
-        batch=100,
-        epochs=200,
-        validation=100,
-    ),
-    "T2": Case(50_000, 32, 10, lambda: [L.Dense(256, "relu"), L.Dense(256, "relu"), L.Dense(10, "softmax")], 256, 10),
-    "T3": Case(
-        25_000,
-        1_000,
-        1,
-        lambda: [L.Dense(512, "relu"), L.Dropout(0.5), L.Dense(1, "sigmoid")],
-        batch=32,
-        epochs=10,
-        multi_hot=True,
-    ),
-    "T4": Case(500_000, 54, 7, lambda: [L.Dense(128, "relu"), L.Dense(64, "relu"), L.Dense(7, "softmax")], 1_024, 5),
-}
-
-
-def plain(case: Case, data: Any) -> float:
-    """Return the seconds of Keras's `fit`."""
-    x, y, vx, vy = data
-    model = case.model()
-    begun = time.perf_counter()
-    validation = (vx, vy) if len(vx) else None
-    model.fit(x, y, batch_size=case.batch, epochs=case.epochs, validation_data=validation, verbose=0)
-    return time.perf_counter() - begun
+TO_REACH = {"T1_cold": 20, "T1_warm": 35, "T2": 3.2, "T3": 4.5, "T4": 2.6, "restarts16": 75}
 
 
 def ours(case: Case, data: Any, warm: bool = False) -> float:
     """Return the seconds of our loop; `warm` trains once before, and again from the initial weights."""
     x, y, vx, vy = data
     model = case.model()
+    seed_by_element(model)
     begun = time.perf_counter()
     train, validation = RowTensors.of(x, y), RowTensors.of(vx, vy) if len(vx) else None
     compiled = Compiled(model, train, validation or train, case.batch, case.batch)
@@ -259,11 +191,12 @@ def main() -> None:
     parser.add_argument("--growth-runs", type=int, default=200)
     options = parser.parse_args()
     found: dict[str, float] = {}
-    for name in options.cases:
-        if name in CASES:
-            found |= _case(name, options.repeats)
-    if "restarts16" in options.cases:
-        found |= _restarts(options.repeats, options.sixteen)
+    with PlainFit() as fit:
+        for name in options.cases:
+            if name in CASES:
+                found |= _case(name, options.repeats, fit)
+        if "restarts16" in options.cases:
+            found |= _restarts(options.repeats, options.sixteen, fit)
     if "recorder" in options.cases:
         found["recorder_share"] = recorder(options.repeats)
     if "streaming" in options.cases:
@@ -273,12 +206,12 @@ def main() -> None:
     print(json.dumps({key: round(value, 3) for key, value in found.items()}))
 
 
-def _case(name: str, repeats: int) -> dict[str, float]:
+def _case(name: str, repeats: int, plain: PlainFit) -> dict[str, float]:
     case, data = CASES[name], CASES[name].data()
     ours(CASES["T1"], CASES["T1"].data())  # TensorFlow's own warm-up
     found = {}
     for kind, warm in (("_cold", False), ("_warm", True)) if name == "T1" else (("", False),):
-        fit, loop = paired(lambda: plain(case, data), lambda w=warm: ours(case, data, w), repeats)  # type: ignore[misc]
+        fit, loop = paired(lambda: plain.seconds(name), lambda w=warm: ours(case, data, w), repeats)  # type: ignore[misc]
         found[name + kind] = _report(name + kind, fit, loop)
     found[f"{name}_floor"] = _floor(name, loop, [floor.seconds(case, data) for _ in range(repeats)])
     return found
@@ -290,12 +223,12 @@ def _floor(name: str, ours: list[float], native: list[float]) -> float:
     return ratio
 
 
-def _restarts(repeats: int, sixteen: bool) -> dict[str, float]:
+def _restarts(repeats: int, sixteen: bool, plain: PlainFit) -> dict[str, float]:
     case, data = CASES["T1"], CASES["T1"].data()
     times = 1 if sixteen else 16
 
     def fits() -> float:
-        return sum(plain(case, data) for _ in range(16 // times)) * times
+        return sum(plain.seconds("T1") for _ in range(16 // times)) * times
 
     restarts(case, data, 2)
     fit, stacked = paired(fits, lambda: restarts(case, data), repeats)

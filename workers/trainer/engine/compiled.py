@@ -7,6 +7,7 @@ such as one whose trials were stacked, has its test steps traced alone, which ta
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from fitserve.encoder import ALIGNMENT, MANY_BYTES
+from workers.trainer.engine import halves
 from workers.trainer.engine.compact_rows import Compact
 from workers.trainer.engine.executors import Executor
 from workers.trainer.engine.loss_kernels import shorten_steps
@@ -125,6 +127,7 @@ class Compiled:
         self._trains = False  # whether `_call` has training steps
         self._others: dict[int, tuple[Any, Any, bool]] = {}  # optimizers that were used before, each with its trace
         self._executor: Callable[[float], AbstractContextManager[Any]] = Executor(model, batch_size)
+        self._in_halves = halves.pays(model, batch_size)
 
     def switch_optimizer(self, optimizer: keras.optimizers.Optimizer) -> None:
         """Continue with another optimizer. One of the same class takes over the state, except the learning rate."""
@@ -232,7 +235,8 @@ class Compiled:
 
     def _run_step(self, step: Callable[[Any], Any], start: Any, stop: Any, rows: Callable[[Any, Any], Any]) -> None:
         """Trace a step of Keras's on the batch of the rows from `start` to `stop`."""
-        with without_results(self.model):
+        halved = halves.in_halves(self.model) if self._in_halves else contextlib.nullcontext()
+        with without_results(self.model), halved:
             step(self.expanded(rows(start, stop)))
 
     def _one_step(self, step: Callable[[Any], Any], batch: Any) -> Any:

@@ -20,6 +20,8 @@ from fitserve.process_start import cores
 from fitserve.spec.training import Training
 from workers.trainer.interface import Reporter
 
+_threads = 0  # as set; 0: one for each core
+
 
 @contextlib.contextmanager
 def placed(training: Training, report: Reporter) -> Iterator[None]:
@@ -43,18 +45,23 @@ def gpus() -> list[str]:
 
 
 def threads() -> int:
-    """Return the number of threads that compute one operation."""
-    return int(tf.config.threading.get_intra_op_parallelism_threads() or cores())
+    """Return the number of threads that a network's steps run on."""
+    return _threads or cores()
 
 
 def set_threads(count: int) -> None:
-    """Set the threads of one operation, and the operations that run at a time; 0: one for each core.
+    """Set the threads that a network's steps run on; 0: one for each core.
 
-    Call it before TensorFlow computes anything; afterwards a non-zero `count` raises RuntimeError. At least two
-    operations run at a time: a compiled loop occupies one, and would otherwise wait for its own steps forever.
+    Half of them compute one operation, because two operations run at a time (`workers.trainer.engine.halves`). Call it
+    before TensorFlow computes anything; afterwards a non-zero `count` raises RuntimeError. At least two operations run
+    at a time: a compiled loop occupies one, and would otherwise wait for its own steps forever.
     """
+    global _threads
+    of_operation = -(-(count or cores()) // 2)
     if count:
-        tf.config.threading.set_intra_op_parallelism_threads(count)
+        tf.config.threading.set_intra_op_parallelism_threads(of_operation)
+    _threads = count
+    os.environ["TF_NUM_INTRAOP_THREADS"] = str(of_operation)
     os.environ["TF_NUM_INTEROP_THREADS"] = str(max(2, count or cores()))
 
 

@@ -8,7 +8,9 @@ process in the whole batch. The rate is exact to 1 in 65,536.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -62,18 +64,29 @@ def _mixed(words: Any) -> Any:
     return tf.bitwise.bitwise_xor(words, tf.bitwise.right_shift(words, tf.constant(16, tf.uint32)))
 
 
+@dataclass(frozen=True, slots=True)
+class ByElement:
+    """The `call` of a Dropout layer with these masks."""
+
+    layer: Any
+
+    def __call__(self, inputs: Any, training: bool = False) -> Any:
+        return self.parts([inputs], training)[0]
+
+    def parts(self, inputs: Sequence[Any], training: bool) -> list[Any]:
+        """Drop elements of the parts of one batch, as one call with all its rows does."""
+        if not training or self.layer.rate <= 0:
+            return list(inputs)
+        state, row = tf.convert_to_tensor(self.layer.seed_generator.next()), FIRST_ROW.get()
+        dropped = []
+        for part in inputs:
+            dropped.append(_drop_in_one(part, self.layer.rate, state, row))
+            row = row + tf.shape(part)[0] if part is not inputs[-1] else row
+        return dropped
+
+
 def seed_by_element(model: keras.Model) -> None:
     """Give every Dropout layer of a network these masks. The saved network is still pure Keras."""
     for layer in model.layers:
         if type(layer) is keras.layers.Dropout and layer.noise_shape is None:
-            object.__setattr__(layer, "call", _call_of(layer))
-
-
-def _call_of(layer: Any) -> Any:
-    def call(inputs: Any, training: bool = False) -> Any:
-        if not training or layer.rate <= 0:
-            return inputs
-        state = tf.convert_to_tensor(layer.seed_generator.next())
-        return _drop_in_one(inputs, layer.rate, state, FIRST_ROW.get())
-
-    return call
+            object.__setattr__(layer, "call", ByElement(layer))
