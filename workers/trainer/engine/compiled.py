@@ -29,6 +29,7 @@ from workers.trainer.engine.loss_kernels import shorten_steps
 from workers.trainer.engine.metric_kernels import fuse_metrics
 from workers.trainer.engine.network import functional_of
 from workers.trainer.engine.optimizer_kernels import fuse
+from workers.trainer.engine.split_kernels import SplitKernels
 
 Logs = dict[str, Any]
 
@@ -127,7 +128,9 @@ class Compiled:
         self._trains = False  # whether `_call` has training steps
         self._others: dict[int, tuple[Any, Any, bool]] = {}  # optimizers that were used before, each with its trace
         self._executor: Callable[[float], AbstractContextManager[Any]] = Executor(model, batch_size)
-        self._in_halves = halves.pays(model, batch_size)
+        self._in_halves = False
+        self._split: SplitKernels | None = None
+        self.splits: list[SplitKernels] = []  # of all traces, which need their variables
 
     def switch_optimizer(self, optimizer: keras.optimizers.Optimizer) -> None:
         """Continue with another optimizer. One of the same class takes over the state, except the learning rate."""
@@ -151,6 +154,7 @@ class Compiled:
             self._report_fallback()
             return
         self._trains = trains
+        self._divide(trains)
         if self._jit:
             self._fall_back("XLA compiles single steps")
             return
@@ -168,6 +172,14 @@ class Compiled:
             tf.errors.OperatorNotAllowedInGraphError,
         ) as error:
             self._fall_back(f"the epoch cannot be compiled as a whole: {str(error).splitlines()[0]}")
+
+    def _divide(self, trains: bool) -> None:
+        """Decide how the steps of a trace are divided among threads."""
+        weighted = len(self._specs[0]) > 2
+        self._split = SplitKernels(self.model, self.batch_size) if trains and not weighted else None
+        if self._split:
+            self.splits.append(self._split)
+        self._in_halves = not self._split and halves.pays(self.model, self.batch_size)
 
     def _fall_back(self, reason: str) -> None:
         self._trains, self._fallback = True, reason
@@ -225,7 +237,8 @@ class Compiled:
             self._run_step(self.model.test_step, start, tf.minimum(validation_rows, start + size), tested)
 
         if trains:
-            _repeat(first, last, train_step)
+            with self._split.training() if self._split else contextlib.nullcontext():
+                _repeat(first, last, train_step)
         logs = self._results()
         self._reset_if(close > 0)
         _repeat(validation_first, validation_last, test_step)

@@ -88,7 +88,9 @@ class KeptNetwork:
     def size(self) -> int:
         """Bytes of its variables."""
         model = self.compiled.model
-        own = [*model.variables, *(v for stack in self.stacks.values() for v in stack.variables)]
+        of_stacks = (variable for stack in self.stacks.values() for variable in stack.variables)
+        of_splits = (variable for split in self.compiled.splits for variable in split.variables)
+        own = [*model.variables, *of_stacks, *of_splits]
         return sum(int(np.prod(v.shape)) * 4 for v in own)
 
     def restart(self, seed: int, learning_rate: float | None) -> None:

@@ -16,6 +16,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from workers.trainer.engine.optimizer_kernels import PARTS
+
 Scale = Callable[[Any], Any]
 """Multiplies a loss, or what multiplies its gradient, by a constant."""
 
@@ -77,6 +79,11 @@ def shorten_steps(model: keras.Model) -> None:
             object.__setattr__(model, step, _step(model, step, short, whole))
 
 
+def has_short_steps(model: keras.Model) -> bool:
+    """Return whether `shorten_steps` has replaced a model's steps."""
+    return "train_step" in vars(model)
+
+
 def _step(
     model: keras.Model, name: str, short: Callable[[keras.Model, Any, Any], Any], whole: Callable[[Any], Any]
 ) -> Callable[[Any], Any]:
@@ -96,7 +103,9 @@ def _train_step(model: keras.Model, x: Any, y: Any) -> Any:
     model._loss_tracker.update_state(loss.value, sample_weight=_count(x))
     weights = model.trainable_weights
     if weights:
-        model.optimizer.apply_gradients(zip(loss.gradients(tape, weights), weights, strict=True))
+        parts = PARTS.get()
+        own = [tuple(part.value for part in parts[id(w.value)]) if id(w.value) in parts else w for w in weights]
+        model.optimizer.apply_gradients(zip(loss.gradients(tape, own), weights, strict=True))
     return model.compute_metrics(x, y, predicted, sample_weight=None)
 
 

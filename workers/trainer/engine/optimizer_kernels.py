@@ -7,14 +7,29 @@ schedules stay Keras's own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-Update = Callable[[Any, Any], None]
-"""Updates a variable by its gradient."""
+Update = Callable[[Any, Any, Sequence[Any]], None]
+"""Updates a variable by its gradient, with the variables that the optimizer keeps for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a weight, and of what the optimizer keeps for it."""
+
+    value: tf.Variable
+    kept: Sequence[tf.Variable]
+
+
+PARTS: ContextVar[Mapping[int, Sequence[Part]]] = ContextVar("parts", default=MappingProxyType({}))
+"""The weights whose gradients are tuples, one for each part, by the variable's id: see `split_kernels`."""
 
 
 def fuse(optimizer: keras.optimizers.Optimizer) -> bool:
@@ -30,8 +45,8 @@ def fuse(optimizer: keras.optimizers.Optimizer) -> bool:
     if tf.distribute.get_strategy().num_replicas_in_sync > 1:
         return False
     optimizer._all_reduce_sum_gradients = list
-    kernel = _KERNELS.get(type(optimizer))
-    if kernel is None or getattr(optimizer, "amsgrad", False) or getattr(optimizer, "centered", False):
+    kernel = _kernel_of(optimizer)
+    if kernel is None:
         return False
     if kernel is _rmsprop:
         # Its kernel needs a momentum variable even where momentum is 0 and the variable holds nothing between steps.
@@ -41,14 +56,45 @@ def fuse(optimizer: keras.optimizers.Optimizer) -> bool:
     def step(gradients: Any, variables: Any, learning_rate: Any) -> None:
         update = kernel(optimizer, tf.cast(learning_rate, tf.float32))  # computes once what all variables share
         for gradient, variable in zip(gradients, variables, strict=True):
-            value = variable.value if isinstance(variable, keras.Variable) else variable
-            if isinstance(gradient, tf.IndexedSlices) or value.dtype != tf.float32:
+            value = _value(variable)
+            if isinstance(gradient, tuple):
+                for own, part in zip(gradient, PARTS.get()[id(value)], strict=True):
+                    update(own, part.value, part.kept)
+            elif isinstance(gradient, tf.IndexedSlices) or value.dtype != tf.float32:
                 optimizer.update_step(gradient, value, learning_rate)
             else:
-                update(tf.cast(gradient, tf.float32), value)
+                update(tf.cast(gradient, tf.float32), value, _kept(optimizer, value))
 
     optimizer._backend_update_step = step
     return True
+
+
+def kept_for(optimizer: keras.optimizers.Optimizer, variable: tf.Variable) -> list[tf.Variable] | None:
+    """Return what a fused optimizer keeps for a weight; None if it does more than a fused update of each weight.
+
+    Where several devices train a network, what replaces its `apply` sums their gradients.
+    """
+    more = ("weight_decay", "clipnorm", "clipvalue", "global_clipnorm", "use_ema", "gradient_accumulation_steps")
+    others = any(getattr(optimizer, name) for name in (*more, "loss_scale_factor"))
+    plain = _kernel_of(optimizer) is not None and not others and "apply" not in vars(optimizer)
+    return _kept(optimizer, variable) if plain else None
+
+
+def _kernel_of(optimizer: Any) -> Callable[[Any, Any], Update] | None:
+    other = getattr(optimizer, "amsgrad", False) or getattr(optimizer, "centered", False)
+    return None if other else _KERNELS.get(type(optimizer))
+
+
+def _kept(optimizer: Any, variable: tf.Variable) -> list[tf.Variable]:
+    """Return the variables that a fused optimizer keeps for a weight, in the order in which its kernel takes them."""
+    if isinstance(optimizer, keras.optimizers.Adam):
+        kinds = [optimizer._momentums, optimizer._velocities]
+    elif isinstance(optimizer, keras.optimizers.RMSprop):
+        kinds = [optimizer._velocities, optimizer._unused_momentums or optimizer._momentums]
+    else:
+        kinds = [optimizer.momentums] if optimizer.momentum else []
+    index = optimizer._get_variable_index(variable)
+    return [_value(kind[index]) for kind in kinds]
 
 
 def _adam(optimizer: Any, learning_rate: Any) -> Update:
@@ -57,12 +103,12 @@ def _adam(optimizer: Any, learning_rate: Any) -> Update:
     beta1, beta2, epsilon = (tf.constant(number, tf.float32) for number in numbers)
     beta1_power, beta2_power = tf.pow(beta1, step), tf.pow(beta2, step)
 
-    def update(gradient: Any, variable: Any) -> None:
-        index = optimizer._get_variable_index(variable)
+    def update(gradient: Any, variable: Any, kept: Sequence[Any]) -> None:
+        momentum, velocity = kept
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
-            m=_handle(optimizer._momentums[index]),
-            v=_handle(optimizer._velocities[index]),
+            m=momentum.handle,
+            v=velocity.handle,
             beta1_power=beta1_power,
             beta2_power=beta2_power,
             lr=learning_rate,
@@ -76,13 +122,13 @@ def _adam(optimizer: Any, learning_rate: Any) -> Update:
 
 
 def _sgd(optimizer: Any, learning_rate: Any) -> Update:
-    def update(gradient: Any, variable: Any) -> None:
-        if not optimizer.momentum:
+    def update(gradient: Any, variable: Any, kept: Sequence[Any]) -> None:
+        if not kept:
             tf.raw_ops.ResourceApplyGradientDescent(var=variable.handle, alpha=learning_rate, delta=gradient)
             return
         tf.raw_ops.ResourceApplyKerasMomentum(
             var=variable.handle,
-            accum=_handle(optimizer.momentums[optimizer._get_variable_index(variable)]),
+            accum=kept[0].handle,
             lr=learning_rate,
             grad=gradient,
             momentum=optimizer.momentum,
@@ -93,12 +139,12 @@ def _sgd(optimizer: Any, learning_rate: Any) -> Update:
 
 
 def _rmsprop(optimizer: Any, learning_rate: Any) -> Update:
-    def update(gradient: Any, variable: Any) -> None:
-        index = optimizer._get_variable_index(variable)
+    def update(gradient: Any, variable: Any, kept: Sequence[Any]) -> None:
+        velocity, momentum = kept
         tf.raw_ops.ResourceApplyRMSProp(
             var=variable.handle,
-            ms=_handle(optimizer._velocities[index]),
-            mom=_handle((optimizer._unused_momentums or optimizer._momentums)[index]),
+            ms=velocity.handle,
+            mom=momentum.handle,
             lr=learning_rate,
             rho=optimizer.rho,
             momentum=float(optimizer.momentum),
@@ -109,8 +155,8 @@ def _rmsprop(optimizer: Any, learning_rate: Any) -> Update:
     return update
 
 
-def _handle(variable: Any) -> Any:
-    return (variable.value if isinstance(variable, keras.Variable) else variable).handle
+def _value(variable: Any) -> Any:
+    return variable.value if isinstance(variable, keras.Variable) else variable
 
 
 _KERNELS: dict[type, Callable[[Any, Any], Update]] = {

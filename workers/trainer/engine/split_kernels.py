@@ -1,0 +1,111 @@
+"""Wide Dense layers with their kernel in two parts, the upper and the lower rows, each of which has a thread.
+
+Where a batch is small, the update of a wide kernel takes longer than its products: Adam reads or writes ten numbers for
+each weight, and the gradients of a batch's two halves (`workers.trainer.engine.halves`) must first be added up. Two
+kernels of half as many rows have gradients and updates of their own, and the layer adds their products:
+
+    x @ kernel = x[:, :middle] @ upper + x[:, middle:] @ lower
+
+Only training steps see the parts. A call of the compiled function copies Keras's variables to them at its beginning,
+and back at its end: callbacks, checkpoints and exports know Keras's own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from workers.trainer.engine.device import threads
+from workers.trainer.engine.executors import work
+from workers.trainer.engine.loss_kernels import has_short_steps
+from workers.trainer.engine.network import functional_of
+from workers.trainer.engine.optimizer_kernels import PARTS, Part, kept_for
+
+FEWEST, MOST = 1 << 17, 1 << 22  # weights of a kernel: its update is short below, and its copies are large above
+MOST_ROWS = 64  # of a batch: with more of them halves are faster, as measured on two cores
+
+
+class SplitKernels:
+    """The kernels of a built model that its optimizer updates in parts; none where halves of batches are faster."""
+
+    def __init__(self, model: keras.Model, batch_size: int) -> None:
+        several = threads() > 1 and not tf.config.list_logical_devices("GPU")
+        used = several and has_short_steps(model) and batch_size <= MOST_ROWS
+        wide = [layer for layer in functional_of(model).layers if _divisible(layer)] if used else []
+        in_them = 3.0 * batch_size * sum(math.prod(layer.kernel.shape) for layer in wide)
+        self._kernels: list[_SplitKernel] = []
+        for layer in wide if in_them > work(model, batch_size) / 2 else ():
+            if (kept := kept_for(model.optimizer, layer.kernel.value)) is not None:
+                self._kernels.append(_SplitKernel(layer, [layer.kernel.value, *kept]))
+
+    def __bool__(self) -> bool:
+        return bool(self._kernels)
+
+    @property
+    def variables(self) -> list[tf.Variable]:
+        return [variable for kernel in self._kernels for part in kernel.parts for variable in (part.value, *part.kept)]
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Trace training steps with the parts, from the variables' values to their new ones."""
+        for kernel in self._kernels:
+            kernel.take()
+            object.__setattr__(kernel.layer, "call", kernel.call)
+        token = PARTS.set({id(kernel.layer.kernel.value): kernel.parts for kernel in self._kernels})
+        try:
+            yield
+        finally:
+            PARTS.reset(token)
+            for kernel in self._kernels:
+                object.__delattr__(kernel.layer, "call")
+        for kernel in self._kernels:
+            kernel.give_back()
+
+
+class _SplitKernel:
+    """A layer's kernel with what the optimizer keeps for it, `whole`, and their parts."""
+
+    def __init__(self, layer: Any, whole: Sequence[tf.Variable]) -> None:
+        self.layer, self._whole = layer, whole
+        self._middle = int(whole[0].shape[0]) // 2
+        upper = [tf.Variable(own[: self._middle]) for own in whole]
+        lower = [tf.Variable(own[self._middle :]) for own in whole]
+        self.parts = [Part(value, kept) for value, *kept in (upper, lower)]
+
+    def _variables(self) -> Iterator[tuple[tf.Variable, tf.Variable, tf.Variable]]:
+        """Yield each whole variable with its upper and its lower part."""
+        upper, lower = ([part.value, *part.kept] for part in self.parts)
+        yield from zip(self._whole, upper, lower, strict=True)
+
+    def take(self) -> None:
+        """Copy the values to the parts."""
+        for whole, upper, lower in self._variables():
+            value = whole.read_value()
+            upper.assign(value[: self._middle])
+            lower.assign(value[self._middle :])
+
+    def give_back(self) -> None:
+        """Copy the parts' values back."""
+        for whole, upper, lower in self._variables():
+            whole.assign(tf.concat([upper.read_value(), lower.read_value()], 0))
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        """Compute the layer's outputs, as Keras does but for the order of a sum."""
+        upper, lower = (part.value for part in self.parts)
+        x = tf.matmul(inputs[:, : self._middle], upper) + tf.matmul(inputs[:, self._middle :], lower)
+        x = x + self.layer.bias.value if self.layer.use_bias else x
+        return x if self.layer.activation is None else self.layer.activation(x)
+
+
+def _divisible(layer: Any) -> bool:
+    """Return whether a layer is a Dense one of 32-bit floats, used once, whose kernel is wide and only a product's."""
+    if type(layer) is not keras.layers.Dense or "call" in vars(layer) or len(layer._inbound_nodes) != 1:
+        return False
+    restricted = layer.kernel_regularizer or layer.kernel_constraint or layer.quantization_mode or layer.lora_enabled
+    plain = layer.kernel.trainable and layer.compute_dtype == "float32" and len(layer.input.shape) == 2
+    return plain and not restricted and FEWEST <= math.prod(layer.kernel.shape) <= MOST
