@@ -3,12 +3,14 @@
 To divide every single operation among threads is slow: each of them waits for a thread to wake up, and TensorFlow's
 products of a few million multiply-adds run on one thread anyway. Two chains of operations, one for each half of a
 batch's rows, keep two cores busy from the inputs to the outputs and back. Layers that compute each row by itself are
-applied to each half, all others to both together, and so are losses, metrics and updates. The results are those of the
-whole batch, except for rounding: a gradient is the sum of two halves' sums.
+applied to each half; batch normalisation takes the mean and the variance of both; all other layers, losses, metrics and
+updates have the whole batch. The results are its results, except for rounding: a gradient is the sum of two halves'
+sums.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ from workers.trainer.engine.network import functional_of, nodes_of
 
 L = keras.layers
 HALVED_STEP = 3e7  # multiply-adds of a step above which halves are faster, as measured on two cores
+MOST_JOINED = 1 << 18  # numbers of a layer's output for the whole batch: to join and to split more takes too long
 # Layers that compute with all rows of a batch, or have a state that each call changes.
 _OF_THE_BATCH = (L.BatchNormalization, L.SpectralNormalization, keras.Model)
 
@@ -58,7 +61,11 @@ def pays(model: keras.Model, batch_size: int) -> bool:
     """Return whether halves of its batches are worthwhile for a network: two threads, and steps that are not short."""
     several = threads() > 1 and not tf.config.list_logical_devices("GPU")
     divisible = hasattr(functional_of(model), "_nodes_by_depth")
-    return several and divisible and batch_size > 1 and work(model, batch_size) > HALVED_STEP
+    if not several or not divisible or batch_size < 2 or work(model, batch_size) <= HALVED_STEP:
+        return False
+    joined = (node for node in nodes_of(model) if not _is_divided(node.operation))
+    tensors = (tensor for node in joined for tensor in node.outputs)
+    return all(batch_size * math.prod(size or 1 for size in tensor.shape[1:]) <= MOST_JOINED for tensor in tensors)
 
 
 @contextmanager
@@ -91,18 +98,26 @@ def _call_of(functional: Any) -> Callable[..., Any]:
 
 def _apply(operation: Any, arguments: Any, named: dict[str, Any]) -> list[_Halves]:
     """Apply an operation of a network to the halves of its arguments. Returns the halves of its outputs, in order."""
-    by_element = vars(operation).get("call")
-    if isinstance(by_element, ByElement):
+    training = bool(named.get("training"))
+    if isinstance(by_element := vars(operation).get("call"), ByElement):
         (x,) = arguments
-        return [_Halves(*by_element.parts([x.first, x.second], bool(named.get("training"))))]
-    if not _is_by_row(operation):
-        given, options = keras.tree.map_structure(_joined, (arguments, named))
-        return [_Halves.of(whole) for whole in keras.tree.flatten(operation(*given, **options))]
-    halves = []
-    for half in ("first", "second"):
-        given, options = keras.tree.map_structure(partial(_half, half), (arguments, named))
-        halves.append(keras.tree.flatten(operation(*given, **options)))
-    return [_Halves(*pair) for pair in zip(*halves, strict=True)]
+        return [_Halves(*by_element.parts([x.first, x.second], training))]
+    if _is_by_row(operation, training):
+        halves = []
+        for half in ("first", "second"):
+            given, options = keras.tree.map_structure(partial(_half, half), (arguments, named))
+            halves.append(keras.tree.flatten(operation(*given, **options)))
+        return [_Halves(*pair) for pair in zip(*halves, strict=True)]
+    if _is_normalisation(operation) and getattr(arguments[0].first, "_keras_mask", None) is None:
+        return [_normalised(operation, arguments[0])]
+    given, options = keras.tree.map_structure(_joined, (arguments, named))
+    return [_Halves.of(whole) for whole in keras.tree.flatten(operation(*given, **options))]
+
+
+def _is_divided(operation: Any) -> bool:
+    """Return whether training steps apply an operation to each half."""
+    by_element = isinstance(vars(operation).get("call"), ByElement)
+    return by_element or _is_normalisation(operation) or _is_by_row(operation, training=True)
 
 
 def _half(half: str, value: Any) -> Any:
@@ -113,10 +128,12 @@ def _joined(value: Any) -> Any:
     return value.joined() if isinstance(value, _Halves) else value
 
 
-def _is_by_row(operation: Any) -> bool:
+def _is_by_row(operation: Any, training: bool) -> bool:
     """Return whether each row of a layer's outputs follows from that row alone, without random numbers."""
     if not isinstance(operation, L.Layer) or "call" in vars(operation):
         return False
+    if _is_normalisation(operation):
+        return not (training and operation.trainable)
     return not any(
         isinstance(part, _OF_THE_BATCH) or part.activity_regularizer is not None or _draws(part)
         for part in operation._flatten_layers()
@@ -128,3 +145,27 @@ def _draws(layer: Any) -> bool:
     rates = [getattr(layer, name, None) for name in ("dropout", "recurrent_dropout")]
     may = getattr(layer, "seed_generator", None) is not None
     return may and (rates == [None, None] or any(rates))
+
+
+def _is_normalisation(operation: Any) -> bool:
+    """Return whether an operation is a plain batch normalisation of this process's rows."""
+    if type(operation) is not L.BatchNormalization or {"call", "_moments"} & set(vars(operation)):
+        return False
+    return not (operation.renorm or operation.synchronized or operation.activity_regularizer)
+
+
+def _normalised(layer: Any, x: _Halves) -> _Halves:
+    """Normalise a batch by the mean and the variance of both halves, as Keras's layer does in training."""
+    halves = [tf.cast(half, tf.float32) for half in (x.first, x.second)]
+    axes = list(layer._reduction_axes)
+    count = tf.cast(tf.add_n([tf.size(half) for half in halves]) // layer.moving_mean.shape[0], tf.float32)
+    mean = tf.add_n([tf.reduce_sum(half, axes) for half in halves]) / count
+    middle = tf.stop_gradient(tf.reshape(mean, [-1 if axis not in axes else 1 for axis in range(halves[0].shape.rank)]))
+    variance = tf.add_n([tf.reduce_sum(tf.math.squared_difference(half, middle), axes) for half in halves]) / count
+    for variable, new in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
+        variable.assign(variable * layer.momentum + new * (1.0 - layer.momentum))
+    scale, offset = (None if one is None else tf.cast(one, tf.float32) for one in (layer.gamma, layer.beta))
+    first, second = (
+        keras.ops.batch_normalization(half, mean, variance, layer.axis, offset, scale, layer.epsilon) for half in halves
+    )
+    return _Halves(tf.cast(first, layer.compute_dtype), tf.cast(second, layer.compute_dtype))
