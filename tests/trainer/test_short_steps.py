@@ -126,7 +126,7 @@ def test_dropout_s_gradient_passes_where_its_mask_does_in_few_operations() -> No
     assert operations < 160, operations  # 190 by `tf.where`, with an axis for replicas
 
 
-def test_a_small_network_s_graph_is_not_rewritten_and_a_large_one_s_is() -> None:
+def test_no_graph_is_rewritten_and_a_small_network_has_one_thread() -> None:
     context = pytest.importorskip("tensorflow.python.eager.context").context()
 
     def rewritten() -> bool:
@@ -136,9 +136,8 @@ def test_a_small_network_s_graph_is_not_rewritten_and_a_large_one_s_is() -> None
     small = _model(*LOSSES["binary"][:2])
     large = keras.Sequential([keras.Input((1_000,)), L.Dense(1_000)])
     before = context.function_call_options.as_attrs()
-    with Executor(small, 32)():
-        assert not rewritten()
-        assert context.function_call_options.executor_type == "SINGLE_THREADED_EXECUTOR"
-    assert context.function_call_options.as_attrs() == before
-    with Executor(large, 1_000)():
-        assert rewritten()
+    for model, batch_size, executor_type in ((small, 32, "SINGLE_THREADED_EXECUTOR"), (large, 1_000, "")):
+        with Executor(model, batch_size)():
+            assert not rewritten()
+            assert context.function_call_options.executor_type == executor_type
+        assert context.function_call_options.as_attrs() == before
