@@ -60,7 +60,7 @@ def ours(case: Case, data: Any, warm: bool = False) -> float:
     seed_by_element(model)
     begun = time.perf_counter()
     train, validation = RowTensors.of(x, y), RowTensors.of(vx, vy) if len(vx) else None
-    compiled = Compiled(model, train, validation or train, case.batch, case.batch)
+    compiled = Compiled(model, train, validation, case.batch, case.batch)
 
     def run(epochs: int) -> None:
         feed = Resident(train, shuffled(0))

@@ -81,7 +81,7 @@ def _train(model: keras.Model, rows: RowTensors) -> tuple[dict[str, Any], int]:
     """Train a model; return the history and the number of products in the compiled function."""
     compiled = Compiled(model, rows, rows, BATCH, BATCH)
     history = Loop(compiled, Resident(rows, shuffled(0)), Resident(rows), 3).run()
-    graph = compiled._call.graph.as_graph_def()
+    graph = compiled._traced.call.graph.as_graph_def()
     nodes = [node.op for function in (graph.library.function) for node in function.node_def]
     return history.history, nodes.count("MatMul")
 

@@ -11,10 +11,12 @@ import pytest
 import tensorflow as tf
 from keras import layers as L
 
+from workers.trainer.data.feeds import Resident
 from workers.trainer.engine import compiled
 from workers.trainer.engine.compiled import Compiled, RowTensors
 from workers.trainer.engine.dropout import seed_by_element
 from workers.trainer.engine.executors import Executor
+from workers.trainer.engine.loop import Loop
 from workers.trainer.engine.loss_kernels import loss_of
 
 pytestmark = pytest.mark.tensorflow
@@ -103,7 +105,7 @@ def test_a_small_network_is_traced_in_few_operations() -> None:
     rows = RowTensors.of(X, truth)
     traced = Compiled(_model(loss, end, ["accuracy"]), rows, rows, 5, 5)
     traced.trace()
-    graph = traced._call.graph.as_graph_def()
+    graph = traced._traced.call.graph.as_graph_def()
     operations = len(graph.node) + sum(len(function.node_def) for function in graph.library.function)
     assert operations < 350, operations  # 560 with Keras's own steps and metrics
 
@@ -141,3 +143,16 @@ def test_no_graph_is_rewritten_and_a_small_network_has_one_thread() -> None:
             assert not rewritten()
             assert context.function_call_options.executor_type == executor_type
         assert context.function_call_options.as_attrs() == before
+
+
+def test_steps_are_traced_when_they_are_needed() -> None:
+    loss, end, truth = LOSSES["binary"]
+    rows = RowTensors.of(X, truth)
+    model = _model(loss, end, ["accuracy"])
+    traced = Compiled(model, rows, None, 5, 5)
+    loop = Loop(traced, Resident(rows), None, 2)
+    loop.run()
+    assert (traced._traced.trains, traced._traced.tests) == (True, False)
+    found = loop.evaluate(Resident(rows))
+    assert (traced._traced.trains, traced._traced.tests) == (True, True)
+    np.testing.assert_allclose(list(found.values()), model.evaluate(X, truth, verbose=0), rtol=1e-5)

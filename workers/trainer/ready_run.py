@@ -180,7 +180,8 @@ def _network(
         kind: Callable[..., Compiled] = Compiled if group is None else partial(SharedCompiled, group)
         if devices:
             kind = partial(MirroredCompiled, devices, partial(build_model, spec, training.seed, count))
-        compiled = kind(model, rows["train"], held_out, size, size, jit, compact=compact)
+        validation = rows["validation"] if rows["validation"].count else None
+        compiled = kind(model, rows["train"], validation, size, size, jit, compact=compact)
         return KeptNetwork(compiled, values)
 
     if training.switches:

@@ -88,6 +88,15 @@ class StepPlan:
         return np.array([*training, self.validation_first, self.validation_last, self.close_validation], np.int32)
 
 
+@dataclass(frozen=True, slots=True)
+class _Traced:
+    """A traced function, and which kinds of steps it has."""
+
+    call: Any
+    trains: bool
+    tests: bool
+
+
 class Compiled:
     """The training and test steps of a compiled model, traced once for rows like `train` and `validation`."""
 
@@ -97,7 +106,7 @@ class Compiled:
         self,
         model: keras.Model,
         train: RowTensors,
-        validation: RowTensors,
+        validation: RowTensors | None,
         batch_size: int,
         validation_batch_size: int,
         jit: bool = False,
@@ -107,7 +116,8 @@ class Compiled:
         """Build the model's state; the first call traces it.
 
         Args:
-            train, validation: give the structure, dtypes and shapes; calls may bring other rows.
+            train, validation: give the structure, dtypes and shapes; calls may bring other rows. Without validation
+                rows, test steps are traced only when they are needed.
             jit: compile with XLA, which needs fixed shapes and therefore single steps.
             on_fallback: called with the reason where the model is trained step by step, as `fit` trains it: with
                 `jit`, or where its epoch cannot be traced as a whole.
@@ -123,10 +133,10 @@ class Compiled:
         # Each is traced once, and called after training and after validation.
         self._figures = tf.function(self._trace_figures, autograph=False)
         self._reset_if = tf.function(self._trace_reset, autograph=False)
-        self._specs = (row_specs(train.as_tuple()), row_specs(validation.as_tuple()))
-        self._call: Any = None
-        self._trains = False  # whether `_call` has training steps
-        self._others: dict[int, tuple[Any, Any, bool]] = {}  # optimizers that were used before, each with its trace
+        self._specs = (row_specs(train.as_tuple()), row_specs((validation or train).as_tuple()))
+        self._validates = validation is not None
+        self._traced: _Traced | None = None
+        self._others: dict[int, tuple[Any, _Traced | None]] = {}  # optimizers that were used before, with their traces
         self._executor: Callable[[float], AbstractContextManager[Any]] = Executor(model, batch_size)
         self._in_halves = False
         self._split: SplitKernels | None = None
@@ -143,25 +153,28 @@ class Compiled:
         before = self.model.optimizer
         if optimizer is before:
             return
-        self._others[id(before)] = (before, self._call, self._trains)
+        self._others[id(before)] = (before, self._traced)
         self.model.optimizer = optimizer
         fuse(optimizer)
-        _, self._call, self._trains = self._others.get(id(optimizer), (optimizer, None, False))
+        _, self._traced = self._others.get(id(optimizer), (optimizer, None))
 
-    def trace(self, trains: bool = True) -> None:
-        """Trace the function, with or without training steps, unless a trace that can be used exists."""
-        if self._call is not None and (self._trains or not trains):
-            self._report_fallback()
-            return
-        self._trains = trains
-        self._divide(trains)
+    def trace(self, trains: bool = True, tests: bool = False) -> None:
+        """Trace the function with the steps that are needed, unless a trace with them exists."""
+        tests = tests or self._validates
+        if (before := self._traced) is not None:
+            if before.trains >= trains and before.tests >= tests:
+                self._report_fallback()
+                return
+            trains, tests = trains or before.trains, tests or before.tests
         if self._jit:
             self._fall_back("XLA compiles single steps")
             return
+        self._divide(trains)
         try:
-            self._call = tf.function(partial(self._trace, trains), autograph=False).get_concrete_function(
+            call = tf.function(partial(self._trace, trains, tests), autograph=False).get_concrete_function(
                 self._specs[0], tf.TensorSpec((None,), tf.int32), self._specs[1], tf.TensorSpec((6,), tf.int32)
             )
+            self._traced = _Traced(call, trains, tests)
             if self.compact is not None:
                 self.compact.forget()
         except (
@@ -182,10 +195,10 @@ class Compiled:
         self._in_halves = not self._split and halves.pays(self.model, self.batch_size)
 
     def _fall_back(self, reason: str) -> None:
-        self._trains, self._fallback = True, reason
+        self._fallback = reason
         self._report_fallback()
         steps = (self._one_step_function(step) for step in (self.model.train_step, self.model.test_step))
-        self._call = partial(self._run_stepwise, *steps)
+        self._traced = _Traced(partial(self._run_stepwise, *steps), trains=True, tests=True)
 
     def _one_step_function(self, step: Callable[[Any], Any]) -> Any:
         return tf.function(partial(self._one_step, step), reduce_retracing=True, jit_compile=self._jit)
@@ -203,8 +216,9 @@ class Compiled:
         """
         arguments = (train.as_tuple(), order, validation.as_tuple(), tf.constant(plan.numbers()))
         with self._executor(plan.steps()):
-            self.trace(trains=plan.last > plan.first or plan.close)
-            values = self._call(*arguments).numpy()
+            self.trace(plan.last > plan.first or plan.close, plan.validation_last > plan.validation_first)
+            assert self._traced is not None
+            values = self._traced.call(*arguments).numpy()
         logs: list[Logs] = []
         for _ in ("training", "validation"):
             row: Logs = {}
@@ -215,7 +229,7 @@ class Compiled:
             logs.append(row)
         return logs[0], logs[1]
 
-    def _trace(self, trains: bool, train: Any, order: Any, validation: Any, plan: Any) -> Any:
+    def _trace(self, trains: bool, tests: bool, train: Any, order: Any, validation: Any, plan: Any) -> Any:
         rows = tf.size(order)
         validation_rows = tf.shape(tf.nest.flatten(validation)[0])[0]
         first, last, close, validation_first, validation_last, close_validation = tf.unstack(plan)
@@ -241,7 +255,8 @@ class Compiled:
                 _repeat(first, last, train_step)
         logs = self._results()
         self._reset_if(close > 0)
-        _repeat(validation_first, validation_last, test_step)
+        if tests:
+            _repeat(validation_first, validation_last, test_step)
         validation_logs = self._results()
         self._reset_if(close_validation > 0)
         return tf.concat([logs, validation_logs], 0)

@@ -136,9 +136,9 @@ class MirroredCompiled(Compiled):
         shorten(model)
         return model
 
-    def _trace(self, trains: bool, train: Any, order: Any, validation: Any, plan: Any) -> Any:
+    def _trace(self, *arguments: Any) -> Any:
         self._take_state()
-        return super()._trace(trains, train, order, validation, plan)
+        return super()._trace(*arguments)
 
     def _run_stepwise(self, *arguments: Any) -> Any:
         self._take_state()

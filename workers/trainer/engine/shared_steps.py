@@ -46,7 +46,7 @@ class SharedCompiled(Compiled):
 
     def go_alone(self) -> None:
         """Compute whole batches from now on, because the other processes have stopped making calls."""
-        self._alone, self._call = True, None
+        self._alone, self._traced = True, None
 
     def someone_leaves(self) -> bool:
         """Return whether any process wanted to leave at the end of the last call."""
@@ -57,7 +57,7 @@ class SharedCompiled(Compiled):
         if self._alone:
             return super().__call__(train, order, validation, plan)
         with self.group.failing_together():
-            began_at, traced = time.perf_counter(), self._call is not None
+            began_at, traced = time.perf_counter(), self._traced is not None
             logs = super().__call__(train, order, validation, plan)
         waits = self._waits.numpy()
         if traced:  # otherwise the processes have waited for each other's traces
