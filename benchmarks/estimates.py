@@ -21,6 +21,7 @@ import httpx2
 from benchmarks.accuracy.bar import RAW
 from benchmarks.accuracy.tables import Table
 from benchmarks.default_models import DATA
+from fitserve.runs.queries import expected_seconds
 from fitserve.states import TERMINAL
 from tests.conftest import start_server, stop_server
 from tests.waiting import wait_until
@@ -40,10 +41,9 @@ def train(api: httpx2.Client, table: Table) -> dict[str, Any]:
 
 def seconds(run: dict[str, Any]) -> tuple[float, float]:
     """Return the seconds of a run as estimated for the epochs that it trained, and as taken."""
-    estimates, result = run["estimates"], run["result"]
-    startup, trained = estimates["startup_seconds"], sum(trial["epochs"] for trial in result["trials"])
-    training = (estimates["seconds"] - startup) * min(1.0, trained / estimates["epochs"])
-    return startup + training, sum(result["seconds"].values())
+    estimated = expected_seconds(run["estimates"], run["result"])
+    assert estimated is not None
+    return estimated, sum(run["result"]["seconds"].values())
 
 
 def main() -> None:

@@ -192,11 +192,17 @@ def measured_pace(session: Session) -> float:
 
 def _pace(estimates: Mapping[str, Any], result: Mapping[str, Any]) -> float | None:
     """Return measured over estimated seconds of one run; None where either is unknown."""
+    expected, taken = expected_seconds(estimates, result), result.get("seconds")
+    return sum(taken.values()) * (estimates.get("pace") or 1.0) / expected if expected and taken else None
+
+
+def expected_seconds(estimates: Mapping[str, Any], result: Mapping[str, Any]) -> float | None:
+    """Return a run's estimated seconds for the epochs that it has trained, which may be fewer; None if unknown."""
     epochs, seconds, startup = (estimates.get(name) for name in ("epochs", "seconds", "startup_seconds"))
-    taken, trained = result.get("seconds"), sum(int(trial.get("epochs") or 0) for trial in result.get("trials") or ())
-    if not (epochs and seconds and startup and taken and trained):
+    trials = result.get("trials") or ()
+    trained = float(sum(trial.get("epochs") or 0 for trial in trials))
+    if not (epochs and seconds and startup and trained):
         return None
-    # Members that train one after another are separate trials, each with its own epochs.
-    trained = min(trained, int(epochs))
-    expected = (startup + (seconds - startup) * trained / epochs) / (estimates.get("pace") or 1.0)
-    return float(sum(taken.values()) / expected)
+    if result.get("ensemble"):  # members are trials if they train one after another; an epoch is one of all of them
+        trained /= len(trials)
+    return float(startup + (seconds - startup) * min(1.0, trained / epochs))

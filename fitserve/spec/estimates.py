@@ -19,22 +19,22 @@ from fitserve.spec.layers.recurrent import Bidirectional, Recurrent
 from fitserve.spec.training import Training
 
 FLOAT_BYTES = 4
-# Fitted to runs of 14 public tables on two cores with AVX-512: default, single and plain networks.
-# `benchmarks.estimates` compares the default ones with what they take. On another machine, the pace of finished runs
+# Fitted to runs of the default network of 14 public tables on two cores with AVX-512, and raised by 45%: between that
+# machine and one half as fast. `benchmarks.estimates` compares them with what the runs take; the pace of finished runs
 # corrects the seconds.
-STARTUP_SECONDS = 0.95  # before and after training, once TensorFlow is loaded: build, trace, export, parity gate
-ROW_SECONDS = 9e-6  # added to it by each training row: read, encode
+STARTUP_SECONDS = 0.65  # before and after training, once TensorFlow is loaded: build, trace, export, parity gate
+ROW_SECONDS = 5.4e-6  # added to it by each training row: read, encode
 CHECKED_ROWS = 20_000  # rows that the evaluation looks at, at most
-CHECKED_SECONDS = 1.15e-7  # of the evaluation, per looked-at row, input and output: trees and a linear model learn them
-MEMBER_STARTUP_SECONDS = 0.15  # of each further member
-MEMBER_CHECKED_SECONDS = 2.5e-5  # of each further member, per looked-at row
-EPOCH_SECONDS = 1.7e-3  # fixed cost of an epoch: the call, the validation
-TRAINED_ROW_SECONDS = 1.1e-6  # per row and epoch: gather, validate, record
-LAYER_SECONDS = 63e-6  # of a layer in a step, forward and backward, whatever its size
-SEQUENCE_SECONDS = 60e-6  # added by each step of a recurrent layer's sequence, forward and backward
-UPDATE_SECONDS = 2.8e-9  # per step and weight: the optimizer updates all of them
-PRODUCTS_PER_SECOND = 6.0e10  # multiply-adds of dense layers
-MULTIPLY_ADDS_PER_SECOND = 2.0e10  # of others
+CHECKED_SECONDS = 1.1e-7  # of the evaluation, per looked-at row, input and output: trees and a linear model learn them
+MEMBER_STARTUP_SECONDS = 0.11  # of each further member
+MEMBER_CHECKED_SECONDS = 4.8e-5  # of each further member, per looked-at row
+EPOCH_SECONDS = 1.2e-3  # fixed cost of an epoch: the call, the validation
+TRAINED_ROW_SECONDS = 3.0e-7  # per row and epoch: gather, validate, record
+LAYER_SECONDS = 21e-6  # of a layer in a step, forward and backward, whatever its size
+SEQUENCE_SECONDS = 41e-6  # added by each step of a recurrent layer's sequence, forward and backward
+UPDATE_SECONDS = 8.8e-10  # per step and weight: the optimizer updates all of them
+PRODUCTS_PER_SECOND = 8.8e10  # multiply-adds of dense layers
+MULTIPLY_ADDS_PER_SECOND = 2.9e10  # of others
 MEMBER_SHARE = 0.19  # each further member of a stacked ensemble adds this share of LAYER_SECONDS
 # Layers that the trainer can stack over members; the trainer itself decides whether to.
 STACKED = {

@@ -53,6 +53,12 @@ def test_a_run_is_compared_with_the_epochs_that_it_trained(engine: Engine, ended
     assert pace(engine) == pytest.approx(2.0)
 
 
+def test_members_that_train_one_after_another_are_one_epoch_together() -> None:
+    members = {"trials": [{"epochs": 90}, {"epochs": 110}], "ensemble": {"members": 2}}
+    assert queries.expected_seconds(ESTIMATES, members) == pytest.approx(13.0)
+    assert queries.expected_seconds(ESTIMATES, {**members, "ensemble": None}) == pytest.approx(23.0)
+
+
 def test_the_pace_of_an_estimate_is_taken_out_again(engine: Engine, ended: Callable[..., None]) -> None:
     ended({**ESTIMATES, "seconds": 46.0, "startup_seconds": 6.0, "pace": 2.0}, 200, train=46.0)
     assert pace(engine) == pytest.approx(2.0)

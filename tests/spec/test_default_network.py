@@ -213,7 +213,7 @@ def test_whole_numbers_get_an_embedding_of_their_own() -> None:
 def test_bins_are_given_up_last() -> None:
     body = {"dataset": "table", "target": "price", "features": [f"x{at}" for at in range(12)]}
     whole = resolve(parse({**body, "time_budget": None}), facts(2 * 10**6))
-    tight = resolve(parse({**body, "time_budget": 60}), facts(2 * 10**6))
+    tight = resolve(parse({**body, "time_budget": 35}), facts(2 * 10**6))
     assert tight.spec.ensemble is None
     assert 20 <= tight.spec.training.epochs < 40
     assert set(tight.spec.shrunk) == {"members", "epochs", "bins"}

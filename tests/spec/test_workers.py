@@ -15,7 +15,7 @@ from fitserve.spec.spec import SpecRefused, parse
 from fitserve.spec.workers import step_seconds, worthwhile
 from tests.trainer.requests import facts_of
 
-FACTS = facts_of(pa.table({"a": np.arange(5000.0), "y": ["p", "q"] * 2500}))
+FACTS = facts_of(pa.table({"a": np.arange(20_000.0), "y": ["p", "q"] * 10_000}))
 LARGE = [{"Dense": 2000}, {"Dense": 2000}]
 
 
@@ -33,7 +33,7 @@ def test_a_number_is_how_many(workers: Any, batch: int, count: int | None, at_le
 
 
 def test_auto_takes_as_many_as_pay() -> None:
-    assert resolved({"workers": "auto", "batch_size": 4096}, network=LARGE).training.workers.count > 1
+    assert resolved({"workers": "auto", "batch_size": 8192}, network=LARGE).training.workers.count > 1
     assert worthwhile(0.001, 1_000_000, 4096) == 1 < worthwhile(0.2, 1_000_000, 4096) < worthwhile(1.0, 100_000, 4096)
     assert worthwhile(1.0, 1_000, 3) == 2  # a row for each
     assert step_seconds(1.0, 0, 1) == 1.0 > step_seconds(1.0, 0, 2) > 0.5
