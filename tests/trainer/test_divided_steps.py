@@ -82,7 +82,7 @@ def _train(model: keras.Model, rows: RowTensors) -> tuple[dict[str, Any], int]:
     compiled = Compiled(model, rows, rows, BATCH, BATCH)
     history = Loop(compiled, Resident(rows, shuffled(0)), Resident(rows), 3).run()
     graph = compiled._traced.call.graph.as_graph_def()
-    nodes = [node.op for function in (graph.library.function) for node in function.node_def]
+    nodes = [node.op for function in graph.library.function for node in function.node_def]
     return history.history, nodes.count("MatMul")
 
 
@@ -108,6 +108,18 @@ def test_halves_train_like_whole_batches(name: str, weighted: bool, monkeypatch:
         np.testing.assert_allclose(parts[key], values, rtol=2e-4, atol=1e-6, err_msg=key)
     _assert_same(ours, theirs)
     assert many > few
+
+
+def test_halves_give_the_same_bits_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(halves, "HALVED_STEP", 0)
+    monkeypatch.setattr(halves, "threads", lambda: 2)
+    x, side = RNG.normal(size=(ROWS, 12)).astype("float32"), RNG.normal(size=(ROWS, 2)).astype("float32")
+    rows = RowTensors.of(x, {"class": RNG.integers(0, 3, ROWS).astype("int32"), "side": side})
+    first, second = (_model(_normalised, integers=False) for _ in range(2))
+    for model in (first, second):
+        _train(model, rows)
+    for own, again in zip(first.variables, second.variables, strict=True):
+        np.testing.assert_array_equal(own, again, err_msg=own.path)
 
 
 def _wide(optimizer: str, **arguments: Any) -> keras.Model:
