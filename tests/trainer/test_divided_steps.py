@@ -102,6 +102,7 @@ def test_halves_train_like_whole_batches(name: str, weighted: bool, monkeypatch:
     ours, theirs = (_model(NETWORKS[name], integers=name == "texts") for _ in range(2))
     whole, few = _train(theirs, rows)
     monkeypatch.setattr(halves, "HALVED_STEP", 0)
+    monkeypatch.setattr(halves, "USES", 0)
     monkeypatch.setattr(halves, "threads", lambda: 2)
     parts, many = _train(ours, rows)
     for key, values in whole.items():
@@ -112,6 +113,7 @@ def test_halves_train_like_whole_batches(name: str, weighted: bool, monkeypatch:
 
 def test_halves_give_the_same_bits_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(halves, "HALVED_STEP", 0)
+    monkeypatch.setattr(halves, "USES", 0)
     monkeypatch.setattr(halves, "threads", lambda: 2)
     x, side = RNG.normal(size=(ROWS, 12)).astype("float32"), RNG.normal(size=(ROWS, 2)).astype("float32")
     rows = RowTensors.of(x, {"class": RNG.integers(0, 3, ROWS).astype("int32"), "side": side})

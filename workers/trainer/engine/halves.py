@@ -26,7 +26,10 @@ from workers.trainer.engine.executors import work
 from workers.trainer.engine.network import functional_of, nodes_of
 
 L = keras.layers
-HALVED_STEP = 3e7  # multiply-adds of a step above which halves are faster, as measured on two cores
+# Measured on two cores: multiply-adds of a step above which halves are faster, and of a step for each weight. With
+# fewer, to add the halves' gradients takes longer than the products gain, above all where a cache does not hold them.
+HALVED_STEP = 3e7
+USES, LARGE_USES, LARGE = 72, 300, 1 << 23
 MOST_JOINED = 1 << 18  # numbers of a layer's output for the whole batch: to join and to split more takes too long
 # Layers that compute with all rows of a batch, or have a state that each call changes.
 _OF_THE_BATCH = (L.BatchNormalization, L.SpectralNormalization, keras.Model)
@@ -61,7 +64,12 @@ def pays(model: keras.Model, batch_size: int) -> bool:
     """Return whether halves of its batches are worthwhile for a network: two threads, and steps that are not short."""
     several = threads() > 1 and not tf.config.list_logical_devices("GPU")
     divisible = hasattr(functional_of(model), "_nodes_by_depth")
-    if not several or not divisible or batch_size < 2 or work(model, batch_size) <= HALVED_STEP:
+    step = work(model, batch_size)
+    if not several or not divisible or batch_size < 2 or step <= HALVED_STEP:
+        return False
+    dense = [layer for layer in model.layers if not isinstance(layer, L.Embedding)]  # an Embedding's gradient is sparse
+    weights = sum(math.prod(variable.shape) for layer in dense for variable in layer.trainable_variables)
+    if step < weights * (USES if weights < LARGE else LARGE_USES):
         return False
     joined = (node for node in nodes_of(model) if not _is_divided(node.operation))
     tensors = (tensor for node in joined for tensor in node.outputs)

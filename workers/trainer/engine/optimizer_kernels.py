@@ -48,13 +48,13 @@ def fuse(optimizer: keras.optimizers.Optimizer) -> bool:
     kernel = _kernel_of(optimizer)
     if kernel is None:
         return False
-    if kernel is _rmsprop:
+    if kernel.update is _rmsprop:
         # Its kernel needs a momentum variable even where momentum is 0 and the variable holds nothing between steps.
         shapes = [] if optimizer.momentum else [velocity.shape for velocity in optimizer._velocities]
         optimizer._unused_momentums = [tf.Variable(tf.zeros(shape)) for shape in shapes]
 
     def step(gradients: Any, variables: Any, learning_rate: Any) -> None:
-        update = kernel(optimizer, tf.cast(learning_rate, tf.float32))  # computes once what all variables share
+        update = kernel.update(optimizer, tf.cast(learning_rate, tf.float32))  # computes once what all variables share
         for gradient, variable in zip(gradients, variables, strict=True):
             value = _value(variable)
             if isinstance(gradient, tuple):
@@ -63,7 +63,7 @@ def fuse(optimizer: keras.optimizers.Optimizer) -> bool:
             elif isinstance(gradient, tf.IndexedSlices) or value.dtype != tf.float32:
                 optimizer.update_step(gradient, value, learning_rate)
             else:
-                update(tf.cast(gradient, tf.float32), value, _kept(optimizer, value))
+                update(tf.cast(gradient, tf.float32), value, kernel.kept_for(optimizer, value))
 
     optimizer._backend_update_step = step
     return True
@@ -76,25 +76,25 @@ def kept_for(optimizer: keras.optimizers.Optimizer, variable: tf.Variable) -> li
     """
     more = ("weight_decay", "clipnorm", "clipvalue", "global_clipnorm", "use_ema", "gradient_accumulation_steps")
     others = any(getattr(optimizer, name) for name in (*more, "loss_scale_factor"))
-    plain = _kernel_of(optimizer) is not None and not others and "apply" not in vars(optimizer)
-    return _kept(optimizer, variable) if plain else None
+    kernel = _kernel_of(optimizer)
+    return None if kernel is None or others or "apply" in vars(optimizer) else kernel.kept_for(optimizer, variable)
 
 
-def _kernel_of(optimizer: Any) -> Callable[[Any, Any], Update] | None:
+@dataclass(frozen=True, slots=True)
+class _Kernel:
+    """The kernel of an optimizer's class: `update` with a learning rate, and what it keeps, each a list by weight."""
+
+    update: Callable[[Any, Any], Update]
+    kept: Callable[[Any], list[Any]]
+
+    def kept_for(self, optimizer: Any, variable: tf.Variable) -> list[tf.Variable]:
+        index = optimizer._get_variable_index(variable)
+        return [_value(by_weight[index]) for by_weight in self.kept(optimizer)]
+
+
+def _kernel_of(optimizer: Any) -> _Kernel | None:
     other = getattr(optimizer, "amsgrad", False) or getattr(optimizer, "centered", False)
     return None if other else _KERNELS.get(type(optimizer))
-
-
-def _kept(optimizer: Any, variable: tf.Variable) -> list[tf.Variable]:
-    """Return the variables that a fused optimizer keeps for a weight, in the order in which its kernel takes them."""
-    if isinstance(optimizer, keras.optimizers.Adam):
-        kinds = [optimizer._momentums, optimizer._velocities]
-    elif isinstance(optimizer, keras.optimizers.RMSprop):
-        kinds = [optimizer._velocities, optimizer._unused_momentums or optimizer._momentums]
-    else:
-        kinds = [optimizer.momentums] if optimizer.momentum else []
-    index = optimizer._get_variable_index(variable)
-    return [_value(kind[index]) for kind in kinds]
 
 
 def _adam(optimizer: Any, learning_rate: Any) -> Update:
@@ -159,9 +159,10 @@ def _value(variable: Any) -> Any:
     return variable.value if isinstance(variable, keras.Variable) else variable
 
 
-_KERNELS: dict[type, Callable[[Any, Any], Update]] = {
-    keras.optimizers.Adam: _adam,
-    keras.optimizers.AdamW: _adam,
-    keras.optimizers.SGD: _sgd,
-    keras.optimizers.RMSprop: _rmsprop,
+_ADAM = _Kernel(_adam, lambda own: [own._momentums, own._velocities])
+_KERNELS: dict[type, _Kernel] = {
+    keras.optimizers.Adam: _ADAM,
+    keras.optimizers.AdamW: _ADAM,
+    keras.optimizers.SGD: _Kernel(_sgd, lambda own: [own.momentums] if own.momentum else []),
+    keras.optimizers.RMSprop: _Kernel(_rmsprop, lambda own: [own._velocities, own._unused_momentums or own._momentums]),
 }

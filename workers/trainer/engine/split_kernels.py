@@ -26,7 +26,8 @@ from workers.trainer.engine.loss_kernels import has_short_steps
 from workers.trainer.engine.network import functional_of
 from workers.trainer.engine.optimizer_kernels import PARTS, Part, kept_for
 
-FEWEST, MOST = 1 << 17, 1 << 22  # weights of a kernel: its update is short below, and its copies are large above
+FEWEST = 1 << 17  # weights of a kernel whose update takes long
+MOST = 1 << 23  # weights of all of them: their copies, of what the optimizer keeps too, take 100 MB
 MOST_ROWS = 64  # of a batch: with more of them halves are faster, as measured on two cores
 
 
@@ -37,9 +38,9 @@ class SplitKernels:
         several = threads() > 1 and not tf.config.list_logical_devices("GPU")
         used = several and has_short_steps(model) and batch_size <= MOST_ROWS
         wide = [layer for layer in functional_of(model).layers if _divisible(layer)] if used else []
-        in_them = 3.0 * batch_size * sum(math.prod(layer.kernel.shape) for layer in wide)
+        weights = sum(math.prod(layer.kernel.shape) for layer in wide)
         self._kernels: list[_SplitKernel] = []
-        for layer in wide if in_them > work(model, batch_size) / 2 else ():
+        for layer in wide if weights <= MOST and 3.0 * batch_size * weights > work(model, batch_size) / 2 else ():
             if (kept := kept_for(model.optimizer, layer.kernel.value)) is not None:
                 self._kernels.append(_SplitKernel(layer, [layer.kernel.value, *kept]))
 
@@ -108,4 +109,4 @@ def _divisible(layer: Any) -> bool:
         return False
     restricted = layer.kernel_regularizer or layer.kernel_constraint or layer.quantization_mode or layer.lora_enabled
     plain = layer.kernel.trainable and layer.compute_dtype == "float32" and len(layer.input.shape) == 2
-    return plain and not restricted and FEWEST <= math.prod(layer.kernel.shape) <= MOST
+    return plain and not restricted and math.prod(layer.kernel.shape) >= FEWEST
