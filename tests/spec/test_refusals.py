@@ -190,6 +190,8 @@ def test_a_name_in_the_wrong_place_is_answered_with_the_right_one(
             "/network/1",
             "the activity of this Dense",
         ),
+        ({"network": [{"Softmax": {"axis": 0}}]}, "/network/0", "axis 0 is the batch"),
+        ({"network": [{"UnitNormalization": {"axis": [0, 1]}}]}, "/network/0", "axis 0 is the batch"),
         (
             {"network": [{"Dense": {"units": 3, "kernel_constraint": {"MaxNorm": {"axis": [0, 2]}}}}]},
             "/network/0",

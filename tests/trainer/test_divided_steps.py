@@ -11,14 +11,14 @@ import pytest
 from keras import layers as L
 
 from workers.trainer.data.feeds import Resident, shuffled
-from workers.trainer.engine import halves, split_kernels
+from workers.trainer.engine import executors, halves, split_kernels
 from workers.trainer.engine.compiled import Compiled, RowTensors
 from workers.trainer.engine.dropout import seed_by_element
 from workers.trainer.engine.loop import Loop
 
 pytestmark = pytest.mark.tensorflow
 
-ROWS, BATCH = 25, 8  # the last batch of an epoch is a single row, whose first half is empty
+ROWS, BATCH = 25, 8  # the last batch of an epoch is a single row, of which TensorFlow's kernels take no empty half
 RNG = np.random.default_rng(0)
 
 
@@ -48,13 +48,26 @@ def _dropping_recurrent() -> list[Any]:
     return [L.Reshape((4, 3)), L.GRU(3, dropout=0.3, recurrent_dropout=0.2), L.Dense(3)]
 
 
+def _separable() -> list[Any]:
+    separable = L.SeparableConv2D(3, 2, activation="relu")
+    return [L.Reshape((4, 3, 1)), separable, L.DepthwiseConv2D(2), L.Reshape((2, 3)), L.Conv1D(4, 1), L.MaxPooling1D()]
+
+
+def _masked() -> list[Any]:
+    return [L.Embedding(9, 4, mask_zero=True), L.Dropout(0.3), L.BatchNormalization(), L.LSTM(3), L.Dense(3)]
+
+
 def _nested() -> list[Any]:
     return [keras.Sequential([L.Dense(4, "tanh"), L.BatchNormalization()]), L.Dense(3)]
 
 
 NETWORKS: dict[str, Callable[[], list[Any]]] = {
-    one.__name__.strip("_"): one for one in (_dense, _normalised, _images, _texts, _dropping_recurrent, _nested)
+    one.__name__.strip("_"): one
+    for one in (_dense, _normalised, _images, _separable, _texts, _masked, _dropping_recurrent, _nested)
 }
+
+
+TEXTS = ("texts", "masked")
 
 
 def _model(layers: Callable[[], list[Any]], integers: bool) -> keras.Model:
@@ -63,6 +76,7 @@ def _model(layers: Callable[[], list[Any]], integers: bool) -> keras.Model:
     tensor = inputs
     for layer in layers():
         tensor = layer(tensor)
+    tensor = L.Flatten()(tensor)
     side = L.Dense(2, name="side")(tensor)
     merged = L.Concatenate()([tensor, side])
     model = keras.Model(inputs, {"class": L.Dense(3, "softmax", name="class")(merged), "side": side})
@@ -95,12 +109,13 @@ def _assert_same(ours: keras.Model, theirs: keras.Model) -> None:
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_halves_train_like_whole_batches(name: str, weighted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    x = RNG.integers(0, 9, (ROWS, 12)).astype("int32") if name == "texts" else RNG.normal(size=(ROWS, 12))
+    x = RNG.integers(0, 9, (ROWS, 12)).astype("int32") if name in TEXTS else RNG.normal(size=(ROWS, 12))
     truth = {"class": RNG.integers(0, 3, ROWS).astype("int32"), "side": RNG.normal(size=(ROWS, 2)).astype("float32")}
     weight = {key: RNG.random(ROWS).astype("float32") for key in truth} if weighted else None
-    rows = RowTensors.of(x if name == "texts" else x.astype("float32"), truth, weight)
-    ours, theirs = (_model(NETWORKS[name], integers=name == "texts") for _ in range(2))
+    rows = RowTensors.of(x if name in TEXTS else x.astype("float32"), truth, weight)
+    ours, theirs = (_model(NETWORKS[name], integers=name in TEXTS) for _ in range(2))
     whole, few = _train(theirs, rows)
+    monkeypatch.setattr(executors, "MULTITHREADED_STEP", -1)  # as large networks run: other kernels of TensorFlow's
     monkeypatch.setattr(halves, "HALVED_STEP", 0)
     monkeypatch.setattr(halves, "USES", 0)
     monkeypatch.setattr(halves, "threads", lambda: 2)
@@ -178,3 +193,19 @@ def test_kernels_stay_whole_where_parts_would_not_do(monkeypatch: pytest.MonkeyP
         own = Compiled(model, *[RowTensors.of(x, truth)] * 2, BATCH, BATCH)
         own.trace()
         assert not own.splits
+
+
+def test_validation_alone_is_traced_as_beside_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that goes on in the middle of its validation has the same figures."""
+    monkeypatch.setattr(halves, "HALVED_STEP", 0)
+    monkeypatch.setattr(halves, "USES", 0)
+    monkeypatch.setattr(halves, "threads", lambda: 2)
+    monkeypatch.setattr(split_kernels, "FEWEST", 500)
+    monkeypatch.setattr(split_kernels, "threads", lambda: 2)
+    x = RNG.normal(size=(ROWS, 15)).astype("float32")
+    rows = RowTensors.of(x, (x[:, :1] > 0).astype("float32"))
+    for trains in (True, False):
+        compiled = Compiled(_wide("Adam"), rows, rows, BATCH, BATCH)
+        compiled.trace(trains)
+        assert not compiled._in_halves
+        assert bool(compiled.splits) == trains

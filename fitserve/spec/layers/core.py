@@ -18,6 +18,7 @@ from fitserve.spec.layers.layer import (
     ShapeRefused,
     UnitsLayer,
     Weight,
+    axis_index,
     saved_by_activation,
 )
 from fitserve.spec.regularizers import AnyConstraint, AnyRegularizer
@@ -148,6 +149,10 @@ class Softmax(Layer):
 
     saved = SavedActivations(output=True)
     axis: Int = -1
+
+    def output_shape(self, inputs: Sequence[Shape]) -> Shape:
+        axis_index(self.axis, len(inputs[0]))
+        return inputs[0]
 
 
 class Identity(Layer):

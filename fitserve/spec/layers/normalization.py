@@ -103,5 +103,10 @@ class UnitNormalization(Layer):
 
     axis: Int | list[Int] = -1
 
+    def output_shape(self, inputs: Sequence[Shape]) -> Shape:
+        for axis in self.axis if isinstance(self.axis, list) else [self.axis]:
+            axis_index(axis, len(inputs[0]))
+        return inputs[0]
+
     def saved_activations(self, inputs: Sequence[Shape], output: Shape) -> SavedActivations:
         return SavedActivations(inputs=True, more=math.prod(output))

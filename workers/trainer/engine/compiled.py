@@ -189,10 +189,12 @@ class Compiled:
     def _divide(self, trains: bool) -> None:
         """Decide how the steps of a trace are divided among threads."""
         weighted = len(self._specs[0]) > 2
-        self._split = SplitKernels(self.model, self.batch_size) if trains and not weighted else None
+        split = None if weighted else SplitKernels(self.model, self.batch_size)
+        # Validation alone is traced as it is beside training steps: a resumed run's figures are the same to the bit.
+        self._in_halves = not split and halves.pays(self.model, self.batch_size)
+        self._split = split if trains else None
         if self._split:
             self.splits.append(self._split)
-        self._in_halves = not self._split and halves.pays(self.model, self.batch_size)
 
     def _fall_back(self, reason: str) -> None:
         self._fallback = reason

@@ -71,18 +71,15 @@ class ByElement:
     layer: Any
 
     def __call__(self, inputs: Any, training: bool = False) -> Any:
-        return self.parts([inputs], training)[0]
+        return self.parts([inputs], training, [0])[0]
 
-    def parts(self, inputs: Sequence[Any], training: bool) -> list[Any]:
-        """Drop elements of the parts of one batch, as one call with all its rows does."""
+    def parts(self, inputs: Sequence[Any], training: bool, starts: Sequence[Any]) -> list[Any]:
+        """Drop elements of parts of one batch, which start at these rows, as one call with all its rows does."""
         if not training or self.layer.rate <= 0:
             return list(inputs)
         state, row = tf.convert_to_tensor(self.layer.seed_generator.next()), FIRST_ROW.get()
-        dropped = []
-        for part in inputs:
-            dropped.append(_drop_in_one(part, self.layer.rate, state, row))
-            row = row + tf.shape(part)[0] if part is not inputs[-1] else row
-        return dropped
+        places = zip(inputs, starts, strict=True)
+        return [_drop_in_one(part, self.layer.rate, state, row + start) for part, start in places]
 
 
 def seed_by_element(model: keras.Model) -> None:

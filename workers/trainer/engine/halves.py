@@ -37,26 +37,31 @@ _OF_THE_BATCH = (L.BatchNormalization, L.SpectralNormalization, keras.Model)
 
 @dataclass(frozen=True, slots=True)
 class _Halves:
-    """A tensor's rows in two parts; `whole` where it was not computed in parts."""
+    """A tensor's rows in two parts; `whole` where it was not computed in parts.
+
+    Neither is empty, because several of TensorFlow's kernels fail without rows, or return what was in memory: a single
+    row is in both, and `middle`, how many rows of the first one count, is 0.
+    """
 
     first: Any
     second: Any
+    middle: Any
     whole: Any = None
 
     @classmethod
     def of(cls, whole: Any) -> _Halves:
-        """Split a tensor in the middle of its rows. The first half of a single row has none."""
+        """Split a tensor in the middle of its rows."""
         middle = tf.shape(whole)[0] // 2
-        return cls(whole[:middle], whole[middle:], whole)
+        return cls(whole[: tf.maximum(middle, 1)], whole[middle:], middle, whole)
 
     def joined(self) -> Any:
         if self.whole is not None:
             return self.whole
-        joined = tf.concat([self.first, self.second], 0)
+        joined = tf.concat([self.first[: self.middle], self.second], 0)
         for mark in ("_keras_mask", "_keras_logits"):  # what Keras notes on a tensor for layers and losses
             first, second = getattr(self.first, mark, None), getattr(self.second, mark, None)
             if first is not None and second is not None:
-                setattr(joined, mark, tf.concat([first, second], 0))
+                setattr(joined, mark, tf.concat([first[: self.middle], second], 0))
         return joined
 
 
@@ -109,14 +114,16 @@ def _apply(operation: Any, arguments: Any, named: dict[str, Any]) -> list[_Halve
     training = bool(named.get("training"))
     if isinstance(by_element := vars(operation).get("call"), ByElement):
         (x,) = arguments
-        return [_Halves(*by_element.parts([x.first, x.second], training))]
+        first, second = by_element.parts([x.first, x.second], training, [0, x.middle])
+        return [_Halves(first, second, x.middle)]
     if _is_by_row(operation, training):
         halves = []
         for half in ("first", "second"):
             given, options = keras.tree.map_structure(partial(_half, half), (arguments, named))
             halves.append(keras.tree.flatten(operation(*given, **options)))
-        return [_Halves(*pair) for pair in zip(*halves, strict=True)]
-    if _is_normalisation(operation) and getattr(arguments[0].first, "_keras_mask", None) is None:
+        middle = next(one.middle for one in keras.tree.flatten((arguments, named)) if isinstance(one, _Halves))
+        return [_Halves(first, second, middle) for first, second in zip(*halves, strict=True)]
+    if _is_normalisation(operation) and named.get("mask") is None:
         return [_normalised(operation, arguments[0])]
     given, options = keras.tree.map_structure(_joined, (arguments, named))
     return [_Halves.of(whole) for whole in keras.tree.flatten(operation(*given, **options))]
@@ -164,7 +171,7 @@ def _is_normalisation(operation: Any) -> bool:
 
 def _normalised(layer: Any, x: _Halves) -> _Halves:
     """Normalise a batch by the mean and the variance of both halves, as Keras's layer does in training."""
-    halves = [tf.cast(half, tf.float32) for half in (x.first, x.second)]
+    halves = [tf.cast(half, tf.float32) for half in (x.first[: x.middle], x.second)]
     axes = list(layer._reduction_axes)
     count = tf.cast(tf.add_n([tf.size(half) for half in halves]) // layer.moving_mean.shape[0], tf.float32)
     mean = tf.add_n([tf.reduce_sum(half, axes) for half in halves]) / count
@@ -174,6 +181,7 @@ def _normalised(layer: Any, x: _Halves) -> _Halves:
         variable.assign(variable * layer.momentum + new * (1.0 - layer.momentum))
     scale, offset = (None if one is None else tf.cast(one, tf.float32) for one in (layer.gamma, layer.beta))
     first, second = (
-        keras.ops.batch_normalization(half, mean, variance, layer.axis, offset, scale, layer.epsilon) for half in halves
+        keras.ops.batch_normalization(half, mean, variance, layer.axis, offset, scale, layer.epsilon)
+        for half in (tf.cast(x.first, tf.float32), halves[1])
     )
-    return _Halves(tf.cast(first, layer.compute_dtype), tf.cast(second, layer.compute_dtype))
+    return _Halves(tf.cast(first, layer.compute_dtype), tf.cast(second, layer.compute_dtype), x.middle)
