@@ -19,9 +19,9 @@ from fitserve.spec.layers.recurrent import Bidirectional, Recurrent
 from fitserve.spec.training import Training
 
 FLOAT_BYTES = 4
-# Fitted to runs of the default network of 14 public tables on two cores with AVX-512, and raised by 45%: between that
-# machine and one half as fast. `benchmarks.estimates` compares them with what the runs take; the pace of finished runs
-# corrects the seconds.
+# Fitted to runs of the default network on 14 public tables, on two cores with AVX-512. All durations are 45% longer
+# than measured there, to suit slower machines too. `benchmarks.estimates` compares them with what runs take; once runs
+# have finished, their pace corrects the seconds.
 STARTUP_SECONDS = 0.65  # before and after training, once TensorFlow is loaded: build, trace, export, parity gate
 ROW_SECONDS = 5.4e-6  # added to it by each training row: read, encode
 CHECKED_ROWS = 20_000  # rows that the evaluation looks at, at most

@@ -29,7 +29,7 @@ def worker_of(cluster: Cluster, run_id: str, workers: list[Member]) -> Member:
 
 
 def _size(path: Path) -> int:
-    """Return the bytes of a file, 0 once it is renamed or deleted."""
+    """Return a file's size in bytes; 0 once it is renamed or deleted."""
     try:
         return path.stat().st_size
     except FileNotFoundError:

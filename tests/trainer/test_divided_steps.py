@@ -11,7 +11,7 @@ import pytest
 from keras import layers as L
 
 from workers.trainer.data.feeds import Resident, shuffled
-from workers.trainer.engine import executors, halves, split_kernels
+from workers.trainer.engine import device, executors, halves, split_kernels
 from workers.trainer.engine.compiled import Compiled, RowTensors
 from workers.trainer.engine.dropout import seed_by_element
 from workers.trainer.engine.loop import Loop
@@ -100,7 +100,10 @@ def _train(model: keras.Model, rows: RowTensors) -> tuple[dict[str, Any], int]:
     return history.history, nodes.count("MatMul")
 
 
-def _assert_same(ours: keras.Model, theirs: keras.Model) -> None:
+def _assert_same(parts: dict[str, Any], whole: dict[str, Any], ours: keras.Model, theirs: keras.Model) -> None:
+    """Compare the histories and the variables of two models."""
+    for key, values in whole.items():
+        np.testing.assert_allclose(parts[key], values, rtol=2e-4, atol=1e-6, err_msg=key)
     variables = ([*model.variables, *model.optimizer.variables] for model in (ours, theirs))
     for own, their in zip(*variables, strict=True):
         np.testing.assert_allclose(own, their, rtol=2e-4, atol=1e-4, err_msg=own.path)
@@ -118,18 +121,16 @@ def test_halves_train_like_whole_batches(name: str, weighted: bool, monkeypatch:
     monkeypatch.setattr(executors, "MULTITHREADED_STEP", -1)  # as large networks run: other kernels of TensorFlow's
     monkeypatch.setattr(halves, "HALVED_STEP", 0)
     monkeypatch.setattr(halves, "USES", 0)
-    monkeypatch.setattr(halves, "threads", lambda: 2)
+    monkeypatch.setattr(device, "threads", lambda: 2)
     parts, many = _train(ours, rows)
-    for key, values in whole.items():
-        np.testing.assert_allclose(parts[key], values, rtol=2e-4, atol=1e-6, err_msg=key)
-    _assert_same(ours, theirs)
+    _assert_same(parts, whole, ours, theirs)
     assert many > few
 
 
 def test_halves_give_the_same_bits_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(halves, "HALVED_STEP", 0)
     monkeypatch.setattr(halves, "USES", 0)
-    monkeypatch.setattr(halves, "threads", lambda: 2)
+    monkeypatch.setattr(device, "threads", lambda: 2)
     x, side = RNG.normal(size=(ROWS, 12)).astype("float32"), RNG.normal(size=(ROWS, 2)).astype("float32")
     rows = RowTensors.of(x, {"class": RNG.integers(0, 3, ROWS).astype("int32"), "side": side})
     first, second = (_model(_normalised, integers=False) for _ in range(2))
@@ -170,18 +171,16 @@ def test_kernels_in_parts_train_like_whole_ones(
     ours, theirs = (_wide(optimizer, **arguments) for _ in range(2))
     whole, few = _train(theirs, rows)
     monkeypatch.setattr(split_kernels, "FEWEST", 500)
-    monkeypatch.setattr(split_kernels, "threads", lambda: 2)
+    monkeypatch.setattr(device, "threads", lambda: 2)
     parts, many = _train(ours, rows)
-    for key, values in whole.items():
-        np.testing.assert_allclose(parts[key], values, rtol=2e-4, atol=1e-6, err_msg=key)
-    _assert_same(ours, theirs)
+    _assert_same(parts, whole, ours, theirs)
     assert (many > few) == split
 
 
 def test_kernels_stay_whole_where_parts_would_not_do(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows with weights are trained by Keras's own step; a penalty and a constraint need the whole kernel."""
     monkeypatch.setattr(split_kernels, "FEWEST", 0)
-    monkeypatch.setattr(split_kernels, "threads", lambda: 2)
+    monkeypatch.setattr(device, "threads", lambda: 2)
     x = RNG.normal(size=(ROWS, 15)).astype("float32")
     truth = (x[:, :1] > 0).astype("float32")
     weighted = Compiled(_wide("Adam"), *[RowTensors.of(x, truth, truth[:, 0] + 1)] * 2, BATCH, BATCH)
@@ -199,9 +198,8 @@ def test_validation_alone_is_traced_as_beside_training(monkeypatch: pytest.Monke
     """A run that goes on in the middle of its validation has the same figures."""
     monkeypatch.setattr(halves, "HALVED_STEP", 0)
     monkeypatch.setattr(halves, "USES", 0)
-    monkeypatch.setattr(halves, "threads", lambda: 2)
+    monkeypatch.setattr(device, "threads", lambda: 2)
     monkeypatch.setattr(split_kernels, "FEWEST", 500)
-    monkeypatch.setattr(split_kernels, "threads", lambda: 2)
     x = RNG.normal(size=(ROWS, 15)).astype("float32")
     rows = RowTensors.of(x, (x[:, :1] > 0).astype("float32"))
     for trains in (True, False):

@@ -313,7 +313,7 @@ class _Calls:
 
 
 def _without_frames(error: FitserveError) -> FitserveError:
-    """Return an error without its traceback: a frame that keeps it would keep the call's message until a collection."""
+    """Return an error without its traceback, whose frames would keep the call's message until a garbage collection."""
     error.__traceback__ = None
     return error
 

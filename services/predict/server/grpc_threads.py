@@ -111,7 +111,7 @@ class Threads(Executor):
             wait.end()
 
     def wait(self) -> Wait:
-        """Return a wait of the current thread, which another thread may begin. Until then, it counts as running."""
+        """Return a wait for the current thread, to be begun by any thread; until then this one counts as running."""
         wait = Wait(self, threading.current_thread())
         if isinstance(wait.thread, _Worker) and wait.thread.began:
             wait.thread.began = BUSY

@@ -190,7 +190,7 @@ class Compiled:
         """Decide how the steps of a trace are divided among threads."""
         weighted = len(self._specs[0]) > 2
         split = None if weighted else SplitKernels(self.model, self.batch_size)
-        # Validation alone is traced as it is beside training steps: a resumed run's figures are the same to the bit.
+        # Test steps are divided alike with and without training steps: a resumed run has the same figures to the bit.
         self._in_halves = not split and halves.pays(self.model, self.batch_size)
         self._split = split if trains else None
         if self._split:

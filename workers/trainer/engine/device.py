@@ -49,6 +49,11 @@ def threads() -> int:
     return _threads or cores()
 
 
+def is_divided_among_threads() -> bool:
+    """Return whether a large network's steps are divided among threads: there are several, and no GPU computes."""
+    return threads() > 1 and not gpus()
+
+
 def set_threads(count: int) -> None:
     """Set the threads that a network's steps run on; 0: one for each core.
 

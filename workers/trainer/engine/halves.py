@@ -4,8 +4,8 @@ To divide every single operation among threads is slow: each of them waits for a
 products of a few million multiply-adds run on one thread anyway. Two chains of operations, one for each half of a
 batch's rows, keep two cores busy from the inputs to the outputs and back. Layers that compute each row by itself are
 applied to each half; batch normalisation takes the mean and the variance of both; all other layers, losses, metrics and
-updates have the whole batch. The results are its results, except for rounding: a gradient is the sum of two halves'
-sums.
+updates work on the whole batch. The results are those of whole batches but for rounding, because a gradient is the sum
+of two halves' sums.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from workers.trainer.engine.device import threads
+from workers.trainer.engine.device import is_divided_among_threads
 from workers.trainer.engine.dropout import ByElement
 from workers.trainer.engine.executors import work
 from workers.trainer.engine.network import functional_of, nodes_of
@@ -67,10 +67,9 @@ class _Halves:
 
 def pays(model: keras.Model, batch_size: int) -> bool:
     """Return whether halves of its batches are worthwhile for a network: two threads, and steps that are not short."""
-    several = threads() > 1 and not tf.config.list_logical_devices("GPU")
     divisible = hasattr(functional_of(model), "_nodes_by_depth")
     step = work(model, batch_size)
-    if not several or not divisible or batch_size < 2 or step <= HALVED_STEP:
+    if not is_divided_among_threads() or not divisible or batch_size < 2 or step <= HALVED_STEP:
         return False
     dense = [layer for layer in model.layers if not isinstance(layer, L.Embedding)]  # an Embedding's gradient is sparse
     weights = sum(math.prod(variable.shape) for layer in dense for variable in layer.trainable_variables)

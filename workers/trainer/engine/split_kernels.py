@@ -20,7 +20,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from workers.trainer.engine.device import threads
+from workers.trainer.engine.device import is_divided_among_threads
 from workers.trainer.engine.executors import work
 from workers.trainer.engine.loss_kernels import has_short_steps
 from workers.trainer.engine.network import functional_of
@@ -35,8 +35,7 @@ class SplitKernels:
     """The kernels of a built model that its optimizer updates in parts; none where halves of batches are faster."""
 
     def __init__(self, model: keras.Model, batch_size: int) -> None:
-        several = threads() > 1 and not tf.config.list_logical_devices("GPU")
-        used = several and has_short_steps(model) and batch_size <= MOST_ROWS
+        used = is_divided_among_threads() and has_short_steps(model) and batch_size <= MOST_ROWS
         wide = [layer for layer in functional_of(model).layers if _divisible(layer)] if used else []
         weights = sum(math.prod(layer.kernel.shape) for layer in wide)
         self._kernels: list[_SplitKernel] = []
@@ -53,7 +52,7 @@ class SplitKernels:
 
     @contextmanager
     def training(self) -> Iterator[None]:
-        """Trace training steps with the parts, from the variables' values to their new ones."""
+        """Trace training steps with the parts, which are copied from Keras's variables before and back afterwards."""
         for kernel in self._kernels:
             kernel.take()
             object.__setattr__(kernel.layer, "call", kernel.call)
@@ -104,7 +103,7 @@ class _SplitKernel:
 
 
 def _divisible(layer: Any) -> bool:
-    """Return whether a layer is a Dense one of 32-bit floats, used once, whose kernel is wide and only a product's."""
+    """Return whether a layer is Dense, in 32-bit floats, used once, with a wide kernel that only its product needs."""
     if type(layer) is not keras.layers.Dense or "call" in vars(layer) or len(layer._inbound_nodes) != 1:
         return False
     restricted = layer.kernel_regularizer or layer.kernel_constraint or layer.quantization_mode or layer.lora_enabled
