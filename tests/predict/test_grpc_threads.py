@@ -44,6 +44,23 @@ def test_calls_that_are_held_up_are_replaced(is_declared: bool) -> None:
     eventually(lambda: not threads.count)
 
 
+def test_none_is_started_for_a_call_that_is_held_up_after_the_stop() -> None:
+    threads, begun, gate = Threads(60, 1_000), threading.Semaphore(0), threading.Event()
+
+    def wait_later() -> None:
+        begun.release()
+        gate.wait(PATIENCE)
+        with threads.held_up():
+            pass
+
+    for _ in range(FREE):
+        threads.submit(wait_later)
+    assert all(begun.acquire(timeout=PATIENCE) for _ in range(FREE))
+    threads.stop()
+    gate.set()
+    eventually(lambda: not threads.count)
+
+
 def test_calls_that_only_lack_a_processor_are_not_replaced() -> None:
     threads, begun, waits = Threads(200, 1_000), threading.Semaphore(0), list[Wait]()
     with stopped_at_end(threads) as gate:

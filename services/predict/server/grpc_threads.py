@@ -139,14 +139,17 @@ class Threads(Executor):
                 wait.thread.began = BUSY  # type: ignore[attr-defined]
 
     def stop(self) -> None:
-        """End the threads once they have finished their calls."""
-        self._stopped = True
+        """End the threads once they have finished their calls. From now on none is started."""
+        with self._lock:  # else one that is being started is not counted, and would wait for ever
+            self._stopped = True
+            for _ in self._workers:
+                self._tasks.put(None)
         self._wake.set()
-        for _ in range(len(self._workers)):
-            self._tasks.put(None)
 
     def _start(self, count: int) -> None:
         with self._lock:
+            if self._stopped:
+                return
             for _ in range(min(count, self._most - len(self._workers))):
                 worker = _Worker(target=self._work, name="grpc", daemon=True)
                 try:
