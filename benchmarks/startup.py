@@ -2,9 +2,9 @@
 
 `make bench-startup`. Times are seconds from the process's start to its first `200` on `/readyz`; memory is the
 resident set of the process itself, in MB, once it is ready, and `api_mb_after_uploads` that of the API after a hundred
-uploads of 5,000 rows (an installed `watchfiles`, which uvicorn loads, adds 1 MB). `first_epoch_ms` is the median over
-several runs of the time from `POST /runs` to the commit of the first epoch's row, on the embedded default with a warm
-trainer, for networks that it has not trained yet; `first_epoch_again_ms` that of the same networks with another seed.
+uploads of 5,000 rows. `first_epoch_ms` is the median over several runs of the time from `POST /runs` to the commit of
+the first epoch's row, on the embedded default with a warm trainer, for networks that it has not trained yet;
+`first_epoch_again_ms` that of the same networks with another seed.
 """
 
 from __future__ import annotations

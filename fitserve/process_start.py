@@ -30,12 +30,15 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-# pandas takes 45 MB and a fifth of a second, pyarrow's file systems 3 MB: we open remote files otherwise.
-_UNUSED = frozenset({"pandas", "pyarrow._azurefs", "pyarrow._gcsfs", "pyarrow._hdfs", "pyarrow._s3fs"})
+# pandas takes 45 MB and a fifth of a second, pyarrow's file systems 3 MB: we open remote files otherwise. Beside the
+# Redis client `limits` loads Valkey's (3 MB), and uvicorn loads what watches source files (1 MB).
+_UNUSED = frozenset(
+    {"pandas", "pyarrow._azurefs", "pyarrow._gcsfs", "pyarrow._hdfs", "pyarrow._s3fs", "valkey", "watchfiles"}
+)
 
 
 def hide_unused_modules() -> None:
-    """Keep pyarrow from importing what it can use but we do not.
+    """Keep libraries from importing what they can use but we do not.
 
     Call it before pyarrow is used. None in `sys.modules` would be simpler, but pyarrow's shim does not accept it.
     """

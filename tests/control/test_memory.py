@@ -17,13 +17,15 @@ from tests.waiting import PATIENCE
 PROGRAM = """
 import io, sys
 from fitserve.process_start import hide_unused_modules
+hide_unused_modules()
 from services.http.memory import release_memory, stay_small
 stay_small()
-hide_unused_modules()
 import pyarrow as pa
 import pyarrow.csv, pyarrow.parquet
 assert pa.array(["a", None]).null_count == 1
-assert not {"pandas", "pyarrow._s3fs"} & set(sys.modules)
+from limits.storage import RedisStorage
+RedisStorage("redis://127.0.0.1:1")
+assert not {"pandas", "pyarrow._s3fs", "valkey", "watchfiles"} & set(sys.modules)
 assert pa.default_memory_pool().backend_name == "system"
 table = pyarrow.csv.read_csv(io.BytesIO(b"a,b\\n" + b"1,x\\n" * 100_000))
 pyarrow.parquet.write_table(table, file := io.BytesIO())
