@@ -127,6 +127,38 @@ def test_halves_train_like_whole_batches(name: str, weighted: bool, monkeypatch:
     assert many > few
 
 
+@pytest.mark.parametrize("end", ["sigmoid", "softmax", "logits", "numbers"])
+def test_halves_have_the_loss_of_whole_batches(end: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss, its gradient and the metrics of one output, which are computed in each half."""
+    x = RNG.normal(size=(ROWS, 12)).astype("float32")
+    classes, above = RNG.integers(0, 3, ROWS).astype("int32"), (x[:, :1] > 0).astype("float32")
+    sparse = keras.losses.SparseCategoricalCrossentropy
+    last, loss, truth, metric = {
+        "sigmoid": (L.Dense(1, "sigmoid"), keras.losses.BinaryCrossentropy, above, "auc"),
+        "softmax": (L.Dense(3, "softmax", kernel_regularizer="l2"), sparse, classes, "accuracy"),
+        "logits": (L.Dense(3), lambda: sparse(from_logits=True), classes[:, None], "sparse_categorical_accuracy"),
+        "numbers": (L.Dense(1), keras.losses.MeanSquaredError, x[:, 1:2], "mae"),
+    }[end]
+    rows = RowTensors.of(x, truth)
+
+    def model() -> keras.Model:
+        keras.utils.set_random_seed(3)
+        last_one = type(last).from_config(last.get_config())
+        network = keras.Sequential([keras.Input((12,)), L.Dense(6, "relu"), L.Dropout(0.4), last_one])
+        seed_by_element(network)
+        network.compile("adam", loss(), metrics=[metric], jit_compile=False)
+        return network
+
+    ours, theirs = model(), model()
+    whole, few = _train(theirs, rows)
+    monkeypatch.setattr(halves, "HALVED_STEP", 0)
+    monkeypatch.setattr(halves, "USES", 0)
+    monkeypatch.setattr(device, "threads", lambda: 2)
+    parts, many = _train(ours, rows)
+    _assert_same(parts, whole, ours, theirs)
+    assert many > few
+
+
 def test_halves_give_the_same_bits_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(halves, "HALVED_STEP", 0)
     monkeypatch.setattr(halves, "USES", 0)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -93,7 +94,8 @@ def _assert_equal(resumed: Trained, whole: Trained, where: object = "") -> None:
     assert resumed.logs == {place: whole.logs[place] for place in resumed.logs}, where
     assert resumed.snapshots.keys() == whole.snapshots.keys(), where
     for epoch, weights in whole.snapshots.items():
-        for one, other in zip(resumed.snapshots[epoch], weights, strict=True):
+        pair = (keras.tree.flatten(kept) for kept in (resumed.snapshots[epoch], weights))  # an ensemble's are by member
+        for one, other in zip(*pair, strict=True):
             np.testing.assert_array_equal(one, other, err_msg=str(where))
 
 

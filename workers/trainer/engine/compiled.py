@@ -237,12 +237,14 @@ class Compiled:
         first, last, close, validation_first, validation_last, close_validation = tf.unstack(plan)
 
         def trained(start: Any, stop: Any) -> Any:
-            places = order[start:stop]
-            return tf.nest.map_structure(lambda t: tf.gather(t, places), train)
+            places = halves.rows(order, start, stop)
+            if not self._in_halves or self.compact:
+                return tf.nest.map_structure(lambda t: tf.gather(t, places), train)
+            divided = halves.Halves.of(places)  # each thread waits for the memory of its own rows
+            return tf.nest.map_structure(lambda t: divided.map(partial(tf.gather, t)).joined(), train)
 
         def tested(start: Any, stop: Any) -> Any:
-            begin, end, strides = tf.reshape(start, [1]), tf.reshape(stop, [1]), tf.constant([1])
-            return tf.nest.map_structure(lambda t: tf.strided_slice(t, begin, end, strides), validation)
+            return tf.nest.map_structure(lambda t: halves.rows(t, start, stop), validation)
 
         def train_step(step: Any) -> None:
             start = step * self.batch_size

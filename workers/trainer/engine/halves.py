@@ -36,7 +36,7 @@ _OF_THE_BATCH = (L.BatchNormalization, L.SpectralNormalization, keras.Model)
 
 
 @dataclass(frozen=True, slots=True)
-class _Halves:
+class Halves:
     """A tensor's rows in two parts; `whole` where it was not computed in parts.
 
     Neither is empty, because several of TensorFlow's kernels fail without rows, or return what was in memory: a single
@@ -49,20 +49,42 @@ class _Halves:
     whole: Any = None
 
     @classmethod
-    def of(cls, whole: Any) -> _Halves:
-        """Split a tensor in the middle of its rows."""
+    def of(cls, whole: Any) -> Halves:
+        """Return a tensor's halves: those that it was joined from, else split in the middle of its rows."""
+        joined_from: Halves | None = halves_of(whole)
+        if joined_from is not None:
+            return joined_from
         middle = tf.shape(whole)[0] // 2
-        return cls(whole[: tf.maximum(middle, 1)], whole[middle:], middle, whole)
+        return cls(rows(whole, last=tf.maximum(middle, 1)), rows(whole, first=middle), middle, whole)
+
+    def map(self, function: Callable[[Any], Any]) -> Halves:
+        """Apply a function to both parts."""
+        return Halves(function(self.first), function(self.second), self.middle)
 
     def joined(self) -> Any:
         if self.whole is not None:
             return self.whole
-        joined = tf.concat([self.first[: self.middle], self.second], 0)
+        joined = tf.concat([rows(self.first, last=self.middle), self.second], 0)
         for mark in ("_keras_mask", "_keras_logits"):  # what Keras notes on a tensor for layers and losses
             first, second = getattr(self.first, mark, None), getattr(self.second, mark, None)
             if first is not None and second is not None:
-                setattr(joined, mark, tf.concat([first[: self.middle], second], 0))
+                setattr(joined, mark, tf.concat([rows(first, last=self.middle), second], 0))
+        joined._halves = self
         return joined
+
+
+def halves_of(tensor: Any) -> Halves | None:
+    """Return the halves that a tensor was joined from; None for others."""
+    return getattr(tensor, "_halves", None)
+
+
+def rows(tensor: Any, first: Any = None, last: Any = None) -> Any:
+    """Return rows of a tensor, from `first` to `last` (exclusive), which are scalars or have shape `(1,)`.
+
+    Python's slices would pack each of their ends in an operation of its own.
+    """
+    begin, end = ([0] if place is None else tf.reshape(place, [1]) for place in (first, last))
+    return tf.strided_slice(tensor, begin, end, [1], begin_mask=first is None, end_mask=last is None)
 
 
 def pays(model: keras.Model, batch_size: int) -> bool:
@@ -94,7 +116,7 @@ def in_halves(model: keras.Model) -> Iterator[None]:
 def _call_of(functional: Any) -> Callable[..., Any]:
     def call(inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         given = functional._standardize_inputs(inputs)
-        tensors = {id(own): _Halves.of(x) for own, x in zip(functional.inputs, given, strict=True)}
+        tensors = {id(own): Halves.of(x) for own, x in zip(functional.inputs, given, strict=True)}
         for node in nodes_of(functional):
             arguments, named = node.arguments.fill_in(tensors)
             if "training" in getattr(node.operation, "_call_context_args", ()):
@@ -108,24 +130,24 @@ def _call_of(functional: Any) -> Callable[..., Any]:
     return call
 
 
-def _apply(operation: Any, arguments: Any, named: dict[str, Any]) -> list[_Halves]:
+def _apply(operation: Any, arguments: Any, named: dict[str, Any]) -> list[Halves]:
     """Apply an operation of a network to the halves of its arguments. Returns the halves of its outputs, in order."""
     training = bool(named.get("training"))
     if isinstance(by_element := vars(operation).get("call"), ByElement):
         (x,) = arguments
         first, second = by_element.parts([x.first, x.second], training, [0, x.middle])
-        return [_Halves(first, second, x.middle)]
+        return [Halves(first, second, x.middle)]
     if _is_by_row(operation, training):
         halves = []
         for half in ("first", "second"):
             given, options = keras.tree.map_structure(partial(_half, half), (arguments, named))
             halves.append(keras.tree.flatten(operation(*given, **options)))
-        middle = next(one.middle for one in keras.tree.flatten((arguments, named)) if isinstance(one, _Halves))
-        return [_Halves(first, second, middle) for first, second in zip(*halves, strict=True)]
+        middle = next(one.middle for one in keras.tree.flatten((arguments, named)) if isinstance(one, Halves))
+        return [Halves(first, second, middle) for first, second in zip(*halves, strict=True)]
     if _is_normalisation(operation) and named.get("mask") is None:
         return [_normalised(operation, arguments[0])]
     given, options = keras.tree.map_structure(_joined, (arguments, named))
-    return [_Halves.of(whole) for whole in keras.tree.flatten(operation(*given, **options))]
+    return [Halves.of(whole) for whole in keras.tree.flatten(operation(*given, **options))]
 
 
 def _is_divided(operation: Any) -> bool:
@@ -135,11 +157,11 @@ def _is_divided(operation: Any) -> bool:
 
 
 def _half(half: str, value: Any) -> Any:
-    return getattr(value, half) if isinstance(value, _Halves) else value
+    return getattr(value, half) if isinstance(value, Halves) else value
 
 
 def _joined(value: Any) -> Any:
-    return value.joined() if isinstance(value, _Halves) else value
+    return value.joined() if isinstance(value, Halves) else value
 
 
 def _is_by_row(operation: Any, training: bool) -> bool:
@@ -168,9 +190,9 @@ def _is_normalisation(operation: Any) -> bool:
     return not (operation.renorm or operation.synchronized or operation.activity_regularizer)
 
 
-def _normalised(layer: Any, x: _Halves) -> _Halves:
+def _normalised(layer: Any, x: Halves) -> Halves:
     """Normalise a batch by the mean and the variance of both halves, as Keras's layer does in training."""
-    halves = [tf.cast(half, tf.float32) for half in (x.first[: x.middle], x.second)]
+    halves = [tf.cast(half, tf.float32) for half in (rows(x.first, last=x.middle), x.second)]
     axes = list(layer._reduction_axes)
     count = tf.cast(tf.add_n([tf.size(half) for half in halves]) // layer.moving_mean.shape[0], tf.float32)
     mean = tf.add_n([tf.reduce_sum(half, axes) for half in halves]) / count
@@ -183,4 +205,4 @@ def _normalised(layer: Any, x: _Halves) -> _Halves:
         keras.ops.batch_normalization(half, mean, variance, layer.axis, offset, scale, layer.epsilon)
         for half in (tf.cast(x.first, tf.float32), halves[1])
     )
-    return _Halves(tf.cast(first, layer.compute_dtype), tf.cast(second, layer.compute_dtype), x.middle)
+    return Halves(tf.cast(first, layer.compute_dtype), tf.cast(second, layer.compute_dtype), x.middle)

@@ -3,19 +3,23 @@
 The gradient of a cross-entropy by its logits is known: prediction minus truth. Keras's formula, differentiated
 operation by operation, is a third of a small network's trace. `shorten_steps` replaces Keras's `train_step` and
 `test_step` for networks with one output and such a loss: the loss is bit for bit Keras's, its gradient differs by
-rounding only. Steps with weights of rows, on several devices, or of a model with steps of its own stay Keras's.
+rounding only. Predictions that were computed in halves of the batch have their loss computed in halves too, which
+differs by rounding; no gradient passes through their join. Steps with weights of rows, on several devices, or of a
+model with steps of its own stay Keras's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from workers.trainer.engine.halves import Halves, halves_of
+from workers.trainer.engine.halves import rows as rows_of
 from workers.trainer.engine.optimizer_kernels import PARTS
 
 Scale = Callable[[Any], Any]
@@ -36,11 +40,15 @@ class Loss:
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """The loss of each row, `(rows,)`, and the gradient of their sum for `outputs`, which are logits or predictions."""
+    """The losses of rows, and the gradient of their sum for `outputs`, which are logits or predictions.
+
+    `share` multiplies the gradient: 1, or 0 for rows that do not count.
+    """
 
     losses: Any
     outputs: Any
     slopes: Any
+    share: Any = None
 
 
 def _once(loss: Any) -> Any:
@@ -54,19 +62,20 @@ def loss_of(
     x, y, weight = batch
     with tape.stop_recording():
         short = weight is None and _entry(model) is not None
-        rows = _rows_of(model, y, predicted) if short else None
-        if rows is not None:
-            factor = 1.0 / tf.cast(tf.size(rows.losses), tf.float32)
-            loss = _mean_of(model, rows)
-            slopes = rows.slopes * scale(_weighted(model, factor))
-    if rows is None:
+        parts = _parts_of(model, y, predicted) if short else None
+        if parts is not None:
+            loss = _mean_of(model, y, parts)
+            factor = scale(_weighted(model, 1.0 / tf.cast(_count(y), tf.float32)))
+            slopes = [part.slopes * (factor if part.share is None else factor * part.share) for part in parts]
+    if parts is None:
         loss = model.compute_loss(x=x, y=y, y_pred=predicted, sample_weight=weight)
         return Loss(loss, scale(loss))
+    outputs = [part.outputs for part in parts]
     penalties = [model._aggregate_additional_loss(loss) for loss in model.losses]
     if not penalties:
-        return Loss(loss, rows.outputs, slopes)
+        return Loss(loss, outputs, slopes)
     penalty = tf.add_n(penalties)
-    return Loss(keras.ops.sum([loss, *penalties]), [rows.outputs, penalty], [slopes, scale(tf.constant(1.0))])
+    return Loss(keras.ops.sum([loss, *penalties]), [*outputs, penalty], [*slopes, scale(tf.constant(1.0))])
 
 
 def shorten_steps(model: keras.Model) -> None:
@@ -100,7 +109,7 @@ def _train_step(model: keras.Model, x: Any, y: Any) -> Any:
     with tf.GradientTape() as tape:
         predicted = model(x, training=True)
         loss = loss_of(model, tape, (x, y, None), predicted, model.optimizer.scale_loss)
-    model._loss_tracker.update_state(loss.value, sample_weight=_count(x))
+    model._loss_tracker.update_state(loss.value, sample_weight=_count(y))
     weights = model.trainable_weights
     if weights:
         parts = PARTS.get()
@@ -111,24 +120,24 @@ def _train_step(model: keras.Model, x: Any, y: Any) -> Any:
 
 def _test_step(model: keras.Model, x: Any, y: Any) -> Any:
     predicted = model(x, training=False)
-    rows = _rows_of(model, y, predicted)
-    if rows is None:
+    parts = _parts_of(model, y, predicted)
+    if parts is None:
         loss = model.compute_loss(x=x, y=y, y_pred=predicted, sample_weight=None, training=False)
     else:
         penalties = [model._aggregate_additional_loss(loss) for loss in model.losses]
-        loss = _mean_of(model, rows)
+        loss = _mean_of(model, y, parts)
         loss = keras.ops.sum([loss, *penalties]) if penalties else loss
-    model._loss_tracker.update_state(loss, sample_weight=_count(x))
+    model._loss_tracker.update_state(loss, sample_weight=_count(y))
     return model.compute_metrics(x, y, predicted, sample_weight=None)
 
 
-def _count(x: Any) -> Any:
-    return tf.shape(tf.nest.flatten(x)[0])[0]
+def _count(y: Any) -> Any:
+    return tf.shape(tf.nest.flatten(y)[0])[0]
 
 
-def _mean_of(model: keras.Model, rows: _Rows) -> Any:
-    count = tf.cast(tf.size(rows.losses), tf.float32)
-    return _weighted(model, tf.math.divide_no_nan(tf.reduce_sum(rows.losses), count))
+def _mean_of(model: keras.Model, y: Any, parts: list[_Rows]) -> Any:
+    sums = [tf.reduce_sum(part.losses) for part in parts]
+    return _weighted(model, tf.math.divide_no_nan(tf.add_n(sums), tf.cast(_count(y), tf.float32)))
 
 
 def _weighted(model: keras.Model, loss: Any) -> Any:
@@ -147,13 +156,25 @@ def _entry(model: keras.Model) -> Any | None:
     return entries[0] if plain and type(loss) in _SHORT else None
 
 
-def _rows_of(model: keras.Model, y: Any, predicted: Any) -> _Rows | None:
-    """Return the loss of each row; None where truth or predictions have another shape than the short form takes."""
+def _parts_of(model: keras.Model, y: Any, predicted: Any) -> list[_Rows] | None:
+    """Return the losses of a batch's rows: of all, or of its halves, where the predictions were computed in halves.
+
+    None where truth or predictions have another shape than the short form takes.
+    """
     (truth,), (output,) = tf.nest.flatten(y), tf.nest.flatten(predicted)
     loss = model._compile_loss._flat_losses[0].loss
     if output.dtype != tf.float32 or output.shape.rank != 2 or getattr(output, "_keras_mask", None) is not None:
         return None
-    return _SHORT[type(loss)](loss, truth, output)
+    if (halves := halves_of(output)) is None:
+        rows = _SHORT[type(loss)](loss, truth, output)
+        return None if rows is None else [rows]
+    short, truths = partial(_SHORT_IN_HALVES[type(loss)], loss), Halves.of(truth)
+    first, second = short(truths.first, halves.first), short(truths.second, halves.second)
+    if first is None or second is None:
+        return None
+    counts = tf.cast(tf.minimum(halves.middle, 1), tf.float32)  # a single row is in both halves
+    losses = rows_of(first.losses, last=halves.middle)
+    return [replace(first, losses=losses, share=counts), second]
 
 
 def logits_of(predicted: Any, activation: str) -> Any | None:
@@ -178,14 +199,34 @@ def _binary(loss: Any, truth: Any, predicted: Any) -> _Rows | None:
 
 
 def _sparse(loss: Any, truth: Any, predicted: Any) -> _Rows | None:
+    if (known := _logits_and_labels(loss, truth, predicted)) is None:
+        return None
+    logits, labels = known
+    losses, slopes = tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(features=logits, labels=labels)
+    return _Rows(losses, logits, slopes)
+
+
+def _sparse_of_many(loss: Any, truth: Any, predicted: Any) -> _Rows | None:
+    """Use the probabilities that the network has computed: TensorFlow's kernel of `_sparse` takes far longer."""
+    if (known := _logits_and_labels(loss, truth, predicted)) is None:
+        return None
+    logits, labels = known
+    probabilities = tf.nn.softmax(logits) if loss._fn_kwargs["from_logits"] else predicted
+    classes = logits.shape[1]
+    places = tf.range(tf.size(labels), dtype=labels.dtype) * classes + labels
+    # log(sum(exp(logits))) is the highest logit minus the logarithm of its probability, which is never small.
+    highest, likeliest = tf.reduce_max(logits, 1), tf.reduce_max(probabilities, 1)
+    losses = highest - tf.gather(tf.reshape(logits, [-1]), places) - tf.math.log(likeliest)
+    return _Rows(losses, logits, probabilities - tf.one_hot(labels, classes))
+
+
+def _logits_and_labels(loss: Any, truth: Any, predicted: Any) -> tuple[Any, Any] | None:
     own = loss._fn_kwargs
     logits = predicted if own["from_logits"] else logits_of(predicted, "Softmax")
     whole = truth.dtype in (tf.int32, tf.int64) and (truth.shape.rank == 1 or truth.shape[1:] == (1,))
     if logits is None or not whole or own.get("ignore_class") is not None or own.get("axis", -1) not in (-1, 1):
         return None
-    labels = truth if truth.shape.rank == 1 else tf.reshape(truth, [-1])
-    losses, slopes = tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(features=logits, labels=labels)
-    return _Rows(losses, logits, slopes)
+    return logits, truth if truth.shape.rank == 1 else tf.reshape(truth, [-1])
 
 
 def _squared(loss: Any, truth: Any, predicted: Any) -> _Rows | None:
@@ -200,3 +241,4 @@ _SHORT: dict[type, Callable[[Any, Any, Any], _Rows | None]] = {
     keras.losses.SparseCategoricalCrossentropy: _sparse,
     keras.losses.MeanSquaredError: _squared,
 }
+_SHORT_IN_HALVES = {**_SHORT, keras.losses.SparseCategoricalCrossentropy: _sparse_of_many}  # halves are large batches
