@@ -30,11 +30,13 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-# pandas takes 45 MB and a fifth of a second, pyarrow's file systems 3 MB: we open remote files otherwise. Beside the
-# Redis client `limits` loads Valkey's (3 MB), and uvicorn loads what watches source files (1 MB).
-_UNUSED = frozenset(
-    {"pandas", "pyarrow._azurefs", "pyarrow._gcsfs", "pyarrow._hdfs", "pyarrow._s3fs", "valkey", "watchfiles"}
-)
+_FILE_SYSTEMS = {f"pyarrow.{name}" for name in ("_azurefs", "_gcsfs", "_hdfs", "_s3fs")}
+_UNUSED = _FILE_SYSTEMS | {  # 3 MB: we open remote files otherwise
+    "pandas",  # 45 MB and a fifth of a second, for pyarrow
+    "valkey",  # 3 MB: `limits` loads this client beside that of Redis
+    "opentelemetry.sdk.metrics",  # 2 MB, for redis-py
+    "watchfiles",  # 1 MB, for uvicorn to watch source files
+}
 
 
 def hide_unused_modules() -> None:
