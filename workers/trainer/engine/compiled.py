@@ -29,7 +29,7 @@ from workers.trainer.engine.loss_kernels import shorten_steps
 from workers.trainer.engine.metric_kernels import fuse_metrics
 from workers.trainer.engine.network import functional_of
 from workers.trainer.engine.optimizer_kernels import fuse
-from workers.trainer.engine.split_kernels import SplitKernels
+from workers.trainer.engine.split_kernels import SplitKernels, kernels_to_split
 
 Logs = dict[str, Any]
 
@@ -189,10 +189,10 @@ class Compiled:
     def _divide(self, trains: bool) -> None:
         """Decide how the steps of a trace are divided among threads."""
         weighted = len(self._specs[0]) > 2
-        split = None if weighted else SplitKernels(self.model, self.batch_size)
+        kernels = [] if weighted else kernels_to_split(self.model, self.batch_size)
         # Test steps are divided alike with and without training steps: a resumed run has the same figures to the bit.
-        self._in_halves = not split and halves.pays(self.model, self.batch_size)
-        self._split = split if trains else None
+        self._in_halves = not kernels and halves.pays(self.model, self.batch_size)
+        self._split = SplitKernels(kernels) if trains and kernels else None
         if self._split:
             self.splits.append(self._split)
 

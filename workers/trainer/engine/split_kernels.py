@@ -31,20 +31,27 @@ MOST = 1 << 23  # weights of all of them: their copies, of what the optimizer ke
 MOST_ROWS = 64  # of a batch: with more of them halves are faster, as measured on two cores
 
 
+Wide = tuple[Any, list[tf.Variable]]
+"""A layer, and its kernel with what the optimizer keeps for it."""
+
+
+def kernels_to_split(model: keras.Model, batch_size: int) -> list[Wide]:
+    """Return the kernels of a built model that train faster in parts; none where halves of batches are faster."""
+    if not (is_divided_among_threads() and has_short_steps(model) and batch_size <= MOST_ROWS):
+        return []
+    wide = [layer for layer in functional_of(model).layers if _divisible(layer)]
+    weights = sum(math.prod(layer.kernel.shape) for layer in wide)
+    if weights > MOST or 3.0 * batch_size * weights <= work(model, batch_size) / 2:
+        return []
+    kept = ((layer, kept_for(model.optimizer, layer.kernel.value)) for layer in wide)
+    return [(layer, [layer.kernel.value, *own]) for layer, own in kept if own is not None]
+
+
 class SplitKernels:
-    """The kernels of a built model that its optimizer updates in parts; none where halves of batches are faster."""
+    """Kernels of some layers, which the model's optimizer updates in parts."""
 
-    def __init__(self, model: keras.Model, batch_size: int) -> None:
-        used = is_divided_among_threads() and has_short_steps(model) and batch_size <= MOST_ROWS
-        wide = [layer for layer in functional_of(model).layers if _divisible(layer)] if used else []
-        weights = sum(math.prod(layer.kernel.shape) for layer in wide)
-        self._kernels: list[_SplitKernel] = []
-        for layer in wide if weights <= MOST and 3.0 * batch_size * weights > work(model, batch_size) / 2 else ():
-            if (kept := kept_for(model.optimizer, layer.kernel.value)) is not None:
-                self._kernels.append(_SplitKernel(layer, [layer.kernel.value, *kept]))
-
-    def __bool__(self) -> bool:
-        return bool(self._kernels)
+    def __init__(self, kernels: list[Wide]) -> None:
+        self._kernels = [_SplitKernel(layer, whole) for layer, whole in kernels]
 
     @property
     def variables(self) -> list[tf.Variable]:
