@@ -287,8 +287,9 @@ def test_a_network_answers_by_target_and_reads_by_input() -> None:
     assert network.count_params() == run.estimates.parameters
 
 
-def test_mixed_precision_keeps_outputs_in_32_bits() -> None:
-    run = resolved([{"Dense": 4}], mixed_precision=True)
+@pytest.mark.parametrize("layer", [{"Dense": 4}, {"Dense": {"units": 4, "activity_regularizer": "l2"}}])
+def test_mixed_precision_keeps_outputs_in_32_bits(layer: dict[str, Any]) -> None:
+    run = resolved([layer], mixed_precision=True)
     network = build_network(run.spec)
     assert network.get_layer("dense").compute_dtype == "bfloat16"
     assert network.get_layer("dense").variable_dtype == "float32"

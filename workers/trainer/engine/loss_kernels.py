@@ -165,7 +165,8 @@ def _parts_of(model: keras.Model, y: Any, predicted: Any) -> list[_Rows] | None:
     loss = model._compile_loss._flat_losses[0].loss
     if output.dtype != tf.float32 or output.shape.rank != 2 or getattr(output, "_keras_mask", None) is not None:
         return None
-    if (halves := halves_of(output)) is None:
+    halves = halves_of(output)
+    if halves is None:
         rows = _SHORT[type(loss)](loss, truth, output)
         return None if rows is None else [rows]
     short, truths = partial(_SHORT_IN_HALVES[type(loss)], loss), Halves.of(truth)
@@ -199,7 +200,8 @@ def _binary(loss: Any, truth: Any, predicted: Any) -> _Rows | None:
 
 
 def _sparse(loss: Any, truth: Any, predicted: Any) -> _Rows | None:
-    if (known := _logits_and_labels(loss, truth, predicted)) is None:
+    known = _logits_and_labels(loss, truth, predicted)
+    if known is None:
         return None
     logits, labels = known
     losses, slopes = tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(features=logits, labels=labels)
@@ -208,7 +210,8 @@ def _sparse(loss: Any, truth: Any, predicted: Any) -> _Rows | None:
 
 def _sparse_of_many(loss: Any, truth: Any, predicted: Any) -> _Rows | None:
     """Use the probabilities that the network has computed: TensorFlow's kernel of `_sparse` takes far longer."""
-    if (known := _logits_and_labels(loss, truth, predicted)) is None:
+    known = _logits_and_labels(loss, truth, predicted)
+    if known is None:
         return None
     logits, labels = known
     probabilities = tf.nn.softmax(logits) if loss._fn_kwargs["from_logits"] else predicted

@@ -199,7 +199,16 @@ def build_network(spec: Spec) -> keras.Model:
             layer.trainable = False
         if isinstance(node.output, str):
             outputs[node.output] = tensors[name]
-    return keras.Model(inputs=inputs, outputs={target.name: outputs[target.name] for target in spec.target})
+    network = keras.Model(inputs=inputs, outputs={target.name: outputs[target.name] for target in spec.target})
+    if spec.training.mixed_precision:
+        _add_penalties_in_32_bits(network)
+    return network
+
+
+def _add_penalties_in_32_bits(network: keras.Model) -> None:
+    """Have a layer's 16-bit penalty on its outputs added to the 32-bit loss, where Keras fails."""
+    sum_of = network._aggregate_additional_loss
+    object.__setattr__(network, "_aggregate_additional_loss", lambda loss: sum_of(ops.cast(loss, "float32")))
 
 
 def serving_network(network: keras.Model, spec: Spec) -> keras.Model:
