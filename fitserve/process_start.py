@@ -30,8 +30,9 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
+# pyarrow's file systems take 3 MB: we open remote files otherwise.
 _FILE_SYSTEMS = {f"pyarrow.{name}" for name in ("_azurefs", "_gcsfs", "_hdfs", "_s3fs")}
-_UNUSED = _FILE_SYSTEMS | {  # 3 MB: we open remote files otherwise
+_UNUSED = _FILE_SYSTEMS | {
     "pandas",  # 45 MB and a fifth of a second, for pyarrow
     "valkey",  # 3 MB: `limits` loads this client beside that of Redis
     "opentelemetry.sdk.metrics",  # 2 MB, for redis-py
@@ -40,7 +41,7 @@ _UNUSED = _FILE_SYSTEMS | {  # 3 MB: we open remote files otherwise
 
 
 def hide_unused_modules() -> None:
-    """Keep libraries from importing what they can use but we do not.
+    """Keep libraries from importing optional modules that we do not need.
 
     Call it before pyarrow is used. None in `sys.modules` would be simpler, but pyarrow's shim does not accept it.
     """

@@ -91,6 +91,13 @@ def _model(layers: Callable[[], list[Any]], integers: bool) -> keras.Model:
     return model
 
 
+def _halve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have small networks trained in halves too."""
+    monkeypatch.setattr(halves, "HALVED_STEP", 0)
+    monkeypatch.setattr(halves, "USES", 0)
+    monkeypatch.setattr(device, "threads", lambda: 2)
+
+
 def _train(model: keras.Model, rows: RowTensors) -> tuple[dict[str, Any], int]:
     """Train a model; return the history and the number of products in the compiled function."""
     compiled = Compiled(model, rows, rows, BATCH, BATCH)
@@ -119,9 +126,7 @@ def test_halves_train_like_whole_batches(name: str, weighted: bool, monkeypatch:
     ours, theirs = (_model(NETWORKS[name], integers=name in TEXTS) for _ in range(2))
     whole, few = _train(theirs, rows)
     monkeypatch.setattr(executors, "MULTITHREADED_STEP", -1)  # as large networks run: other kernels of TensorFlow's
-    monkeypatch.setattr(halves, "HALVED_STEP", 0)
-    monkeypatch.setattr(halves, "USES", 0)
-    monkeypatch.setattr(device, "threads", lambda: 2)
+    _halve(monkeypatch)
     parts, many = _train(ours, rows)
     _assert_same(parts, whole, ours, theirs)
     assert many > few
@@ -134,35 +139,35 @@ def test_halves_have_the_loss_of_whole_batches(end: str, monkeypatch: pytest.Mon
     classes, above = RNG.integers(0, 3, ROWS).astype("int32"), (x[:, :1] > 0).astype("float32")
     sparse = keras.losses.SparseCategoricalCrossentropy
     last, loss, truth, metric = {
-        "sigmoid": (L.Dense(1, "sigmoid"), keras.losses.BinaryCrossentropy, above, "auc"),
-        "softmax": (L.Dense(3, "softmax", kernel_regularizer="l2"), sparse, classes, "accuracy"),
-        "logits": (L.Dense(3), lambda: sparse(from_logits=True), classes[:, None], "sparse_categorical_accuracy"),
-        "numbers": (L.Dense(1), keras.losses.MeanSquaredError, x[:, 1:2], "mae"),
+        "sigmoid": (lambda: L.Dense(1, "sigmoid"), keras.losses.BinaryCrossentropy, above, "auc"),
+        "softmax": (lambda: L.Dense(3, "softmax", kernel_regularizer="l2"), sparse, classes, "accuracy"),
+        "logits": (
+            lambda: L.Dense(3),
+            lambda: sparse(from_logits=True),
+            classes[:, None],
+            "sparse_categorical_accuracy",
+        ),
+        "numbers": (lambda: L.Dense(1), keras.losses.MeanSquaredError, x[:, 1:2], "mae"),
     }[end]
     rows = RowTensors.of(x, truth)
 
     def model() -> keras.Model:
         keras.utils.set_random_seed(3)
-        last_one = type(last).from_config(last.get_config())
-        network = keras.Sequential([keras.Input((12,)), L.Dense(6, "relu"), L.Dropout(0.4), last_one])
+        network = keras.Sequential([keras.Input((12,)), L.Dense(6, "relu"), L.Dropout(0.4), last()])
         seed_by_element(network)
         network.compile("adam", loss(), metrics=[metric], jit_compile=False)
         return network
 
     ours, theirs = model(), model()
     whole, few = _train(theirs, rows)
-    monkeypatch.setattr(halves, "HALVED_STEP", 0)
-    monkeypatch.setattr(halves, "USES", 0)
-    monkeypatch.setattr(device, "threads", lambda: 2)
+    _halve(monkeypatch)
     parts, many = _train(ours, rows)
     _assert_same(parts, whole, ours, theirs)
     assert many > few
 
 
 def test_halves_give_the_same_bits_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(halves, "HALVED_STEP", 0)
-    monkeypatch.setattr(halves, "USES", 0)
-    monkeypatch.setattr(device, "threads", lambda: 2)
+    _halve(monkeypatch)
     x, side = RNG.normal(size=(ROWS, 12)).astype("float32"), RNG.normal(size=(ROWS, 2)).astype("float32")
     rows = RowTensors.of(x, {"class": RNG.integers(0, 3, ROWS).astype("int32"), "side": side})
     first, second = (_model(_normalised, integers=False) for _ in range(2))
@@ -227,10 +232,8 @@ def test_kernels_stay_whole_where_parts_would_not_do(monkeypatch: pytest.MonkeyP
 
 
 def test_validation_alone_is_traced_as_beside_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that goes on in the middle of its validation has the same figures."""
-    monkeypatch.setattr(halves, "HALVED_STEP", 0)
-    monkeypatch.setattr(halves, "USES", 0)
-    monkeypatch.setattr(device, "threads", lambda: 2)
+    """A run that is resumed in the middle of its validation has the same figures."""
+    _halve(monkeypatch)
     monkeypatch.setattr(split_kernels, "FEWEST", 500)
     x = RNG.normal(size=(ROWS, 15)).astype("float32")
     rows = RowTensors.of(x, (x[:, :1] > 0).astype("float32"))

@@ -139,7 +139,7 @@ class Threads(Executor):
                 wait.thread.began = BUSY  # type: ignore[attr-defined]
 
     def stop(self) -> None:
-        """End the threads once they have finished their calls. From now on none is started."""
+        """End the threads once they have finished their calls, and start no more."""
         with self._lock:  # else one that is being started is not counted, and would wait for ever
             self._stopped = True
             for _ in self._workers:

@@ -237,14 +237,14 @@ class Compiled:
         first, last, close, validation_first, validation_last, close_validation = tf.unstack(plan)
 
         def trained(start: Any, stop: Any) -> Any:
-            places = halves.rows(order, start, stop)
+            places = halves.rows_between(order, start, stop)
             if not self._in_halves or self.compact:
                 return tf.nest.map_structure(lambda t: tf.gather(t, places), train)
-            divided = halves.Halves.of(places)  # each thread waits for the memory of its own rows
+            divided = halves.Halves.of(places)  # so that both threads fetch rows from memory
             return tf.nest.map_structure(lambda t: divided.map(partial(tf.gather, t)).joined(), train)
 
         def tested(start: Any, stop: Any) -> Any:
-            return tf.nest.map_structure(lambda t: halves.rows(t, start, stop), validation)
+            return tf.nest.map_structure(lambda t: halves.rows_between(t, start, stop), validation)
 
         def train_step(step: Any) -> None:
             start = step * self.batch_size

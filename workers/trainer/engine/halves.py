@@ -3,9 +3,9 @@
 To divide every single operation among threads is slow: each of them waits for a thread to wake up, and TensorFlow's
 products of a few million multiply-adds run on one thread anyway. Two chains of operations, one for each half of a
 batch's rows, keep two cores busy from the inputs to the outputs and back. Layers that compute each row by itself are
-applied to each half; batch normalisation takes the mean and the variance of both; all other layers, losses, metrics and
-updates work on the whole batch. The results are those of whole batches but for rounding, because a gradient is the sum
-of two halves' sums.
+applied to each half, as are the losses of `loss_kernels`; batch normalisation takes the mean and the variance of both;
+all other layers and losses, metrics and updates work on the whole batch. The results are those of whole batches but for
+rounding, because a gradient is the sum of two halves' sums.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from workers.trainer.engine.executors import work
 from workers.trainer.engine.network import functional_of, nodes_of
 
 L = keras.layers
-# Measured on two cores: multiply-adds of a step above which halves are faster, and of a step for each weight. With
-# fewer, to add the halves' gradients takes longer than the products gain, above all where a cache does not hold them.
+# Measured on two cores. Halves gain where a step has more than HALVED_STEP multiply-adds and at least USES for each
+# weight, since the halves' gradients have to be added; LARGE_USES from LARGE weights on, which no cache holds.
 HALVED_STEP = 3e7
 USES, LARGE_USES, LARGE = 72, 300, 1 << 23
 MOST_JOINED = 1 << 18  # numbers of a layer's output for the whole batch: to join and to split more takes too long
@@ -50,25 +50,26 @@ class Halves:
 
     @classmethod
     def of(cls, whole: Any) -> Halves:
-        """Return a tensor's halves: those that it was joined from, else split in the middle of its rows."""
-        joined_from: Halves | None = halves_of(whole)
-        if joined_from is not None:
-            return joined_from
+        """Return the halves that a tensor was joined from, or split it in the middle of its rows."""
+        known: Halves | None = halves_of(whole)
+        if known is not None:
+            return known
         middle = tf.shape(whole)[0] // 2
-        return cls(rows(whole, last=tf.maximum(middle, 1)), rows(whole, first=middle), middle, whole)
+        return cls(rows_between(whole, last=tf.maximum(middle, 1)), rows_between(whole, first=middle), middle, whole)
 
     def map(self, function: Callable[[Any], Any]) -> Halves:
         """Apply a function to both parts."""
         return Halves(function(self.first), function(self.second), self.middle)
 
     def joined(self) -> Any:
+        """Return all rows as one tensor, which remembers its halves."""
         if self.whole is not None:
             return self.whole
-        joined = tf.concat([rows(self.first, last=self.middle), self.second], 0)
+        joined = tf.concat([rows_between(self.first, last=self.middle), self.second], 0)
         for mark in ("_keras_mask", "_keras_logits"):  # what Keras notes on a tensor for layers and losses
             first, second = getattr(self.first, mark, None), getattr(self.second, mark, None)
             if first is not None and second is not None:
-                setattr(joined, mark, tf.concat([rows(first, last=self.middle), second], 0))
+                setattr(joined, mark, tf.concat([rows_between(first, last=self.middle), second], 0))
         joined._halves = self
         return joined
 
@@ -78,11 +79,8 @@ def halves_of(tensor: Any) -> Halves | None:
     return getattr(tensor, "_halves", None)
 
 
-def rows(tensor: Any, first: Any = None, last: Any = None) -> Any:
-    """Return rows of a tensor, from `first` to `last` (exclusive), which are scalars or have shape `(1,)`.
-
-    Python's slices would pack each of their ends in an operation of its own.
-    """
+def rows_between(tensor: Any, first: Any = None, last: Any = None) -> Any:
+    """Return the rows of a tensor from `first` to `last` (exclusive), both scalars. Shorter to trace than a slice."""
     begin, end = ([0] if place is None else tf.reshape(place, [1]) for place in (first, last))
     return tf.strided_slice(tensor, begin, end, [1], begin_mask=first is None, end_mask=last is None)
 
@@ -192,7 +190,7 @@ def _is_normalisation(operation: Any) -> bool:
 
 def _normalised(layer: Any, x: Halves) -> Halves:
     """Normalise a batch by the mean and the variance of both halves, as Keras's layer does in training."""
-    halves = [tf.cast(half, tf.float32) for half in (rows(x.first, last=x.middle), x.second)]
+    halves = [tf.cast(half, tf.float32) for half in (rows_between(x.first, last=x.middle), x.second)]
     axes = list(layer._reduction_axes)
     count = tf.cast(tf.add_n([tf.size(half) for half in halves]) // layer.moving_mean.shape[0], tf.float32)
     mean = tf.add_n([tf.reduce_sum(half, axes) for half in halves]) / count

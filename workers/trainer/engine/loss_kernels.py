@@ -18,8 +18,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from workers.trainer.engine.halves import Halves, halves_of
-from workers.trainer.engine.halves import rows as rows_of
+from workers.trainer.engine.halves import Halves, halves_of, rows_between
 from workers.trainer.engine.optimizer_kernels import PARTS
 
 Scale = Callable[[Any], Any]
@@ -40,15 +39,11 @@ class Loss:
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """The losses of rows, and the gradient of their sum for `outputs`, which are logits or predictions.
-
-    `share` multiplies the gradient: 1, or 0 for rows that do not count.
-    """
+    """The loss of each row, and the gradient of their sum for `outputs`, which are logits or predictions."""
 
     losses: Any
     outputs: Any
     slopes: Any
-    share: Any = None
 
 
 def _once(loss: Any) -> Any:
@@ -66,7 +61,7 @@ def loss_of(
         if parts is not None:
             loss = _mean_of(model, y, parts)
             factor = scale(_weighted(model, 1.0 / tf.cast(_count(y), tf.float32)))
-            slopes = [part.slopes * (factor if part.share is None else factor * part.share) for part in parts]
+            slopes = [part.slopes * factor for part in parts]
     if parts is None:
         loss = model.compute_loss(x=x, y=y, y_pred=predicted, sample_weight=weight)
         return Loss(loss, scale(loss))
@@ -173,9 +168,9 @@ def _parts_of(model: keras.Model, y: Any, predicted: Any) -> list[_Rows] | None:
     first, second = short(truths.first, halves.first), short(truths.second, halves.second)
     if first is None or second is None:
         return None
-    counts = tf.cast(tf.minimum(halves.middle, 1), tf.float32)  # a single row is in both halves
-    losses = rows_of(first.losses, last=halves.middle)
-    return [replace(first, losses=losses, share=counts), second]
+    losses = rows_between(first.losses, last=halves.middle)
+    counts = tf.cast(tf.minimum(halves.middle, 1), tf.float32)  # 0 for a single row, which is in both halves
+    return [replace(first, losses=losses, slopes=first.slopes * counts), second]
 
 
 def logits_of(predicted: Any, activation: str) -> Any | None:
@@ -208,8 +203,8 @@ def _sparse(loss: Any, truth: Any, predicted: Any) -> _Rows | None:
     return _Rows(losses, logits, slopes)
 
 
-def _sparse_of_many(loss: Any, truth: Any, predicted: Any) -> _Rows | None:
-    """Use the probabilities that the network has computed: TensorFlow's kernel of `_sparse` takes far longer."""
+def _sparse_from_probabilities(loss: Any, truth: Any, predicted: Any) -> _Rows | None:
+    """Return what `_sparse` does, from the network's own probabilities: faster for many rows, more operations."""
     known = _logits_and_labels(loss, truth, predicted)
     if known is None:
         return None
@@ -217,7 +212,7 @@ def _sparse_of_many(loss: Any, truth: Any, predicted: Any) -> _Rows | None:
     probabilities = tf.nn.softmax(logits) if loss._fn_kwargs["from_logits"] else predicted
     classes = logits.shape[1]
     places = tf.range(tf.size(labels), dtype=labels.dtype) * classes + labels
-    # log(sum(exp(logits))) is the highest logit minus the logarithm of its probability, which is never small.
+    # log(sum(exp(logits))) = highest logit - log(its probability), which is at least 1 / classes.
     highest, likeliest = tf.reduce_max(logits, 1), tf.reduce_max(probabilities, 1)
     losses = highest - tf.gather(tf.reshape(logits, [-1]), places) - tf.math.log(likeliest)
     return _Rows(losses, logits, probabilities - tf.one_hot(labels, classes))
@@ -244,4 +239,7 @@ _SHORT: dict[type, Callable[[Any, Any, Any], _Rows | None]] = {
     keras.losses.SparseCategoricalCrossentropy: _sparse,
     keras.losses.MeanSquaredError: _squared,
 }
-_SHORT_IN_HALVES = {**_SHORT, keras.losses.SparseCategoricalCrossentropy: _sparse_of_many}  # halves are large batches
+_SHORT_IN_HALVES = {
+    **_SHORT,
+    keras.losses.SparseCategoricalCrossentropy: _sparse_from_probabilities,
+}  # halves are large batches

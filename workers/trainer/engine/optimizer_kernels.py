@@ -82,7 +82,11 @@ def kept_for(optimizer: keras.optimizers.Optimizer, variable: tf.Variable) -> li
 
 @dataclass(frozen=True, slots=True)
 class _Kernel:
-    """The kernel of an optimizer's class: `update` with a learning rate, and what it keeps, each a list by weight."""
+    """How the optimizers of a class update weights.
+
+    `update(optimizer, learning_rate)` returns the update of one weight; `kept(optimizer)` returns the variables that it
+    takes beside the weight, in order: one list by weight for each kind.
+    """
 
     update: Callable[[Any, Any], Update]
     kept: Callable[[Any], list[Any]]

@@ -31,11 +31,11 @@ MOST = 1 << 23  # weights of all of them: their copies, of what the optimizer ke
 MOST_ROWS = 64  # of a batch: with more of them halves are faster, as measured on two cores
 
 
-Wide = tuple[Any, list[tf.Variable]]
-"""A layer, and its kernel with what the optimizer keeps for it."""
+WideKernel = tuple[Any, list[tf.Variable]]
+"""A layer, and its variables: first the kernel, then what the optimizer keeps for it."""
 
 
-def kernels_to_split(model: keras.Model, batch_size: int) -> list[Wide]:
+def kernels_to_split(model: keras.Model, batch_size: int) -> list[WideKernel]:
     """Return the kernels of a built model that train faster in parts; none where halves of batches are faster."""
     if not (is_divided_among_threads() and has_short_steps(model) and batch_size <= MOST_ROWS):
         return []
@@ -50,7 +50,7 @@ def kernels_to_split(model: keras.Model, batch_size: int) -> list[Wide]:
 class SplitKernels:
     """Kernels of some layers, which the model's optimizer updates in parts."""
 
-    def __init__(self, kernels: list[Wide]) -> None:
+    def __init__(self, kernels: list[WideKernel]) -> None:
         self._kernels = [_SplitKernel(layer, whole) for layer, whole in kernels]
 
     @property
@@ -110,7 +110,7 @@ class _SplitKernel:
 
 
 def _divisible(layer: Any) -> bool:
-    """Return whether a layer is Dense, in 32-bit floats, used once, with a wide kernel that only its product needs."""
+    """Return whether a layer is Dense, in 32-bit floats, used once, with a wide kernel that is free to be split."""
     if type(layer) is not keras.layers.Dense or "call" in vars(layer) or len(layer._inbound_nodes) != 1:
         return False
     restricted = layer.kernel_regularizer or layer.kernel_constraint or layer.quantization_mode or layer.lora_enabled
