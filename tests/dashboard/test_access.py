@@ -128,8 +128,9 @@ def test_language_and_theme_survive_a_reload(page: Page) -> None:
     page.get_by_role("button", name="深色").click()
     page.reload()
     expect(page.get_by_role("heading", level=1)).to_have_text("資料集")
-    assert page.evaluate("document.documentElement.lang") == "zh-Hant"
-    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+    root = page.locator("html")
+    expect(root).to_have_attribute("lang", "zh-Hant")
+    expect(root).to_have_attribute("data-theme", "dark")
 
 
 def test_the_keyboard_reaches_everything(page: Page) -> None:
@@ -172,7 +173,7 @@ def test_a_revoked_key_ends_the_session(browser: Browser, server: Server, api: h
     page.get_by_label("API key", exact=True).fill(server.token)
     page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Models" if left.endswith("/models") else "Runs")
-    assert page.url == left  # the page that was open
+    expect(page).to_have_url(left)  # the page that was open
     context.close()
 
 

@@ -149,5 +149,5 @@ def test_an_answer_has_an_interval_and_a_set_at_the_chosen_level(page: Page, dec
         [re.compile("90% set:"), re.compile(r"90% interval: .+ – "), re.compile("90% set:")]
     )
     expect(page.get_by_label("As an API request", exact=True).last).to_contain_text('"interval":0.9')
-    assert "interval=0.9" in page.url
+    expect(page).to_have_url(re.compile("interval=0.9"))
     check_accessibility(page)

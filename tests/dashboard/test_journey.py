@@ -28,7 +28,7 @@ def admissions(rows: int = 240, seed: int = 3) -> str:
 
 
 def test_from_upload_to_prediction(page: Page, server: Server, tmp_path: Path) -> None:
-    assert "key" not in page.url
+    expect(page).not_to_have_url(re.compile("key"))
     assert [cookie["httpOnly"] for cookie in page.context.cookies()] == [True]
 
     table = tmp_path / "Browser Admissions.csv"
@@ -76,7 +76,7 @@ def test_from_upload_to_prediction(page: Page, server: Server, tmp_path: Path) -
     page.get_by_label("Labels of version 1", exact=True).select_option("champion")
     page.get_by_role("alertdialog").get_by_role("button", name="Move label").click()
     expect(page.get_by_text("Version 1 is now champion.")).to_be_visible()
-    assert page.title().startswith("browser-admissions")
+    expect(page).to_have_title(re.compile("^browser-admissions"))
 
     page.get_by_role("button", name="Predict a table").click()
     form = page.get_by_role("dialog")

@@ -25,7 +25,8 @@ def test_a_lesson_is_gone_through_and_its_run_is_forked(page: Page, api: httpx2.
     page.get_by_role("button", name="Train stopped.yaml").click()
     run = page.get_by_role("link", name="lesson 7: stopped")
     expect(run).to_be_visible()
-    wait_until_ended(api, (run.get_attribute("href") or "").removeprefix("/runs/"))
+    parent = (run.get_attribute("href") or "").removeprefix("/runs/")
+    wait_until_ended(api, parent)
     expect(page.get_by_text("Wait until a run has succeeded").locator("..")).to_contain_text("done")
     page.get_by_role("button", name=re.compile("^Yes: ")).first.click()
     expect(page.get_by_text("it holds in the lesson's own runs too")).to_be_visible()
@@ -44,6 +45,7 @@ def test_a_lesson_is_gone_through_and_its_run_is_forked(page: Page, api: httpx2.
     form.get_by_role("button", name="Start the fork").click()
     expect(page.get_by_text("Dashed: the run it goes on from")).to_be_visible()
     expect(page.get_by_role("img", name=re.compile("^loss.*without the fork: validation")).first).to_be_visible()
+    page.wait_for_url(lambda address: parent not in address)
     fork = page.url.rpartition("/")[2].partition("?")[0]
     wait_until_ended(api, fork)
     assert api.get(f"/runs/{fork}").json()["spec"]["training"]["switches"][0]["after"] == 3

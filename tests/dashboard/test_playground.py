@@ -62,7 +62,7 @@ def test_edited_weights_answer_at_once_and_a_row_is_walked(page: Page) -> None:
     page.get_by_role("button", name="x₁²", exact=True).click()
     page.get_by_role("button", name="x₂²", exact=True).click()
     page.get_by_role("button", name="x₁", exact=True).click()
-    assert "features=x2-x1_squared-x2_squared" in page.url
+    expect(page).to_have_url(re.compile("features=x2-x1_squared-x2_squared"))
     page.get_by_role("button", name="Play", exact=True).click()
     expect(page.get_by_test_id("epoch")).to_have_text("0010")
     page.locator(".wire-target").nth(1).click(force=True)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx2
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from fitserve import db
 from fitserve.tables import Alarm
@@ -56,7 +56,7 @@ def test_taking_a_model_down_is_asked_first(page: Page, trained: list[str]) -> N
     expect(dialog).to_contain_text("answered with 404")
     dialog.get_by_role("button", name="Keep as is").click()
     expect(page.get_by_role("button", name="Unload")).to_be_visible()
-    assert page.title() == "browser-small · fitserve"
+    expect(page).to_have_title("browser-small · fitserve")
 
 
 def test_models_beyond_the_first_page_are_found(page: Page, trained: list[str]) -> None:
@@ -208,11 +208,12 @@ def test_a_regression_has_large_residuals_and_their_rows(page: Page, api: httpx2
     wait_until_ended(api, run)
     own = api.get(f"/runs/{run}").json()["result"]["evaluation"]
     page.goto(f"/runs/{run}")  # every figure in the target's units, though a standardized target was learned
-    assert abs(_figure(page, "mean_absolute_error (validation)") / own["validation"]["price"]["mae"] - 1) < 0.01
+    mae = own["validation"]["price"]["mae"]
+    stat = page.locator(".stat", has=page.get_by_text("mean_absolute_error (validation)", exact=True))
+    wait_for_figure(stat.locator(".value"), mae, 0.01 * mae)
     page.goto(f"/compare?runs={run}&metric=val_mean_absolute_error")
     compared = page.locator("tbody tr", has=page.get_by_role("link", name=re.compile(run[-8:]))).locator("td.num").first
-    expect(compared).not_to_have_text("–")
-    assert abs(float(compared.inner_text()) / own["validation"]["price"]["mae"] - 1) < 0.01
+    wait_for_figure(compared, mae, 0.01 * mae)
     page.goto("/models")
     card = page.get_by_role("link").filter(has_text="browser-residuals")
     expect(card.locator(".stat", has_text="mae")).to_be_visible()
@@ -257,10 +258,14 @@ def test_what_the_table_lacks_is_said_before_the_start_in_both_languages(page: P
     expect(verdict).to_contain_text("或補上這些值後重新上傳資料表")
 
 
-def _figure(page: Page, name: str) -> float:
-    """Return the figure that a page shows under a name."""
-    shown = page.locator(".stat", has=page.get_by_text(name, exact=True)).locator(".value").inner_text()
-    return float(shown.replace(",", ""))
+def wait_for_figure(shown: Locator, expected: float, tolerance: float) -> None:
+    """Wait until a page shows a figure; before what it is made of has come, it shows a dash or nothing."""
+
+    def as_expected() -> bool:
+        text = shown.inner_text().replace(",", "")
+        return re.match(r"[-\d.e]+$", text) is not None and abs(float(text) - expected) <= tolerance
+
+    wait_until(as_expected, lambda: f"{expected}, not {shown.inner_text()}")
 
 
 def test_an_ended_run_shows_the_figures_of_the_kept_weights(page: Page, api: httpx2.Client, trained: list[str]) -> None:
@@ -275,15 +280,14 @@ def test_an_ended_run_shows_the_figures_of_the_kept_weights(page: Page, api: htt
     kept = api.get(f"/runs/{run}/epochs").json()["items"][trial["best_epoch"] - 1]["logs"]["val_loss"]
     page.goto(f"/runs/{run}")
     expect(page.locator(".stat", has_text="Epoch")).to_contain_text(f"kept of {trial['epochs']}")
-    shown = page.locator(".stat", has_text="loss (validation)").locator(".value").inner_text()
-    assert abs(float(shown) - kept) < 1e-3 * abs(kept) + 1e-3
+    stat = page.locator(".stat", has_text="loss (validation)")
+    wait_for_figure(stat.locator(".value"), kept, 1e-3 * abs(kept) + 1e-3)
     page.goto(f"/compare?runs={run},{trained[0]}&metric=val_loss")
     figures = page.locator("section", has=page.get_by_role("heading", name=re.compile("^Results"))).locator("tbody tr")
     expect(figures).to_have_count(2)
     for row, one in zip(figures.all(), (run, trained[0]), strict=True):
         reached = api.get(f"/runs/{one}").json()["result"]["metrics"]["validation"]["loss"]
-        expect(row.locator("td.num").first).not_to_have_text("–")
-        assert abs(float(row.locator("td.num").first.inner_text()) - reached) < 1e-3 * abs(reached) + 1e-3
+        wait_for_figure(row.locator("td.num").first, reached, 1e-3 * abs(reached) + 1e-3)
 
 
 def test_what_the_playground_makes_stays_out_of_the_lists(page: Page, api: httpx2.Client) -> None:
