@@ -5,14 +5,20 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
+import time
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 from google.protobuf import descriptor_pb2
 
+from services.predict.protocols.proto import tensorflow_pb2 as tensorflow
+from services.predict.protocols.proto import tensorflow_serving_pb2 as serving
 from tests.predict.toy_registry import THREE, mixed, numeric
+from tests.waiting import PATIENCE
 
+NO_LIMITS = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))
 ADM = {"gre": 700, "gpa": 3.5, "rank": 3, "city": "Rom"}
 
 
@@ -40,6 +46,36 @@ def test_the_stubs_of_tensorflow_serving_api(served) -> None:
         "UNAUTHENTICATED",
         "PERMISSION_DENIED",
     ]
+
+
+def test_health_does_not_wait_for_the_examples_of_a_large_request(served) -> None:
+    """Examples are read one by one in Python: 100,000 of them take seconds, in which others are answered."""
+    message = serving.ClassificationRequest(model_spec=serving.ModelSpec(name="adm"))
+    example = tensorflow.Example()
+    for name, value in (("gre", 700.0), ("gpa", 3.5)):
+        example.features.feature[name].float_list.value.append(value)
+    message.input.example_list.examples.extend([example] * 100_000)
+    metadata = tuple((name.lower(), value) for name, value in served.headers.items())
+    waits: list[float] = []
+    with grpc.insecure_channel(f"127.0.0.1:{served.grpc_port}", NO_LIMITS) as channel:
+        classify = channel.unary_unary(
+            "/tensorflow.serving.PredictionService/Classify",
+            request_serializer=serving.ClassificationRequest.SerializeToString,
+            response_deserializer=serving.ClassificationResponse.FromString,
+        )
+        started = time.perf_counter()
+        call = classify.future(message, timeout=PATIENCE, metadata=metadata)
+        while not call.done():
+            asked = time.perf_counter()
+            served.get("/v2/health/live")
+            waits.append(time.perf_counter() - asked)
+        seconds = time.perf_counter() - started
+        assert len(call.result().result.classifications) == 100_000
+        assert max(waits) < seconds / 4, (max(waits), seconds)
+
+        message.input.example_list.examples.append(example)
+        with pytest.raises(grpc.RpcError, match="at most 100000"):
+            classify(message, timeout=PATIENCE, metadata=metadata)
 
 
 def their_file(package: str, path: str) -> descriptor_pb2.FileDescriptorProto:

@@ -6,7 +6,7 @@ TensorProto and Example are read and written here as well; TensorFlow is not nee
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -14,6 +14,7 @@ import numpy as np
 from sqlalchemy.orm import Session
 
 from fitserve import registry
+from fitserve.conformal import Bounds
 from fitserve.errors import BadInput, FitserveError, Forbidden, Malformed
 from services.predict.catalog.catalog import CatalogEntry, Selector
 from services.predict.catalog.columns import InputRows
@@ -71,13 +72,21 @@ async def _predict(request: GrpcRequest, message: Any) -> Any:
     known = [*model.output_names, *(name for name, _ in model.conformal.added)]
     if unknown := [name for name in message.output_filter if name not in known]:
         raise Malformed(f"Unknown output {unknown[0][:63]!r}.", expected=", ".join(model.output_names))
-    rows = rows_of(model, read_tensors(message.inputs))
+    size = message.ByteSize()
+    rows = await request.in_thread_if_large(size, lambda: rows_of(model, read_tensors(message.inputs)))
     prediction = await request.service.predict(request, model, rows)
-    response = pb.PredictResponse(model_spec=_spec(model, signature or "serving_default"))
+    bounds = prediction.bounds(request.interval_level)
+    return await request.in_thread_if_large(0, _predict_response, message, prediction, bounds)
+
+
+def _predict_response(message: Any, prediction: Prediction, bounds: Sequence[Bounds]) -> Any:
+    response = pb.PredictResponse(
+        model_spec=_spec(prediction.model, message.model_spec.signature_name or "serving_default")
+    )
     for name, values in prediction.outputs.items():
         if not message.output_filter or name in message.output_filter:
             response.outputs[name].CopyFrom(_to_proto(values))
-    for one in prediction.bounds(request.interval_level):
+    for one in bounds:
         for name, values in one.named().items():
             if not message.output_filter or {name, one.output} & set(message.output_filter):
                 response.outputs[name].CopyFrom(_to_proto(values))
@@ -95,9 +104,10 @@ async def _classify(request: GrpcRequest, message: Any) -> Any:
     model = await request.resolve(_selector(message.model_spec))
     signature = message.model_spec.signature_name
     rest.choose_output(model, signature, rest.CLASSIFY_TASKS, "classify")
-    rows = _example_rows(message.input)
+    rows = await _read_examples(request, message)
     prediction = await request.service.predict(request, model, rows)
-    result = _classes(prediction, signature, await _decided(request, prediction, rows))
+    decided = await _decided(request, prediction, rows)
+    result = await request.in_thread_if_large(0, _classes, prediction, signature, decided)
     return pb.ClassificationResponse(model_spec=_spec(model, signature), result=result)
 
 
@@ -106,8 +116,14 @@ async def _regress(request: GrpcRequest, message: Any) -> Any:
     model = await request.resolve(_selector(message.model_spec))
     signature = message.model_spec.signature_name
     rest.choose_output(model, signature, rest.REGRESS_TASKS, "regress")
-    prediction = await request.service.predict(request, model, _example_rows(message.input))
-    return pb.RegressionResponse(model_spec=_spec(model, signature), result=_values(prediction, signature))
+    prediction = await request.service.predict(request, model, await _read_examples(request, message))
+    result = await request.in_thread_if_large(0, _values, prediction, signature)
+    return pb.RegressionResponse(model_spec=_spec(model, signature), result=result)
+
+
+async def _read_examples(request: GrpcRequest, message: Any) -> InputRows:
+    """Return the rows of a message's Input. Raises Malformed, TooLarge."""
+    return await request.in_thread_if_large(message.ByteSize(), _example_rows, message.input, request.check_count)
 
 
 async def _decided(request: GrpcRequest, prediction: Prediction, rows: InputRows) -> dict[str, Decided]:
@@ -140,12 +156,17 @@ async def _multi_inference(request: GrpcRequest, message: Any) -> Any:
     if len({task.model_spec.name for task in message.tasks}) != 1:
         raise Malformed("All tasks must name the same model.")
     model = await request.resolve(_selector(message.tasks[0].model_spec))
-    rows = _example_rows(message.input)
+    rows = await _read_examples(request, message)
     prediction = await request.service.predict(request, model, rows)
-    response, decided = pb.MultiInferenceResponse(), await _decided(request, prediction, rows)
+    decided = await _decided(request, prediction, rows)
+    return await request.in_thread_if_large(0, _multi_response, message, prediction, decided)
+
+
+def _multi_response(message: Any, prediction: Prediction, decided: Mapping[str, Decided]) -> Any:
+    response = pb.MultiInferenceResponse()
     for task in message.tasks:
         signature = task.model_spec.signature_name
-        result = response.results.add(model_spec=_spec(model, signature))
+        result = response.results.add(model_spec=_spec(prediction.model, signature))
         if task.method_name == CLASSIFY:
             result.classification_result.CopyFrom(_classes(prediction, signature, decided))
         elif task.method_name == REGRESS:
@@ -297,12 +318,16 @@ def _to_proto(values: Any) -> Any:
     return tf.TensorProto(dtype=tf.DT_FLOAT, tensor_shape=shape, float_val=values.ravel().tolist())
 
 
-def _example_rows(message: Any) -> InputRows:
-    """Return the rows of an Input: its examples, each with the values of the context. Raises Malformed."""
+def _example_rows(message: Any, check_count: Callable[[int], None]) -> InputRows:
+    """Return the rows of an Input: its examples, each with the values of the context.
+
+    `check_count` may refuse their number before they are read. Raises Malformed, and any error of `check_count`.
+    """
     kind = message.WhichOneof("kind")
     examples = [] if kind is None else getattr(message, kind).examples
     if not examples:
         raise Malformed("The input has no examples.")
+    check_count(len(examples))
     context = _features(message.example_list_with_context.context) if kind == "example_list_with_context" else {}
     return InputRows([{**context, **_features(example)} for example in examples])
 
