@@ -121,6 +121,25 @@ def test_errors(triton) -> None:
         client.infer("m1", [rows])
 
 
+def test_shared_memory_is_refused_wherever_it_is_named(triton) -> None:
+    module, client, served, options = triton
+
+    def in_memory(made: Any) -> Any:
+        made.set_shared_memory("region", 8)
+        return made
+
+    whole = [
+        tensor(module, name, np.array([[ADM[name]]], kind), sort, options) for name, (sort, kind) in COLUMNS.items()
+    ]
+    for inputs, output in (
+        ([*whole[:3], in_memory(module.InferInput("city", [1, 1], "BYTES"))], module.InferRequestedOutput("admit")),
+        (whole, in_memory(module.InferRequestedOutput("admit"))),
+        (whole, in_memory(module.InferRequestedOutput("admit_label"))),
+    ):
+        with pytest.raises(InferenceServerException, match="Shared memory is not offered"):
+            client.infer("adm", inputs, outputs=[output], headers=headers(served))
+
+
 @pytest.mark.parametrize("packed", ["gzip", "deflate"])
 def test_compressed_requests(served, packed) -> None:
     client = triton_http.InferenceServerClient(f"127.0.0.1:{served.port}")

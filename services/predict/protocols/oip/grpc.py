@@ -124,15 +124,16 @@ def _parameters(parameters: Any) -> dict[str, Any]:
 def read_tensors(message: Any) -> list[Tensor]:
     """Return a ModelInferRequest's tensors, typed or raw. Raises Malformed."""
     raw = message.raw_input_contents
+    for one in message.inputs:  # first: an input in shared memory has no element in the raw contents
+        if one.parameters:
+            inference.refuse_shared_memory(one.parameters)
     if raw and len(raw) != len(message.inputs):
         raise Malformed("`raw_input_contents` needs one element for each input.", received=len(raw))
     tensors = []
     for place, one in enumerate(message.inputs):
         content = ""
         if one.parameters or message.parameters:
-            parameters = _parameters(one.parameters)
-            inference.refuse_shared_memory(parameters)
-            content = inference.content_type(parameters, _parameters(message.parameters))
+            content = inference.content_type(_parameters(one.parameters), _parameters(message.parameters))
         if raw:
             if one.HasField("contents"):
                 raise Malformed(f"Input {one.name!r} has contents beside raw contents.")

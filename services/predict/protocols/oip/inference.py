@@ -207,6 +207,7 @@ def select_outputs(
     """
     selected, bounds = [], {name: one["name"] for name, one in model.conformal.added if model.level is not None}
     for name, parameters in named:
+        refuse_shared_memory(parameters)
         if name in bounds and name not in model.output_names:
             continue
         output = next((one for one in model.outputs if one.name == name), None)
@@ -215,7 +216,6 @@ def select_outputs(
             continue
         if output is None:
             raise Malformed(f"Unknown output {name[:63]!r}.", expected=", ".join(model.output_names))
-        refuse_shared_memory(parameters)
         classes = parameters.get("classification", 0)
         if type(classes) is not int or classes < 0:
             raise Malformed("The parameter `classification` must be a number of classes.", received=str(classes)[:40])
