@@ -25,11 +25,13 @@ from services.predict.catalog.columns import InputRows
 from services.predict.catalog.loaded_model import LoadedModel
 from services.predict.protocols.formats import write_json
 from services.predict.serving.prediction_service import PredictionService
-from services.predict.serving.protocol_request import ProtocolRequest
+from services.predict.serving.protocol_request import LARGE_BODY_BYTES, ProtocolRequest
 
 JSON = b"application/json"
 READ, POST = ("GET", "HEAD"), ("POST",)
 COMPRESSED_BYTES = 8 * 1024  # sending a smaller answer takes less time than compressing it
+GREATEST_RATIO = 1032  # of zlib and gzip: no more bytes come out of one byte
+FIRST_PIECE_BYTES = 1024  # of a compressed body; further pieces are longer
 MAX_HEADER_WARNINGS = 20
 MAX_HEADER_BYTES = 4000  # most bytes of warnings in a response's headers
 GRPC_CODES = {  # by HTTP status
@@ -47,6 +49,7 @@ GRPC_CODES = {  # by HTTP status
 }
 LONGEST_DEADLINE = 1e9  # seconds; gRPC says that more are left where a call has no deadline
 _TIMEOUT_UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
+_PADDING = re.compile(rb"\0*+")
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
@@ -136,32 +139,47 @@ class HttpRequest(ProtocolRequest):
                 raise self._too_large()
             more = message.get("more_body", False)
         body = b"".join(parts)
-        encoding = self.header(b"content-encoding")
         self.admit()
-        if encoding not in (None, "identity"):
-            body = await self.in_thread_if_large(len(body), self._decompressed, body, str(encoding).strip().lower())
+        encoding = (self.header(b"content-encoding") or "").strip().lower()
+        if encoding in ("", "identity"):
+            pass
+        elif len(body) * GREATEST_RATIO > LARGE_BODY_BYTES:
+            body = await self.service.loop.run_in_executor(self.service.executor, self._decompressed, body, encoding)
+        else:
+            body = self._decompressed(body, encoding)
         return body.removeprefix(codecs.BOM_UTF8)
 
     def _decompressed(self, body: bytes, encoding: str) -> bytes:
-        """Decompress a body: all members of a gzip file, as for uploads."""
+        """Decompress a body: all members of a gzip file, as for uploads, and zeros after them.
+
+        It is read in pieces, short ones first: what follows a member in its last piece is copied, and a body of a
+        million empty members would take minutes if that were all the rest.
+        """
         if encoding not in ("gzip", "x-gzip", "deflate"):
             raise UnsupportedMedia(
                 "This content encoding is not understood.", received=encoding[:40], expected="gzip, deflate or none"
             )
         parts: list[bytes] = []
-        room = self._max_bytes + 1
-        while body or not parts:
+        room, place = self._max_bytes + 1, 0
+        while place < len(body) or not parts:
             decompressor = zlib.decompressobj(47)  # gzip or zlib, recognised by its first bytes
-            try:
-                parts.append(decompressor.decompress(body, room))
-            except zlib.error:
-                raise Malformed(f"The body is not {encoding}.") from None
-            room -= len(parts[-1])
-            if room <= 0:
-                raise self._too_large()
-            if not decompressor.eof:
-                raise Malformed(f"The {encoding} body is cut short.")
-            body = decompressor.unused_data.lstrip(b"\0")  # zeros after the last member are padding
+            piece_bytes = FIRST_PIECE_BYTES
+            while not decompressor.eof:
+                piece = body[place : place + piece_bytes]
+                if not piece:
+                    raise Malformed(f"The {encoding} body is cut short.")
+                try:
+                    parts.append(decompressor.decompress(piece, room))
+                except zlib.error:
+                    raise Malformed(f"The body is not {encoding}.") from None
+                place += len(piece) - len(decompressor.unused_data)
+                room -= len(parts[-1])
+                if room <= 0:
+                    raise self._too_large()
+                piece_bytes *= 2
+            padding = _PADDING.match(body, place)
+            assert padding is not None  # it may match nothing
+            place = padding.end()
         return b"".join(parts)
 
     def _too_large(self) -> TooLarge:
