@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from fitserve.errors import BadInput, Malformed, TooLarge
 from services.predict.catalog.columns import InputRows
 from services.predict.catalog.loaded_model import LoadedModel
 from services.predict.protocols.tfserving import predict_body
+from services.predict.protocols.tfserving import rest as tfserving
 from tests.predict.toy_registry import ToyModel, mixed, numeric, wide
 
 CELLS = st.sampled_from(
@@ -100,3 +102,67 @@ def test_large_bodies_are_counted_before_they_are_read_and_name_the_row() -> Non
         predict_body.read_predict(MODELS[0], body(3, 5000), refuse)
     with pytest.raises(Malformed, match="truncated"):
         predict_body.read_predict(MODELS[0], body(3, 4500)[:-1], refuse)
+
+
+def test_large_bodies_that_name_the_signature_are_read_as_all_others() -> None:
+    """TensorFlow Serving's own examples name it."""
+
+    def body(rows: int, signature: Any) -> bytes:
+        listed = [{"gre": 640, "gpa": 3.2, "rank": 1, "city": "Rom" * 20}] * rows
+        return json.dumps({"signature_name": signature, "instances": listed}).encode()
+
+    assert len(body(4000, "")) > predict_body.LARGE_BODY_BYTES
+    for signature in ("serving_default", "", None):
+        rows, by_row, level = predict_body.read_predict(MODELS[0], body(4000, signature))
+        assert (rows.count, by_row, level) == (4000, True, None)
+        assert rows.columns is not None
+    for signature in ("other", 5):
+        with pytest.raises(Malformed, match=f'signature key "{signature}" not found'):
+            predict_body.read_predict(MODELS[0], body(4000, signature))
+    with pytest.raises(TooLarge):
+        predict_body.read_predict(MODELS[0], body(4000, "serving_default"), at_most(3999))
+
+
+def at_most(most: int) -> Callable[[int], None]:
+    def check(rows: int) -> None:
+        if rows > most:
+            raise TooLarge("The request has too many rows.")
+
+    return check
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"examples": [{"gre": 640, "city": "Rom"}, {"gre": None}] * 9, "context": {"gpa": [3.2], "city": "Bern"}},
+        {"examples": [{"city": {"b64": "Um9t"}}], "signature_name": "admit"},
+        {"examples": [{}], "context": None, "signature_name": None},
+        {"examples": [{"gre": 640}] * 8 + [[640]]},
+        {"examples": []},
+        {"examples": {}},
+        {"examples": [{"gre": 640}], "context": []},
+        {"examples": [{"gre": 640}], "other": 1},
+        {"examples": [{"city": {"b64": "?"}}]},
+        {"examples": [{"gre": float("nan")}]},
+        [],
+    ],
+)
+def test_large_bodies_of_examples_are_read_as_small_ones(value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def outcome(body: bytes) -> Any:
+        try:
+            rows, signature = tfserving.read_examples(body)
+        except Malformed as error:
+            return error.detail
+        return repr(rows.values), signature
+
+    monkeypatch.setattr(predict_body, "PART_ROWS", 7)
+    body = json.dumps(value).encode()
+    assert outcome(body + b" " * predict_body.LARGE_BODY_BYTES) == outcome(body)
+
+
+def test_large_bodies_of_examples_are_counted_before_they_are_read() -> None:
+    body = json.dumps({"examples": [{"city": "Rom" * 20}] * 5000 + [5]}).encode()
+    with pytest.raises(TooLarge):
+        tfserving.read_examples(body, at_most(5000))
+    with pytest.raises(Malformed):
+        tfserving.read_examples(body, at_most(5001))

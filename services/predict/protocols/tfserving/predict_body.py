@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -35,9 +35,7 @@ def read_predict(
         rows, interval = known
         return rows, True, None if interval is None else read_level(interval)
     value = read_object(body, _PREDICT_KEYS)
-    name = value.get("signature_name") or ""
-    if name not in SIGNATURES:
-        raise Malformed(f'Serving signature key "{str(name)[:63]}" not found.', expected="serving_default")
+    _check_signature(value.get("signature_name"))
     if ("instances" in value) == ("inputs" in value):
         raise Malformed("The body needs exactly one of `instances` and `inputs`.", received=sorted(value))
     level = None if value.get("interval") is None else read_level(value["interval"])
@@ -46,9 +44,15 @@ def read_predict(
     return _inputs(model, value["inputs"]), False, level
 
 
+def _check_signature(name: Any) -> None:
+    if (name or "") not in SIGNATURES:
+        raise Malformed(f'Serving signature key "{str(name)[:63]}" not found.', expected="serving_default")
+
+
 class _UnreadRows(msgspec.Struct, forbid_unknown_fields=True):
     instances: list[msgspec.Raw]
     interval: float | bool | None = None
+    signature_name: str | None = None
 
 
 _find_rows = msgspec.json.Decoder(_UnreadRows).decode
@@ -61,22 +65,39 @@ def _read_parts(
 
     A single call to the JSON reader would block all other threads of the process until it ends.
     """
+    raw = find_parts(_find_rows, body)
+    if raw is None:
+        return None
+    _check_signature(raw.signature_name)
+    check_count(len(raw.instances))
+    parts = []
+    for start, listed in joined_parts(raw.instances):
+        part = b'{"instances":' + listed + b"}"
+        known = _read_known(model.columns, part)
+        rows = InputRows(_instances(model, read_json(part)["instances"], start)) if known is None else known[0]
+        parts.append(rows)
+    return (InputRows.joined(parts), raw.interval) if parts else None
+
+
+def find_parts(find: Callable[[bytes], Any], body: bytes) -> Any:
+    """Return what `find`, the decoder of a type with unread elements, finds in a body; None if it has anything else.
+
+    None also for bodies with NaN, which the general JSON reader reads. Raises Malformed.
+    """
     try:
-        raw = _find_rows(body)
+        return find(body)
     except (msgspec.ValidationError, UnicodeDecodeError, RecursionError):
         return None
     except msgspec.DecodeError as error:
         if b"NaN" in body or b"Infinity" in body:
             return None
         raise Malformed(f"The body is not JSON: {error}.") from None
-    check_count(len(raw.instances))
-    parts = []
-    for start in range(0, len(raw.instances), PART_ROWS):
-        part = b'{"instances":[' + b",".join(raw.instances[start : start + PART_ROWS]) + b"]}"
-        known = _read_known(model.columns, part)
-        rows = InputRows(_instances(model, read_json(part)["instances"], start)) if known is None else known[0]
-        parts.append(rows)
-    return (InputRows.joined(parts), raw.interval) if parts else None
+
+
+def joined_parts(unread: Sequence[msgspec.Raw]) -> Iterator[tuple[int, bytes]]:
+    """Yield PART_ROWS unread elements at a time: the place of the first, and a JSON list of them."""
+    for start in range(0, len(unread), PART_ROWS):
+        yield start, b"[" + b",".join(unread[start : start + PART_ROWS]) + b"]"
 
 
 def _read_known(columns: Columns, body: bytes) -> tuple[InputRows, float | bool | None] | None:

@@ -6,9 +6,10 @@ Sources: tensorflow/serving g3doc/api_rest.md, util/json_tensor.cc, model_server
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from fitserve.conformal import Bounds
@@ -17,8 +18,14 @@ from services.predict.catalog.catalog import CatalogEntry, Pointer, Selector, Se
 from services.predict.catalog.columns import InputRows
 from services.predict.catalog.loaded_model import LoadedModel, ModelOutput, Prediction
 from services.predict.protocols.csv_body import read_csv
-from services.predict.protocols.formats import read_cell, write_csv, write_json, written_rows
-from services.predict.protocols.tfserving.predict_body import SIGNATURES, read_object, read_predict
+from services.predict.protocols.formats import read_cell, read_json, write_csv, write_json, written_rows
+from services.predict.protocols.tfserving.predict_body import (
+    SIGNATURES,
+    find_parts,
+    joined_parts,
+    read_object,
+    read_predict,
+)
 from services.predict.protocols.transport import (
     POST,
     READ,
@@ -35,6 +42,7 @@ from services.predict.protocols.transport import (
     path_parameters,
 )
 from services.predict.serving.deciding import Decided
+from services.predict.serving.protocol_request import LARGE_BODY_BYTES
 
 CLASSIFY_TASKS = ("binary", "multiclass", "multilabel")
 REGRESS_TASKS = ("regression",)
@@ -107,12 +115,20 @@ async def _classify(request: HttpRequest) -> HttpResponse:
     rows, signature = await _examples(request, model)
     output = choose_output(model, signature, CLASSIFY_TASKS, "classify")
     prediction = await request.service.predict(request, model, rows)
+    bounds = _bounds_of(prediction, output, request.interval_level)
+    decided = await request.service.decide(prediction, rows, [output]) if output.name in model.deciders else {}
+    content = await request.in_thread_if_large(0, _write_classes, prediction, output, bounds, decided.get(output.name))
+    return HttpResponse(content)
+
+
+def _write_classes(
+    prediction: Prediction, output: ModelOutput, bounds: Mapping[str, list[Any]], decided: Decided | None
+) -> bytes:
     scores = prediction.outputs[output.name]
-    body = {"results": label_scores(output, scores), **_bounds_of(prediction, output, request.interval_level)}
-    if output.name in model.deciders:
-        decided = (await request.service.decide(prediction, rows, [output]))[output.name]
+    body: dict[str, Any] = {"results": label_scores(output, scores), **bounds}
+    if decided is not None:
         body |= {"results": decided_scores(body["results"], decided), "decisions": decided.entries()}
-    return HttpResponse(write_json(body, bool(np.isfinite(scores).all())))
+    return write_json(body, bool(np.isfinite(scores).all()))
 
 
 async def _regress(request: HttpRequest) -> HttpResponse:
@@ -122,7 +138,7 @@ async def _regress(request: HttpRequest) -> HttpResponse:
     prediction = await request.service.predict(request, model, rows)
     values = prediction.outputs[output.name]
     body = {"results": values[:, 0].tolist(), **_bounds_of(prediction, output, request.interval_level)}
-    return HttpResponse(write_json(body, bool(np.isfinite(values).all())))
+    return HttpResponse(await request.in_thread_if_large(0, write_json, body, bool(np.isfinite(values).all())))
 
 
 def _bounds_of(prediction: Prediction, output: ModelOutput, interval_level: float | None) -> dict[str, list[Any]]:
@@ -139,7 +155,7 @@ async def _examples(request: HttpRequest, model: LoadedModel) -> tuple[InputRows
     body = await request.body()
     if request.media_type == "text/csv":
         return await request.in_thread_if_large(len(body), read_csv, model, body, request.charset), ""
-    return await request.in_thread_if_large(len(body), read_examples, body)
+    return await request.in_thread_if_large(len(body), read_examples, body, request.check_count)
 
 
 async def _explain(request: HttpRequest) -> HttpResponse:
@@ -198,16 +214,39 @@ def write_predict(prediction: Prediction, by_row: bool, bounds: Sequence[Bounds]
 # Classify, regress
 
 
-def read_examples(body: bytes) -> tuple[InputRows, str]:
-    """Return the rows of a classify or regress body, and the signature it names. Raises Malformed."""
-    value = read_object(body, _EXAMPLE_KEYS)
-    examples, context = value.get("examples"), value.get("context") or {}
+def read_examples(body: bytes, check_count: Callable[[int], None] = lambda rows: None) -> tuple[InputRows, str]:
+    """Return the rows of a classify or regress body, and the signature it names.
+
+    `check_count` may refuse the number of rows before they are read. Raises Malformed, and any error of `check_count`.
+    """
+    unread = find_parts(_find_examples, body) if len(body) > LARGE_BODY_BYTES else None
+    if unread is None or not unread.examples:
+        value = read_object(body, _EXAMPLE_KEYS)
+        rows = _example_rows(value.get("examples"), value.get("context"))
+        return InputRows(rows), str(value.get("signature_name") or "")
+    check_count(len(unread.examples))
+    rows = []
+    for _, part in joined_parts(unread.examples):
+        rows += _example_rows(read_json(part), unread.context)
+    return InputRows(rows), unread.signature_name or ""
+
+
+class _UnreadExamples(msgspec.Struct, forbid_unknown_fields=True):
+    examples: list[msgspec.Raw]
+    context: dict[str, Any] | None = None
+    signature_name: str | None = None
+
+
+_find_examples = msgspec.json.Decoder(_UnreadExamples).decode
+
+
+def _example_rows(examples: Any, context: Any) -> list[dict[str, Any]]:
+    """Return examples as rows, each with the values of the context. Raises Malformed."""
     if not isinstance(examples, list) or not examples or not all(isinstance(e, dict) for e in examples):
         raise Malformed("`examples` must be a list with at least one object.")
-    if not isinstance(context, dict):
+    if not isinstance(context or {}, dict):
         raise Malformed("`context` must be an object.")
-    rows = [{name: read_cell(v) for name, v in {**context, **example}.items()} for example in examples]
-    return InputRows(rows), str(value.get("signature_name") or "")
+    return [{name: read_cell(v) for name, v in {**(context or {}), **example}.items()} for example in examples]
 
 
 def choose_output(model: LoadedModel, signature: str, tasks: tuple[str, ...], verb: str) -> ModelOutput:
