@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
 import pytest
@@ -221,6 +222,27 @@ def test_configuration_statistics_and_liveness(client) -> None:
     assert client.head("/").status_code == 200
     state = client.get("/v1/models/m1").json()
     assert (state["name"], state["ready"]) == ("m1", True)
+
+
+def test_repository_bodies_are_skipped_but_for_what_is_known_of_them(client, served) -> None:
+    names = {one["name"] for one in client.post("/v2/repository/index").json()}
+    assert names >= {"m1", "adm"}
+    for body in ({}, {"ready": True}, {"ready": False, "other": [1]}, {"ready": "x"}):
+        assert {one["name"] for one in client.post("/v2/repository/index", json=body).json()} == names
+    for body in (b"[]", b"{", b"\xff"):
+        assert client.post("/v2/repository/models/adm/load", content=body).status_code == 400
+    large = json.dumps({"other": [{"a": 0.5, "b": 1}] * 1_000_000}).encode()
+    started = time.perf_counter()
+    json.loads(large)
+    seconds, waits = time.perf_counter() - started, []
+    with ThreadPoolExecutor() as pool:
+        call = pool.submit(client.post, "/v2/repository/index", content=large)
+        while not call.done():
+            asked = time.perf_counter()
+            served.get("/v2/health/live")
+            waits.append(time.perf_counter() - asked)
+    assert call.result().status_code == 200
+    assert max(waits) < seconds / 2, (max(waits), seconds)
 
 
 def test_bodies_as_clients_send_them(client) -> None:

@@ -9,11 +9,10 @@ import functools
 import re
 from typing import Any
 
+import msgspec
+
 from fitserve.errors import Malformed, NotFound
 from services.predict.catalog.catalog import Selector
-from services.predict.protocols.formats import (
-    read_json,
-)
 from services.predict.protocols.oip.inference import (
     apply_timeout,
     decide,
@@ -132,21 +131,35 @@ async def _model_metadata(request: HttpRequest) -> HttpResponse:
     return HttpResponse.json(model_metadata(entry, model))
 
 
-async def _index(request: HttpRequest) -> HttpResponse:
+class _RepositoryBody(msgspec.Struct):
+    """What is read of a repository request; the values of its parameters, such as files, are skipped."""
+
+    ready: msgspec.Raw = msgspec.Raw()
+    parameters: dict[str, msgspec.Raw] | None = None
+
+
+_decode_repository = msgspec.json.Decoder(_RepositoryBody).decode
+
+
+async def _repository_body(request: HttpRequest) -> _RepositoryBody:
+    """Read the body of a repository request, which may be empty. Raises Malformed."""
     body = await request.body()
-    value = read_json(body) if body.strip() else {}
-    if not isinstance(value, dict):
-        raise Malformed("The body is not a JSON object.")
-    return HttpResponse.json(repository_index(request, value.get("ready") is True))
+    if not body.strip():
+        return _RepositoryBody()
+    try:
+        return await request.in_thread_if_large(len(body), _decode_repository, body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Malformed(f"The request cannot be read: {error}.") from None
+
+
+async def _index(request: HttpRequest) -> HttpResponse:
+    body = await _repository_body(request)
+    return HttpResponse.json(repository_index(request, body.ready == msgspec.Raw(b"true")))
 
 
 async def _set_loaded(request: HttpRequest, loaded: bool) -> HttpResponse:
-    body = await request.body()
-    value = read_json(body) if body.strip() else {}
-    if not isinstance(value, dict):
-        raise Malformed("The body is not a JSON object.")
-    parameters = value.get("parameters") or {}
-    refuse_overrides(parameters if isinstance(parameters, dict) else {})
+    body = await _repository_body(request)
+    refuse_overrides(body.parameters or ())
     await set_loaded(request, request.selector.model, loaded)
     return HttpResponse(b"{}")
 
