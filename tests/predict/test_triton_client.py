@@ -157,6 +157,15 @@ def test_configuration_and_statistics(triton) -> None:
     assert config["input"][0]["data_type"] == "TYPE_FP64"
     (stats,) = client.get_inference_statistics("m1", **known)["model_stats"]
     assert (stats["name"], stats["version"]) == ("m1", "1")
+    counted = {name: int(one.get("count", 0)) for name, one in stats["inference_stats"].items()}
+    with pytest.raises(InferenceServerException, match="not a number"):
+        client.infer(
+            "m1", [tensor(module, "instances", np.full((1, 6), "x", object), "BYTES", {})], headers=headers(served)
+        )
+    client.infer("m1", [tensor(module, "instances", np.ones((1, 6), np.float32), "FP32", {})], headers=headers(served))
+    (stats,) = client.get_inference_statistics("m1", **known)["model_stats"]
+    now = {name: int(one.get("count", 0)) for name, one in stats["inference_stats"].items()}
+    assert now == {"success": counted["success"] + 1, "fail": counted["fail"] + 1}
     with pytest.raises(InferenceServerException, match="configuration or files"):
         client.load_model("m1", config="{}", headers=headers(served))
 
@@ -172,6 +181,7 @@ def test_a_stream_answers_each_request_in_order(served) -> None:
     (first, _), (_, refused), (third, _) = (answers.get(timeout=PATIENCE) for _ in range(3))
     client.stop_stream()
     np.testing.assert_array_equal(first.as_numpy("y"), numeric().answer(rows.tolist())["y"])
+    assert first.get_response().parameters["triton_final_response"].bool_param
     assert "No model none" in str(refused)
     np.testing.assert_array_equal(third.as_numpy("y"), numeric().answer((rows + 1).tolist())["y"])
 

@@ -90,12 +90,16 @@ class BatchSizes:
 
 
 class VersionCounters:
-    """Answers of one version over one protocol: durations of both lanes; all else of the fast lane only."""
+    """Answers of one version over one protocol: durations of both lanes; all else of the fast lane only.
 
-    __slots__ = ("batches", "durations", "requests", "rows", "sizes")
+    `failed` and `failed_seconds` are those of the durations that belong to refused and failed requests.
+    """
+
+    __slots__ = ("batches", "durations", "failed", "failed_seconds", "requests", "rows", "sizes")
 
     def __init__(self, sizes: BatchSizes) -> None:
-        self.requests = self.rows = self.batches = 0
+        self.requests = self.rows = self.batches = self.failed = 0
+        self.failed_seconds = 0.0
         self.durations = Histogram()
         self.sizes = sizes  # sizes of the version's inference calls; in `Counters.versions` over all protocols
 
@@ -106,6 +110,8 @@ class VersionCounters:
             whole.requests += one.requests
             whole.rows += one.rows
             whole.batches += one.batches
+            whole.failed += one.failed
+            whole.failed_seconds += one.failed_seconds
             whole.durations.add(one.durations)
         return whole
 

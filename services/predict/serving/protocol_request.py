@@ -179,7 +179,11 @@ class ProtocolRequest(ABC):
         if self.model is None:
             counters.durations[protocol].observe(now - self.started_at)
             return
-        counters.of_version(self.model, protocol).durations.observe(now - self.started_at)
+        own = counters.of_version(self.model, protocol)
+        own.durations.observe(now - self.started_at)
+        if self.error is not None:
+            own.failed += 1
+            own.failed_seconds += now - self.started_at
         for phase, seconds in self.phases(now):
             counters.phases["ordinary", phase].observe(seconds)
 

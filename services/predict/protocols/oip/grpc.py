@@ -73,6 +73,7 @@ async def _model_statistics(request: GrpcRequest, message: Any) -> Any:
 def _stream_response(answer: Any, error: str) -> Any:
     if answer is None:
         return pb.ModelStreamInferResponse(error_message=error)
+    answer.parameters["triton_final_response"].bool_param = True  # Triton's clients may wait for it
     return pb.ModelStreamInferResponse(infer_response=answer)
 
 

@@ -87,17 +87,18 @@ def statistics(request: ProtocolRequest, entries: Iterable[CatalogEntry], select
 def _version_statistics(counters: Counters, name: str, version: str) -> dict[str, Any]:
     own = [one for (_, model, of), one in counters.answered().items() if (model, of) == (name, version)]
     answered = sum(sum(one.durations.counts) for one in own)
-    nanoseconds = round(sum(one.durations.total for one in own) * 1e9)
+    seconds = sum(one.durations.total for one in own)
+    failed, failed_seconds = sum(one.failed for one in own), sum(one.failed_seconds for one in own)
     rows = sum(one.rows for one in own) + counters.rows.get((name, version), 0)
     sizes = counters.batch_sizes().get((name, version))
     calls = sum(sizes.counts) if sizes else 0
-    success = {"count": answered, "ns": nanoseconds}
+    success = {"count": answered - failed, "ns": round((seconds - failed_seconds) * 1e9)}
     return {
         "name": name,
         "version": version,
         "inference_count": rows,
         "execution_count": calls,
-        "inference_stats": {"success": success},
+        "inference_stats": {"success": success, "fail": {"count": failed, "ns": round(failed_seconds * 1e9)}},
     }
 
 
