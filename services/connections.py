@@ -164,9 +164,15 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def refuse(self, status: int) -> None:
         """Answer with a status alone where no answer has begun, and close the connection."""
-        if self.cycle is None or self.cycle.response_complete:
+        if not self._is_answering():
             self.transport.write(STATUS_LINE[status] + b"content-length: 0\r\nconnection: close\r\n\r\n")
         self.transport.close()
+
+    def _is_answering(self) -> bool:
+        """Return whether an answer has begun and has not ended; a request whose body is awaited may have none yet."""
+        if self.cycle is None or self.cycle.response_complete:
+            return False
+        return bool(self.cycle.response_started or self.pipeline)  # a pipelined request's answer comes after others
 
     def check(self, now: float, elapsed: float) -> None:
         """Close the connection if its client has been too slow. Called about every `elapsed` seconds."""

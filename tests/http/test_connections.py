@@ -114,6 +114,16 @@ def test_a_silent_or_half_sent_connection_is_closed(running: Running, sent: byte
         read_all(connection)  # returns when the server closes
 
 
+@pytest.mark.parametrize("more", [b"", b"{", b"Expect: 100-continue\r\n"], ids=["none", "half", "invited"])
+def test_a_client_is_told_that_its_body_is_too_slow(running: Running, more: bytes) -> None:
+    invited = b"Expect" in more
+    with running.connect() as connection:
+        connection.sendall(head("/things", 1000, KEY + more) if invited else head("/things", 1000, KEY) + more)
+        answer = read_all(connection)
+    assert answer.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n").startswith(b"HTTP/1.1 408 "), answer
+    assert answer.count(b"HTTP/1.1") == 1 + invited
+
+
 def test_a_trickled_body_is_cut_off(running: Running) -> None:
     with running.connect() as connection:
         connection.sendall(head("/things", 1_000_000, KEY))
