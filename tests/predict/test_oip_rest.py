@@ -151,6 +151,13 @@ def test_a_tensor_that_is_in_json_and_binary_is_refused_by_what_it_has(client) -
     assert "Expected: at most 0" in infer(client, "adm", {"inputs": [cut]}, 400)["error"]
 
 
+def test_an_integer_tensor_says_that_it_needs_whole_numbers(client) -> None:
+    refused = infer(client, "adm", {"inputs": [column("gre", 1.0)]}, 400)
+    assert refused["error"] == "Input 'gre' of datatype INT64 needs whole numbers."
+    refused = infer(client, "adm", {"inputs": [column("gpa", "x")]}, 400)
+    assert refused["error"] == "Input 'gpa' of datatype FP64 needs numbers."
+
+
 def test_binary_header_that_lies(client) -> None:
     for length in ("-1", "x", "999999"):
         headers = {"Inference-Header-Content-Length": length}
@@ -168,7 +175,8 @@ def test_a_single_tensor_of_fitting_width_under_any_name_and_shape(client) -> No
     for name, shape in (("input-0", [2, 6]), ("x", [2, 2, 3]), ("instances", [2, 1, 6])):
         one = {"name": name, "shape": shape, "datatype": "FP64", "data": [*ROW, *ROW[::-1]]}
         assert infer(client, "m1", {"inputs": [one]})["outputs"][0]["data"] == wanted
-    infer(client, "m1", {"inputs": [{"name": "x", "shape": [2, 5], "datatype": "FP64", "data": [0.0] * 10}]}, 400)
+    narrow = {"name": "x", "shape": [2, 5], "datatype": "FP64", "data": [0.0] * 10}
+    assert "the shape [rows, 6]" in infer(client, "m1", {"inputs": [narrow]}, 400)["error"]
     nested = {"instances": [[ROW[:3], ROW[3:]]]}
     answer = client.post("/v1/models/m1:predict", content=json.dumps(nested))
     assert answer.json()["predictions"][0] == wanted[:2]

@@ -225,7 +225,8 @@ def _numbers(name: str, datatype: str, flat: list[Any]) -> npt.NDArray[Any] | li
         return flat
     kinds = (int,) if datatype[0] in "IU" else (int, float)
     if not all(type(value) in kinds or value is None for value in flat):
-        raise Malformed(f"Input {name!r} of datatype {datatype} needs numbers.")
+        wanted = "numbers" if float in kinds else "whole numbers"
+        raise Malformed(f"Input {name!r} of datatype {datatype} needs {wanted}.")
     if datatype[0] in "IU":
         limits = np.iinfo(dtype)
         if any(value is not None and not limits.min <= value <= limits.max for value in flat):
@@ -293,7 +294,8 @@ def rows_of(model: LoadedModel, tensors: Sequence[Tensor]) -> InputRows:
         try:
             own = model.columns.input_named(name)
         except KeyError:
-            raise Malformed(f"Unknown input {name[:63]!r}.", expected=", ".join(names[:50])) from None
+            fix = f"One tensor of all columns may have any name, and the shape [rows, {len(names)}]."
+            raise Malformed(f"Unknown input {name[:63]!r}.", expected=", ".join(names[:50]), fix=fix) from None
         other = by_name.pop(name)
         if own is None:
             left_out[name] = len(other.values)
