@@ -164,6 +164,16 @@ def test_binary_header_that_lies(client) -> None:
         assert client.post("/v2/models/adm/infer", content=b"{}", headers=headers).status_code == 400
 
 
+def test_binary_tensors_without_their_header(client) -> None:
+    tensor = {"name": "gre", "shape": [1], "datatype": "FP32", "parameters": {"binary_data_size": 4}}
+    body = json.dumps({"inputs": [tensor]}).encode()
+    for tail in (b"\0\0\x80?", b"1234"):
+        answer = client.post("/v2/models/adm/infer", content=body + tail)
+        assert (answer.status_code, "Inference-Header-Content-Length" in answer.json()["error"]) == (400, True)
+    known = {"Inference-Header-Content-Length": str(len(body))}
+    assert client.post("/v2/models/adm/infer", content=body + b"\0\0\x80?", headers=known).status_code == 200
+
+
 def test_explain(client) -> None:
     body = {"inputs": [column(n, v) for n, v in ADM.items()]}
     result = client.post("/v2/models/adm/explain", json=body).json()

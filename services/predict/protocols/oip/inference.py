@@ -156,7 +156,10 @@ def _decode(head: bytes) -> InferBody:
                 except msgspec.ValidationError as invalid:
                     error = invalid
         reason = "it nests too deep" if isinstance(error, RecursionError) else str(error)
-        raise Malformed(f"The request cannot be read: {reason}.") from None
+        fix = None
+        if b"binary_data_size" in head and not isinstance(error, msgspec.ValidationError):
+            fix = "Where binary tensors follow the JSON, the header Inference-Header-Content-Length says where it ends."
+        raise Malformed(f"The request cannot be read: {reason}.", fix=fix) from None
 
 
 def _read_tensors(body: InferBody, tail: bytes) -> list[Tensor]:
