@@ -40,10 +40,41 @@ def expected(toy, rows, name):
         ({"inputs": {name: [v] for name, v in zip(NUMBERS, ROW, strict=True)}}, [ROW], "outputs"),
         ({"inputs": {name: [[v], [v]] for name, v in zip(NUMBERS, ROW, strict=True)}}, [ROW, ROW], "outputs"),
         ({"inputs": dict(zip(NUMBERS, ROW, strict=True))}, [ROW], "outputs"),
+        ({"instances": [{"dense_input": ROW}, {"x": [ROW[:3], ROW[3:]]}]}, [ROW, ROW], "predictions"),
+        ({"inputs": {"dense_input": [ROW, [ROW[:3], ROW[3:]]]}}, [ROW, ROW], "outputs"),
     ],
 )
 def test_predict_formats(client, body, rows, key) -> None:
     assert post(client, "/v1/models/m1:predict", body) == {key: expected(numeric(), rows, "y")}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"instances": [{"dense_input": ROW[1:]}]},
+        {"instances": [{"dense_input": ROW, "x0": 1}]},
+        {"instances": [{"x0": ROW}]},
+        {"instances": [{"dense_input": 1}]},
+        {"inputs": {"dense_input": [ROW, ROW[1:]]}},
+        {"inputs": {"dense_input": []}},
+        {"inputs": {"dense_input": [ROW], "x0": [1]}},
+    ],
+)
+def test_a_tensor_under_another_name_must_have_all_columns(client, body) -> None:
+    assert list(post(client, "/v1/models/m1:predict", body, 400)) == ["error"]
+
+
+def test_a_signature_that_is_no_such_output_is_told_which_are(client) -> None:
+    body = {"signature_name": "score", "examples": [ADM]}
+    refused = post(client, "/v1/models/three:classify", body, 400)["error"]
+    assert refused == "The signature 'score' is no output to classify. Expected: admit, tier."
+
+
+def test_an_integer_of_too_many_digits_is_refused_in_words_of_ours(client) -> None:
+    body = f'{{"instances": [[{"9" * 5000}, NaN]]}}'
+    assert post(client, "/v1/models/m1:predict", body, 400)["error"] == (
+        "The body is not JSON: an integer has too many digits."
+    )
 
 
 def test_named_rows_with_lists_of_one_and_b64(client) -> None:

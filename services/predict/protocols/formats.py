@@ -69,7 +69,8 @@ def read_json(body: bytes) -> Any:
     except RecursionError:
         raise Malformed("The body is not JSON: it nests too deep.") from None
     except ValueError as error:  # raised by json, msgspec and the UTF-8 decoder
-        raise Malformed(f"The body is not JSON: {error}.") from None
+        reason = "an integer has too many digits" if "int_max_str_digits" in str(error) else str(error)
+        raise Malformed(f"The body is not JSON: {reason}.") from None
 
 
 def refuse_half_characters(body: bytes) -> None:

@@ -143,7 +143,11 @@ def _instances(model: LoadedModel, instances: Any, first: int = 0) -> list[Any]:
     for index, instance in enumerate(instances):
         instances[index] = None  # freeing many rows at once would block other threads
         if type(instance) is dict and not (len(names) == 1 and instance.keys() == {"b64"}):
-            rows.append({name: read_cell(value) for name, value in instance.items()})
+            whole = _whole_tensor(model, instance)
+            if type(whole) is list and len(flat := _flat(whole, len(names))) == len(names):
+                rows.append([read_cell(value) for value in flat])
+            else:
+                rows.append({name: read_cell(value) for name, value in instance.items()})
         elif type(instance) is list:
             rows.append([read_cell(value) for value in _flat(instance, len(names))])
         elif len(names) == 1:
@@ -164,12 +168,34 @@ def _flat(instance: list[Any], width: int) -> list[Any]:
     return flat if len(flat) == width else instance
 
 
+def _whole_tensor(model: LoadedModel, tensors: dict[str, Any]) -> Any:
+    """Return the only tensor of an object where no column has its name: it may hold all columns. None for others."""
+    if len(tensors) != 1:
+        return None
+    ((name, tensor),) = tensors.items()
+    try:
+        model.columns.input_named(name)
+    except KeyError:
+        return tensor
+    return None
+
+
+def _is_matrix(tensor: Any, width: int) -> bool:
+    return (
+        type(tensor) is list
+        and tensor != []
+        and all(type(row) is list and len(_flat(row, width)) == width for row in tensor)
+    )
+
+
 def _inputs(model: LoadedModel, inputs: Any) -> InputRows:
     """Return the rows of the column format: an object of columns, or one unnamed tensor of rows."""
     names = model.columns.names
     if isinstance(inputs, dict) and not (len(names) == 1 and inputs.keys() == {"b64"}):
         if not inputs:
             raise Malformed("`inputs` names no column.")
+        if _is_matrix(whole := _whole_tensor(model, inputs), len(names)):
+            return InputRows(_instances(model, whole))
         columns: dict[str, list[Any]] = {}
         left_out: dict[str, int] = {}
         for name, values in inputs.items():

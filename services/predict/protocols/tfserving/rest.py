@@ -254,6 +254,9 @@ def choose_output(model: LoadedModel, signature: str, tasks: tuple[str, ...], ve
     name = None if signature in (*SIGNATURES, f"tensorflow/serving/{verb}") else signature
     output = model.find_output(name, tasks)
     if output is None:
+        fitting = [one.name for one in model.outputs if one.task in tasks]
+        if fitting and name is not None:
+            raise BadInput(f"The signature {name[:63]!r} is no output to {verb}.", expected=", ".join(fitting))
         raise BadInput(f"The model {model.name} has no output to {verb}: {', '.join(model.output_names)}.")
     return output
 
