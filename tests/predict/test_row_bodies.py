@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fitserve.dataset_facts import ColumnFacts, DatasetFacts
+from fitserve.encoder import Encoder
 from fitserve.errors import BadInput, Malformed, TooLarge
-from services.predict.catalog.columns import InputRows
+from fitserve.spec.feature import Feature
+from services.predict.catalog.columns import Columns, InputRows
 from services.predict.catalog.loaded_model import LoadedModel
 from services.predict.protocols.tfserving import predict_body
 from services.predict.protocols.tfserving import rest as tfserving
@@ -166,3 +171,18 @@ def test_large_bodies_of_examples_are_counted_before_they_are_read() -> None:
         tfserving.read_examples(body, at_most(5000))
     with pytest.raises(Malformed):
         tfserving.read_examples(body, at_most(5001))
+
+
+@pytest.mark.parametrize("body", [{"instances": [{"b64": 0.5}]}, {"inputs": {"b64": [0.5]}}, {"inputs": {"b64": 0.5}}])
+@pytest.mark.parametrize("signature", [{}, {"signature_name": "serving_default"}], ids=["plain", "signature"])
+def test_a_column_may_have_the_name_of_coded_text(body: Any, signature: Any) -> None:
+    model: Any = SimpleNamespace(columns=only_column("b64"))
+    rows, _, _ = predict_body.read_predict(model, json.dumps(body | signature).encode())
+    assert [list(row.values()) if isinstance(row, dict) else list(row) for row in rows.values] == [[0.5]]
+
+
+def only_column(name: str) -> Columns:
+    table = pa.table({name: [-1.0, 1.0]})
+    column = ColumnFacts(name=name, kind="numeric", storage="float64", rows=2, distinct=2, min=-1, max=1)
+    facts = DatasetFacts(name="toy", version=1, sha256="0" * 64, rows=2, columns=(column,))
+    return Columns({"encoder": Encoder.fit([Feature(column=name)], table, facts).to_json()})

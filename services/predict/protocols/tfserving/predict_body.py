@@ -142,7 +142,7 @@ def _instances(model: LoadedModel, instances: Any, first: int = 0) -> list[Any]:
     rows: list[Any] = []
     for index, instance in enumerate(instances):
         instances[index] = None  # freeing many rows at once would block other threads
-        if type(instance) is dict and not (len(names) == 1 and instance.keys() == {"b64"}):
+        if type(instance) is dict and not _is_coded_text(names, instance):
             whole = _whole_tensor(model, instance)
             if type(whole) is list and len(flat := _flat(whole, len(names))) == len(names):
                 rows.append([read_cell(value) for value in flat])
@@ -158,6 +158,11 @@ def _instances(model: LoadedModel, instances: Any, first: int = 0) -> list[Any]:
                 expected=f"an object of columns, or a list of {len(names)} values",
             )
     return rows
+
+
+def _is_coded_text(names: Sequence[str], value: dict[str, Any]) -> bool:
+    """Return whether an object is the value of the model's only column, as base64, and no row by name."""
+    return len(names) == 1 and value.keys() == {"b64"} and names[0] != "b64"
 
 
 def _flat(instance: list[Any], width: int) -> list[Any]:
@@ -191,7 +196,7 @@ def _is_matrix(tensor: Any, width: int) -> bool:
 def _inputs(model: LoadedModel, inputs: Any) -> InputRows:
     """Return the rows of the column format: an object of columns, or one unnamed tensor of rows."""
     names = model.columns.names
-    if isinstance(inputs, dict) and not (len(names) == 1 and inputs.keys() == {"b64"}):
+    if isinstance(inputs, dict) and not _is_coded_text(names, inputs):
         if not inputs:
             raise Malformed("`inputs` names no column.")
         if _is_matrix(whole := _whole_tensor(model, inputs), len(names)):
