@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import string
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +22,7 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fitserve.datasets import TableUnreadable
+from fitserve.datasets import TableUnreadable, readers
 from fitserve.datasets.readers import READERS
 from fitserve.wire.datasets import SUFFIXES, Format
 from tests.datasets.conftest import ReadTable
@@ -71,6 +72,30 @@ def test_delimiters_and_compression(read: Ingest, delimiter: str, pack: Callable
     found = read(pack(text.encode()))
     assert found.table.column_names == ["a", "b x"]
     assert rows_in(found) == [[1, f"p{delimiter}q"], [2, "r"]]
+
+
+def test_gzip_members_and_the_zeros_between_and_after_them(read: Ingest, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = "".join(f"{number},{number % 7}\n" for number in range(500))
+    parts = [gzip.compress(part.encode()) for part in ("a,b\n", rows, "", "500,1\n")]
+    for chunk in (7, 64, 1 << 20):
+        monkeypatch.setattr(readers, "CHUNK", chunk)
+        found = read(parts[0] + parts[1] + parts[2] + bytes(100) + parts[3] + bytes(100))
+        assert len(rows_in(found)) == 501
+        for damaged in (b"".join(parts)[:-1], b"".join(parts) + b"\0x"):
+            with pytest.raises(TableUnreadable, match="gzip"):
+                read(damaged)
+
+
+def test_a_file_of_many_gzip_members_is_read_in_the_time_of_its_length(read: Ingest) -> None:
+    def seconds(members: int) -> float:
+        packed = gzip.compress(b"") * members + gzip.compress(b"a,b\n1,2\n3,4\n")
+        started = time.process_time()
+        assert rows_in(read(packed)) == [[1, 2], [3, 4]]
+        return time.process_time() - started
+
+    seconds(1)
+    fixed = min(seconds(1) for _ in range(3))
+    assert seconds(50_000) - fixed < 30 * max(min(seconds(5_000) for _ in range(3)) - fixed, 0.005)
 
 
 @pytest.mark.parametrize(

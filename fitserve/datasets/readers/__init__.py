@@ -27,6 +27,7 @@ from fitserve.wire.datasets import Compression, Format, UploadOptions
 from fitserve.wire.notices import Notice
 
 HEAD_BYTES = 4096  # bytes from which a format is recognised
+FIRST_PIECE = 1024  # bytes of a gzip member that are read first; further pieces are longer
 _FOREIGN_FORMATS = {
     b"PK\x03\x04": "a ZIP archive or an Excel workbook",
     b"\xd0\xcf\x11\xe0": "an old Excel workbook",
@@ -68,6 +69,7 @@ _FOREIGN_FORMATS = {
 }
 TAR_MARK = b"ustar"  # at offset 257
 # Text formats that would parse as CSV but are not.
+_ZEROS = re.compile(rb"\0*+")
 _RULE = rb"[ \t]*+[|+]?[ \t]*+:?[-=]{2,}+:?(?>([ \t]*+[|+][ \t]*+:?[-=]{2,}+:?)+)[ \t]*+[|+]?[ \t]*+\r?"
 _BELOW_A_RULE = rb"([^\n]*+\n){0,2}?" + _RULE + rb"(\n|$)"
 # Borders around a printed table, and the rules that database shells draw below column names.
@@ -284,26 +286,40 @@ def _unpack(path: Path, folder: Path, limits: Limits) -> tuple[Path, Compression
 
 
 def _gunzip(path: Path) -> Iterator[bytes]:
-    """Yield the content of gzip members, one after the other; zeros after the last one are padding."""
+    """Yield the content of gzip members, one after the other; zeros after them are padding.
+
+    Of a member short pieces are read first: what follows it in its last piece is copied, and a file of empty members
+    would take more than a second per megabyte if that were all the rest of a chunk.
+    """
     with path.open("rb") as source:
-        unpacker = zlib.decompressobj(wbits=31)
-        data = source.read(CHUNK)
+        data, place = source.read(CHUNK), 0
         while data:
-            try:
-                chunk = unpacker.decompress(data, CHUNK)
-            except zlib.error as error:
-                raise _damaged("gzip", error) from None
-            if chunk:
-                yield chunk
-            data = unpacker.unconsumed_tail
-            if unpacker.eof:
-                data = unpacker.unused_data or source.read(CHUNK)
-                if not data.strip(b"\0"):
-                    return
-                unpacker = zlib.decompressobj(wbits=31)
-            elif not data:
+            unpacker, piece_bytes = zlib.decompressobj(wbits=31), FIRST_PIECE
+            while not unpacker.eof:
+                if place == len(data):
+                    data, place = source.read(CHUNK), 0
+                    if not data:
+                        raise _cut_off("gzip")
+                piece = data[place : place + piece_bytes]
+                try:
+                    chunk = unpacker.decompress(piece, CHUNK)
+                except zlib.error as error:
+                    raise _damaged("gzip", error) from None
+                if chunk:
+                    yield chunk
+                unread = unpacker.unused_data if unpacker.eof else unpacker.unconsumed_tail
+                place += len(piece) - len(unread)
+                piece_bytes = min(2 * piece_bytes, CHUNK)
+            place = _after_zeros(data, place)
+            while data and place == len(data):
                 data = source.read(CHUNK)
-    raise _cut_off("gzip")
+                place = _after_zeros(data, 0)
+
+
+def _after_zeros(data: bytes, place: int) -> int:
+    match = _ZEROS.match(data, place)
+    assert match is not None  # it may match nothing
+    return match.end()
 
 
 def _unzstd(path: Path) -> Iterator[bytes]:
