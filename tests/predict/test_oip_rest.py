@@ -11,6 +11,7 @@ import httpx2
 import pytest
 
 from tests.predict.toy_registry import NUMBERS, THREE, mixed, numeric
+from tests.waiting import fastest
 
 ROW = [1.5, -2.0, 3.25, 4, 5, 6]
 ADM = {"gre": 700, "gpa": 3.5, "rank": 3, "city": "Rom"}
@@ -250,17 +251,22 @@ def test_repository_bodies_are_skipped_but_for_what_is_known_of_them(client, ser
     for body in (b"[]", b"{", b"\xff"):
         assert client.post("/v2/repository/models/adm/load", content=body).status_code == 400
     large = json.dumps({"other": [{"a": 0.5, "b": 1}] * 1_000_000}).encode()
-    started = time.perf_counter()
-    json.loads(large)
-    seconds, waits = time.perf_counter() - started, []
-    with ThreadPoolExecutor() as pool:
-        call = pool.submit(client.post, "/v2/repository/index", content=large)
-        while not call.done():
-            asked = time.perf_counter()
-            served.get("/v2/health/live")
-            waits.append(time.perf_counter() - asked)
-    assert call.result().status_code == 200
-    assert max(waits) < seconds / 2, (max(waits), seconds)
+
+    def longest_share() -> float:
+        """Return the longest wait for an answer about health, as a share of the time that reading the body takes."""
+        started = time.perf_counter()
+        json.loads(large)
+        seconds, waits = time.perf_counter() - started, []
+        with ThreadPoolExecutor() as pool:
+            call = pool.submit(client.post, "/v2/repository/index", content=large)
+            while not call.done():
+                asked = time.perf_counter()
+                served.get("/v2/health/live")
+                waits.append(time.perf_counter() - asked)
+        assert call.result().status_code == 200
+        return max(waits) / seconds
+
+    assert fastest(longest_share, 0.5) < 0.5
 
 
 def test_bodies_as_clients_send_them(client) -> None:
@@ -292,5 +298,5 @@ def test_a_body_of_many_gzip_members_is_read_in_the_time_of_its_length(client) -
         assert answer.status_code == 200
         return time.perf_counter() - started
 
-    seconds(1)
-    assert seconds(200_000) < 25 * min(seconds(25_000) for _ in range(3))
+    few = min(seconds(25_000) for _ in range(3))
+    assert fastest(lambda: seconds(200_000), 25 * few) < 25 * few

@@ -39,7 +39,9 @@ COLUMNS = {
 COLUMNS["three"] = COLUMNS["adm"]
 TYPES = {"gre": "INT64", "rank": "INT32", "city": "BYTES"}
 VERSIONS = st.sampled_from([1, 1, 2, 7])
-ODD = st.one_of(st.none(), st.booleans(), st.text(max_size=5), st.integers(), st.floats(), st.just([]), st.just({}))
+LARGEST = 1e30  # what float32 cannot hold is answered with NaN, which neither this client nor the schema knows
+NUMBER = st.one_of(st.integers(int(-LARGEST), int(LARGEST)), st.floats(-LARGEST, LARGEST))
+ODD = st.one_of(st.none(), st.booleans(), st.text(max_size=5), NUMBER, st.just([]), st.just({}))
 
 
 @st.composite

@@ -16,7 +16,7 @@ from google.protobuf import descriptor_pb2
 from services.predict.protocols.proto import tensorflow_pb2 as tensorflow
 from services.predict.protocols.proto import tensorflow_serving_pb2 as serving
 from tests.predict.toy_registry import THREE, mixed, numeric
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, fastest
 
 NO_LIMITS = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))
 ADM = {"gre": 700, "gpa": 3.5, "rank": 3, "city": "Rom"}
@@ -56,22 +56,26 @@ def test_health_does_not_wait_for_the_examples_of_a_large_request(served) -> Non
         example.features.feature[name].float_list.value.append(value)
     message.input.example_list.examples.extend([example] * 100_000)
     metadata = tuple((name.lower(), value) for name, value in served.headers.items())
-    waits: list[float] = []
     with grpc.insecure_channel(f"127.0.0.1:{served.grpc_port}", NO_LIMITS) as channel:
         classify = channel.unary_unary(
             "/tensorflow.serving.PredictionService/Classify",
             request_serializer=serving.ClassificationRequest.SerializeToString,
             response_deserializer=serving.ClassificationResponse.FromString,
         )
-        started = time.perf_counter()
-        call = classify.future(message, timeout=PATIENCE, metadata=metadata)
-        while not call.done():
-            asked = time.perf_counter()
-            served.get("/v2/health/live")
-            waits.append(time.perf_counter() - asked)
-        seconds = time.perf_counter() - started
-        assert len(call.result().result.classifications) == 100_000
-        assert max(waits) < seconds / 4, (max(waits), seconds)
+
+        def longest_share() -> float:
+            """Return the longest wait for an answer about health, as a share of the request's time."""
+            waits: list[float] = []
+            started = time.perf_counter()
+            call = classify.future(message, timeout=PATIENCE, metadata=metadata)
+            while not call.done():
+                asked = time.perf_counter()
+                served.get("/v2/health/live")
+                waits.append(time.perf_counter() - asked)
+            assert len(call.result().result.classifications) == 100_000
+            return max(waits) / (time.perf_counter() - started)
+
+        assert fastest(longest_share, 0.25) < 0.25
 
         message.input.example_list.examples.append(example)
         with pytest.raises(grpc.RpcError, match="at most 100000"):
