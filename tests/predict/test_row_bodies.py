@@ -19,6 +19,7 @@ from fitserve.errors import BadInput, Malformed, TooLarge
 from fitserve.spec.feature import Feature
 from services.predict.catalog.columns import Columns, InputRows
 from services.predict.catalog.loaded_model import LoadedModel
+from services.predict.protocols import json_parts
 from services.predict.protocols.tfserving import predict_body
 from services.predict.protocols.tfserving import rest as tfserving
 from tests.predict.toy_registry import ToyModel, mixed, numeric, wide
@@ -63,7 +64,9 @@ def test_rows_are_read_by_column_as_any_json_is(model: LoadedModel, data: st.Dat
     blanks = data.draw(st.sampled_from([0, 0, predict_body.LARGE_BODY_BYTES]))
     body = (json.dumps({"instances": rows}) + " " * blanks).encode()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(predict_body, "PART_ROWS", 7)
+        patch.setattr(json_parts, "PART_BYTES", 100)
+        patch.setattr(json_parts, "MANY_VALUES", data.draw(st.sampled_from([0, 500_000])))
+        patch.setattr(predict_body, "PART_ELEMENTS", 7)
         read, by_row, level = predict_body.read_predict(model, body)
     assert (by_row, level) == (True, None)
     with np.errstate(all="ignore"):
@@ -155,22 +158,24 @@ def at_most(most: int) -> Callable[[int], None]:
 def test_large_bodies_of_examples_are_read_as_small_ones(value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def outcome(body: bytes) -> Any:
         try:
-            rows, signature = tfserving.read_examples(body)
+            rows, signature = tfserving.read_examples(MODELS[0], body)
         except Malformed as error:
             return error.detail
         return repr(rows.values), signature
 
-    monkeypatch.setattr(predict_body, "PART_ROWS", 7)
+    monkeypatch.setattr(json_parts, "PART_BYTES", 100)
+    monkeypatch.setattr(json_parts, "MANY_VALUES", 0)
     body = json.dumps(value).encode()
     assert outcome(body + b" " * predict_body.LARGE_BODY_BYTES) == outcome(body)
 
 
-def test_large_bodies_of_examples_are_counted_before_they_are_read() -> None:
+def test_many_examples_are_counted_before_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_parts, "MANY_VALUES", 5000)
     body = json.dumps({"examples": [{"city": "Rom" * 20}] * 5000 + [5]}).encode()
     with pytest.raises(TooLarge):
-        tfserving.read_examples(body, at_most(5000))
+        tfserving.read_examples(MODELS[0], body, at_most(5000))
     with pytest.raises(Malformed):
-        tfserving.read_examples(body, at_most(5001))
+        tfserving.read_examples(MODELS[0], body, at_most(5001))
 
 
 @pytest.mark.parametrize("body", [{"instances": [{"b64": 0.5}]}, {"inputs": {"b64": [0.5]}}, {"inputs": {"b64": 0.5}}])

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fitserve.errors import Malformed
@@ -18,11 +19,21 @@ from fitserve.wire.datasets import NO_CHARACTER
 from services.predict.catalog.columns import InputRows
 from services.predict.catalog.loaded_model import LoadedModel
 
+PART_LINES = 2048  # lines that are split at a time
 SEPARATOR = "\x1f"  # ASCII's unit separator
 
 
-def read_csv(model: LoadedModel, body: bytes, charset: str | None = None) -> InputRows:
-    """Return the rows of a CSV body, in UTF-8 unless its content type declares otherwise. Raises Malformed."""
+def read_csv(
+    model: LoadedModel,
+    body: bytes,
+    charset: str | None = None,
+    check_count: Callable[[int], None] = lambda rows: None,
+) -> InputRows:
+    """Return the rows of a CSV body, in UTF-8 unless its content type declares otherwise.
+
+    `check_count` may refuse the number of rows before their values are read. Raises Malformed, and any error of
+    `check_count`.
+    """
     try:
         name = charset_named(charset or "utf-8")
         text, delimiter = _delimited(model, body.decode("utf-8-sig" if name == "utf-8" else name))
@@ -34,6 +45,7 @@ def read_csv(model: LoadedModel, body: bytes, charset: str | None = None) -> Inp
     lines = [line for line in lines if line]
     if len(lines) < 2:
         raise Malformed("The body needs a header and at least one row.")
+    check_count(len(lines) - 1)
     header, data = _as_in_table(model.columns.table, *lines)
     inputs = [_csv_input(model, name) for name in header]
     named = [name for name in inputs if name is not None]
@@ -102,7 +114,7 @@ def _has_quoted(text: str, delimiter: str, quote: str) -> bool:
 
 
 def _fields(text: str, delimiter: str, quote: str | None = '"', escape: str | None = None) -> list[list[str]]:
-    lines = csv.reader(
+    reader = csv.reader(
         io.StringIO(text, newline=""),
         delimiter=delimiter,
         quotechar=quote or '"',
@@ -111,7 +123,10 @@ def _fields(text: str, delimiter: str, quote: str | None = '"', escape: str | No
         skipinitialspace=quote == "'",
         strict=True,
     )
-    return list(lines)
+    lines: list[list[str]] = []
+    while part := list(itertools.islice(reader, PART_LINES)):  # one call for all would block other threads
+        lines += part
+    return lines
 
 
 def _csv_input(model: LoadedModel, name: str) -> str | None:

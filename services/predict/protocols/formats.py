@@ -10,7 +10,7 @@ import json
 import math
 import re
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -24,9 +24,8 @@ from fitserve.errors import Malformed
 from fitserve.excerpts import escape_formula
 from services.predict.catalog.columns import InputRows
 from services.predict.catalog.loaded_model import LoadedModel, Prediction
-from services.predict.protocols.stepwise_json import read_stepwise
+from services.predict.protocols.json_parts import Value
 from services.predict.serving.deciding import Decided
-from services.predict.serving.protocol_request import LARGE_BODY_BYTES
 
 MATRIX_NAMES = ("instances", "features")  # a tensor of shape (rows, columns) under one of these holds all columns
 
@@ -56,9 +55,6 @@ _encoder = msgspec.json.Encoder()
 def read_json(body: bytes) -> Any:
     """Return the value of a JSON text. Raises Malformed."""
     try:
-        if len(body) > LARGE_BODY_BYTES and (b"NaN" in body or b"Infinity" in body):  # msgspec would read up to it
-            refuse_half_characters(body)
-            return read_stepwise(body)
         try:
             return _decoder.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -71,6 +67,23 @@ def read_json(body: bytes) -> Any:
     except ValueError as error:  # raised by json, msgspec and the UTF-8 decoder
         reason = "an integer has too many digits" if "int_max_str_digits" in str(error) else str(error)
         raise Malformed(f"The body is not JSON: {reason}.") from None
+
+
+def read_part(part: bytes, first: int) -> Any:
+    """Return the list that is a part of a larger one; `first` is the place of its first element. Raises Malformed."""
+    try:
+        return read_json(part)
+    except Malformed as error:
+        raise Malformed(
+            f"{error.detail} This is counted from element {first + 1} of its list.", fix=error.fix
+        ) from None
+
+
+def read_value(value: Value) -> Any:
+    """Return a value of a large body; a list is read in parts, between which other threads run. Raises Malformed."""
+    if value.is_list:
+        return [one for first, part in value.parts() for one in read_part(part, first)]
+    return read_json(value.whole())
 
 
 def refuse_half_characters(body: bytes) -> None:
@@ -115,6 +128,19 @@ def read_cell(value: Any) -> Any:
     if type(value) is list and len(value) == 1:
         return read_cell(value[0])
     return value
+
+
+def check_context(model: LoadedModel, names: Iterable[str]) -> None:
+    """Raise Malformed if values that all rows of a request share are of unknown columns.
+
+    Every row has a copy of them: half of a small body of such names and half of empty rows would fill the memory.
+    """
+    for name in names:
+        try:
+            model.columns.input_named(name)
+        except KeyError:
+            expected = ", ".join(model.columns.names[:50])
+            raise Malformed(f"The context has an unknown column {name[:63]!r}.", expected=expected) from None
 
 
 # CSV
@@ -193,7 +219,12 @@ def check_shape(name: str, shape: Sequence[Any]) -> tuple[int, ...]:
 
 def _check_count(name: str, shape: tuple[int, ...], count: int) -> None:
     if math.prod(shape) != count:
-        raise Malformed(f"Input {name!r} has {count} values; its shape {list(shape)} needs {math.prod(shape)}.")
+        raise wrong_count(name, shape, count)
+
+
+def wrong_count(name: str, shape: tuple[int, ...], count: int) -> Malformed:
+    """Return the error of a tensor with another number of values than its shape has."""
+    return Malformed(f"Input {name!r} has {count} values; its shape {list(shape)} needs {math.prod(shape)}.")
 
 
 def _check_dtype(name: str, datatype: str) -> Any:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from fitserve.errors import Malformed
-from services.predict.catalog.loaded_model import Prediction
+from services.predict.catalog.columns import InputRows
+from services.predict.catalog.loaded_model import LoadedModel, Prediction
 from services.predict.protocols.formats import Tensor, check_shape, decode_text, from_binary, from_json, rows_of
 from services.predict.protocols.oip import inference, models
 from services.predict.protocols.proto import health_pb2 as health
@@ -101,14 +103,25 @@ async def _unload(request: GrpcRequest, message: Any) -> Any:
 
 async def _infer(request: GrpcRequest, message: Any) -> Any:
     model = await request.resolve(models.selector_of(message.model_name, message.model_version))
-    rows = await request.in_thread_if_large(message.ByteSize(), lambda: rows_of(model, read_tensors(message)))
-    outputs = inference.select_outputs(model, named_outputs(message))
-    parameters = _parameters(message.parameters)
+    read = functools.partial(_read_infer, model, message, request.check_count)
+    rows, outputs, parameters = await request.in_thread_if_large(message.ByteSize(), read)
     inference.apply_timeout(request, parameters)
     level = inference.level_of(request, parameters)
     prediction = await request.service.predict(request, model, rows)
     decided = await inference.decide(request, prediction, rows, outputs)
     return await request.in_thread_if_large(0, write_response, message, prediction, outputs, decided, level)
+
+
+def _read_infer(
+    model: LoadedModel, message: Any, check_count: Callable[[int], None]
+) -> tuple[InputRows, list[inference.SelectedOutput], dict[str, Any]]:
+    """Return a request's rows, the outputs that it names, and its parameters. Raises Malformed."""
+    for name in ("inputs", "outputs", "parameters"):
+        inference.check_number(name, len(getattr(message, name)))
+    for one in message.inputs:
+        check_count(check_shape(one.name, one.shape)[0])
+    rows = rows_of(model, read_tensors(message))
+    return rows, inference.select_outputs(model, named_outputs(message)), _parameters(message.parameters)
 
 
 def named_outputs(message: Any) -> list[tuple[str, dict[str, Any]]]:
@@ -130,11 +143,11 @@ def read_tensors(message: Any) -> list[Tensor]:
             inference.refuse_shared_memory(one.parameters)
     if raw and len(raw) != len(message.inputs):
         raise Malformed("`raw_input_contents` needs one element for each input.", received=len(raw))
-    tensors = []
+    tensors, of_request = [], _parameters(message.parameters)
     for place, one in enumerate(message.inputs):
         content = ""
-        if one.parameters or message.parameters:
-            content = inference.content_type(_parameters(one.parameters), _parameters(message.parameters))
+        if one.parameters or of_request:
+            content = inference.content_type(_parameters(one.parameters), of_request)
         if raw:
             if one.HasField("contents"):
                 raise Malformed(f"Input {one.name!r} has contents beside raw contents.")

@@ -7,7 +7,8 @@ extension_classification.md.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,21 +21,27 @@ from services.predict.catalog.columns import InputRows
 from services.predict.catalog.loaded_model import LoadedModel, ModelOutput, Prediction
 from services.predict.protocols.formats import (
     Tensor,
+    check_shape,
     from_binary,
     from_json,
     join_texts,
     read_cell,
     read_json,
+    read_part,
+    read_value,
     refuse_half_characters,
     rows_of,
     write_json,
+    wrong_count,
 )
+from services.predict.protocols.json_parts import PART_BYTES, find_members, should_divide
 from services.predict.protocols.oip.models import label_outputs
 from services.predict.serving.deciding import Decided
-from services.predict.serving.protocol_request import ProtocolRequest
+from services.predict.serving.protocol_request import LARGE_BODY_BYTES, ProtocolRequest
 
 CONTENT_TYPES = ("", "str", "np", "pd", "pd_json", "datetime", "base64")
 MAX_WARNINGS = 100  # in a response's parameters
+MAX_TENSORS = 10_000  # inputs, outputs, or parameters of a large request
 
 
 # Parameters
@@ -59,6 +66,12 @@ def check_parameters(parameters: dict[str, Any] | None) -> dict[str, Any]:
         if not isinstance(value, str | int | float | bool):
             raise Malformed(f"The parameter {key[:63]!r} must be a string, a number or a boolean.")
     return parameters or {}
+
+
+def check_number(what: str, number: int) -> None:
+    """Raise Malformed if a request has more inputs, outputs or parameters than any request needs."""
+    if number > MAX_TENSORS:
+        raise Malformed(f"The request has too many {what}.", received=number, expected=f"at most {MAX_TENSORS}")
 
 
 def refuse_shared_memory(parameters: Mapping[str, Any]) -> None:
@@ -133,12 +146,18 @@ class InferRequest:
     parameters: dict[str, Any]
 
 
-def read_infer(model: LoadedModel, body: bytes, json_length: int | None) -> InferRequest:
-    """Decode a request's body; binary tensors follow `json_length` bytes of JSON. Raises Malformed."""
+def read_infer(
+    model: LoadedModel, body: bytes, json_length: int | None, check_count: Callable[[int], None] = lambda rows: None
+) -> InferRequest:
+    """Decode a request's body; binary tensors follow `json_length` bytes of JSON.
+
+    `check_count` may refuse the number of rows before they are read. Raises Malformed, and any error of `check_count`.
+    """
     head, tail = (body, b"") if json_length is None else (body[:json_length], body[json_length:])
-    decoded = _decode(head)
+    divided = len(head) > LARGE_BODY_BYTES and should_divide(head)
+    decoded = _decode_divided(head, check_count) if divided else _decode(head)
     parameters = check_parameters(decoded.parameters)
-    rows = rows_of(model, _read_tensors(decoded, tail))
+    rows = rows_of(model, _read_tensors(decoded, tail, check_count))
     binary = parameters.get("binary_data_output") is True
     named = [(one.name, check_parameters(one.parameters)) for one in decoded.outputs or ()]
     return InferRequest(rows, decoded.id, select_outputs(model, named, binary), parameters)
@@ -162,12 +181,64 @@ def _decode(head: bytes) -> InferBody:
         raise Malformed(f"The request cannot be read: {reason}.", fix=fix) from None
 
 
-def _read_tensors(body: InferBody, tail: bytes) -> list[Tensor]:
+def _decode_divided(head: bytes, check_count: Callable[[int], None]) -> InferBody:
+    """Decode a body of many values a part at a time. Raises Malformed, and any error of `check_count`."""
+    members = find_members(head)
+    if members is None:
+        raise _unreadable("it is no object")
+    for name in members.keys() & {"inputs", "outputs"}:
+        check_number(name, members[name].count)
+    small = {name: read_value(members[name]) for name in members.keys() & {"id", "parameters", "outputs"}}
+    body: InferBody = _convert({"inputs": [], **small}, InferBody)
+    if "inputs" not in members or not members["inputs"].is_list:
+        raise _unreadable("it has no list `inputs`")
+    for first, piece in members["inputs"].pieces():
+        if len(piece) > PART_BYTES:
+            body.inputs.append(_decode_large_input(piece, first, check_count))
+        else:
+            inputs = read_part(b"[" + piece + b"]", first)
+            body.inputs += [_convert(one, InputTensor, first + place) for place, one in enumerate(inputs)]
+    return body
+
+
+_SMALL_MEMBERS = ("name", "shape", "datatype", "parameters")
+
+
+def _decode_large_input(text: bytes, place: int, check_count: Callable[[int], None]) -> InputTensor:
+    """Decode one input; its values are read a part at a time, once their number is known to be that of its shape."""
+    members = find_members(text) or {}
+    small = {name: read_value(value) for name, value in members.items() if name in _SMALL_MEMBERS}
+    tensor: InputTensor = _convert(small, InputTensor, place)
+    data = members.get("data")
+    if data is None or not data.is_list:
+        return tensor
+    shape = check_shape(tensor.name, tensor.shape)
+    check_count(shape[0])
+    if data.count > math.prod(shape):
+        raise wrong_count(tensor.name, shape, data.count)
+    tensor.data = read_value(data)
+    return tensor
+
+
+def _convert(value: Any, kind: Any, place: int | None = None) -> Any:
+    """Return JSON's values as a type of those above. Raises Malformed."""
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise _unreadable(str(error).replace("`$", "`$" if place is None else f"`$.inputs[{place}]")) from None
+
+
+def _unreadable(reason: str) -> Malformed:
+    return Malformed(f"The request cannot be read: {reason}.")
+
+
+def _read_tensors(body: InferBody, tail: bytes, check_count: Callable[[int], None]) -> list[Tensor]:
     tensors, at, view = [], 0, memoryview(tail)
     for one in body.inputs:
         size = check_parameters(one.parameters).get("binary_data_size")
         refuse_shared_memory(one.parameters or {})
         content = content_type(one.parameters, body.parameters)
+        check_count(check_shape(one.name, one.shape)[0])
         if size is None:
             if one.data is None:
                 raise Malformed(f"Input {one.name!r} has no data.")
@@ -208,6 +279,8 @@ def select_outputs(
 
     If a request names a bound that the version returns by default, select the bound's output, with all of its bounds.
     """
+    if len({name for name, _ in named}) != len(named):
+        raise Malformed("The request names an output twice.")
     selected, bounds = [], {name: one["name"] for name, one in model.conformal.added if model.level is not None}
     for name, parameters in named:
         refuse_shared_memory(parameters)

@@ -75,7 +75,8 @@ def find_route(path: str) -> Route:
 async def _infer(request: HttpRequest) -> HttpResponse:
     model = await request.resolve(request.selector)
     body = await request.body()
-    infer = await request.in_thread_if_large(len(body), read_infer, model, body, _json_length(request, len(body)))
+    length = _json_length(request, len(body))
+    infer = await request.in_thread_if_large(len(body), read_infer, model, body, length, request.check_count)
     apply_timeout(request, infer.parameters)
     prediction = await request.service.predict(request, model, infer.rows)
     level = level_of(request, infer.parameters)
@@ -92,7 +93,8 @@ async def _infer(request: HttpRequest) -> HttpResponse:
 async def _explain(request: HttpRequest) -> HttpResponse:
     model = await request.resolve(request.selector)
     body = await request.body()
-    infer = await request.in_thread_if_large(len(body), read_infer, model, body, _json_length(request, len(body)))
+    length = _json_length(request, len(body))
+    infer = await request.in_thread_if_large(len(body), read_infer, model, body, length, request.check_count)
     return await explain_response(request, model, infer.rows)
 
 

@@ -19,7 +19,7 @@ from fitserve.errors import BadInput, FitserveError, Forbidden, Malformed
 from services.predict.catalog.catalog import CatalogEntry, Selector
 from services.predict.catalog.columns import InputRows
 from services.predict.catalog.loaded_model import LoadedModel, Prediction
-from services.predict.protocols.formats import MAX_DIMENSIONS, Tensor, decode_text, rows_of
+from services.predict.protocols.formats import MAX_DIMENSIONS, Tensor, check_context, decode_text, rows_of
 from services.predict.protocols.proto import tensorflow_pb2 as tf
 from services.predict.protocols.proto import tensorflow_serving_pb2 as pb
 from services.predict.protocols.tfserving import rest
@@ -28,6 +28,7 @@ from services.predict.protocols.transport import GRPC_CODES, GrpcMethod, GrpcReq
 from services.predict.serving.deciding import Decided
 
 CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
+MAX_TASKS = 1_000  # of one request
 MAX_VALUES = 1 << 23  # total over a request's tensors: a shape of a few bytes may claim any number of equal values
 # DataType to (NumPy's type, the field of typed values).
 _TYPES: dict[int, tuple[Any, str]] = {
@@ -69,26 +70,31 @@ async def _predict(request: GrpcRequest, message: Any) -> Any:
     signature = message.model_spec.signature_name
     if signature not in SIGNATURES:
         raise Malformed(f'Serving signature key "{signature[:63]}" not found.', expected="serving_default")
-    known = [*model.output_names, *(name for name, _ in model.conformal.added)]
-    if unknown := [name for name in message.output_filter if name not in known]:
-        raise Malformed(f"Unknown output {unknown[0][:63]!r}.", expected=", ".join(model.output_names))
-    size = message.ByteSize()
-    rows = await request.in_thread_if_large(size, lambda: rows_of(model, read_tensors(message.inputs)))
+    rows = await request.in_thread_if_large(message.ByteSize(), _read_predict, model, message)
     prediction = await request.service.predict(request, model, rows)
     bounds = prediction.bounds(request.interval_level)
     return await request.in_thread_if_large(0, _predict_response, message, prediction, bounds)
+
+
+def _read_predict(model: LoadedModel, message: Any) -> InputRows:
+    known = {*model.output_names, *(name for name, _ in model.conformal.added)}
+    for name in message.output_filter:
+        if name not in known:
+            raise Malformed(f"Unknown output {name[:63]!r}.", expected=", ".join(model.output_names))
+    return rows_of(model, read_tensors(message.inputs))
 
 
 def _predict_response(message: Any, prediction: Prediction, bounds: Sequence[Bounds]) -> Any:
     response = pb.PredictResponse(
         model_spec=_spec(prediction.model, message.model_spec.signature_name or "serving_default")
     )
+    wanted = set(message.output_filter)
     for name, values in prediction.outputs.items():
-        if not message.output_filter or name in message.output_filter:
+        if not wanted or name in wanted:
             response.outputs[name].CopyFrom(_to_proto(values))
     for one in bounds:
         for name, values in one.named().items():
-            if not message.output_filter or {name, one.output} & set(message.output_filter):
+            if not wanted or {name, one.output} & wanted:
                 response.outputs[name].CopyFrom(_to_proto(values))
     return response
 
@@ -104,7 +110,7 @@ async def _classify(request: GrpcRequest, message: Any) -> Any:
     model = await request.resolve(_selector(message.model_spec))
     signature = message.model_spec.signature_name
     rest.choose_output(model, signature, rest.CLASSIFY_TASKS, "classify")
-    rows = await _read_examples(request, message)
+    rows = await _read_examples(request, model, message)
     prediction = await request.service.predict(request, model, rows)
     decided = await _decided(request, prediction, rows)
     result = await request.in_thread_if_large(0, _classes, prediction, signature, decided)
@@ -116,14 +122,15 @@ async def _regress(request: GrpcRequest, message: Any) -> Any:
     model = await request.resolve(_selector(message.model_spec))
     signature = message.model_spec.signature_name
     rest.choose_output(model, signature, rest.REGRESS_TASKS, "regress")
-    prediction = await request.service.predict(request, model, await _read_examples(request, message))
+    prediction = await request.service.predict(request, model, await _read_examples(request, model, message))
     result = await request.in_thread_if_large(0, _values, prediction, signature)
     return pb.RegressionResponse(model_spec=_spec(model, signature), result=result)
 
 
-async def _read_examples(request: GrpcRequest, message: Any) -> InputRows:
+async def _read_examples(request: GrpcRequest, model: LoadedModel, message: Any) -> InputRows:
     """Return the rows of a message's Input. Raises Malformed, TooLarge."""
-    return await request.in_thread_if_large(message.ByteSize(), _example_rows, message.input, request.check_count)
+    size = message.ByteSize()
+    return await request.in_thread_if_large(size, _example_rows, model, message.input, request.check_count)
 
 
 async def _decided(request: GrpcRequest, prediction: Prediction, rows: InputRows) -> dict[str, Decided]:
@@ -153,10 +160,15 @@ async def _multi_inference(request: GrpcRequest, message: Any) -> Any:
     _refuse_level(request)
     if not message.tasks:
         raise Malformed("Inference request has no tasks.")
+    if len(message.tasks) > MAX_TASKS:
+        raise Malformed("The request has too many tasks.", received=len(message.tasks), expected=f"at most {MAX_TASKS}")
     if len({task.model_spec.name for task in message.tasks}) != 1:
         raise Malformed("All tasks must name the same model.")
+    distinct = {(task.method_name, task.model_spec.signature_name) for task in message.tasks}
+    if len(distinct) != len(message.tasks):  # each would be an answer about all rows
+        raise Malformed("Two tasks have the same method and signature.")
     model = await request.resolve(_selector(message.tasks[0].model_spec))
-    rows = await _read_examples(request, message)
+    rows = await _read_examples(request, model, message)
     prediction = await request.service.predict(request, model, rows)
     decided = await _decided(request, prediction, rows)
     return await request.in_thread_if_large(0, _multi_response, message, prediction, decided)
@@ -318,7 +330,7 @@ def _to_proto(values: Any) -> Any:
     return tf.TensorProto(dtype=tf.DT_FLOAT, tensor_shape=shape, float_val=values.ravel().tolist())
 
 
-def _example_rows(message: Any, check_count: Callable[[int], None]) -> InputRows:
+def _example_rows(model: LoadedModel, message: Any, check_count: Callable[[int], None]) -> InputRows:
     """Return the rows of an Input: its examples, each with the values of the context.
 
     `check_count` may refuse their number before they are read. Raises Malformed, and any error of `check_count`.
@@ -329,6 +341,7 @@ def _example_rows(message: Any, check_count: Callable[[int], None]) -> InputRows
         raise Malformed("The input has no examples.")
     check_count(len(examples))
     context = _features(message.example_list_with_context.context) if kind == "example_list_with_context" else {}
+    check_context(model, context)
     return InputRows([{**context, **_features(example)} for example in examples])
 
 

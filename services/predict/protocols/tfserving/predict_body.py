@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -13,11 +13,11 @@ from fitserve.errors import Malformed
 from services.predict.catalog.columns import Columns, InputRows
 from services.predict.catalog.loaded_model import LoadedModel
 from services.predict.catalog.row_bodies import ScalarRows
-from services.predict.protocols.formats import read_cell, read_json
+from services.predict.protocols.formats import read_cell, read_json, read_part, read_value
+from services.predict.protocols.json_parts import PART_ELEMENTS, Value, find_members, should_divide
 from services.predict.serving.protocol_request import LARGE_BODY_BYTES
 
 SIGNATURES = ("", "serving_default")
-PART_ROWS = 2048  # instances of a large body that are read at a time
 _PREDICT_KEYS = frozenset({"signature_name", "instances", "inputs", "interval"})
 
 
@@ -30,18 +30,33 @@ def read_predict(
     `check_count`.
     """
     is_large = len(body) > LARGE_BODY_BYTES
+    if is_large and should_divide(body):
+        return _read_divided(model, body, check_count)
     known = _read_parts(model, body, check_count) if is_large else _read_known(model.columns, body)
     if known is not None:
         rows, interval = known
         return rows, True, None if interval is None else read_level(interval)
     value = read_object(body, _PREDICT_KEYS)
     _check_signature(value.get("signature_name"))
-    if ("instances" in value) == ("inputs" in value):
-        raise Malformed("The body needs exactly one of `instances` and `inputs`.", received=sorted(value))
+    _check_either(value)
     level = None if value.get("interval") is None else read_level(value["interval"])
     if "instances" in value:
         return InputRows(_instances(model, value["instances"])), True, level
     return _inputs(model, value["inputs"]), False, level
+
+
+def _read_divided(
+    model: LoadedModel, body: bytes, check_count: Callable[[int], None]
+) -> tuple[InputRows, bool, float | None]:
+    members = divide_object(body, _PREDICT_KEYS)
+    if "signature_name" in members:
+        _check_signature(read_value(members["signature_name"]))
+    _check_either(members)
+    interval = read_value(members["interval"]) if "interval" in members else None
+    level = None if interval is None else read_level(interval)
+    if "instances" in members:
+        return _divided_rows(model, members["instances"], check_count), True, level
+    return _divided_inputs(model, members["inputs"], check_count), False, level
 
 
 def _check_signature(name: Any) -> None:
@@ -63,41 +78,63 @@ def _read_parts(
 ) -> tuple[InputRows, float | bool | None] | None:
     """Return the rows and `interval` of a large body, read a few thousand rows at a time; None for other bodies.
 
-    A single call to the JSON reader would block all other threads of the process until it ends.
-    """
-    raw = find_parts(_find_rows, body)
-    if raw is None:
-        return None
-    _check_signature(raw.signature_name)
-    check_count(len(raw.instances))
-    parts = []
-    for start, listed in joined_parts(raw.instances):
-        part = b'{"instances":' + listed + b"}"
-        known = _read_known(model.columns, part)
-        rows = InputRows(_instances(model, read_json(part)["instances"], start)) if known is None else known[0]
-        parts.append(rows)
-    return (InputRows.joined(parts), raw.interval) if parts else None
-
-
-def find_parts(find: Callable[[bytes], Any], body: bytes) -> Any:
-    """Return what `find`, the decoder of a type with unread elements, finds in a body; None if it has anything else.
-
-    None also for bodies with NaN, which the general JSON reader reads. Raises Malformed.
+    Other threads run between the parts.
     """
     try:
-        return find(body)
+        raw = _find_rows(body)
     except (msgspec.ValidationError, UnicodeDecodeError, RecursionError):
         return None
     except msgspec.DecodeError as error:
-        if b"NaN" in body or b"Infinity" in body:
-            return None
         raise Malformed(f"The body is not JSON: {error}.") from None
+    _check_signature(raw.signature_name)
+    check_count(len(raw.instances))
+    parts = []
+    for start in range(0, len(raw.instances), PART_ELEMENTS):
+        part = b"[" + b",".join(raw.instances[start : start + PART_ELEMENTS]) + b"]"
+        parts.append(_read_part_rows(model, part, start))
+    return (InputRows.joined(parts), raw.interval) if parts else None
 
 
-def joined_parts(unread: Sequence[msgspec.Raw]) -> Iterator[tuple[int, bytes]]:
-    """Yield PART_ROWS unread elements at a time: the place of the first, and a JSON list of them."""
-    for start in range(0, len(unread), PART_ROWS):
-        yield start, b"[" + b",".join(unread[start : start + PART_ROWS]) + b"]"
+def _read_part_rows(model: LoadedModel, part: bytes, first: int) -> InputRows:
+    """Return the rows that are a part of a request's, as a JSON list; `first` is the place of its first row."""
+    known = _read_known(model.columns, b'{"instances":' + part + b"}")
+    if known is not None:
+        return known[0]
+    rows = _instances(model, read_part(part, first), first)
+    most = 2 * max(len(model.columns.names), len(model.columns.table)) + 100
+    for number, row in enumerate(rows, first + 1):
+        if len(row) > most:  # refused before further rows take memory
+            expected = f"{len(model.columns.names)} values"
+            raise Malformed(f"Row {number}: it has {len(row)} values.", expected=expected)
+    return InputRows(rows)
+
+
+def _check_either(members: Mapping[str, Any]) -> None:
+    if ("instances" in members) == ("inputs" in members):
+        raise Malformed("The body needs exactly one of `instances` and `inputs`.", received=sorted(members))
+
+
+def _divided_rows(model: LoadedModel, listed: Value, check_count: Callable[[int], None]) -> InputRows:
+    """Return the rows of a list, read a part at a time."""
+    if not listed.is_list or not listed.count:
+        raise Malformed("`instances` must be a list with at least one row.")
+    check_count(listed.count)
+    return InputRows.joined([_read_part_rows(model, part, first) for first, part in listed.parts()])
+
+
+def _divided_inputs(model: LoadedModel, inputs: Value, check_count: Callable[[int], None]) -> InputRows:
+    """Return the rows of the column format: those of a list of rows, or of an object of columns."""
+    if inputs.is_list and (len(model.columns.names) == 1 or inputs.starts_with_list):
+        return _divided_rows(model, inputs, check_count)
+    if not inputs.is_object:  # one value, or one row
+        width = max(len(model.columns.names), len(model.columns.table))
+        if inputs.count > width:
+            raise Malformed(f"`inputs` is one row of {inputs.count} values.", expected=f"{width} values, or rows")
+        return _inputs(model, read_value(inputs))
+    columns = inputs.members()
+    for column in columns.values():
+        check_count(column.count if column.is_list else 1)
+    return _inputs(model, {name: read_value(column) for name, column in columns.items()})
 
 
 def _read_known(columns: Columns, body: bytes) -> tuple[InputRows, float | bool | None] | None:
@@ -126,12 +163,26 @@ _read_scalars = msgspec.json.Decoder(ScalarRows).decode
 
 
 def read_object(body: bytes, keys: frozenset[str]) -> dict[str, Any]:
+    """Return the members of the object that a body is. Raises Malformed for other members than `keys`."""
     value = read_json(body)
-    if not isinstance(value, dict):
+    _check_members(value if isinstance(value, dict) else None, keys)
+    members: dict[str, Any] = value
+    return members
+
+
+def divide_object(body: bytes, keys: frozenset[str]) -> dict[str, Value]:
+    """Return the members of the object that a body is, unread. Raises Malformed as `read_object` does."""
+    members = find_members(body)
+    _check_members(members, keys)
+    assert members is not None
+    return members
+
+
+def _check_members(members: Mapping[str, Any] | None, keys: frozenset[str]) -> None:
+    if members is None:
         raise Malformed("The body is not a JSON object.")
-    if extra := value.keys() - keys:
+    if extra := members.keys() - keys:
         raise Malformed(f"The body has an unknown key {min(extra)[:63]!r}.", expected=", ".join(sorted(keys)))
-    return value
 
 
 def _instances(model: LoadedModel, instances: Any, first: int = 0) -> list[Any]:

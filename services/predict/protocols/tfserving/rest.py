@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from fitserve.conformal import Bounds
@@ -18,11 +17,19 @@ from services.predict.catalog.catalog import CatalogEntry, Pointer, Selector, Se
 from services.predict.catalog.columns import InputRows
 from services.predict.catalog.loaded_model import LoadedModel, ModelOutput, Prediction
 from services.predict.protocols.csv_body import read_csv
-from services.predict.protocols.formats import read_cell, read_json, write_csv, write_json, written_rows
+from services.predict.protocols.formats import (
+    check_context,
+    read_cell,
+    read_part,
+    read_value,
+    write_csv,
+    write_json,
+    written_rows,
+)
+from services.predict.protocols.json_parts import should_divide
 from services.predict.protocols.tfserving.predict_body import (
     SIGNATURES,
-    find_parts,
-    joined_parts,
+    divide_object,
     read_object,
     read_predict,
 )
@@ -97,7 +104,7 @@ async def _predict(request: HttpRequest) -> HttpResponse:
             )
         )
     interval_level = request.interval_level
-    rows = await request.in_thread_if_large(len(body), read_csv, model, body, request.charset)
+    rows = await request.in_thread_if_large(len(body), read_csv, model, body, request.charset, request.check_count)
     prediction = await request.service.predict(request, model, rows)
     if "text/csv" in (request.header(b"accept") or ""):
         decided = await request.service.decide(prediction, rows, decided_outputs(model)) if model.deciders else {}
@@ -154,15 +161,17 @@ async def _examples(request: HttpRequest, model: LoadedModel) -> tuple[InputRows
     """Return the rows of a classify or regress request (JSON or CSV) and the signature it names. Raises Malformed."""
     body = await request.body()
     if request.media_type == "text/csv":
-        return await request.in_thread_if_large(len(body), read_csv, model, body, request.charset), ""
-    return await request.in_thread_if_large(len(body), read_examples, body, request.check_count)
+        return await request.in_thread_if_large(
+            len(body), read_csv, model, body, request.charset, request.check_count
+        ), ""
+    return await request.in_thread_if_large(len(body), read_examples, model, body, request.check_count)
 
 
 async def _explain(request: HttpRequest) -> HttpResponse:
     model = await request.resolve(request.selector)
     body = await request.body()
     if request.media_type == "text/csv":
-        rows = await request.in_thread_if_large(len(body), read_csv, model, body, request.charset)
+        rows = await request.in_thread_if_large(len(body), read_csv, model, body, request.charset, request.check_count)
     else:
         rows, *_ = await request.in_thread_if_large(len(body), read_predict, model, body, request.check_count)
     return await explain_response(request, model, rows)
@@ -214,38 +223,38 @@ def write_predict(prediction: Prediction, by_row: bool, bounds: Sequence[Bounds]
 # Classify, regress
 
 
-def read_examples(body: bytes, check_count: Callable[[int], None] = lambda rows: None) -> tuple[InputRows, str]:
+def read_examples(
+    model: LoadedModel, body: bytes, check_count: Callable[[int], None] = lambda rows: None
+) -> tuple[InputRows, str]:
     """Return the rows of a classify or regress body, and the signature it names.
 
     `check_count` may refuse the number of rows before they are read. Raises Malformed, and any error of `check_count`.
     """
-    unread = find_parts(_find_examples, body) if len(body) > LARGE_BODY_BYTES else None
-    if unread is None or not unread.examples:
+    if len(body) <= LARGE_BODY_BYTES or not should_divide(body):
         value = read_object(body, _EXAMPLE_KEYS)
-        rows = _example_rows(value.get("examples"), value.get("context"))
+        rows = _example_rows(model, value.get("examples"), value.get("context"))
         return InputRows(rows), str(value.get("signature_name") or "")
-    check_count(len(unread.examples))
+    members = divide_object(body, _EXAMPLE_KEYS)
+    context, signature = (
+        read_value(members[name]) if name in members else None for name in ("context", "signature_name")
+    )
+    examples = members.get("examples")
+    if examples is None or not examples.is_list:
+        return InputRows(_example_rows(model, None, context)), ""
+    check_count(examples.count)
     rows = []
-    for _, part in joined_parts(unread.examples):
-        rows += _example_rows(read_json(part), unread.context)
-    return InputRows(rows), unread.signature_name or ""
+    for first, part in examples.parts():
+        rows += _example_rows(model, read_part(part, first), context)
+    return InputRows(rows or _example_rows(model, [], context)), str(signature or "")
 
 
-class _UnreadExamples(msgspec.Struct, forbid_unknown_fields=True):
-    examples: list[msgspec.Raw]
-    context: dict[str, Any] | None = None
-    signature_name: str | None = None
-
-
-_find_examples = msgspec.json.Decoder(_UnreadExamples).decode
-
-
-def _example_rows(examples: Any, context: Any) -> list[dict[str, Any]]:
+def _example_rows(model: LoadedModel, examples: Any, context: Any) -> list[dict[str, Any]]:
     """Return examples as rows, each with the values of the context. Raises Malformed."""
     if not isinstance(examples, list) or not examples or not all(isinstance(e, dict) for e in examples):
         raise Malformed("`examples` must be a list with at least one object.")
     if not isinstance(context or {}, dict):
         raise Malformed("`context` must be an object.")
+    check_context(model, context or {})
     return [{name: read_cell(v) for name, v in {**(context or {}), **example}.items()} for example in examples]
 
 
