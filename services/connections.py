@@ -22,6 +22,7 @@ from fitserve.settings import Settings
 
 MAX_HEAD_BYTES = 64 * 1024  # bytes of the request line and all headers
 MAX_HEADERS = 100
+LINGER_SECONDS = 60.0  # longest time in which the rest of a body is awaited once it has been answered
 STALLED_SECONDS = 60.0  # longest time in which a client reads no byte of its response
 
 
@@ -77,6 +78,23 @@ class TwoHosts(Exception):
     """A head names the server twice."""
 
 
+class LingeringTransport:
+    """A connection's transport whose `close` waits for the rest of the request's body, which is thrown away.
+
+    A client that still sends, as Python's urllib does, would find its connection reset, and not see the answer that
+    refuses the body (RFC 9112, section 9.6).
+    """
+
+    def __init__(self, connection: LimitedProtocol) -> None:
+        self._connection = connection
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection.transport, name)
+
+    def close(self) -> None:
+        self._connection.close_after_body()
+
+
 class LimitedProtocol(HttpToolsProtocol):
     """uvicorn's protocol, a connection, within `limits`; `limited` makes a subclass that has them."""
 
@@ -90,6 +108,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self.header_bytes = 0
         self.body_bytes = 0
         self.body_seconds = 0.0  # seconds in which the client has sent the body so far
+        self.linger_until = 0.0  # event loop time; 0 unless only the rest of a body is awaited
         self.unsent = 0
         self.unsent_since = 0.0
         self.address: str | None = None  # address under which this connection is counted
@@ -145,6 +164,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self.in_body = True
         self.body_bytes, self.body_seconds = 0, 0.0
         super().on_headers_complete()
+        if not self.cycle.keep_alive:
+            self.cycle.transport = LingeringTransport(self)  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
         self.undigested = 0
@@ -155,6 +176,15 @@ class LimitedProtocol(HttpToolsProtocol):
         self.undigested = 0
         self.in_body = False
         super().on_message_complete()
+        if self.linger_until:
+            self.transport.close()
+
+    def close_after_body(self) -> None:
+        """Close the connection, once its client has sent the body of its request."""
+        if self.in_body:
+            self.linger_until = self.loop.time() + LINGER_SECONDS
+        else:
+            self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
         if self.header_bytes > MAX_HEAD_BYTES or len(self.headers or ()) > MAX_HEADERS:
@@ -164,14 +194,16 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def refuse(self, status: int) -> None:
         """Answer with a status alone where no answer has begun, and close the connection."""
-        if not self._is_answering():
+        if not self._is_answered():
             self.transport.write(STATUS_LINE[status] + b"content-length: 0\r\nconnection: close\r\n\r\n")
         self.transport.close()
 
-    def _is_answering(self) -> bool:
-        """Return whether an answer has begun and has not ended; a request whose body is awaited may have none yet."""
-        if self.cycle is None or self.cycle.response_complete:
+    def _is_answered(self) -> bool:
+        """Return whether the answer to the request that is awaited, or whose body is, has begun."""
+        if self.cycle is None:
             return False
+        if self.cycle.response_complete:
+            return self.in_body
         return bool(self.cycle.response_started or self.pipeline)  # a pipelined request's answer comes after others
 
     def check(self, now: float, elapsed: float) -> None:
@@ -179,6 +211,9 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.transport is None or self.transport.is_closing():
             return
         self._check_writing(now)
+        if self.linger_until and now > self.linger_until:
+            self.transport.close()
+            return
         idle = self.cycle is None or self.cycle.response_complete
         if self.in_body:
             if not self.flow.read_paused:

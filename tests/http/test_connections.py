@@ -124,6 +124,27 @@ def test_a_client_is_told_that_its_body_is_too_slow(running: Running, more: byte
     assert answer.count(b"HTTP/1.1") == 1 + invited
 
 
+def test_a_client_that_closes_sees_why_its_body_is_refused_before_it_has_sent_it(patient: Running) -> None:
+    """As Python's urllib, which asks for the connection's end with each request, and reads once all is sent."""
+    for more, size, status in ((b"", 9_000_000, b"401"), (KEY, 50_000_000, b"413")):
+        with patient.connect() as connection:
+            connection.sendall(head("/things", size, more + b"Connection: close\r\n"))
+            wait_until(lambda: connection.recv(1, socket.MSG_PEEK), "the answer")
+            for _ in range(size // 1_000_000):
+                connection.sendall(b" " * 1_000_000)
+            answer = read_all(connection)
+        assert answer.startswith(b"HTTP/1.1 " + status), answer
+        assert answer.count(b"HTTP/1.1") == 1
+
+
+def test_a_refused_body_that_never_ends_is_cut_off(running: Running) -> None:
+    with running.connect() as connection:
+        connection.sendall(head("/things", 1000, b"Connection: close\r\n") + b"{")
+        answer = read_all(connection)
+    assert answer.startswith(b"HTTP/1.1 401"), answer
+    assert answer.count(b"HTTP/1.1") == 1
+
+
 def test_a_trickled_body_is_cut_off(running: Running) -> None:
     with running.connect() as connection:
         connection.sendall(head("/things", 1_000_000, KEY))
