@@ -31,7 +31,7 @@ from services.predict.protocols.oip import inference as oip
 from services.predict.protocols.proto import inference_pb2, tensorflow_serving_pb2
 from services.predict.protocols.tfserving import grpc as tfserving_grpc
 from services.predict.protocols.tfserving import rest as tfserving
-from services.predict.protocols.tfserving.predict_body import read_predict
+from services.predict.protocols.tfserving.predict_body import read_divided, read_predict
 from tests.predict.toy_registry import THREE, ToyModel, mixed, numeric
 from tests.spec.table import facts
 
@@ -89,17 +89,26 @@ def _load(toy: ToyModel) -> LoadedModel:
 
 def tfserving_body(data: bytes) -> None:
     """Read TensorFlow Serving's bodies: predict, classify and regress in JSON, rows in CSV, gRPC's message."""
-    model, form = models()[data[0] % 3], data[0] // 3 % 4
+    model, form = models()[data[0] % 3], data[0] // 3 % 5
     if form == 0:
         rows, by_row, _ = read_predict(model, data[1:])
         tfserving.write_predict(_predict(model, rows), by_row)
     elif form == 1:
-        rows, _ = tfserving.read_examples(data[1:])
+        rows, _ = tfserving.read_examples(model, data[1:])
         _predict(model, rows)
     elif form == 2:
         write_csv(_predict(model, read_csv(model, data[1:])))
-    else:
+    elif form == 3:
         _tfserving_message(model, data[1:])
+    else:
+        _as_many_values(model, data[1:])
+
+
+def _as_many_values(model: LoadedModel, body: bytes) -> None:
+    """Read a predict body as those of many values are: what is accepted is accepted whole, as the same rows."""
+    divided, by_row, level = read_divided(model, body)
+    whole, *how = read_predict(model, body)
+    assert repr((divided.values, [by_row, level])) == repr((whole.values, how))
 
 
 def _tfserving_message(model: LoadedModel, data: bytes) -> None:

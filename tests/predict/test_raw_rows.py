@@ -147,6 +147,18 @@ def test_columns(case: Case) -> None:
     assert left_out(answer) == ["Kauf", "customer id", "note"]
 
 
+def test_tensors_of_columns(case: Case) -> None:
+    """Clients of the Open Inference Protocol see parameters, not headers."""
+    inputs = [
+        {"name": name, "shape": [ASKED], "datatype": "BYTES", "data": [str(row[name]) for row in case.rows]}
+        for name in HEADER
+    ]
+    answer = case.post("/v2/models/raw/infer", {"inputs": inputs})
+    assert left_out(answer) == ["Kauf", "customer id", "note"]
+    said = json.loads(answer.json()["parameters"]["warnings"])
+    assert said[0] == json.loads(answer.headers["x-model-warnings"])[0]
+
+
 def test_the_files_own_lines_as_csv(case: Case) -> None:
     answer = case.post("/v1/models/raw:predict", case.text, **{"Content-Type": "text/csv"})
     case.check(answer.json()["predictions"])

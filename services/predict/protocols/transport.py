@@ -257,7 +257,7 @@ def prediction_headers(request: ProtocolRequest) -> list[tuple[bytes, bytes]]:
     if model.label:
         headers.append((b"x-model-label", model.label.encode()))
     if prediction.warnings is not None or request.left_out:
-        warnings = [*_left_out(request.left_out), *prediction.flat_warnings(MAX_HEADER_WARNINGS)]
+        warnings = [*left_out_warnings(request.left_out), *prediction.flat_warnings(MAX_HEADER_WARNINGS)]
         while len(text := json.dumps(warnings, ensure_ascii=True)) > MAX_HEADER_BYTES:
             warnings.pop()
         headers.append((b"x-model-warnings", text.encode()))
@@ -268,8 +268,8 @@ def prediction_headers(request: ProtocolRequest) -> list[tuple[bytes, bytes]]:
     return headers
 
 
-def _left_out(counts: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Return one warning about all columns that are not inputs of the model."""
+def left_out_warnings(counts: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Return one warning about all columns that are not inputs of the model; none if there are no such columns."""
     if not counts:
         return []
     names = [name[:63] for name in sorted(counts)[:MAX_HEADER_WARNINGS]]

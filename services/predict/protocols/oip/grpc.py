@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -109,7 +110,8 @@ async def _infer(request: GrpcRequest, message: Any) -> Any:
     level = inference.level_of(request, parameters)
     prediction = await request.service.predict(request, model, rows)
     decided = await inference.decide(request, prediction, rows, outputs)
-    return await request.in_thread_if_large(0, write_response, message, prediction, outputs, decided, level)
+    write = functools.partial(write_response, message, prediction, outputs, decided, level, request.left_out)
+    return await request.in_thread_if_large(0, write)
 
 
 def _read_infer(
@@ -178,11 +180,12 @@ def write_response(
     outputs: list[inference.SelectedOutput],
     decided: Mapping[str, Decided],
     level: float | None = None,
+    left_out: Mapping[str, int] = MappingProxyType({}),
 ) -> Any:
     """Return the response to a ModelInferRequest, raw where its inputs were raw; with bounds at a level, if any."""
     model, raw = prediction.model, bool(message.raw_input_contents)
     response = pb.ModelInferResponse(model_name=model.name, model_version=model.version_text, id=message.id)
-    for key, value in inference.response_parameters(prediction, decided).items():
+    for key, value in inference.response_parameters(prediction, decided, left_out).items():
         response.parameters[key].string_param = value
     for selected in outputs:
         datatype, shape, values = inference.output_values(prediction, selected, decided)

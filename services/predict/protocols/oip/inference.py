@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -36,6 +37,7 @@ from services.predict.protocols.formats import (
 )
 from services.predict.protocols.json_parts import PART_BYTES, find_members, should_divide
 from services.predict.protocols.oip.models import label_outputs
+from services.predict.protocols.transport import left_out_warnings
 from services.predict.serving.deciding import Decided
 from services.predict.serving.protocol_request import LARGE_BODY_BYTES, ProtocolRequest
 
@@ -327,7 +329,11 @@ async def decide(
 
 
 def write_infer(
-    prediction: Prediction, request: InferRequest, decided: Mapping[str, Decided], bounds: Iterable[Bounds] = ()
+    prediction: Prediction,
+    request: InferRequest,
+    decided: Mapping[str, Decided],
+    bounds: Iterable[Bounds] = (),
+    left_out: Mapping[str, int] = MappingProxyType({}),
 ) -> tuple[bytes, int | None]:
     """Return the response's body and, if it has binary tensors, the length of its JSON. Bounds become extra outputs."""
     outputs: list[dict[str, Any]] = []
@@ -359,7 +365,7 @@ def write_infer(
     body: dict[str, Any] = {"model_name": prediction.model.name, "model_version": prediction.model.version_text}
     if request.id is not None:
         body["id"] = request.id
-    if parameters := response_parameters(prediction, decided):
+    if parameters := response_parameters(prediction, decided, left_out):
         body["parameters"] = parameters
     body["outputs"] = outputs
     head = write_json(body, finite)
@@ -409,7 +415,9 @@ def binary_output(datatype: str, values: Any) -> bytes:
     return bytes(values.astype("<f8" if datatype == "FP64" else "<f4", copy=False).tobytes())
 
 
-def response_parameters(prediction: Prediction, decided: Mapping[str, Decided]) -> dict[str, str]:
+def response_parameters(
+    prediction: Prediction, decided: Mapping[str, Decided], left_out: Mapping[str, int]
+) -> dict[str, str]:
     """Return the response's parameters: a checkpoint's label; warnings and abstentions as JSON text."""
     parameters = {}
     abstained = [
@@ -422,6 +430,6 @@ def response_parameters(prediction: Prediction, decided: Mapping[str, Decided]) 
         parameters["abstained"] = json.dumps(abstained)
     if prediction.model.label:
         parameters["label"] = prediction.model.label
-    if warnings := prediction.flat_warnings(MAX_WARNINGS):
+    if warnings := [*left_out_warnings(left_out), *prediction.flat_warnings(MAX_WARNINGS)]:
         parameters["warnings"] = json.dumps(warnings)
     return parameters

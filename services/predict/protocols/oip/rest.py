@@ -82,7 +82,10 @@ async def _infer(request: HttpRequest) -> HttpResponse:
     level = level_of(request, infer.parameters)
     decided = await decide(request, prediction, infer.rows, infer.outputs)
     content, json_length = await request.in_thread_if_large(
-        0, lambda: write_infer(prediction, infer, decided, wanted_bounds(prediction, infer.outputs, level))
+        0,
+        lambda: write_infer(
+            prediction, infer, decided, wanted_bounds(prediction, infer.outputs, level), request.left_out
+        ),
     )
     if json_length is None:
         return HttpResponse(content)

@@ -31,7 +31,7 @@ def read_predict(
     """
     is_large = len(body) > LARGE_BODY_BYTES
     if is_large and should_divide(body):
-        return _read_divided(model, body, check_count)
+        return read_divided(model, body, check_count)
     known = _read_parts(model, body, check_count) if is_large else _read_known(model.columns, body)
     if known is not None:
         rows, interval = known
@@ -45,9 +45,10 @@ def read_predict(
     return _inputs(model, value["inputs"]), False, level
 
 
-def _read_divided(
-    model: LoadedModel, body: bytes, check_count: Callable[[int], None]
+def read_divided(
+    model: LoadedModel, body: bytes, check_count: Callable[[int], None] = lambda rows: None
 ) -> tuple[InputRows, bool, float | None]:
+    """Return what `read_predict` does, of a body that is divided and read a part at a time."""
     members = divide_object(body, _PREDICT_KEYS)
     if "signature_name" in members:
         _check_signature(read_value(members["signature_name"]))
