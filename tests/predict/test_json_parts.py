@@ -79,6 +79,23 @@ def test_what_is_no_json_is_refused(value: Any, data: st.DataObject) -> None:
             assert read is None or repr(read) == repr(json.loads(damaged))
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"a":["long text", ,1]}',
+        b'{"a":["long text", ]}',
+        b'{"a":[ ,"long text"]}',
+        b'{"a":[1,2}',
+        b'{"a":1}}',
+        b'{"a":1 2}',
+    ],
+)
+def test_lists_that_are_nearly_json_are_refused(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_parts(monkeypatch)
+    with pytest.raises(Malformed):
+        read_value((json_parts.find_members(body) or {})["a"])
+
+
 TENSOR = {"name": "gre", "shape": [3], "datatype": "FP64", "data": [1, None, 2.5]}
 CITY = {"name": "city", "shape": [3], "datatype": "BYTES", "data": ["Rom", "Bern", None]}
 

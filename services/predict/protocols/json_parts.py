@@ -33,17 +33,20 @@ _STRING = rb'"(?:[^"\\]++|\\.)*+"'
 def _inside(depth: int) -> bytes:
     """Return an expression for what may be between two brackets."""
     nested = rb"|[\[{]" + _inside(depth - 1) + rb"[\]}]" if depth else b""
-    return rb'(?:[^\[\]{}"]++|' + _STRING + nested + rb")*+"
+    return rb"(?:" + _STRING + nested + rb'|[^\[\]{}"]++)*+'
 
 
-_element = rb'(?:[^\[\]{}",]++|' + _STRING + rb"|[\[{]" + _inside(QUICK_DEPTH - 1) + rb"[\]}])++"
-_ELEMENT = re.compile(_element, re.DOTALL)
-_FULL_PART = re.compile(rb"(?:%s,){%d}" % (_element, PART_ELEMENTS), re.DOTALL)
-_SOME_ELEMENTS = re.compile(rb"(?:%s,)*+(?:%s(?=[\]}]))?+" % (_element, _element), re.DOTALL)
-_BLANKS = re.compile(rb"[ \t\n\r]*+")
+_ONE_ELEMENT = rb"(?:" + _STRING + rb"|[\[{]" + _inside(QUICK_DEPTH - 1) + rb'[\]}]|[^\[\]{}",]++)++'
+_ALL_ELEMENTS = rb"(?:%s,){%d}" % (_ONE_ELEMENT, PART_ELEMENTS)
+_FIRST_ELEMENTS = rb"(?>(?:%s,)*)(?>(?:%s(?=[\]}]))?)" % (_ONE_ELEMENT, _ONE_ELEMENT)
+_ONE_TOKEN = _STRING + rb'|[\[{]|[^\[\]{}",: \t\n\r]++'
+_ELEMENT = re.compile(_ONE_ELEMENT, re.DOTALL)
+_FULL_PART = re.compile(_ALL_ELEMENTS, re.DOTALL)
+_SOME_ELEMENTS = re.compile(_FIRST_ELEMENTS, re.DOTALL)
+_TOKEN = re.compile(_ONE_TOKEN, re.DOTALL)
 _NAME = re.compile(_STRING, re.DOTALL)
+_BLANKS = re.compile(rb"[ \t\n\r]*+")
 _SCALAR = re.compile(rb'[^\[\]{}",: \t\n\r]++')
-_TOKEN = re.compile(_STRING + rb'|[\[{]|[^\[\]{}",: \t\n\r]++', re.DOTALL)
 
 
 class Span(NamedTuple):
@@ -82,10 +85,13 @@ class Value:
         return sum(span.elements for span in self.spans)
 
     def pieces(self) -> Iterator[tuple[int, bytes]]:
-        """Yield a list's elements, a part at a time: the place of the first, and their text."""
+        """Yield a list's elements, a part at a time: the place of the first, and their text. Raises Malformed."""
         first = 0
         for span in self.spans:
-            yield first, self.text[span.start : span.end]
+            piece = self.text[span.start : span.end]
+            if piece.isspace():  # two commas: the list that is made of it would be read as an empty one
+                raise _not_json(span.end)
+            yield first, piece
             first += span.elements
 
     def parts(self) -> Iterator[tuple[int, bytes]]:
@@ -160,7 +166,7 @@ def _find_value(text: bytes, place: int, depth: int) -> Value:
             raise _too_deep()
         spans: list[Span] = []
         return Value(text, place, _find_spans(text, place, depth, spans), spans)
-    match = (_NAME if text.startswith(b'"', place) else _SCALAR).match(text, place)
+    match = _NAME.match(text, place) if text.startswith(b'"', place) else _SCALAR.match(text, place)
     if match is None:
         raise _not_json(place)
     return Value(text, place, match.end(), [])
