@@ -162,6 +162,7 @@ ROW = b'{"gre":640,"gpa":3.2,"rank":1,"city":"Rom"}'
         b'{"examples":[' + b"{}," * MILLION + b"1]}",
         b'{"examples":[{}],"context":{' + b",".join(b'"k%d":1' % at for at in range(MILLION // 2)) + b"}}",
         b'{"inputs":[' + b"{}," * MILLION + b"1]}",
+        b"{" + b'"instances":0,' * (MILLION // 2) + b'"instances":0}',
         b'{"inputs":[],"outputs":[' + b"{}," * MILLION + b"1]}",
         b'{"inputs":[],"parameters":{' + b",".join(b'"k%d":1' % at for at in range(MILLION // 2)) + b"}}",
         b'{"inputs":[{"name":"gre","datatype":"FP64","shape":[9],"data":[' + b"[]," * MILLION + b"1]}]}",
@@ -188,3 +189,10 @@ def test_a_context_of_unknown_columns_is_not_copied_to_each_row() -> None:
     assert len(body) < LARGE_BODY_BYTES
     with pytest.raises(Malformed, match="context has an unknown column 'k0'"):
         read_examples(MODELS[0], body, limit)
+
+
+@pytest.mark.parametrize("end", ["", "]", " ", "]] 5", "}"])
+def test_a_body_that_is_cut_short_is_not_called_too_deep(end: str) -> None:
+    for body in ('{"instances":[[1,2],[3,4' + end, '{"instances":[{"gre":1},{"gre":2' + end):
+        with pytest.raises(Malformed, match="a mistake, or its end, at byte"):
+            json_parts.find_members(body.encode())
