@@ -142,6 +142,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self.header_bytes = 0
         self.in_body = self.has_host = False
         self.head_began = self.head_began or self.loop.time()
+        self._unset_keepalive_if_required()
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
@@ -178,6 +179,10 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_message_complete()
         if self.linger_until:
             self.transport.close()
+        elif self.cycle.response_complete:  # refused early: reading the body has ended the time of the next request
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def close_after_body(self) -> None:
         """Close the connection, once its client has sent the body of its request."""
@@ -189,6 +194,8 @@ class LimitedProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         if self.header_bytes > MAX_HEAD_BYTES or len(self.headers or ()) > MAX_HEADERS:
             self.refuse(431)
+        elif self.in_body and self._is_answered():
+            self.transport.close()
         else:
             super().send_400_response(msg)
 
@@ -204,7 +211,8 @@ class LimitedProtocol(HttpToolsProtocol):
             return False
         if self.cycle.response_complete:
             return self.in_body
-        return bool(self.cycle.response_started or self.pipeline)  # a pipelined request's answer comes after others
+        # A pipelined request's answer comes after others.
+        return bool(self.cycle.response_started or self.pipeline or not self.in_body)
 
     def check(self, now: float, elapsed: float) -> None:
         """Close the connection if its client has been too slow. Called about every `elapsed` seconds."""
