@@ -15,6 +15,7 @@ from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from typing import Any
 
+import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -22,6 +23,7 @@ from fitserve.settings import Settings
 
 MAX_HEAD_BYTES = 64 * 1024  # bytes of the request line and all headers
 MAX_HEADERS = 100
+FRAMING = (b"content-length", b"transfer-encoding")
 LINGER_SECONDS = 60.0  # longest time in which the rest of a body is awaited once it has been answered
 STALLED_SECONDS = 60.0  # longest time in which a client reads no byte of its response
 
@@ -104,6 +106,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().__init__(*arguments, **options)
         self.head_began = 0.0  # event loop time; 0 while no request head is awaited
         self.in_body = self.has_host = False
+        self.is_repeated = False  # the parser reads again what is known of a head
         self.undigested = 0  # bytes read since the parser last had something for us
         self.header_bytes = 0
         self.body_bytes = 0
@@ -134,11 +137,36 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self.undigested += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._parse(data)
+        except httptools.HttpParserError:
+            message = "Invalid HTTP request received."
+            self.logger.warning(message)
+            self.send_400_response(message)
         if self.undigested > MAX_HEAD_BYTES and not self.transport.is_closing():
             self.refuse(431)
 
+    def _parse(self, data: bytes) -> None:
+        """Parse what has arrived. Another protocol that a request asks for, as Java's client does, is declined.
+
+        llhttp would leave the request's body unread: it reads on as if the head had not asked.
+        """
+        while True:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                data = data[upgrade.args[0] :]
+            framing = [b"%s: %s\r\n" % one for one in self.headers if one[0] in FRAMING]
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+            self.is_repeated = True
+            self.parser.feed_data(b"POST / HTTP/1.1\r\n" + b"".join(framing) + b"\r\n")
+
     def on_message_begin(self) -> None:
+        if self.is_repeated:
+            return
         self.header_bytes = 0
         self.in_body = self.has_host = False
         self.head_began = self.head_began or self.loop.time()
@@ -146,10 +174,14 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
+        if self.is_repeated:
+            return
         self.header_bytes += len(url)
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self.is_repeated:
+            return
         super().on_header(name, value)
         self.header_bytes += len(name) + len(value) + 4
         if self.header_bytes > MAX_HEAD_BYTES or len(self.headers) > MAX_HEADERS:
@@ -160,6 +192,9 @@ class LimitedProtocol(HttpToolsProtocol):
             self.has_host = True
 
     def on_headers_complete(self) -> None:
+        if self.is_repeated:
+            self.is_repeated = False
+            return
         self.undigested = 0
         self.head_began = 0.0
         self.in_body = True
@@ -174,6 +209,8 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():  # its body follows
+            return
         self.undigested = 0
         self.in_body = False
         super().on_message_complete()

@@ -172,6 +172,30 @@ def test_a_head_that_is_refused_does_not_answer_the_request_before_it(patient: R
         assert b"431" not in read_all(connection)
 
 
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_request_that_asks_for_http_2_keeps_its_body(patient: Running, chunked: bool, at_once: bool) -> None:
+    """As each request of Java's HttpClient does. It was answered as if its body were empty."""
+    asks = KEY + b"Content-Type: application/json\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+    begins, body = head("/things", 8, asks), b'{"a": 1}'
+    if chunked:
+        begins = begins.replace(b"Content-Length: 8", b"Transfer-Encoding: chunked")
+        body = b"8\r\n" + body + b"\r\n0\r\n\r\n"
+    with patient.connect() as connection:
+        for _ in range(2):
+            connection.sendall(begins + body if at_once else begins)
+            if not at_once:
+                time.sleep(0.05)
+                connection.sendall(body)
+            answer = part = connection.recv(65536)
+            while part and not answer.endswith(b"\r\n\r\n1"):
+                part = connection.recv(65536)
+                answer += part
+            assert answer.startswith(b"HTTP/1.1 200"), answer
+        connection.sendall(begins + body + begins.replace(b"Upgrade, ", b"close, Upgrade, ") + body)
+        assert read_all(connection).count(b"HTTP/1.1 200") == 2
+
+
 def test_a_trickled_body_is_cut_off(running: Running) -> None:
     with running.connect() as connection:
         connection.sendall(head("/things", 1_000_000, KEY))

@@ -132,7 +132,6 @@ def odd_requests(token: str) -> list[bytes]:
         request(v1, rows, token, more="Content-Length: 5"),
         request(v1, rows, token, more=f"Content-Length: {len(rows)}"),
         request(v1, rows, token, more="Transfer-Encoding: chunked"),
-        request(v1, rows, token, more="Upgrade: h2c\r\nConnection: upgrade"),
         request(v1, rows, token, more="X-Request-Timeout-Ms: 0"),
         request(v1, rows, token, length="none", more="Transfer-Encoding: chunked"),
         request(v1, f"{len(rows):x}\r\n{rows}\r\n0\r\n\r\n", token, length="none", more="Transfer-Encoding: chunked"),

@@ -390,9 +390,10 @@ class FastLaneProtocol(LimitedProtocol):
         super().on_message_begin()
 
     def on_message_complete(self) -> None:
-        self.at_boundary = True
-        self.messages += 1
         super().on_message_complete()
+        if not self.in_body:
+            self.at_boundary = True
+            self.messages += 1
 
     def respond(self, response: bytes) -> None:
         """Write a whole response of the fast lane."""
