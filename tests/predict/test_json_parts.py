@@ -162,7 +162,6 @@ ROW = b'{"gre":640,"gpa":3.2,"rank":1,"city":"Rom"}'
         b'{"examples":[' + b"{}," * MILLION + b"1]}",
         b'{"examples":[{}],"context":{' + b",".join(b'"k%d":1' % at for at in range(MILLION // 2)) + b"}}",
         b'{"inputs":[' + b"{}," * MILLION + b"1]}",
-        b"{" + b'"instances":0,' * (MILLION // 2) + b'"instances":0}',
         b'{"inputs":[],"outputs":[' + b"{}," * MILLION + b"1]}",
         b'{"inputs":[],"parameters":{' + b",".join(b'"k%d":1' % at for at in range(MILLION // 2)) + b"}}",
         b'{"inputs":[{"name":"gre","datatype":"FP64","shape":[9],"data":[' + b"[]," * MILLION + b"1]}]}",
@@ -196,3 +195,8 @@ def test_a_body_that_is_cut_short_is_not_called_too_deep(end: str) -> None:
     for body in ('{"instances":[[1,2],[3,4' + end, '{"instances":[{"gre":1},{"gre":2' + end):
         with pytest.raises(Malformed, match="a mistake, or its end, at byte"):
             json_parts.find_members(body.encode())
+
+
+def test_members_of_one_name_count_as_others() -> None:
+    with pytest.raises(Malformed, match="too many members"):
+        json_parts.find_members(b"{" + b'"instances":0,' * json_parts.MAX_MEMBERS + b'"instances":0}')
