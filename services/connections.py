@@ -106,7 +106,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().__init__(*arguments, **options)
         self.head_began = 0.0  # event loop time; 0 while no request head is awaited
         self.in_body = self.has_host = False
-        self.is_repeated = False  # the parser reads again what is known of a head
+        self.is_repeated = False  # a new parser reads a head that is known
         self.undigested = 0  # bytes read since the parser last had something for us
         self.header_bytes = 0
         self.body_bytes = 0
@@ -148,9 +148,9 @@ class LimitedProtocol(HttpToolsProtocol):
             self.refuse(431)
 
     def _parse(self, data: bytes) -> None:
-        """Parse what has arrived. Another protocol that a request asks for, as Java's client does, is declined.
+        """Parse what has arrived, and decline other protocols that requests ask for, as Java's client does each time.
 
-        llhttp would leave the request's body unread: it reads on as if the head had not asked.
+        After such a head, llhttp reads nothing more. A new parser gets a head of the same body that does not ask.
         """
         while True:
             try:

@@ -259,7 +259,7 @@ def test_what_the_table_lacks_is_said_before_the_start_in_both_languages(page: P
 
 
 def wait_for_figure(shown: Locator, expected: float, tolerance: float) -> None:
-    """Wait until a page shows a figure; before what it is made of has come, it shows a dash or nothing."""
+    """Wait until a page shows a figure. Until its data have come, it shows a dash or nothing."""
 
     def as_expected() -> bool:
         text = shown.inner_text().replace(",", "")

@@ -145,25 +145,26 @@ def test_a_refused_body_that_never_ends_is_cut_off(running: Running) -> None:
     assert answer.count(b"HTTP/1.1") == 1
 
 
-def test_a_connection_whose_body_was_refused_is_idle_once_the_body_is_there(running: Running) -> None:
-    """It was closed with a second answer, 408, after the time of a head."""
+def check_refused_once(running: Running, begins: bytes, rest: bytes) -> None:
+    """Send the rest of a request once its beginning is refused, and expect no further answer."""
     with running.connect() as connection:
-        connection.sendall(head("/things", 1000))
+        connection.sendall(begins)
         wait_until(lambda: connection.recv(1, socket.MSG_PEEK), "the answer")
-        connection.sendall(b" " * 1000)
+        connection.sendall(rest)
         answer = read_all(connection)
     assert answer.startswith(b"HTTP/1.1 401"), answer
     assert answer.count(b"HTTP/1.1") == 1
+
+
+def test_a_connection_whose_body_was_refused_is_idle_once_the_body_is_there(running: Running) -> None:
+    """It was closed with a second answer, 408, after the time of a head."""
+    check_refused_once(running, head("/things", 1000), b" " * 1000)
 
 
 def test_a_refused_body_that_is_malformed_too_has_one_answer(patient: Running) -> None:
-    with patient.connect() as connection:
-        connection.sendall(b"POST /things HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n")
-        wait_until(lambda: connection.recv(1, socket.MSG_PEEK), "the answer")
-        connection.sendall(b"no chunk\r\n")
-        answer = read_all(connection)
-    assert answer.startswith(b"HTTP/1.1 401"), answer
-    assert answer.count(b"HTTP/1.1") == 1
+    check_refused_once(
+        patient, b"POST /things HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n", b"no chunk\r\n"
+    )
 
 
 def test_a_head_that_is_refused_does_not_answer_the_request_before_it(patient: Running) -> None:

@@ -131,9 +131,10 @@ def read_cell(value: Any) -> Any:
 
 
 def check_context(model: LoadedModel, names: Iterable[str]) -> None:
-    """Raise Malformed if values that all rows of a request share are of unknown columns.
+    """Raise Malformed if the context of a request's examples names an unknown column.
 
-    Every row has a copy of them: half of a small body of such names and half of empty rows would fill the memory.
+    Each example gets a copy of the context: a small body of thousands of names, and of as many empty examples, would
+    fill the memory.
     """
     for name in names:
         try:

@@ -102,7 +102,7 @@ class Value:
             yield first, b"[" + piece + b"]"
 
     def members(self) -> dict[str, Value]:
-        """Return an object's members. Raises Malformed for too many."""
+        """Return an object's members. Raises Malformed if there are too many."""
         members = find_members(self.text[self.start : self.end])
         assert members is not None
         return members
@@ -115,7 +115,7 @@ class Value:
 
 
 def should_divide(body: bytes) -> bool:
-    """Return whether a large body may have too many values to be read by one call, or has NaN, which is read slowly."""
+    """Return whether a large body has NaN, which is read slowly, or may have too many values for one call."""
     values = sum(body.count(mark) for mark in (b",", b"[", b"{"))
     return values > MANY_VALUES or b"NaN" in body or b"Infinity" in body
 
@@ -205,7 +205,7 @@ def _find_spans(text: bytes, opened: int, depth: int, spans: list[Span]) -> int:
 
 
 def _find_element_end(text: bytes, place: int, depth: int) -> int:
-    """Return where one element, or one member with its name, ends, with the blanks after it."""
+    """Return where an element, or an object's member, ends: after it and any blanks."""
     value = _find_value(text, _after_blanks(text, place), depth - 1)
     place = _after_blanks(text, value.end)
     if text.startswith(b":", place):

@@ -204,7 +204,7 @@ def _sparse(loss: Any, truth: Any, predicted: Any) -> _Rows | None:
 
 
 def _sparse_from_probabilities(loss: Any, truth: Any, predicted: Any) -> _Rows | None:
-    """Return what `_sparse` does, from the network's own probabilities: faster for many rows, more operations."""
+    """Return the losses of `_sparse` from the network's probabilities: faster where there are many rows."""
     known = _logits_and_labels(loss, truth, predicted)
     if known is None:
         return None

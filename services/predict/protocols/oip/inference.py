@@ -71,7 +71,7 @@ def check_parameters(parameters: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def check_number(what: str, number: int) -> None:
-    """Raise Malformed if a request has more inputs, outputs or parameters than any request needs."""
+    """Raise Malformed if a request has more than MAX_TENSORS inputs, outputs or parameters."""
     if number > MAX_TENSORS:
         raise Malformed(f"The request has too many {what}.", received=number, expected=f"at most {MAX_TENSORS}")
 
@@ -207,7 +207,7 @@ _SMALL_MEMBERS = ("name", "shape", "datatype", "parameters")
 
 
 def _decode_large_input(text: bytes, place: int, check_count: Callable[[int], None]) -> InputTensor:
-    """Decode one input; its values are read a part at a time, once their number is known to be that of its shape."""
+    """Decode one input. Its values are read a part at a time, unless there are more than its shape has."""
     members = find_members(text) or {}
     small = {name: read_value(value) for name, value in members.items() if name in _SMALL_MEMBERS}
     tensor: InputTensor = _convert(small, InputTensor, place)

@@ -128,7 +128,7 @@ async def _regress(request: GrpcRequest, message: Any) -> Any:
 
 
 async def _read_examples(request: GrpcRequest, model: LoadedModel, message: Any) -> InputRows:
-    """Return the rows of a message's Input. Raises Malformed, TooLarge."""
+    """Return the rows of a message's examples. Raises Malformed, TooLarge."""
     size = message.ByteSize()
     return await request.in_thread_if_large(size, _example_rows, model, message.input, request.check_count)
 

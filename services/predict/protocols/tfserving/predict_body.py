@@ -124,7 +124,7 @@ def _divided_rows(model: LoadedModel, listed: Value, check_count: Callable[[int]
 
 
 def _divided_inputs(model: LoadedModel, inputs: Value, check_count: Callable[[int], None]) -> InputRows:
-    """Return the rows of the column format: those of a list of rows, or of an object of columns."""
+    """Return the rows of `inputs`, which is a list of rows, an object of columns, or one row."""
     if inputs.is_list and (len(model.columns.names) == 1 or inputs.starts_with_list):
         return _divided_rows(model, inputs, check_count)
     if not inputs.is_object:  # one value, or one row
@@ -164,7 +164,7 @@ _read_scalars = msgspec.json.Decoder(ScalarRows).decode
 
 
 def read_object(body: bytes, keys: frozenset[str]) -> dict[str, Any]:
-    """Return the members of the object that a body is. Raises Malformed for other members than `keys`."""
+    """Read a body that is an object, and return its members. Raises Malformed if some are not in `keys`."""
     value = read_json(body)
     _check_members(value if isinstance(value, dict) else None, keys)
     members: dict[str, Any] = value
@@ -172,7 +172,7 @@ def read_object(body: bytes, keys: frozenset[str]) -> dict[str, Any]:
 
 
 def divide_object(body: bytes, keys: frozenset[str]) -> dict[str, Value]:
-    """Return the members of the object that a body is, unread. Raises Malformed as `read_object` does."""
+    """Do what `read_object` does, but leave the members unread."""
     members = find_members(body)
     _check_members(members, keys)
     assert members is not None
